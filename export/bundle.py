@@ -1,0 +1,97 @@
+"""Writing a bundle: convert, check, compare with Keras, and only then let it appear under its name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from kvae.configuration import Config
+from kvae.model import TextVAE
+from kvae.serving.alphabet import Alphabet
+from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_sha256, read_bundle
+from kvae.serving.errors import ConfigError
+from kvae.serving.sampler import Sampler
+
+from .graphs import bundle_graphs
+from .parity import compare
+
+SEED_TEST = {"seed": 7, "rows": 3}
+"""What the manifest remembers of the sampler's own output, for a check without Keras."""
+
+
+def write_bundle(
+    model: TextVAE, alphabet: Alphabet, config: Config, path: str | Path, training: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Export `model` to the folder `path` and return its manifest; `training` is a summary that travels along.
+
+    Everything is written and verified in a neighbouring folder that takes the name at the end: whatever fails, raises
+    and leaves nothing. Raises `ConfigError` when `path` exists and `CheckFailed` when the graphs are not the model.
+    """
+    path = Path(path)
+    if path.exists():
+        raise ConfigError(f"{path} exists already; give another folder or remove it")
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        manifest = describe(model, alphabet, config, training or {})
+        graphs = bundle_graphs(model)
+        write_files(partial, manifest, graphs)
+        bundle = read_bundle(partial)
+        sampler = Sampler(bundle)
+        manifest["parity"] = compare(model, sampler, bundle.graphs["sampler"])
+        manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
+        write_files(partial, manifest, graphs)
+        Sampler.load(partial)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest but for files and checks: what a program must know to use the graphs."""
+    shape = model.model_config
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model_id": model_id(model),
+        "mode": config.data.mode,
+        "length": shape.length,
+        "vocabulary": alphabet.to_dict(),
+        "latent": {"kind": shape.latent, "size": shape.latent_size, "prior": shape.prior},
+        "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+        "model": shape.to_dict(),
+        "training": {"source": Path(config.data.source).name, **training},
+        "versions": {name: importlib.metadata.version(name) for name in ("kvae", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")},
+    }
+
+
+def model_id(model: TextVAE) -> str:
+    """Sixteen hexadecimal digits that name these weights."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        if not weight.path.endswith("seed_generator_state"):
+            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]) -> None:
+    """Every graph with the manifest in its metadata, then the manifest with their sums and its own."""
+    shared = {key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")}
+    manifest["endpoints"] = {}
+    for name, graph in graphs.items():
+        onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps({"endpoint": name, **shared}, sort_keys=True)})
+        content = graph.SerializeToString(deterministic=True)
+        (folder / f"{name}.onnx").write_bytes(content)
+        manifest["endpoints"][name] = {"file": f"{name}.onnx", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest["sha256"] = manifest_sha256(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,80 @@
+"""ONNX graphs written like expressions: `g.Add(a, b)` appends a node and returns the name of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+"""The newest that tf2onnx 1.17 writes; every graph of a bundle uses it."""
+
+IR_VERSION = 10
+"""Old enough for onnxruntime 1.20 and later to read."""
+
+TYPES = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
+
+
+class Nodes:
+    """A growing list of nodes. A body inside a loop or a branch is a `Nodes` of its own that shares the constants."""
+
+    def __init__(self, outer: Nodes | None = None) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = outer.initializers if outer else []
+        self._names: list[int] = outer._names if outer else [0]
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if not op[0].isupper():
+            raise AttributeError(op)
+
+        def append(*inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+            names = [self.new(op) for _ in range(outputs)]
+            self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
+            return names[0] if outputs == 1 else names
+
+        return append
+
+    def new(self, stem: str) -> str:
+        """A name that is not taken."""
+        self._names[0] += 1
+        return f"{stem}_{self._names[0]}"
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """A constant tensor, held by the outermost graph."""
+        name = self.new("constant")
+        self.initializers.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def named(self, source: str, name: str) -> str:
+        """`source` under the name that a graph's output must have."""
+        self.nodes.append(helper.make_node("Identity", [source], [name]))
+        return name
+
+    def inline(self, model: onnx.ModelProto, inputs: dict[str, str], prefix: str) -> list[str]:
+        """Put a whole model here, its inputs bound to names that exist; returns the names of its outputs.
+
+        Its weights move to the outermost graph, so that a loop's runtime packs them once.
+        """
+        graph = onnx.compose.add_prefix(model, prefix).graph
+        for name, source in inputs.items():
+            self.named(source, prefix + name)
+        self.initializers.extend(graph.initializer)
+        self.nodes.extend(graph.node)
+        return [output.name for output in graph.output]
+
+    def body(self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
+        """These nodes as the body of a `Loop` or a branch of an `If`."""
+        return helper.make_graph(self.nodes, name, list(inputs), list(outputs))
+
+    def model(self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        """These nodes as a model."""
+        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kvae")
+
+
+def tensor(name: str, dtype: str, *shape: int | str) -> onnx.ValueInfoProto:
+    """The declaration of an input or output; a text in the shape is a free dimension's name."""
+    return helper.make_tensor_value_info(name, TYPES[dtype], list(shape))

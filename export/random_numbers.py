@@ -1,0 +1,71 @@
+"""Random numbers inside an ONNX graph: a pure function of (seed, row, position), the same on every platform.
+
+Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.2), the
+generator of `jax.random`. The key is the seed, the counter is (row, position).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from .nodes import Nodes
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+LATENT_POSITIONS = 2**31
+"""Positions from here on belong to the latent code, those below to the symbols of the text."""
+
+
+def threefry(g: Nodes, key: tuple[str, str], counter: tuple[str, str]) -> tuple[str, str]:
+    """Two uint32 tensors of random bits; `key` and `counter` are pairs of uint32 names that broadcast."""
+    parity = g.BitwiseXor(g.BitwiseXor(*key), g.constant(PARITY, np.uint32))
+    schedule = (*key, parity)
+    left, right = (g.Add(word, part) for word, part in zip(counter, key, strict=True))
+    for group in range(5):
+        for rotation in ROTATIONS[group % 2]:
+            left = g.Add(left, right)
+            right = g.BitwiseXor(rotated(g, right, rotation), left)
+        left = g.Add(left, schedule[(group + 1) % 3])
+        right = g.Add(right, g.Add(schedule[(group + 2) % 3], g.constant(group + 1, np.uint32)))
+    return left, right
+
+
+def rotated(g: Nodes, word: str, bits: int) -> str:
+    """A uint32 rotated left."""
+    high = g.BitShift(word, g.constant(bits, np.uint32), direction="LEFT")
+    return g.BitwiseOr(high, g.BitShift(word, g.constant(32 - bits, np.uint32), direction="RIGHT"))
+
+
+def key_of(g: Nodes, seed: str) -> tuple[str, str]:
+    """A seed (int64 scalar) as two uint32 words, low and high."""
+    word = g.Cast(seed, to=TensorProto.UINT64)
+    low = g.BitwiseAnd(word, g.constant(0xFFFFFFFF, np.uint64))
+    high = g.BitShift(word, g.constant(32, np.uint64), direction="RIGHT")
+    return g.Cast(low, to=TensorProto.UINT32), g.Cast(high, to=TensorProto.UINT32)
+
+
+def row_numbers(g: Nodes, first_row: str, count: str) -> str:
+    """first_row, first_row + 1, ... as uint32 (count,)."""
+    rows = g.Range(first_row, g.Add(first_row, count), g.constant(1, np.int64))
+    return g.Cast(rows, to=TensorProto.UINT32)
+
+
+def uniform(g: Nodes, bits: str) -> str:
+    """uint32 bits as float32 in [0, 1): the upper 24 bits times 2^-24."""
+    upper = g.Cast(g.BitShift(bits, g.constant(8, np.uint32), direction="RIGHT"), to=TensorProto.FLOAT)
+    return g.Mul(upper, g.constant(2.0**-24, np.float32))
+
+
+def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
+    """Standard normal noise (rows, size) by Box and Muller (1958), two numbers from each pair of words."""
+    pairs = -(-size // 2)
+    positions = g.constant(np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32)
+    first, second = threefry(g, key, (g.Unsqueeze(rows, g.constant([1], np.int64)), positions))
+    above_zero = g.Sub(g.constant(1.0, np.float32), uniform(g, first))
+    radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float32), g.Log(above_zero)))
+    angle = g.Mul(g.constant(2 * math.pi, np.float32), uniform(g, second))
+    both = g.Concat(g.Mul(radius, g.Cos(angle)), g.Mul(radius, g.Sin(angle)), axis=1)
+    return g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))

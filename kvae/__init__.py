@@ -1,0 +1,36 @@
+"""kvae: variational autoencoders for text whose latent code stays alive, shipped as ONNX samplers.
+
+The names below load on first use, so that `import kvae.serving` stays as light as numpy and onnxruntime.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "kvae.configuration",
+    "DataConfig": "kvae.configuration",
+    "ModelConfig": "kvae.configuration",
+    "ObjectiveConfig": "kvae.configuration",
+    "TrainingConfig": "kvae.configuration",
+    "Alphabet": "kvae.serving.alphabet",
+    "KvaeError": "kvae.serving.errors",
+    "Sampler": "kvae.serving.sampler",
+    "PRESETS": "kvae.presets",
+    "preset": "kvae.presets",
+    "TextVAE": "kvae.model",
+    "load_run": "kvae.runs",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kvae' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

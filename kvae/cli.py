@@ -1,0 +1,388 @@
+"""The command line. Each command imports what it needs when it runs: `kvae sample` works with numpy and onnxruntime alone.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a check failed, 2 usage,
+3 bad model or bundle, 4 bad input or data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvae import __version__
+from kvae.serving.errors import ConfigError, KvaeError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KvaeError as error:
+        say(f"kvae {options.command}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def demo(options: argparse.Namespace) -> None:
+    with heavy_imports("train", "export"):
+        from kvae.demo import demonstrate
+    clear(options)
+    demonstrate(options.out, say)
+
+
+def train(options: argparse.Namespace) -> None:
+    from kvae.presets import preset
+
+    config = with_arguments(preset(options.preset), options)
+    with heavy_imports("train"):
+        from kvae.training.experiment import run
+    clear(options)
+    trained, _ = run(config, options.out, say)
+    report = {"run": str(trained.path), **trained.evaluation}
+    show(options, report, evaluation_table(report))
+    if not options.json:
+        print(f"\nnext: kvae export {options.out} {options.out}/bundle\n      tensorboard --logdir {options.out}/logs")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    with heavy_imports("train"):
+        from kvae.runs import load_run
+        from kvae.training.corpora import held_out
+        from kvae.training.evaluation import evaluate as measure
+    run = load_run(options.run_folder)
+    rows, _, notes = held_out(run.config, run.alphabet, options.data)
+    for note in notes:
+        say(note)
+    report = {"run": options.run_folder, "data": options.data or "held-out split", **measure(run.model, rows, seed=options.seed)}
+    show(options, report, evaluation_table(report))
+
+
+def export(options: argparse.Namespace) -> None:
+    with heavy_imports("export"):
+        from kvae.export.bundle import write_bundle
+        from kvae.export.saved_model import write_saved_model
+        from kvae.runs import load_run
+    run = load_run(options.run_folder)
+    if options.bundle is None and options.saved_model is None:
+        options.bundle = str(run.path / "bundle")
+    report: dict[str, Any] = {}
+    if options.bundle is not None:
+        say("exporting, then comparing with Keras")
+        manifest = write_bundle(run.model, run.alphabet, run.config, options.bundle, run.evaluation)
+        report |= {"bundle": options.bundle, "endpoints": manifest["endpoints"], "parity": manifest["parity"]}
+    if options.saved_model is not None:
+        write_saved_model(run.model, options.saved_model)
+        report["saved_model"] = options.saved_model
+    lines = [f"{report[name]}" for name in ("bundle", "saved_model") if name in report]
+    show(options, report, "\n".join(lines + ([parity_line(report["parity"])] if "parity" in report else [])))
+
+
+def verify(options: argparse.Namespace) -> None:
+    from kvae.serving.verification import verify as check
+
+    report = check(options.bundle)
+    run_folder = options.against or beside(options.bundle)
+    if run_folder:
+        with heavy_imports("export"):
+            from kvae.export.bundle import model_id
+            from kvae.export.parity import compare
+            from kvae.runs import load_run
+            from kvae.serving.bundle import read_bundle
+            from kvae.serving.sampler import Sampler
+        run, bundle = load_run(run_folder), read_bundle(options.bundle)
+        if model_id(run.model) != report["model_id"]:
+            raise ConfigError(f"--against {run_folder}: this run holds another model ({model_id(run.model)}) than the bundle ({report['model_id']})")
+        report["against"] = str(run_folder)
+        report["parity"] = compare(run.model, Sampler(bundle), bundle.graphs["sampler"])
+    lines = [f"{report['files']} files are as they were written", f"{report['seed_test_texts']} texts of the seed test are the same"]
+    lines.append(parity_line(report["parity"]) if run_folder else parity_line(report["parity_at_export"]) + " (recorded at export)")
+    show(options, report, "\n".join(lines))
+
+
+def info(options: argparse.Namespace) -> None:
+    from kvae.serving.sampler import Sampler
+
+    manifest = Sampler.load(options.bundle).info()
+    latent, training = manifest["latent"], manifest["training"]
+    rows = {
+        "model": manifest["model_id"],
+        "trained on": f"{training['source']} ({manifest['mode']})",
+        "texts": f"up to {manifest['length'] - (manifest['mode'] == 'lines')} characters of {len(manifest['vocabulary']['symbols'])} kinds",
+        "latent code": f"{latent['kind']}, {latent['size']} dimensions, {latent['prior']} prior",
+        "bound": f"{training['elbo']:.2f} nats a text, {training['bits_per_character']:.3f} bits a character" if "elbo" in training else "not evaluated",
+        "active units": training.get("active_units", "not evaluated"),
+        "size": f"{sum(entry['size'] for entry in manifest['endpoints'].values()) / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
+        "parity": parity_line(manifest["parity"]),
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+    }
+    show(options, manifest, table(rows))
+
+
+def sample(options: argparse.Namespace) -> None:
+    sampler = load_sampler(options)
+    chosen = {name: getattr(options, name) for name in ("greedy", "temperature", "top_k", "top_p", "max_length", "first_row")}
+    samples = sampler.generate(options.n, options.seed, **chosen)
+    if options.seed is None and samples:
+        say(f"seed {samples[0].seed}")
+    show(options, {"samples": [vars(item) for item in samples]}, "\n".join(one_line(item.text) for item in samples))
+
+
+def encode(options: argparse.Namespace) -> None:
+    sampler, texts = load_sampler(options), input_texts(options)
+    codes = sampler.encode(texts, options.unknown).tolist()
+    report = {"codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]}
+    show(options, report, "\n".join(" ".join(f"{number:.6g}" for number in code) for code in codes))
+
+
+def reconstruct(options: argparse.Namespace) -> None:
+    sampler, texts = load_sampler(options), input_texts(options)
+    pairs = list(zip(texts, sampler.reconstruct(texts, options.unknown), strict=True))
+    report = {"reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]}
+    show(options, report, "\n".join(f"{one_line(text)}\t{one_line(other)}" for text, other in pairs))
+
+
+def interpolate(options: argparse.Namespace) -> None:
+    texts = load_sampler(options).interpolate(options.first, options.last, options.steps)
+    show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
+
+
+def presets(options: argparse.Namespace) -> None:
+    from kvae.presets import PRESETS
+
+    report = [{"name": name, **vars(item), "config": item.config.to_dict()} for name, item in PRESETS.items()]
+    show(options, {"presets": report}, table({name: f"{item.description} [{item.source}]" for name, item in PRESETS.items()}))
+
+
+def data_list(options: argparse.Namespace) -> None:
+    from kvae.training.corpora import CORPORA
+
+    report = [{"name": name, "description": item.description, "settings": dict(item.settings)} for name, item in CORPORA.items()]
+    rows = {name: item.description for name, item in CORPORA.items()}
+    show(options, {"corpora": report}, table({**rows, "FILE": "your own: UTF-8, plain, .gz or .xz, one text a line"}))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its arguments."""
+    top = argparse.ArgumentParser(prog="kvae", description="Text VAEs whose latent code stays alive, shipped as ONNX samplers.")
+    top.add_argument("--version", action="version", version=f"kvae {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=description, description=description)
+        added.set_defaults(run=run)
+        added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+        return added
+
+    def bundle_command(name: str, run: Any, description: str) -> argparse.ArgumentParser:
+        added = command(name, run, description)
+        added.add_argument("bundle", metavar="BUNDLE", help="the folder that `kvae export` wrote")
+        added.add_argument("--threads", type=int, help="cores to use (default: all)")
+        return added
+
+    def text_command(name: str, run: Any, description: str) -> None:
+        added = bundle_command(name, run, description)
+        added.add_argument("file", metavar="FILE", nargs="?", default="-", help="one text a line, .gz and .xz too; - is standard input (default)")
+        added.add_argument("--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw")
+
+    added = command("demo", demo, "train a small hybrid on the names of the Unicode characters, export, verify and sample it")
+    added.add_argument("--out", default="runs/demo", help="run folder to make (default: %(default)s)")
+    added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
+
+    added = command("train", train, "train a preset on a corpus or a file")
+    added.add_argument("--preset", default="hybrid-lstm", help="see `kvae presets` (default: %(default)s)")
+    added.add_argument("--data", metavar="NAME|FILE", help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)")
+    added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
+    added.add_argument("--out", required=True, help="run folder to make")
+    added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
+    length = added.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int)
+    length.add_argument("--steps", type=int)
+    added.add_argument("--batch-size", type=int)
+    added.add_argument("--seed", type=int)
+    added.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, as model.latent_size=64; may be repeated")
+
+    added = command("evaluate", evaluate, "measure a run on its held-out texts or on a file")
+    added.add_argument("run_folder", metavar="RUN")
+    added.add_argument("--data", metavar="FILE", help="other texts than the held-out split")
+    added.add_argument("--seed", type=int, default=0, help="of the codes drawn (default: %(default)s)")
+
+    added = command("export", export, "write a run as a verified ONNX bundle, as a SavedModel, or both")
+    added.add_argument("run_folder", metavar="RUN")
+    added.add_argument("bundle", metavar="BUNDLE", nargs="?", help="folder to make (default: RUN/bundle)")
+    added.add_argument("--saved-model", metavar="DIR", help="folder to make")
+
+    added = bundle_command("verify", verify, "check a bundle: its files, its seed test and, where Keras is installed, its model")
+    added.add_argument("--against", metavar="RUN", help="compare with this run's Keras model (default: the run the bundle lies in)")
+    bundle_command("info", info, "what a bundle is and how good")
+
+    added = bundle_command("sample", sample, "write new texts")
+    added.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
+    added.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
+    added.add_argument("--first-row", type=int, default=0, help="go on from this row of the seed (default: %(default)s)")
+    added.add_argument("--greedy", action="store_true", help="always the likeliest symbol")
+    added.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
+    added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
+    added.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
+    added.add_argument("--max-length", type=int, help="characters at most")
+
+    text_command("encode", encode, "the latent codes of texts")
+    text_command("reconstruct", reconstruct, "texts through their codes and back, tab-separated")
+    added = bundle_command("interpolate", interpolate, "texts on the way from one to another")
+    added.add_argument("first")
+    added.add_argument("last")
+    added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
+
+    command("presets", presets, "the configurations that come with kvae")
+    data = commands.add_parser("data", help="corpora").add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    added = data.add_parser("list", help="the corpora that `--data` knows by name")
+    added.set_defaults(run=data_list)
+    added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return top
+
+
+def with_arguments(config: Any, options: argparse.Namespace) -> Any:
+    """The preset with what the command line changes: the corpus's own settings, then flags, then --set."""
+    from kvae.configuration import parse_setting
+    from kvae.training.corpora import CORPORA
+
+    flags = {
+        "data.source": absolute(options.data),
+        "data.validation": absolute(options.validation),
+        "training.epochs": options.epochs,
+        "training.steps": options.steps,
+        "training.batch_size": options.batch_size,
+        "training.seed": options.seed,
+    }
+    config = config.with_settings({key: value for key, value in flags.items() if value is not None})
+    if config.data.source in CORPORA and config.model.length is None:
+        config = config.with_settings(CORPORA[config.data.source].settings)
+    return config.with_settings(dict(map(parse_setting, options.set)))
+
+
+def absolute(file: str | None) -> str | None:
+    """A file by its full path, so that a run can be evaluated from any folder; names of corpora stay."""
+    return str(Path(file).resolve()) if file and Path(file).exists() else file
+
+
+def load_sampler(options: argparse.Namespace) -> Any:
+    from kvae.serving.sampler import Sampler
+
+    return Sampler.load(options.bundle, options.threads)
+
+
+def input_texts(options: argparse.Namespace) -> list[str]:
+    """The texts of the FILE argument, blank lines left out."""
+    from kvae.training.corpora import read_texts
+
+    notes: list[str] = []
+    texts = read_texts(options.file, "lines", notes)
+    for note in notes:
+        say(note)
+    return texts
+
+
+def clear(options: argparse.Namespace) -> None:
+    """Remove the run folder at --out if --overwrite asks for it; nothing that is not a run is ever removed."""
+    from kvae.runs import CONFIG
+
+    out = Path(options.out)
+    if not options.overwrite or not out.exists():
+        return
+    if not (out / CONFIG).is_file():
+        raise ConfigError(f"--overwrite: {out} is not a run folder (it has no {CONFIG}), it is left alone; give another --out")
+    shutil.rmtree(out)
+
+
+def beside(bundle: str) -> Path | None:
+    """The run folder that a bundle lies in, where Keras is there to read it."""
+    from importlib.util import find_spec
+
+    from kvae.runs import MODEL
+
+    parent = Path(bundle).resolve().parent
+    return parent if (parent / MODEL).is_file() and find_spec("keras") and find_spec("tensorflow") else None
+
+
+@contextlib.contextmanager
+def heavy_imports(*extras: str) -> Iterator[None]:
+    """Import TensorFlow without its start-up chatter; say which extra is missing where it is not installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_standard_error():
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("kvae"):
+                raise
+            wanted = ",".join(extras)
+            raise ConfigError(f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'") from error
+
+
+@contextlib.contextmanager
+def quiet_standard_error() -> Iterator[None]:
+    """Hold back what C libraries print, and give it out only if something fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            os.dup2(kept, 2)
+            if not isinstance(error, KvaeError):
+                held.seek(0)
+                sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def say(sentence: str) -> None:
+    """A line on standard error."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def show(options: argparse.Namespace, report: Any, text: str) -> None:
+    """A command's result: one JSON object with --json, else text."""
+    print(json.dumps(report, ensure_ascii=False) if options.json else text)
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def evaluation_table(report: Mapping[str, Any]) -> str:
+    """The numbers of an evaluation with their units."""
+    from kvae.training.evaluation import UNITS
+
+    numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    return table({name: f"{value:>12,.3f}  {UNITS[name]}" if isinstance(value, float) else f"{value:>8,}      {UNITS[name]}" for name, value in numbers.items() if name in UNITS})
+
+
+def parity_line(record: Mapping[str, Any]) -> str:
+    """A parity record as a sentence."""
+    return (
+        f"largest logit difference against Keras {record['largest_logit_difference']:.1e} (at most {record['tolerance']:g}), "
+        f"greedy decoding equal in {record['greedy_rows_equal']} of {record['rows']} rows"
+    )
+
+
+def one_line(text: str) -> str:
+    """A text with its line breaks and tabs written out."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") if {"\n", "\t"} & set(text) else text

@@ -1,0 +1,55 @@
+"""Decoding inside Keras: the reference that exported samplers must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+
+from .model import TextVAE
+
+Chooser = Callable[[Any], Any]
+"""From logits (B, V) to the next symbols (B,)."""
+
+
+def greedy(logits: Any) -> Any:
+    """The likeliest symbol."""
+    return ops.argmax(logits, axis=-1)
+
+
+def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
+    """Draw from softmax(logits / temperature)."""
+    generator = keras.random.SeedGenerator(seed)
+    return lambda logits: keras.random.categorical(logits / temperature, 1, seed=generator)[:, 0]
+
+
+def decode(model: TextVAE, z: Any, choose: Chooser = greedy) -> Any:
+    """Latent codes (B, d) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen."""
+    projected = model.head.project(model.expander(z, training=False))
+    barrier = writable(model.model_config.vocabulary_size)
+    state = model.head.initial_state(ops.shape(z)[0])
+    previous = ops.full((ops.shape(z)[0],), START, dtype="int32")
+    finished = ops.zeros_like(previous, dtype="bool")
+    written = []
+    for position in range(model.model_config.length):
+        logits, state = model.head.step(projected[:, position], previous, state)
+        chosen = ops.cast(choose(logits + barrier), "int32")
+        previous = ops.where(finished, PAD, chosen)
+        finished = ops.logical_or(finished, ops.equal(previous, END))
+        written.append(previous)
+    return ops.stack(written, axis=1)
+
+
+def writable(vocabulary_size: int) -> Any:
+    """(V,): 0 for symbols a decoder may write, -1e9 for the others; added to logits."""
+    return ops.convert_to_tensor([-1e9 if number in NEVER_WRITTEN else 0.0 for number in range(vocabulary_size)])
+
+
+def sample(model: TextVAE, count: int, choose: Chooser = greedy, seed: int | None = None) -> Any:
+    """`count` texts as tokens (count, T): z from the prior, then `decode`."""
+    noise = keras.random.normal((count, model.model_config.latent_size), seed=seed)
+    return decode(model, model.prior.sample(noise), choose)

@@ -1,0 +1,85 @@
+"""The bundle format: a folder with a `manifest.json` and one ONNX file per endpoint, each file named with size and sha256.
+
+Reading trusts nothing: the manifest carries the sha256 of itself, and every file is compared before a byte of it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BundleError
+
+FORMAT = "kvae-bundle"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+METADATA_KEY = "kvae"
+"""Under this key every ONNX file repeats the manifest (without the list of files) in its metadata."""
+
+ENDPOINTS = ("sampler", "encoder", "prior")
+"""`sampler`: z and choices to ids. `encoder`: tokens to the posterior. `prior`: seed and row numbers to z."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: what the manifest says, and the bytes of each endpoint's graph."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    graphs: Mapping[str, bytes]
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read and verify all of a bundle; raises `BundleError` that says what is wrong and what to do."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    return Bundle(path, manifest, {name: read_graph(path, name, entry) for name, entry in manifest["endpoints"].items()})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, known to be ours, of a version we read, and unchanged since it was written."""
+    if not path.exists():
+        raise BundleError(f"{path}: no such bundle; make one with `kvae export RUN {path}`")
+    file = path / MANIFEST
+    if not file.is_file():
+        what = "a folder without a manifest.json" if path.is_dir() else "a file; a bundle is a folder"
+        raise BundleError(f"{path}: not a kvae bundle, it is {what}; give the folder that `kvae export` wrote")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file}: damaged, it is not JSON ({error}); copy the bundle again or export it anew") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote")
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BundleError(f"{path}: bundle format {version}, this kvae reads up to {FORMAT_VERSION}; update kvae")
+    if manifest.get("sha256") != manifest_sha256(manifest):
+        raise BundleError(f"{file}: changed since it was written (its sha256 differs); copy the bundle again or export it anew")
+    missing = [name for name in ENDPOINTS if name not in manifest["endpoints"]]
+    if missing:
+        raise BundleError(f"{path}: the manifest lacks the endpoint {missing[0]!r}; export it anew")
+    return manifest
+
+
+def read_graph(path: Path, name: str, entry: Mapping[str, Any]) -> bytes:
+    """The bytes of one endpoint, of the size and sha256 that the manifest gives."""
+    file = path / entry["file"]
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy the bundle again, all its files") from error
+    if len(content) != entry["size"]:
+        raise BundleError(f"{file}: truncated or extended, {len(content):,} bytes instead of {entry['size']:,}; copy it again")
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise BundleError(f"{file}: damaged, its sha256 is not the one in the manifest; copy it again or export it anew")
+    return content
+
+
+def manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of everything in a manifest but the sum itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

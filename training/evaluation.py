@@ -1,0 +1,101 @@
+"""How good is a model on a whole split? Every number with its unit and its N."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kvae.distributions import LOG_TWO_PI, Gaussian
+from kvae.model import TextVAE
+from kvae.objectives import bits_per_character
+
+from .pipeline import ordered_rows
+
+ACTIVE = 0.01
+"""A unit is active when the variance of its posterior mean over the texts exceeds this (Burda et al. 2016, eq. 10)."""
+
+MOST_FOR_INFORMATION = 2000
+"""Texts that mutual information is estimated on at most; the estimate cannot exceed the logarithm of their number."""
+
+UNITS = {
+    "texts": "held-out texts",
+    "positions": "counted positions, end marks included",
+    "reconstruction": "nats per sequence",
+    "kl": "nats per sequence",
+    "elbo": "nats per sequence, reconstruction + KL",
+    "bits_per_character": "bits, end marks included",
+    "reconstruction_with_padding": "nats per sequence, all T positions",
+    "elbo_with_padding": "nats per sequence, all T positions",
+    "active_units": f"dimensions with a variance of the mean above {ACTIVE}",
+    "mutual_information": "nats",
+    "mutual_information_texts": "texts it was estimated on",
+}
+"""What `evaluate` returns, in the order it is shown, with what each number counts."""
+
+
+def evaluate(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0) -> dict[str, Any]:
+    """The bound and its parts on all `rows` of tokens (N, T), one z a text drawn at `seed`: the same numbers each time.
+
+    With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; a model that was not trained
+    on them predicts them badly, so that this number compares only models that were.
+    """
+    collected = collect(model, rows, batch_size, seed)
+    means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
+    elbo = means["reconstruction"] + means["kl"]
+    posterior = collected["mean"], collected["log_variance"]
+    z = collected["z"][:MOST_FOR_INFORMATION]
+    return {
+        "texts": len(rows),
+        "positions": int(collected["positions"].sum()),
+        "reconstruction": means["reconstruction"],
+        "kl": means["kl"],
+        **{name: value for name, value in means.items() if name.startswith("kl_level_")},
+        "elbo": elbo,
+        "bits_per_character": float(bits_per_character(elbo, means["positions"])),
+        "reconstruction_with_padding": means["reconstruction_with_padding"],
+        "elbo_with_padding": means["reconstruction_with_padding"] + means["kl"],
+        "active_units": active_units(posterior[0]),
+        "latent_size": model.model_config.latent_size,
+        "mutual_information": mutual_information(*(part[: len(z)] for part in posterior), z),
+        "mutual_information_texts": len(z),
+    }
+
+
+def collect(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0) -> dict[str, np.ndarray]:
+    """Per text: loss terms (N,), and mean, log_variance, z, kl_per_dimension (N, d)."""
+
+    @tf.function(autograph=False)
+    def terms_of(tokens: Any, noise: Any) -> dict[str, Any]:
+        outputs = model.parts.outputs(tokens, noise, training=False)
+        terms = model.loss_terms(tokens, outputs)
+        posterior = Gaussian(outputs["mean"], outputs["log_variance"])
+        return {
+            **terms,
+            "kl_per_dimension": posterior.kl_per_dimension(Gaussian.standard_like(posterior.mean)),
+            **{name: outputs[name] for name in ("mean", "log_variance", "z")},
+        }
+
+    batches = []
+    for number, tokens in enumerate(ordered_rows(rows, batch_size)):
+        noise = tf.random.stateless_normal((len(tokens), model.model_config.latent_size), seed=(seed, number))
+        batches.append({name: value.numpy() for name, value in terms_of(tokens, noise).items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def active_units(mean: np.ndarray) -> int:
+    """How many of the d dimensions of the posterior means (N, d) vary over the texts (Burda et al. 2016)."""
+    return int((mean.var(axis=0) > ACTIVE).sum())
+
+
+def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> float:
+    """I(x; z) under q, nats: the mean of log q(z|x) - log q(z), q(z) the mixture of all N posteriors (Hoffman and Johnson
+    2016). Inputs (N, d), z_i drawn from the posterior of text i. At most ln N.
+    """
+    mean, log_variance, z = (part.astype(np.float64) for part in (mean, log_variance, z))
+    precision = np.exp(-log_variance)
+    # Row i, column j: log q(z_i | x_j), as products of (N, d) matrices.
+    squared = z**2 @ precision.T - 2 * z @ (mean * precision).T + (mean**2 * precision).sum(axis=1)
+    log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
+    return float(np.mean(np.diag(log_density) - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z)))))

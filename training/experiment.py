@@ -1,0 +1,118 @@
+"""A training run from a configuration to a run folder: prepare, build, fit, save, evaluate."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kvae.configuration import Config
+from kvae.model import TextVAE
+from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
+from kvae.serving.errors import ConfigError
+
+from .callbacks import MetricsFile, Progress, StopAtStep, TensorBoardMonitor
+from .corpora import Prepared, prepare
+from .evaluation import evaluate
+from .optimizers import optimizer
+from .pipeline import ordered_rows, random_windows, shuffled_rows
+from .plots import plot_curves
+
+EVALUATION_BATCH = 128
+
+
+def run(config: Config, out: str | Path, say: Callable[[str], None]) -> tuple[Run, Prepared]:
+    """Train what `config` describes into the new folder `out`; `say` gets a sentence now and then.
+
+    The folder appears only when the data and the model are ready. Stopping with Ctrl-C keeps the model of that moment.
+    Raises `ConfigError` when `out` exists, and whatever `prepare` and `TextVAE` raise.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"--out {out}: exists already; give a new folder, remove it, or add --overwrite")
+    say(f"reading {config.data.source}")
+    prepared = prepare(config)
+    config = prepared.config
+    for note in prepared.notes:
+        say(note)
+    keras.utils.set_random_seed(config.training.seed)
+    model = TextVAE(config.model, config.objective)
+    say(
+        f"{len(prepared.train_texts):,} texts to learn from, {len(prepared.validation_texts):,} held out, "
+        f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
+    )
+    (out / REPORT).mkdir(parents=True)
+    try:
+        write_json(out / CONFIG, config.to_dict())
+        write_json(out / VOCABULARY, prepared.alphabet.to_dict())
+        fit(model, prepared, out, say)
+        save_model(model, out / MODEL)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    say(f"evaluating on {len(prepared.validation):,} held-out texts")
+    write_json(out / REPORT / EVALUATION, evaluate(model, prepared.validation))
+    plot_curves(out / METRICS, out / REPORT / "curves.png")
+    return Run(out, config, prepared.alphabet, model), prepared
+
+
+def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
+    """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration."""
+    settings = prepared.config.training
+    train = training_batches(prepared)
+    steps_per_epoch = int(train.cardinality())
+    total_steps = settings.steps or settings.epochs * steps_per_epoch
+    epochs = -(-total_steps // steps_per_epoch)
+    train = train.take(total_steps) if total_steps < steps_per_epoch else train
+    model.compile(optimizer(settings, total_steps, steps_per_epoch), jit_compile=settings.jit_compile)
+    say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
+    started = time.monotonic()
+    callbacks = [
+        Progress(),
+        MetricsFile(out / METRICS),
+        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation),
+        StopAtStep(total_steps),
+    ]
+    try:
+        with standard_output_to_error():
+            model.fit(
+                train,
+                validation_data=ordered_rows(prepared.validation, EVALUATION_BATCH),
+                epochs=epochs,
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=1 if sys.stderr.isatty() else 2,
+            )
+    except KeyboardInterrupt:
+        say(f"stopped after {int(model.training_steps):,} steps; the model of this moment is kept")
+    say(f"trained for {time.monotonic() - started:.0f} seconds")
+
+
+def training_batches(prepared: Prepared) -> Any:
+    """The pipeline of the training split."""
+    config = prepared.config
+    batch_size, seed = config.training.batch_size, config.training.seed
+    if config.data.mode == "windows":
+        assert config.model.length is not None
+        return random_windows(prepared.train, config.model.length, batch_size, seed)
+    return shuffled_rows(prepared.train, batch_size, seed)
+
+
+def save_model(model: TextVAE, path: Path) -> None:
+    """Write a `.keras` file that is complete or not there."""
+    partial = path.with_name("partial-" + path.name)
+    model.save(partial)
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def standard_output_to_error() -> Iterator[None]:
+    """Keras writes its progress to standard output, which belongs to results here."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

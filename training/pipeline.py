@@ -1,0 +1,33 @@
+"""tf.data pipelines: batches of tokens (B, T) int32."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+
+def shuffled_rows(rows: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Rows in an order drawn anew each pass, full batches only. Fewer rows than a batch make one batch of all."""
+    batch_size = min(batch_size, len(rows))
+    order = tf.data.Dataset.range(len(rows)).shuffle(len(rows), seed=seed, reshuffle_each_iteration=True)
+    return gathered(rows, order.batch(batch_size, drop_remainder=True))
+
+
+def random_windows(stream: np.ndarray, length: int, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Windows of `length` from random places of a stream, drawn anew each pass; a pass sees about every character once."""
+    places = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).map(lambda number: number % (len(stream) - length + 1))
+    count = max(1, len(stream) // length)
+    starts = places.take(count).batch(min(batch_size, count), drop_remainder=True)
+    offsets = tf.range(length, dtype=tf.int64)
+    return gathered(stream, starts.map(lambda start: start[:, None] + offsets))
+
+
+def ordered_rows(rows: np.ndarray, batch_size: int) -> tf.data.Dataset:
+    """Every row once, in order; the last batch may be smaller."""
+    return gathered(rows, tf.data.Dataset.range(len(rows)).batch(batch_size))
+
+
+def gathered(values: np.ndarray, indices: tf.data.Dataset) -> tf.data.Dataset:
+    """The values at each element's indices, as int32, fetched ahead of use."""
+    table = tf.constant(values)
+    return indices.map(lambda index: tf.cast(tf.gather(table, index), tf.int32), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
