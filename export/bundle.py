@@ -71,7 +71,10 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
         "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
         "model": shape.to_dict(),
         "training": {"source": Path(config.data.source).name, **training},
-        "versions": {name: importlib.metadata.version(name) for name in ("kvae", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")},
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("kvae", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
+        },
     }
 
 
@@ -92,6 +95,12 @@ def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onn
         onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps({"endpoint": name, **shared}, sort_keys=True)})
         content = graph.SerializeToString(deterministic=True)
         (folder / f"{name}.onnx").write_bytes(content)
-        manifest["endpoints"][name] = {"file": f"{name}.onnx", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["endpoints"][name] = {
+            "file": f"{name}.onnx",
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
     manifest["sha256"] = manifest_sha256(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import tensorflow as tf
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from kvae.decoding import writable
 from kvae.model import TextVAE
@@ -42,7 +42,9 @@ def prior_graph(model: TextVAE) -> onnx.ModelProto:
     size = model.model_config.latent_size
     g = Nodes()
     noise = normals(g, key_of(g, "seed"), row_numbers(g, "first_row", "count"), size)
-    part = converted(lambda noise: model.prior.sample(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"])
+    part = converted(
+        lambda noise: model.prior.sample(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"]
+    )
     (z,) = g.inline(part, {"noise": noise}, "prior_")
     g.named(z, "z")
     inputs = [tensor(name, "int64") for name in ("seed", "first_row", "count")]
@@ -62,7 +64,10 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
     by_position = g.Transpose(projected, perm=[1, 0, 2])
     batch = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
     count = g.Squeeze(batch)
-    zeros = [g.Expand(g.constant(0.0, np.float32), g.Concat(batch, g.constant([width], np.int64), axis=0)) for width in state_widths(model)]
+    zeros = [
+        g.Expand(g.constant(0.0, np.float32), g.Concat(batch, g.constant([width], np.int64), axis=0))
+        for width in state_widths(model)
+    ]
     carried = [
         g.Expand(g.constant(START, np.int64), batch),
         g.Expand(g.constant(False, bool), batch),
@@ -85,7 +90,11 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
         tensor("top_p", "float"),
         tensor("max_length", "int64"),
     ]
-    outputs = [tensor("ids", "int64", "batch", "time"), tensor("lengths", "int64", "batch"), tensor("log_probability", "float", "batch")]
+    outputs = [
+        tensor("ids", "int64", "batch", "time"),
+        tensor("lengths", "int64", "batch"),
+        tensor("log_probability", "float", "batch"),
+    ]
     return checked(g.model("sampler", inputs, outputs))
 
 
@@ -98,7 +107,9 @@ def step_body(outer: Nodes, model: TextVAE, by_position: str, randomness: Any) -
     bindings = {"projected": g.Gather(by_position, "position", axis=0), "previous": "previous"}
     bindings |= {name: name for name in states}
     logits, *new_states = g.inline(step_part(model), bindings, "step_")
-    logits = g.named(g.Add(logits, g.constant(np.array(writable(model.model_config.vocabulary_size)), np.float32)), LOGITS)
+    logits = g.named(
+        g.Add(logits, g.constant(np.array(writable(model.model_config.vocabulary_size)), np.float32)), LOGITS
+    )
 
     words = threefry(g, key, (rows, g.Cast("position", to=TensorProto.UINT32)))
     chosen = choose(g, logits, uniform(g, words[0]))
@@ -109,12 +120,19 @@ def step_body(outer: Nodes, model: TextVAE, by_position: str, randomness: Any) -
     finished = g.Or("finished", g.Equal(symbol, g.constant(END, np.int64)))
     writing = g.ReduceMax(g.Cast(g.Not(finished), to=TensorProto.INT32), keepdims=0)
 
-    inputs = [tensor("position", "int64"), tensor("go_on", "bool"), tensor("previous", "int64", "batch"), tensor("finished", "bool", "batch")]
+    inputs = [
+        tensor("position", "int64"),
+        tensor("go_on", "bool"),
+        tensor("previous", "int64", "batch"),
+        tensor("finished", "bool", "batch"),
+    ]
     inputs += [tensor("log_probability_before", "float", "batch")]
     inputs += [tensor(name, "float", "batch", width) for name, width in zip(states, widths, strict=True)]
     outputs = [tensor(g.Cast(writing, to=TensorProto.BOOL), "bool"), tensor(g.Identity(symbol), "int64", "batch")]
     outputs += [tensor(finished, "bool", "batch"), tensor(total, "float", "batch")]
-    outputs += [tensor(g.Identity(name), "float", "batch", width) for name, width in zip(new_states, widths, strict=True)]
+    outputs += [
+        tensor(g.Identity(name), "float", "batch", width) for name, width in zip(new_states, widths, strict=True)
+    ]
     outputs += [tensor(symbol, "int64", "batch")]
     return g.body("step", inputs, outputs)
 

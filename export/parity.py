@@ -33,7 +33,9 @@ def compare(model: TextVAE, sampler: Sampler, sampler_graph: bytes) -> dict[str,
     ids, logits = greedy_logits(sampler_graph, z, model.model_config.length)
     expected_ids = np.array(decode(model, z))
     features = model.expander(z, training=False)
-    expected_logits = np.array(model.head(features, shifted(ids), training=False)) + np.array(writable(logits.shape[-1]))
+    expected_logits = np.array(model.head(features, shifted(ids), training=False)) + np.array(
+        writable(logits.shape[-1])
+    )
 
     counted = ids != PAD
     difference = float(np.abs(logits - expected_logits)[counted].max())
@@ -41,7 +43,8 @@ def compare(model: TextVAE, sampler: Sampler, sampler_graph: bytes) -> dict[str,
     tokens = readable(ids, sampler)
     exported, reference = sampler.posterior_of_tokens(tokens), model.encoder(tokens, training=False)
     code_difference = max(
-        float(np.abs(part - np.array(reference[name])).max()) for part, name in zip(exported, ("mean", "log_variance"), strict=True)
+        float(np.abs(part - np.array(reference[name])).max())
+        for part, name in zip(exported, ("mean", "log_variance"), strict=True)
     )
     record = {
         "rows": ROWS,
@@ -51,11 +54,15 @@ def compare(model: TextVAE, sampler: Sampler, sampler_graph: bytes) -> dict[str,
         "tolerance": TOLERANCE,
     }
     if not difference <= TOLERANCE:
-        raise CheckFailed(f"the sampler is not the model: a logit differs by {difference:.2g}, at most {TOLERANCE:g} is allowed")
+        raise CheckFailed(
+            f"the sampler is not the model: a logit differs by {difference:.2g}, at most {TOLERANCE:g} is allowed"
+        )
     if not code_difference <= TOLERANCE:
-        raise CheckFailed(f"the encoder is not the model: a code differs by {code_difference:.2g}, at most {TOLERANCE:g} is allowed")
+        raise CheckFailed(
+            f"the encoder is not the model: a code differs by {code_difference:.2g}, at most {TOLERANCE:g} is allowed"
+        )
     if disagreeing:
-        raise CheckFailed(f"the sampler is not the model: greedy decoding differs in {len(disagreeing)} of {ROWS} rows, first in {disagreeing[0]}")
+        raise CheckFailed(f"the sampler is not the model: greedy decoding differs in {len(disagreeing)} of {ROWS} rows")
     return record
 
 
@@ -63,7 +70,10 @@ def greedy_logits(sampler_graph: bytes, z: np.ndarray, length: int) -> tuple[np.
     """Greedy ids (B, T) and the logits (B, T, V) they were chosen from, PAD and zeros behind the graph's early exit."""
     watched = with_logits(onnx.load_from_string(sampler_graph))
     session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
-    whole = {name: np.array(value, np.int64) for name, value in {"seed": 0, "first_row": 0, "top_k": 0, "max_length": length}.items()}
+    whole = {
+        name: np.array(value, np.int64)
+        for name, value in {"seed": 0, "first_row": 0, "top_k": 0, "max_length": length}.items()
+    }
     real = {name: np.array(value, np.float32) for name, value in {"temperature": 0.0, "top_p": 1.0}.items()}
     ids, logits = session.run(["ids", LOGITS], {"z": z, **whole, **real})
     missing = length - ids.shape[1]

@@ -67,7 +67,11 @@ def evaluate(options: argparse.Namespace) -> None:
     rows, _, notes = held_out(run.config, run.alphabet, options.data)
     for note in notes:
         say(note)
-    report = {"run": options.run_folder, "data": options.data or "held-out split", **measure(run.model, rows, seed=options.seed)}
+    report = {
+        "run": options.run_folder,
+        "data": options.data or "held-out split",
+        **measure(run.model, rows, seed=options.seed),
+    }
     show(options, report, evaluation_table(report))
 
 
@@ -105,11 +109,20 @@ def verify(options: argparse.Namespace) -> None:
             from kvae.serving.sampler import Sampler
         run, bundle = load_run(run_folder), read_bundle(options.bundle)
         if model_id(run.model) != report["model_id"]:
-            raise ConfigError(f"--against {run_folder}: this run holds another model ({model_id(run.model)}) than the bundle ({report['model_id']})")
+            raise ConfigError(
+                f"--against {run_folder}: this run holds the model {model_id(run.model)}, the bundle {report['model_id']}"
+            )
         report["against"] = str(run_folder)
         report["parity"] = compare(run.model, Sampler(bundle), bundle.graphs["sampler"])
-    lines = [f"{report['files']} files are as they were written", f"{report['seed_test_texts']} texts of the seed test are the same"]
-    lines.append(parity_line(report["parity"]) if run_folder else parity_line(report["parity_at_export"]) + " (recorded at export)")
+    lines = [
+        f"{report['files']} files are as they were written",
+        f"{report['seed_test_texts']} texts of the seed test are the same",
+    ]
+    lines.append(
+        parity_line(report["parity"])
+        if run_folder
+        else parity_line(report["parity_at_export"]) + " (recorded at export)"
+    )
     show(options, report, "\n".join(lines))
 
 
@@ -118,14 +131,18 @@ def info(options: argparse.Namespace) -> None:
 
     manifest = Sampler.load(options.bundle).info()
     latent, training = manifest["latent"], manifest["training"]
+    longest = manifest["length"] - (manifest["mode"] == "lines")
+    size = sum(entry["size"] for entry in manifest["endpoints"].values())
     rows = {
         "model": manifest["model_id"],
         "trained on": f"{training['source']} ({manifest['mode']})",
-        "texts": f"up to {manifest['length'] - (manifest['mode'] == 'lines')} characters of {len(manifest['vocabulary']['symbols'])} kinds",
+        "texts": f"up to {longest} characters of {len(manifest['vocabulary']['symbols'])} kinds",
         "latent code": f"{latent['kind']}, {latent['size']} dimensions, {latent['prior']} prior",
-        "bound": f"{training['elbo']:.2f} nats a text, {training['bits_per_character']:.3f} bits a character" if "elbo" in training else "not evaluated",
+        "bound": f"{training['elbo']:.2f} nats a text, {training['bits_per_character']:.3f} bits a character"
+        if "elbo" in training
+        else "not evaluated",
         "active units": training.get("active_units", "not evaluated"),
-        "size": f"{sum(entry['size'] for entry in manifest['endpoints'].values()) / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
+        "size": f"{size / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
         "parity": parity_line(manifest["parity"]),
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     }
@@ -134,7 +151,9 @@ def info(options: argparse.Namespace) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     sampler = load_sampler(options)
-    chosen = {name: getattr(options, name) for name in ("greedy", "temperature", "top_k", "top_p", "max_length", "first_row")}
+    chosen = {
+        name: getattr(options, name) for name in ("greedy", "temperature", "top_k", "top_p", "max_length", "first_row")
+    }
     samples = sampler.generate(options.n, options.seed, **chosen)
     if options.seed is None and samples:
         say(f"seed {samples[0].seed}")
@@ -151,7 +170,9 @@ def encode(options: argparse.Namespace) -> None:
 def reconstruct(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
     pairs = list(zip(texts, sampler.reconstruct(texts, options.unknown), strict=True))
-    report = {"reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]}
+    report = {
+        "reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]
+    }
     show(options, report, "\n".join(f"{one_line(text)}\t{one_line(other)}" for text, other in pairs))
 
 
@@ -164,20 +185,29 @@ def presets(options: argparse.Namespace) -> None:
     from kvae.presets import PRESETS
 
     report = [{"name": name, **vars(item), "config": item.config.to_dict()} for name, item in PRESETS.items()]
-    show(options, {"presets": report}, table({name: f"{item.description} [{item.source}]" for name, item in PRESETS.items()}))
+    show(
+        options,
+        {"presets": report},
+        table({name: f"{item.description} [{item.source}]" for name, item in PRESETS.items()}),
+    )
 
 
 def data_list(options: argparse.Namespace) -> None:
     from kvae.training.corpora import CORPORA
 
-    report = [{"name": name, "description": item.description, "settings": dict(item.settings)} for name, item in CORPORA.items()]
+    report = [
+        {"name": name, "description": item.description, "settings": dict(item.settings)}
+        for name, item in CORPORA.items()
+    ]
     rows = {name: item.description for name, item in CORPORA.items()}
     show(options, {"corpora": report}, table({**rows, "FILE": "your own: UTF-8, plain, .gz or .xz, one text a line"}))
 
 
 def parser() -> argparse.ArgumentParser:
     """Every command with its arguments."""
-    top = argparse.ArgumentParser(prog="kvae", description="Text VAEs whose latent code stays alive, shipped as ONNX samplers.")
+    top = argparse.ArgumentParser(
+        prog="kvae", description="Text VAEs whose latent code stays alive, shipped as ONNX samplers."
+    )
     top.add_argument("--version", action="version", version=f"kvae {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -195,16 +225,30 @@ def parser() -> argparse.ArgumentParser:
 
     def text_command(name: str, run: Any, description: str) -> None:
         added = bundle_command(name, run, description)
-        added.add_argument("file", metavar="FILE", nargs="?", default="-", help="one text a line, .gz and .xz too; - is standard input (default)")
-        added.add_argument("--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw")
+        added.add_argument(
+            "file",
+            metavar="FILE",
+            nargs="?",
+            default="-",
+            help="one text a line, .gz and .xz too; - is standard input (default)",
+        )
+        added.add_argument(
+            "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
+        )
 
-    added = command("demo", demo, "train a small hybrid on the names of the Unicode characters, export, verify and sample it")
+    added = command(
+        "demo", demo, "train a small hybrid on the names of the Unicode characters, export, verify and sample it"
+    )
     added.add_argument("--out", default="runs/demo", help="run folder to make (default: %(default)s)")
     added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
 
     added = command("train", train, "train a preset on a corpus or a file")
     added.add_argument("--preset", default="hybrid-lstm", help="see `kvae presets` (default: %(default)s)")
-    added.add_argument("--data", metavar="NAME|FILE", help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)")
+    added.add_argument(
+        "--data",
+        metavar="NAME|FILE",
+        help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
+    )
     added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
     added.add_argument("--out", required=True, help="run folder to make")
     added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
@@ -213,7 +257,13 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int)
     added.add_argument("--batch-size", type=int)
     added.add_argument("--seed", type=int)
-    added.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any setting, as model.latent_size=64; may be repeated")
+    added.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any setting, as model.latent_size=64; may be repeated",
+    )
 
     added = command("evaluate", evaluate, "measure a run on its held-out texts or on a file")
     added.add_argument("run_folder", metavar="RUN")
@@ -225,14 +275,20 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("bundle", metavar="BUNDLE", nargs="?", help="folder to make (default: RUN/bundle)")
     added.add_argument("--saved-model", metavar="DIR", help="folder to make")
 
-    added = bundle_command("verify", verify, "check a bundle: its files, its seed test and, where Keras is installed, its model")
-    added.add_argument("--against", metavar="RUN", help="compare with this run's Keras model (default: the run the bundle lies in)")
+    added = bundle_command(
+        "verify", verify, "check a bundle: its files, its seed test and, where Keras is installed, its model"
+    )
+    added.add_argument(
+        "--against", metavar="RUN", help="compare with this run's Keras model (default: the run the bundle lies in)"
+    )
     bundle_command("info", info, "what a bundle is and how good")
 
     added = bundle_command("sample", sample, "write new texts")
     added.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
     added.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
-    added.add_argument("--first-row", type=int, default=0, help="go on from this row of the seed (default: %(default)s)")
+    added.add_argument(
+        "--first-row", type=int, default=0, help="go on from this row of the seed (default: %(default)s)"
+    )
     added.add_argument("--greedy", action="store_true", help="always the likeliest symbol")
     added.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
     added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
@@ -247,7 +303,9 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
 
     command("presets", presets, "the configurations that come with kvae")
-    data = commands.add_parser("data", help="corpora").add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    data = commands.add_parser("data", help="corpora").add_subparsers(
+        dest="data_command", required=True, metavar="COMMAND"
+    )
     added = data.add_parser("list", help="the corpora that `--data` knows by name")
     added.set_defaults(run=data_list)
     added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -268,7 +326,7 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
         "training.seed": options.seed,
     }
     config = config.with_settings({key: value for key, value in flags.items() if value is not None})
-    if config.data.source in CORPORA and config.model.length is None:
+    if config.data.source in CORPORA and not config.model.length:
         config = config.with_settings(CORPORA[config.data.source].settings)
     return config.with_settings(dict(map(parse_setting, options.set)))
 
@@ -303,7 +361,9 @@ def clear(options: argparse.Namespace) -> None:
     if not options.overwrite or not out.exists():
         return
     if not (out / CONFIG).is_file():
-        raise ConfigError(f"--overwrite: {out} is not a run folder (it has no {CONFIG}), it is left alone; give another --out")
+        raise ConfigError(
+            f"--overwrite: {out} is not a run folder (it has no {CONFIG}), it is left alone; give another --out"
+        )
     shutil.rmtree(out)
 
 
@@ -328,7 +388,9 @@ def heavy_imports(*extras: str) -> Iterator[None]:
             if (error.name or "").startswith("kvae"):
                 raise
             wanted = ",".join(extras)
-            raise ConfigError(f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'") from error
+            raise ConfigError(
+                f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -372,7 +434,13 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     from kvae.training.evaluation import UNITS
 
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
-    return table({name: f"{value:>12,.3f}  {UNITS[name]}" if isinstance(value, float) else f"{value:>8,}      {UNITS[name]}" for name, value in numbers.items() if name in UNITS})
+    return table(
+        {
+            name: f"{value:>12,.3f}  {UNITS[name]}" if isinstance(value, float) else f"{value:>8,}      {UNITS[name]}"
+            for name, value in numbers.items()
+            if name in UNITS
+        }
+    )
 
 
 def parity_line(record: Mapping[str, Any]) -> str:

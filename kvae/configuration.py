@@ -12,8 +12,7 @@ import json
 import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from kvae.serving.errors import ConfigError
@@ -48,10 +47,10 @@ class Section:
 class ModelConfig(Section):
     """The five slots and their sizes. T is `length`, V `vocabulary_size`, d `latent_size`."""
 
-    length: int | None = bounded(None, 2)
-    """T: positions a text takes, its end mark included; None: chosen from the corpus before the model is built."""
-    vocabulary_size: int | None = bounded(None, 5)
-    """V, the special ids included; None: chosen from the corpus."""
+    length: int = bounded(0, 0)
+    """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
+    vocabulary_size: int = bounded(0, 0)
+    """V, the special ids included; 0: chosen from the corpus."""
 
     encoder: Literal["conv"] = "conv"
     encoder_filters: tuple[int, ...] = bounded((64, 128), 1)
@@ -180,8 +179,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, names))}"
 
 
-@cache
-def rules(section: type) -> dict[str, Any]:
+def rules(section: Any) -> dict[str, Any]:
     """Field names of a section with their annotations."""
     hints = get_type_hints(section)
     return {item.name: hints[item.name] for item in fields(section)}
@@ -192,11 +190,11 @@ def section_name(section: type) -> str:
     return section.__name__.removesuffix("Config").lower() or "config"
 
 
-def checked(section: type, name: str, rule: Any, value: Any) -> Any:
+def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
     """`value` in the field's own type, or `ConfigError`."""
     label = f"{section_name(section)}.{name}"
-    if is_dataclass(rule):
-        return value if isinstance(value, rule) else rule.from_dict(value)  # type: ignore[union-attr, operator]
+    if isinstance(rule, type) and issubclass(rule, Section):
+        return value if isinstance(value, Section) else rule.from_dict(value)
     value = converted(label, rule, value)
     bounds = next(item.metadata for item in fields(section) if item.name == name)
     for number in value if isinstance(value, tuple) else (value,):
@@ -221,7 +219,12 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         return tuple(converted(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, rule) or (rule is int and isinstance(value, bool)) or value in (math.inf, -math.inf) or value != value:
+    if (
+        not isinstance(value, rule)
+        or (rule is int and isinstance(value, bool))
+        or value in (math.inf, -math.inf)
+        or value != value
+    ):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[rule]
         raise ConfigError(f"{label} must be {kind}, got {value!r}")
     return value

@@ -43,19 +43,29 @@ def demonstrate(out: str | Path, say: Callable[[str], None]) -> None:
 
     section(f"Held-out {CORPUS}")
     print(evaluation_table(evaluation))
-    print(f"\nthe bound    {evaluation['elbo']:6.2f} nats a name, {evaluation['bits_per_character']:.3f} bits a character (lower is better)")
+    print(
+        f"\nthe bound    {evaluation['elbo']:6.2f} nats a name, {evaluation['bits_per_character']:.3f} bits a character (lower is better)"
+    )
     for order, nats in rivals.items():
-        print(f"order {order}      {nats:6.2f} nats a name, a character model of the {order} characters before, add-one smoothing")
+        print(
+            f"order {order}      {nats:6.2f} nats a name, a character model of the {order} characters before, add-one smoothing"
+        )
     section("Verified bundle")
     print(parity_line(checked["parity_at_export"]))
     section("Ten samples, greedy: all variety comes from the latent code")
     print("\n".join(sampler.sample(10, seed=0, greedy=True)))
     section("Five held-out names and their reconstructions")
-    print("\n".join(f"{text}\n  -> {again}" for text, again in zip(originals, sampler.reconstruct(originals), strict=True)))
+    print(
+        "\n".join(
+            f"{text}\n  -> {again}" for text, again in zip(originals, sampler.reconstruct(originals), strict=True)
+        )
+    )
     section(f"From {ENDS[0]} to {ENDS[1]}")
     print("\n".join(sampler.interpolate(*ENDS)))
     section("Next")
-    print(f"TensorBoard logs are in {trained.path}/logs, the learning curves in {trained.path}/report/curves.png. Try:\n")
+    print(
+        f"TensorBoard logs are in {trained.path}/logs, the learning curves in {trained.path}/report/curves.png. Try:\n"
+    )
     print(f"  kvae sample {bundle} -n 10 --temperature 0.8")
     print(f"  tensorboard --logdir {trained.path}/logs")
     print("  kvae train --data YOUR_FILE.txt --out runs/mine")

@@ -15,10 +15,12 @@ def conv(config: ModelConfig, symbols: Any) -> list[Any]:
     maps = []
     features = symbols
     for level, filters in enumerate(config.encoder_filters):
-        features = layers.Conv1D(filters, 3, strides=2, padding="same", use_bias=False, name=f"encoder_convolution_{level}")(features)
-        features = layers.BatchNormalization(momentum=config.batch_normalization_momentum, name=f"encoder_normalization_{level}")(
-            features
-        )
+        features = layers.Conv1D(
+            filters, 3, strides=2, padding="same", use_bias=False, name=f"encoder_convolution_{level}"
+        )(features)
+        features = layers.BatchNormalization(
+            momentum=config.batch_normalization_momentum, name=f"encoder_normalization_{level}"
+        )(features)
         features = layers.ReLU(name=f"encoder_activation_{level}")(features)
         maps.append(features)
     return maps

@@ -7,22 +7,28 @@ from typing import Any
 
 from keras import layers
 
-from .configuration import ModelConfig
 from kvae.serving.errors import ConfigError
+
+from .configuration import ModelConfig
 
 
 def deconv(config: ModelConfig, z: Any) -> Any:
     """Linear + ReLU to a coarse grid, then transposed convolutions that double it (Semeniuta et al. 2017, 3.2-3.3)."""
     stride = 2 ** len(config.expander_filters)
     if config.length % stride:
-        raise ConfigError(f"model.length must be a multiple of {stride} for {len(config.expander_filters)} deconvolutions, got {config.length}")
+        raise ConfigError(
+            f"model.length must be a multiple of {stride}, each of the {len(config.expander_filters)} deconvolutions "
+            f"doubles the positions; got {config.length}"
+        )
     grid = layers.Dense(config.length // stride * config.expander_base, activation="relu", name="grid")(z)
     features = layers.Reshape((config.length // stride, config.expander_base), name="grid_positions")(grid)
     for level, filters in enumerate(config.expander_filters):
-        features = layers.Conv1DTranspose(filters, 3, strides=2, padding="same", use_bias=False, name=f"deconvolution_{level}")(features)
-        features = layers.BatchNormalization(momentum=config.batch_normalization_momentum, name=f"expander_normalization_{level}")(
-            features
-        )
+        features = layers.Conv1DTranspose(
+            filters, 3, strides=2, padding="same", use_bias=False, name=f"deconvolution_{level}"
+        )(features)
+        features = layers.BatchNormalization(
+            momentum=config.batch_normalization_momentum, name=f"expander_normalization_{level}"
+        )(features)
         features = layers.ReLU(name=f"expander_activation_{level}")(features)
     return features
 

@@ -69,37 +69,67 @@ class IndependentHead(layers.Layer):
         return self.project(features)
 
 
-class LSTMHead(layers.Layer):
-    """An LSTM that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b).
+class LSTMCell(layers.Layer):
+    """The recurrent part of an LSTM: takes what the gates get from outside, (B, 4 units), and adds what memory says.
 
-    With layer normalisation as in Ba et al. 2016, supplementary eq. 20-22: the gates are LN(W x) + LN(U h) + b and the
-    output is sigmoid(o) * tanh(LN(c)). Gates stand in the order input, forget, output, candidate; the forget gate's bias
-    starts at 1. Because the features of all positions are known, W x is one product outside the recurrence.
+    Gates stand in the order input, forget, output, candidate. With layer normalisation as in Ba et al. 2016, supplementary
+    eq. 20-22: the hidden state's share is normalised before it joins the gates, and the cell before it is shown.
     """
 
-    def __init__(self, vocabulary_size: int, units: int, layer_normalization: bool, input_dropout: float, **kwargs: Any) -> None:
+    def __init__(self, units: int, layer_normalization: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = units
-        self.layer_normalization = layer_normalization
-        self.read_features = layers.Dense(4 * units, use_bias=False, name="read_features")
-        self.read_previous = PreviousSymbol(vocabulary_size, 4 * units, input_dropout, name="read_previous")
-        self.classify = layers.Dense(vocabulary_size, name="classify")
+        self.state_size = [units, units]
+        self.output_size = units
         normalize = layers.LayerNormalization if layer_normalization else layers.Identity
-        self.normalize_inputs = normalize(name="normalize_inputs")
         self.normalize_hidden = normalize(name="normalize_hidden")
         self.normalize_cell = normalize(name="normalize_cell")
 
+    def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
+        self.kernel = self.add_weight(shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel")
+        self.normalize_hidden.build((None, 4 * self.units))
+        self.normalize_cell.build((None, self.units))
+        self.built = True
+
+    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        hidden, cell = states
+        gates = inputs + self.normalize_hidden(ops.matmul(hidden, self.kernel))
+        input_gate, forget_gate, output_gate = ops.split(ops.sigmoid(gates[:, : 3 * self.units]), 3, axis=-1)
+        cell = forget_gate * cell + input_gate * ops.tanh(gates[:, 3 * self.units :])
+        hidden = output_gate * ops.tanh(self.normalize_cell(cell))
+        return hidden, [hidden, cell]
+
+
+class LSTMHead(layers.Layer):
+    """An LSTM that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b).
+
+    Because the features of all positions are known, their share of the gates is one product outside the recurrence; the
+    share of a previous symbol is a learned row. With layer normalisation their sum is normalised (Ba et al. 2016,
+    supplementary eq. 20). The forget gate's bias starts at 1.
+    """
+
+    def __init__(
+        self, vocabulary_size: int, units: int, layer_normalization: bool, input_dropout: float, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.read_features = layers.Dense(4 * units, use_bias=False, name="read_features")
+        self.read_previous = PreviousSymbol(vocabulary_size, 4 * units, input_dropout, name="read_previous")
+        normalize = layers.LayerNormalization if layer_normalization else layers.Identity
+        self.normalize_inputs = normalize(name="normalize_inputs")
+        self.recurrence = layers.RNN(
+            LSTMCell(units, layer_normalization, name="cell"), return_sequences=True, name="recurrence"
+        )
+        self.classify = layers.Dense(vocabulary_size, name="classify")
+
     def build(self, features_shape: Any, previous_shape: Any) -> None:
-        units = self.units
+        gates = (*features_shape[:-1], 4 * self.units)
         self.read_features.build(features_shape)
         self.read_previous.build(previous_shape)
-        self.classify.build((None, units))
-        self.normalize_inputs.build((None, 4 * units))
-        self.normalize_hidden.build((None, 4 * units))
-        self.normalize_cell.build((None, units))
-        self.recurrent_kernel = self.add_weight(shape=(units, 4 * units), initializer="orthogonal", name="recurrent_kernel")
-        self.bias = self.add_weight(shape=(4 * units,), initializer="zeros", name="bias")
-        self.bias.assign(ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)]))
+        self.normalize_inputs.build(gates)
+        self.recurrence.build(gates)
+        self.classify.build((None, self.units))
+        self.bias = self.add_weight(shape=(4 * self.units,), initializer=forget_at_first, name="bias")
         self.built = True
 
     def project(self, features: Any) -> Any:
@@ -111,30 +141,21 @@ class LSTMHead(layers.Layer):
         return [ops.zeros((batch_size, self.units), self.compute_dtype) for _ in range(2)]
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-        hidden, cell = self.recur(self.read(projected, previous), *state)
-        return self.classify(hidden), [hidden, cell]
+        hidden, state = self.recurrence.cell(self.read(projected, previous), state)
+        return self.classify(hidden), state
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
-        inputs = ops.transpose(self.read(self.project(features), previous, training), (1, 0, 2))  # (T, B, 4 units)
-
-        state = self.initial_state(ops.shape(features)[0])
-        outputs = []
-        for inputs_t in ops.unstack(inputs, axis=0):
-            state = self.recur(inputs_t, *state)
-            outputs.append(state[0])
-        hidden = ops.stack(outputs)
-        return self.classify(ops.transpose(hidden, (1, 0, 2)))
+        return self.classify(self.recurrence(self.read(self.project(features), previous, training)))
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
         """Everything the gates get from outside the recurrence: (..., 4 units)."""
         return self.normalize_inputs(projected + self.read_previous(previous, training=training)) + self.bias
 
-    def recur(self, inputs: Any, hidden: Any, cell: Any) -> tuple[Any, Any]:
-        """One step of the recurrence: inputs (B, 4 units), hidden and cell (B, units) -> hidden, cell."""
-        gates = inputs + self.normalize_hidden(ops.matmul(hidden, self.recurrent_kernel))
-        input_gate, forget_gate, output_gate = ops.split(ops.sigmoid(gates[:, : 3 * self.units]), 3, axis=-1)
-        cell = forget_gate * cell + input_gate * ops.tanh(gates[:, 3 * self.units :])
-        return output_gate * ops.tanh(self.normalize_cell(cell)), cell
+
+def forget_at_first(shape: Any, dtype: Any = None) -> Any:
+    """The initial bias of an LSTM's gates: 1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
+    units = shape[0] // 4
+    return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
 
 
 def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:

@@ -68,7 +68,9 @@ class TextVAE(keras.Model):
             if name in terms:
                 tracker.update_state(terms[name])
         positions = terms["positions"]
-        self.trackers["bits_per_character"].update_state(bits_per_character(terms["elbo"], positions), sample_weight=positions)
+        self.trackers["bits_per_character"].update_state(
+            bits_per_character(terms["elbo"], positions), sample_weight=positions
+        )
         self.trackers["beta"].update_state(beta_at(self.objective_config, self.training_steps))
         if gradient_norm is None:
             return {name: tracker.result() for name, tracker in self.trackers.items() if name != "gradient_norm"}
@@ -92,7 +94,10 @@ class TextVAE(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TextVAE:
-        parts = {"model": ModelConfig.from_dict(config["model"]), "objective": ObjectiveConfig.from_dict(config["objective"])}
+        parts = {
+            "model": ModelConfig.from_dict(config["model"]),
+            "objective": ObjectiveConfig.from_dict(config["objective"]),
+        }
         return cls(**{**config, **parts})
 
 
@@ -115,7 +120,9 @@ class Parts:
         """New layers, with weights drawn anew, for a configuration."""
         tokens = keras.Input((model.length,), dtype="int32", name="tokens")
         z = keras.Input((model.latent_size,), name="z")
-        posterior = LATENTS[model.latent](model, ENCODERS[model.encoder](model, ops.one_hot(tokens, model.vocabulary_size)))
+        posterior = LATENTS[model.latent](
+            model, ENCODERS[model.encoder](model, ops.one_hot(tokens, model.vocabulary_size))
+        )
         return cls(
             keras.Model(tokens, {"mean": posterior.mean, "log_variance": posterior.log_variance}, name="encoder"),
             PRIORS[model.prior](),
@@ -161,12 +168,16 @@ class StandardNoise(layers.Layer):
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
     """Refuse what does not fit together, with the reason."""
     for name in ("length", "vocabulary_size"):
-        if getattr(model, name) is None:
+        if not getattr(model, name):
             raise ConfigError(f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus")
     if model.head == "none" and model.auxiliary:
-        raise ConfigError("model.auxiliary is true with head 'none': the head itself predicts from the features alone; set it to false")
+        raise ConfigError(
+            "model.auxiliary is true with head 'none': the head itself predicts from the features alone; set it to false"
+        )
     if objective.alpha > 0 and not model.auxiliary:
-        raise ConfigError(f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true")
+        raise ConfigError(
+            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true"
+        )
 
 
 def backend_steps() -> Any:

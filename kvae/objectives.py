@@ -44,7 +44,9 @@ def counted(tokens: Any) -> Any:
 def cross_entropy(tokens: Any, logits: Any) -> Any:
     """-log softmax(logits) at the tokens, nats per position, (B, T)."""
     log_probability = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    return -ops.squeeze(ops.take_along_axis(log_probability, ops.expand_dims(ops.cast(tokens, "int32"), -1), axis=-1), -1)
+    return -ops.squeeze(
+        ops.take_along_axis(log_probability, ops.expand_dims(ops.cast(tokens, "int32"), -1), axis=-1), -1
+    )
 
 
 def loss_terms(config: ObjectiveConfig, tokens: Any, outputs: Mapping[str, Any], step: Any) -> dict[str, Any]:

@@ -22,7 +22,12 @@ class Preset:
 
 HYBRID = Config(
     model=ModelConfig(
-        encoder_filters=(64, 128), latent_size=32, expander_base=128, expander_filters=(128, 64), head="lstm", head_units=192
+        encoder_filters=(64, 128),
+        latent_size=32,
+        expander_base=128,
+        expander_filters=(128, 64),
+        head="lstm",
+        head_units=192,
     ),
     objective=ObjectiveConfig(alpha=0.4, ramp_start=0, ramp_steps=1000),
     training=TrainingConfig(epochs=5, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
@@ -30,7 +35,12 @@ HYBRID = Config(
 
 HYBRID_PTB = Config(
     model=ModelConfig(
-        length=60, encoder_filters=(128, 256), latent_size=50, expander_base=256, expander_filters=(128, 200), head_units=500
+        length=60,
+        encoder_filters=(128, 256),
+        latent_size=50,
+        expander_base=256,
+        expander_filters=(128, 200),
+        head_units=500,
     ),
     objective=ObjectiveConfig(alpha=0.2, ramp_start=1000, ramp_steps=7000),
     training=TrainingConfig(epochs=100, batch_size=64, learning_rate=1e-3, learning_rate_schedule="exponential"),
@@ -59,10 +69,20 @@ CNN = variant(
 )
 
 PRESETS: Mapping[str, Preset] = {
-    "hybrid-lstm": Preset("deconvolutions and a layer-normalised LSTM; minutes on two cores", "after Semeniuta et al. 2017, fig. 2b", HYBRID),
-    "hybrid-lstm-ptb": Preset("the published sizes for windows of 60 characters", "Semeniuta et al. 2017, fig. 4 and 5", HYBRID_PTB),
-    "hybrid-lstm-tweets": Preset("the published sizes for tweets; wants a GPU", "Semeniuta et al. 2017, table 2", HYBRID_TWEETS),
-    "cnn": Preset("deconvolutions alone, p(x|z) factorises over positions", "after Semeniuta et al. 2017, fig. 2a", CNN),
+    "hybrid-lstm": Preset(
+        "deconvolutions and a layer-normalised LSTM; minutes on two cores",
+        "after Semeniuta et al. 2017, fig. 2b",
+        HYBRID,
+    ),
+    "hybrid-lstm-ptb": Preset(
+        "the published sizes for windows of 60 characters", "Semeniuta et al. 2017, fig. 4 and 5", HYBRID_PTB
+    ),
+    "hybrid-lstm-tweets": Preset(
+        "the published sizes for tweets; wants a GPU", "Semeniuta et al. 2017, table 2", HYBRID_TWEETS
+    ),
+    "cnn": Preset(
+        "deconvolutions alone, p(x|z) factorises over positions", "after Semeniuta et al. 2017, fig. 2a", CNN
+    ),
 }
 
 

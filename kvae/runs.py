@@ -44,7 +44,9 @@ def load_run(path: str | Path) -> Run:
 
     path = Path(path)
     if not (path / CONFIG).is_file():
-        raise ModelError(f"{path}: not a run folder (it has no {CONFIG}); give the folder that `kvae train --out` wrote")
+        raise ModelError(
+            f"{path}: not a run folder (it has no {CONFIG}); give the folder that `kvae train --out` wrote"
+        )
     if not (path / MODEL).is_file():
         raise ModelError(f"{path}: the run has no {MODEL} yet: its training has not finished; train it again")
     try:
@@ -56,7 +58,9 @@ def load_run(path: str | Path) -> Run:
     except KvaeError:
         raise
     except Exception as error:  # zip, h5, json and keras raise errors without a common base
-        raise ModelError(f"{path}: damaged, it does not load ({str(error).splitlines()[0][:160]}); train it again") from error
+        raise ModelError(
+            f"{path}: damaged, it does not load ({str(error).splitlines()[0][:160]}); train it again"
+        ) from error
     return Run(path, config, alphabet, model)
 
 

@@ -46,7 +46,9 @@ class Alphabet:
     def from_dict(cls, data: Mapping[str, Any]) -> Alphabet:
         """Read what `to_dict` wrote; raises `BundleError` when it is something else."""
         if data.get("tokenizer") != "char" or list(data.get("specials", ())) != list(SPECIALS):
-            raise BundleError(f"vocabulary: this kvae reads tokenizer 'char', got {data.get('tokenizer')!r}; update kvae")
+            raise BundleError(
+                f"vocabulary: this kvae reads tokenizer 'char', got {data.get('tokenizer')!r}; update kvae"
+            )
         return cls(tuple(data["symbols"]))
 
     def to_dict(self) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read and verify all of a bundle; raises `BundleError` that says what is wrong and what to do."""
     path = Path(path)
     manifest = read_manifest(path)
-    return Bundle(path, manifest, {name: read_graph(path, name, entry) for name, entry in manifest["endpoints"].items()})
+    return Bundle(
+        path, manifest, {name: read_graph(path, name, entry) for name, entry in manifest["endpoints"].items()}
+    )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -51,14 +53,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise BundleError(f"{file}: damaged, it is not JSON ({error}); copy the bundle again or export it anew") from error
+        raise BundleError(
+            f"{file}: damaged, it is not JSON ({error}); copy the bundle again or export it anew"
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote")
     version = manifest.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise BundleError(f"{path}: bundle format {version}, this kvae reads up to {FORMAT_VERSION}; update kvae")
     if manifest.get("sha256") != manifest_sha256(manifest):
-        raise BundleError(f"{file}: changed since it was written (its sha256 differs); copy the bundle again or export it anew")
+        raise BundleError(
+            f"{file}: changed since it was written (its sha256 differs); copy the bundle again or export it anew"
+        )
     missing = [name for name in ENDPOINTS if name not in manifest["endpoints"]]
     if missing:
         raise BundleError(f"{path}: the manifest lacks the endpoint {missing[0]!r}; export it anew")
@@ -73,9 +79,13 @@ def read_graph(path: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); copy the bundle again, all its files") from error
     if len(content) != entry["size"]:
-        raise BundleError(f"{file}: truncated or extended, {len(content):,} bytes instead of {entry['size']:,}; copy it again")
+        raise BundleError(
+            f"{file}: truncated or extended, {len(content):,} bytes instead of {entry['size']:,}; copy it again"
+        )
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise BundleError(f"{file}: damaged, its sha256 is not the one in the manifest; copy it again or export it anew")
+        raise BundleError(
+            f"{file}: damaged, its sha256 is not the one in the manifest; copy it again or export it anew"
+        )
     return content
 
 

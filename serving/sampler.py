@@ -134,19 +134,25 @@ class Sampler:
         strange = self.alphabet.unknown(texts)
         if strange and unknown == "refuse":
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
-            raise DataError(f"texts hold characters the model never saw: {shown}; remove them or pass unknown='replace'")
+            raise DataError(
+                f"texts hold characters the model never saw: {shown}; remove them or pass unknown='replace'"
+            )
         if self.manifest["mode"] == "lines":
             return self.alphabet.encode(texts, self.length)
         for row, text in enumerate(texts):
             if len(text) != self.length:
-                raise DataError(f"text {row} has {len(text)} characters; this model reads windows of exactly {self.length}")
+                raise DataError(
+                    f"text {row} has {len(text)} characters; this model reads windows of exactly {self.length}"
+                )
         return np.array([self.alphabet.ids(text) for text in texts], np.int32).reshape(-1, self.length)
 
     def _run(self, endpoint: str, **inputs: Any) -> list[np.ndarray]:
         try:
             return self._sessions[endpoint].run(None, {name: np.asarray(value) for name, value in inputs.items()})
         except Exception as error:  # onnxruntime's own exceptions share no useful base
-            raise BundleError(f"the bundle's {endpoint} did not run ({first_line(error)}); check it with `kvae verify`") from error
+            raise BundleError(
+                f"the bundle's {endpoint} did not run ({first_line(error)}); check it with `kvae verify`"
+            ) from error
 
 
 def choices(
@@ -162,7 +168,9 @@ def choices(
     if greedy and (temperature is not None or top_k or top_p != 1.0):
         raise ConfigError("greedy takes the likeliest symbol: give it alone, without temperature, top_k or top_p")
     if temperature is not None and not (0.0 < temperature <= 100.0):
-        raise ConfigError(f"temperature must be above 0 and at most 100, got {temperature}; for the likeliest symbol use greedy")
+        raise ConfigError(
+            f"temperature must be above 0 and at most 100, got {temperature}; for the likeliest symbol use greedy"
+        )
     if not 0.0 < top_p <= 1.0:
         raise ConfigError(f"top_p must be above 0 and at most 1, got {top_p}")
     limit = manifest["length"]
@@ -184,7 +192,8 @@ def session(bundle: Bundle, name: str, threads: int | None) -> onnxruntime.Infer
         return onnxruntime.InferenceSession(bundle.graphs[name], options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(
-            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name} ({first_line(error)}); update onnxruntime"
+            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name}; "
+            f"update onnxruntime ({first_line(error)})"
         ) from error
 
 

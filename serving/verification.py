@@ -19,7 +19,9 @@ def verify(path: str | Path) -> dict[str, Any]:
     remembered = sampler.manifest["seed_test"]
     texts = sampler.sample(remembered["rows"], remembered["seed"])
     if texts != remembered["texts"]:
-        raise CheckFailed(f"{path}: seed {remembered['seed']} gives {texts}, at export it gave {remembered['texts']}; report this platform")
+        raise CheckFailed(
+            f"{path}: seed {remembered['seed']} gives {texts}, at export it gave {remembered['texts']}; report this platform"
+        )
     return {
         "bundle": str(path),
         "model_id": sampler.manifest["model_id"],

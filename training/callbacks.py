@@ -42,7 +42,11 @@ class MetricsFile(keras.callbacks.Callback):
         self.started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        record = {"epoch": epoch + 1, "step": int(self.model.training_steps), "seconds": round(time.monotonic() - self.started, 2)}
+        record = {
+            "epoch": epoch + 1,
+            "step": int(self.model.training_steps),
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
         record |= {name: float(value) for name, value in (logs or {}).items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -65,15 +69,22 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     rows (N, T) the KL of each dimension as a histogram, active units, mutual information, samples and reconstructions.
     """
 
-    def __init__(self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8, most_rows: int = 2000) -> None:
+    def __init__(
+        self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8, most_rows: int = 2000
+    ) -> None:
         super().__init__()
         self.folder, self.alphabet = folder, alphabet
         self.rows, self.texts = rows[:most_rows], texts
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.writers = {part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation")}
+        self.writers = {
+            part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation")
+        }
         with self.writers["train"].as_default(step=0):
-            configuration = {"model": self.model.model_config.to_dict(), "objective": self.model.objective_config.to_dict()}
+            configuration = {
+                "model": self.model.model_config.to_dict(),
+                "objective": self.model.objective_config.to_dict(),
+            }
             tf.summary.text("configuration", fenced(json.dumps(configuration, indent=1)))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

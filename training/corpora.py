@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.configuration import Config, DataConfig, nearest
+from kvae.configuration import Config, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import DataError
 
@@ -29,7 +29,8 @@ WINDOW = 64
 """Positions of a window when neither preset nor user sets the model's length."""
 
 ALGORITHMIC_NAMES = re.compile(
-    r"(CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH|HANGUL SYLLABLE|TANGUT (IDEOGRAPH|COMPONENT)|NUSHU CHARACTER|KHITAN SMALL SCRIPT CHARACTER)[- ]"
+    r"(CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH|HANGUL SYLLABLE|TANGUT (IDEOGRAPH|COMPONENT)|NUSHU CHARACTER"
+    r"|KHITAN SMALL SCRIPT CHARACTER)[- ]"
 )
 """Names that the Unicode standard derives from a code point or a rule instead of listing them."""
 
@@ -81,7 +82,9 @@ def prepare(config: Config) -> Prepared:
     train, validation = split_texts(config, notes)
     if config.data.mode == "lines":
         config = with_length(config, [*train, *validation])
-        train, validation = (fitting(config, texts, label, notes) for texts, label in ((train, "train"), (validation, "held-out")))
+        train, validation = (
+            fitting(config, texts, label, notes) for texts, label in ((train, "train"), (validation, "held-out"))
+        )
     else:
         config = config.with_settings({"model.length": config.model.length or WINDOW})
         validation = windows(config, validation)
@@ -92,7 +95,9 @@ def prepare(config: Config) -> Prepared:
     return Prepared(config, alphabet, rows, encoded(config, alphabet, validation), train, validation, tuple(notes))
 
 
-def held_out(config: Config, alphabet: Alphabet, file: str | None = None) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
+def held_out(
+    config: Config, alphabet: Alphabet, file: str | None = None
+) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
     """What a trained model is evaluated on: its held-out split, or all of `file`. Tokens (N, T), texts and notes."""
     notes: list[str] = []
     texts = split_texts(config, notes)[1] if file is None else read_texts(file, config.data.mode, notes)
@@ -144,17 +149,22 @@ def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
     return texts
 
 
+STANDARD_INPUT = "-"
+
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def read_file(source: str) -> str:
-    """A UTF-8 file as text, unpacked by its ending; every way it can be unreadable is a `DataError`."""
+    """A UTF-8 file, unpacked by its ending, or standard input (`-`); whatever is unreadable raises `DataError`."""
     path = Path(source)
-    if not path.exists():
-        raise DataError(f"--data {source}: no such file or corpus{nearest(source, CORPORA)}")
+    if source != STANDARD_INPUT and not path.exists():
+        raise DataError(f"{source}: no such file or corpus{nearest(source, CORPORA)}")
     try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as file:
-            raw = file.read()
+        if source == STANDARD_INPUT:
+            raw = sys.stdin.buffer.read()
+        else:
+            with OPENERS.get(path.suffix, open)(path, "rb") as file:
+                raw = file.read()
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise DataError(f"{source}: cannot be read: {error}; give a plain, .gz or .xz file") from error
     try:
@@ -168,13 +178,14 @@ def read_file(source: str) -> str:
 
 def with_length(config: Config, texts: Sequence[str]) -> Config:
     """The configuration with T set: the longest text and its end mark, rounded up to what the strides divide."""
-    if config.model.length is not None:
+    if config.model.length:
         return config
     longest = max(map(len, texts))
     if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
         raise DataError(
-            f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} characters, more than a model takes by itself "
-            f"({LONGEST_AUTOMATIC - 1}); choose --set model.length=N with --set data.too_long=cut or drop, or --set data.mode=windows"
+            f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} characters, "
+            f"{sum(len(text) >= LONGEST_AUTOMATIC for text in texts):,} have over {LONGEST_AUTOMATIC - 1}; choose "
+            f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
         )
     return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
 
@@ -187,7 +198,6 @@ def multiple_of_strides(config: Config, length: int) -> int:
 
 def fitting(config: Config, texts: list[str], label: str, notes: list[str]) -> list[str]:
     """The texts that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
-    assert config.model.length is not None
     room = config.model.length - 1
     long = [text for text in texts if len(text) > room]
     if not long:
@@ -212,7 +222,6 @@ def fitting(config: Config, texts: list[str], label: str, notes: list[str]) -> l
 def windows(config: Config, texts: list[str]) -> list[str]:
     """A stream cut into neighbouring windows of T characters: a fixed set that covers it."""
     length = config.model.length
-    assert length is not None
     stream = texts[0]
     if len(stream) < length:
         raise DataError(
@@ -225,7 +234,6 @@ def windows(config: Config, texts: list[str]) -> list[str]:
 def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
     """Texts as rows of tokens (N, T): lines end with END and PAD, windows fill the row."""
     length = config.model.length
-    assert length is not None
     if config.data.mode == "windows":
         return stream_ids(alphabet, texts).reshape(-1, length)
     return alphabet.encode(texts, length).astype(smallest_type(alphabet))
@@ -246,5 +254,7 @@ def note_unknown(alphabet: Alphabet, texts: Sequence[str], notes: list[str]) -> 
     unknown = alphabet.unknown(texts)
     if unknown:
         commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
-        notes.append(f"{unknown.total():,} characters of {len(unknown):,} kinds are outside the alphabet of {len(alphabet.symbols)}: {commonest}")
-
+        notes.append(
+            f"{unknown.total():,} characters of {len(unknown):,} kinds are outside the alphabet "
+            f"of {len(alphabet.symbols)}: {commonest}"
+        )

@@ -44,8 +44,7 @@ def evaluate(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int 
     collected = collect(model, rows, batch_size, seed)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
     elbo = means["reconstruction"] + means["kl"]
-    posterior = collected["mean"], collected["log_variance"]
-    z = collected["z"][:MOST_FOR_INFORMATION]
+    first = [collected[name][:MOST_FOR_INFORMATION] for name in ("mean", "log_variance", "z")]
     return {
         "texts": len(rows),
         "positions": int(collected["positions"].sum()),
@@ -56,10 +55,10 @@ def evaluate(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int 
         "bits_per_character": float(bits_per_character(elbo, means["positions"])),
         "reconstruction_with_padding": means["reconstruction_with_padding"],
         "elbo_with_padding": means["reconstruction_with_padding"] + means["kl"],
-        "active_units": active_units(posterior[0]),
+        "active_units": active_units(collected["mean"]),
         "latent_size": model.model_config.latent_size,
-        "mutual_information": mutual_information(*(part[: len(z)] for part in posterior), z),
-        "mutual_information_texts": len(z),
+        "mutual_information": mutual_information(*first),
+        "mutual_information_texts": len(first[0]),
     }
 
 

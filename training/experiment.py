@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 
@@ -21,10 +20,8 @@ from .callbacks import MetricsFile, Progress, StopAtStep, TensorBoardMonitor
 from .corpora import Prepared, prepare
 from .evaluation import evaluate
 from .optimizers import optimizer
-from .pipeline import ordered_rows, random_windows, shuffled_rows
+from .pipeline import training_batches, validation_batches
 from .plots import plot_curves
-
-EVALUATION_BATCH = 128
 
 
 def run(config: Config, out: str | Path, say: Callable[[str], None]) -> tuple[Run, Prepared]:
@@ -83,7 +80,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
         with standard_output_to_error():
             model.fit(
                 train,
-                validation_data=ordered_rows(prepared.validation, EVALUATION_BATCH),
+                validation_data=validation_batches(prepared),
                 epochs=epochs,
                 callbacks=callbacks,
                 shuffle=False,
@@ -92,16 +89,6 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
     except KeyboardInterrupt:
         say(f"stopped after {int(model.training_steps):,} steps; the model of this moment is kept")
     say(f"trained for {time.monotonic() - started:.0f} seconds")
-
-
-def training_batches(prepared: Prepared) -> Any:
-    """The pipeline of the training split."""
-    config = prepared.config
-    batch_size, seed = config.training.batch_size, config.training.seed
-    if config.data.mode == "windows":
-        assert config.model.length is not None
-        return random_windows(prepared.train, config.model.length, batch_size, seed)
-    return shuffled_rows(prepared.train, batch_size, seed)
 
 
 def save_model(model: TextVAE, path: Path) -> None:

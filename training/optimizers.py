@@ -27,7 +27,9 @@ class HeldExponentialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 def optimizer(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Adam (Kingma and Ba 2015) as the configuration says, for a run of `total_steps`."""
-    return keras.optimizers.Adam(schedule(config, total_steps, steps_per_epoch), global_clipnorm=config.clip_norm or None)
+    return keras.optimizers.Adam(
+        schedule(config, total_steps, steps_per_epoch), global_clipnorm=config.clip_norm or None
+    )
 
 
 def schedule(config: TrainingConfig, total_steps: int, steps_per_epoch: int) -> Any:

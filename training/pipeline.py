@@ -5,6 +5,22 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from .corpora import Prepared
+
+
+def training_batches(prepared: Prepared) -> tf.data.Dataset:
+    """The training split of a corpus, by its mode, batch size and seed."""
+    config = prepared.config
+    batch_size, seed = config.training.batch_size, config.training.seed
+    if config.data.mode == "windows":
+        return random_windows(prepared.train, config.model.length, batch_size, seed)
+    return shuffled_rows(prepared.train, batch_size, seed)
+
+
+def validation_batches(prepared: Prepared, batch_size: int = 128) -> tf.data.Dataset:
+    """The held-out split of a corpus."""
+    return ordered_rows(prepared.validation, batch_size)
+
 
 def shuffled_rows(rows: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
     """Rows in an order drawn anew each pass, full batches only. Fewer rows than a batch make one batch of all."""
@@ -15,7 +31,9 @@ def shuffled_rows(rows: np.ndarray, batch_size: int, seed: int) -> tf.data.Datas
 
 def random_windows(stream: np.ndarray, length: int, batch_size: int, seed: int) -> tf.data.Dataset:
     """Windows of `length` from random places of a stream, drawn anew each pass; a pass sees about every character once."""
-    places = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).map(lambda number: number % (len(stream) - length + 1))
+    places = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).map(
+        lambda number: number % (len(stream) - length + 1)
+    )
     count = max(1, len(stream) // length)
     starts = places.take(count).batch(min(batch_size, count), drop_remainder=True)
     offsets = tf.range(length, dtype=tf.int64)
@@ -30,4 +48,6 @@ def ordered_rows(rows: np.ndarray, batch_size: int) -> tf.data.Dataset:
 def gathered(values: np.ndarray, indices: tf.data.Dataset) -> tf.data.Dataset:
     """The values at each element's indices, as int32, fetched ahead of use."""
     table = tf.constant(values)
-    return indices.map(lambda index: tf.cast(tf.gather(table, index), tf.int32), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return indices.map(lambda index: tf.cast(tf.gather(table, index), tf.int32), tf.data.AUTOTUNE).prefetch(
+        tf.data.AUTOTUNE
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import matplotlib
-
 PANELS = {
     "bound: reconstruction + KL (nats per sequence)": ("elbo",),
     "reconstruction and KL (nats per sequence)": ("reconstruction", "kl"),
@@ -16,6 +14,8 @@ PANELS = {
 
 def plot_curves(metrics: Path, picture: Path) -> None:
     """The learning curves of a metrics file, training dashed and validation solid, as a PNG."""
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -26,7 +26,13 @@ def plot_curves(metrics: Path, picture: Path) -> None:
         for color, name in enumerate(names):
             axis.plot(steps, [record[name] for record in records], "o--", color=f"C{color}", label=f"{name}, training")
             if f"val_{name}" in records[0] and name != "beta":
-                axis.plot(steps, [record[f"val_{name}"] for record in records], "o-", color=f"C{color}", label=f"{name}, held out")
+                axis.plot(
+                    steps,
+                    [record[f"val_{name}"] for record in records],
+                    "o-",
+                    color=f"C{color}",
+                    label=f"{name}, held out",
+                )
         axis.set(title=title, xlabel="training step")
         axis.legend()
     figure.savefig(picture, dpi=100)

@@ -1,0 +1,43 @@
+# Every target makes the environment it needs in .venv and reuses it while pyproject.toml and constraints.txt are unchanged.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-all check format wheel clean
+
+demo: $(READY)  ## train, export, verify and sample a small model
+	$(BIN)/kvae demo --out runs/demo --overwrite
+
+test: $(READY)  ## the everyday tests
+	$(BIN)/pytest
+
+test-all: $(READY)  ## the slow ones too
+	$(BIN)/pytest -m ""
+
+check: $(READY)  ## lint, format, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build && $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/types .
+	$(BIN)/mypy
+	$(BIN)/pytest --no-header -q tests/test_house_layering.py
+
+format: $(READY)  ## apply what check asks for
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)  ## dist/*.whl, built from a source archive, so that no stale file slips in
+	rm -rf build dist && $(BIN)/python -m build --no-isolation
+
+clean:  ## everything made by the targets above
+	rm -rf $(VENV) build dist runs *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kvae needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setting up $(VENV), about 2 GB, once"
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
