@@ -16,7 +16,7 @@ import onnx
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_sha256, read_bundle
+from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
 from kvae.serving.errors import ConfigError
 from kvae.serving.sampler import Sampler
 
@@ -89,7 +89,7 @@ def model_id(model: TextVAE) -> str:
 
 def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]) -> None:
     """Every graph with the manifest in its metadata, then the manifest with their sums and its own."""
-    shared = {key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")}
+    shared = {key: value for key, value in manifest.items() if key != "endpoints"}
     manifest["endpoints"] = {}
     for name, graph in graphs.items():
         onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps({"endpoint": name, **shared}, sort_keys=True)})
@@ -100,7 +100,4 @@ def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onn
             "size": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-    manifest["sha256"] = manifest_sha256(manifest)
-    (folder / MANIFEST).write_text(
-        json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")

@@ -60,12 +60,19 @@ def uniform(g: Nodes, bits: str) -> str:
 
 
 def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
-    """Standard normal noise (rows, size) by Box and Muller (1958), two numbers from each pair of words."""
+    """Standard normal noise (rows, size) by Box and Muller (1958), two numbers from each pair of words.
+
+    Computed in double precision and then rounded: a runtime's vectorised logarithm and sine differ in the last bit from
+    their scalar forms at an array's tail, which would make a row depend on how many are drawn with it.
+    """
     pairs = -(-size // 2)
     positions = g.constant(np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32)
     first, second = threefry(g, key, (g.Unsqueeze(rows, g.constant([1], np.int64)), positions))
-    above_zero = g.Sub(g.constant(1.0, np.float32), uniform(g, first))
-    radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float32), g.Log(above_zero)))
-    angle = g.Mul(g.constant(2 * math.pi, np.float32), uniform(g, second))
-    both = g.Concat(g.Mul(radius, g.Cos(angle)), g.Mul(radius, g.Sin(angle)), axis=1)
-    return g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
+    above_zero, turn = (g.Cast(uniform(g, bits), to=TensorProto.DOUBLE) for bits in (first, second))
+    above_zero = g.Sub(g.constant(1.0, np.float64), above_zero)
+    radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float64), g.Log(above_zero)))
+    angle = g.Mul(g.constant(2 * math.pi, np.float64), turn)
+    sine, cosine = g.Sin(angle), g.Sin(g.Add(angle, g.constant(math.pi / 2, np.float64)))
+    both = g.Concat(g.Mul(radius, cosine), g.Mul(radius, sine), axis=1)
+    noise = g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
+    return g.Cast(noise, to=TensorProto.FLOAT)

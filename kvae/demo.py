@@ -43,12 +43,11 @@ def demonstrate(out: str | Path, say: Callable[[str], None]) -> None:
 
     section(f"Held-out {CORPUS}")
     print(evaluation_table(evaluation))
-    print(
-        f"\nthe bound    {evaluation['elbo']:6.2f} nats a name, {evaluation['bits_per_character']:.3f} bits a character (lower is better)"
-    )
+    bits = evaluation["bits_per_character"]
+    print(f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: lower is better")
     for order, nats in rivals.items():
         print(
-            f"order {order}      {nats:6.2f} nats a name, a character model of the {order} characters before, add-one smoothing"
+            f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} characters, add-one smoothing"
         )
     section("Verified bundle")
     print(parity_line(checked["parity_at_export"]))

@@ -29,7 +29,7 @@ HYBRID = Config(
         head="lstm",
         head_units=192,
     ),
-    objective=ObjectiveConfig(alpha=0.4, ramp_start=0, ramp_steps=1000),
+    objective=ObjectiveConfig(alpha=0.2, ramp_start=0, ramp_steps=1000),
     training=TrainingConfig(epochs=5, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
 )
 

@@ -51,7 +51,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         what = "a folder without a manifest.json" if path.is_dir() else "a file; a bundle is a folder"
         raise BundleError(f"{path}: not a kvae bundle, it is {what}; give the folder that `kvae export` wrote")
     try:
-        manifest = json.loads(file.read_bytes())
+        text = file.read_text(encoding="utf-8")
+        manifest = json.loads(text)
     except (OSError, ValueError) as error:
         raise BundleError(
             f"{file}: damaged, it is not JSON ({error}); copy the bundle again or export it anew"
@@ -61,9 +62,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     version = manifest.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise BundleError(f"{path}: bundle format {version}, this kvae reads up to {FORMAT_VERSION}; update kvae")
-    if manifest.get("sha256") != manifest_sha256(manifest):
+    if text != manifest_text(manifest):
         raise BundleError(
-            f"{file}: changed since it was written (its sha256 differs); copy the bundle again or export it anew"
+            f"{file}: changed since it was written (its sum differs); copy the bundle again or export it anew"
         )
     missing = [name for name in ENDPOINTS if name not in manifest["endpoints"]]
     if missing:
@@ -89,7 +90,8 @@ def read_graph(path: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     return content
 
 
-def manifest_sha256(manifest: Mapping[str, Any]) -> str:
-    """The sha256 of everything in a manifest but the sum itself."""
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as its file holds it, the sha256 of all the rest included: any other spelling is a changed file."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**rest, "sha256": digest}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,20 @@ def evaluate(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int 
 
 def collect(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0) -> dict[str, np.ndarray]:
     """Per text: loss terms (N,), and mean, log_variance, z, kl_per_dimension (N, d)."""
+    batches = []
+    for number, tokens in enumerate(ordered_rows(rows, batch_size)):
+        noise = tf.random.stateless_normal((len(tokens), model.model_config.latent_size), seed=(seed, number))
+        batches.append({name: value.numpy() for name, value in measurement(model)(tokens, noise).items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    @tf.function(autograph=False)
+
+@lru_cache(maxsize=1)
+def measurement(model: TextVAE) -> Any:
+    """What `collect` runs on a batch, traced once for a model that is measured again and again."""
+    config = model.model_config
+    inputs = [tf.TensorSpec((None, config.length), tf.int32), tf.TensorSpec((None, config.latent_size))]
+
+    @tf.function(autograph=False, input_signature=inputs)
     def terms_of(tokens: Any, noise: Any) -> dict[str, Any]:
         outputs = model.parts.outputs(tokens, noise, training=False)
         terms = model.loss_terms(tokens, outputs)
@@ -76,11 +89,7 @@ def collect(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int =
             **{name: outputs[name] for name in ("mean", "log_variance", "z")},
         }
 
-    batches = []
-    for number, tokens in enumerate(ordered_rows(rows, batch_size)):
-        noise = tf.random.stateless_normal((len(tokens), model.model_config.latent_size), seed=(seed, number))
-        batches.append({name: value.numpy() for name, value in terms_of(tokens, noise).items()})
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return terms_of
 
 
 def active_units(mean: np.ndarray) -> int:

@@ -1,0 +1,110 @@
+"""Small models and one trained run for the tests that need them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+SYLLABLES = ("KA", "MI", "TO", "RU", "NE")
+SMALL = {
+    "length": 16,
+    "encoder_filters": (8, 16),
+    "latent_size": 4,
+    "expander_base": 8,
+    "expander_filters": (16, 8),
+    "head_units": 12,
+}
+
+
+def small_config(**model: Any) -> Any:
+    """A model configuration that builds in a moment; keyword arguments replace its fields."""
+    from kvae.configuration import ModelConfig
+
+    return ModelConfig(**{**SMALL, "vocabulary_size": 9, **model})
+
+
+def small_model(objective: dict[str, Any] | None = None, seed: int = 0, **model: Any) -> Any:
+    """A TextVAE of `small_config` with weights spread enough that its logits differ from each other."""
+    import keras
+
+    from kvae.configuration import ObjectiveConfig
+    from kvae.model import TextVAE
+
+    keras.utils.set_random_seed(seed)
+    config = small_config(**model)
+    made = TextVAE(config, ObjectiveConfig(**{"alpha": 0.2 if config.auxiliary else 0.0, **(objective or {})}))
+    for weight in made.trainable_weights:
+        weight.assign(weight + 0.3 * keras.random.normal(weight.shape, seed=seed + 1))
+    return made
+
+
+def random_tokens(rows: int, length: int = 16, vocabulary_size: int = 9, seed: int = 0) -> Any:
+    """Rows of tokens (rows, length) as a corpus would hold them: text, END, PAD."""
+    import numpy as np
+
+    from kvae.serving.alphabet import END, PAD
+
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(4, vocabulary_size, (rows, length)).astype(np.int32)
+    ends = generator.integers(1, length, rows)
+    tokens[np.arange(rows), ends] = END
+    tokens[np.arange(length)[None, :] > ends[:, None]] = PAD
+    return tokens
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """125 made-up names of three syllables, one a line."""
+    path = tmp_path_factory.mktemp("corpus") / "names.txt"
+    names = [a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
+    path.write_text("\n".join(names) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_settings(corpus_file: Path) -> dict[str, Any]:
+    """Settings of a run on `corpus_file` that trains in seconds."""
+    return {
+        "data.source": str(corpus_file),
+        **{f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()},
+        "training.epochs": 3,
+        "training.batch_size": 16,
+        "training.learning_rate": 0.01,
+        "objective.ramp_steps": 10,
+    }
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, Any]) -> Iterator[Path]:
+    """A finished run on `corpus_file`."""
+    from kvae.presets import preset
+    from kvae.training.experiment import run
+
+    path = tmp_path_factory.mktemp("runs") / "small"
+    run(preset("hybrid-lstm").with_settings(small_settings), path, say=lambda sentence: None)
+    yield path
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(run_folder: Path) -> Path:
+    """The verified bundle of `run_folder`, in it."""
+    from kvae.export.bundle import write_bundle
+    from kvae.runs import load_run
+
+    trained = load_run(run_folder)
+    write_bundle(trained.model, trained.alphabet, trained.config, run_folder / "bundle", trained.evaluation)
+    return run_folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def sampler(bundle_folder: Path) -> Any:
+    from kvae.serving import Sampler
+
+    return Sampler.load(bundle_folder)

@@ -1,0 +1,193 @@
+"""The command line: what it prints, where, and how it ends."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvae.cli import main
+
+
+@pytest.fixture
+def kvae(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def json_of(result: tuple[int, str, str]) -> Any:
+    code, out, err = result
+    assert code == 0, err
+    return json.loads(out)
+
+
+SMALL = [
+    "--epochs=1",
+    "--batch-size=16",
+    "--set=model.encoder_filters=[8,16]",
+    "--set=model.expander_filters=[16,8]",
+    "--set=model.head_units=12",
+    "--set=model.latent_size=4",
+]
+
+
+def test_train_evaluate_export_verify_sample_is_one_path(kvae: Any, corpus_file: Path, tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "run" / "bundle"
+    code, out, err = kvae("train", "--data", corpus_file, "--out", run, *SMALL)
+    assert code == 0, err
+    assert "bits, end marks included" in out
+    assert f"kvae export {run}" in out
+    assert "val_elbo" in err
+
+    evaluated = json_of(kvae("evaluate", run, "--json"))
+    assert evaluated["elbo"] == pytest.approx(evaluated["reconstruction"] + evaluated["kl"])
+    assert kvae("evaluate", run, "--data", corpus_file)[0] == 0
+
+    code, out, err = kvae("export", run, bundle, "--saved-model", tmp_path / "saved")
+    assert code == 0, err
+    assert "greedy decoding equal in 200 of 200 rows" in out
+    assert (tmp_path / "saved" / "saved_model.pb").is_file()
+
+    code, out, err = kvae("verify", bundle)
+    assert code == 0, err
+    assert "largest logit difference against Keras" in out
+    assert "recorded at export" not in out
+    assert "recorded at export" in kvae("verify", shutil.copytree(bundle, tmp_path / "elsewhere"))[1]
+
+    assert len(kvae("sample", bundle, "-n", 4, "--seed", 7)[1].splitlines()) == 4
+
+
+def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(kvae: Any, bundle_folder: Path) -> None:
+    expected = kvae("sample", bundle_folder, "-n", 10, "--seed", 7)
+    assert expected[0] == 0
+    assert kvae("sample", bundle_folder, "-n", 10, "--seed", 7) == expected
+    for threads in (1, 2):
+        assert kvae("sample", bundle_folder, "-n", 10, "--seed", 7, "--threads", threads) == expected
+    rows = [kvae("sample", bundle_folder, "-n", 1, "--seed", 7, "--first-row", row)[1] for row in range(10)]
+    assert "".join(rows) == expected[1]
+
+
+def test_sample_tells_the_seed_it_drew_on_standard_error(kvae: Any, bundle_folder: Path) -> None:
+    _, out, err = kvae("sample", bundle_folder, "-n", 5)
+    seed = err.split()[-1]
+    assert kvae("sample", bundle_folder, "-n", 5, "--seed", seed)[1] == out
+
+
+def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, corpus_file: Path) -> None:
+    samples = json_of(kvae("sample", bundle_folder, "-n", 3, "--json"))["samples"]
+    assert [set(sample) for sample in samples] == [{"text", "seed", "row", "log_probability", "finished"}] * 3
+    pairs = json_of(kvae("reconstruct", bundle_folder, corpus_file, "--json"))["reconstructions"]
+    assert [pair["text"] for pair in pairs] == corpus_file.read_text().split()
+    assert len(json_of(kvae("encode", bundle_folder, corpus_file, "--json"))["codes"][0]["code"]) == 4
+    assert (
+        len(json_of(kvae("interpolate", bundle_folder, "KAMI", "TORU", "--steps", 5, "--json"))["interpolation"]) == 5
+    )
+    assert json_of(kvae("info", bundle_folder, "--json"))["format"] == "kvae-bundle"
+    assert json_of(kvae("verify", bundle_folder, "--json"))["parity"]["greedy_rows_equal"] == 200
+    assert {"hybrid-lstm", "cnn"} <= {preset["name"] for preset in json_of(kvae("presets", "--json"))["presets"]}
+    assert [corpus["name"] for corpus in json_of(kvae("data", "list", "--json"))["corpora"]] == ["unicode-names"]
+
+
+def test_reconstruct_reads_standard_input_and_prints_pairs(
+    kvae: Any, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+    import sys
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"KAMITO\nRUNE\n")))
+    code, out, _ = kvae("reconstruct", bundle_folder)
+    assert code == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["KAMITO", "RUNE"]
+
+
+def test_overwrite_removes_a_run_and_nothing_else(kvae: Any, corpus_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    code, _, err = kvae("train", "--data", corpus_file, "--out", tmp_path / "photos", "--overwrite", *SMALL)
+    assert (code, (tmp_path / "photos" / "cat.jpg").exists()) == (2, True)
+    assert "is not a run folder" in err
+
+
+def bad_inputs(tmp: Path, run: Path, bundle: Path, corpus: Path) -> dict[str, tuple[list[object], int, str]]:
+    """Commands that must fail: arguments, exit code, and words of the error."""
+    (tmp / "empty.txt").write_bytes(b"")
+    (tmp / "latin.txt").write_bytes("gut\nschön\n".encode("latin-1"))
+    (tmp / "single.txt").write_text("one line\n")
+    (tmp / "long.txt").write_text("\n".join([*map(str, range(50)), "x" * 99]))
+    flipped, truncated, newer = (shutil.copytree(bundle, tmp / name) for name in ("flipped", "truncated", "newer"))
+    content = bytearray((flipped / "sampler.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (flipped / "sampler.onnx").write_bytes(content)
+    (truncated / "encoder.onnx").write_bytes((truncated / "encoder.onnx").read_bytes()[:-1])
+    (newer / "manifest.json").write_text(json.dumps({"format": "kvae-bundle", "format_version": 99}))
+    (tmp / "foreign").mkdir()
+    (tmp / "foreign" / "manifest.json").write_text('{"name": "web app"}')
+    train = ["train", "--out", tmp / "new"]
+    return {
+        "a missing file": ([*train, "--data", tmp / "none.txt"], 4, "no such file or corpus"),
+        "an empty file": ([*train, "--data", tmp / "empty.txt"], 4, "has no text"),
+        "not UTF-8": ([*train, "--data", tmp / "latin.txt"], 4, "line 2 is not UTF-8"),
+        "a single line": ([*train, "--data", tmp / "single.txt"], 4, "at least two different lines"),
+        "long lines": ([*train, "--data", tmp / "long.txt", "--set", "model.length=32"], 4, "1 of "),
+        "an unknown preset": ([*train, "--preset", "hybrid-lsmt"], 2, "did you mean 'hybrid-lstm'"),
+        "an unknown key": ([*train, "--set", "model.latnt_size=3"], 2, "did you mean 'model.latent_size'"),
+        "a key without value": ([*train, "--set", "model.latent_size"], 2, "KEY=VALUE"),
+        "an impossible value": ([*train, "--set", "model.latent_size=-3"], 2, "must be at least 1, got -3"),
+        "a folder that exists": (["train", "--data", corpus, "--out", run], 2, "exists already"),
+        "no run": (["evaluate", tmp], 3, "not a run folder"),
+        "a missing bundle": (["sample", tmp / "none"], 3, "no such bundle"),
+        "a truncated bundle": (["sample", truncated], 3, "encoder.onnx: truncated"),
+        "a newer bundle": (["sample", newer], 3, "bundle format 99"),
+        "a flipped byte": (["verify", flipped], 3, "sampler.onnx: damaged"),
+        "not ours": (["info", tmp / "foreign"], 3, "not the manifest of a kvae bundle"),
+        "an unknown character": (["interpolate", bundle, "KAMI", "mi"], 4, "characters the model never saw"),
+        "a bad temperature": (["sample", bundle, "--temperature", "-1"], 2, "temperature must be above 0"),
+        "a bundle that exists": (["export", run, bundle], 2, "exists already"),
+        "an unknown command": (["smaple", bundle], 2, "invalid choice"),
+    }
+
+
+CASES = ["a missing file", "an empty file", "not UTF-8", "a single line", "long lines", "an unknown preset", "an unknown key", "a key without value", "an impossible value", "a folder that exists", "no run", "a missing bundle", "a truncated bundle", "a newer bundle", "a flipped byte", "not ours", "an unknown character", "a bad temperature", "a bundle that exists", "an unknown command"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_clear_line_the_right_exit_code_and_nothing_left_behind(
+    kvae: Any, tmp_path: Path, run_folder: Path, bundle_folder: Path, corpus_file: Path, case: str
+) -> None:
+    arguments, expected, words = bad_inputs(tmp_path, run_folder, bundle_folder, corpus_file)[case]
+    before = sorted(tmp_path.rglob("*")) + sorted(run_folder.rglob("*"))
+    code, out, err = kvae(*arguments)
+    assert code == expected, err
+    assert out == ""
+    errors = [line for line in err.splitlines() if line.startswith("kvae ")]
+    assert words in (errors or err.splitlines())[-1]
+    assert len(errors) <= 1
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) + sorted(run_folder.rglob("*")) == before
+
+
+def test_another_runs_model_is_told_from_the_bundles(
+    kvae: Any, corpus_file: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    assert kvae("train", "--data", corpus_file, "--out", tmp_path / "other", "--seed", 5, *SMALL)[0] == 0
+    code, _, err = kvae("verify", bundle_folder, "--against", tmp_path / "other")
+    assert code == 2
+    assert "this run holds the model" in err
+
+
+def test_help_names_every_command(kvae: Any) -> None:
+    code, out, _ = kvae("--help")
+    assert code == 0
+    for command in ["demo", "train", "evaluate", "export", "verify", "info", "sample", "encode", "reconstruct", "interpolate", "presets", "data"]:
+        assert re.search(rf"^    {command}\s", out, re.MULTILINE), command

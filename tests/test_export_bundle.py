@@ -1,0 +1,95 @@
+"""A bundle appears only when it is the model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+
+from kvae.export import bundle as bundle_module
+from kvae.export.bundle import write_bundle
+from kvae.export.convert import converted
+from kvae.export.graphs import bundle_graphs
+from kvae.export.parity import compare, same_choices
+from kvae.runs import load_run
+from kvae.serving.bundle import ENDPOINTS, read_bundle
+from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.serving.sampler import Sampler
+
+
+def export(run_folder: Path, path: Path) -> dict[str, Any]:
+    trained = load_run(run_folder)
+    return write_bundle(trained.model, trained.alphabet, trained.config, path)
+
+
+def test_the_manifest_records_parity_of_every_row(bundle_folder: Path) -> None:
+    parity = read_bundle(bundle_folder).manifest["parity"]
+    assert parity["largest_logit_difference"] <= 1e-4
+    assert parity["largest_code_difference"] <= 1e-4
+    assert parity["greedy_rows_equal"] == parity["rows"] == 200
+
+
+def test_every_file_repeats_the_manifest_in_its_metadata(bundle_folder: Path) -> None:
+    manifest = json.loads((bundle_folder / "manifest.json").read_text())
+    for name in ENDPOINTS:
+        (entry,) = onnx.load(bundle_folder / f"{name}.onnx").metadata_props
+        metadata = json.loads(entry.value)
+        assert metadata.pop("endpoint") == name
+        assert metadata == {key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")}
+
+
+def test_the_same_weights_export_to_the_same_sampler(run_folder: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    export(run_folder, tmp_path / "again")
+    first, second = Sampler.load(bundle_folder), Sampler.load(tmp_path / "again")
+    assert first.manifest["model_id"] == second.manifest["model_id"]
+    assert first.generate(50, seed=1) == second.generate(50, seed=1)
+
+
+@pytest.mark.parametrize("endpoint", ["sampler", "encoder"])
+def test_a_graph_that_is_not_the_model_is_deleted(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    def damaged(model: Any) -> dict[str, onnx.ModelProto]:
+        graphs = bundle_graphs(model)
+        weights = max(graphs[endpoint].graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+        values = onnx.numpy_helper.to_array(weights)
+        values = values + np.random.default_rng(0).normal(0, 0.1, values.shape).astype(values.dtype)
+        weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+        return graphs
+
+    monkeypatch.setattr(bundle_module, "bundle_graphs", damaged)
+    with pytest.raises(CheckFailed, match=f"the {endpoint} is not the model"):
+        export(run_folder, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_exists_is_refused(run_folder: Path, bundle_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="exists already"):
+        export(run_folder, bundle_folder)
+    assert read_bundle(bundle_folder)
+
+
+def test_parity_finds_a_model_that_has_moved_on(run_folder: Path, bundle_folder: Path) -> None:
+    bundle = read_bundle(bundle_folder)
+    model = load_run(run_folder).model
+    model.head.classify.bias.assign_add(np.linspace(0, 0.01, model.model_config.vocabulary_size, dtype=np.float32))
+    with pytest.raises(CheckFailed, match="a logit differs by"):
+        compare(model, Sampler(bundle), bundle.graphs["sampler"])
+
+
+def test_rows_that_part_at_a_tie_agree_and_others_do_not() -> None:
+    logits = np.zeros((3, 4))
+    logits[1, 2] = 1e-5
+    logits[1, 3] = 1.0
+    assert same_choices(np.array([0, 1, 1]), np.array([0, 1, 1]), logits)
+    assert same_choices(np.array([0, 1, 1]), np.array([0, 2, 0]), logits)
+    assert not same_choices(np.array([0, 1, 1]), np.array([0, 3, 1]), logits)
+
+
+def test_operations_that_onnx_lacks_are_refused_although_tf2onnx_writes_them() -> None:
+    spec = [tf.TensorSpec((None, 3), tf.float32, "x")]
+    with pytest.raises(CheckFailed):
+        converted(lambda x: x + tf.random.normal(tf.shape(x), seed=1) + tf.math.erf(tf.math.lgamma(x)), spec, ["y"])

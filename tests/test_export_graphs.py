@@ -1,0 +1,173 @@
+"""The sampler's graph: the same texts as Keras, and choices that do what their names say."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from scipy import special, stats
+
+from kvae.decoding import decode, writable
+from kvae.export.graphs import bundle_graphs, sampler_graph
+from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+
+from .conftest import random_tokens, small_model
+
+HEADS: dict[str, dict[str, Any]] = {
+    "none": {"head": "none", "auxiliary": False},
+    "lstm": {"head_layer_normalization": False},
+    "lstm, normalised": {"head_layer_normalization": True},
+}
+
+CODES = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+
+
+def runner(graph: onnx.ModelProto) -> Any:
+    """A function of the graph's inputs, those of the sampler with defaults."""
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def run(z: np.ndarray = CODES, **given: float) -> list[np.ndarray]:
+        choices = {"seed": 0, "first_row": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_length": 16, **given}
+        kinds = {"temperature": np.float32, "top_p": np.float32}
+        return session.run(
+            None, {"z": z, **{name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()}}
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def sample(model: Any) -> Any:
+    return runner(sampler_graph(model))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_greedy_text_is_keras_greedy_text_for_the_same_codes(head: str) -> None:
+    model = small_model(**HEADS[head])
+    ids, lengths, _ = runner(sampler_graph(model))()
+    expected = np.array(decode(model, CODES))
+    np.testing.assert_array_equal(np.pad(ids, ((0, 0), (0, 16 - ids.shape[1]))), expected)
+    np.testing.assert_array_equal(lengths, ((expected != PAD) & (expected != END)).sum(axis=1))
+
+
+def test_the_encoder_gives_keras_posterior(model: Any) -> None:
+    graph = bundle_graphs(model)["encoder"]
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    tokens = random_tokens(20)
+    expected = model.encoder(tokens, training=False)
+    for found, name in zip(
+        session.run(["mean", "log_variance"], {"tokens": tokens}), ("mean", "log_variance"), strict=True
+    ):
+        np.testing.assert_allclose(found, expected[name], atol=1e-5)
+
+
+def first_step_probabilities(model: Any) -> np.ndarray:
+    """p(first symbol | z) of the first code, from Keras."""
+    projected = model.head.project(model.expander(CODES[:1], training=False))
+    logits, _ = model.head.step(projected[:, 0], np.array([START]), model.head.initial_state(1))
+    return special.softmax(np.array(logits, np.float64)[0] + np.array(writable(9)))
+
+
+def drawn(sample: Any, **choices: float) -> np.ndarray:
+    """How often each symbol is the first one, in 4,000 rows of one code."""
+    ids, _, _ = sample(np.repeat(CODES[:1], 4000, axis=0), max_length=1, **choices)
+    return np.bincount(ids[:, 0], minlength=9)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_symbols_are_drawn_in_proportion_to_their_probability_at_a_temperature(
+    model: Any, sample: Any, temperature: float
+) -> None:
+    expected = first_step_probabilities(model) ** (1 / temperature)
+    expected /= expected.sum()
+    counts = drawn(sample, temperature=temperature)
+    possible = expected * 4000 > 1e-3
+    assert counts[~possible].sum() == 0
+    assert stats.chisquare(counts[possible], expected[possible] / expected[possible].sum() * 4000).pvalue > 1e-3
+
+
+def test_top_k_draws_from_the_k_likeliest_in_their_proportion(model: Any, sample: Any) -> None:
+    probabilities = first_step_probabilities(model)
+    likeliest = np.argsort(-probabilities)[:3]
+    counts = drawn(sample, temperature=1.0, top_k=3)
+    assert set(np.flatnonzero(counts)) == set(likeliest)
+    expected = probabilities[likeliest] / probabilities[likeliest].sum() * 4000
+    assert stats.chisquare(counts[likeliest], expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("top_p", [0.2, 0.6, 0.9])
+def test_top_p_draws_from_the_smallest_set_that_holds_its_share(model: Any, sample: Any, top_p: float) -> None:
+    probabilities = first_step_probabilities(model)
+    order = np.argsort(-probabilities)
+    size = int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1
+    assert set(np.flatnonzero(drawn(sample, temperature=1.0, top_p=top_p))) == set(order[:size])
+
+
+def test_top_1_is_greedy(sample: Any) -> None:
+    np.testing.assert_array_equal(sample(temperature=1.0, top_k=1)[0], sample()[0])
+
+
+def test_the_log_probability_is_that_of_the_written_symbols_at_temperature_1(model: Any, sample: Any) -> None:
+    from kvae.model import shifted
+
+    ids, _, log_probability = sample(temperature=1.3)
+    ids = np.pad(ids, ((0, 0), (0, 16 - ids.shape[1])))
+    logits = np.array(model.head(model.expander(CODES, training=False), shifted(ids), training=False)) + np.array(
+        writable(9)
+    )
+    gains = np.take_along_axis(special.log_softmax(logits, axis=-1), ids[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(log_probability, (gains * (ids != PAD)).sum(axis=1), atol=1e-4)
+
+
+def test_a_row_is_the_same_alone_and_in_any_batch(sample: Any) -> None:
+    together, _, chances = sample(temperature=1.0, seed=9)
+    for row in range(0, 60, 7):
+        alone, _, chance = sample(CODES[row : row + 1], temperature=1.0, seed=9, first_row=row)
+        np.testing.assert_array_equal(
+            np.pad(alone[0], (0, 16 - alone.shape[1])), np.pad(together[row], (0, 16 - together.shape[1]))
+        )
+        assert chance[0] == chances[row]
+
+
+def test_other_seeds_and_other_rows_draw_other_texts(sample: Any) -> None:
+    same_code = np.repeat(CODES[:1], 60, axis=0)
+    first, second = (sample(same_code, temperature=1.0, seed=seed)[0] for seed in (1, 2))
+    assert len({row.tobytes() for row in first}) > 30
+    width = min(first.shape[1], second.shape[1])
+    assert (first[:, :width] != second[:, :width]).any(axis=1).mean() > 0.5
+
+
+def test_decoding_stops_when_every_row_has_ended(model: Any) -> None:
+    biased = small_model()
+    biased.head.classify.bias.assign(np.array([0, 0, 50.0, 0, 0, 0, 0, 0, 0], np.float32))
+    ids, lengths, _ = runner(sampler_graph(biased))()
+    assert ids.shape == (60, 1)
+    assert (lengths == 0).all()
+
+
+def test_max_length_bounds_the_text(sample: Any) -> None:
+    np.testing.assert_array_equal(sample(max_length=3)[0], sample()[0][:, :3])
+
+
+def test_special_symbols_are_never_written() -> None:
+    model = small_model()
+    model.head.classify.bias.assign(np.array([9.0, 9.0, 0.0, 9.0, 0, 0, 0, 0, 0], np.float32))
+    run = runner(sampler_graph(model))
+    for choices in ({}, {"temperature": 1.0}, {"temperature": 50.0, "top_k": 9}):
+        ids, lengths, _ = run(**choices)
+        written = np.arange(ids.shape[1])[None, :] < lengths[:, None]
+        assert not np.isin(ids[written], NEVER_WRITTEN).any()
+
+
+def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) -> None:
+    for graph in bundle_graphs(model).values():
+        operations = {node.op_type for node in graph.graph.node}
+        assert not [name for name in operations if name.startswith(("Random", "Multinomial", "Bernoulli"))]
+        assert not any(item.data_location for item in graph.graph.initializer)
+        assert {entry.domain for entry in graph.opset_import} <= {"", "ai.onnx.ml"}

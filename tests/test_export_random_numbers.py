@@ -1,0 +1,88 @@
+"""Random numbers inside a graph: the published generator, and the distributions made from it."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from scipy import stats
+
+from kvae.export.nodes import Nodes, tensor
+from kvae.export.random_numbers import key_of, normals, row_numbers, threefry, uniform
+
+
+def session(g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str]]]) -> onnxruntime.InferenceSession:
+    declared = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()]
+    model = g.model("test", [tensor(name, "int64") for name in inputs], declared)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run(made: onnxruntime.InferenceSession, **inputs: int) -> list[np.ndarray]:
+    return made.run(None, {name: np.array(value, np.int64) for name, value in inputs.items()})
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_gives_the_published_test_vectors(
+    key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    """Known answers of threefry2x32, 20 rounds, from the authors' Random123 distribution."""
+    g = Nodes()
+    words = threefry(
+        g,
+        (g.constant([key[0]], np.uint32), g.constant([key[1]], np.uint32)),
+        (g.constant([counter[0]], np.uint32), g.constant([counter[1]], np.uint32)),
+    )
+    for word, name in zip(words, "ab", strict=True):
+        g.named(word, name)
+    found = session(g, [], {name: (TensorProto.UINT32, ["n"]) for name in "ab"}).run(None, {})
+    assert tuple(int(word[0]) for word in found) == expected
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32, 2**40 + 5, 2**63 - 1])
+def test_a_seed_becomes_its_low_and_its_high_word(seed: int) -> None:
+    g = Nodes()
+    for word, name in zip(key_of(g, "seed"), ("low", "high"), strict=True):
+        g.named(word, name)
+    found = run(session(g, ["seed"], {name: (TensorProto.UINT32, []) for name in ("low", "high")}), seed=seed)
+    assert [int(word) for word in found] == [seed & 0xFFFFFFFF, seed >> 32]
+
+
+def noise_session(size: int) -> onnxruntime.InferenceSession:
+    g = Nodes()
+    g.named(normals(g, key_of(g, "seed"), row_numbers(g, "first_row", "count"), size), "noise")
+    return session(g, ["seed", "first_row", "count"], {"noise": (TensorProto.FLOAT, ["rows", str(size)])})
+
+
+@pytest.mark.parametrize("size", [1, 5, 32])
+def test_noise_is_standard_normal_and_independent_between_dimensions(size: int) -> None:
+    (noise,) = run(noise_session(size), seed=3, first_row=0, count=20_000)
+    assert noise.shape == (20_000, size)
+    assert stats.kstest(noise.ravel()[:: max(1, size // 2)], "norm").pvalue > 1e-3
+    correlations = np.corrcoef(noise.T).reshape(size, size) - np.eye(size)
+    assert np.abs(correlations).max() < 5 / np.sqrt(20_000)
+
+
+def test_a_row_of_noise_depends_on_the_seed_and_the_row_alone() -> None:
+    made = noise_session(7)
+    (many,) = run(made, seed=5, first_row=0, count=40)
+    (some,) = run(made, seed=5, first_row=33, count=3)
+    (other,) = run(made, seed=6, first_row=0, count=40)
+    np.testing.assert_array_equal(many[33:36], some)
+    assert (many != other).all()
+
+
+def test_uniforms_fill_the_unit_interval_evenly() -> None:
+    g = Nodes()
+    zero = g.constant(0, np.uint32)
+    words = threefry(g, key_of(g, "seed"), (row_numbers(g, "first_row", "count"), zero))
+    g.named(uniform(g, words[0]), "uniform")
+    made = session(g, ["seed", "first_row", "count"], {"uniform": (TensorProto.FLOAT, ["rows"])})
+    (numbers,) = run(made, seed=1, first_row=0, count=50_000)
+    assert 0.0 <= numbers.min() < numbers.max() < 1.0
+    assert stats.kstest(numbers, "uniform").pvalue > 1e-3

@@ -1,0 +1,71 @@
+"""The SavedModel: signatures that plain TensorFlow can call."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kvae.decoding import decode
+from kvae.export.saved_model import write_saved_model
+from kvae.serving.errors import ConfigError
+
+from .conftest import random_tokens, small_model
+
+CODES = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model"
+    write_saved_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def signatures(folder: Path) -> Any:
+    loaded = tf.saved_model.load(str(folder))
+    return {name: (loaded, call) for name, call in loaded.signatures.items()}
+
+
+def call(signatures: Any, name: str, **inputs: Any) -> dict[str, np.ndarray]:
+    return {
+        key: value.numpy()
+        for key, value in signatures[name][1](**{k: tf.constant(v) for k, v in inputs.items()}).items()
+    }
+
+
+def test_its_signatures_are_named(signatures: Any) -> None:
+    assert set(signatures) == {"encode", "decode", "sample", "serving_default"}
+
+
+def test_encode_is_the_models_posterior(model: Any, signatures: Any) -> None:
+    tokens = random_tokens(5)
+    found, expected = call(signatures, "encode", tokens=tokens), model.encoder(tokens, training=False)
+    for name in ("mean", "log_variance"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+
+
+def test_decode_is_the_models_greedy_text(model: Any, signatures: Any) -> None:
+    np.testing.assert_array_equal(call(signatures, "decode", z=CODES)["ids"], np.array(decode(model, CODES)))
+
+
+def test_sample_repeats_at_a_seed_and_changes_with_it(signatures: Any) -> None:
+    def sample(seed: int) -> np.ndarray:
+        return call(signatures, "sample", seed=np.int32(seed), count=np.int32(30), temperature=np.float32(1.0))["ids"]
+
+    assert sample(1).shape == (30, 16)
+    np.testing.assert_array_equal(sample(1), sample(1))
+    assert (sample(1) != sample(2)).any(axis=1).mean() > 0.5
+    assert len({row.tobytes() for row in sample(1)}) > 20
+
+
+def test_a_folder_that_exists_is_refused(model: Any, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="exists already"):
+        write_saved_model(model, folder)

@@ -1,0 +1,107 @@
+"""Who may import whom. The four folders are installed as kvae, kvae.training, kvae.export and kvae.serving."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"kvae": "kvae", "training": "kvae.training", "export": "kvae.export", "serving": "kvae.serving"}
+
+ALLOWED = {
+    "serving": {"numpy", "onnxruntime", "kvae.serving"},
+    "kvae": {"keras", "numpy", "kvae", "kvae.serving.alphabet", "kvae.serving.errors"},
+    "training": {
+        "kvae",
+        "kvae.training",
+        "kvae.serving.alphabet",
+        "kvae.serving.errors",
+        "keras",
+        "tensorflow",
+        "jax",
+        "keras_nlp",
+        "tensorboard",
+        "matplotlib",
+        "numpy",
+    },
+    "export": {"kvae", "kvae.export", "kvae.serving", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "numpy"},
+}
+"""What each folder may import besides the standard library; `kvae` alone stands for the modules of the folder kvae/."""
+
+LAZY = {
+    "kvae/cli.py": {"kvae.demo", "kvae.training", "kvae.export", "kvae.serving"},
+    "kvae/demo.py": {"kvae.training", "kvae.export", "kvae.serving"},
+    "kvae/__init__.py": {"kvae.serving"},
+}
+"""Where the parts are put together: imported inside functions (the demo itself is imported that way)."""
+
+
+def python_files() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Absolute names of the modules that a file imports, relative ones resolved."""
+    folder = path.relative_to(ROOT).parts[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1, f"{path}: relative imports stay inside a folder"
+            yield ".".join(filter(None, (FOLDERS[folder], node.module)))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module
+            yield node.module
+
+
+def home(module: str) -> str:
+    """The package that a module's rule is about: `kvae.model` is `kvae`, `kvae.training.ngram` is `kvae.training`."""
+    parts = module.split(".")
+    if parts[0] != "kvae":
+        return parts[0]
+    return ".".join(parts[:2]) if ".".join(parts[:2]) in FOLDERS.values() else "kvae"
+
+
+def violations(path: Path) -> list[str]:
+    name = path.relative_to(ROOT).as_posix()
+    allowed = ALLOWED[name.split("/")[0]] | LAZY.get(name, set())
+    return [
+        module
+        for module in imported(path)
+        if module.split(".")[0] not in sys.stdlib_module_names
+        if module != "__future__" and home(module) not in allowed and module not in allowed
+    ]
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_imports_only_what_its_folder_may(path: Path) -> None:
+    assert violations(path) == []
+
+
+def test_a_forbidden_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "serving").mkdir()
+    file = tmp_path / "serving" / "sampler.py"
+    file.write_text("import keras\nfrom kvae.model import TextVAE\nfrom .errors import KvaeError\nimport json\n")
+    assert violations(file) == ["keras", "kvae.model"]
+
+
+def test_the_folders_are_never_imported_by_their_bare_names() -> None:
+    files = [*python_files(), *(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    bare = [(path.name, module) for path in files for module in imported_from_anywhere(path) if module in FOLDERS]
+    assert [entry for entry in bare if entry[1] != "kvae"] == []
+
+
+def imported_from_anywhere(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
+
+
+def test_the_steps_of_a_backend_are_the_one_thing_that_the_model_finds_by_name() -> None:
+    dynamic = [path for path in python_files() if "import_module(" in path.read_text(encoding="utf-8")]
+    assert [path.relative_to(ROOT).as_posix() for path in dynamic] == ["kvae/__init__.py", "kvae/model.py"]

@@ -1,0 +1,95 @@
+"""Configurations check themselves and survive JSON."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+
+from kvae.configuration import Config, ModelConfig, ObjectiveConfig, Section, TrainingConfig, parse_setting, rules
+from kvae.presets import PRESETS, preset
+from kvae.serving.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_configuration_survives_json(name: str) -> None:
+    config = preset(name)
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model.latent_sise": 64}, "did you mean 'model.latent_size'"),
+        ({"modle.latent_size": 64}, "did you mean 'model.latent_size'"),
+        ({"latent_size": 64}, "did you mean 'model.latent_size'"),
+        ({"model.latent_size": "many"}, "model.latent_size must be a whole number, got 'many'"),
+        ({"model.latent_size": 0}, "model.latent_size must be at least 1, got 0"),
+        ({"model.latent_size": True}, "must be a whole number, got True"),
+        ({"model.encoder_filters": [64, -1]}, "model.encoder_filters must be at least 1, got -1"),
+        ({"model.encoder_filters": 64}, "must be a list such as"),
+        ({"model.encoder_filters": []}, "must be a list such as"),
+        ({"model.head": "lstn"}, "did you mean 'lstm'"),
+        ({"model.auxiliary": "no"}, "model.auxiliary must be true or false, got 'no'"),
+        ({"objective.input_dropout": 1.5}, "objective.input_dropout must be between 0.0 and 1.0, got 1.5"),
+        ({"training.learning_rate": float("nan")}, "training.learning_rate must be a number, got nan"),
+        ({"data.too_long": "truncate"}, "data.too_long is 'truncate'"),
+    ],
+)
+def test_a_setting_that_breaks_a_rule_is_refused_with_the_way_out(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config().with_settings(settings)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_key_in_a_dictionary_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'latent_size'"):
+        ModelConfig.from_dict({"latent_sze": 3})
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'hybrid-lstm'"):
+        preset("hybrid-lstn")
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("model.latent_size=64", ("model.latent_size", 64)),
+        ("model.encoder_filters=[8,16]", ("model.encoder_filters", [8, 16])),
+        ("data.too_long=cut", ("data.too_long", "cut")),
+        ("model.auxiliary=false", ("model.auxiliary", False)),
+        ("data.source=a=b.txt", ("data.source", "a=b.txt")),
+    ],
+)
+def test_a_setting_is_json_where_it_parses_and_text_where_not(text: str, setting: tuple[str, Any]) -> None:
+    assert parse_setting(text) == setting
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_setting("model.latent_size")
+
+
+def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
+    from kvae.encoders import ENCODERS
+    from kvae.expanders import EXPANDERS
+    from kvae.heads import HEADS
+    from kvae.latents import LATENTS
+    from kvae.objectives import PENALTIES, SCHEDULES
+    from kvae.priors import PRIORS
+
+    slots: list[tuple[type[Section], str, Any]] = [
+        (ModelConfig, "encoder", ENCODERS),
+        (ModelConfig, "latent", LATENTS),
+        (ModelConfig, "prior", PRIORS),
+        (ModelConfig, "expander", EXPANDERS),
+        (ModelConfig, "head", HEADS),
+        (ObjectiveConfig, "penalty", PENALTIES),
+        (ObjectiveConfig, "schedule", SCHEDULES),
+    ]
+    for section, name, functions in slots:
+        assert set(get_args(rules(section)[name])) == set(functions), name
+
+
+def test_whole_numbers_are_taken_where_numbers_are_wanted() -> None:
+    assert TrainingConfig(learning_rate=1).learning_rate == 1.0

@@ -1,0 +1,179 @@
+"""The functional graph, its Keras manners, and decoding inside Keras."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kvae.decoding import at_temperature, decode, sample
+from kvae.model import TextVAE, shifted
+from kvae.presets import PRESETS, preset
+from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+from kvae.serving.errors import ConfigError
+
+from .conftest import random_tokens, small_config, small_model
+
+
+def compiled(**model: object) -> TextVAE:
+    made = small_model(**model)
+    made.compile(keras.optimizers.Adam(0.01, global_clipnorm=5.0))
+    return made
+
+
+def test_outputs_are_a_dict_of_named_tensors() -> None:
+    shapes = {name: tensor.shape for name, tensor in small_model()(random_tokens(3)).items()}
+    assert shapes == {
+        "logits": (3, 16, 9),
+        "auxiliary_logits": (3, 16, 9),
+        "mean": (3, 4),
+        "log_variance": (3, 4),
+        "z": (3, 4),
+        "kl_level_0": (3,),
+    }
+
+
+def test_previous_is_the_tokens_shifted_behind_start() -> None:
+    tokens = random_tokens(2)
+    previous = np.array(shifted(tokens))
+    assert (previous[:, 0] == START).all()
+    np.testing.assert_array_equal(previous[:, 1:], tokens[:, :-1])
+
+
+def test_auxiliary_logits_see_the_code_and_no_history() -> None:
+    model = small_model()
+    noise = np.zeros((1, 4), np.float32)
+    tokens = random_tokens(1)
+    model.encoder.trainable = False
+    mean = model.encoder(tokens)["mean"]
+    expected = model.parts.auxiliary(model.expander(mean, training=False))
+    np.testing.assert_allclose(
+        model.parts.outputs(tokens, noise, training=False)["auxiliary_logits"], expected, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_of_small_size_trains_a_step_with_finite_named_losses(name: str) -> None:
+    config = preset(name)
+    small = small_config(
+        head=config.model.head,
+        auxiliary=config.model.auxiliary,
+        head_layer_normalization=config.model.head_layer_normalization,
+    )
+    model = TextVAE(small, config.objective)
+    model.compile("adam")
+    history = model.fit(
+        random_tokens(32), batch_size=16, verbose=0, validation_data=(random_tokens(16, seed=1),)
+    ).history
+    named = {"loss", "reconstruction", "kl", "kl_level_0", "elbo", "bits_per_character", "beta"}
+    named |= {"auxiliary"} if config.model.auxiliary else set()
+    assert set(history) == named | {"gradient_norm"} | {f"val_{name}" for name in named}
+    assert all(np.isfinite(values).all() for values in history.values())
+
+
+def test_the_published_tweet_model_has_the_published_size() -> None:
+    """Semeniuta et al. 2017, 4.3: 10.8 million parameters; ours is counted without padding-only weights."""
+    config = preset("hybrid-lstm-tweets").with_settings({"model.vocabulary_size": 259})
+    assert TextVAE(config.model, config.objective).count_params() == pytest.approx(10.8e6, rel=0.1)
+
+
+def test_fit_lowers_the_loss() -> None:
+    tokens = random_tokens(64)
+    losses = compiled().fit(tokens, epochs=15, batch_size=16, verbose=0).history["loss"]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_weight_moves_by_no_more_than_the_clipped_gradient_allows() -> None:
+    model = small_model()
+    model.compile(keras.optimizers.SGD(1.0, global_clipnorm=0.01))
+    before = [np.array(weight) for weight in model.trainable_weights]
+    history = model.fit(random_tokens(16), batch_size=16, verbose=0).history
+    changes = (np.array(new) - old for new, old in zip(model.trainable_weights, before, strict=True))
+    moved = np.sqrt(sum(np.square(change).sum() for change in changes))
+    assert history["gradient_norm"][0] > 0.01
+    assert moved == pytest.approx(0.01, rel=1e-2)
+
+
+def test_every_step_counts_and_moves_beta() -> None:
+    model = small_model({"ramp_steps": 8})
+    model.compile("adam")
+    model.fit(random_tokens(64), batch_size=16, verbose=0)
+    assert int(model.training_steps) == 4
+    assert model.evaluate(random_tokens(16), verbose=0, return_dict=True)["beta"] == pytest.approx(0.5)
+
+
+def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
+    model = compiled()
+    tokens = random_tokens(20)
+    found = model.evaluate(tokens, batch_size=16, verbose=0, return_dict=True)
+    characters = (tokens != PAD).sum()
+    assert found["bits_per_character"] == pytest.approx(found["elbo"] * 20 / characters / np.log(2), rel=1e-4)
+
+
+def test_a_saved_model_gives_the_same_outputs_and_trains_on(tmp_path: Path) -> None:
+    model = compiled()
+    tokens, noise = random_tokens(16), np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    model.fit(tokens, batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    expected = model.parts.outputs(tokens, noise, training=False)
+    for name, tensor in again.parts.outputs(tokens, noise, training=False).items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+    again.fit(tokens, batch_size=8, verbose=0)
+    assert int(again.training_steps) == 4
+
+
+def test_predict_returns_every_output_for_every_row() -> None:
+    found = compiled().predict(random_tokens(20), batch_size=16, verbose=0)
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(found, 20)
+
+
+def test_the_training_step_compiles_with_xla() -> None:
+    model = small_model()
+    model.compile("adam", jit_compile=True)
+    assert np.isfinite(model.fit(random_tokens(16), batch_size=16, verbose=0).history["loss"]).all()
+
+
+def test_decoding_never_writes_a_special_symbol_but_end_and_pads_behind_it() -> None:
+    model = small_model()
+    model.head.classify.bias.assign(np.array([9.0, 9.0, 0.0, 9.0, 0, 0, 0, 0, 0], np.float32))
+    tokens = np.array(sample(model, 200, at_temperature(1.0, seed=0), seed=0))
+    ended = np.cumsum(tokens == END, axis=1) - (tokens == END) > 0
+    assert (tokens[ended] == PAD).all()
+    assert not np.isin(tokens[~ended], NEVER_WRITTEN).any()
+    assert ended.any()
+
+
+def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
+    model = small_model()
+    z = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    tokens = np.array(decode(model, z))
+    logits = np.array(model.head(model.expander(z, training=False), shifted(tokens), training=False))
+    logits[..., list(NEVER_WRITTEN)] = -np.inf
+    counted = tokens != PAD
+    np.testing.assert_array_equal(tokens[counted], logits.argmax(axis=-1)[counted])
+
+
+def test_decoding_at_a_seed_repeats() -> None:
+    model = small_model()
+    first, second = (np.array(sample(model, 20, at_temperature(1.0, seed=3), seed=3)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "message"),
+    [
+        ({"head": "none"}, {"alpha": 0.0}, "head 'none'"),
+        ({"auxiliary": False}, {"alpha": 0.1}, "objective.alpha is 0.1 but model.auxiliary is false"),
+        ({"length": 18}, {}, "model.length must be a multiple of 4"),
+        ({"vocabulary_size": 0}, {}, "model.vocabulary_size is not set"),
+    ],
+)
+def test_slots_that_do_not_fit_are_refused_with_the_reason(
+    model: dict[str, object], objective: dict[str, object], message: str
+) -> None:
+    from kvae.configuration import ObjectiveConfig
+
+    with pytest.raises(ConfigError) as caught:
+        TextVAE(small_config(**model), ObjectiveConfig(**objective))
+    assert message in str(caught.value)

@@ -1,0 +1,150 @@
+"""The Sampler: same seed, same text, and plain words for what it cannot do."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.serving import BundleError, ConfigError, DataError, KvaeError, Sampler
+from kvae.serving.sampler import CHUNK
+
+
+def test_sampling_twice_at_a_seed_gives_the_same_texts(sampler: Sampler) -> None:
+    assert sampler.sample(20, seed=7) == sampler.sample(20, seed=7)
+    assert sampler.sample(20, seed=7) != sampler.sample(20, seed=8)
+
+
+@pytest.mark.parametrize("options", [{}, {"greedy": True}, {"temperature": 0.7, "top_k": 3, "top_p": 0.9}])
+def test_rows_are_the_same_one_by_one(sampler: Sampler, options: dict[str, Any]) -> None:
+    together = sampler.generate(40, seed=7, **options)
+    alone = [sampler.generate(1, seed=7, first_row=row, **options)[0] for row in range(40)]
+    assert alone == together
+
+
+def test_texts_do_not_depend_on_the_number_of_threads(bundle_folder: Path) -> None:
+    one, two = (Sampler.load(bundle_folder, threads=threads).generate(50, seed=7) for threads in (1, 2))
+    assert one == two
+
+
+def test_texts_do_not_depend_on_the_process(bundle_folder: Path, sampler: Sampler) -> None:
+    code = f"from kvae.serving import Sampler; print(Sampler.load({str(bundle_folder)!r}).sample(5, seed=7))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sampler.sample(5, seed=7))
+
+
+def test_many_rows_are_decoded_in_pieces_that_do_not_show(sampler: Sampler) -> None:
+    many = sampler.generate(2 * CHUNK + 3, seed=1)
+    assert [sample.row for sample in many] == list(range(2 * CHUNK + 3))
+    assert many[CHUNK - 1 : CHUNK + 2] == sampler.generate(3, seed=1, first_row=CHUNK - 1)
+
+
+def test_many_callers_share_a_sampler(sampler: Sampler) -> None:
+    expected = [sampler.sample(5, seed=seed) for seed in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda seed: sampler.sample(5, seed=seed), range(16))) == expected
+
+
+def test_without_a_seed_one_is_drawn_and_told(sampler: Sampler) -> None:
+    first, second = sampler.generate(3), sampler.generate(3)
+    assert first[0].seed != second[0].seed
+    assert [sample.text for sample in first] == sampler.sample(3, seed=first[0].seed)
+
+
+def test_texts_are_of_the_alphabet_and_no_longer_than_the_model(sampler: Sampler) -> None:
+    texts = sampler.sample(200, seed=0, temperature=2.0)
+    assert set("".join(texts)) <= set(sampler.alphabet.symbols)
+    assert max(map(len, texts)) <= 16
+
+
+def test_a_text_is_finished_when_the_model_ended_it(sampler: Sampler) -> None:
+    for sample in sampler.generate(100, seed=0, max_length=6, temperature=1.5):
+        assert sample.finished == (len(sample.text) < 6)
+        assert sample.log_probability < 0
+
+
+def test_no_texts_are_no_texts(sampler: Sampler) -> None:
+    assert sampler.sample(0, seed=0) == sampler.reconstruct([]) == sampler.decode(np.zeros((0, 4))) == []
+    assert sampler.encode([]).shape == (0, 4)
+
+
+def test_codes_are_the_posterior_of_keras(sampler: Sampler, run_folder: Path) -> None:
+    from kvae.runs import load_run
+
+    trained, texts = load_run(run_folder), ["KAMITO", "RUNEKA", "MI"]
+    expected = trained.model.encoder(trained.alphabet.encode(texts, 16), training=False)
+    for found, name in zip(sampler.posterior(texts), ("mean", "log_variance"), strict=True):
+        np.testing.assert_allclose(found, expected[name], atol=1e-5)
+    np.testing.assert_array_equal(sampler.encode("KAMITO"), sampler.encode(["KAMITO"]))
+
+
+def test_decoding_a_code_is_keras_greedy_decoding(sampler: Sampler, run_folder: Path) -> None:
+    from kvae.decoding import decode
+    from kvae.runs import load_run
+
+    trained = load_run(run_folder)
+    codes = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    assert sampler.decode(codes) == trained.alphabet.decode(np.array(decode(trained.model, codes)))
+
+
+def test_reconstruction_is_decoding_the_code(sampler: Sampler) -> None:
+    texts = ["KAMITO", "RUNEKA"]
+    assert sampler.reconstruct(texts) == sampler.decode(sampler.encode(texts))
+
+
+def test_interpolation_goes_straight_from_one_reconstruction_to_the_other(sampler: Sampler) -> None:
+    first, last = "KAMITO", "NENENE"
+    texts = sampler.interpolate(first, last, steps=5)
+    assert len(texts) == 5
+    assert [texts[0], texts[-1]] == sampler.reconstruct([first, last])
+    assert texts[2] == sampler.decode(sampler.encode([first, last]).mean(axis=0, keepdims=True))[0]
+
+
+def test_info_is_the_manifest(sampler: Sampler) -> None:
+    assert sampler.info()["latent"] == {"kind": "dense", "size": 4, "prior": "standard"}
+    assert sampler.info()["training"]["source"] == "names.txt"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda s: s.sample(-1), ConfigError, "n must be a whole number"),
+        (lambda s: s.sample(2.5), ConfigError, "n must be a whole number"),
+        (lambda s: s.sample(1, seed=-1), ConfigError, "seed must be a whole number"),
+        (lambda s: s.sample(1, seed="7"), ConfigError, "got '7'"),
+        (lambda s: s.sample(1, first_row=-1), ConfigError, "first_row must be"),
+        (lambda s: s.sample(1, temperature=0), ConfigError, "temperature must be above 0"),
+        (lambda s: s.sample(1, temperature=float("nan")), ConfigError, "temperature must be above 0"),
+        (lambda s: s.sample(1, top_p=0.0), ConfigError, "top_p must be above 0"),
+        (lambda s: s.sample(1, top_k=-3), ConfigError, "top_k must be a whole number"),
+        (lambda s: s.sample(1, max_length=17), ConfigError, "max_length must be a whole number from 1 to 16"),
+        (lambda s: s.sample(1, greedy=True, temperature=0.5), ConfigError, "greedy takes the likeliest symbol"),
+        (lambda s: s.encode(["KAMI", "KÄMI"]), DataError, "characters the model never saw: 'Ä' 1"),
+        (lambda s: s.encode(["KAMI"], unknown="ignore"), ConfigError, "unknown must be"),
+        (lambda s: s.encode(["K" * 16]), DataError, "text 0 has 16 characters, the model takes at most 15"),
+        (lambda s: s.decode(np.zeros((2, 3))), DataError, "shape (n, 4), got shape (2, 3)"),
+        (lambda s: s.decode(np.full((1, 4), np.nan)), DataError, "finite"),
+        (lambda s: s.interpolate("KA", "MI", steps=1), ConfigError, "steps must be"),
+    ],
+)
+def test_what_it_cannot_do_it_says(sampler: Sampler, call: Any, error: type[KvaeError], message: str) -> None:
+    with pytest.raises(error) as caught:
+        call(sampler)
+    assert message in str(caught.value)
+
+
+def test_unknown_characters_are_replaced_when_asked(sampler: Sampler) -> None:
+    assert sampler.encode(["KÄMI"], unknown="replace").shape == (1, 4)
+
+
+def test_every_error_is_a_kvae_error_with_an_exit_code() -> None:
+    assert [error.exit_code for error in (KvaeError, ConfigError, BundleError, DataError)] == [1, 2, 3, 4]
+    assert all(issubclass(error, KvaeError) for error in (ConfigError, BundleError, DataError))
+
+
+def test_an_unknown_option_is_pythons_own_error(sampler: Sampler) -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        sampler.sample(1, temprature=1.0)

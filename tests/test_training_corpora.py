@@ -1,0 +1,183 @@
+"""Real files, good and bad, become tokens or a clear error."""
+
+import gzip
+import io
+import lzma
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.configuration import Config
+from kvae.presets import preset
+from kvae.serving.alphabet import END, PAD, UNKNOWN, Alphabet
+from kvae.serving.errors import DataError
+from kvae.training.corpora import held_out, hold_out, prepare, read_texts, unicode_names
+
+
+def config(source: Path | str, **settings: Any) -> Config:
+    return preset("hybrid-lstm").with_settings(
+        {"data.source": str(source), **{key.replace("__", "."): value for key, value in settings.items()}}
+    )
+
+
+def lines_file(tmp_path: Path, lines: list[str]) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_bytes("\n".join(lines).encode())
+    return path
+
+
+MANY = [f"name {number}" for number in range(100)]
+
+
+def test_unicode_names_are_the_listed_names_of_pythons_own_table() -> None:
+    names = unicode_names()
+    assert len(names) == len(set(names))
+    assert {"LATIN SMALL LETTER A", "BLACK CHESS QUEEN", "KANGXI RADICAL ONE"} <= set(names)
+    assert not any(
+        name.startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEO", "HANGUL SYLLABLE ", "TANGUT IDEO")) for name in names
+    )
+    if unicodedata.unidata_version == "14.0.0":
+        assert (len(names), len(set("".join(names))), max(map(len, names))) == (31879, 38, 88)
+
+
+@pytest.mark.parametrize(("ending", "opener"), [("txt", open), ("gz", gzip.open), ("xz", lzma.open)])
+def test_plain_and_packed_files_read_alike(tmp_path: Path, ending: str, opener: Any) -> None:
+    path = tmp_path / f"a.{ending}"
+    with opener(path, "wb") as file:
+        file.write("\ufeffätzend\r\n\r\nzwei\n".encode())
+    notes: list[str] = []
+    assert read_texts(str(path), "lines", notes) == ["ätzend", "zwei"]
+    assert notes == [f"{path}: 1 blank lines skipped"]
+
+
+def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    assert read_texts("-", "lines", []) == ["one", "two"]
+
+
+def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    files = {
+        "missing": (None, "no such file or corpus"),
+        "empty": (b"", "has no text"),
+        "blank": (b"\n \n", "has no text"),
+        "latin-1": ("gut\nschön\n".encode("latin-1"), "line 2 is not UTF-8 (byte 0xf6)"),
+        "single": (b"only one line\n", "at least two different lines"),
+        "repeated": (b"same\nsame\nsame\n", "at least two different lines"),
+        "broken.xz": (lzma.compress(b"text\n" * 100)[:-20], "cannot be read"),
+        "plain.gz": (b"not packed\n", "cannot be read"),
+    }
+    for name, (content, _) in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    return {
+        **{name: (tmp_path / name, rule) for name, (_, rule) in files.items()},
+        "folder": (tmp_path / "folder", "cannot be read"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["missing", "empty", "blank", "latin-1", "single", "repeated", "broken.xz", "plain.gz", "folder"]
+)
+def test_a_file_that_cannot_be_used_is_a_data_error_that_says_why(tmp_path: Path, name: str) -> None:
+    path, rule = bad_files(tmp_path)[name]
+    with pytest.raises(DataError) as caught:
+        prepare(config(path))
+    assert rule in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_lines_longer_than_the_model_are_refused_with_their_count_and_the_choice(tmp_path: Path) -> None:
+    path = lines_file(tmp_path, [*MANY, "x" * 40, "y" * 41])
+    with pytest.raises(DataError) as caught:
+        prepare(config(path, model__length=16, data__validation=str(lines_file_named(tmp_path, "v.txt", MANY[:9]))))
+    message = str(caught.value)
+    assert "2 of 102 train lines are longer than the model's 15 characters" in message
+    for choice in ("data.too_long=cut", "data.too_long=drop", "model.length=44"):
+        assert choice in message
+
+
+def lines_file_named(tmp_path: Path, name: str, lines: list[str]) -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("choice", "left", "longest"), [("cut", 101, 15), ("drop", 100, 7)])
+def test_long_lines_are_cut_or_dropped_when_asked_and_said(
+    tmp_path: Path, choice: str, left: int, longest: int
+) -> None:
+    path = lines_file(tmp_path, [*MANY, "x" * 40])
+    ready = prepare(config(path, model__length=16, data__too_long=choice))
+    texts = [*ready.train_texts, *ready.validation_texts]
+    assert (len(texts), max(map(len, texts))) == (left, longest)
+    assert any("longer than the model's 15 characters" in note for note in ready.notes)
+
+
+def test_the_length_follows_the_longest_line(tmp_path: Path) -> None:
+    ready = prepare(config(lines_file(tmp_path, [*MANY, "x" * 41])))
+    assert ready.config.model.length == 44
+    assert ready.train.shape[1] == 44
+
+
+def test_lines_beyond_any_sensible_length_want_a_choice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the longest of 101 lines has 5,000 characters"):
+        prepare(config(lines_file(tmp_path, [*MANY, "x" * 5000])))
+
+
+def test_rows_are_text_end_and_padding(tmp_path: Path) -> None:
+    ready = prepare(config(lines_file(tmp_path, MANY)))
+    assert ready.train.dtype == np.uint8
+    assert ready.alphabet.decode(ready.train) == ready.train_texts
+    for text, row in zip(ready.train_texts, ready.train, strict=True):
+        assert row[len(text)] == END
+        assert (row[len(text) + 1 :] == PAD).all()
+
+
+def test_the_split_leaks_no_text_and_is_the_same_each_time() -> None:
+    texts = [str(number % 500) for number in range(2000)]
+    train, validation = hold_out(texts, 0.1, seed=0)
+    assert set(train) & set(validation) == set()
+    assert sorted(train + validation) == sorted(texts)
+    assert len(validation) == pytest.approx(200, abs=80)
+    assert hold_out(texts, 0.1, seed=0) == (train, validation)
+    assert hold_out(texts, 0.1, seed=1) != (train, validation)
+
+
+def test_rare_symbols_beyond_the_alphabet_are_unknown_and_reported(tmp_path: Path) -> None:
+    ready = prepare(config(lines_file(tmp_path, [*MANY, "name ☃", "name ☄"]), data__max_symbols=15))
+    assert len(ready.alphabet.symbols) == 15
+    assert "☃" not in ready.alphabet.symbols
+    assert (np.concatenate([ready.train, ready.validation]) == UNKNOWN).sum() == 2
+    assert any("2 characters of 2 kinds are outside the alphabet of 15" in note for note in ready.notes)
+
+
+def test_a_stream_is_cut_into_windows_that_cover_the_held_out_end(tmp_path: Path) -> None:
+    text = "\n".join(MANY * 5)
+    ready = prepare(
+        config(lines_file(tmp_path, MANY * 5), data__mode="windows", model__length=32, data__validation_fraction=0.2)
+    )
+    assert ready.alphabet.decode(ready.train[None, :])[0] == text[: ready.train.size]
+    assert ready.validation.shape == (len(text) // 5 // 32, 32)
+    assert "".join(ready.alphabet.decode(ready.validation)) == text[ready.train.size :][: ready.validation.size]
+
+
+def test_a_stream_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer than one window of 64"):
+        prepare(config(lines_file(tmp_path, MANY[:3]), data__mode="windows"))
+
+
+def test_evaluation_finds_the_texts_that_were_held_out(tmp_path: Path) -> None:
+    ready = prepare(config(lines_file(tmp_path, MANY)))
+    rows, texts, _ = held_out(ready.config, ready.alphabet)
+    assert texts == ready.validation_texts
+    np.testing.assert_array_equal(rows, ready.validation)
+
+
+def test_an_alphabet_keeps_the_commonest_and_orders_them_by_code_point() -> None:
+    assert Alphabet.build(["zzbbba", "b"], max_symbols=2).symbols == ("b", "z")

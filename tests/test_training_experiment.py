@@ -1,0 +1,169 @@
+"""A run leaves a folder that answers every question, or nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.presets import preset
+from kvae.runs import load_run
+from kvae.serving.errors import ConfigError, DataError, ModelError
+from kvae.training import experiment
+from kvae.training.experiment import run
+
+
+def quiet(sentence: str) -> None:
+    pass
+
+
+def test_a_run_folder_holds_configuration_vocabulary_model_metrics_and_report(run_folder: Path) -> None:
+    names = {path.relative_to(run_folder).as_posix() for path in run_folder.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "vocabulary.json",
+        "model.keras",
+        "metrics.jsonl",
+        "report/evaluation.json",
+        "report/curves.png",
+    } <= names
+    assert not [name for name in names if "partial" in name]
+
+
+def test_the_metrics_file_has_a_line_an_epoch_with_every_metric(run_folder: Path) -> None:
+    records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert [record["step"] for record in records] == [7, 14, 21]
+    wanted = {"loss", "reconstruction", "kl", "kl_level_0", "auxiliary", "beta", "elbo", "bits_per_character"}
+    assert wanted | {f"val_{name}" for name in wanted} | {"gradient_norm"} <= set(records[0])
+
+
+def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
+    trained = load_run(run_folder)
+    assert trained.config.model.length == 16
+    assert int(trained.model.training_steps) == 21
+    assert (
+        trained.evaluation["texts"]
+        == len(
+            [line for line in (run_folder / "report" / "evaluation.json").read_text().splitlines() if '"texts"' in line]
+        )
+        * trained.evaluation["texts"]
+    )
+    assert trained.evaluation["elbo"] == pytest.approx(trained.evaluation["reconstruction"] + trained.evaluation["kl"])
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    found.Reload()
+    return found
+
+
+def test_tensorboard_has_every_metric_for_training_and_validation_on_the_same_axes(run_folder: Path) -> None:
+    train, validation = (events(run_folder / "logs" / part) for part in ("train", "validation"))
+    shared = {"loss", "reconstruction", "kl", "kl_level_0", "auxiliary", "beta", "elbo", "bits_per_character"}
+    assert shared | {"gradient_norm", "learning_rate"} <= set(train.Tags()["tensors"])
+    latent = {"active_units", "mutual_information", "kl_per_dimension", "samples", "reconstructions"}
+    assert shared | latent <= set(validation.Tags()["tensors"])
+    for found, name in (
+        (train, "loss"),
+        (validation, "loss"),
+        (validation, "kl_per_dimension"),
+        (validation, "samples"),
+    ):
+        assert [event.step for event in found.Tensors(name)] == [7, 14, 21]
+
+
+def test_tensorboard_shows_reconstructions_beside_their_originals(run_folder: Path, corpus_file: Path) -> None:
+    (text,) = events(run_folder / "logs" / "validation").Tensors("reconstructions")[-1].tensor_proto.string_val
+    originals = [line.strip() for line in text.decode().splitlines() if line.strip() and "->" not in line]
+    assert set(originals) <= set(corpus_file.read_text().split())
+    assert text.decode().count("->") == len(originals) > 0
+
+
+def test_a_folder_that_exists_is_never_touched(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("data")
+    with pytest.raises(ConfigError, match="exists already"):
+        run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "mine", quiet)
+    assert (tmp_path / "mine" / "precious").read_text() == "data"
+
+
+@pytest.mark.parametrize("settings", [{"data.source": "nowhere.txt"}, {"model.length": 15}, {"model.head": "none"}])
+def test_what_cannot_start_leaves_no_folder(
+    tmp_path: Path, small_settings: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    with pytest.raises((ConfigError, DataError)):
+        run(preset("hybrid-lstm").with_settings({**small_settings, **settings}), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_breaks_leaves_no_folder(
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*arguments: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(experiment, "save_model", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        run(preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 1}), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_end_a_run_within_an_epoch(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    trained, _ = run(
+        preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 9}), tmp_path / "run", quiet
+    )
+    assert int(trained.model.training_steps) == 9
+
+
+def test_the_same_seed_trains_the_same_model(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    settings = {**small_settings, "training.steps": 4}
+    first, second = (run(preset("hybrid-lstm").with_settings(settings), tmp_path / name, quiet)[0] for name in "ab")
+    for one, other in zip(first.model.trainable_weights, second.model.trainable_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6, err_msg=one.path)
+
+
+def test_a_stream_trains_as_windows(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    settings = {**small_settings, "data.mode": "windows", "training.steps": 4, "data.validation_fraction": 0.3}
+    trained, ready = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", quiet)
+    assert trained.evaluation["positions"] == ready.validation.size
+    assert trained.evaluation["reconstruction"] == pytest.approx(trained.evaluation["reconstruction_with_padding"])
+
+
+def test_ctrl_c_keeps_the_model_of_that_moment(
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupt(experiment.StopAtStep):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if int(self.model.training_steps) == 9:
+                raise KeyboardInterrupt
+
+    said: list[str] = []
+    monkeypatch.setattr(experiment, "StopAtStep", Interrupt)
+    trained, _ = run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", said.append)
+    assert int(load_run(trained.path).model.training_steps) == 9
+    assert any("stopped after 9 steps" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("config.json", "not a run folder"), ("model.keras", "has not finished")]
+)
+def test_a_run_that_lacks_a_file_is_a_model_error(tmp_path: Path, run_folder: Path, name: str, message: str) -> None:
+    import shutil
+
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match=message):
+        load_run(copy)
+
+
+def test_a_damaged_model_is_a_model_error(tmp_path: Path, run_folder: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    (copy / "model.keras").write_bytes((copy / "model.keras").read_bytes()[:1000])
+    with pytest.raises(ModelError, match="damaged"):
+        load_run(copy)
