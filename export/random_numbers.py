@@ -72,7 +72,6 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     above_zero = g.Sub(g.constant(1.0, np.float64), above_zero)
     radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float64), g.Log(above_zero)))
     angle = g.Mul(g.constant(2 * math.pi, np.float64), turn)
-    sine, cosine = g.Sin(angle), g.Sin(g.Add(angle, g.constant(math.pi / 2, np.float64)))
-    both = g.Concat(g.Mul(radius, cosine), g.Mul(radius, sine), axis=1)
+    both = g.Concat(g.Mul(radius, g.Cos(angle)), g.Mul(radius, g.Sin(angle)), axis=1)
     noise = g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
     return g.Cast(noise, to=TensorProto.FLOAT)

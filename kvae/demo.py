@@ -12,6 +12,7 @@ from kvae.presets import preset
 from kvae.serving.sampler import Sampler
 from kvae.serving.verification import verify
 from kvae.training.corpora import CORPORA
+from kvae.training.evaluation import spread
 from kvae.training.experiment import run
 from kvae.training.ngram import NGram
 
@@ -38,7 +39,7 @@ def demonstrate(out: str | Path, say: Callable[[str], None]) -> None:
     write_bundle(trained.model, trained.alphabet, trained.config, bundle, trained.evaluation)
     checked = verify(bundle)
     sampler = Sampler.load(bundle)
-    originals = prepared.validation_texts[:5]
+    originals = trained.alphabet.decode(spread(prepared.validation, 5))
     evaluation = trained.evaluation
 
     section(f"Held-out {CORPUS}")

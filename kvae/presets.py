@@ -29,8 +29,8 @@ HYBRID = Config(
         head="lstm",
         head_units=192,
     ),
-    objective=ObjectiveConfig(alpha=0.2, ramp_start=0, ramp_steps=1000),
-    training=TrainingConfig(epochs=5, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
+    objective=ObjectiveConfig(alpha=0.25, ramp_start=0, ramp_steps=1000),
+    training=TrainingConfig(epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
 )
 
 HYBRID_PTB = Config(

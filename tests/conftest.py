@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,7 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
         "data.source": str(corpus_file),
         **{f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()},
         "training.epochs": 3,
+        "training.jit_compile": False,
         "training.batch_size": 16,
         "training.learning_rate": 0.01,
         "objective.ramp_steps": 10,
@@ -82,14 +82,14 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, Any]) -> Iterator[Path]:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, Any]) -> Path:
     """A finished run on `corpus_file`."""
     from kvae.presets import preset
     from kvae.training.experiment import run
 
     path = tmp_path_factory.mktemp("runs") / "small"
     run(preset("hybrid-lstm").with_settings(small_settings), path, say=lambda sentence: None)
-    yield path
+    return path
 
 
 @pytest.fixture(scope="session")

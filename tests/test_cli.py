@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ def json_of(result: tuple[int, str, str]) -> Any:
 
 SMALL = [
     "--epochs=1",
+    "--set=training.jit_compile=false",
     "--batch-size=16",
     "--set=model.encoder_filters=[8,16]",
     "--set=model.expander_filters=[16,8]",
@@ -119,53 +122,77 @@ def test_overwrite_removes_a_run_and_nothing_else(kvae: Any, corpus_file: Path, 
     assert "is not a run folder" in err
 
 
-def bad_inputs(tmp: Path, run: Path, bundle: Path, corpus: Path) -> dict[str, tuple[list[object], int, str]]:
-    """Commands that must fail: arguments, exit code, and words of the error."""
-    (tmp / "empty.txt").write_bytes(b"")
-    (tmp / "latin.txt").write_bytes("gut\nschön\n".encode("latin-1"))
-    (tmp / "single.txt").write_text("one line\n")
-    (tmp / "long.txt").write_text("\n".join([*map(str, range(50)), "x" * 99]))
-    flipped, truncated, newer = (shutil.copytree(bundle, tmp / name) for name in ("flipped", "truncated", "newer"))
-    content = bytearray((flipped / "sampler.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (flipped / "sampler.onnx").write_bytes(content)
-    (truncated / "encoder.onnx").write_bytes((truncated / "encoder.onnx").read_bytes()[:-1])
-    (newer / "manifest.json").write_text(json.dumps({"format": "kvae-bundle", "format_version": 99}))
-    (tmp / "foreign").mkdir()
-    (tmp / "foreign" / "manifest.json").write_text('{"name": "web app"}')
-    train = ["train", "--out", tmp / "new"]
-    return {
-        "a missing file": ([*train, "--data", tmp / "none.txt"], 4, "no such file or corpus"),
-        "an empty file": ([*train, "--data", tmp / "empty.txt"], 4, "has no text"),
-        "not UTF-8": ([*train, "--data", tmp / "latin.txt"], 4, "line 2 is not UTF-8"),
-        "a single line": ([*train, "--data", tmp / "single.txt"], 4, "at least two different lines"),
-        "long lines": ([*train, "--data", tmp / "long.txt", "--set", "model.length=32"], 4, "1 of "),
-        "an unknown preset": ([*train, "--preset", "hybrid-lsmt"], 2, "did you mean 'hybrid-lstm'"),
-        "an unknown key": ([*train, "--set", "model.latnt_size=3"], 2, "did you mean 'model.latent_size'"),
-        "a key without value": ([*train, "--set", "model.latent_size"], 2, "KEY=VALUE"),
-        "an impossible value": ([*train, "--set", "model.latent_size=-3"], 2, "must be at least 1, got -3"),
-        "a folder that exists": (["train", "--data", corpus, "--out", run], 2, "exists already"),
-        "no run": (["evaluate", tmp], 3, "not a run folder"),
-        "a missing bundle": (["sample", tmp / "none"], 3, "no such bundle"),
-        "a truncated bundle": (["sample", truncated], 3, "encoder.onnx: truncated"),
-        "a newer bundle": (["sample", newer], 3, "bundle format 99"),
-        "a flipped byte": (["verify", flipped], 3, "sampler.onnx: damaged"),
-        "not ours": (["info", tmp / "foreign"], 3, "not the manifest of a kvae bundle"),
-        "an unknown character": (["interpolate", bundle, "KAMI", "mi"], 4, "characters the model never saw"),
-        "a bad temperature": (["sample", bundle, "--temperature", "-1"], 2, "temperature must be above 0"),
-        "a bundle that exists": (["export", run, bundle], 2, "exists already"),
-        "an unknown command": (["smaple", bundle], 2, "invalid choice"),
-    }
+@dataclass(frozen=True)
+class Places:
+    """Where a bad command finds things: an empty folder, a run, its bundle and a good corpus."""
+
+    tmp: Path
+    run: Path
+    bundle: Path
+    corpus: Path
+
+    def file(self, content: bytes) -> Path:
+        path = self.tmp / "input.txt"
+        path.write_bytes(content)
+        return path
+
+    def train(self, *arguments: object) -> list[object]:
+        return ["train", "--out", self.tmp / "new", *arguments]
+
+    def spoilt(self, name: str, change: Callable[[bytes], bytes]) -> Path:
+        """A copy of the bundle with one file changed."""
+        copy = shutil.copytree(self.bundle, self.tmp / "spoilt")
+        (copy / name).write_bytes(change((copy / name).read_bytes()))
+        return copy
 
 
-CASES = ["a missing file", "an empty file", "not UTF-8", "a single line", "long lines", "an unknown preset", "an unknown key", "a key without value", "an impossible value", "a folder that exists", "no run", "a missing bundle", "a truncated bundle", "a newer bundle", "a flipped byte", "not ours", "an unknown character", "a bad temperature", "a bundle that exists", "an unknown command"]
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
-@pytest.mark.parametrize("case", CASES)
+NEWER = b'{"format": "kvae-bundle", "format_version": 99}'
+FOREIGN = b'{"name": "web app"}'
+LONG = b"1\n2\n3\n4\n5\n6\n7\n8\n9\n" + b"x" * 99
+
+BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
+    "a missing file": (lambda at: at.train("--data", at.tmp / "none.txt"), 4, "no such file or corpus"),
+    "an empty file": (lambda at: at.train("--data", at.file(b"")), 4, "has no text"),
+    "not UTF-8": (lambda at: at.train("--data", at.file(b"gut\nsch\xf6n\n")), 4, "line 2 is not UTF-8"),
+    "a single line": (lambda at: at.train("--data", at.file(b"one line\n")), 4, "at least two different lines"),
+    "long lines": (lambda at: at.train("--data", at.file(LONG), "--set", "model.length=32"), 4, "data.too_long=cut"),
+    "an unknown preset": (lambda at: at.train("--preset", "hybrid-lsmt"), 2, "did you mean 'hybrid-lstm'"),
+    "an unknown key": (lambda at: at.train("--set", "model.latnt_size=3"), 2, "did you mean 'model.latent_size'"),
+    "a key without value": (lambda at: at.train("--set", "model.latent_size"), 2, "KEY=VALUE"),
+    "an impossible value": (lambda at: at.train("--set", "model.latent_size=-3"), 2, "must be at least 1, got -3"),
+    "a folder that exists": (lambda at: ["train", "--data", at.corpus, "--out", at.run], 2, "exists already"),
+    "no run": (lambda at: ["evaluate", at.tmp], 3, "not a run folder"),
+    "a missing bundle": (lambda at: ["sample", at.tmp / "none"], 3, "no such bundle"),
+    "a truncated bundle": (
+        lambda at: ["sample", at.spoilt("encoder.onnx", lambda it: it[:-1])],
+        3,
+        "encoder.onnx: truncated",
+    ),
+    "a newer bundle": (lambda at: ["sample", at.spoilt("manifest.json", lambda it: NEWER)], 3, "bundle format 99"),
+    "a flipped byte": (lambda at: ["verify", at.spoilt("sampler.onnx", flipped)], 3, "sampler.onnx: damaged"),
+    "not ours": (
+        lambda at: ["info", at.spoilt("manifest.json", lambda it: FOREIGN)],
+        3,
+        "not the manifest of a kvae bundle",
+    ),
+    "an unknown character": (lambda at: ["interpolate", at.bundle, "KAMI", "mi"], 4, "characters the model never saw"),
+    "a bad temperature": (lambda at: ["sample", at.bundle, "--temperature", "-1"], 2, "temperature must be above 0"),
+    "a bundle that exists": (lambda at: ["export", at.run, at.bundle], 2, "exists already"),
+    "an unknown command": (lambda at: ["smaple", at.bundle], 2, "invalid choice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line_the_right_exit_code_and_nothing_left_behind(
     kvae: Any, tmp_path: Path, run_folder: Path, bundle_folder: Path, corpus_file: Path, case: str
 ) -> None:
-    arguments, expected, words = bad_inputs(tmp_path, run_folder, bundle_folder, corpus_file)[case]
+    command, expected, words = BAD[case]
+    arguments = command(Places(tmp_path, run_folder, bundle_folder, corpus_file))
     before = sorted(tmp_path.rglob("*")) + sorted(run_folder.rglob("*"))
     code, out, err = kvae(*arguments)
     assert code == expected, err
@@ -189,5 +216,18 @@ def test_another_runs_model_is_told_from_the_bundles(
 def test_help_names_every_command(kvae: Any) -> None:
     code, out, _ = kvae("--help")
     assert code == 0
-    for command in ["demo", "train", "evaluate", "export", "verify", "info", "sample", "encode", "reconstruct", "interpolate", "presets", "data"]:
+    for command in [
+        "demo",
+        "train",
+        "evaluate",
+        "export",
+        "verify",
+        "info",
+        "sample",
+        "encode",
+        "reconstruct",
+        "interpolate",
+        "presets",
+        "data",
+    ]:
         assert re.search(rf"^    {command}\s", out, re.MULTILINE), command

@@ -15,7 +15,7 @@ import tensorflow as tf
 from kvae.decoding import decode, sample
 from kvae.serving.alphabet import Alphabet
 
-from .evaluation import active_units, collect, mutual_information
+from .evaluation import MOST_FOR_INFORMATION, active_units, collect, mutual_information, spread
 
 SHOWN = ("loss", "reconstruction", "kl", "elbo", "beta", "val_elbo", "val_kl")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
@@ -69,12 +69,10 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     rows (N, T) the KL of each dimension as a histogram, active units, mutual information, samples and reconstructions.
     """
 
-    def __init__(
-        self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8, most_rows: int = 2000
-    ) -> None:
+    def __init__(self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8) -> None:
         super().__init__()
         self.folder, self.alphabet = folder, alphabet
-        self.rows, self.texts = rows[:most_rows], texts
+        self.rows, self.texts = spread(rows, MOST_FOR_INFORMATION), texts
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.writers = {
@@ -117,7 +115,7 @@ class TensorBoardMonitor(keras.callbacks.Callback):
 
     def write_texts(self) -> None:
         """Greedy samples, always from the same codes, and greedy reconstructions beside their originals."""
-        rows = self.rows[: self.texts].astype(np.int32)
+        rows = spread(self.rows, self.texts).astype(np.int32)
         samples = self.alphabet.decode(np.array(sample(self.model, self.texts, seed=0)))
         again = self.alphabet.decode(np.array(decode(self.model, self.model.encoder(rows, training=False)["mean"])))
         pairs = [f"{text}\n-> {other}" for text, other in zip(self.alphabet.decode(rows), again, strict=True)]
