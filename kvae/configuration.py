@@ -91,8 +91,8 @@ class ObjectiveConfig(Section):
     alpha: float = bounded(0.2, 0.0)
     input_dropout: float = bounded(0.0, 0.0, 1.0)
     """Share of previous symbols hidden from the head (Bowman et al. 2016); 1 is the historyless decoder."""
-    count_padding: bool = False
-    """Whether the positions behind the end mark are learned too, as in Semeniuta et al. 2017."""
+    count_padding: bool = True
+    """Whether the positions behind the end mark are learned too, as in Semeniuta et al. 2017; reports leave them out."""
 
 
 @dataclass(frozen=True)

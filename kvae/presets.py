@@ -29,7 +29,7 @@ HYBRID = Config(
         head="lstm",
         head_units=192,
     ),
-    objective=ObjectiveConfig(alpha=0.25, ramp_start=0, ramp_steps=1000),
+    objective=ObjectiveConfig(alpha=0.3, ramp_start=0, ramp_steps=1000),
     training=TrainingConfig(epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
 )
 
@@ -57,7 +57,7 @@ HYBRID_TWEETS = variant(
         expander_filters=(512, 512, 512, 256, 200),
         head_units=1000,
     ),
-    objective=ObjectiveConfig(alpha=0.2, ramp_start=50_000, ramp_steps=10_000, count_padding=True),
+    objective=ObjectiveConfig(alpha=0.2, ramp_start=50_000, ramp_steps=10_000),
     training=TrainingConfig(epochs=10, batch_size=32, learning_rate=1e-3, learning_rate_schedule="exponential"),
     data=DataConfig(mode="lines"),
 )

@@ -67,11 +67,12 @@ class StopAtStep(keras.callbacks.Callback):
 class TensorBoardMonitor(keras.callbacks.Callback):
     """After each epoch: every metric of training and validation on the same axes, over training steps, and on held-out
     rows (N, T) the KL of each dimension as a histogram, active units, mutual information, samples and reconstructions.
+    The metrics of training also come every `every` steps, as means since the epoch began.
     """
 
-    def __init__(self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8) -> None:
+    def __init__(self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8, every: int = 50) -> None:
         super().__init__()
-        self.folder, self.alphabet = folder, alphabet
+        self.folder, self.alphabet, self.every = folder, alphabet, every
         self.rows, self.texts = spread(rows, MOST_FOR_INFORMATION), texts
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -85,14 +86,15 @@ class TensorBoardMonitor(keras.callbacks.Callback):
             }
             tf.summary.text("configuration", fenced(json.dumps(configuration, indent=1)))
 
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        step = int(self.model.training_steps)
+        if step % self.every == 0:
+            self.write_training(step, logs or {})
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
         step = int(self.model.training_steps)
-        with self.writers["train"].as_default(step=step):
-            for name, value in logs.items():
-                if not name.startswith("val_"):
-                    tf.summary.scalar(name, value)
-            tf.summary.scalar("learning_rate", self.model.optimizer.learning_rate)
+        self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
         with self.writers["validation"].as_default(step=step):
             for name, value in logs.items():
                 if name.startswith("val_"):
@@ -105,6 +107,13 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         for writer in self.writers.values():
             writer.close()
+
+    def write_training(self, step: int, logs: Mapping[str, Any]) -> None:
+        """The metrics of training, and the learning rate."""
+        with self.writers["train"].as_default(step=step):
+            for name, value in logs.items():
+                tf.summary.scalar(name, value)
+            tf.summary.scalar("learning_rate", self.model.optimizer.learning_rate)
 
     def write_latents(self) -> None:
         """What the code carries, on the held-out rows."""

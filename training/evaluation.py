@@ -39,8 +39,8 @@ UNITS = {
 def evaluate(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0) -> dict[str, Any]:
     """The bound and its parts on all `rows` of tokens (N, T), one z a text drawn at `seed`: the same numbers each time.
 
-    With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; a model that was not trained
-    on them predicts them badly, so that this number compares only models that were.
+    With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; that number says nothing about
+    a model trained with `count_padding` off.
     """
     collected = collect(model, rows, batch_size, seed)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
