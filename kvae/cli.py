@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demo(options: argparse.Namespace) -> None:
     with heavy_imports("train", "export"):
         from kvae.demo import demonstrate
-    clear(options)
-    demonstrate(options.out, say)
+    demonstrate(options.out, say, options.overwrite)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -50,8 +48,7 @@ def train(options: argparse.Namespace) -> None:
     config = with_arguments(preset(options.preset), options)
     with heavy_imports("train"):
         from kvae.training.experiment import run
-    clear(options)
-    trained, _ = run(config, options.out, say)
+    trained, _ = run(config, options.out, say, options.overwrite)
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
@@ -351,20 +348,6 @@ def input_texts(options: argparse.Namespace) -> list[str]:
     for note in notes:
         say(note)
     return texts
-
-
-def clear(options: argparse.Namespace) -> None:
-    """Remove the run folder at --out if --overwrite asks for it; nothing that is not a run is ever removed."""
-    from kvae.runs import CONFIG
-
-    out = Path(options.out)
-    if not options.overwrite or not out.exists():
-        return
-    if not (out / CONFIG).is_file():
-        raise ConfigError(
-            f"--overwrite: {out} is not a run folder (it has no {CONFIG}), it is left alone; give another --out"
-        )
-    shutil.rmtree(out)
 
 
 def beside(bundle: str) -> Path | None:

@@ -29,9 +29,9 @@ def demo_config() -> Config:
     return preset("hybrid-lstm").with_settings({"data.source": CORPUS, **CORPORA[CORPUS].settings})
 
 
-def demonstrate(out: str | Path, say: Callable[[str], None]) -> None:
+def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> None:
     """Train, evaluate, export, verify and sample into the new run folder `out`, and print a report."""
-    trained, prepared = run(demo_config(), out, say)
+    trained, prepared = run(demo_config(), out, say, overwrite)
     say("counting character n-grams for comparison")
     rivals = {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in RIVALS}
     say("exporting, then comparing with Keras")

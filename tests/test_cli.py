@@ -122,6 +122,14 @@ def test_overwrite_removes_a_run_and_nothing_else(kvae: Any, corpus_file: Path, 
     assert "is not a run folder" in err
 
 
+def test_overwrite_keeps_the_earlier_run_until_the_new_one_can_start(
+    kvae: Any, run_folder: Path, tmp_path: Path
+) -> None:
+    earlier = shutil.copytree(run_folder, tmp_path / "earlier")
+    assert kvae("train", "--data", tmp_path / "nowhere.txt", "--out", earlier, "--overwrite")[0] == 4
+    assert (earlier / "model.keras").is_file()
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a bad command finds things: an empty folder, a run, its bundle and a good corpus."""

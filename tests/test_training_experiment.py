@@ -119,6 +119,13 @@ def test_steps_end_a_run_within_an_epoch(tmp_path: Path, small_settings: dict[st
     assert int(trained.model.training_steps) == 9
 
 
+def test_a_ramp_longer_than_the_run_is_said(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    settings = {**small_settings, "training.steps": 2, "objective.ramp_steps": 8}
+    run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
+    assert any("beta will only reach 0.25" in sentence for sentence in said)
+
+
 def test_the_same_seed_trains_the_same_model(tmp_path: Path, small_settings: dict[str, Any]) -> None:
     settings = {**small_settings, "training.steps": 4}
     first, second = (run(preset("hybrid-lstm").with_settings(settings), tmp_path / name, quiet)[0] for name in "ab")

@@ -17,7 +17,7 @@ from kvae.serving.alphabet import Alphabet
 
 from .evaluation import MOST_FOR_INFORMATION, active_units, collect, mutual_information, spread
 
-SHOWN = ("loss", "reconstruction", "kl", "elbo", "beta", "val_elbo", "val_kl")
+SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
 
 

@@ -13,6 +13,7 @@ import keras
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
+from kvae.objectives import beta_at
 from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import ConfigError
 
@@ -24,15 +25,15 @@ from .pipeline import training_batches, validation_batches
 from .plots import plot_curves
 
 
-def run(config: Config, out: str | Path, say: Callable[[str], None]) -> tuple[Run, Prepared]:
+def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> tuple[Run, Prepared]:
     """Train what `config` describes into the new folder `out`; `say` gets a sentence now and then.
 
-    The folder appears only when the data and the model are ready. Stopping with Ctrl-C keeps the model of that moment.
-    Raises `ConfigError` when `out` exists, and whatever `prepare` and `TextVAE` raise.
+    The folder appears, and with `overwrite` an earlier run gives way to it, only when the data and the model are ready.
+    Stopping with Ctrl-C keeps the model of that moment. Raises `ConfigError` when `out` is in the way, and whatever
+    `prepare` and `TextVAE` raise.
     """
     out = Path(out)
-    if out.exists():
-        raise ConfigError(f"--out {out}: exists already; give a new folder, remove it, or add --overwrite")
+    check_free(out, overwrite)
     say(f"reading {config.data.source}")
     prepared = prepare(config)
     config = prepared.config
@@ -44,6 +45,8 @@ def run(config: Config, out: str | Path, say: Callable[[str], None]) -> tuple[Ru
         f"{len(prepared.train_texts):,} texts to learn from, {len(prepared.validation_texts):,} held out, "
         f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
     )
+    if out.exists():
+        shutil.rmtree(out)
     (out / REPORT).mkdir(parents=True)
     try:
         write_json(out / CONFIG, config.to_dict())
@@ -59,6 +62,18 @@ def run(config: Config, out: str | Path, say: Callable[[str], None]) -> tuple[Ru
     return Run(out, config, prepared.alphabet, model), prepared
 
 
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise `ConfigError` unless a run may be written to `out`; what is not a run is never overwritten."""
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"--out {out}: exists already; give a new folder, remove it, or add --overwrite")
+    if not (out / CONFIG).is_file():
+        raise ConfigError(
+            f"--overwrite: {out} is not a run folder (it has no {CONFIG}), it is left alone; give another --out"
+        )
+
+
 def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration."""
     settings = prepared.config.training
@@ -69,6 +84,11 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
     train = train.take(total_steps) if total_steps < steps_per_epoch else train
     model.compile(optimizer(settings, total_steps, steps_per_epoch), jit_compile=settings.jit_compile)
     say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
+    if total_steps < prepared.config.objective.ramp_start + prepared.config.objective.ramp_steps:
+        last = float(beta_at(prepared.config.objective, total_steps))
+        say(
+            f"beta will only reach {last:.2f}: the ramp is longer than the run; shorten it with --set objective.ramp_steps=N"
+        )
     started = time.monotonic()
     callbacks = [
         Progress(),
