@@ -29,8 +29,8 @@ WINDOW = 64
 """Positions of a window when neither preset nor user sets the model's length."""
 
 ALGORITHMIC_NAMES = re.compile(
-    r"(CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH|HANGUL SYLLABLE|TANGUT (IDEOGRAPH|COMPONENT)|NUSHU CHARACTER"
-    r"|KHITAN SMALL SCRIPT CHARACTER)[- ]"
+    r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-|NUSHU CHARACTER-"
+    r"|KHITAN SMALL SCRIPT CHARACTER-|EGYPTIAN HIEROGLYPH-"
 )
 """Names that the Unicode standard derives from a code point or a rule instead of listing them."""
 
