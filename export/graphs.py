@@ -59,20 +59,15 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
     `max_length`. `lengths` count the text without its end mark; `log_probability` is nats at temperature 1 with it.
     """
     g = Nodes()
-    features = projected_features(model)
-    (projected,) = g.inline(features, {"z": "z"}, "expand_")
+    projected, *states = g.inline(expand_part(model), {"z": "z"}, "expand_")
     by_position = g.Transpose(projected, perm=[1, 0, 2])
     batch = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
     count = g.Squeeze(batch)
-    zeros = [
-        g.Expand(g.constant(0.0, np.float32), g.Concat(batch, g.constant([width], np.int64), axis=0))
-        for width in state_widths(model)
-    ]
     carried = [
         g.Expand(g.constant(START, np.int64), batch),
         g.Expand(g.constant(False, bool), batch),
         g.Expand(g.constant(0.0, np.float32), batch),
-        *zeros,
+        *states,
     ]
     randomness = (key_of(g, "seed"), row_numbers(g, "first_row", count))
     body = step_body(g, model, by_position, randomness)
@@ -102,10 +97,9 @@ def step_body(outer: Nodes, model: TextVAE, by_position: str, randomness: Any) -
     """One turn of the loop: the head's step, the choice of a symbol, and whether any row still writes."""
     g = Nodes(outer)
     key, rows = randomness
-    widths = state_widths(model)
-    states = [f"state_{index}" for index in range(len(widths))]
+    specs = state_specs(model)
     bindings = {"projected": g.Gather(by_position, "position", axis=0), "previous": "previous"}
-    bindings |= {name: name for name in states}
+    bindings |= {name: name for name in specs}
     logits, *new_states = g.inline(step_part(model), bindings, "step_")
     logits = g.named(
         g.Add(logits, g.constant(np.array(writable(model.model_config.vocabulary_size)), np.float32)), LOGITS
@@ -127,11 +121,12 @@ def step_body(outer: Nodes, model: TextVAE, by_position: str, randomness: Any) -
         tensor("finished", "bool", "batch"),
     ]
     inputs += [tensor("log_probability_before", "float", "batch")]
-    inputs += [tensor(name, "float", "batch", width) for name, width in zip(states, widths, strict=True)]
+    inputs += [tensor(name, spec.dtype.name, "batch", *spec.shape[1:]) for name, spec in specs.items()]
     outputs = [tensor(g.Cast(writing, to=TensorProto.BOOL), "bool"), tensor(g.Identity(symbol), "int64", "batch")]
     outputs += [tensor(finished, "bool", "batch"), tensor(total, "float", "batch")]
     outputs += [
-        tensor(g.Identity(name), "float", "batch", width) for name, width in zip(new_states, widths, strict=True)
+        tensor(g.Identity(name), spec.dtype.name, "batch", *spec.shape[1:])
+        for name, spec in zip(new_states, specs.values(), strict=True)
     ]
     outputs += [tensor(symbol, "int64", "batch")]
     return g.body("step", inputs, outputs)
@@ -181,26 +176,40 @@ def likeliest(g: Nodes, probabilities: str) -> str:
     return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)
 
 
-def projected_features(model: TextVAE) -> onnx.ModelProto:
-    """z (batch, d) -> projected (batch, T, P): all that a step needs from the expander, for every position at once."""
+def expand_part(model: TextVAE) -> onnx.ModelProto:
+    """z (batch, d) -> projected (batch, T, P), all that a step needs from the expander, and the head's first state."""
+
+    def expand(z: Any) -> list[Any]:
+        features = model.expander(z, training=False)
+        return [model.head.project(features), *model.head.initial_state(features)]
+
     z = tf.TensorSpec((None, model.model_config.latent_size), name="z")
-    return converted(lambda z: model.head.project(model.expander(z, training=False)), [z], ["projected"])
+    return converted(expand, [z], ["projected", *(f"first_{name}" for name in state_specs(model))])
 
 
 def step_part(model: TextVAE) -> onnx.ModelProto:
     """projected (batch, P), previous (batch,), states -> logits (batch, V), states."""
-    width = model.head.project(model.expander(tf.zeros((1, model.model_config.latent_size)))).shape[-1]
-    names = [f"state_{index}" for index in range(len(state_widths(model)))]
-    inputs = [tf.TensorSpec((None, width), name="projected"), tf.TensorSpec((None,), tf.int64, "previous")]
-    inputs += [tf.TensorSpec((None, size), name=name) for name, size in zip(names, state_widths(model), strict=True)]
+    specs = state_specs(model)
+    width = model.head.project(features_of_zero(model)).shape[-1]
+    inputs = [
+        tf.TensorSpec((None, width), name="projected"),
+        tf.TensorSpec((None,), tf.int64, "previous"),
+        *specs.values(),
+    ]
 
     def step(projected: Any, previous: Any, *state: Any) -> list[Any]:
         logits, new_state = model.head.step(projected, previous, list(state))
         return [tf.identity(logits), *new_state]
 
-    return converted(step, inputs, ["logits", *(f"new_{name}" for name in names)])
+    return converted(step, inputs, ["logits", *(f"new_{name}" for name in specs)])
 
 
-def state_widths(model: TextVAE) -> list[int]:
-    """The last dimension of each tensor of the head's state."""
-    return [int(part.shape[-1]) for part in model.head.initial_state(1)]
+def state_specs(model: TextVAE) -> dict[str, tf.TensorSpec]:
+    """Name, shape and type of each tensor of the head's state."""
+    states = enumerate(model.head.initial_state(features_of_zero(model)))
+    return {f"state_{i}": tf.TensorSpec((None, *state.shape[1:]), state.dtype, f"state_{i}") for i, state in states}
+
+
+def features_of_zero(model: TextVAE) -> Any:
+    """What the expander makes of one zero code: features of the shapes and types that the head gets."""
+    return model.expander(tf.zeros((1, model.model_config.latent_size)), training=False)

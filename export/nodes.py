@@ -15,7 +15,13 @@ OPSET = 18
 IR_VERSION = 10
 """Old enough for onnxruntime 1.20 and later to read."""
 
-TYPES = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
+TYPES = {
+    "float": TensorProto.FLOAT,
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "bool": TensorProto.BOOL,
+}
 
 
 class Nodes:

@@ -105,8 +105,8 @@ class TrainingConfig(Section):
     batch_size: int = bounded(64, 1)
     learning_rate: float = bounded(1e-3, 0.0)
     learning_rate_schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    """`cosine` falls to zero at the last step; `exponential` multiplies by `learning_rate_decay` each epoch after
-    `learning_rate_hold` epochs (Semeniuta et al. 2017 use 0.95 after 20)."""
+    """`cosine` falls to zero at the last step; `exponential` multiplies by `learning_rate_decay` every 1,000 steps
+    after `learning_rate_hold` thousand (Semeniuta et al. 2017: 0.95 after 20)."""
     learning_rate_decay: float = bounded(0.95, 0.0, 1.0)
     learning_rate_hold: int = bounded(20, 0)
     clip_norm: float = bounded(5.0, 0.0)

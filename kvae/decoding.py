@@ -29,9 +29,9 @@ def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
 
 def decode(model: TextVAE, z: Any, choose: Chooser = greedy) -> Any:
     """Latent codes (B, d) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen."""
-    projected = model.head.project(model.expander(z, training=False))
+    features = model.expander(z, training=False)
+    projected, state = model.head.project(features), model.head.initial_state(features)
     barrier = writable(model.model_config.vocabulary_size)
-    state = model.head.initial_state(ops.shape(z)[0])
     previous = ops.full((ops.shape(z)[0],), START, dtype="int32")
     finished = ops.zeros_like(previous, dtype="bool")
     written = []

@@ -13,7 +13,7 @@ LOG_TWO_PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Independent normals: `mean` and `log_variance` of the same shape (B, d)."""
+    """Independent normals: `mean` and `log_variance` of the same shape (B, d), or (B, T', c) for a map."""
 
     mean: Any
     log_variance: Any
@@ -31,7 +31,7 @@ class Gaussian:
     def log_prob(self, z: Any) -> Any:
         """log density of z, nats, (B,)."""
         squared = ops.square(z - self.mean) * ops.exp(-self.log_variance)
-        return -0.5 * ops.sum(LOG_TWO_PI + self.log_variance + squared, axis=-1)
+        return -0.5 * event_sum(LOG_TWO_PI + self.log_variance + squared)
 
     def kl_per_dimension(self, other: Gaussian) -> Any:
         """KL(self || other) of each dimension, nats, (B, d) (Kingma and Welling 2014, appendix B, for two Gaussians)."""
@@ -41,4 +41,9 @@ class Gaussian:
 
     def kl_divergence(self, other: Gaussian) -> Any:
         """KL(self || other), nats per example, (B,)."""
-        return ops.sum(self.kl_per_dimension(other), axis=-1)
+        return event_sum(self.kl_per_dimension(other))
+
+
+def event_sum(values: Any) -> Any:
+    """(B, ...) -> (B,): the sum over every axis but the first."""
+    return ops.sum(values, axis=tuple(range(1, len(values.shape))))

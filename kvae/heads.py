@@ -3,7 +3,7 @@
 Every head offers the same four callables, used by training, in-framework decoding and export alike:
 
     projected        = head.project(features)                      what can be computed for all positions at once
-    state            = head.initial_state(batch_size)              a list of tensors (B, ...), possibly empty
+    state            = head.initial_state(features)                a list of tensors (B, ...), possibly empty
     logits, state    = head.step(projected_t, previous, state)     one position: (B, P), (B,) -> (B, V)
     logits           = head(features, previous)                    all positions, teacher-forced: equals the steps
 """
@@ -59,7 +59,7 @@ class IndependentHead(layers.Layer):
     def project(self, features: Any) -> Any:
         return self.classify(features)
 
-    def initial_state(self, batch_size: Any) -> list[Any]:
+    def initial_state(self, features: Any) -> list[Any]:
         return []
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
@@ -136,16 +136,17 @@ class LSTMHead(layers.Layer):
         """(B, T, C) -> (B, T, 4 units)."""
         return self.read_features(features)
 
-    def initial_state(self, batch_size: Any) -> list[Any]:
+    def initial_state(self, features: Any) -> list[Any]:
         """Hidden and cell state, (B, units) each, zero."""
-        return [ops.zeros((batch_size, self.units), self.compute_dtype) for _ in range(2)]
+        return [ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype) for _ in range(2)]
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
         return self.classify(hidden), state
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
-        return self.classify(self.recurrence(self.read(self.project(features), previous, training)))
+        inputs = self.read(self.project(features), previous, training)
+        return self.classify(self.recurrence(inputs, initial_state=self.initial_state(features)))
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
         """Everything the gates get from outside the recurrence: (..., 4 units)."""

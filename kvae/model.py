@@ -19,7 +19,7 @@ from .encoders import ENCODERS
 from .expanders import EXPANDERS
 from .heads import HEADS
 from .latents import LATENTS
-from .objectives import beta_at, bits_per_character, loss_terms
+from .objectives import bits_per_character, loss_terms
 from .priors import PRIORS, Prior
 
 
@@ -71,7 +71,6 @@ class TextVAE(keras.Model):
         self.trackers["bits_per_character"].update_state(
             bits_per_character(terms["elbo"], positions), sample_weight=positions
         )
-        self.trackers["beta"].update_state(beta_at(self.objective_config, self.training_steps))
         if gradient_norm is None:
             return {name: tracker.result() for name, tracker in self.trackers.items() if name != "gradient_norm"}
         self.trackers["gradient_norm"].update_state(gradient_norm)
@@ -125,7 +124,7 @@ class Parts:
         )
         return cls(
             keras.Model(tokens, {"mean": posterior.mean, "log_variance": posterior.log_variance}, name="encoder"),
-            PRIORS[model.prior](),
+            PRIORS[model.prior](model),
             keras.Model(z, EXPANDERS[model.expander](model, z), name="expander"),
             HEADS[model.head](model, objective),
             layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None,
@@ -165,8 +164,19 @@ class StandardNoise(layers.Layer):
         return keras.random.normal((ops.shape(tokens)[0], self.size), dtype=self.compute_dtype, seed=self.generator)
 
 
+def tokens_of(data: Any) -> Any:
+    """The tokens of what `fit` and `evaluate` feed a step; raises `ConfigError` for targets and sample weights."""
+    tokens, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if targets is not None or weights is not None:
+        raise ConfigError("a TextVAE learns from tokens alone: give neither targets nor sample weights")
+    return tokens
+
+
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
     """Refuse what does not fit together, with the reason."""
+    policy = keras.config.dtype_policy()
+    if policy.compute_dtype != "float32":
+        raise ConfigError(f"kvae computes in float32, the policy of Keras is {policy.name!r}; set it to 'float32'")
     for name in ("length", "vocabulary_size"):
         if not getattr(model, name):
             raise ConfigError(f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus")

@@ -70,6 +70,7 @@ def loss_terms(config: ObjectiveConfig, tokens: Any, outputs: Mapping[str, Any],
         auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
         terms["loss"] += config.alpha * ops.sum(trained * auxiliary, axis=-1)
+    terms["beta"] = beta * ops.ones_like(terms["kl"])
     terms["positions"] = ops.sum(weights, axis=-1)
     return terms
 

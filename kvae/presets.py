@@ -43,7 +43,7 @@ HYBRID_PTB = Config(
         head_units=500,
     ),
     objective=ObjectiveConfig(alpha=0.2, ramp_start=1000, ramp_steps=7000),
-    training=TrainingConfig(epochs=100, batch_size=64, learning_rate=1e-3, learning_rate_schedule="exponential"),
+    training=TrainingConfig(steps=100_000, batch_size=64, learning_rate=1e-3, learning_rate_schedule="exponential"),
     data=DataConfig(mode="windows"),
 )
 

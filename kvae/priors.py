@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from .configuration import ModelConfig
 from .distributions import Gaussian
 
 
@@ -20,6 +22,9 @@ class Prior(Protocol):
 class Standard:
     """N(0, I)."""
 
+    def __init__(self, config: ModelConfig) -> None:
+        pass
+
     def kl_divergence(self, posterior: Gaussian, z: Any) -> Any:
         return posterior.kl_divergence(Gaussian.standard_like(posterior.mean))
 
@@ -27,4 +32,4 @@ class Standard:
         return noise
 
 
-PRIORS: dict[str, type[Prior]] = {"standard": Standard}
+PRIORS: dict[str, Callable[[ModelConfig], Prior]] = {"standard": Standard}

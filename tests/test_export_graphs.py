@@ -69,8 +69,9 @@ def test_the_encoder_gives_keras_posterior(model: Any) -> None:
 
 def first_step_probabilities(model: Any) -> np.ndarray:
     """p(first symbol | z) of the first code, from Keras."""
-    projected = model.head.project(model.expander(CODES[:1], training=False))
-    logits, _ = model.head.step(projected[:, 0], np.array([START]), model.head.initial_state(1))
+    features = model.expander(CODES[:1], training=False)
+    state = model.head.initial_state(features)
+    logits, _ = model.head.step(model.head.project(features)[:, 0], np.array([START]), state)
     return special.softmax(np.array(logits, np.float64)[0] + np.array(writable(9)))
 
 

@@ -54,6 +54,13 @@ def test_samples_have_the_mean_and_variance_they_should() -> None:
     np.testing.assert_allclose(np.log(samples.var(axis=0)), q.log_variance[0], atol=0.05)
 
 
+def test_a_map_is_summed_over_both_its_axes() -> None:
+    q = Gaussian(*np.random.default_rng(0).normal(size=(2, 3, 5, 2)).astype(np.float32))
+    flat = Gaussian(q.mean.reshape(3, 10), q.log_variance.reshape(3, 10))
+    expected = flat.kl_divergence(Gaussian.standard_like(flat.mean))
+    np.testing.assert_allclose(q.kl_divergence(Gaussian.standard_like(q.mean)), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 7])
 def test_event_axes_are_summed_and_callers_get_one_number_a_row(size: int) -> None:
     q, p = gaussian(7, rows=5, size=size), gaussian(8, rows=5, size=size)

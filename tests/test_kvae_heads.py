@@ -21,7 +21,7 @@ HEADS: dict[str, dict[str, Any]] = {
 
 def stepped(model: Any, features: Any, tokens: np.ndarray) -> np.ndarray:
     previous = np.array(shifted(tokens))
-    projected, state = model.head.project(features), model.head.initial_state(len(tokens))
+    projected, state = model.head.project(features), model.head.initial_state(features)
     logits = []
     for position in range(tokens.shape[1]):
         step, state = model.head.step(projected[:, position], previous[:, position], state)

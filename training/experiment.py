@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.objectives import beta_at
 from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
-from kvae.serving.errors import ConfigError
+from kvae.serving.errors import CheckFailed, ConfigError
 
 from .callbacks import MetricsFile, Progress, StopAtStep, TensorBoardMonitor
 from .corpora import Prepared, prepare
@@ -53,7 +54,7 @@ def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: 
         write_json(out / VOCABULARY, prepared.alphabet.to_dict())
         fit(model, prepared, out, say)
         save_model(model, out / MODEL)
-    except BaseException:
+    except Exception:
         shutil.rmtree(out, ignore_errors=True)
         raise
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
@@ -68,9 +69,10 @@ def check_free(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(f"--out {out}: exists already; give a new folder, remove it, or add --overwrite")
-    if not (out / CONFIG).is_file():
+    missing = [name for name in (CONFIG, VOCABULARY) if not (out / name).is_file()]
+    if missing:
         raise ConfigError(
-            f"--overwrite: {out} is not a run folder (it has no {CONFIG}), it is left alone; give another --out"
+            f"--overwrite: {out} is not a run folder (no {missing[0]}), it is left alone; give another --out"
         )
 
 
@@ -82,7 +84,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
     total_steps = settings.steps or settings.epochs * steps_per_epoch
     epochs = -(-total_steps // steps_per_epoch)
     train = train.take(total_steps) if total_steps < steps_per_epoch else train
-    model.compile(optimizer(settings, total_steps, steps_per_epoch), jit_compile=settings.jit_compile)
+    model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile)
     say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
     if total_steps < prepared.config.objective.ramp_start + prepared.config.objective.ramp_steps:
         last = float(beta_at(prepared.config.objective, total_steps))
@@ -95,6 +97,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
         MetricsFile(out / METRICS),
         TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation),
         StopAtStep(total_steps),
+        keras.callbacks.TerminateOnNaN(),
     ]
     try:
         with standard_output_to_error():
@@ -108,6 +111,11 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
             )
     except KeyboardInterrupt:
         say(f"stopped after {int(model.training_steps):,} steps; the model of this moment is kept")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise CheckFailed(
+            f"training diverged within {int(model.training_steps):,} steps, the weights are no numbers any more; "
+            f"lower the rate, as with --set training.learning_rate={settings.learning_rate / 4:g}"
+        )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
 
 

@@ -19,6 +19,8 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    if not metrics.exists():  # stopped before the first epoch ended
+        return
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     steps = [record["step"] for record in records]
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(5 * len(PANELS), 4), layout="constrained")
