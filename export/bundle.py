@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,17 @@ def write_bundle(
     path = Path(path)
     if path.exists():
         raise ConfigError(f"{path} exists already; give another folder or remove it")
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
+        raise ConfigError("export: alphabet, configuration and model belong to different runs; take all three from one")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
+        partial.chmod(0o755)
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
         write_files(partial, manifest, graphs)
-        bundle = read_bundle(partial)
-        sampler = Sampler(bundle)
-        manifest["parity"] = compare(model, sampler, bundle.graphs["sampler"])
+        manifest["parity"] = compare(model, read_bundle(partial))
+        sampler = Sampler.load(partial)
         manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
         write_files(partial, manifest, graphs)
         Sampler.load(partial)
@@ -63,6 +65,8 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "parity": {},
+        "seed_test": {},
         "model_id": model_id(model),
         "mode": config.data.mode,
         "length": shape.length,

@@ -7,78 +7,106 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from keras import ops
 
 from kvae.decoding import decode, writable
 from kvae.model import TextVAE, shifted
 from kvae.serving.alphabet import END, PAD
+from kvae.serving.bundle import Bundle
 from kvae.serving.errors import CheckFailed
 from kvae.serving.sampler import Sampler
 
 from .graphs import LOGITS
+from .random_numbers import reference_normals
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit or of a code between Keras and the bundle."""
+"""Largest difference of a logit or a code between Keras and the bundle."""
 
 ROWS = 200
 """Rows of the test grid: codes drawn from the prior at seed 0."""
 
+TEMPERATURES = (0.0, 1.0)
+"""The grid is decoded greedily and by drawing, so that also texts which greedy decoding would end early are compared."""
 
-def compare(model: TextVAE, sampler: Sampler, sampler_graph: bytes) -> dict[str, Any]:
-    """Decode a grid of codes both ways and read the texts back in: the record that goes into the manifest.
 
-    Raises `CheckFailed` when a logit or a code differs by more than `TOLERANCE`, or when greedy decoding chooses
-    another symbol anywhere (but for symbols whose logits tie within the tolerance).
+def compare(model: TextVAE, bundle: Bundle) -> dict[str, Any]:
+    """Run a bundle's graphs beside the Keras model on a grid of codes: the record that goes into the manifest.
+
+    Compared are the codes of the prior (with Threefry and Box-Muller in numpy), the logits of every step and the
+    log-probability of every text (with the teacher-forced pass of Keras on the same symbols), greedy text (with decoding
+    in Keras), and the encoder on the texts that came out. Raises `CheckFailed` at the first that differs by more than
+    `TOLERANCE` or is no number; greedy symbols may differ where two logits tie within it.
     """
+    sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
-    ids, logits = greedy_logits(sampler_graph, z, model.model_config.length)
-    expected_ids = np.array(decode(model, z))
+    noise = reference_normals(0, np.arange(ROWS), model.model_config.latent_size)
+    require("prior", "code", difference(z, np.array(model.prior.sample(noise))))
+    largest, compared = 0.0, 0
     features = model.expander(z, training=False)
-    expected_logits = np.array(model.head(features, shifted(ids), training=False)) + np.array(
-        writable(logits.shape[-1])
-    )
-
-    counted = ids != PAD
-    difference = float(np.abs(logits - expected_logits)[counted].max())
-    disagreeing = [row for row in range(ROWS) if not same_choices(ids[row], expected_ids[row], expected_logits[row])]
-    tokens = readable(ids, sampler)
-    exported, reference = sampler.posterior_of_tokens(tokens), model.encoder(tokens, training=False)
-    code_difference = max(
-        float(np.abs(part - np.array(reference[name])).max())
-        for part, name in zip(exported, ("mean", "log_variance"), strict=True)
-    )
-    record = {
+    for temperature in TEMPERATURES:
+        ids, logits, log_probability = watched(bundle.graphs["sampler"], z, model.model_config.length, temperature)
+        forced = np.array(model.head(features, shifted(ids), training=False)) + np.array(writable(logits.shape[-1]))
+        counted = ids != PAD
+        gains = np.array(ops.log_softmax(forced))[np.arange(ROWS)[:, None], np.arange(ids.shape[1]), ids]
+        largest = max(largest, require("sampler", "logit", difference(logits[counted], forced[counted])))
+        expected = (gains * counted).sum(axis=1)
+        require(
+            "sampler",
+            "log-probability",
+            difference(log_probability / (1 + abs(expected)), expected / (1 + abs(expected))),
+        )
+        compared += int(counted.sum())
+        if temperature == 0.0:
+            reference = np.array(decode(model, z))
+            equal = [same_choices(ids[row], reference[row], forced[row]) for row in range(ROWS)]
+            if not all(equal):
+                raise CheckFailed(
+                    f"the sampler is not the model: greedy decoding differs in {equal.count(False)} of {ROWS} rows"
+                )
+        tokens = readable(ids, sampler)
+        codes = model.encoder(tokens, training=False)
+        code = max(
+            require("encoder", "code", difference(part, np.array(codes[name])))
+            for part, name in zip(sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True)
+        )
+    return {
         "rows": ROWS,
-        "largest_logit_difference": difference,
-        "largest_code_difference": code_difference,
-        "greedy_rows_equal": ROWS - len(disagreeing),
+        "symbols": compared,
+        "largest_logit_difference": largest,
+        "largest_code_difference": code,
+        "greedy_rows_equal": equal.count(True),
         "tolerance": TOLERANCE,
     }
-    if not difference <= TOLERANCE:
-        raise CheckFailed(
-            f"the sampler is not the model: a logit differs by {difference:.2g}, at most {TOLERANCE:g} is allowed"
-        )
-    if not code_difference <= TOLERANCE:
-        raise CheckFailed(
-            f"the encoder is not the model: a code differs by {code_difference:.2g}, at most {TOLERANCE:g} is allowed"
-        )
-    if disagreeing:
-        raise CheckFailed(f"the sampler is not the model: greedy decoding differs in {len(disagreeing)} of {ROWS} rows")
-    return record
 
 
-def greedy_logits(sampler_graph: bytes, z: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy ids (B, T) and the logits (B, T, V) they were chosen from, PAD and zeros behind the graph's early exit."""
-    watched = with_logits(onnx.load_from_string(sampler_graph))
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
-    whole = {
-        name: np.array(value, np.int64)
-        for name, value in {"seed": 0, "first_row": 0, "top_k": 0, "max_length": length}.items()
-    }
-    real = {name: np.array(value, np.float32) for name, value in {"temperature": 0.0, "top_p": 1.0}.items()}
-    ids, logits = session.run(["ids", LOGITS], {"z": z, **whole, **real})
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest absolute difference; infinite where either is no number."""
+    gap = np.abs(np.asarray(found, np.float64) - expected)
+    return float(np.where(np.isfinite(gap), gap, np.inf).max(initial=0.0))
+
+
+def require(endpoint: str, what: str, gap: float) -> float:
+    """`gap`, if it is within the tolerance."""
+    if gap > TOLERANCE:
+        raise CheckFailed(
+            f"the {endpoint} is not the model: a {what} differs by {gap:.2g}, at most {TOLERANCE:g} is allowed"
+        )
+    return gap
+
+
+def watched(
+    sampler_graph: bytes, z: np.ndarray, length: int, temperature: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids (B, T), the logits (B, T, V) they were chosen from, and log-probabilities (B,); PAD and zeros behind an early end."""
+    graph = with_logits(onnx.load_from_string(sampler_graph)).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    choices = {"seed": 0, "first_row": 0, "temperature": temperature, "top_k": 0, "top_p": 1.0, "max_length": length}
+    kinds = {"temperature": np.float32, "top_p": np.float32}
+    inputs = {name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()}
+    ids, logits, log_probability = session.run(["ids", LOGITS, "log_probability"], {"z": z, **inputs})
     missing = length - ids.shape[1]
-    logits = logits.transpose(1, 0, 2)
-    return np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), np.pad(logits, ((0, 0), (0, missing), (0, 0)))
+    padded = np.pad(logits.transpose(1, 0, 2), ((0, 0), (0, missing), (0, 0)))
+    return np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), padded, log_probability
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -75,3 +75,25 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     both = g.Concat(g.Mul(radius, g.Cos(angle)), g.Mul(radius, g.Sin(angle)), axis=1)
     noise = g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
     return g.Cast(noise, to=TensorProto.FLOAT)
+
+
+def reference_normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
+    """What `normals` computes, in numpy (rows, size): an independent check of the graph."""
+    pairs = -(-size // 2)
+    positions = np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs, dtype=np.uint64)
+    left, right = np.broadcast_arrays(rows.astype(np.uint64)[:, None], positions[None, :])
+    key = (seed & 0xFFFFFFFF, seed >> 32)
+    schedule = (*key, key[0] ^ key[1] ^ PARITY)
+    word = np.uint64(0xFFFFFFFF)
+    left, right = (left + schedule[0]) & word, (right + schedule[1]) & word
+    for turn in range(20):
+        bits = ROTATIONS[turn // 4 % 2][turn % 4]
+        left = (left + right) & word
+        right = ((right << np.uint64(bits) | right >> np.uint64(32 - bits)) & word) ^ left
+        if turn % 4 == 3:
+            group = turn // 4 + 1
+            left = (left + schedule[group % 3]) & word
+            right = (right + schedule[(group + 1) % 3] + group) & word
+    first, second = ((bits >> np.uint64(8)) * 2.0**-24 for bits in (left, right))
+    radius, angle = np.sqrt(-2.0 * np.log(1.0 - first)), 2 * np.pi * second
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size].astype(np.float32)

@@ -6,14 +6,16 @@ import contextlib
 import io
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kvae.decoding import decode
 from kvae.model import TextVAE
-from kvae.serving.errors import ConfigError
+from kvae.serving.errors import CheckFailed, ConfigError
 
 
 def write_saved_model(model: TextVAE, path: str | Path) -> None:
@@ -23,7 +25,8 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
         decode  z (n, d) float32                           -> ids (n, T) int32, greedy
         sample  seed, count int32, temperature float32     -> ids (count, T) int32, z (count, d)
 
-    Raises `ConfigError` when `path` exists. The texts of `sample` are not those of a bundle's seed.
+    Raises `ConfigError` when `path` exists and `CheckFailed` when what was written, loaded again, is not the model. The
+    texts of `sample` are not those of a bundle's seed.
     """
     path = Path(path)
     if path.exists():
@@ -55,10 +58,25 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     archive.add_endpoint("decode", decode_greedily, [tf.TensorSpec((None, size), tf.float32, "z")])
     scalars = {"seed": tf.int32, "count": tf.int32, "temperature": tf.float32}
     archive.add_endpoint("sample", sample, [tf.TensorSpec((), dtype, name) for name, dtype in scalars.items()])
-    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
+        partial.chmod(0o755)
         with contextlib.redirect_stdout(io.StringIO()):
             archive.write_out(str(partial), verbose=False)
+        check(model, partial)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check(model: TextVAE, folder: Path) -> None:
+    """Load what was written and compare its signatures with the model on 20 codes and the texts they decode to."""
+    signatures = tf.saved_model.load(str(folder)).signatures
+    z = tf.random.stateless_normal((20, model.model_config.latent_size), seed=(0, 0))
+    ids = decode(model, z)
+    expected = model.encoder(ids, training=False)
+    found = signatures["encode"](tokens=ids)
+    same_codes = all(np.allclose(found[name], expected[name], atol=1e-4) for name in ("mean", "log_variance"))
+    if not same_codes or not np.array_equal(signatures["decode"](z=z)["ids"], ids):
+        raise CheckFailed("the SavedModel is not the model: its signatures give other results")

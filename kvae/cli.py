@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kvae import __version__
-from kvae.serving.errors import ConfigError, KvaeError
+from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that may not be written
+        say(f"kvae {options.command}: {error}")
+        return DataError.exit_code
     return 0
 
 
@@ -52,7 +56,8 @@ def train(options: argparse.Namespace) -> None:
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
-        print(f"\nnext: kvae export {options.out} {options.out}/bundle\n      tensorboard --logdir {options.out}/logs")
+        print(f"\nnext: {program('kvae')} export {options.out} {options.out}/bundle")
+        print(f"      {program('tensorboard')} --logdir {options.out}/logs")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -61,7 +66,8 @@ def evaluate(options: argparse.Namespace) -> None:
         from kvae.training.corpora import held_out
         from kvae.training.evaluation import evaluate as measure
     run = load_run(options.run_folder)
-    rows, _, notes = held_out(run.config, run.alphabet, options.data)
+    config = run.config if options.too_long is None else run.config.with_settings({"data.too_long": options.too_long})
+    rows, _, notes = held_out(config, run.alphabet, options.data)
     for note in notes:
         say(note)
     report = {
@@ -77,6 +83,9 @@ def export(options: argparse.Namespace) -> None:
         from kvae.export.bundle import write_bundle
         from kvae.export.saved_model import write_saved_model
         from kvae.runs import load_run
+    for target in (options.bundle, options.saved_model):
+        if target is not None and Path(target).exists():
+            raise ConfigError(f"{target} exists already; give another folder or remove it")
     run = load_run(options.run_folder)
     if options.bundle is None and options.saved_model is None:
         options.bundle = str(run.path / "bundle")
@@ -103,21 +112,19 @@ def verify(options: argparse.Namespace) -> None:
             from kvae.export.parity import compare
             from kvae.runs import load_run
             from kvae.serving.bundle import read_bundle
-            from kvae.serving.sampler import Sampler
-        run, bundle = load_run(run_folder), read_bundle(options.bundle)
-        if model_id(run.model) != report["model_id"]:
-            raise ConfigError(
-                f"--against {run_folder}: this run holds the model {model_id(run.model)}, the bundle {report['model_id']}"
-            )
-        report["against"] = str(run_folder)
-        report["parity"] = compare(run.model, Sampler(bundle), bundle.graphs["sampler"])
+        run = load_run(run_folder)
+        if model_id(run.model) == report["model_id"]:
+            report["against"] = str(run_folder)
+            report["parity"] = compare(run.model, read_bundle(options.bundle))
+        elif options.against:
+            raise CheckFailed(f"{run_folder} holds the model {model_id(run.model)}, the bundle {report['model_id']}")
     lines = [
         f"{report['files']} files are as they were written",
         f"{report['seed_test_texts']} texts of the seed test are the same",
     ]
     lines.append(
         parity_line(report["parity"])
-        if run_folder
+        if "parity" in report
         else parity_line(report["parity_at_export"]) + " (recorded at export)"
     )
     show(options, report, "\n".join(lines))
@@ -265,11 +272,19 @@ def parser() -> argparse.ArgumentParser:
     added = command("evaluate", evaluate, "measure a run on its held-out texts or on a file")
     added.add_argument("run_folder", metavar="RUN")
     added.add_argument("--data", metavar="FILE", help="other texts than the held-out split")
+    added.add_argument(
+        "--too-long", choices=("refuse", "cut", "drop"), help="lines longer than the model (default: as trained)"
+    )
     added.add_argument("--seed", type=int, default=0, help="of the codes drawn (default: %(default)s)")
 
     added = command("export", export, "write a run as a verified ONNX bundle, as a SavedModel, or both")
     added.add_argument("run_folder", metavar="RUN")
-    added.add_argument("bundle", metavar="BUNDLE", nargs="?", help="folder to make (default: RUN/bundle)")
+    added.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        nargs="?",
+        help="folder to make (default: RUN/bundle; none with --saved-model alone)",
+    )
     added.add_argument("--saved-model", metavar="DIR", help="folder to make")
 
     added = bundle_command(
@@ -310,27 +325,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def with_arguments(config: Any, options: argparse.Namespace) -> Any:
-    """The preset with what the command line changes: the corpus's own settings, then flags, then --set."""
+    """The preset with what the command line changes: flags, then --set."""
     from kvae.configuration import parse_setting
-    from kvae.training.corpora import CORPORA
 
     flags = {
-        "data.source": absolute(options.data),
-        "data.validation": absolute(options.validation),
+        "data.source": options.data,
+        "data.validation": options.validation,
         "training.epochs": options.epochs,
         "training.steps": options.steps,
         "training.batch_size": options.batch_size,
         "training.seed": options.seed,
     }
-    config = config.with_settings({key: value for key, value in flags.items() if value is not None})
-    if config.data.source in CORPORA and not config.model.length:
-        config = config.with_settings(CORPORA[config.data.source].settings)
-    return config.with_settings(dict(map(parse_setting, options.set)))
-
-
-def absolute(file: str | None) -> str | None:
-    """A file by its full path, so that a run can be evaluated from any folder; names of corpora stay."""
-    return str(Path(file).resolve()) if file and Path(file).exists() else file
+    settings = {key: value for key, value in flags.items() if value is not None}
+    return config.with_settings({**settings, **dict(map(parse_setting, options.set))})
 
 
 def load_sampler(options: argparse.Namespace) -> Any:
@@ -396,6 +403,11 @@ def quiet_standard_error() -> Iterator[None]:
             os.close(kept)
 
 
+def program(name: str) -> str:
+    """How to call a program of this environment: by name where the shell finds it, by path where not."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).parent / name)
+
+
 def say(sentence: str) -> None:
     """A line on standard error."""
     print(sentence, file=sys.stderr, flush=True)
@@ -435,5 +447,5 @@ def parity_line(record: Mapping[str, Any]) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text with its line breaks and tabs written out."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") if {"\n", "\t"} & set(text) else text
+    """A text with line breaks, tabs and whatever else a terminal would act on written out."""
+    return "".join(symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode() for symbol in text)

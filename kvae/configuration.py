@@ -33,6 +33,8 @@ class Section:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from a plain dictionary; missing keys take their defaults, unknown ones raise `ConfigError`."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{section_name(cls)} must be an object of settings, got {data!r}")
         for key in data:
             if key not in rules(cls):
                 raise ConfigError(f"{section_name(cls)} has no key {key!r}{nearest(key, rules(cls))}")
@@ -113,7 +115,7 @@ class TrainingConfig(Section):
     """Gradients are scaled down to this global norm."""
     jit_compile: bool = True
     """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling."""
-    seed: int = bounded(0, 0)
+    seed: int = bounded(0, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class DataConfig(Section):
     validation: str | None = None
     """A file held out by the user; None: `validation_fraction` of the texts is held out, chosen by `split_seed`."""
     validation_fraction: float = bounded(0.05, 0.0001, 0.9)
-    split_seed: int = bounded(0, 0)
+    split_seed: int = bounded(0, 0, 2**32 - 1)
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
     """What happens to lines longer than the model's length."""
     max_symbols: int = bounded(256, 1)

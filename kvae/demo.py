@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kvae.cli import evaluation_table, parity_line
+from kvae.cli import evaluation_table, parity_line, program
 from kvae.configuration import Config
 from kvae.export.bundle import write_bundle
 from kvae.presets import preset
 from kvae.serving.sampler import Sampler
 from kvae.serving.verification import verify
-from kvae.training.corpora import CORPORA
 from kvae.training.evaluation import spread
 from kvae.training.experiment import run
 from kvae.training.ngram import NGram
@@ -26,7 +25,7 @@ RIVALS = (3, 4)
 
 def demo_config() -> Config:
     """Preset `hybrid-lstm` on the corpus that is always there."""
-    return preset("hybrid-lstm").with_settings({"data.source": CORPUS, **CORPORA[CORPUS].settings})
+    return preset("hybrid-lstm").with_settings({"data.source": CORPUS})
 
 
 def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> None:
@@ -66,9 +65,9 @@ def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = F
     print(
         f"TensorBoard logs are in {trained.path}/logs, the learning curves in {trained.path}/report/curves.png. Try:\n"
     )
-    print(f"  kvae sample {bundle} -n 10 --temperature 0.8")
-    print(f"  tensorboard --logdir {trained.path}/logs")
-    print("  kvae train --data YOUR_FILE.txt --out runs/mine")
+    print(f"  {program('kvae')} sample {bundle} -n 10 --temperature 0.8")
+    print(f"  {program('tensorboard')} --logdir {trained.path}/logs")
+    print(f"  {program('kvae')} train --data YOUR_FILE.txt --out runs/mine")
 
 
 def section(title: str) -> None:

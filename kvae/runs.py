@@ -33,7 +33,12 @@ class Run:
     def evaluation(self) -> dict[str, Any]:
         """The numbers written when training ended; empty if it has not."""
         file = self.path / REPORT / EVALUATION
-        return json.loads(file.read_text()) if file.exists() else {}
+        try:
+            return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        except ValueError as error:
+            raise ModelError(
+                f"{file}: damaged ({error}); write it anew with `kvae evaluate {self.path} --json`"
+            ) from error
 
 
 def load_run(path: str | Path) -> Run:

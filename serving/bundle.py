@@ -20,6 +20,12 @@ MANIFEST = "manifest.json"
 METADATA_KEY = "kvae"
 """Under this key every ONNX file repeats the manifest (without the list of files) in its metadata."""
 
+REQUIRED = ("endpoints", "latent", "length", "mode", "model_id", "parity", "seed_test", "vocabulary")
+"""What a manifest must say for a `Sampler` to work; the rest is for people."""
+
+ENTRY = {"file", "size", "sha256"}
+"""What it must say of each endpoint; the file lies in the bundle's own folder."""
+
 ENDPOINTS = ("sampler", "encoder", "prior")
 """`sampler`: z and choices to ids. `encoder`: tokens to the posterior. `prior`: seed and row numbers to z."""
 
@@ -60,21 +66,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote")
     version = manifest.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise BundleError(f"{path}: bundle format {version}, this kvae reads up to {FORMAT_VERSION}; update kvae")
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise BundleError(f"{path}: bundle format {version}, this kvae reads 1 to {FORMAT_VERSION}; update kvae")
     if text != manifest_text(manifest):
         raise BundleError(
             f"{file}: changed since it was written (its sum differs); copy the bundle again or export it anew"
         )
-    missing = [name for name in ENDPOINTS if name not in manifest["endpoints"]]
+    missing = [name for name in REQUIRED if name not in manifest]
+    missing += [name for name in ENDPOINTS if not missing and set(manifest["endpoints"].get(name, ())) != ENTRY]
     if missing:
-        raise BundleError(f"{path}: the manifest lacks the endpoint {missing[0]!r}; export it anew")
+        raise BundleError(f"{path}: the manifest lacks {missing[0]!r}; export it anew")
     return manifest
 
 
 def read_graph(path: Path, name: str, entry: Mapping[str, Any]) -> bytes:
     """The bytes of one endpoint, of the size and sha256 that the manifest gives."""
     file = path / entry["file"]
+    if file.parent != path:
+        raise BundleError(f"{path}: the manifest names a file outside the bundle ({entry['file']}); do not use it")
     try:
         content = file.read_bytes()
     except OSError as error:

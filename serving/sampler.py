@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +84,7 @@ class Sampler:
         self, texts: Sequence[str] | str, unknown: Literal["refuse", "replace"] = "refuse"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Means and log variances of q(z|x) for each text, (n, d) each."""
-        return self.posterior_of_tokens(self._tokens([texts] if isinstance(texts, str) else list(texts), unknown))
+        return self.posterior_of_tokens(self._tokens(listed(texts), unknown))
 
     def posterior_of_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `posterior`, for rows of ids (n, T) int32."""
@@ -95,7 +95,10 @@ class Sampler:
 
     def decode(self, codes: np.ndarray, seed: int = 0, **options: Any) -> list[str]:
         """The texts of codes (n, d), greedily unless `temperature` is given (then `seed` counts)."""
-        codes = np.asarray(codes, np.float32)
+        try:
+            codes = np.asarray(codes, np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"codes must be numbers of shape (n, {self.latent_size}), got {type(codes).__name__}") from error
         if codes.ndim != 2 or codes.shape[1] != self.latent_size or not np.isfinite(codes).all():
             raise DataError(f"codes must be finite numbers of shape (n, {self.latent_size}), got shape {codes.shape}")
         seed = whole("seed", seed, 0, LARGEST["seed"])
@@ -167,11 +170,11 @@ def choices(
     """How symbols are chosen, as the sampler graph's inputs; temperature 0 is greedy, top_k 0 and top_p 1 are off."""
     if greedy and (temperature is not None or top_k or top_p != 1.0):
         raise ConfigError("greedy takes the likeliest symbol: give it alone, without temperature, top_k or top_p")
-    if temperature is not None and not (0.0 < temperature <= 100.0):
+    if temperature is not None and not 1e-3 <= real("temperature", temperature) <= 1e3:
         raise ConfigError(
-            f"temperature must be above 0 and at most 100, got {temperature}; for the likeliest symbol use greedy"
+            f"temperature must be from 0.001 to 1000, got {temperature}; for the likeliest symbol use greedy"
         )
-    if not 0.0 < top_p <= 1.0:
+    if not 1e-6 <= real("top_p", top_p) <= 1.0:
         raise ConfigError(f"top_p must be above 0 and at most 1, got {top_p}")
     limit = manifest["length"]
     return {
@@ -202,6 +205,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def listed(texts: Any) -> list[str]:
+    """One text or several as a list, or `DataError`."""
+    texts = [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, Iterable) and not isinstance(texts, bytes):
+        texts = list(texts)
+        if all(isinstance(text, str) for text in texts):
+            return texts
+    raise DataError(f"texts must be one str or a sequence of str, got {texts!r:.80}")
+
+
 def chunks(n: int) -> Iterator[tuple[int, int]]:
     """(start, count) of pieces of at most `CHUNK` rows."""
     return ((start, min(CHUNK, n - start)) for start in range(0, n, CHUNK))
@@ -212,6 +225,13 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
     return int(value)
+
+
+def real(name: str, value: Any) -> float:
+    """`value` as a number, or `ConfigError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 def first_line(error: Exception) -> str:

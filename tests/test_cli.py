@@ -50,7 +50,7 @@ def test_train_evaluate_export_verify_sample_is_one_path(kvae: Any, corpus_file:
     code, out, err = kvae("train", "--data", corpus_file, "--out", run, *SMALL)
     assert code == 0, err
     assert "bits, end marks included" in out
-    assert f"kvae export {run}" in out
+    assert f"export {run}" in out
     assert "val_elbo" in err
 
     evaluated = json_of(kvae("evaluate", run, "--json"))
@@ -189,7 +189,7 @@ BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
         "not the manifest of a kvae bundle",
     ),
     "an unknown character": (lambda at: ["interpolate", at.bundle, "KAMI", "mi"], 4, "characters the model never saw"),
-    "a bad temperature": (lambda at: ["sample", at.bundle, "--temperature", "-1"], 2, "temperature must be above 0"),
+    "a bad temperature": (lambda at: ["sample", at.bundle, "--temperature", "-1"], 2, "temperature must be from 0.001"),
     "a bundle that exists": (lambda at: ["export", at.run, at.bundle], 2, "exists already"),
     "an unknown command": (lambda at: ["smaple", at.bundle], 2, "invalid choice"),
 }
@@ -217,8 +217,8 @@ def test_another_runs_model_is_told_from_the_bundles(
 ) -> None:
     assert kvae("train", "--data", corpus_file, "--out", tmp_path / "other", "--seed", 5, *SMALL)[0] == 0
     code, _, err = kvae("verify", bundle_folder, "--against", tmp_path / "other")
-    assert code == 2
-    assert "this run holds the model" in err
+    assert code == 1
+    assert "holds the model" in err
 
 
 def test_help_names_every_command(kvae: Any) -> None:

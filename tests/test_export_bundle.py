@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from onnx import TensorProto
 
 from kvae.export import bundle as bundle_module
 from kvae.export.bundle import write_bundle
@@ -15,6 +16,7 @@ from kvae.export.convert import converted
 from kvae.export.graphs import bundle_graphs
 from kvae.export.parity import compare, same_choices
 from kvae.runs import load_run
+from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS, read_bundle
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.serving.sampler import Sampler
@@ -48,13 +50,19 @@ def test_the_same_weights_export_to_the_same_sampler(run_folder: Path, bundle_fo
     assert first.generate(50, seed=1) == second.generate(50, seed=1)
 
 
-@pytest.mark.parametrize("endpoint", ["sampler", "encoder"])
+@pytest.mark.parametrize(
+    ("endpoint", "shape"),
+    [("sampler", (12, 48)), ("sampler", (14, 48)), ("sampler", (12, 14)), ("encoder", (64, 4)), ("prior", ())],
+)
 def test_a_graph_that_is_not_the_model_is_deleted(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, shape: tuple[int, ...]
 ) -> None:
+    """Noise on one weight: recurrent kernel, rows of the previous symbol, classifier, mean, Box and Muller's -2."""
+
     def damaged(model: Any) -> dict[str, onnx.ModelProto]:
         graphs = bundle_graphs(model)
-        weights = max(graphs[endpoint].graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+        tensors = [item for item in graphs[endpoint].graph.initializer if tuple(item.dims) == shape]
+        weights = next(item for item in tensors if item.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE))
         values = onnx.numpy_helper.to_array(weights)
         values = values + np.random.default_rng(0).normal(0, 0.1, values.shape).astype(values.dtype)
         weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
@@ -77,7 +85,21 @@ def test_parity_finds_a_model_that_has_moved_on(run_folder: Path, bundle_folder:
     model = load_run(run_folder).model
     model.head.classify.bias.assign_add(np.linspace(0, 0.01, model.model_config.vocabulary_size, dtype=np.float32))
     with pytest.raises(CheckFailed, match="a logit differs by"):
-        compare(model, Sampler(bundle), bundle.graphs["sampler"])
+        compare(model, bundle)
+
+
+def test_a_model_whose_weights_are_no_numbers_is_refused(run_folder: Path, bundle_folder: Path, tmp_path: Path) -> None:
+    trained = load_run(run_folder)
+    trained.model.head.classify.bias.assign(np.full(len(trained.alphabet), np.nan, np.float32))
+    with pytest.raises(CheckFailed, match="differs by inf"):
+        write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_alphabet_of_another_run_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    trained = load_run(run_folder)
+    with pytest.raises(ConfigError, match="different runs"):
+        write_bundle(trained.model, Alphabet(("A",)), trained.config, tmp_path / "bundle")
 
 
 def test_rows_that_part_at_a_tie_agree_and_others_do_not() -> None:

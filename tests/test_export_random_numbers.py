@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from scipy import stats
 
 from kvae.export.nodes import Nodes, tensor
-from kvae.export.random_numbers import key_of, normals, row_numbers, threefry, uniform
+from kvae.export.random_numbers import key_of, normals, reference_normals, row_numbers, threefry, uniform
 
 
 def session(g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str]]]) -> onnxruntime.InferenceSession:
@@ -75,6 +75,12 @@ def test_a_row_of_noise_depends_on_the_seed_and_the_row_alone() -> None:
     (other,) = run(made, seed=6, first_row=0, count=40)
     np.testing.assert_array_equal(many[33:36], some)
     assert (many != other).all()
+
+
+@pytest.mark.parametrize("seed", [0, 2**40 + 5])
+def test_noise_is_what_numpy_computes(seed: int) -> None:
+    (noise,) = run(noise_session(7), seed=seed, first_row=2, count=50)
+    np.testing.assert_allclose(noise, reference_normals(seed, np.arange(2, 52), 7), atol=1e-6)
 
 
 def test_uniforms_fill_the_unit_interval_evenly() -> None:

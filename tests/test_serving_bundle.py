@@ -13,6 +13,7 @@ from kvae.serving.bundle import FORMAT_VERSION, manifest_text
 
 def rewrite(bundle: Path, **changes: object) -> None:
     manifest = {**json.loads((bundle / "manifest.json").read_text()), **changes}
+    manifest = {key: value for key, value in manifest.items() if value is not None}
     (bundle / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
 
 
@@ -42,6 +43,12 @@ def other_graph(bundle: Path) -> None:
     rewrite(bundle, endpoints=endpoints)
 
 
+def elsewhere(bundle: Path) -> None:
+    endpoints = json.loads((bundle / "manifest.json").read_text())["endpoints"]
+    shutil.copy(bundle / "prior.onnx", bundle.parent)
+    rewrite(bundle, endpoints={**endpoints, "prior": {**endpoints["prior"], "file": "../prior.onnx"}})
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (shutil.rmtree, "no such bundle"),
     "a file": (replace_with_a_file, "not a kvae bundle, it is a file"),
@@ -61,7 +68,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a newer format": (lambda bundle: rewrite(bundle, format_version=FORMAT_VERSION + 1), "update kvae"),
     "an edited manifest": (lambda bundle: flip(bundle / "manifest.json", 40), "manifest.json"),
-    "an endpoint too few": (lambda bundle: rewrite(bundle, endpoints={}), "lacks the endpoint 'sampler'"),
+    "an endpoint too few": (lambda bundle: rewrite(bundle, endpoints={}), "lacks 'sampler'"),
+    "no vocabulary": (lambda bundle: rewrite(bundle, vocabulary=None), "lacks 'vocabulary'"),
+    "format 0": (lambda bundle: rewrite(bundle, format_version=0), "bundle format 0"),
+    "a file elsewhere": (elsewhere, "names a file outside the bundle"),
     "a missing file": (lambda bundle: (bundle / "encoder.onnx").unlink(), "encoder.onnx: cannot be read"),
     "an empty file": (
         lambda bundle: (bundle / "prior.onnx").write_bytes(b""),

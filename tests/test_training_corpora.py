@@ -48,7 +48,7 @@ def test_unicode_names_are_the_listed_names_of_pythons_own_table() -> None:
 def test_plain_and_packed_files_read_alike(tmp_path: Path, ending: str, opener: Any) -> None:
     path = tmp_path / f"a.{ending}"
     with opener(path, "wb") as file:
-        file.write("\ufeffätzend\r\n\r\nzwei\n".encode())
+        file.write("\ufeffätzend\r\n\r\nzwei\r\n".encode())
     notes: list[str] = []
     assert read_texts(str(path), "lines", notes) == ["ätzend", "zwei"]
     assert notes == [f"{path}: 1 blank lines skipped"]
@@ -69,6 +69,7 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "repeated": (b"same\nsame\nsame\n", "at least two different lines"),
         "broken.xz": (lzma.compress(b"text\n" * 100)[:-20], "cannot be read"),
         "plain.gz": (b"not packed\n", "cannot be read"),
+        "damaged.gz": (gzip.compress(b"text\n" * 100)[:14] + b"\xff" * 40, "cannot be read"),
     }
     for name, (content, _) in files.items():
         if content is not None:
@@ -81,7 +82,8 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["missing", "empty", "blank", "latin-1", "single", "repeated", "broken.xz", "plain.gz", "folder"]
+    "name",
+    ["missing", "empty", "blank", "latin-1", "single", "repeated", "broken.xz", "plain.gz", "damaged.gz", "folder"],
 )
 def test_a_file_that_cannot_be_used_is_a_data_error_that_says_why(tmp_path: Path, name: str) -> None:
     path, rule = bad_files(tmp_path)[name]
@@ -97,7 +99,7 @@ def test_lines_longer_than_the_model_are_refused_with_their_count_and_the_choice
     with pytest.raises(DataError) as caught:
         prepare(config(path, model__length=16, data__validation=str(lines_file_named(tmp_path, "v.txt", MANY[:9]))))
     message = str(caught.value)
-    assert "2 of 102 train lines are longer than the model's 15 characters" in message
+    assert "2 of 102 lines are longer than the model's 15 characters" in message
     for choice in ("data.too_long=cut", "data.too_long=drop", "model.length=44"):
         assert choice in message
 
@@ -170,6 +172,20 @@ def test_a_stream_is_cut_into_windows_that_cover_the_held_out_end(tmp_path: Path
 def test_a_stream_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fewer than one window of 64"):
         prepare(config(lines_file(tmp_path, MANY[:3]), data__mode="windows"))
+    validation = str(lines_file_named(tmp_path, "v.txt", MANY))
+    with pytest.raises(DataError, match="20 characters to train on or to hold out"):
+        prepare(config(lines_file(tmp_path, MANY[:3]), data__mode="windows", data__validation=validation))
+
+
+def test_a_named_corpus_brings_its_settings_where_the_length_is_open() -> None:
+    ready = prepare(config("unicode-names"))
+    assert (ready.config.model.length, ready.config.data.too_long) == (48, "drop")
+
+
+def test_a_file_is_remembered_by_its_full_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lines_file(tmp_path, MANY)
+    monkeypatch.chdir(tmp_path)
+    assert prepare(config("lines.txt")).config.data.source == str(path)
 
 
 def test_evaluation_finds_the_texts_that_were_held_out(tmp_path: Path) -> None:

@@ -15,10 +15,14 @@ import tensorflow as tf
 from kvae.decoding import decode, sample
 from kvae.serving.alphabet import Alphabet
 
-from .evaluation import MOST_FOR_INFORMATION, active_units, collect, mutual_information, spread
+from .evaluation import active_units, collect, mutual_information, spread
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
+
+
+MOST_ROWS = 2000
+"""Held-out rows that TensorBoard's view of the code is computed on after each epoch."""
 
 
 class Progress(keras.callbacks.ProgbarLogger):
@@ -73,7 +77,7 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     def __init__(self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8, every: int = 50) -> None:
         super().__init__()
         self.folder, self.alphabet, self.every = folder, alphabet, every
-        self.rows, self.texts = spread(rows, MOST_FOR_INFORMATION), texts
+        self.rows, self.texts = spread(rows, MOST_ROWS), texts
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.writers = {
@@ -94,7 +98,8 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
         step = int(self.model.training_steps)
-        self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
+        if step % self.every:  # else it stands there since the last batch
+            self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
         with self.writers["validation"].as_default(step=step):
             for name, value in logs.items():
                 if name.startswith("val_"):

@@ -11,6 +11,7 @@ import lzma
 import re
 import sys
 import unicodedata
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,20 +80,36 @@ class Prepared:
 def prepare(config: Config) -> Prepared:
     """Read, split and encode what `config.data` names, choosing the model's length and alphabet where they are open."""
     notes: list[str] = []
+    config = settled(config)
     train, validation = split_texts(config, notes)
     if config.data.mode == "lines":
         config = with_length(config, [*train, *validation])
-        train, validation = (
-            fitting(config, texts, label, notes) for texts, label in ((train, "train"), (validation, "held-out"))
-        )
+        train = fitting(config, train, config.data.source, notes)
+        validation = fitting(config, validation, config.data.validation or config.data.source, notes)
     else:
         config = config.with_settings({"model.length": config.model.length or WINDOW})
-        validation = windows(config, validation)
+        windows(config, train, config.data.source, notes)  # raises for a stream shorter than a window
+        validation = windows(config, validation, config.data.validation or config.data.source, notes)
     alphabet = Alphabet.build(train, config.data.max_symbols)
     config = config.with_settings({"model.vocabulary_size": len(alphabet)})
     note_unknown(alphabet, [*train, *validation], notes)
     rows = stream_ids(alphabet, train) if config.data.mode == "windows" else encoded(config, alphabet, train)
     return Prepared(config, alphabet, rows, encoded(config, alphabet, validation), train, validation, tuple(notes))
+
+
+def settled(config: Config) -> Config:
+    """The configuration with files by their full paths, so that a run can be evaluated from any folder, and with the
+    settings that suit a named corpus where the model's length is still open."""
+    sources = {f"data.{name}": getattr(config.data, name) for name in ("source", "validation")}
+    config = config.with_settings({key: str(Path(name).resolve()) for key, name in sources.items() if is_file(name)})
+    if config.data.source in CORPORA and not config.model.length:
+        return config.with_settings(CORPORA[config.data.source].settings)
+    return config
+
+
+def is_file(name: str | None) -> bool:
+    """Whether a source is a path rather than a corpus, standard input or nothing."""
+    return name is not None and name not in CORPORA and name != STANDARD_INPUT
 
 
 def held_out(
@@ -101,7 +118,8 @@ def held_out(
     """What a trained model is evaluated on: its held-out split, or all of `file`. Tokens (N, T), texts and notes."""
     notes: list[str] = []
     texts = split_texts(config, notes)[1] if file is None else read_texts(file, config.data.mode, notes)
-    texts = fitting(config, texts, "evaluated", notes) if config.data.mode == "lines" else windows(config, texts)
+    fit = fitting if config.data.mode == "lines" else windows
+    texts = fit(config, texts, file or config.data.source, notes)
     note_unknown(alphabet, texts, notes)
     return encoded(config, alphabet, texts), texts, tuple(notes)
 
@@ -138,7 +156,7 @@ def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
     if source in CORPORA:
         lines = CORPORA[source].texts()
     else:
-        lines = read_file(source).removesuffix("\n").replace("\r\n", "\n").split("\n")
+        lines = read_file(source).replace("\r\n", "\n").removesuffix("\n").split("\n")
     if mode == "windows":
         return ["\n".join(lines)]
     texts = [line for line in lines if line.strip()]
@@ -157,15 +175,15 @@ OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 def read_file(source: str) -> str:
     """A UTF-8 file, unpacked by its ending, or standard input (`-`); whatever is unreadable raises `DataError`."""
     path = Path(source)
-    if source != STANDARD_INPUT and not path.exists():
-        raise DataError(f"{source}: no such file or corpus{nearest(source, CORPORA)}")
     try:
+        if source != STANDARD_INPUT and not path.exists():
+            raise DataError(f"{source}: no such file or corpus{nearest(source, CORPORA)}")
         if source == STANDARD_INPUT:
             raw = sys.stdin.buffer.read()
         else:
             with OPENERS.get(path.suffix, open)(path, "rb") as file:
                 raw = file.read()
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{source}: cannot be read: {error}; give a plain, .gz or .xz file") from error
     try:
         return raw.decode("utf-8-sig")
@@ -196,18 +214,18 @@ def multiple_of_strides(config: Config, length: int) -> int:
     return -(-length // stride) * stride
 
 
-def fitting(config: Config, texts: list[str], label: str, notes: list[str]) -> list[str]:
-    """The texts that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
+def fitting(config: Config, texts: list[str], source: str, notes: list[str]) -> list[str]:
+    """The texts of `source` that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
     room = config.model.length - 1
     long = [text for text in texts if len(text) > room]
     if not long:
         return texts
-    counts = f"{len(long):,} of {len(texts):,} {label} lines are longer than the model's {room} characters"
+    counts = f"{source}: {len(long):,} of {len(texts):,} lines are longer than the model's {room} characters"
     if config.data.too_long == "refuse":
         enough = multiple_of_strides(config, max(map(len, long)) + 1)
         raise DataError(
-            f"{config.data.source}: {counts}; choose --set data.too_long=cut, --set data.too_long=drop "
-            f"or --set model.length={enough}"
+            f"{counts}; cut them with --set data.too_long=cut, leave them out with --set data.too_long=drop, "
+            f"or train a longer model with --set model.length={enough}"
         )
     if config.data.too_long == "cut":
         notes.append(f"{counts}: cut")
@@ -215,17 +233,17 @@ def fitting(config: Config, texts: list[str], label: str, notes: list[str]) -> l
     notes.append(f"{counts}: dropped")
     kept = [text for text in texts if len(text) <= room]
     if not kept:
-        raise DataError(f"{config.data.source}: {counts} and dropped, none is left; raise model.length")
+        raise DataError(f"{counts} and dropped, none is left; train a longer model with --set model.length=N")
     return kept
 
 
-def windows(config: Config, texts: list[str]) -> list[str]:
+def windows(config: Config, texts: list[str], source: str, notes: list[str]) -> list[str]:
     """A stream cut into neighbouring windows of T characters: a fixed set that covers it."""
     length = config.model.length
     stream = texts[0]
     if len(stream) < length:
         raise DataError(
-            f"{config.data.source}: the held-out stream has {len(stream)} characters, fewer than one window of {length}; "
+            f"{source}: {len(stream)} characters to train on or to hold out, fewer than one window of {length}; "
             f"give a longer file or a smaller model.length"
         )
     return [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]

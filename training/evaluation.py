@@ -17,7 +17,7 @@ from .pipeline import ordered_rows
 ACTIVE = 0.01
 """A unit is active when the variance of its posterior mean over the texts exceeds this (Burda et al. 2016, eq. 10)."""
 
-MOST_FOR_INFORMATION = 2000
+MOST_FOR_INFORMATION = 10_000
 """Texts that mutual information is estimated on at most; the estimate cannot exceed the logarithm of their number."""
 
 UNITS = {
@@ -108,7 +108,12 @@ def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray
     """
     mean, log_variance, z = (part.astype(np.float64) for part in (mean, log_variance, z))
     precision = np.exp(-log_variance)
-    # Row i, column j: log q(z_i | x_j), as products of (N, d) matrices.
-    squared = z**2 @ precision.T - 2 * z @ (mean * precision).T + (mean**2 * precision).sum(axis=1)
-    log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
-    return float(np.mean(np.diag(log_density) - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z)))))
+    gains = []
+    for start in range(0, len(z), 500):
+        some = z[start : start + 500]
+        # Row i, column j: log q(z_i | x_j), as products of (N, d) matrices.
+        squared = some**2 @ precision.T - 2 * some @ (mean * precision).T + (mean**2 * precision).sum(axis=1)
+        log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
+        own = log_density[np.arange(len(some)), start + np.arange(len(some))]
+        gains.append(own - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))))
+    return float(np.concatenate(gains).mean())
