@@ -34,8 +34,8 @@ clean:  ## everything made by the targets above
 	rm -rf $(VENV) build dist runs *.egg-info
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "kvae needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "kvae needs Python 3.11 to 3.13 (TensorFlow has no newer build); name one: make PYTHON=python3.13"; exit 1; }
 	@echo "setting up $(VENV), about 2 GB, once"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)

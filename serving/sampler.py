@@ -98,7 +98,9 @@ class Sampler:
         try:
             codes = np.asarray(codes, np.float32)
         except (TypeError, ValueError) as error:
-            raise DataError(f"codes must be numbers of shape (n, {self.latent_size}), got {type(codes).__name__}") from error
+            raise DataError(
+                f"codes must be numbers of shape (n, {self.latent_size}), got {type(codes).__name__}"
+            ) from error
         if codes.ndim != 2 or codes.shape[1] != self.latent_size or not np.isfinite(codes).all():
             raise DataError(f"codes must be finite numbers of shape (n, {self.latent_size}), got shape {codes.shape}")
         seed = whole("seed", seed, 0, LARGEST["seed"])

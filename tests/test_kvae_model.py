@@ -41,15 +41,15 @@ def test_previous_is_the_tokens_shifted_behind_start() -> None:
 
 
 def test_auxiliary_logits_see_the_code_and_no_history() -> None:
+    """With the posterior cut off from the text, another text changes the head's logits and not the auxiliary ones."""
     model = small_model()
-    noise = np.zeros((1, 4), np.float32)
-    tokens = random_tokens(1)
-    model.encoder.trainable = False
-    mean = model.encoder(tokens)["mean"]
-    expected = model.parts.auxiliary(model.expander(mean, training=False))
-    np.testing.assert_allclose(
-        model.parts.outputs(tokens, noise, training=False)["auxiliary_logits"], expected, atol=1e-6
-    )
+    for name in ("mean", "log_variance"):
+        layer = model.encoder.get_layer(name)
+        layer.kernel.assign(np.zeros(layer.kernel.shape))
+    noise = np.ones((4, 4), np.float32)
+    first, second = (model.parts.outputs(random_tokens(4, seed=seed), noise, training=False) for seed in (0, 1))
+    np.testing.assert_array_equal(first["auxiliary_logits"], second["auxiliary_logits"])
+    assert np.abs(first["logits"] - second["logits"]).max() > 0.01
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -100,6 +100,30 @@ def test_every_step_counts_and_moves_beta() -> None:
     model.fit(random_tokens(64), batch_size=16, verbose=0)
     assert int(model.training_steps) == 4
     assert model.evaluate(random_tokens(16), verbose=0, return_dict=True)["beta"] == pytest.approx(0.5)
+
+
+def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
+    model = small_model({"ramp_steps": 8, "alpha": 0.0, "count_padding": False}, auxiliary=False)
+    model.compile(keras.optimizers.SGD(0.0))
+    for step in range(3):
+        found = model.fit(random_tokens(16), batch_size=16, verbose=0).history
+        assert found["beta"][0] == pytest.approx(step / 8)
+        assert found["loss"][0] == pytest.approx(found["reconstruction"][0] + step / 8 * found["kl"][0], rel=1e-5)
+
+
+def test_targets_and_sample_weights_are_refused() -> None:
+    model, tokens = compiled(), random_tokens(16)
+    with pytest.raises(ConfigError, match="neither targets nor sample weights"):
+        model.fit(tokens, tokens, verbose=0)
+
+
+def test_half_precision_is_refused() -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ConfigError, match="'mixed_float16'"):
+            small_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def test_evaluate_weighs_every_text_and_every_character_alike() -> None:

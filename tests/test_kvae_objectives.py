@@ -26,7 +26,9 @@ def nats(tokens: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndar
 def test_terms_are_nats_per_sequence_without_padding() -> None:
     tokens = random_tokens(6)
     made = outputs(tokens)
-    terms = loss_terms(ObjectiveConfig(alpha=0.3, ramp_start=0, ramp_steps=10, beta_max=0.5), tokens, made, np.int32(4))
+    terms = loss_terms(
+        ObjectiveConfig(alpha=0.3, ramp_steps=10, beta_max=0.5, count_padding=False), tokens, made, np.int32(4)
+    )
     weights = tokens != PAD
     reconstruction = nats(tokens, made["logits"], weights)
     auxiliary = nats(tokens, made["auxiliary_logits"], weights)

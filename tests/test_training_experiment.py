@@ -9,7 +9,7 @@ import pytest
 
 from kvae.presets import preset
 from kvae.runs import load_run
-from kvae.serving.errors import ConfigError, DataError, ModelError
+from kvae.serving.errors import CheckFailed, ConfigError, DataError, ModelError
 from kvae.training import experiment
 from kvae.training.experiment import run
 
@@ -43,13 +43,11 @@ def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
     trained = load_run(run_folder)
     assert trained.config.model.length == 16
     assert int(trained.model.training_steps) == 21
-    assert (
-        trained.evaluation["texts"]
-        == len(
-            [line for line in (run_folder / "report" / "evaluation.json").read_text().splitlines() if '"texts"' in line]
-        )
-        * trained.evaluation["texts"]
-    )
+    from kvae.training.corpora import held_out
+    from kvae.training.evaluation import evaluate
+
+    again = evaluate(trained.model, held_out(trained.config, trained.alphabet)[0])
+    assert again == pytest.approx(trained.evaluation)
     assert trained.evaluation["elbo"] == pytest.approx(trained.evaluation["reconstruction"] + trained.evaluation["kl"])
 
 
@@ -126,6 +124,27 @@ def test_a_ramp_longer_than_the_run_is_said(tmp_path: Path, small_settings: dict
     assert any("beta will only reach 0.25" in sentence for sentence in said)
 
 
+def test_training_metrics_come_every_so_many_steps_and_never_twice(
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Often(experiment.TensorBoardMonitor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, every=7)
+
+    monkeypatch.setattr(experiment, "TensorBoardMonitor", Often)
+    trained, _ = run(
+        preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 15}), tmp_path / "run", quiet
+    )
+    assert [event.step for event in events(trained.path / "logs" / "train").Tensors("loss")] == [7, 14, 15]
+
+
+def test_a_run_that_diverges_is_an_error_and_leaves_no_folder(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    settings = {**small_settings, "training.learning_rate": 1e30}
+    with pytest.raises(CheckFailed, match="training diverged"):
+        run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_same_seed_trains_the_same_model(tmp_path: Path, small_settings: dict[str, Any]) -> None:
     settings = {**small_settings, "training.steps": 4}
     first, second = (run(preset("hybrid-lstm").with_settings(settings), tmp_path / name, quiet)[0] for name in "ab")
@@ -140,19 +159,20 @@ def test_a_stream_trains_as_windows(tmp_path: Path, small_settings: dict[str, An
     assert trained.evaluation["reconstruction"] == pytest.approx(trained.evaluation["reconstruction_with_padding"])
 
 
+@pytest.mark.parametrize("steps", [3, 9])
 def test_ctrl_c_keeps_the_model_of_that_moment(
-    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     class Interrupt(experiment.StopAtStep):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if int(self.model.training_steps) == 9:
+            if int(self.model.training_steps) == steps:
                 raise KeyboardInterrupt
 
     said: list[str] = []
     monkeypatch.setattr(experiment, "StopAtStep", Interrupt)
     trained, _ = run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", said.append)
-    assert int(load_run(trained.path).model.training_steps) == 9
-    assert any("stopped after 9 steps" in sentence for sentence in said)
+    assert int(load_run(trained.path).model.training_steps) == steps
+    assert any(f"stopped after {steps} steps" in sentence for sentence in said)
 
 
 @pytest.mark.parametrize(

@@ -115,5 +115,6 @@ def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray
         squared = some**2 @ precision.T - 2 * some @ (mean * precision).T + (mean**2 * precision).sum(axis=1)
         log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
         own = log_density[np.arange(len(some)), start + np.arange(len(some))]
-        gains.append(own - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))))
+        with np.errstate(invalid="ignore"):  # a model that diverged has NaN here, and gets NaN
+            gains.append(own - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))))
     return float(np.concatenate(gains).mean())
