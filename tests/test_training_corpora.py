@@ -59,6 +59,11 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_texts("-", "lines", []) == ["one", "two"]
 
 
+def test_a_run_cannot_learn_from_standard_input() -> None:
+    with pytest.raises(DataError, match="save it to a file"):
+        prepare(config("-"))
+
+
 def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     files = {
         "missing": (None, "no such file or corpus"),

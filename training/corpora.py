@@ -101,6 +101,10 @@ def settled(config: Config) -> Config:
     """The configuration with files by their full paths, so that a run can be evaluated from any folder, and with the
     settings that suit a named corpus where the model's length is still open."""
     sources = {f"data.{name}": getattr(config.data, name) for name in ("source", "validation")}
+    if STANDARD_INPUT in sources.values():
+        raise DataError(
+            "standard input cannot be read again when the run is evaluated; save it to a file and give that"
+        )
     config = config.with_settings({key: str(Path(name).resolve()) for key, name in sources.items() if is_file(name)})
     if config.data.source in CORPORA and not config.model.length:
         return config.with_settings(CORPORA[config.data.source].settings)
@@ -108,8 +112,8 @@ def settled(config: Config) -> Config:
 
 
 def is_file(name: str | None) -> bool:
-    """Whether a source is a path rather than a corpus, standard input or nothing."""
-    return name is not None and name not in CORPORA and name != STANDARD_INPUT
+    """Whether a source is a path rather than a corpus or nothing."""
+    return name is not None and name not in CORPORA
 
 
 def held_out(
