@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,9 @@ from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job keeps its model, as with Ctrl-C
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     try:
         options.run(options)
     except KvaeError as error:
@@ -34,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # a full disk, a folder that may not be written
         say(f"kvae {options.command}: {error}")
         return DataError.exit_code
@@ -181,7 +187,7 @@ def reconstruct(options: argparse.Namespace) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    texts = load_sampler(options).interpolate(options.first, options.last, options.steps)
+    texts = load_sampler(options).interpolate(options.first, options.last, options.steps, options.unknown)
     show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
 
 
@@ -312,6 +318,9 @@ def parser() -> argparse.ArgumentParser:
     added = bundle_command("interpolate", interpolate, "texts on the way from one to another")
     added.add_argument("first")
     added.add_argument("last")
+    added.add_argument(
+        "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
+    )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
 
     command("presets", presets, "the configurations that come with kvae")

@@ -66,6 +66,8 @@ def load_run(path: str | Path) -> Run:
         raise ModelError(
             f"{path}: damaged, it does not load ({str(error).splitlines()[0][:160]}); train it again"
         ) from error
+    if len(alphabet) != config.model.vocabulary_size:
+        raise ModelError(f"{path}: {VOCABULARY} has {len(alphabet)} symbols, the model {config.model.vocabulary_size}")
     return Run(path, config, alphabet, model)
 
 

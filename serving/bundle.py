@@ -41,7 +41,7 @@ class Bundle:
 
 def read_bundle(path: str | Path) -> Bundle:
     """Read and verify all of a bundle; raises `BundleError` that says what is wrong and what to do."""
-    path = Path(path)
+    path = Path(path).expanduser()
     manifest = read_manifest(path)
     return Bundle(
         path, manifest, {name: read_graph(path, name, entry) for name, entry in manifest["endpoints"].items()}

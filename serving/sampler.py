@@ -65,14 +65,17 @@ class Sampler:
         n = whole("n", n, 0, LARGEST["row"])
         seed = secrets.randbits(32) if seed is None else whole("seed", seed, 0, LARGEST["seed"])
         first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
+        chosen = choices(self.manifest, **options)
         samples: list[Sample] = []
         for start, count in chunks(n):
             z = self.draw_codes(count, seed, first_row + start)
-            samples += self._decode(z, seed, first_row + start, options)
+            samples += self._decode(z, seed, first_row + start, chosen)
         return samples
 
     def draw_codes(self, n: int, seed: int, first_row: int = 0) -> np.ndarray:
         """The codes (n, d) behind rows first_row, first_row + 1, ... of `seed`: samples of the prior."""
+        n, seed = whole("n", n, 0, LARGEST["row"]), whole("seed", seed, 0, LARGEST["seed"])
+        first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
         (z,) = self._run("prior", seed=np.int64(seed), first_row=np.int64(first_row), count=np.int64(n))
         return z
 
@@ -87,7 +90,17 @@ class Sampler:
         return self.posterior_of_tokens(self._tokens(listed(texts), unknown))
 
     def posterior_of_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `posterior`, for rows of ids (n, T) int32."""
+        """As `posterior`, for rows of ids (n, T)."""
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.shape[1] != self.length or tokens.dtype.kind not in "iu":
+            raise DataError(
+                f"tokens must be whole numbers of shape (n, {self.length}), got {tokens.dtype} {tokens.shape}"
+            )
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(self.alphabet):
+            raise DataError(
+                f"tokens must be ids from 0 to {len(self.alphabet) - 1}, got {tokens.min()} to {tokens.max()}"
+            )
+        tokens = tokens.astype(np.int32)
         parts = [self._run("encoder", tokens=tokens[start : start + count]) for start, count in chunks(len(tokens))]
         empty = np.zeros((0, self.latent_size), np.float32)
         mean, log_variance = (np.concatenate([empty, *(part[i] for part in parts)]) for i in range(2))
@@ -104,19 +117,22 @@ class Sampler:
         if codes.ndim != 2 or codes.shape[1] != self.latent_size or not np.isfinite(codes).all():
             raise DataError(f"codes must be finite numbers of shape (n, {self.latent_size}), got shape {codes.shape}")
         seed = whole("seed", seed, 0, LARGEST["seed"])
-        options = {"greedy": "temperature" not in options, **options}
+        options = {"greedy": not {"temperature", "top_k", "top_p"} & options.keys(), **options}
+        chosen = choices(self.manifest, **options)
         texts: list[str] = []
         for start, count in chunks(len(codes)):
-            texts += [sample.text for sample in self._decode(codes[start : start + count], seed, start, options)]
+            texts += [sample.text for sample in self._decode(codes[start : start + count], seed, start, chosen)]
         return texts
 
     def reconstruct(self, texts: Sequence[str] | str, unknown: Literal["refuse", "replace"] = "refuse") -> list[str]:
         """Each text through its code and back, greedily: what the model remembers of it."""
         return self.decode(self.encode(texts, unknown))
 
-    def interpolate(self, first: str, last: str, steps: int = 7) -> list[str]:
+    def interpolate(
+        self, first: str, last: str, steps: int = 7, unknown: Literal["refuse", "replace"] = "refuse"
+    ) -> list[str]:
         """Texts at `steps` equal paces on the straight line from the code of `first` to that of `last`, ends included."""
-        start, stop = self.encode([first, last])
+        start, stop = self.encode([first, last], unknown)
         along = np.linspace(0.0, 1.0, whole("steps", steps, 2, 100_000), dtype=np.float32)[:, None]
         return self.decode(start + along * (stop - start))
 
@@ -124,9 +140,9 @@ class Sampler:
         """The manifest: vocabulary, latent code, limits, training summary, versions and the parity record."""
         return dict(self.manifest)
 
-    def _decode(self, z: np.ndarray, seed: int, first_row: int, options: dict[str, Any]) -> list[Sample]:
+    def _decode(self, z: np.ndarray, seed: int, first_row: int, chosen: dict[str, Any]) -> list[Sample]:
         place = {"seed": np.int64(seed), "first_row": np.int64(first_row)}
-        ids, _, log_probability = self._run("sampler", z=z, **place, **choices(self.manifest, **options))
+        ids, _, log_probability = self._run("sampler", z=z, **place, **chosen)
         finished = (ids == END).any(axis=1)
         return [
             Sample(text, seed, first_row + row, float(log_probability[row]), bool(finished[row]))
@@ -140,7 +156,8 @@ class Sampler:
         if strange and unknown == "refuse":
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
             raise DataError(
-                f"texts hold characters the model never saw: {shown}; remove them or pass unknown='replace'"
+                f"texts hold characters the model never saw: {shown}; "
+                f"remove them, or have them replaced: unknown='replace', --unknown replace"
             )
         if self.manifest["mode"] == "lines":
             return self.alphabet.encode(texts, self.length)

@@ -90,6 +90,12 @@ def test_decoding_a_code_is_keras_greedy_decoding(sampler: Sampler, run_folder: 
     assert sampler.decode(codes) == trained.alphabet.decode(np.array(decode(trained.model, codes)))
 
 
+def test_codes_can_be_decoded_by_drawing_too(sampler: Sampler) -> None:
+    codes = np.zeros((200, 4), np.float32)
+    assert len(set(sampler.decode(codes))) == 1
+    assert len(set(sampler.decode(codes, seed=1, top_k=3))) > 1
+
+
 def test_reconstruction_is_decoding_the_code(sampler: Sampler) -> None:
     texts = ["KAMITO", "RUNEKA"]
     assert sampler.reconstruct(texts) == sampler.decode(sampler.encode(texts))
@@ -124,6 +130,10 @@ def test_info_is_the_manifest(sampler: Sampler) -> None:
         (lambda s: s.encode(None), DataError, "texts must be one str or a sequence of str, got None"),
         (lambda s: s.encode([1]), DataError, "texts must be one str"),
         (lambda s: s.decode("abc"), DataError, "codes must be numbers"),
+        (lambda s: s.sample(0, temperature=-1), ConfigError, "temperature must be from 0.001"),
+        (lambda s: s.draw_codes(2, seed=-5), ConfigError, "seed must be a whole number"),
+        (lambda s: s.posterior_of_tokens(np.full((1, 16), 999)), DataError, "ids from 0 to 13, got 999 to 999"),
+        (lambda s: s.posterior_of_tokens(np.zeros((1, 3))), DataError, "shape (n, 16)"),
         (lambda s: s.sample(1, top_p=0.0), ConfigError, "top_p must be above 0"),
         (lambda s: s.sample(1, top_k=-3), ConfigError, "top_k must be a whole number"),
         (lambda s: s.sample(1, max_length=17), ConfigError, "max_length must be a whole number from 1 to 16"),

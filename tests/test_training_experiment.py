@@ -187,6 +187,16 @@ def test_a_run_that_lacks_a_file_is_a_model_error(tmp_path: Path, run_folder: Pa
         load_run(copy)
 
 
+def test_a_vocabulary_of_another_model_is_a_model_error(tmp_path: Path, run_folder: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    vocabulary = json.loads((copy / "vocabulary.json").read_text())
+    (copy / "vocabulary.json").write_text(json.dumps({**vocabulary, "symbols": vocabulary["symbols"][1:]}))
+    with pytest.raises(ModelError, match="13 symbols, the model 14"):
+        load_run(copy)
+
+
 def test_a_damaged_model_is_a_model_error(tmp_path: Path, run_folder: Path) -> None:
     import shutil
 

@@ -105,7 +105,7 @@ def settled(config: Config) -> Config:
         raise DataError(
             "standard input cannot be read again when the run is evaluated; save it to a file and give that"
         )
-    config = config.with_settings({key: str(Path(name).resolve()) for key, name in sources.items() if is_file(name)})
+    config = config.with_settings({key: str(Path(name).absolute()) for key, name in sources.items() if is_file(name)})
     if config.data.source in CORPORA and not config.model.length:
         return config.with_settings(CORPORA[config.data.source].settings)
     return config
