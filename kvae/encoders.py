@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import layers
 
+from .blocks import normalized
 from .configuration import ModelConfig
 
 
@@ -18,10 +19,7 @@ def conv(config: ModelConfig, symbols: Any) -> list[Any]:
         features = layers.Conv1D(
             filters, 3, strides=2, padding="same", use_bias=False, name=f"encoder_convolution_{level}"
         )(features)
-        features = layers.BatchNormalization(
-            momentum=config.batch_normalization_momentum, name=f"encoder_normalization_{level}"
-        )(features)
-        features = layers.ReLU(name=f"encoder_activation_{level}")(features)
+        features = normalized(config, features, "encoder", level)
         maps.append(features)
     return maps
 

@@ -9,6 +9,7 @@ from keras import layers
 
 from kvae.serving.errors import ConfigError
 
+from .blocks import normalized
 from .configuration import ModelConfig
 
 
@@ -26,10 +27,7 @@ def deconv(config: ModelConfig, z: Any) -> Any:
         features = layers.Conv1DTranspose(
             filters, 3, strides=2, padding="same", use_bias=False, name=f"deconvolution_{level}"
         )(features)
-        features = layers.BatchNormalization(
-            momentum=config.batch_normalization_momentum, name=f"expander_normalization_{level}"
-        )(features)
-        features = layers.ReLU(name=f"expander_activation_{level}")(features)
+        features = normalized(config, features, "expander", level)
     return features
 
 
