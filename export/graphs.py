@@ -30,8 +30,8 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
     """tokens (batch, T) int32 -> mean, log_variance (batch, d)."""
 
     def encode(tokens: Any) -> tuple[Any, Any]:
-        statistics = model.encoder(tokens, training=False)
-        return statistics["mean"], statistics["log_variance"]
+        found = model.encode(tokens)
+        return found["mean"], found["log_variance"]
 
     tokens = tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")
     return converted(encode, [tokens], ["mean", "log_variance"])
@@ -39,16 +39,14 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
 
 def prior_graph(model: TextVAE) -> onnx.ModelProto:
     """seed, first_row, count -> z (count, d): the codes of rows first_row, first_row + 1, ... of a seed."""
-    size = model.model_config.latent_size
+    size = model.parts.noise_size
     g = Nodes()
     noise = normals(g, key_of(g, "seed"), row_numbers(g, "first_row", "count"), size)
-    part = converted(
-        lambda noise: model.prior.sample(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"]
-    )
+    part = converted(lambda noise: model.codes(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"])
     (z,) = g.inline(part, {"noise": noise}, "prior_")
     g.named(z, "z")
     inputs = [tensor(name, "int64") for name in ("seed", "first_row", "count")]
-    return checked(g.model("prior", inputs, [tensor("z", "float", "batch", size)]))
+    return checked(g.model("prior", inputs, [tensor("z", "float", "batch", model.parts.code_size)]))
 
 
 def sampler_graph(model: TextVAE) -> onnx.ModelProto:
@@ -78,7 +76,7 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
     g.named(g.ReduceSum(g.Cast(text, to=TensorProto.INT64), g.constant([1], np.int64), keepdims=0), "lengths")
     g.named(carried[2], "log_probability")
     inputs = [
-        tensor("z", "float", "batch", model.model_config.latent_size),
+        tensor("z", "float", "batch", model.parts.code_size),
         *(tensor(name, "int64") for name in ("seed", "first_row")),
         tensor("temperature", "float"),
         tensor("top_k", "int64"),
@@ -183,7 +181,7 @@ def expand_part(model: TextVAE) -> onnx.ModelProto:
         features = model.expander(z, training=False)
         return [model.head.project(features), *model.head.initial_state(features)]
 
-    z = tf.TensorSpec((None, model.model_config.latent_size), name="z")
+    z = tf.TensorSpec((None, model.parts.code_size), name="z")
     return converted(expand, [z], ["projected", *(f"first_{name}" for name in state_specs(model))])
 
 
@@ -212,4 +210,4 @@ def state_specs(model: TextVAE) -> dict[str, tf.TensorSpec]:
 
 def features_of_zero(model: TextVAE) -> Any:
     """What the expander makes of one zero code: features of the shapes and types that the head gets."""
-    return model.expander(tf.zeros((1, model.model_config.latent_size)), training=False)
+    return model.expander(tf.zeros((1, model.parts.code_size)), training=False)

@@ -39,8 +39,8 @@ def compare(model: TextVAE, bundle: Bundle) -> dict[str, Any]:
     """
     sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
-    noise = reference_normals(0, np.arange(ROWS), model.model_config.latent_size)
-    require("prior", "code", difference(z, np.array(model.prior.sample(noise))))
+    noise = reference_normals(0, np.arange(ROWS), model.parts.noise_size)
+    require("prior", "code", difference(z, np.array(model.codes(noise))))
     largest, compared = 0.0, 0
     features = model.expander(z, training=False)
     for temperature in TEMPERATURES:
@@ -64,7 +64,7 @@ def compare(model: TextVAE, bundle: Bundle) -> dict[str, Any]:
                     f"the sampler is not the model: greedy decoding differs in {equal.count(False)} of {ROWS} rows"
                 )
         tokens = readable(ids, sampler)
-        codes = model.encoder(tokens, training=False)
+        codes = model.encode(tokens)
         code = max(
             require("encoder", "code", difference(part, np.array(codes[name])))
             for part, name in zip(sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True)

@@ -31,10 +31,10 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     path = Path(path)
     if path.exists():
         raise ConfigError(f"{path} exists already; give another folder or remove it")
-    size = model.model_config.latent_size
+    size = model.parts.code_size
 
     def encode(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(model.encoder(tokens, training=False))
+        return model.encode(tokens)
 
     def decode_greedily(z: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"ids": decode(model, z)}
@@ -48,7 +48,7 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
         def choose(logits: tf.Tensor) -> tf.Tensor:
             return tf.random.stateless_categorical(logits / temperature, 1, next_seed())[:, 0]
 
-        z = model.prior.sample(tf.random.stateless_normal([count, size], next_seed()))
+        z = model.codes(tf.random.stateless_normal([count, model.parts.noise_size], next_seed()))
         z = tf.ensure_shape(z, (None, size))
         return {"ids": decode(model, z, choose), "z": z}
 
@@ -73,9 +73,9 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
 def check(model: TextVAE, folder: Path) -> None:
     """Load what was written and compare its signatures with the model on 20 codes and the texts they decode to."""
     signatures = tf.saved_model.load(str(folder)).signatures
-    z = tf.random.stateless_normal((20, model.model_config.latent_size), seed=(0, 0))
+    z = model.codes(tf.random.stateless_normal((20, model.parts.noise_size), seed=(0, 0)))
     ids = decode(model, z)
-    expected = model.encoder(ids, training=False)
+    expected = model.encode(ids)
     found = signatures["encode"](tokens=ids)
     same_codes = all(np.allclose(found[name], expected[name], atol=1e-4) for name in ("mean", "log_variance"))
     if not same_codes or not np.array_equal(signatures["decode"](z=z)["ids"], ids):

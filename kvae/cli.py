@@ -69,18 +69,19 @@ def train(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.runs import load_run
-        from kvae.training.corpora import held_out
+        from kvae.training.corpora import CORPORA, held_out
         from kvae.training.evaluation import evaluate as measure
     run = load_run(options.run_folder)
     config = run.config if options.too_long is None else run.config.with_settings({"data.too_long": options.too_long})
-    rows, _, notes = held_out(config, run.alphabet, options.data)
-    for note in notes:
+    data = held_out(config, run.alphabet, options.data, options.labels)
+    for note in data.notes:
         say(note)
-    report = {
-        "run": options.run_folder,
-        "data": options.data or "held-out split",
-        **measure(run.model, rows, seed=options.seed),
-    }
+    samples = options.importance_samples
+    numbers = measure(run.model, data.rows, seed=options.seed, attribute=data.attribute, importance_samples=samples)
+    report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
+    corpus = CORPORA.get(config.data.source)
+    if corpus and corpus.entropy and options.data is None:
+        report["entropy"] = corpus.entropy
     show(options, report, evaluation_table(report))
 
 
@@ -148,6 +149,7 @@ def info(options: argparse.Namespace) -> None:
         "trained on": f"{training['source']} ({manifest['mode']})",
         "texts": f"up to {longest} characters of {len(manifest['vocabulary']['symbols'])} kinds",
         "latent code": f"{latent['kind']}, {latent['size']} dimensions, {latent['prior']} prior",
+        **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
         "bound": f"{training['elbo']:.2f} nats a text, {training['bits_per_character']:.3f} bits a character"
         if "elbo" in training
         else "not evaluated",
@@ -162,7 +164,8 @@ def info(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     sampler = load_sampler(options)
     chosen = {
-        name: getattr(options, name) for name in ("greedy", "temperature", "top_k", "top_p", "max_length", "first_row")
+        name: getattr(options, name)
+        for name in ("greedy", "temperature", "top_k", "top_p", "max_length", "first_row", "attribute")
     }
     samples = sampler.generate(options.n, options.seed, **chosen)
     if options.seed is None and samples:
@@ -260,6 +263,10 @@ def parser() -> argparse.ArgumentParser:
         help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
     )
     added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
+    added.add_argument(
+        "--labels", metavar="FILE", help="condition on the label in each line of FILE; `corpus`: the corpus' own labels"
+    )
+    added.add_argument("--validation-labels", metavar="FILE", help="the labels of --validation")
     added.add_argument("--out", required=True, help="run folder to make")
     added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
     length = added.add_mutually_exclusive_group()
@@ -278,6 +285,10 @@ def parser() -> argparse.ArgumentParser:
     added = command("evaluate", evaluate, "measure a run on its held-out texts or on a file")
     added.add_argument("run_folder", metavar="RUN")
     added.add_argument("--data", metavar="FILE", help="other texts than the held-out split")
+    added.add_argument("--labels", metavar="FILE", help="their labels, one a line")
+    added.add_argument(
+        "--importance-samples", type=int, default=0, metavar="K", help="also bound -log p(x) with K codes a text"
+    )
     added.add_argument(
         "--too-long", choices=("refuse", "cut", "drop"), help="lines longer than the model (default: as trained)"
     )
@@ -312,6 +323,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
     added.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
     added.add_argument("--max-length", type=int, help="characters at most")
+    added.add_argument("--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)")
 
     text_command("encode", encode, "the latent codes of texts")
     text_command("reconstruct", reconstruct, "texts through their codes and back, tab-separated")
@@ -340,6 +352,8 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
     flags = {
         "data.source": options.data,
         "data.validation": options.validation,
+        "data.labels": options.labels,
+        "data.validation_labels": options.validation_labels,
         "training.epochs": options.epochs,
         "training.steps": options.steps,
         "training.batch_size": options.batch_size,

@@ -47,30 +47,57 @@ class Section:
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
-    """The five slots and their sizes. T is `length`, V `vocabulary_size`, d `latent_size`."""
+    """The slots and their sizes. T is `length`, V `vocabulary_size`, L the number of `latent_size`s."""
 
     length: int = bounded(0, 0)
     """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
     vocabulary_size: int = bounded(0, 0)
     """V, the special ids included; 0: chosen from the corpus."""
+    attributes: tuple[str, ...] = ()
+    """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
 
-    encoder: Literal["conv"] = "conv"
-    encoder_filters: tuple[int, ...] = bounded((64, 128), 1)
-    """Feature maps of each convolution; each halves the positions (kernel 3, stride 2)."""
+    encoder: Literal["conv", "lstm", "gru", "dense", "none"] = "conv"
+    encoder_embedding: int = bounded(0, 0)
+    """Size of the symbol vectors that the encoder reads; 0: one-hot."""
+    encoder_units: tuple[int, ...] = bounded((64, 128), 1)
+    """Feature maps or units of each layer, bottom first; a convolution (kernel 3, stride 2) halves the positions."""
+    encoder_bidirectional: bool = False
+    """Whether recurrent layers read in both directions, each with all of the units."""
 
-    latent: Literal["dense"] = "dense"
-    latent_size: int = bounded(32, 1)
+    latent: Literal["dense", "map", "none"] = "dense"
+    """`dense`: a vector; `map`: a vector for each position of the encoder's feature map; `none`: a language model."""
+    latent_size: tuple[int, ...] = bounded((32,), 1)
+    """Size of the vector, or of each position's. Several sizes, bottom first, make a ladder with as many levels."""
+    posterior: Literal["free", "batch_normalized"] = "free"
+    """`batch_normalized`: the means have a fixed spread, which bounds the KL from below (Zhu et al. 2020)."""
+    posterior_scale: float = bounded(0.5, 0.0)
+    """The spread of batch-normalised means: gamma of Zhu et al. 2020."""
 
-    prior: Literal["standard"] = "standard"
+    prior: Literal["standard", "mixture", "vamp", "autoregressive"] = "standard"
+    """Of the top level; the levels below have learned Gaussian priors given the level above."""
+    prior_components: int = bounded(10, 1)
+    """K of `mixture` and `vamp`."""
+    prior_rate: float = bounded(2.0, 0.0)
+    """Nats of KL that the `autoregressive` prior makes unavoidable (delta of Razavi et al. 2019)."""
 
-    expander: Literal["deconv"] = "deconv"
+    expander: Literal["deconv", "repeat"] = "deconv"
     expander_filters: tuple[int, ...] = bounded((128, 64), 1)
     """Feature maps of each deconvolution; each doubles the positions. The last number is C, what the head reads."""
-    expander_base: int = bounded(128, 1)
-    """Feature maps of the coarse grid that z is mapped to before the deconvolutions."""
+    expander_base: int = bounded(128, 0)
+    """Feature maps of the coarse grid before the deconvolutions, or size of a ReLU layer before `repeat` (0: none)."""
 
-    head: Literal["none", "lstm"] = "lstm"
+    head: Literal["none", "lstm", "gru", "bytenet", "gated_conv"] = "lstm"
     head_units: int = bounded(192, 1)
+    head_layers: int = bounded(1, 1)
+    """Causal convolutions of `bytenet` and `gated_conv`."""
+    head_kernel: int = bounded(2, 2)
+    """Positions a causal convolution reads."""
+    head_dilation: int = bounded(1, 1)
+    """Factor by which each causal convolution's dilation exceeds the one before."""
+    head_embedding: int = bounded(0, 0)
+    """Size of the vectors of previous symbols; 0: as wide as the head needs."""
+    head_reads: Literal["steps", "state", "both"] = "steps"
+    """Where a recurrent head reads the features: at every step, in its initial state (Bowman et al. 2016), or in both."""
     head_layer_normalization: bool = True
     auxiliary: bool = True
     """Whether the expander's features also predict the text by themselves (the auxiliary loss needs it)."""
@@ -83,16 +110,36 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     """loss = reconstruction + penalty(KL) + alpha * auxiliary, nats per sequence (Semeniuta et al. 2017, eq. 3-4)."""
 
-    penalty: Literal["annealed"] = "annealed"
-    schedule: Literal["linear"] = "linear"
+    penalty: Literal["annealed", "constrained", "constrained_per_example", "free_bits", "free_bits_mask"] = "annealed"
+    schedule: Literal["linear", "sigmoid", "cosine", "cyclical", "constant"] = "linear"
+    """How the ramp rises from 0 to 1; it scales beta, or the target C of the constrained penalties."""
+    cycles: int = bounded(4, 1)
+    """Times that `cyclical` starts again within the ramp (Fu et al. 2019)."""
     beta_max: float = bounded(1.0, 0.0)
     ramp_start: int = bounded(0, 0)
-    """Training step at which beta leaves 0."""
+    """Training step at which the ramp leaves 0."""
     ramp_steps: int = bounded(1000, 0)
-    """Steps from 0 to `beta_max`; 0 switches it on at once."""
+    """Steps from 0 to 1; 0 switches it on at once."""
+    ramp_after_convergence: bool = False
+    """Hold the ramp at 0 until the loss has stopped falling, and let it last at least 20 % of the steps that took."""
+    kl_target: float = bounded(15.0, 0.0)
+    """C of the constrained penalties: nats per sequence."""
+    free_bits: float = bounded(0.5, 0.0)
+    """Nats of KL that cost nothing, per dimension or in total."""
+    free_bits_over: Literal["dimension", "total"] = "dimension"
     alpha: float = bounded(0.2, 0.0)
+    mmd: float = bounded(0.0, 0.0)
+    """Weight of the squared maximum mean discrepancy between codes and prior (InfoVAE, Zhao et al. 2019)."""
     input_dropout: float = bounded(0.0, 0.0, 1.0)
     """Share of previous symbols hidden from the head (Bowman et al. 2016); 1 is the historyless decoder."""
+    warm_start_steps: int = bounded(0, 0)
+    """Train that many steps without any penalty, then draw the decoder anew and begin (Li et al. 2019)."""
+    encoder_updates: int = bounded(0, 0)
+    """Encoder updates for every decoder update while the encoder lags behind (He et al. 2019); 0: one update of both."""
+    semi_supervised: bool = False
+    """Sum over the attribute's values where a text has no label (M2, Kingma et al. 2014)."""
+    classifier_weight: float = bounded(1.0, 0.0)
+    """Weight of -log q(attribute | text) where the label is known."""
     count_padding: bool = True
     """Whether the positions behind the end mark are learned too, as in Semeniuta et al. 2017; reports leave them out."""
 
@@ -104,6 +151,8 @@ class TrainingConfig(Section):
     epochs: int = bounded(10, 1)
     steps: int | None = bounded(None, 1)
     """Total training steps; when given it replaces `epochs`."""
+    steps_per_epoch: int | None = bounded(None, 1)
+    """Steps between two validations; None: once through the corpus."""
     batch_size: int = bounded(64, 1)
     learning_rate: float = bounded(1e-3, 0.0)
     learning_rate_schedule: Literal["constant", "cosine", "exponential"] = "cosine"
@@ -111,6 +160,8 @@ class TrainingConfig(Section):
     after `learning_rate_hold` thousand (Semeniuta et al. 2017: 0.95 after 20)."""
     learning_rate_decay: float = bounded(0.95, 0.0, 1.0)
     learning_rate_hold: int = bounded(20, 0)
+    weight_decay: float = bounded(0.0, 0.0)
+    """Decoupled from the gradient (Loshchilov and Hutter 2019)."""
     clip_norm: float = bounded(5.0, 0.0)
     """Gradients are scaled down to this global norm."""
     jit_compile: bool = True
@@ -124,10 +175,17 @@ class DataConfig(Section):
 
     source: str = "unicode-names"
     """A named corpus (`kvae data list`) or a file: plain, .gz or .xz, UTF-8."""
-    mode: Literal["lines", "windows"] = "lines"
-    """`lines`: one text a line. `windows`: the file is one stream, cut into windows of the model's length."""
+    mode: Literal["lines", "windows", "fixed"] = "lines"
+    """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
+    stream, cut into windows of T characters."""
     validation: str | None = None
     """A file held out by the user; None: `validation_fraction` of the texts is held out, chosen by `split_seed`."""
+    labels: str | None = None
+    """A file with the label of each line of `source`, empty where unknown; `corpus`: the labels of a named corpus."""
+    validation_labels: str | None = None
+    """The same for `validation`."""
+    labelled_fraction: float = bounded(1.0, 0.0, 1.0)
+    """Share of the labels that training may see."""
     validation_fraction: float = bounded(0.05, 0.0001, 0.9)
     split_seed: int = bounded(0, 0, 2**32 - 1)
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
@@ -217,7 +275,8 @@ def converted(label: str, rule: Any, value: Any) -> Any:
     if get_origin(rule) in (Union, types.UnionType):
         return None if value is None else converted(label, get_args(rule)[0], value)
     if get_origin(rule) is tuple:
-        if not isinstance(value, list | tuple) or not value:
+        value = [value] if isinstance(value, get_args(rule)[0]) and not isinstance(value, bool) else value
+        if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
             raise ConfigError(f"{label} must be a list such as [64, 128], got {value!r}")
         return tuple(converted(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):

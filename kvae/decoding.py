@@ -9,7 +9,9 @@ import keras
 from keras import ops
 
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+from kvae.serving.errors import ConfigError
 
+from .configuration import nearest
 from .model import TextVAE
 
 Chooser = Callable[[Any], Any]
@@ -28,7 +30,7 @@ def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
 
 
 def decode(model: TextVAE, z: Any, choose: Chooser = greedy) -> Any:
-    """Latent codes (B, d) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen."""
+    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen."""
     features = model.expander(z, training=False)
     projected, state = model.head.project(features), model.head.initial_state(features)
     barrier = writable(model.model_config.vocabulary_size)
@@ -49,7 +51,23 @@ def writable(vocabulary_size: int) -> Any:
     return ops.convert_to_tensor([-1e9 if number in NEVER_WRITTEN else 0.0 for number in range(vocabulary_size)])
 
 
-def sample(model: TextVAE, count: int, choose: Chooser = greedy, seed: int | None = None) -> Any:
-    """`count` texts as tokens (count, T): z from the prior, then `decode`."""
-    noise = keras.random.normal((count, model.model_config.latent_size), seed=seed)
-    return decode(model, model.prior.sample(noise), choose)
+def sample(
+    model: TextVAE, count: int, choose: Chooser = greedy, seed: int | None = None, attribute: str | None = None
+) -> Any:
+    """`count` texts as tokens (count, T): codes from the prior, then `decode`. `attribute` sets the value of the label that
+    the texts are conditioned on; without it each text draws its own. Raises `ConfigError` for a value the model lacks."""
+    codes = model.codes(keras.random.normal((count, model.parts.noise_size), seed=seed))
+    return decode(model, codes if attribute is None else with_attribute(model, codes, attribute), choose)
+
+
+def with_attribute(model: TextVAE, codes: Any, attribute: str) -> Any:
+    """The codes (B, code_size) with another value of the attribute."""
+    values = model.model_config.attributes
+    if attribute not in values:
+        raise ConfigError(
+            f"attribute is {attribute!r}{nearest(attribute, values)}"
+            if values
+            else f"attribute is {attribute!r}, but the model was trained without labels"
+        )
+    index = ops.full((ops.shape(codes)[0],), values.index(attribute), dtype="int32")
+    return ops.concatenate([codes[:, : model.hierarchy.size], ops.one_hot(index, len(values))], axis=-1)

@@ -1,27 +1,97 @@
-"""Encoders: a text as feature maps, bottom first. Each takes the configuration and one-hot symbols (B, T, V)."""
+"""Encoders: a text as features, bottom first.
+
+Each takes the configuration, symbols (B, T, E) as one-hot or learned vectors, and `last` (B,), the position of each text's
+last counted symbol. It returns one `Features` for each of `encoder_units`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from keras import layers
+from keras import layers, ops
 
 from .blocks import normalized
 from .configuration import ModelConfig
 
 
-def conv(config: ModelConfig, symbols: Any) -> list[Any]:
+class Features(NamedTuple):
+    """What one layer of an encoder knows: a vector of the whole text and, where there is a time axis, a row a position."""
+
+    summary: Any
+    """(B, n)."""
+    map: Any = None
+    """(B, T', C), or None."""
+
+
+def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     """Strided convolutions, kernel 3, batch norm, ReLU: maps (B, T/2, C1), (B, T/4, C2), ... (Semeniuta et al. 2017, 3.3)."""
-    maps = []
+    found = []
     features = symbols
-    for level, filters in enumerate(config.encoder_filters):
+    for level, filters in enumerate(config.encoder_units):
         features = layers.Conv1D(
             filters, 3, strides=2, padding="same", use_bias=False, name=f"encoder_convolution_{level}"
         )(features)
         features = normalized(config, features, "encoder", level)
-        maps.append(features)
-    return maps
+        found.append(Features(layers.Flatten(name=f"encoder_summary_{level}")(features), features))
+    return found
 
 
-ENCODERS: dict[str, Callable[[ModelConfig, Any], list[Any]]] = {"conv": conv}
+def lstm(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """LSTM layers; the summary is the state at the last symbol (Bowman et al. 2016)."""
+    return recurrent(layers.LSTM, config, symbols, last)
+
+
+def gru(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """GRU layers, as `lstm`."""
+    return recurrent(layers.GRU, config, symbols, last)
+
+
+def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """Recurrent layers on top of each other. Read backwards, a text is summed up at its first position."""
+    found = []
+    features = symbols
+    for level, units in enumerate(config.encoder_units):
+        forward = layer(units, return_sequences=True, name=f"encoder_recurrence_{level}")(features)
+        summary = AtPosition(name=f"encoder_summary_{level}")(forward, last)
+        if config.encoder_bidirectional:
+            backward = layer(
+                units, return_sequences=True, go_backwards=True, name=f"encoder_backward_recurrence_{level}"
+            )(features)
+            forward = ops.concatenate([forward, ops.flip(backward, axis=1)], axis=-1)
+            summary = ops.concatenate([summary, backward[:, -1]], axis=-1)
+        features = forward
+        found.append(Features(summary, features))
+    return found
+
+
+def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """Dense layers with batch norm and ReLU on the whole text at once (Soenderby et al. 2016); they have no time axis."""
+    found = []
+    features = layers.Flatten(name="encoder_symbols")(symbols)
+    for level, units in enumerate(config.encoder_units):
+        features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
+        features = normalized(config, features, "encoder", level)
+        found.append(Features(features))
+    return found
+
+
+def none(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """Nothing is read: for a language model."""
+    return []
+
+
+class AtPosition(layers.Layer):
+    """Rows (B, T, C) at positions (B,): (B, C)."""
+
+    def call(self, rows: Any, positions: Any) -> Any:
+        return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
+
+
+ENCODERS: dict[str, Callable[[ModelConfig, Any, Any], list[Features]]] = {
+    "conv": conv,
+    "lstm": lstm,
+    "gru": gru,
+    "dense": dense,
+    "none": none,
+}

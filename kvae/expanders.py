@@ -1,11 +1,15 @@
-"""Expanders: a latent vector z (B, d) as one feature row for every position, (B, T, C), without looking at the text."""
+"""Expanders: the bottom level of the code as one feature row for every position, (B, T, C), without looking at the text.
+
+Each takes the configuration and rows (B, T', c): one row for a vector, several for a map; an attribute is already in them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
@@ -13,16 +17,28 @@ from .blocks import normalized
 from .configuration import ModelConfig
 
 
-def deconv(config: ModelConfig, z: Any) -> Any:
+def deconv(config: ModelConfig, rows: Any) -> Any:
     """Linear + ReLU to a coarse grid, then transposed convolutions that double it (Semeniuta et al. 2017, 3.2-3.3)."""
-    stride = 2 ** len(config.expander_filters)
+    count = len(config.expander_filters)
+    stride = 2**count
     if config.length % stride:
         raise ConfigError(
-            f"model.length must be a multiple of {stride}, each of the {len(config.expander_filters)} deconvolutions "
-            f"doubles the positions; got {config.length}"
+            f"model.length must be a multiple of {stride}, each of the {count} deconvolutions doubles the positions; "
+            f"got {config.length}"
         )
-    grid = layers.Dense(config.length // stride * config.expander_base, activation="relu", name="grid")(z)
-    features = layers.Reshape((config.length // stride, config.expander_base), name="grid_positions")(grid)
+    if not config.expander_base:
+        raise ConfigError("model.expander_base is 0: expander 'deconv' needs feature maps for its coarse grid")
+    coarse = config.length // stride
+    if config.latent != "map":
+        grid = layers.Dense(coarse * config.expander_base, activation="relu", name="grid")(rows[:, 0])
+        features = layers.Reshape((coarse, config.expander_base), name="grid_positions")(grid)
+    elif rows.shape[1] == coarse:
+        features = layers.Dense(config.expander_base, activation="relu", name="grid")(rows)
+    else:
+        raise ConfigError(
+            f"expander 'deconv': {count} deconvolutions start from {coarse} positions, the code's map has {rows.shape[1]}; "
+            f"give model.expander_filters as many numbers as the encoder halves, or use expander 'repeat'"
+        )
     for level, filters in enumerate(config.expander_filters):
         features = layers.Conv1DTranspose(
             filters, 3, strides=2, padding="same", use_bias=False, name=f"deconvolution_{level}"
@@ -31,4 +47,18 @@ def deconv(config: ModelConfig, z: Any) -> Any:
     return features
 
 
-EXPANDERS: dict[str, Callable[[ModelConfig, Any], Any]] = {"deconv": deconv}
+def repeat(config: ModelConfig, rows: Any) -> Any:
+    """Each row for its share of the positions, behind a ReLU layer where `expander_base` gives it a size."""
+    if config.expander_base:
+        rows = layers.Dense(config.expander_base, activation="relu", name="reconstruction")(rows)
+    if config.length % rows.shape[1]:
+        raise ConfigError(
+            f"expander 'repeat': model.length must be a multiple of the {rows.shape[1]} positions of the code's map, "
+            f"got {config.length}"
+        )
+    if rows.shape[1] == 1:
+        return rows * np.ones((1, config.length, 1), "float32")
+    return ops.repeat(rows, config.length // rows.shape[1], axis=1)
+
+
+EXPANDERS: dict[str, Callable[[ModelConfig, Any], Any]] = {"deconv": deconv, "repeat": repeat}

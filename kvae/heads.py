@@ -10,6 +10,7 @@ Every head offers the same four callables, used by training, in-framework decodi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,25 +19,43 @@ from keras import layers, ops
 from .configuration import ModelConfig, ObjectiveConfig
 
 
+def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
+    """The features' share of what a head reads, (B, T, units); None for a language model, which has none."""
+    if config.latent == "none" and not config.attributes:
+        return None
+    return layers.Dense(units, use_bias=False, name="read_features")
+
+
+def nothing(features: Any) -> Any:
+    """(B, T, 1) zeros: what stands where no features are read."""
+    return ops.zeros_like(features[..., :1])
+
+
 class PreviousSymbol(layers.Layer):
     """A learned row (units,) for each previous symbol; a share `dropout` of them is zeroed while training.
 
-    Dropped rows are not compensated by a scale: dropout 1 is the historyless decoder of Semeniuta et al. 2017, 4.1, which
-    sees no history when it decodes either.
+    The row is a linear map of a vector of size `embedding`, where that is not 0. Dropped rows are not compensated by a
+    scale: dropout 1 is the historyless decoder of Semeniuta et al. 2017, 4.1, which sees no history when it decodes either.
     """
 
-    def __init__(self, vocabulary_size: int, units: int, dropout: float, **kwargs: Any) -> None:
+    def __init__(self, vocabulary_size: int, units: int, embedding: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.rows = layers.Embedding(vocabulary_size, units, embeddings_initializer="glorot_uniform", name="rows")
+        self.rows = layers.Embedding(
+            vocabulary_size, embedding or units, embeddings_initializer="glorot_uniform", name="rows"
+        )
+        self.linear = layers.Dense(units, use_bias=False, name="linear") if embedding else None
         self.dropout = dropout
         self.noise = keras.random.SeedGenerator()
 
     def build(self, previous_shape: Any) -> None:
         self.rows.build(previous_shape)
+        if self.linear is not None:
+            self.linear.build((*previous_shape, self.rows.output_dim))
         self.built = True
 
     def call(self, previous: Any, training: bool = False) -> Any:
         rows = self.rows(previous)
+        rows = rows if self.linear is None else self.linear(rows)
         if self.dropout >= 1.0:
             return ops.zeros_like(rows)
         if not training or self.dropout == 0.0:
@@ -69,6 +88,11 @@ class IndependentHead(layers.Layer):
         return self.project(features)
 
 
+def normalizer(config: ModelConfig, name: str) -> layers.Layer:
+    """Layer normalisation (Ba et al. 2016), or nothing."""
+    return layers.LayerNormalization(name=name) if config.head_layer_normalization else layers.Identity(name=name)
+
+
 class LSTMCell(layers.Layer):
     """The recurrent part of an LSTM: takes what the gates get from outside, (B, 4 units), and adds what memory says.
 
@@ -76,14 +100,14 @@ class LSTMCell(layers.Layer):
     eq. 20-22: the hidden state's share is normalised before it joins the gates, and the cell before it is shown.
     """
 
-    def __init__(self, units: int, layer_normalization: bool, **kwargs: Any) -> None:
+    gates = 4
+
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units = units
-        self.state_size = [units, units]
-        self.output_size = units
-        normalize = layers.LayerNormalization if layer_normalization else layers.Identity
-        self.normalize_hidden = normalize(name="normalize_hidden")
-        self.normalize_cell = normalize(name="normalize_cell")
+        self.units = self.output_size = config.head_units
+        self.state_size = [self.units, self.units]
+        self.normalize_hidden = normalizer(config, "normalize_hidden")
+        self.normalize_cell = normalizer(config, "normalize_cell")
 
     def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
         self.kernel = self.add_weight(shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel")
@@ -99,46 +123,102 @@ class LSTMCell(layers.Layer):
         hidden = output_gate * ops.tanh(self.normalize_cell(cell))
         return hidden, [hidden, cell]
 
+    @staticmethod
+    def first_bias(shape: Any, dtype: Any = None) -> Any:
+        """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
+        units = shape[0] // 4
+        return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
 
-class LSTMHead(layers.Layer):
-    """An LSTM that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b).
+    @staticmethod
+    def first_state(linear: Any) -> list[Any]:
+        """Hidden and cell state from a linear map of the features."""
+        return [ops.tanh(linear), linear]
+
+
+class GRUCell(layers.Layer):
+    """The recurrent part of a GRU (Cho et al. 2014), gates in the order reset, update, candidate.
+
+    The reset gate acts on the hidden state's share of the candidate, as in cuDNN and in the normalised form of Ba et al.
+    2016, supplementary eq. 23-26.
+    """
+
+    gates = 3
+
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = self.output_size = config.head_units
+        self.state_size = [self.units]
+        self.normalize_hidden = normalizer(config, "normalize_hidden")
+
+    def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
+        self.kernel = self.add_weight(shape=(self.units, 3 * self.units), initializer="orthogonal", name="kernel")
+        self.normalize_hidden.build((None, 3 * self.units))
+        self.built = True
+
+    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        (hidden,) = states
+        remembered = self.normalize_hidden(ops.matmul(hidden, self.kernel))
+        both = slice(None, 2 * self.units)
+        reset, update = ops.split(ops.sigmoid(inputs[:, both] + remembered[:, both]), 2, axis=-1)
+        candidate = ops.tanh(inputs[:, 2 * self.units :] + reset * remembered[:, 2 * self.units :])
+        hidden = update * hidden + (1.0 - update) * candidate
+        return hidden, [hidden]
+
+    @staticmethod
+    def first_bias(shape: Any, dtype: Any = None) -> Any:
+        return ops.zeros(shape)
+
+    @staticmethod
+    def first_state(linear: Any) -> list[Any]:
+        return [ops.tanh(linear)]
+
+
+class RecurrentHead(layers.Layer):
+    """A recurrence that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b), or starts from the features
+    (Bowman et al. 2016), or both (`head_reads`).
 
     Because the features of all positions are known, their share of the gates is one product outside the recurrence; the
     share of a previous symbol is a learned row. With layer normalisation their sum is normalised (Ba et al. 2016,
-    supplementary eq. 20). The forget gate's bias starts at 1.
+    supplementary eq. 20).
     """
 
-    def __init__(
-        self, vocabulary_size: int, units: int, layer_normalization: bool, input_dropout: float, **kwargs: Any
-    ) -> None:
+    def __init__(self, config: ModelConfig, cell: Any, input_dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units = units
-        self.read_features = layers.Dense(4 * units, use_bias=False, name="read_features")
-        self.read_previous = PreviousSymbol(vocabulary_size, 4 * units, input_dropout, name="read_previous")
-        normalize = layers.LayerNormalization if layer_normalization else layers.Identity
-        self.normalize_inputs = normalize(name="normalize_inputs")
-        self.recurrence = layers.RNN(
-            LSTMCell(units, layer_normalization, name="cell"), return_sequences=True, name="recurrence"
+        self.units = config.head_units
+        width = cell.gates * self.units
+        self.width = width
+        self.read_features = feature_reader(config, width) if config.head_reads != "state" else None
+        self.read_state = layers.Dense(self.units, name="read_state") if config.head_reads != "steps" else None
+        self.read_previous = PreviousSymbol(
+            config.vocabulary_size, width, config.head_embedding, input_dropout, name="read_previous"
         )
-        self.classify = layers.Dense(vocabulary_size, name="classify")
+        self.normalize_inputs = normalizer(config, "normalize_inputs")
+        self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
+        self.classify = layers.Dense(config.vocabulary_size, name="classify")
 
     def build(self, features_shape: Any, previous_shape: Any) -> None:
-        gates = (*features_shape[:-1], 4 * self.units)
-        self.read_features.build(features_shape)
+        gates = (*features_shape[:-1], self.width)
+        if self.read_features is not None:
+            self.read_features.build(features_shape)
+        if self.read_state is not None:
+            self.read_state.build((features_shape[0], features_shape[-1]))
         self.read_previous.build(previous_shape)
         self.normalize_inputs.build(gates)
         self.recurrence.build(gates)
         self.classify.build((None, self.units))
-        self.bias = self.add_weight(shape=(4 * self.units,), initializer=forget_at_first, name="bias")
+        self.bias = self.add_weight(shape=(self.width,), initializer=self.recurrence.cell.first_bias, name="bias")
         self.built = True
 
     def project(self, features: Any) -> Any:
-        """(B, T, C) -> (B, T, 4 units)."""
-        return self.read_features(features)
+        """(B, T, C) -> (B, T, gates), or a column of zeros."""
+        return nothing(features) if self.read_features is None else self.read_features(features)
 
     def initial_state(self, features: Any) -> list[Any]:
-        """Hidden and cell state, (B, units) each, zero."""
-        return [ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype) for _ in range(2)]
+        """Zeros, or a linear map of the first position's features: (B, units) each."""
+        cell = self.recurrence.cell
+        if self.read_state is not None:
+            return cell.first_state(self.read_state(features[:, 0]))
+        return [ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype) for _ in cell.state_size]
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
@@ -149,14 +229,116 @@ class LSTMHead(layers.Layer):
         return self.classify(self.recurrence(inputs, initial_state=self.initial_state(features)))
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
-        """Everything the gates get from outside the recurrence: (..., 4 units)."""
+        """Everything the gates get from outside the recurrence: (..., gates)."""
         return self.normalize_inputs(projected + self.read_previous(previous, training=training)) + self.bias
 
 
-def forget_at_first(shape: Any, dtype: Any = None) -> Any:
-    """The initial bias of an LSTM's gates: 1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
-    units = shape[0] // 4
-    return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
+class CausalConvolution(layers.Layer):
+    """Position t reads itself and `kernel - 1` positions before it, `dilation` apart: (B, T, units) -> (B, T, 2 units)."""
+
+    def __init__(self, config: ModelConfig, dilation: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units, self.taps, self.gap = config.head_units, config.head_kernel, dilation
+        self.normalize = normalizer(config, "normalize")
+
+    def build(self, inputs_shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(self.taps, self.units, 2 * self.units), name="kernel")
+        self.normalize.build((None, 2 * self.units))
+        self.bias = self.add_weight(shape=(2 * self.units,), initializer="zeros", name="bias")
+        self.built = True
+
+    def initial_state(self, batch: Any) -> Any:
+        """The inputs before the first position: zeros (B, positions, units)."""
+        return ops.zeros((batch, (self.taps - 1) * self.gap, self.units), self.compute_dtype)
+
+    def call(self, inputs: Any) -> Any:
+        padded = ops.pad(inputs, [[0, 0], [(self.taps - 1) * self.gap, 0], [0, 0]])
+        return self.normalize(ops.conv(padded, self.kernel, padding="valid", dilation_rate=self.gap)) + self.bias
+
+    def step(self, inputs: Any, before: Any) -> tuple[Any, Any]:
+        """One position (B, units), and the inputs that the next one has before it."""
+        window = ops.concatenate([before, ops.expand_dims(inputs, 1)], axis=1)
+        read = ops.reshape(window[:, :: self.gap], (-1, self.taps * self.units))
+        product = ops.matmul(read, ops.reshape(self.kernel, (self.taps * self.units, 2 * self.units)))
+        return self.normalize(product) + self.bias, window[:, 1:]
+
+
+def gated(inputs: Any) -> Any:
+    """A gated linear unit: one half through the sigmoid of the other (Dauphin et al. 2017, eq. 1)."""
+    value, gate = ops.split(inputs, 2, axis=-1)
+    return value * ops.sigmoid(gate)
+
+
+def highway(inputs: Any, outputs: Any) -> Any:
+    """A gate chooses between a layer's ReLU and its input (Srivastava et al. 2015, eq. 3)."""
+    value, gate = ops.split(outputs, 2, axis=-1)
+    share = ops.sigmoid(gate - 1.0)
+    return share * ops.relu(value) + (1.0 - share) * inputs
+
+
+def residual(inputs: Any, outputs: Any) -> Any:
+    """A gated linear unit added to its input (Dauphin et al. 2017, 3)."""
+    return inputs + gated(outputs)
+
+
+class ConvolutionHead(layers.Layer):
+    """Causal convolutions over [features_t, previous symbol], each joined with its input by `join`.
+
+    Position t sees 1 + (kernel - 1) * (sum of dilations) inputs, itself included: N + 1 for N layers of kernel 2.
+    """
+
+    def __init__(
+        self, config: ModelConfig, join: Callable[[Any, Any], Any], input_dropout: float, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.units, self.join = config.head_units, join
+        width = 2 * config.head_units
+        self.read_features = feature_reader(config, width)
+        self.read_previous = PreviousSymbol(
+            config.vocabulary_size, width, config.head_embedding, input_dropout, name="read_previous"
+        )
+        self.convolutions = [
+            CausalConvolution(config, config.head_dilation**number, name=f"convolution_{number}")
+            for number in range(config.head_layers)
+        ]
+        self.classify = layers.Dense(config.vocabulary_size, name="classify")
+
+    def build(self, features_shape: Any, previous_shape: Any) -> None:
+        if self.read_features is not None:
+            self.read_features.build(features_shape)
+        self.read_previous.build(previous_shape)
+        self.bias = self.add_weight(shape=(2 * self.units,), initializer="zeros", name="bias")
+        for convolution in self.convolutions:
+            convolution.build((*features_shape[:-1], self.units))
+        self.classify.build((None, self.units))
+        self.built = True
+
+    def project(self, features: Any) -> Any:
+        """(B, T, C) -> (B, T, 2 units), or a column of zeros."""
+        return nothing(features) if self.read_features is None else self.read_features(features)
+
+    def initial_state(self, features: Any) -> list[Any]:
+        """What each convolution has read before the first position."""
+        return [convolution.initial_state(ops.shape(features)[0]) for convolution in self.convolutions]
+
+    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+        hidden = self.read(projected, previous)
+        new_state = []
+        for convolution, before in zip(self.convolutions, state, strict=True):
+            outputs, after = convolution.step(hidden, before)
+            hidden = self.join(hidden, outputs)
+            new_state.append(after)
+        return self.classify(hidden), new_state
+
+    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+        hidden = self.read(self.project(features), previous, training)
+        for convolution in self.convolutions:
+            hidden = self.join(hidden, convolution(hidden))
+        return self.classify(hidden)
+
+    def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
+        """The gated 1x1 convolution of [features, previous symbol]: (..., units)."""
+        return gated(projected + self.read_previous(previous, training=training) + self.bias)
 
 
 def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
@@ -166,9 +348,30 @@ def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer
 
 def lstm(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
     """Head `lstm`."""
-    return LSTMHead(
-        config.vocabulary_size, config.head_units, config.head_layer_normalization, objective.input_dropout, name="head"
-    )
+    return RecurrentHead(config, LSTMCell(config, name="cell"), objective.input_dropout, name="head")
 
 
-HEADS = {"none": independent, "lstm": lstm}
+def gru(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
+    """Head `gru`."""
+    return RecurrentHead(config, GRUCell(config, name="cell"), objective.input_dropout, name="head")
+
+
+def bytenet(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
+    """Head `bytenet`: highway masked convolutions (Semeniuta et al. 2017, fig. 2c; Kalchbrenner et al. 2016)."""
+    return ConvolutionHead(config, highway, objective.input_dropout, name="head")
+
+
+def gated_conv(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
+    """Head `gated_conv`: residual gated causal convolutions (Prokhorov et al. 2019; Dauphin et al. 2017)."""
+    return ConvolutionHead(config, residual, objective.input_dropout, name="head")
+
+
+HEADS: dict[str, Callable[[ModelConfig, ObjectiveConfig], layers.Layer]] = {
+    "none": independent,
+    "lstm": lstm,
+    "gru": gru,
+    "bytenet": bytenet,
+    "gated_conv": gated_conv,
+}
+RECURRENT = ("lstm", "gru")
+"""Heads with a state that the features can set."""

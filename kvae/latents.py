@@ -1,22 +1,74 @@
-"""Latents: from the encoder's feature maps to the posterior q(z|x)."""
+"""Latents: what the encoder's features say about each level of the code, as Gaussians, bottom first.
+
+A level is a vector (B, d) or a map (B, T', c). Its Gaussian is the posterior itself at the top level and the bottom-up
+evidence of a ladder below it; `kvae.hierarchy` makes codes of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from keras import layers
+from keras import layers, ops
+
+from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
 from .distributions import Gaussian
+from .encoders import Features
 
 
-def dense(config: ModelConfig, maps: list[Any]) -> Gaussian:
-    """One Gaussian vector (B, d): linear maps of the flattened top feature map."""
-    summary = layers.Flatten(name="summary")(maps[-1])
-    mean = layers.Dense(config.latent_size, name="mean")(summary)
-    log_variance = layers.Dense(config.latent_size, name="log_variance", kernel_initializer="zeros")(summary)
-    return Gaussian(mean, log_variance)
+def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
+    """Vectors: linear maps of the summaries, joined by the attribute (B, K) where there is one."""
+    joined = [joined_vector(layer.summary, attribute) for layer in features]
+    return [
+        gaussian(config, summary, layers.Dense, size, level)
+        for level, (summary, size) in enumerate(zip(joined, config.latent_size, strict=True))
+    ]
 
 
-LATENTS: dict[str, Callable[[ModelConfig, list[Any]], Gaussian]] = {"dense": dense}
+def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
+    """Maps: the same linear maps at each position (Petersen 2018, 4.1)."""
+    if any(layer.map is None for layer in features):
+        raise ConfigError(
+            f"model.latent 'map' needs positions, encoder {config.encoder!r} has none; use conv, lstm or gru"
+        )
+    joined = [joined_map(layer.map, attribute) for layer in features]
+    return [
+        gaussian(config, rows, layers.Dense, size, level)
+        for level, (rows, size) in enumerate(zip(joined, config.latent_size, strict=True))
+    ]
+
+
+def none(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
+    """No code at all."""
+    return []
+
+
+def gaussian(config: ModelConfig, features: Any, layer: Any, size: int, level: int) -> Gaussian:
+    """Mean and log variance, the variance 1 at first."""
+    mean = layer(size, name=f"mean_{level}")(features)
+    if config.posterior == "batch_normalized":
+        momentum = config.batch_normalization_momentum
+        mean = layers.BatchNormalization(scale=False, momentum=momentum, name=f"mean_normalization_{level}")(mean)
+        mean = config.posterior_scale * mean
+    return Gaussian(mean, layer(size, name=f"log_variance_{level}", kernel_initializer="zeros")(features))
+
+
+def joined_vector(vector: Any, attribute: Any) -> Any:
+    """(B, n) and one-hot attribute (B, K) side by side."""
+    return vector if attribute is None else ops.concatenate([vector, attribute], axis=-1)
+
+
+def joined_map(rows: Any, attribute: Any) -> Any:
+    """(B, T', C) with the one-hot attribute (B, K) in every row."""
+    if attribute is None:
+        return rows
+    return ops.concatenate([rows, ops.repeat(ops.expand_dims(attribute, 1), rows.shape[1], axis=1)], axis=-1)
+
+
+LATENTS: dict[str, Callable[[ModelConfig, list[Features], Any], list[Gaussian]]] = {
+    "dense": dense,
+    "map": feature_map,
+    "none": none,
+}

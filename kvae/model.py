@@ -1,26 +1,31 @@
-"""TextVAE: the five slots put together as one functional Keras model with a training step of its own."""
+"""TextVAE: the parts put together as one functional Keras model with a training step of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from kvae.serving.alphabet import START
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig, ObjectiveConfig
-from .distributions import Gaussian
-from .encoders import ENCODERS
-from .expanders import EXPANDERS
-from .heads import HEADS
-from .latents import LATENTS
-from .objectives import bits_per_character, loss_terms
-from .priors import PRIORS, Prior
+from .heads import RECURRENT
+from .objectives import (
+    bits_per_character,
+    classification_terms,
+    loss_terms,
+    marginal_terms,
+    ramp_at,
+)
+from .parts import Parts, named_kls, shifted
+
+__all__ = ["TextVAE", "shifted"]
+
+NEVER = 2**31 - 1
+"""The start of a ramp that waits."""
 
 
 @keras.saving.register_keras_serializable("kvae")
@@ -29,44 +34,95 @@ class TextVAE(keras.Model):
 
         logits              (B, T, V)  teacher-forced: position t has read z and the tokens before t
         auxiliary_logits    (B, T, V)  from the expander's features alone, where the model has them
-        mean, log_variance  (B, d)     the posterior q(z|x)
+        mean, log_variance  (B, d)     the posterior q(z|x); of a ladder, each level given the sample above it
         z                   (B, d)     a sample of it
-        kl_level_0          (B,)       KL(q(z|x) || p(z)), nats
+        kl_level_0, ...     (B,)       KL(q(z|x) || p(z)) of each level, nats, bottom first
+        kl_per_dimension    (B, d)     the same of each dimension, where the prior lets them be told apart
+        log_ratio           (B,)       log q(z|x) - log p(z) at the sample, nats
+        attribute_logits    (B, K)     q(attribute | text), where there is an attribute
 
-    `compile(optimizer)` needs no loss, the objective is part of the configuration; then `fit`, `evaluate` and `predict`
-    take rows of tokens and nothing else. `encoder`, `expander` and `head` are the parts that decoding and export share.
-    Raises `ConfigError` for slots that do not fit each other.
+    With `attributes` in the configuration the input is {"tokens": (B, T), "attribute": (B,)}, the attribute -1 where it is
+    not known. `compile(optimizer)` needs no loss, the objective is part of the configuration; then `fit`, `evaluate` and
+    `predict` take such inputs and nothing else. `parts` holds what decoding and export share. Raises `ConfigError` for
+    slots that do not fit each other.
     """
 
     def __init__(self, model: ModelConfig, objective: ObjectiveConfig | None = None, **kwargs: Any) -> None:
         objective = objective or ObjectiveConfig()
         check_slots(model, objective)
-        parts = Parts.build(model, objective)
+        parts = Parts(model, objective)
         tokens = keras.Input((model.length,), dtype="int32", name="tokens")
-        noise = StandardNoise(model.latent_size, name="noise")(tokens)
-        outputs = parts.outputs(tokens, noise)
-        super().__init__(inputs=tokens, outputs=outputs, **kwargs)
+        attribute = keras.Input((), dtype="int32", name="attribute") if model.attributes else None
+        noise = StandardNoise(parts.noise_size, name="noise")(tokens)
+        outputs = parts.outputs(tokens, noise, attribute)
+        inputs = tokens if attribute is None else {"tokens": tokens, "attribute": attribute}
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
 
         self.model_config, self.objective_config = model, objective
-        self.parts, self.prior = parts, parts.prior
-        self.encoder, self.expander, self.head = parts.encoder, parts.expander, parts.head
-        self.training_steps = self.add_weight(
-            shape=(), dtype="int32", initializer="zeros", trainable=False, name="training_steps"
-        )
-        names = ["loss", "reconstruction", "kl", *sorted(name for name in outputs if name.startswith("kl_level_"))]
+        self.parts = parts
+        self.encoder, self.posterior, self.hierarchy = parts.encoder, parts.posterior, parts.hierarchy
+        self.expander, self.head = parts.expander, parts.head
+        start = NEVER if objective.ramp_after_convergence else objective.ramp_start
+        self.training_steps = self.counter("training_steps", 0)
+        self.ramp_start = self.counter("ramp_start", start)
+        self.ramp_steps = self.counter("ramp_steps", objective.ramp_steps)
+        self.encoder_updates = self.counter("encoder_updates", objective.encoder_updates)
+        names = ["loss", "reconstruction", "kl", *named_kls(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
+        names += ["mmd"] if objective.mmd else []
+        names += ["attribute_kl"] if objective.semi_supervised else []
+        names += ["classification", "attribute_accuracy"] if model.attributes else []
         names += ["elbo", "bits_per_character", "beta", "gradient_norm"]
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
-    def loss_terms(self, tokens: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The objective's terms at the present training step, per example (B,), nats per sequence."""
-        return loss_terms(self.objective_config, tokens, outputs, self.training_steps)
+    def counter(self, name: str, value: int) -> Any:
+        """A whole number that is saved with the model, so that schedules survive a restart."""
+        first = keras.initializers.Constant(value)
+        return self.add_weight(shape=(), dtype="int32", initializer=first, trainable=False, name=name)
+
+    @property
+    def ramp(self) -> Any:
+        """Height of the ramp at the present training step, in [0, 1]."""
+        return ramp_at(self.objective_config, self.training_steps, self.ramp_start, self.ramp_steps)
+
+    def terms(self, inputs: Any, training: bool = False) -> dict[str, Any]:
+        """The objective's terms of a batch at the present training step, per example (B,), nats per sequence."""
+        if not self.objective_config.semi_supervised:
+            outputs = self(inputs, training=training)
+            return self.loss_terms(inputs, outputs)
+        values = range(len(self.model_config.attributes))
+        attribute = inputs["attribute"]
+        each = [self({**inputs, "attribute": value * ops.ones_like(attribute)}, training=training) for value in values]
+        terms = marginal_terms(
+            [self.text_terms(inputs["tokens"], outputs) for outputs in each], attribute, each[0]["attribute_logits"]
+        )
+        return self.with_classification(terms, attribute, each[0]["attribute_logits"])
+
+    def loss_terms(self, inputs: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """As `terms`, from outputs that are there, the attribute taken as given."""
+        if not self.model_config.attributes:
+            return self.text_terms(inputs, outputs)
+        terms = self.text_terms(inputs["tokens"], outputs)
+        return self.with_classification(terms, inputs["attribute"], outputs["attribute_logits"])
+
+    def text_terms(self, tokens: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The terms of `kvae.objectives.loss_terms`."""
+        return loss_terms(self.objective_config, tokens, outputs, self.training_steps, self.ramp)
+
+    def with_classification(self, terms: dict[str, Any], attribute: Any, logits: Any) -> dict[str, Any]:
+        """The classifier's terms added."""
+        added = classification_terms(self.objective_config, attribute, logits)
+        terms["loss"] = terms["loss"] + self.objective_config.classifier_weight * added["classification"]
+        return {**terms, **added}
 
     def track(self, terms: Mapping[str, Any], gradient_norm: Any = None) -> dict[str, Any]:
         """Add a batch's terms to the running means and return those, under the names of DESIGN's metrics."""
+        weights = {"classification": terms.get("labelled")}
         for name, tracker in self.trackers.items():
             if name in terms:
-                tracker.update_state(terms[name])
+                tracker.update_state(terms[name], sample_weight=weights.get(name))
+        if "attribute_accuracy" in self.trackers:
+            self.trackers["attribute_accuracy"].update_state(terms["correct"], sample_weight=terms["labelled"])
         positions = terms["positions"]
         self.trackers["bits_per_character"].update_state(
             bits_per_character(terms["elbo"], positions), sample_weight=positions
@@ -79,6 +135,31 @@ class TextVAE(keras.Model):
     @property
     def metrics(self) -> list[keras.Metric]:
         return list(self.trackers.values())
+
+    def encode(self, tokens: Any, attribute: Any = None) -> dict[str, Any]:
+        """The codes of tokens (B, T): {"mean", "log_variance"}, (B, code_size)."""
+        return self.parts.encode(tokens, attribute)
+
+    def codes(self, noise: Any) -> Any:
+        """Standard normal noise (B, noise_size) as codes of the prior (B, code_size)."""
+        return self.parts.codes(noise)
+
+    @property
+    def inference_weights(self) -> list[Any]:
+        """What learns q(z|x)."""
+        return [weight for part in self.parts.inference for weight in part.trainable_weights]
+
+    @property
+    def generative_weights(self) -> list[Any]:
+        """What learns p(x, z)."""
+        return [weight for part in self.parts.generative for weight in part.trainable_weights]
+
+    def reset_decoder(self) -> None:
+        """Draw the weights of p(x, z) anew and keep those of q(z|x) (Li et al. 2019)."""
+        fresh = TextVAE(self.model_config, self.objective_config)
+        for ours, new in zip(self.parts.generative, fresh.parts.generative, strict=True):
+            for weight, value in zip(ours.weights, new.weights, strict=True):
+                weight.assign(value)
 
     def train_step(self, *arguments: Any) -> Any:
         """One optimisation step, written once per backend in `kvae.training`."""
@@ -100,58 +181,6 @@ class TextVAE(keras.Model):
         return cls(**{**config, **parts})
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The filled slots. Training, evaluation, decoding and export all use these same objects."""
-
-    encoder: keras.Model
-    """tokens (B, T) -> {"mean", "log_variance"}, each (B, d)."""
-    prior: Prior
-    expander: keras.Model
-    """z (B, d) -> features (B, T, C)."""
-    head: layers.Layer
-    """features, previous -> logits; see `kvae.heads`."""
-    auxiliary: layers.Layer | None
-    """features -> logits that no history helps, or None."""
-
-    @classmethod
-    def build(cls, model: ModelConfig, objective: ObjectiveConfig) -> Parts:
-        """New layers, with weights drawn anew, for a configuration."""
-        tokens = keras.Input((model.length,), dtype="int32", name="tokens")
-        z = keras.Input((model.latent_size,), name="z")
-        posterior = LATENTS[model.latent](
-            model, ENCODERS[model.encoder](model, ops.one_hot(tokens, model.vocabulary_size))
-        )
-        return cls(
-            keras.Model(tokens, {"mean": posterior.mean, "log_variance": posterior.log_variance}, name="encoder"),
-            PRIORS[model.prior](model),
-            keras.Model(z, EXPANDERS[model.expander](model, z), name="expander"),
-            HEADS[model.head](model, objective),
-            layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None,
-        )
-
-    def outputs(self, tokens: Any, noise: Any, training: bool | None = None) -> dict[str, Any]:
-        """The model's named tensors for tokens (B, T) and standard normal noise (B, d)."""
-        statistics = self.encoder(tokens, training=training)
-        posterior = Gaussian(**statistics)
-        z = posterior.sample(noise)
-        features = self.expander(z, training=training)
-        outputs = {
-            "logits": self.head(features, shifted(tokens), training=training),
-            "kl_level_0": self.prior.kl_divergence(posterior, z),
-            "z": z,
-            **statistics,
-        }
-        if self.auxiliary is not None:
-            outputs["auxiliary_logits"] = self.auxiliary(features)
-        return outputs
-
-
-def shifted(tokens: Any) -> Any:
-    """`previous` (B, T): the tokens one position later, behind START."""
-    return ops.pad(tokens[:, :-1], [[0, 0], [1, 0]], constant_values=START)
-
-
 class StandardNoise(layers.Layer):
     """A row of standard normal noise (size,) for each row of tokens, from a generator that is saved with the model."""
 
@@ -164,30 +193,116 @@ class StandardNoise(layers.Layer):
         return keras.random.normal((ops.shape(tokens)[0], self.size), dtype=self.compute_dtype, seed=self.generator)
 
 
-def tokens_of(data: Any) -> Any:
-    """The tokens of what `fit` and `evaluate` feed a step; raises `ConfigError` for targets and sample weights."""
-    tokens, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+def inputs_of(data: Any) -> Any:
+    """The inputs among what `fit` and `evaluate` feed a step; raises `ConfigError` for targets and sample weights."""
+    inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
     if targets is not None or weights is not None:
         raise ConfigError("a TextVAE learns from tokens alone: give neither targets nor sample weights")
-    return tokens
+    return inputs
 
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
-    """Refuse what does not fit together, with the reason."""
+    """Refuse what does not fit together, with the reason. Slots refuse shapes they cannot work with when they are built."""
     policy = keras.config.dtype_policy()
     if policy.compute_dtype != "float32":
         raise ConfigError(f"kvae computes in float32, the policy of Keras is {policy.name!r}; set it to 'float32'")
     for name in ("length", "vocabulary_size"):
         if not getattr(model, name):
             raise ConfigError(f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus")
-    if model.head == "none" and model.auxiliary:
-        raise ConfigError(
-            "model.auxiliary is true with head 'none': the head itself predicts from the features alone; set it to false"
-        )
-    if objective.alpha > 0 and not model.auxiliary:
-        raise ConfigError(
-            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true"
-        )
+    for broken, reason in misfits(model, objective):
+        if broken:
+            raise ConfigError(reason)
+
+
+def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
+    """What does not make sense, and why."""
+    levels, depth = len(model.latent_size), len(model.encoder_units)
+    no_latent, ladder = model.latent == "none", levels > 1
+    recurrent = model.head in RECURRENT
+    independent_prior = model.prior in ("standard", "autoregressive")
+    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    return [
+        (
+            model.head == "none" and model.auxiliary,
+            "model.auxiliary is true with head 'none': the head itself predicts from the features alone; set it to false",
+        ),
+        (
+            objective.alpha > 0 and not model.auxiliary,
+            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
+        ),
+        (
+            no_latent != (model.encoder == "none") and not (no_latent and model.attributes),
+            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
+            "(an encoder that only classifies attributes may stay), a VAE needs both",
+        ),
+        (
+            bool(model.attributes) and model.encoder == "none",
+            "model.attributes needs an encoder, which tells the attribute of a text; model.encoder is 'none'",
+        ),
+        (len(model.attributes) == 1, "model.attributes has one value: a label that never differs; give at least two"),
+        (no_latent and ladder, "model.latent_size has several levels but model.latent is 'none'; give one size"),
+        (
+            no_latent and model.expander != "repeat",
+            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
+        ),
+        (
+            no_latent and model.expander_base > 0,
+            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
+        ),
+        (
+            no_latent and (model.head == "none" or model.auxiliary),
+            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
+            "model.auxiliary to false",
+        ),
+        (
+            no_latent and (model.prior != "standard" or model.posterior != "free"),
+            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
+        ),
+        (
+            no_latent and objective.penalty != "annealed",
+            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
+        ),
+        (
+            ladder and depth < levels,
+            f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
+        ),
+        (
+            ladder and model.posterior != "free",
+            "model.posterior 'batch_normalized' bounds the KL of one level, a ladder merges its evidence: use 'free'",
+        ),
+        (
+            model.encoder_bidirectional and model.encoder not in RECURRENT,
+            f"model.encoder_bidirectional: encoder {model.encoder!r} sees both sides already; set it to false",
+        ),
+        (
+            model.head_reads != "steps" and not recurrent,
+            f"model.head_reads is {model.head_reads!r} but head {model.head!r} has no state to set; use 'steps'",
+        ),
+        (
+            model.head_reads != "steps" and no_latent,
+            "model.head_reads: a language model has no features to start from; use 'steps'",
+        ),
+        (
+            recurrent and model.head_layers > 1,
+            f"model.head_layers is {model.head_layers}: head {model.head!r} has one layer; widen it with model.head_units",
+        ),
+        (
+            per_dimension and not independent_prior,
+            f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
+        ),
+        (
+            objective.mmd > 0 and (model.prior != "standard" or ladder or no_latent),
+            "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
+        ),
+        (
+            objective.semi_supervised and not model.attributes,
+            "objective.semi_supervised needs model.attributes; name the labels with data.labels (--labels FILE)",
+        ),
+        (
+            objective.encoder_updates > 0 and no_latent,
+            "objective.encoder_updates: a language model has no encoder to update; set it to 0",
+        ),
+    ]
 
 
 def backend_steps() -> Any:

@@ -1,14 +1,21 @@
-"""Presets: whole configurations as data, each naming the table or figure it comes from."""
+"""Presets: whole configurations as data, each naming the table or figure it comes from.
+
+The published settings are the papers', wherever they say; every one has a `-small` variant of our own (`small`), which trains
+in minutes on two cores and counts its KL in full.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import replace as variant
+from dataclasses import dataclass, replace
+from typing import Any
 
 from kvae.serving.errors import ConfigError
 
 from .configuration import Config, DataConfig, ModelConfig, ObjectiveConfig, TrainingConfig, nearest
+
+NAMES = (48, 42)
+"""T and V of `unicode-names`, which presets without a published corpus are counted at."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +25,26 @@ class Preset:
     description: str
     source: str
     config: Config
+    parameters: int = 0
+    """Weights and normalisation statistics at `shape` (a test builds the model and counts)."""
+    shape: tuple[int, int] = NAMES
+    """T and V that the parameters are counted at; a corpus decides its own."""
 
+
+def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """A copy with some fields of some sections replaced."""
+    return replace(config, **{name: replace(getattr(config, name), **fields) for name, fields in sections.items()})
+
+
+LSTM_DECODER: dict[str, Any] = {"expander": "repeat", "expander_base": 0, "head": "lstm", "auxiliary": False}
+"""A recurrent decoder that reads the code itself."""
+
+NO_LATENT: dict[str, Any] = {**LSTM_DECODER, "encoder": "none", "latent": "none"}
 
 HYBRID = Config(
     model=ModelConfig(
-        encoder_filters=(64, 128),
-        latent_size=32,
+        encoder_units=(64, 128),
+        latent_size=(32,),
         expander_base=128,
         expander_filters=(128, 64),
         head="lstm",
@@ -32,57 +53,282 @@ HYBRID = Config(
     objective=ObjectiveConfig(alpha=0.3, ramp_start=0, ramp_steps=1000),
     training=TrainingConfig(epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
 )
+CNN = changed(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
+ATTRIBUTE = changed(HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")})
+SEMI_SUPERVISED = changed(ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1})
 
+# Semeniuta et al. 2017, Penn Treebank as characters: 50 symbols, an "epoch" is 1,000 batches of 64 random windows.
+PTB = (60, 54)
 HYBRID_PTB = Config(
     model=ModelConfig(
         length=60,
-        encoder_filters=(128, 256),
-        latent_size=50,
+        encoder_units=(128, 256),
+        latent_size=(50,),
         expander_base=256,
         expander_filters=(128, 200),
         head_units=500,
     ),
     objective=ObjectiveConfig(alpha=0.2, ramp_start=1000, ramp_steps=7000),
-    training=TrainingConfig(steps=100_000, batch_size=64, learning_rate=1e-3, learning_rate_schedule="exponential"),
+    training=TrainingConfig(
+        epochs=100, steps_per_epoch=1000, batch_size=64, learning_rate=1e-3, learning_rate_schedule="exponential"
+    ),
     data=DataConfig(mode="windows"),
 )
-
-HYBRID_TWEETS = variant(
+BYTENET_PTB = changed(
+    HYBRID_PTB, model={"head": "bytenet", "head_units": 256, "head_layers": 3, "head_layer_normalization": False}
+)
+CNN_PTB = changed(
+    HYBRID_PTB, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0, "ramp_start": 10_000}
+)
+LSTM_PTB = changed(
     HYBRID_PTB,
-    model=ModelConfig(
-        length=128,
-        encoder_filters=(128, 256, 512, 512, 512),
-        latent_size=100,
-        expander_base=512,
-        expander_filters=(512, 512, 512, 256, 200),
-        head_units=1000,
+    model={
+        **LSTM_DECODER,
+        "encoder": "lstm",
+        "encoder_units": (500,),
+        "latent_size": (100,),
+        "head_reads": "state",
+    },
+    objective={"alpha": 0.0, "ramp_start": 10_000, "input_dropout": 0.2},
+)
+LANGUAGE_MODEL_PTB = changed(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
+
+# Semeniuta et al. 2017, tweets as bytes: 256 of them and three marks.
+TWEETS = (128, 259)
+HYBRID_TWEETS = replace(
+    changed(
+        HYBRID_PTB,
+        model={
+            "length": 128,
+            "encoder_units": (128, 256, 512, 512, 512),
+            "latent_size": (100,),
+            "expander_base": 512,
+            "expander_filters": (512, 512, 512, 256, 200),
+            "head_units": 1000,
+        },
+        objective={"ramp_start": 50_000, "ramp_steps": 10_000},
+        training={"epochs": 300, "batch_size": 32},
     ),
-    objective=ObjectiveConfig(alpha=0.2, ramp_start=50_000, ramp_steps=10_000),
-    training=TrainingConfig(epochs=10, batch_size=32, learning_rate=1e-3, learning_rate_schedule="exponential"),
-    data=DataConfig(mode="lines"),
+    data=DataConfig(),
+)
+LSTM_TWEETS = changed(
+    HYBRID_TWEETS,
+    model={
+        **LSTM_DECODER,
+        "encoder": "lstm",
+        "encoder_units": (1000,),
+        "head_reads": "state",
+    },
+    objective={"alpha": 0.0, "input_dropout": 0.2},
+)
+LANGUAGE_MODEL_TWEETS = changed(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
+
+# Petersen 2018. Toy: 50 epochs of 5,000 sine waves; Twitter: 20 epochs of 3,000 batches, tweets below 32 characters.
+TOY = (16, 14)
+TWITTER = (32, 86)
+
+
+def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
+    """A row of Petersen 2018, table 1."""
+    return Config(
+        model=ModelConfig(
+            **{
+                "latent_size": (64,),
+                "expander_base": 256,
+                "expander_filters": (256, 200, 150),
+                "encoder_units": (150, 200, 256),
+                "head": head,
+                "head_units": 256,
+                "head_layer_normalization": False,
+                "auxiliary": auxiliary,
+                **model,
+            }
+        ),
+        objective=ObjectiveConfig(alpha=0.3 if auxiliary else 0.0, beta_max=0.01, ramp_steps=7800),
+        training=TrainingConfig(
+            epochs=50,
+            steps_per_epoch=156,
+            batch_size=32,
+            learning_rate=1e-4,
+            learning_rate_schedule="constant",
+            weight_decay=1e-3,
+        ),
+        data=DataConfig(source="sines"),
+    )
+
+
+def twitter(config: Config, **model: Any) -> Config:
+    """The same system as a row of Petersen 2018, table 2."""
+    return changed(
+        config,
+        model={"length": 32, **model},
+        objective={"ramp_steps": 60_000},
+        training={"epochs": 20, "steps_per_epoch": 3000},
+        data={"source": "unicode-names", "too_long": "drop"},
+    )
+
+
+RNN: dict[str, Any] = {"encoder": "lstm", "encoder_units": (256,), "expander": "repeat", "expander_base": 0}
+LADDER: dict[str, Any] = {
+    "encoder_units": (256, 128, 64),
+    "latent_size": (64, 32, 16),
+    "expander": "repeat",
+    "expander_base": 256,
+}
+LADDER_5: dict[str, Any] = {"encoder_units": (512, 256, 128, 64, 32), "latent_size": (128, 64, 32, 16, 8)}
+
+RNN_DENSE = toy("lstm", head_reads="both", **RNN)
+CNN_DENSE = toy("none")
+HYBRID_DENSE = toy("lstm", auxiliary=True)
+RNN_MAP = toy("lstm", latent="map", **RNN)
+CNN_MAP = toy("none", latent="map")
+HYBRID_MAP = toy("lstm", auxiliary=True, latent="map")
+LVAE = toy("lstm", encoder="dense", **LADDER)
+LCNNVAE = toy("lstm", encoder="conv", latent="map", **LADDER)
+LADDER_RNN = toy("lstm", encoder="lstm", latent="map", **{**LADDER, "encoder_units": (128, 128, 64)})
+MIXTURE = {"prior": "mixture", "prior_components": 10}
+
+# Prokhorov et al. 2019: C is ramped over two epochs, of 1,000 batches here.
+KL_TARGET = Config(
+    model=ModelConfig(
+        **{
+            **LSTM_DECODER,
+            "encoder": "lstm",
+            "encoder_units": (512,),
+            "encoder_embedding": 256,
+            "latent_size": (64,),
+            "head_units": 512,
+            "head_embedding": 256,
+            "head_reads": "both",
+            "head_layer_normalization": False,
+        }
+    ),
+    objective=ObjectiveConfig(penalty="constrained", kl_target=15.0, alpha=0.0, ramp_steps=2000),
+    training=TrainingConfig(
+        epochs=10, steps_per_epoch=1000, batch_size=128, learning_rate=7.5e-4, learning_rate_schedule="constant"
+    ),
+)
+KL_TARGET_GRU = changed(KL_TARGET, model={"encoder": "gru", "head": "gru"})
+KL_TARGET_GATED = changed(
+    KL_TARGET, model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"}
 )
 
-CNN = variant(
-    HYBRID,
-    model=variant(HYBRID.model, head="none", auxiliary=False),
-    objective=variant(HYBRID.objective, alpha=0.0),
-)
+S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"
+
+PUBLISHED: dict[str, Preset] = {
+    "hybrid-lstm": Preset("deconvolutions and a layer-normalised LSTM; the default", f"after {S17}, fig. 2b", HYBRID),
+    "cnn": Preset("deconvolutions alone, p(x|z) factorises over positions", f"after {S17}, fig. 2a", CNN),
+    "hybrid-attribute": Preset("texts conditioned on a label", f"{S17}, section 5", ATTRIBUTE),
+    "hybrid-semi-supervised": Preset(
+        "a label known for a tenth of the texts", f"{S17}, section 5; Kingma et al. 2014, M2", SEMI_SUPERVISED
+    ),
+    "lstm-vae-ptb": Preset(
+        "LSTM encoder and decoder, input dropout 0.2", f"{S17}, fig. 4; Bowman et al. 2016", LSTM_PTB, shape=PTB
+    ),
+    "lstm-lm-ptb": Preset("the decoder without a code: the baseline", f"{S17}, 4.1", LANGUAGE_MODEL_PTB, shape=PTB),
+    "historyless-lstm-ptb": Preset(
+        "an LSTM autoencoder that sees no history, beta 0",
+        f"{S17}, fig. 3",
+        changed(LSTM_PTB, objective={"beta_max": 0.0, "input_dropout": 1.0}),
+        shape=PTB,
+    ),
+    "historyless-cnn-ptb": Preset(
+        "the convolutional autoencoder, beta 0",
+        f"{S17}, fig. 3",
+        changed(CNN_PTB, objective={"beta_max": 0.0}),
+        shape=PTB,
+    ),
+    "cnn-ptb": Preset("deconvolutions alone", f"{S17}, fig. 2a", CNN_PTB, shape=PTB),
+    "hybrid-lstm-ptb": Preset("windows of 60 characters", f"{S17}, fig. 4 and 5", HYBRID_PTB, shape=PTB),
+    "hybrid-bytenet-ptb": Preset("a receptive field of four characters", f"{S17}, fig. 6", BYTENET_PTB, shape=PTB),
+    "lstm-vae-tweets": Preset("input dropout 0.2; wants a GPU", f"{S17}, table 2", LSTM_TWEETS, shape=TWEETS),
+    "lstm-lm-tweets": Preset(
+        "the decoder without a code; wants a GPU", f"{S17}, 4.1", LANGUAGE_MODEL_TWEETS, shape=TWEETS
+    ),
+    "hybrid-lstm-tweets": Preset("alpha 0.2; wants a GPU", f"{S17}, table 2", HYBRID_TWEETS, shape=TWEETS),
+    "rnn-dense-toy": Preset("LSTM encoder and decoder", f"{P18}, table 1", RNN_DENSE, shape=TOY),
+    "cnn-dense-toy": Preset("deconvolutions alone", f"{P18}, table 1", CNN_DENSE, shape=TOY),
+    "hybrid-dense-toy": Preset("deconvolutions and an LSTM", f"{P18}, table 1", HYBRID_DENSE, shape=TOY),
+    "rnn-map-toy": Preset("a code for every position", f"{P18}, table 1", RNN_MAP, shape=TOY),
+    "cnn-map-toy": Preset("a code for every eighth position", f"{P18}, table 1", CNN_MAP, shape=TOY),
+    "hybrid-map-toy": Preset("the same, and an LSTM", f"{P18}, table 1", HYBRID_MAP, shape=TOY),
+    "lvae-3-toy": Preset("a ladder of three vectors", f"{P18}, table 1", LVAE, shape=TOY),
+    "lcnnvae-3-toy": Preset("a ladder of three feature maps", f"{P18}, table 1", LCNNVAE, shape=TOY),
+    "ladder-rnn-3-toy": Preset("a ladder with recurrent layers", f"{P18}, 7.2", LADDER_RNN, shape=TOY),
+    "rnn-mixture-toy": Preset(
+        "a learned mixture as prior", f"{P18}, 7.3", changed(RNN_DENSE, model=MIXTURE), shape=TOY
+    ),
+    "cnn-mixture-toy": Preset(
+        "a learned mixture as prior", f"{P18}, 7.3", changed(CNN_DENSE, model=MIXTURE), shape=TOY
+    ),
+    "hybrid-mixture-toy": Preset(
+        "a learned mixture as prior", f"{P18}, 7.3", changed(HYBRID_DENSE, model=MIXTURE), shape=TOY
+    ),
+    "hybrid-dense-twitter": Preset(
+        "deconvolutions and an LSTM", f"{P18}, table 2", twitter(HYBRID_DENSE), shape=TWITTER
+    ),
+    "rnn-map-twitter": Preset("a code for every position", f"{P18}, table 2", twitter(RNN_MAP), shape=TWITTER),
+    "cnn-map-twitter": Preset("a code for every eighth position", f"{P18}, table 2", twitter(CNN_MAP), shape=TWITTER),
+    "hybrid-map-twitter": Preset("the same, and an LSTM", f"{P18}, table 2", twitter(HYBRID_MAP), shape=TWITTER),
+    "lvae-3-twitter": Preset("a ladder of three vectors", f"{P18}, table 2", twitter(LVAE), shape=TWITTER),
+    "lcnnvae-3-twitter": Preset("a ladder of three feature maps", f"{P18}, table 2", twitter(LCNNVAE), shape=TWITTER),
+    "lvae-5-twitter": Preset("a ladder of five vectors", f"{P18}, table 2", twitter(LVAE, **LADDER_5), shape=TWITTER),
+    "lcnnvae-5-twitter": Preset(
+        "a ladder of five feature maps", f"{P18}, table 2", twitter(LCNNVAE, **LADDER_5), shape=TWITTER
+    ),
+    "kl-target-lstm": Preset("KL held at 15 nats, LSTMs", f"{K19}, C = 15", KL_TARGET),
+    "kl-target-gru": Preset("KL held at 15 nats, GRUs", f"{K19}, C = 15", KL_TARGET_GRU),
+    "kl-target-gated-conv": Preset("KL held at 15 nats, gated causal convolutions", f"{K19}, C = 15", KL_TARGET_GATED),
+}
+
+SMALL = "-small"
+CAPS = {
+    "encoder_units": 128,
+    "encoder_embedding": 64,
+    "latent_size": 32,
+    "prior_components": 10,
+    "expander_base": 128,
+    "expander_filters": 128,
+    "head_units": 128,
+    "head_embedding": 64,
+}
+"""Widths of a small model at most."""
+
+
+def small(item: Preset) -> Preset:
+    """The same system in small: widths capped, at most three convolutions a side, beta up to 1, about 250,000 texts."""
+    model = item.config.model
+    depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
+    capped: dict[str, Any] = {name: narrowed(getattr(model, name), limit) for name, limit in CAPS.items()}
+    capped["encoder_units"], capped["expander_filters"] = (
+        capped["encoder_units"][depth],
+        capped["expander_filters"][-3:],
+    )
+    objective = item.config.objective
+    config = changed(
+        item.config,
+        model={**capped, "length": 0, "head_kernel": min(model.head_kernel, 5), "head_layer_normalization": True},
+        objective={"beta_max": 1.0 if objective.beta_max else 0.0, "ramp_start": 0, "ramp_steps": 1000},
+        training={
+            "epochs": 8,
+            "steps_per_epoch": 250,
+            "batch_size": 128,
+            "learning_rate": 2e-3,
+            "learning_rate_schedule": "cosine",
+            "weight_decay": 0.0,
+        },
+    )
+    return Preset(f"{item.description.split(';')[0]}; small", item.source, config, shape=(48, item.shape[1]))
+
+
+def narrowed(width: Any, limit: int) -> Any:
+    """A width, or each of several, at most `limit`."""
+    return tuple(min(each, limit) for each in width) if isinstance(width, tuple) else min(width, limit)
+
 
 PRESETS: Mapping[str, Preset] = {
-    "hybrid-lstm": Preset(
-        "deconvolutions and a layer-normalised LSTM; minutes on two cores",
-        "after Semeniuta et al. 2017, fig. 2b",
-        HYBRID,
-    ),
-    "hybrid-lstm-ptb": Preset(
-        "the published sizes for windows of 60 characters", "Semeniuta et al. 2017, fig. 4 and 5", HYBRID_PTB
-    ),
-    "hybrid-lstm-tweets": Preset(
-        "the published sizes for tweets; wants a GPU", "Semeniuta et al. 2017, table 2", HYBRID_TWEETS
-    ),
-    "cnn": Preset(
-        "deconvolutions alone, p(x|z) factorises over positions", "after Semeniuta et al. 2017, fig. 2a", CNN
-    ),
+    **PUBLISHED,
+    **{f"{name}{SMALL}": small(item) for name, item in PUBLISHED.items()},
 }
 
 

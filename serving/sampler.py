@@ -56,11 +56,14 @@ class Sampler:
     def sample(self, n: int, seed: int | None = None, **options: Any) -> list[str]:
         """`n` new texts. Row i of a seed is the same text whatever `n`, machine or threads; without a seed one is drawn.
 
-        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `max_length`, `first_row`.
+        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `max_length`, `first_row`, and
+        `attribute="positive"` for a model that was trained with labels.
         """
         return [sample.text for sample in self.generate(n, seed, **options)]
 
-    def generate(self, n: int, seed: int | None = None, *, first_row: int = 0, **options: Any) -> list[Sample]:
+    def generate(
+        self, n: int, seed: int | None = None, *, first_row: int = 0, attribute: str | None = None, **options: Any
+    ) -> list[Sample]:
         """As `sample`, with seed, row, log-probability and whether each text is finished."""
         n = whole("n", n, 0, LARGEST["row"])
         seed = secrets.randbits(32) if seed is None else whole("seed", seed, 0, LARGEST["seed"])
@@ -68,7 +71,7 @@ class Sampler:
         chosen = choices(self.manifest, **options)
         samples: list[Sample] = []
         for start, count in chunks(n):
-            z = self.draw_codes(count, seed, first_row + start)
+            z = self._with_attribute(self.draw_codes(count, seed, first_row + start), attribute)
             samples += self._decode(z, seed, first_row + start, chosen)
         return samples
 
@@ -139,6 +142,20 @@ class Sampler:
     def info(self) -> dict[str, Any]:
         """The manifest: vocabulary, latent code, limits, training summary, versions and the parity record."""
         return dict(self.manifest)
+
+    def _with_attribute(self, z: np.ndarray, attribute: str | None) -> np.ndarray:
+        """Codes whose last columns, one for each value of the label, say `attribute`."""
+        if attribute is None:
+            return z
+        values = self.manifest["latent"].get("attributes", [])
+        if attribute not in values:
+            known = (
+                f"choose one of {', '.join(map(repr, values))}" if values else "the model was trained without labels"
+            )
+            raise ConfigError(f"attribute {attribute!r} is unknown: {known}")
+        z = z.copy()
+        z[:, z.shape[1] - len(values) :] = np.eye(len(values), dtype=z.dtype)[values.index(attribute)]
+        return z
 
     def _decode(self, z: np.ndarray, seed: int, first_row: int, chosen: dict[str, Any]) -> list[Sample]:
         place = {"seed": np.int64(seed), "first_row": np.int64(first_row)}

@@ -14,7 +14,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 SYLLABLES = ("KA", "MI", "TO", "RU", "NE")
 SMALL = {
     "length": 16,
-    "encoder_filters": (8, 16),
+    "encoder_units": (8, 16),
     "latent_size": 4,
     "expander_base": 8,
     "expander_filters": (16, 8),

@@ -38,7 +38,7 @@ SMALL = [
     "--epochs=1",
     "--set=training.jit_compile=false",
     "--batch-size=16",
-    "--set=model.encoder_filters=[8,16]",
+    "--set=model.encoder_units=[8,16]",
     "--set=model.expander_filters=[16,8]",
     "--set=model.head_units=12",
     "--set=model.latent_size=4",
@@ -99,7 +99,10 @@ def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, cor
     assert json_of(kvae("info", bundle_folder, "--json"))["format"] == "kvae-bundle"
     assert json_of(kvae("verify", bundle_folder, "--json"))["parity"]["greedy_rows_equal"] == 200
     assert {"hybrid-lstm", "cnn"} <= {preset["name"] for preset in json_of(kvae("presets", "--json"))["presets"]}
-    assert [corpus["name"] for corpus in json_of(kvae("data", "list", "--json"))["corpora"]] == ["unicode-names"]
+    assert [corpus["name"] for corpus in json_of(kvae("data", "list", "--json"))["corpora"]] == [
+        "unicode-names",
+        "sines",
+    ]
 
 
 def test_reconstruct_reads_standard_input_and_prints_pairs(

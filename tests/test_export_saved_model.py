@@ -47,7 +47,7 @@ def test_its_signatures_are_named(signatures: Any) -> None:
 
 def test_encode_is_the_models_posterior(model: Any, signatures: Any) -> None:
     tokens = random_tokens(5)
-    found, expected = call(signatures, "encode", tokens=tokens), model.encoder(tokens, training=False)
+    found, expected = call(signatures, "encode", tokens=tokens), model.encode(tokens)
     for name in ("mean", "log_variance"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
 

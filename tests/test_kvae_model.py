@@ -30,6 +30,8 @@ def test_outputs_are_a_dict_of_named_tensors() -> None:
         "log_variance": (3, 4),
         "z": (3, 4),
         "kl_level_0": (3,),
+        "kl_per_dimension": (3, 4),
+        "log_ratio": (3,),
     }
 
 
@@ -43,8 +45,8 @@ def test_previous_is_the_tokens_shifted_behind_start() -> None:
 def test_auxiliary_logits_see_the_code_and_no_history() -> None:
     """With the posterior cut off from the text, another text changes the head's logits and not the auxiliary ones."""
     model = small_model()
-    for name in ("mean", "log_variance"):
-        layer = model.encoder.get_layer(name)
+    for name in ("mean_0", "log_variance_0"):
+        layer = model.posterior.get_layer(name)
         layer.kernel.assign(np.zeros(layer.kernel.shape))
     noise = np.ones((4, 4), np.float32)
     first, second = (model.parts.outputs(random_tokens(4, seed=seed), noise, training=False) for seed in (0, 1))

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import log_softmax
 
 from kvae.configuration import ObjectiveConfig
-from kvae.objectives import beta_at, bits_per_character, loss_terms
+from kvae.objectives import beta_at, bits_per_character, loss_terms, ramp_at
 from kvae.serving.alphabet import PAD
 
 from .conftest import random_tokens
@@ -57,12 +57,13 @@ def test_padding_counts_in_the_loss_only_if_the_configuration_says_so() -> None:
 @pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (100, 0.0), (150, 0.25), (200, 0.5), (5000, 0.5)])
 def test_the_linear_schedule_rises_from_its_start_to_beta_max(step: int, beta: float) -> None:
     config = ObjectiveConfig(ramp_start=100, ramp_steps=100, beta_max=0.5)
-    assert float(beta_at(config, np.int32(step))) == pytest.approx(beta)
+    assert float(beta_at(config, ramp_at(config, np.int32(step)))) == pytest.approx(beta)
 
 
 @pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (9, 0.0), (10, 1.0)])
 def test_a_ramp_of_no_steps_is_a_switch(step: int, beta: float) -> None:
-    assert float(beta_at(ObjectiveConfig(ramp_start=10, ramp_steps=0), np.int32(step))) == beta
+    config = ObjectiveConfig(ramp_start=10, ramp_steps=0)
+    assert float(beta_at(config, ramp_at(config, np.int32(step)))) == beta
 
 
 def test_one_bit_a_character_is_ln_2_nats_a_position() -> None:

@@ -195,9 +195,9 @@ def test_a_file_is_remembered_by_its_full_path(tmp_path: Path, monkeypatch: pyte
 
 def test_evaluation_finds_the_texts_that_were_held_out(tmp_path: Path) -> None:
     ready = prepare(config(lines_file(tmp_path, MANY)))
-    rows, texts, _ = held_out(ready.config, ready.alphabet)
-    assert texts == ready.validation_texts
-    np.testing.assert_array_equal(rows, ready.validation)
+    found = held_out(ready.config, ready.alphabet)
+    assert found.texts == ready.validation_texts
+    np.testing.assert_array_equal(found.rows, ready.validation)
 
 
 def test_an_alphabet_keeps_the_commonest_and_orders_them_by_code_point() -> None:

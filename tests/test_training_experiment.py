@@ -46,7 +46,7 @@ def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
     from kvae.training.corpora import held_out
     from kvae.training.evaluation import evaluate
 
-    again = evaluate(trained.model, held_out(trained.config, trained.alphabet)[0])
+    again = evaluate(trained.model, held_out(trained.config, trained.alphabet).rows)
     assert again == pytest.approx(trained.evaluation)
     assert trained.evaluation["elbo"] == pytest.approx(trained.evaluation["reconstruction"] + trained.evaluation["kl"])
 

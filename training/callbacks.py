@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.decoding import decode, sample
+from kvae.model import NEVER
 from kvae.serving.alphabet import Alphabet
 
-from .evaluation import active_units, collect, mutual_information, spread
+from .evaluation import active_units, collect, information, spread
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
@@ -68,16 +69,91 @@ class StopAtStep(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class RampAfterConvergence(keras.callbacks.Callback):
+    """Starts the ramp when the model without a penalty has converged, and lets it last at least a fifth of the steps that
+    took (Semeniuta et al. 2017, 3.4). Converged means: `patience` epochs in which the held-out reconstruction fell by less
+    than `least` of itself. `say` gets a sentence.
+    """
+
+    def __init__(self, say: Callable[[str], None], patience: int = 2, least: float = 0.01) -> None:
+        super().__init__()
+        self.say, self.patience, self.least = say, patience, least
+        self.best, self.waited = float("inf"), 0
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if int(self.model.ramp_start) != NEVER:
+            return
+        found = (logs or {})["val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"]
+        better = found < (1.0 - self.least) * self.best
+        self.waited = 0 if better else self.waited + 1
+        self.best = min(self.best, found)
+        if self.waited >= self.patience:
+            step = int(self.model.training_steps) - self.model.objective_config.warm_start_steps
+            steps = max(self.model.objective_config.ramp_steps, step // 5)
+            self.model.ramp_start.assign(step)
+            self.model.ramp_steps.assign(steps)
+            self.say(f"converged without a penalty: the ramp starts at step {step:,} and lasts {steps:,}")
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        if int(self.model.ramp_start) == NEVER:
+            self.say(
+                "the ramp never began, the model still improved without a penalty: train longer for a usable prior"
+            )
+
+
+class DecoderReset(keras.callbacks.Callback):
+    """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept, the optimizer's memory emptied (Li et al. 2019)."""
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if int(self.model.training_steps) == self.model.objective_config.warm_start_steps:
+            self.model.reset_decoder()
+            optimizer = self.model.optimizer
+            kept = {id(optimizer.iterations), id(getattr(optimizer, "_learning_rate", None))}
+            for variable in optimizer.variables:
+                if id(variable) not in kept:
+                    variable.assign(np.zeros(variable.shape, variable.dtype))
+
+
+class EncoderAhead(keras.callbacks.Callback):
+    """Ends aggressive training, in which the encoder gets more updates, when the mutual information of codes and held-out
+    texts stops rising (He et al. 2019, algorithm 1)."""
+
+    def __init__(self, rows: np.ndarray, say: Callable[[str], None], attribute: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.rows, self.say, self.best = spread(rows, MOST_ROWS), say, -float("inf")
+        self.attribute = None if attribute is None else spread(attribute, MOST_ROWS)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if not int(self.model.encoder_updates):
+            return
+        found = information(self.model, collect(self.model, self.rows, attribute=self.attribute))
+        if found < self.best:
+            self.model.encoder_updates.assign(0)
+            self.say(
+                f"mutual information fell from {self.best:.2f} to {found:.2f} nats: encoder and decoder learn together now"
+            )
+        self.best = found
+
+
 class TensorBoardMonitor(keras.callbacks.Callback):
     """After each epoch: every metric of training and validation on the same axes, over training steps, and on held-out
     rows (N, T) the KL of each dimension as a histogram, active units, mutual information, samples and reconstructions.
     The metrics of training also come every `every` steps, as means since the epoch began.
     """
 
-    def __init__(self, folder: Path, alphabet: Alphabet, rows: np.ndarray, texts: int = 8, every: int = 50) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        alphabet: Alphabet,
+        rows: np.ndarray,
+        attribute: np.ndarray | None = None,
+        texts: int = 8,
+        every: int = 50,
+    ) -> None:
         super().__init__()
         self.folder, self.alphabet, self.every = folder, alphabet, every
         self.rows, self.texts = spread(rows, MOST_ROWS), texts
+        self.attribute = None if attribute is None else spread(attribute, MOST_ROWS)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.writers = {
@@ -122,16 +198,23 @@ class TensorBoardMonitor(keras.callbacks.Callback):
 
     def write_latents(self) -> None:
         """What the code carries, on the held-out rows."""
-        found = collect(self.model, self.rows)
-        tf.summary.histogram("kl_per_dimension", found["kl_per_dimension"].mean(axis=0))
-        tf.summary.scalar("active_units", active_units(found["mean"]))
-        tf.summary.scalar("mutual_information", mutual_information(found["mean"], found["log_variance"], found["z"]))
+        if not self.model.hierarchy.shapes:
+            return
+        found = collect(self.model, self.rows, attribute=self.attribute)
+        if "kl_per_dimension" in found:
+            for number, part in enumerate(self.model.hierarchy.split(found["kl_per_dimension"])):
+                name = (
+                    "kl_per_dimension" if len(self.model.hierarchy.shapes) == 1 else f"kl_per_dimension_level_{number}"
+                )
+                tf.summary.histogram(name, part.mean(axis=0))
+        tf.summary.scalar("active_units", active_units(found["shift"]))
+        tf.summary.scalar("mutual_information", information(self.model, found))
 
     def write_texts(self) -> None:
         """Greedy samples, always from the same codes, and greedy reconstructions beside their originals."""
         rows = spread(self.rows, self.texts).astype(np.int32)
         samples = self.alphabet.decode(np.array(sample(self.model, self.texts, seed=0)))
-        again = self.alphabet.decode(np.array(decode(self.model, self.model.encoder(rows, training=False)["mean"])))
+        again = self.alphabet.decode(np.array(decode(self.model, self.model.encode(rows)["mean"])))
         pairs = [f"{text}\n-> {other}" for text, other in zip(self.alphabet.decode(rows), again, strict=True)]
         tf.summary.text("samples", fenced("\n".join(samples)))
         tf.summary.text("reconstructions", fenced("\n\n".join(pairs)))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import lzma
 import re
 import sys
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 
 from kvae.configuration import Config, nearest
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.errors import DataError
+from kvae.serving.errors import ConfigError, DataError
 
 LONGEST_AUTOMATIC = 256
 """Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
@@ -43,6 +45,12 @@ class Corpus:
     description: str
     texts: Callable[[], list[str]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Callable[[], list[str]] | None = None
+    """Texts of the same distribution to hold out; None: some of `texts` are."""
+    label: Callable[[str], str] | None = None
+    """The label of a text, for `data.labels=corpus`."""
+    entropy: float | None = None
+    """Nats a text, where it is known: no honest bound is lower."""
 
 
 def unicode_names() -> list[str]:
@@ -51,11 +59,38 @@ def unicode_names() -> list[str]:
     return [name for name in names if name and not ALGORITHMIC_NAMES.match(name)]
 
 
+SINE_POSITIONS, SINE_CLASSES = 16, 10
+
+
+def sines(count: int, seed: int) -> list[str]:
+    """Sampled sine waves of random frequency and phase as ten digits at 16 places (Petersen 2018, 3.1 and his code)."""
+    generator = np.random.default_rng(seed)
+    frequency, phase = generator.uniform(-1.0, 1.0, (2, count, 1))
+    places = np.linspace(-1.0, 1.0, SINE_POSITIONS)
+    waves = 0.5 + 0.499 * np.sin(3.14 * places * frequency + 3.14 * phase)
+    digits = np.floor(SINE_CLASSES * waves).astype(np.uint8) + ord("0")
+    return [row.tobytes().decode("ascii") for row in digits]
+
+
+def level_of_a_sine(text: str) -> str:
+    """Whether a wave is mostly above or below its middle."""
+    return "high" if 2 * sum(map(int, text)) > (SINE_CLASSES - 1) * len(text) else "low"
+
+
 CORPORA: dict[str, Corpus] = {
     "unicode-names": Corpus(
         f"names of the Unicode {unicodedata.unidata_version} characters, from Python itself",
         unicode_names,
         {"model.length": 48, "data.too_long": "drop"},
+        label=lambda name: "letter" if "LETTER" in name else "other",
+    ),
+    "sines": Corpus(
+        "sine waves of 16 digits, Petersen 2018: 250,000 to learn from, which is 50 epochs of 5,000 fresh ones",
+        lambda: sines(250_000, seed=0),
+        {"model.length": SINE_POSITIONS, "data.mode": "fixed"},
+        held_out=lambda: sines(10_000, seed=1),
+        label=level_of_a_sine,
+        entropy=8.505,
     ),
 }
 
@@ -65,6 +100,7 @@ class Prepared:
     """A corpus ready for training: the completed configuration, the alphabet, and tokens of the smallest integer type.
 
     `train` and `validation` are rows of tokens (N, T); in `windows` mode `train` is the stream itself, (characters,).
+    Their attributes (N,) are indices into `config.model.attributes`, -1 where a label is missing, or None without labels.
     `notes` are sentences for the user: what was skipped, cut, dropped or unknown.
     """
 
@@ -75,32 +111,60 @@ class Prepared:
     train_texts: Sequence[str]
     validation_texts: Sequence[str]
     notes: tuple[str, ...]
+    train_attribute: np.ndarray | None = None
+    validation_attribute: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Texts and, where there are labels, one for each; an empty label is a missing one."""
+
+    texts: list[str]
+    labels: list[str] | None = None
+
+    def where(self, keep: Sequence[bool]) -> Lines:
+        """The lines that are to be kept."""
+        return Lines(*(part and list(itertools.compress(part, keep)) for part in (self.texts, self.labels)))
 
 
 def prepare(config: Config) -> Prepared:
-    """Read, split and encode what `config.data` names, choosing the model's length and alphabet where they are open."""
+    """Read, split and encode what `config.data` names, choosing length, alphabet and attributes where they are open."""
     notes: list[str] = []
     config = settled(config)
     train, validation = split_texts(config, notes)
-    if config.data.mode == "lines":
-        config = with_length(config, [*train, *validation])
-        train = fitting(config, train, config.data.source, notes)
-        validation = fitting(config, validation, config.data.validation or config.data.source, notes)
-    else:
+    if config.data.mode == "windows":
         config = config.with_settings({"model.length": config.model.length or WINDOW})
         windows(config, train, config.data.source, notes)  # raises for a stream shorter than a window
         validation = windows(config, validation, config.data.validation or config.data.source, notes)
-    alphabet = Alphabet.build(train, config.data.max_symbols)
+    else:
+        config = with_length(config, [*train.texts, *validation.texts])
+        train = fitting(config, train, config.data.source, notes)
+        validation = fitting(config, validation, config.data.validation or config.data.source, notes)
+    config = with_attributes(config, train, notes)
+    alphabet = Alphabet.build(train.texts, config.data.max_symbols)
     config = config.with_settings({"model.vocabulary_size": len(alphabet)})
-    note_unknown(alphabet, [*train, *validation], notes)
-    rows = stream_ids(alphabet, train) if config.data.mode == "windows" else encoded(config, alphabet, train)
-    return Prepared(config, alphabet, rows, encoded(config, alphabet, validation), train, validation, tuple(notes))
+    note_unknown(alphabet, [*train.texts, *validation.texts], notes)
+    rows = (
+        stream_ids(alphabet, train.texts) if config.data.mode == "windows" else encoded(config, alphabet, train.texts)
+    )
+    return Prepared(
+        config,
+        alphabet,
+        rows,
+        encoded(config, alphabet, validation.texts),
+        train.texts,
+        validation.texts,
+        tuple(notes),
+        seen_labels(config, train),
+        attribute_ids(config, validation),
+    )
 
 
 def settled(config: Config) -> Config:
     """The configuration with files by their full paths, so that a run can be evaluated from any folder, and with the
     settings that suit a named corpus where the model's length is still open."""
-    sources = {f"data.{name}": getattr(config.data, name) for name in ("source", "validation")}
+    names = ("source", "validation", "labels", "validation_labels")
+    sources = {f"data.{name}": getattr(config.data, name) for name in names}
     if STANDARD_INPUT in sources.values():
         raise DataError(
             "standard input cannot be read again when the run is evaluated; save it to a file and give that"
@@ -113,32 +177,47 @@ def settled(config: Config) -> Config:
 
 def is_file(name: str | None) -> bool:
     """Whether a source is a path rather than a corpus or nothing."""
-    return name is not None and name not in CORPORA
+    return name is not None and name not in CORPORA and name != CORPUS_LABELS
 
 
-def held_out(
-    config: Config, alphabet: Alphabet, file: str | None = None
-) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
-    """What a trained model is evaluated on: its held-out split, or all of `file`. Tokens (N, T), texts and notes."""
+@dataclass(frozen=True)
+class HeldOut:
+    """What a trained model is evaluated on: tokens (N, T), texts, notes for the user, attributes (N,) or None."""
+
+    rows: np.ndarray
+    texts: list[str]
+    notes: tuple[str, ...]
+    attribute: np.ndarray | None
+
+
+def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels: str | None = None) -> HeldOut:
+    """The held-out split of a run's corpus, or all of `file` with the labels of another file."""
     notes: list[str] = []
-    texts = split_texts(config, notes)[1] if file is None else read_texts(file, config.data.mode, notes)
-    fit = fitting if config.data.mode == "lines" else windows
-    texts = fit(config, texts, file or config.data.source, notes)
-    note_unknown(alphabet, texts, notes)
-    return encoded(config, alphabet, texts), texts, tuple(notes)
+    lines = split_texts(config, notes)[1] if file is None else read_lines(file, labels, config.data.mode, notes)
+    fit = windows if config.data.mode == "windows" else fitting
+    lines = fit(config, lines, file or config.data.source, notes)
+    note_unknown(alphabet, lines.texts, notes)
+    return HeldOut(encoded(config, alphabet, lines.texts), lines.texts, tuple(notes), attribute_ids(config, lines))
 
 
-def split_texts(config: Config, notes: list[str]) -> tuple[list[str], list[str]]:
+def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     """Texts to learn from and texts held out. A stream is one text, and its end is held out."""
     data = config.data
-    texts = read_texts(data.source, data.mode, notes)
+    if data.mode == "windows" and data.labels:
+        raise ConfigError("data.labels: windows of a stream have no labels; use data.mode=lines")
+    lines = read_lines(data.source, data.labels, data.mode, notes)
     if data.validation is not None:
-        return texts, read_texts(data.validation, data.mode, notes)
+        labels = CORPUS_LABELS if data.validation in CORPORA and data.labels else data.validation_labels
+        return lines, read_lines(data.validation, labels, data.mode, notes)
+    corpus = CORPORA.get(data.source)
+    if corpus and corpus.held_out:
+        texts = corpus.held_out()
+        return lines, Lines(texts, [corpus.label(text) for text in texts] if data.labels and corpus.label else None)
     if data.mode == "windows":
-        cut = round(len(texts[0]) * (1 - data.validation_fraction))
-        return [texts[0][:cut]], [texts[0][cut:]]
-    train, validation = hold_out(texts, data.validation_fraction, data.split_seed)
-    if not train or not validation:
+        cut = round(len(lines.texts[0]) * (1 - data.validation_fraction))
+        return Lines([lines.texts[0][:cut]]), Lines([lines.texts[0][cut:]])
+    train, validation = hold_out(lines, data.validation_fraction, data.split_seed)
+    if not train.texts or not validation.texts:
         raise DataError(
             f"{data.source}: needs at least two different lines, one to train on and one to hold out; "
             f"give a longer file, or one more with --validation"
@@ -146,29 +225,109 @@ def split_texts(config: Config, notes: list[str]) -> tuple[list[str], list[str]]
     return train, validation
 
 
-def hold_out(texts: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+def hold_out(lines: Lines, fraction: float, seed: int) -> tuple[Lines, Lines]:
     """Split by a hash of the text, at least one text held out: equal texts fall on the same side, so none leaks."""
-    key = seed.to_bytes(8)
-    places = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()) / 2**64 for text in texts]
+    places = [place_of(text, seed) for text in lines.texts]
     limit = max(fraction, min(places))
-    train = [text for text, place in zip(texts, places, strict=True) if place > limit]
-    return train, [text for text, place in zip(texts, places, strict=True) if place <= limit]
+    return lines.where([place > limit for place in places]), lines.where([place <= limit for place in places])
+
+
+def place_of(text: str, seed: int, purpose: bytes = b"") -> float:
+    """A number in [0, 1) that looks random and is always the same for a text, a seed and a purpose."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8) + purpose).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+CORPUS_LABELS = "corpus"
+"""What `data.labels` says when a named corpus labels its own texts."""
+
+
+def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> Lines:
+    """The texts of a source and, from a file or the corpus, their labels."""
+    if labels is None:
+        return Lines(read_texts(source, mode, notes))
+    if labels == CORPUS_LABELS:
+        label = CORPORA[source].label if source in CORPORA else None
+        if label is None:
+            raise ConfigError(f"data.labels is {labels!r}, but {source} has no labels of its own; give a file")
+        texts = read_texts(source, mode, notes)
+        return Lines(texts, [label(text) for text in texts])
+    lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
+    given = [label.strip() for label in split_lines(read_file(labels))]
+    if len(given) != len(lines):
+        raise DataError(
+            f"{labels}: {len(given):,} labels for the {len(lines):,} lines of {source}; "
+            f"give one a line, an empty one where a label is missing"
+        )
+    return without_blanks(Lines(lines, given), source, notes)
+
+
+def without_blanks(lines: Lines, source: str, notes: list[str]) -> Lines:
+    """The lines that hold text; `DataError` where none does."""
+    keep = [bool(text.strip()) for text in lines.texts]
+    if not all(keep):
+        notes.append(f"{source}: {keep.count(False):,} blank lines skipped")
+    if not any(keep):
+        raise DataError(f"{source}: the file has no text; give a file with one text a line")
+    return lines.where(keep)
+
+
+def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
+    """The configuration with the values of the label that texts to learn from have, in order of the alphabet."""
+    if train.labels is None:
+        return config.with_settings({"model.attributes": []})
+    counts = Counter(label for label in train.labels if label)
+    if len(counts) < 2:
+        raise DataError(f"data.labels: training needs at least two values of the label, got {sorted(counts)}")
+    if len(counts) > MOST_ATTRIBUTES:
+        raise DataError(f"data.labels: {len(counts):,} values, at most {MOST_ATTRIBUTES} are supported; group them")
+    notes.append("labels: " + ", ".join(f"{value!r} {count:,}" for value, count in sorted(counts.items())))
+    return config.with_settings({"model.attributes": sorted(counts)})
+
+
+MOST_ATTRIBUTES = 100
+
+
+def attribute_ids(config: Config, lines: Lines) -> np.ndarray | None:
+    """Labels as indices into the model's attributes, (N,) int32, -1 where missing; None for a model without them."""
+    if not config.model.attributes:
+        return None
+    index = {value: number for number, value in enumerate(config.model.attributes)} | {"": -1}
+    labels = lines.labels or [""] * len(lines.texts)
+    strange = sorted(set(labels) - index.keys())
+    if strange:
+        raise DataError(
+            f"data.labels: {strange[0]!r} is no label the model was trained with{nearest(strange[0], index)}"
+        )
+    return np.array([index[label] for label in labels], np.int32)
+
+
+def seen_labels(config: Config, train: Lines) -> np.ndarray | None:
+    """The attributes that training may see: a share of `labelled_fraction`, chosen by the texts' hashes."""
+    ids = attribute_ids(config, train)
+    share = config.data.labelled_fraction
+    if ids is not None and share < 1.0:
+        hidden = [place_of(text, config.data.split_seed, b"label") >= share for text in train.texts]
+        ids = np.where(hidden, -1, ids).astype(np.int32)
+    if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
+        raise ConfigError(
+            f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
+            f"--set objective.semi_supervised=true, or label them"
+        )
+    return ids
 
 
 def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
     """The texts of a named corpus or a file; in `windows` mode one text, the whole stream with its line breaks."""
-    if source in CORPORA:
-        lines = CORPORA[source].texts()
-    else:
-        lines = read_file(source).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
     if mode == "windows":
         return ["\n".join(lines)]
-    texts = [line for line in lines if line.strip()]
-    if len(texts) < len(lines):
-        notes.append(f"{source}: {len(lines) - len(texts):,} blank lines skipped")
-    if not texts:
-        raise DataError(f"{source}: the file has no text; give a file with one text a line")
-    return texts
+    return without_blanks(Lines(lines), source, notes).texts
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a file; the last line break ends the last one."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 STANDARD_INPUT = "-"
@@ -203,6 +362,8 @@ def with_length(config: Config, texts: Sequence[str]) -> Config:
     if config.model.length:
         return config
     longest = max(map(len, texts))
+    if config.data.mode == "fixed":
+        return config.with_settings({"model.length": longest})
     if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
         raise DataError(
             f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} characters, "
@@ -214,16 +375,28 @@ def with_length(config: Config, texts: Sequence[str]) -> Config:
 
 def multiple_of_strides(config: Config, length: int) -> int:
     """The smallest length from `length` on that every stride of the model divides."""
-    stride = 2 ** max(len(config.model.encoder_filters), len(config.model.expander_filters))
+    model = config.model
+    halvings = len(model.encoder_units) if model.encoder == "conv" else 0
+    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
+    stride = 2 ** max(halvings, doublings)
     return -(-length // stride) * stride
 
 
-def fitting(config: Config, texts: list[str], source: str, notes: list[str]) -> list[str]:
+def fitting(config: Config, lines: Lines, source: str, notes: list[str]) -> Lines:
     """The texts of `source` that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
-    room = config.model.length - 1
+    texts, length = lines.texts, config.model.length
+    if config.data.mode == "fixed":
+        other = [text for text in texts if len(text) != length]
+        if other:
+            raise DataError(
+                f"{source}: {len(other):,} of {len(texts):,} lines do not have exactly {length} characters, as "
+                f"data.mode=fixed wants; use data.mode=lines"
+            )
+        return lines
+    room = length - 1
     long = [text for text in texts if len(text) > room]
     if not long:
-        return texts
+        return lines
     counts = f"{source}: {len(long):,} of {len(texts):,} lines are longer than the model's {room} characters"
     if config.data.too_long == "refuse":
         enough = multiple_of_strides(config, max(map(len, long)) + 1)
@@ -233,30 +406,30 @@ def fitting(config: Config, texts: list[str], source: str, notes: list[str]) -> 
         )
     if config.data.too_long == "cut":
         notes.append(f"{counts}: cut")
-        return [text[:room] for text in texts]
+        return Lines([text[:room] for text in texts], lines.labels)
     notes.append(f"{counts}: dropped")
-    kept = [text for text in texts if len(text) <= room]
-    if not kept:
+    kept = lines.where([len(text) <= room for text in texts])
+    if not kept.texts:
         raise DataError(f"{counts} and dropped, none is left; train a longer model with --set model.length=N")
     return kept
 
 
-def windows(config: Config, texts: list[str], source: str, notes: list[str]) -> list[str]:
+def windows(config: Config, lines: Lines, source: str, notes: list[str]) -> Lines:
     """A stream cut into neighbouring windows of T characters: a fixed set that covers it."""
     length = config.model.length
-    stream = texts[0]
+    stream = lines.texts[0]
     if len(stream) < length:
         raise DataError(
             f"{source}: {len(stream)} characters to train on or to hold out, fewer than one window of {length}; "
             f"give a longer file or a smaller model.length"
         )
-    return [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
+    return Lines([stream[start : start + length] for start in range(0, len(stream) - length + 1, length)])
 
 
 def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
-    """Texts as rows of tokens (N, T): lines end with END and PAD, windows fill the row."""
+    """Texts as rows of tokens (N, T): lines end with END and PAD, windows and fixed lines fill the row."""
     length = config.model.length
-    if config.data.mode == "windows":
+    if config.data.mode != "lines":
         return stream_ids(alphabet, texts).reshape(-1, length)
     return alphabet.encode(texts, length).astype(smallest_type(alphabet))
 

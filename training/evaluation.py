@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kvae.distributions import LOG_TWO_PI, Gaussian
+from kvae.distributions import LOG_TWO_PI
 from kvae.model import TextVAE
-from kvae.objectives import bits_per_character
+from kvae.objectives import bits_per_character, importance_weighted_nll
 
 from .pipeline import ordered_rows
 
@@ -25,71 +26,119 @@ UNITS = {
     "positions": "counted positions, end marks included",
     "reconstruction": "nats per sequence",
     "kl": "nats per sequence",
+    "attribute_kl": "nats per sequence, of attributes that were not given",
     "elbo": "nats per sequence, reconstruction + KL",
+    "entropy": "nats per sequence, of the corpus itself: no honest bound is lower",
+    "importance_weighted_nll": "nats per sequence, an upper bound tighter than elbo",
+    "importance_samples": "codes a text for it",
     "bits_per_character": "bits, end marks included",
     "reconstruction_with_padding": "nats per sequence, all T positions",
     "elbo_with_padding": "nats per sequence, all T positions",
     "active_units": f"dimensions with a variance of the mean above {ACTIVE}",
-    "mutual_information": "nats",
+    "mutual_information": "nats, of the top level",
     "mutual_information_texts": "texts it was estimated on",
+    "attribute_accuracy": "share of labels that the text's classifier finds",
 }
 """What `evaluate` returns, in the order it is shown, with what each number counts."""
 
 
-def evaluate(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    model: TextVAE,
+    rows: np.ndarray,
+    batch_size: int = 128,
+    seed: int = 0,
+    attribute: np.ndarray | None = None,
+    importance_samples: int = 0,
+) -> dict[str, Any]:
     """The bound and its parts on all `rows` of tokens (N, T), one z a text drawn at `seed`: the same numbers each time.
 
     With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; that number says nothing about
-    a model trained with `count_padding` off.
+    a model trained with `count_padding` off. `attribute` (N,) are the labels of a conditional model, whose bound is then on
+    -log p(x | label); where a label is -1 the classifier chooses, the choice is paid for, and the bound is on -log p(x).
     """
-    collected = collect(model, rows, batch_size, seed)
+    collected = collect(model, rows, batch_size, seed, attribute)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
-    elbo = means["reconstruction"] + means["kl"]
-    latent = [spread(collected[name], MOST_FOR_INFORMATION) for name in ("mean", "log_variance", "z")]
-    return {
+    given = {name: float(collected[name].mean()) for name in ("attribute_kl",) if name in collected}
+    elbo = means["reconstruction"] + means["kl"] + given.get("attribute_kl", 0.0)
+    found = {
         "texts": len(rows),
         "positions": int(collected["positions"].sum()),
         "reconstruction": means["reconstruction"],
         "kl": means["kl"],
         **{name: value for name, value in means.items() if name.startswith("kl_level_")},
+        **given,
         "elbo": elbo,
         "bits_per_character": float(bits_per_character(elbo, means["positions"])),
         "reconstruction_with_padding": means["reconstruction_with_padding"],
-        "elbo_with_padding": means["reconstruction_with_padding"] + means["kl"],
-        "active_units": active_units(collected["mean"]),
-        "latent_size": model.model_config.latent_size,
-        "mutual_information": mutual_information(*latent),
-        "mutual_information_texts": len(latent[0]),
+        "elbo_with_padding": elbo - means["reconstruction"] + means["reconstruction_with_padding"],
+        "active_units": active_units(collected["shift"]),
+        "latent_size": model.hierarchy.size,
+        "mutual_information": information(model, collected),
+        "mutual_information_texts": min(len(rows), MOST_FOR_INFORMATION),
     }
+    if collected.get("labelled", np.zeros(0)).any():
+        found["attribute_accuracy"] = float(collected["correct"].sum() / collected["labelled"].sum())
+    if importance_samples:
+        nats = importance_weighted(model, rows, importance_samples, batch_size, seed, attribute)
+        found |= {"importance_weighted_nll": float(nats.mean()), "importance_samples": importance_samples}
+    return found
 
 
-def collect(model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0) -> dict[str, np.ndarray]:
-    """Per text: loss terms (N,), and mean, log_variance, z, kl_per_dimension (N, d)."""
+LATENT = ("mean", "log_variance", "z")
+
+
+def collect(
+    model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0, attribute: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Per text: loss terms (N,); mean, log_variance, z (N, d); `kl_per_dimension` (N, d) where it exists; and `shift` (N, d),
+    how far the text moves each mean from its prior's, without noise."""
     batches = []
+    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     for number, tokens in enumerate(ordered_rows(rows, batch_size)):
-        noise = tf.random.stateless_normal((len(tokens), model.model_config.latent_size), seed=(seed, number))
-        batches.append({name: value.numpy() for name, value in measurement(model)(tokens, noise).items()})
+        noise = tf.random.stateless_normal((len(tokens), model.parts.noise_size), seed=(seed, number))
+        labels = attribute[number * batch_size : number * batch_size + len(tokens)]
+        batches.append({name: value.numpy() for name, value in measurement(model)(tokens, noise, labels).items()})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @lru_cache(maxsize=1)
 def measurement(model: TextVAE) -> Any:
     """What `collect` runs on a batch, traced once for a model that is measured again and again."""
-    config = model.model_config
-    inputs = [tf.TensorSpec((None, config.length), tf.int32), tf.TensorSpec((None, config.latent_size))]
+    attributes = len(model.model_config.attributes)
+    inputs = [
+        tf.TensorSpec((None, model.model_config.length), tf.int32),
+        tf.TensorSpec((None, model.parts.noise_size)),
+        tf.TensorSpec((None,), tf.int32),
+    ]
 
     @tf.function(autograph=False, input_signature=inputs)
-    def terms_of(tokens: Any, noise: Any) -> dict[str, Any]:
-        outputs = model.parts.outputs(tokens, noise, training=False)
-        terms = model.loss_terms(tokens, outputs)
-        posterior = Gaussian(outputs["mean"], outputs["log_variance"])
-        return {
-            **terms,
-            "kl_per_dimension": posterior.kl_per_dimension(Gaussian.standard_like(posterior.mean)),
-            **{name: outputs[name] for name in ("mean", "log_variance", "z")},
-        }
+    def terms_of(tokens: Any, noise: Any, attribute: Any) -> dict[str, Any]:
+        outputs = model.parts.outputs(tokens, noise, attribute, training=False)
+        terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs)
+        if attributes:
+            terms["attribute_kl"] = tf.where(attribute < 0, tf.math.log(float(attributes)), 0.0)
+        levels, _ = model.parts.levels(tokens, attribute)
+        shift = model.hierarchy.joined([level.shift for level in levels], noise)
+        kept = {name: outputs[name] for name in (*LATENT, "log_ratio", "kl_per_dimension") if name in outputs}
+        return {**terms, **kept, "shift": shift}
 
     return terms_of
+
+
+def importance_weighted(
+    model: TextVAE,
+    rows: np.ndarray,
+    samples: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    attribute: np.ndarray | None = None,
+) -> np.ndarray:
+    """-log p(x) bounded from above with `samples` codes a text, nats, (N,) (Burda et al. 2016, eq. 8)."""
+    log_weights = []
+    for number in range(samples):
+        found = collect(model, rows, batch_size, seed + 1 + number, attribute)
+        log_weights.append(-found["reconstruction"] - found["log_ratio"] - found.get("attribute_kl", 0.0))
+    return np.array(importance_weighted_nll(np.stack(log_weights).astype(np.float64)))
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:
@@ -97,9 +146,21 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 
 
-def active_units(mean: np.ndarray) -> int:
-    """How many of the d dimensions of the posterior means (N, d) vary over the texts (Burda et al. 2016)."""
-    return int((mean.var(axis=0) > ACTIVE).sum())
+def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:
+    """Mutual information of the texts of `collect` and the top level of their codes, nats; 0 for a language model."""
+    if not model.hierarchy.shapes:
+        return 0.0
+    top = (spread(model.hierarchy.split(collected[name])[-1], MOST_FOR_INFORMATION) for name in LATENT)
+    return mutual_information(*top)
+
+
+def active_units(shift: np.ndarray) -> int:
+    """How many of the d dimensions of the posterior means (N, d) vary over the texts (Burda et al. 2016).
+
+    Below a ladder's top the means are taken from the prior's, in its deviations: what merely follows the level above is not
+    counted.
+    """
+    return int((shift.var(axis=0) > ACTIVE).sum())
 
 
 def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> float:

@@ -8,18 +8,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
-from kvae.objectives import beta_at
+from kvae.objectives import ramp_at
 from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
-from .callbacks import MetricsFile, Progress, StopAtStep, TensorBoardMonitor
-from .corpora import Prepared, prepare
+from .callbacks import (
+    DecoderReset,
+    EncoderAhead,
+    MetricsFile,
+    Progress,
+    RampAfterConvergence,
+    StopAtStep,
+    TensorBoardMonitor,
+)
+from .corpora import CORPORA, Prepared, prepare
 from .evaluation import evaluate
 from .optimizers import optimizer
 from .pipeline import training_batches, validation_batches
@@ -58,9 +67,16 @@ def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: 
         shutil.rmtree(out, ignore_errors=True)
         raise
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
-    write_json(out / REPORT / EVALUATION, evaluate(model, prepared.validation))
+    write_json(out / REPORT / EVALUATION, evaluated(model, prepared))
     plot_curves(out / METRICS, out / REPORT / "curves.png")
     return Run(out, config, prepared.alphabet, model), prepared
+
+
+def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
+    """The evaluation on the held-out split, beside the entropy of a corpus that knows its own."""
+    report = evaluate(model, prepared.validation, attribute=prepared.validation_attribute)
+    corpus = CORPORA.get(prepared.config.data.source)
+    return {**report, "entropy": corpus.entropy} if corpus and corpus.entropy else report
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -78,31 +94,37 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration."""
-    settings = prepared.config.training
+    settings, objective = prepared.config.training, prepared.config.objective
     train = training_batches(prepared)
-    steps_per_epoch = int(train.cardinality())
+    steps_per_epoch = settings.steps_per_epoch or int(train.cardinality())
     total_steps = settings.steps or settings.epochs * steps_per_epoch
+    steps_per_epoch = min(steps_per_epoch, total_steps)
     epochs = -(-total_steps // steps_per_epoch)
-    train = train.take(total_steps) if total_steps < steps_per_epoch else train
     model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile)
     say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
-    if total_steps < prepared.config.objective.ramp_start + prepared.config.objective.ramp_steps:
-        last = float(beta_at(prepared.config.objective, total_steps))
+    last = objective.warm_start_steps + objective.ramp_start + objective.ramp_steps
+    if total_steps < last and not objective.ramp_after_convergence:
+        reached = float(ramp_at(objective, total_steps))
         say(
-            f"beta will only reach {last:.2f}: the ramp is longer than the run; shorten it with --set objective.ramp_steps=N"
+            f"the ramp will only reach {reached:.2f} of its height: it is longer than the run; shorten it with "
+            f"--set objective.ramp_steps=N"
         )
     started = time.monotonic()
     callbacks = [
         Progress(),
+        *([DecoderReset()] if objective.warm_start_steps else []),
+        *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
+        *([EncoderAhead(prepared.validation, say, prepared.validation_attribute)] if objective.encoder_updates else []),
         MetricsFile(out / METRICS),
-        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation),
+        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation, prepared.validation_attribute),
         StopAtStep(total_steps),
         keras.callbacks.TerminateOnNaN(),
     ]
     try:
         with standard_output_to_error():
             model.fit(
-                train,
+                train.repeat(),
+                steps_per_epoch=steps_per_epoch,
                 validation_data=validation_batches(prepared),
                 epochs=epochs,
                 callbacks=callbacks,

@@ -30,7 +30,11 @@ class HeldExponentialDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 def optimizer(config: TrainingConfig, total_steps: int) -> keras.optimizers.Optimizer:
     """Adam (Kingma and Ba 2015) as the configuration says, for a run of `total_steps`."""
-    return keras.optimizers.Adam(schedule(config, total_steps), global_clipnorm=config.clip_norm or None)
+    return keras.optimizers.Adam(
+        schedule(config, total_steps),
+        global_clipnorm=config.clip_norm or None,
+        weight_decay=config.weight_decay or None,
+    )
 
 
 def schedule(config: TrainingConfig, total_steps: int) -> Any:

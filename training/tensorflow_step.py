@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from kvae.model import TextVAE, tokens_of
+from kvae.model import TextVAE, inputs_of
 
 
 def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter."""
-    tokens = tokens_of(data)
     with tf.GradientTape() as tape:
-        terms = model.loss_terms(tokens, model(tokens, training=True))
+        terms = model.terms(inputs_of(data), training=True)
         loss = model.optimizer.scale_loss(tf.reduce_mean(terms["loss"]))
+    weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
-    gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, model.trainable_weights)]
-    model.optimizer.apply(gradients, model.trainable_weights)
+    gradients = [
+        tf.convert_to_tensor(gradient)
+        for gradient in tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    ]
+    if model.objective_config.encoder_updates:
+        update_in_turn(model, gradients, weights)
+    else:
+        model.optimizer.apply(gradients, weights)
     model.training_steps.assign_add(1)
     return model.track(terms, gradient_norm=tf.linalg.global_norm(gradients))
 
 
+def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequence[Any]) -> None:
+    """Aggressive training (He et al. 2019, algorithm 1): of `encoder_updates` + 1 steps the last updates p(x, z), the others
+    q(z|x), each on a batch of its own. When the model's counter of updates is 0, every step updates both.
+    """
+    gradient_of = {id(weight): gradient for weight, gradient in zip(weights, gradients, strict=True)}
+
+    def updating(some: Sequence[Any]) -> Any:
+        return lambda: model.optimizer.apply([gradient_of[id(weight)] for weight in some], list(some))
+
+    ahead = tf.convert_to_tensor(model.encoder_updates)
+    turn = tf.math.floormod(tf.convert_to_tensor(model.training_steps), ahead + 1)
+    whose = tf.where(ahead == 0, 0, tf.where(turn < ahead, 1, 2))
+    tf.switch_case(whose, [updating(weights), updating(model.inference_weights), updating(model.generative_weights)])
+
+
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
-    tokens = tokens_of(data)
-    return model.track(model.loss_terms(tokens, model(tokens, training=False)))
+    return model.track(model.terms(inputs_of(data)))

@@ -1,0 +1,175 @@
+"""The code as a hierarchy of levels: one walk from the top down, with the text's evidence (inference) or without (generation).
+
+Codes are flat, (B, d): the levels side by side, bottom first, maps flattened. A code of one level is the top level alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from kvae.serving.errors import ConfigError
+
+from .blocks import normalized
+from .configuration import ModelConfig
+from .distributions import Distribution, Gaussian, event_sum
+from .priors import total
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the walk leaves behind at a level: z (B, d_i) and where it came from; `posterior` is None in generation."""
+
+    z: Any
+    prior: Distribution
+    posterior: Gaussian | None
+
+    @property
+    def shift(self) -> Any:
+        """What the text moves, (B, d_i): the posterior's mean from the prior's in its deviations; from 0 where the prior is
+        no Gaussian."""
+        mean, prior = self.posterior.mean, self.prior
+        return (mean - prior.mean) * ops.exp(-0.5 * prior.log_variance) if isinstance(prior, Gaussian) else mean
+
+
+class Hierarchy(layers.Layer):
+    """`shapes` of the levels, bottom first: (d,) or (T', c). `prior` is the layer of the top level.
+
+    z_L has that prior; below it p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges it with the text's evidence
+    (ladder VAE, Soenderby et al. 2016). What is passed down is the sample of the merged posterior.
+    """
+
+    def __init__(self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shapes = list(shapes)
+        self.sizes = [total(shape) for shape in shapes]
+        self.size = sum(self.sizes)
+        self.prior = prior
+        self.noise_size = self.size + (prior.extra_noise if shapes else 0)
+        hidden = config.encoder_units[-len(self.shapes) :]
+        self.downs = [
+            top_down(config, above, below, units, level)
+            for level, (below, above, units) in enumerate(zip(self.shapes, self.shapes[1:], hidden, strict=False))
+        ]
+        self.built = True
+
+    def call(self, mean: Any, log_variance: Any, noise: Any, training: bool = False) -> dict[str, Any]:
+        """Inference: the evidence of all levels (B, d), and noise -> z, the posterior and every level's KL.
+
+        `kl_per_dimension` is there where every level's KL is a sum over dimensions; `log_ratio` is
+        log q(z|x) - log p(z) at the sample, (B,).
+        """
+        walked = self.infer(mean, log_variance, noise, training)
+        outputs = {
+            "z": self.joined([level.z for level in walked], noise),
+            "mean": self.joined([level.posterior.mean for level in walked], noise),
+            "log_variance": self.joined([level.posterior.log_variance for level in walked], noise),
+        }
+        pieces = [level.prior.kl_from(level.posterior, level.z) for level in walked]
+        outputs |= {f"kl_level_{number}": ops.sum(piece, axis=-1) for number, piece in enumerate(pieces)}
+        if all(piece.shape[-1] == size for piece, size in zip(pieces, self.sizes, strict=True)):
+            outputs["kl_per_dimension"] = self.joined(pieces, noise)
+        ratios = [level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in walked]
+        return {**outputs, "log_ratio": sum(ratios, event_sum(0.0 * noise))}
+
+    def infer(self, mean: Any, log_variance: Any, noise: Any, training: bool = False) -> list[Level]:
+        """All levels of texts with that evidence, bottom first."""
+        evidence = map(Gaussian, self.split(mean), self.split(log_variance))
+        return self.walk(noise, list(evidence), training)
+
+    def sample(self, noise: Any) -> Any:
+        """Generation: noise (B, noise_size) as a code (B, d)."""
+        return self.joined([level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise)
+
+    def walk(self, noise: Any, evidence: Sequence[Gaussian | None], training: bool) -> list[Level]:
+        """All levels, bottom first."""
+        levels: list[Level] = []
+        for number in reversed(range(len(self.shapes))):
+            above = levels[0].z if levels else None
+            levels.insert(0, self.level(number, above, self.noise_of(noise, number), evidence[number], training))
+        return levels
+
+    def level(self, number: int, above: Any, noise: Any, evidence: Gaussian | None, training: bool) -> Level:
+        """One level, the same for inference and generation: its prior given z above, merged with evidence if there is any."""
+        if above is None:
+            prior, posterior = self.prior.distribution(noise), evidence
+        else:
+            prior = Gaussian(**self.downs[number](above, training=training))
+            posterior = None if evidence is None else evidence.merged(prior)
+        if posterior is None:
+            return Level(prior.sample(noise), prior, None)
+        return Level(posterior.sample(noise[:, : self.sizes[number]]), prior, posterior)
+
+    def noise_of(self, noise: Any, number: int) -> Any:
+        """The share of one level; the top level's prior may need more than its size, which stands at the end."""
+        own = self.split(noise)[number]
+        is_top = number == len(self.shapes) - 1
+        return ops.concatenate([own, noise[:, self.size : self.noise_size]], axis=-1) if is_top else own
+
+    def split(self, flat: Any) -> list[Any]:
+        """(B, d...) -> each level's (B, d_i), bottom first."""
+        ends = list(itertools.accumulate(self.sizes))
+        return [flat[:, end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+
+    def joined(self, parts: list[Any], like: Any) -> Any:
+        """Levels side by side; (B, 0) without any."""
+        return ops.concatenate(parts, axis=-1) if parts else like[:, :0]
+
+
+def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level: int) -> keras.Model:
+    """The deterministic layers from z above to the prior of the level below: flat code -> mean, log_variance, flat."""
+    z = keras.Input((total(above),), name="above")
+    if len(below) == 1:
+        hidden = layers.Dense(units, use_bias=False, name=f"down_dense_{level}")(z)
+        hidden = normalized(config, hidden, "down", level)
+    else:
+        rows = layers.Reshape(above, name=f"down_positions_{level}")(z)
+        hidden = MAP_LAYERS[config.encoder](config, rows, below, units, level)
+    statistics = {
+        "mean": layers.Dense(below[-1], name=f"prior_mean_{level}")(hidden),
+        "log_variance": layers.Dense(below[-1], name=f"prior_log_variance_{level}", kernel_initializer="zeros")(hidden),
+    }
+    flat = {
+        name: layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part)
+        for name, part in statistics.items()
+    }
+    return keras.Model(z, flat, name=f"down_{level}")
+
+
+def conv_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
+    """A transposed convolution that gives the positions of the level below (Petersen 2018, 4.2)."""
+    stride = below[0] // rows.shape[1]
+    if stride * rows.shape[1] != below[0]:
+        raise ConfigError(
+            f"model.length {config.length} does not halve evenly over {len(config.encoder_units)} convolutions, which a "
+            f"ladder of maps needs; use a multiple of {2 ** len(config.encoder_units)}"
+        )
+    rows = layers.Conv1DTranspose(
+        units, 3, strides=stride, padding="same", use_bias=False, name=f"down_deconvolution_{level}"
+    )(rows)
+    return normalized(config, rows, "down", level)
+
+
+def lstm_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
+    """A recurrence over the positions (Petersen 2018, 7.2)."""
+    return layers.LSTM(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
+
+
+def gru_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
+    """As `lstm_down`."""
+    return layers.GRU(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
+
+
+MAP_LAYERS: dict[str, Callable[[ModelConfig, Any, Shape, int, int], Any]] = {
+    "conv": conv_down,
+    "lstm": lstm_down,
+    "gru": gru_down,
+}
+"""The layers between two maps of a ladder, by the encoder whose layers go the other way."""
