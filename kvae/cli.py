@@ -194,6 +194,13 @@ def interpolate(options: argparse.Namespace) -> None:
     show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
 
 
+def reproduce(options: argparse.Namespace) -> None:
+    with heavy_imports("train"):
+        from kvae.training.systems import reproduce as systems
+    page = systems(options.out, say, options.rows, options.page)
+    print(json.dumps({"page": str(page)}) if options.json else page.read_text(encoding="utf-8"))
+
+
 def presets(options: argparse.Namespace) -> None:
     from kvae.presets import PRESETS
 
@@ -334,6 +341,12 @@ def parser() -> argparse.ArgumentParser:
         "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
     )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
+
+    added = command("reproduce", reproduce, "train what a table of the documentation needs; goes on where it stopped")
+    added.add_argument("id", choices=("systems",), help="systems: every preset in small on one corpus")
+    added.add_argument("--out", default="runs/systems", help="folder of the rows (default: %(default)s)")
+    added.add_argument("--page", metavar="FILE", help="where to write the table (default: in --out)")
+    added.add_argument("--rows", nargs="+", metavar="PRESET", default=[], help="these presets only")
 
     command("presets", presets, "the configurations that come with kvae")
     data = commands.add_parser("data", help="corpora").add_subparsers(

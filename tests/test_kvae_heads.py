@@ -1,4 +1,4 @@
-"""What a head sees, and that its stepped form is its teacher-forced form."""
+"""What a head sees, that its stepped form is its teacher-forced form, and its formulas by hand."""
 
 from typing import Any
 
@@ -6,114 +6,263 @@ import keras
 import numpy as np
 import pytest
 
-from kvae.heads import LSTMCell
+from kvae.configuration import ObjectiveConfig
+from kvae.heads import HEADS, GRUCell, LSTMCell, RecurrentHead
 from kvae.model import shifted
 from kvae.serving.alphabet import START
 
-from .conftest import random_tokens, small_model
+from .conftest import random_tokens, small_config, small_model
 
-HEADS: dict[str, dict[str, Any]] = {
+LANGUAGE_MODEL = {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0, "auxiliary": False}
+REPEAT = {"expander": "repeat", "expander_base": 0}
+VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"head": "none", "auxiliary": False},
     "lstm": {"head_layer_normalization": False},
-    "lstm, normalised": {"head_layer_normalization": True},
+    "lstm, normalised": {},
+    "lstm, state": {"head_reads": "state", **REPEAT},
+    "lstm, both": {"head_reads": "both", **REPEAT},
+    "lstm, embedding": {"head_embedding": 3},
+    "lstm, language model": LANGUAGE_MODEL,
+    "gru": {"head": "gru", "head_layer_normalization": False},
+    "gru, normalised": {"head": "gru"},
+    "gru, state": {"head": "gru", "head_reads": "state", **REPEAT},
+    "gru, both": {"head": "gru", "head_reads": "both", **REPEAT},
+    "gru, language model": {"head": "gru", **LANGUAGE_MODEL},
+    "bytenet 1": {"head": "bytenet"},
+    "bytenet 3": {"head": "bytenet", "head_layers": 3, "head_layer_normalization": False},
+    "bytenet 3, dilated": {"head": "bytenet", "head_layers": 3, "head_dilation": 2},
+    "bytenet, gaps": {"head": "bytenet", "head_layers": 2, "head_dilation": 3},
+    "bytenet, embedding": {"head": "bytenet", "head_layers": 2, "head_embedding": 3},
+    "bytenet, language model": {"head": "bytenet", "head_layers": 2, **LANGUAGE_MODEL},
+    "gated_conv": {"head": "gated_conv", "head_layers": 2, "head_kernel": 3, "head_dilation": 2},
+    "gated_conv, plain": {"head": "gated_conv", "head_layer_normalization": False},
+    "gated_conv, language model": {"head": "gated_conv", "head_layers": 2, **LANGUAGE_MODEL},
 }
+RECURRENT = [name for name in VARIANTS if name.startswith(("lstm", "gru"))]
+CONVOLUTIONS = [name for name in VARIANTS if name.startswith(("bytenet", "gated_conv"))]
+
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def stepped(model: Any, features: Any, tokens: np.ndarray) -> np.ndarray:
+def head_of(variant: str, dropout: float = 0.0) -> Any:
+    """The head alone, its weights spread."""
+    keras.utils.set_random_seed(0)
+    config = small_config(**VARIANTS[variant])
+    head = HEADS[config.head](config, ObjectiveConfig(input_dropout=dropout))
+    head.build((None, 16, 8), (None, 16))
+    for weight in head.trainable_weights:
+        weight.assign(weight + 0.3 * keras.random.normal(weight.shape))
+    return head
+
+
+def features_of(rows: int = 4) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(rows, 16, 8)).astype(np.float32)
+
+
+def stepped(head: Any, features: Any, tokens: np.ndarray) -> np.ndarray:
     previous = np.array(shifted(tokens))
-    projected, state = model.head.project(features), model.head.initial_state(features)
+    projected, state = head.project(features), head.initial_state(features)
     logits = []
     for position in range(tokens.shape[1]):
-        step, state = model.head.step(projected[:, position], previous[:, position], state)
+        step, state = head.step(projected[:, position], previous[:, position], state)
         logits.append(np.array(step))
     return np.stack(logits, axis=1)
 
 
-def features_of(model: Any, rows: int = 4) -> Any:
-    return model.expander(np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32), training=False)
-
-
-@pytest.mark.parametrize("head", HEADS)
+@each_variant
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
-def test_steps_equal_the_teacher_forced_pass(head: str, dropout: float) -> None:
-    model = small_model({"input_dropout": dropout}, **HEADS[head])
-    features, tokens = features_of(model), random_tokens(4)
-    together = np.array(model.head(features, shifted(tokens), training=False))
-    np.testing.assert_allclose(stepped(model, features, tokens), together, atol=1e-5)
+def test_steps_equal_the_teacher_forced_pass(variant: str, dropout: float) -> None:
+    head, tokens = head_of(variant, dropout), random_tokens(4)
+    together = np.array(head(features_of(), shifted(tokens), training=False))
+    np.testing.assert_allclose(stepped(head, features_of(), tokens), together, atol=1e-5)
 
 
-def influence(model: Any, training: bool = False) -> np.ndarray:
+@pytest.mark.parametrize(
+    "variant", ["lstm, state", "gru, both", "bytenet 3, dilated", "gru, language model", "gated_conv, language model"]
+)
+def test_steps_from_a_code_equal_the_logits_of_the_whole_model(variant: str) -> None:
+    model, tokens = small_model(**VARIANTS[variant]), random_tokens(4)
+    noise = np.random.default_rng(0).normal(size=(4, model.parts.noise_size)).astype(np.float32)
+    outputs = model.parts.outputs(tokens, noise, training=False)
+    features = model.expander(outputs["z"], training=False)
+    np.testing.assert_allclose(stepped(model.head, features, tokens), outputs["logits"], atol=1e-5)
+
+
+def influence(head: Any, training: bool = False) -> np.ndarray:
     """[i, t]: whether the token at position i changes the logits at position t."""
-    features, tokens = features_of(model, 1), np.full((1, 16), 4, np.int32)
-    before = np.array(model.head(features, shifted(tokens), training=training))
-    changed = []
+    tokens = np.tile(np.random.default_rng(1).integers(4, 9, (8, 16)).astype(np.int32), (16, 1, 1))
+    others = tokens.copy()
     for position in range(16):
-        other = tokens.copy()
-        other[0, position] = 5
-        after = np.array(model.head(features, shifted(other), training=training))
-        changed.append(np.abs(after - before).max(axis=(0, 2)) > 1e-9)
-    return np.array(changed)
+        others[position, :, position] = 4 + (tokens[position, :, position] - 3) % 5
+    features = np.tile(features_of(8), (16, 1, 1))
+    before, after = (
+        np.array(head(features, shifted(text.reshape(-1, 16)), training=training)) for text in (tokens, others)
+    )
+    return np.any((after != before).reshape(16, 8, 16, -1), axis=(1, 3))
 
 
-@pytest.mark.parametrize("head", ["lstm", "lstm, normalised"])
-def test_an_lstm_position_depends_on_all_tokens_before_it_and_on_no_other(head: str) -> None:
-    assert (influence(small_model(**HEADS[head])) == np.triu(np.ones((16, 16), bool), k=1)).all()
+def feature_influence(head: Any) -> np.ndarray:
+    """[s, t]: whether the features at position s change the logits at position t."""
+    previous = shifted(np.tile(random_tokens(8), (16, 1)))
+    features = np.tile(features_of(8), (16, 1, 1, 1))
+    others = features.copy()
+    for position in range(16):
+        others[position, :, position] += 1.0
+    before, after = (np.array(head(rows.reshape(-1, 16, 8), previous)) for rows in (features, others))
+    return np.any((after != before).reshape(16, 8, 16, -1), axis=(1, 3))
+
+
+def offsets(variant: str) -> set[int]:
+    """How far back a stack of convolutions looks, itself (0) included."""
+    config = small_config(**VARIANTS[variant])
+    reached = {0}
+    for layer in range(config.head_layers):
+        reached = {far + tap * config.head_dilation**layer for far in reached for tap in range(config.head_kernel)}
+    return reached
+
+
+def band(distances: set[int]) -> np.ndarray:
+    """[i, t]: whether t - i is one of the distances."""
+    position = np.arange(16)
+    return np.isin(position[None, :] - position[:, None], list(distances))
+
+
+@pytest.mark.parametrize("variant", RECURRENT)
+def test_a_recurrent_position_depends_on_all_tokens_before_it_and_on_no_other(variant: str) -> None:
+    np.testing.assert_array_equal(influence(head_of(variant)), band(set(range(1, 16))))
 
 
 def test_head_none_depends_on_no_token() -> None:
-    assert not influence(small_model(**HEADS["none"])).any()
+    assert not influence(head_of("none")).any()
 
 
+@pytest.mark.parametrize(("variant", "layers"), [("bytenet 1", 1), ("bytenet, embedding", 2), ("bytenet 3", 3)])
+def test_a_bytenet_position_depends_on_exactly_the_previous_symbol_and_those_at_n_positions_before(
+    variant: str, layers: int
+) -> None:
+    np.testing.assert_array_equal(influence(head_of(variant)), band(set(range(1, layers + 2))))
+
+
+@pytest.mark.parametrize("variant", CONVOLUTIONS)
+def test_a_convolution_depends_on_the_tokens_under_its_taps_and_on_no_other(variant: str) -> None:
+    np.testing.assert_array_equal(influence(head_of(variant)), band({1 + offset for offset in offsets(variant)}))
+
+
+@pytest.mark.parametrize(
+    ("variant", "field"),
+    [("bytenet 3", 4), ("bytenet 3, dilated", 8), ("bytenet, gaps", 5), ("gated_conv", 7), ("gated_conv, plain", 2)],
+)
+def test_the_receptive_field_is_1_and_kernel_less_1_times_the_sum_of_dilations(variant: str, field: int) -> None:
+    config = small_config(**VARIANTS[variant])
+    dilations = sum(config.head_dilation**layer for layer in range(config.head_layers))
+    token, position = np.nonzero(influence(head_of(variant)))
+    assert (position - token).max() == field == 1 + (config.head_kernel - 1) * dilations
+
+
+@each_variant
+def test_features_reach_the_positions_that_the_head_says(variant: str) -> None:
+    found = feature_influence(head_of(variant))
+    if "language model" in variant:
+        expected = np.zeros((16, 16), bool)
+    elif "state" in variant:
+        expected = np.arange(16)[:, None] == np.zeros((1, 16))
+    elif variant in CONVOLUTIONS:
+        expected = band(offsets(variant))
+    else:
+        expected = band({0} if variant == "none" else set(range(16)))
+    np.testing.assert_array_equal(found, expected)
+
+
+@each_variant
 @pytest.mark.parametrize("training", [False, True])
-def test_input_dropout_1_is_the_historyless_decoder_also_when_it_decodes(training: bool) -> None:
-    assert not influence(small_model({"input_dropout": 1.0}), training).any()
+def test_input_dropout_1_is_the_historyless_decoder_also_when_it_decodes(variant: str, training: bool) -> None:
+    assert not influence(head_of(variant, dropout=1.0), training).any()
 
 
-def test_input_dropout_hides_its_share_of_previous_symbols_while_training() -> None:
-    read = small_model({"input_dropout": 0.3}).head.read_previous
+@pytest.mark.parametrize("variant", ["lstm", "bytenet, embedding"])
+def test_input_dropout_hides_its_share_of_previous_symbols_while_training(variant: str) -> None:
+    read = head_of(variant, dropout=0.3).read_previous
     rows = np.array(read(np.full((200, 16), START, np.int32), training=True))
     hidden = (rows == 0).all(axis=-1)
     assert hidden.mean() == pytest.approx(0.3, abs=0.03)
     assert (np.array(read(np.full((2, 16), START, np.int32), training=False)) != 0).any(axis=-1).all()
 
 
-def test_without_normalisation_the_cell_is_keras_own_lstm() -> None:
+@pytest.mark.parametrize("variant", ["lstm", "gru", "bytenet 1", "gated_conv"])
+def test_a_training_pass_hides_symbols_from_the_whole_head(variant: str) -> None:
+    head, previous = head_of(variant, dropout=0.5), shifted(random_tokens(4))
+    first, second = (np.array(head(features_of(), previous, training=True)) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["lstm, embedding", "bytenet, embedding"])
+def test_an_embedding_is_a_bottleneck_of_its_size(variant: str) -> None:
+    rows = np.array(head_of(variant).read_previous(np.arange(9, dtype=np.int32)[None]))[0]
+    assert np.linalg.matrix_rank(rows, tol=1e-4) == 3
+
+
+def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A layer of Keras and our cell with the same weights on the same inputs; `order` are Keras' gates in our order."""
     keras.utils.set_random_seed(0)
-    units, inputs = 5, keras.random.normal((3, 7, 6))
-    reference = keras.layers.LSTM(units, return_sequences=True)
-    expected = reference(inputs)
-    kernel, recurrent, bias = (np.array(weight) for weight in reference.get_weights())
+    inputs = keras.random.normal((3, 7, 6))
+    layer.build(inputs.shape)
+    for weight in layer.weights:
+        weight.assign(weight + 0.3 * keras.random.normal(weight.shape))
+    if isinstance(layer, keras.layers.GRU):
+        outside, recurrent = np.array(layer.cell.bias)
+        recurrent[order[2] * layer.units :] = 0.0  # ours has no bias within the reset of the candidate
+        layer.cell.bias.assign(np.stack([outside, recurrent]))
+    kernel, recurrent_kernel, bias = (np.array(weight) for weight in layer.get_weights())
 
     def reordered(weight: np.ndarray) -> np.ndarray:
-        """Keras keeps the gates as input, forget, candidate, output."""
-        i, f, c, o = np.split(weight, 4, axis=-1)
-        return np.concatenate([i, f, o, c], axis=-1)
+        gates = np.split(weight, len(order), axis=-1)
+        return np.concatenate([gates[place] for place in order], axis=-1)
 
-    cell = LSTMCell(units, layer_normalization=False)
-    cell.build((3, 4 * units))
-    cell.kernel.assign(reordered(recurrent))
-    outside = np.array(inputs) @ reordered(kernel) + reordered(bias)
+    cell.build((3, kernel.shape[-1]))
+    cell.kernel.assign(reordered(recurrent_kernel))
+    outside = np.array(inputs) @ reordered(kernel) + reordered(bias if bias.ndim == 1 else bias.sum(axis=0))
     ours = keras.layers.RNN(cell, return_sequences=True)(outside.astype(np.float32))
+    return np.array(ours), np.array(layer(inputs))
+
+
+def test_without_normalisation_the_cell_is_keras_own_lstm() -> None:
+    """Keras keeps the gates as input, forget, candidate, output."""
+    config = small_config(head_units=5, head_layer_normalization=False)
+    layer = keras.layers.LSTM(5, return_sequences=True)
+    ours, expected = keras_cell(layer, LSTMCell(config), [0, 1, 3, 2])
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-def test_the_normalised_lstm_is_ba_et_al_equations_20_to_22() -> None:
-    model = small_model(head_layer_normalization=True)
-    head, units = model.head, 12
-    features, tokens = np.array(features_of(model)), random_tokens(4)
-    previous = np.array(shifted(tokens))
+def test_without_normalisation_the_cell_is_keras_own_gru() -> None:
+    """Keras keeps the gates as update, reset, candidate."""
+    config = small_config(head_units=5, head_layer_normalization=False)
+    layer = keras.layers.GRU(5, reset_after=True, return_sequences=True)
+    ours, expected = keras_cell(layer, GRUCell(config), [1, 0, 2])
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
 
-    def sigmoid(x: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-x))
 
-    def normalised(x: np.ndarray, layer: Any) -> np.ndarray:
-        gain, offset = (np.array(weight) for weight in layer.get_weights())
-        centred = x - x.mean(axis=-1, keepdims=True)
-        return gain * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.epsilon) + offset
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
+
+def normalised(x: np.ndarray, layer: Any) -> np.ndarray:
+    gain, offset = (np.array(weight) for weight in layer.get_weights())
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return gain * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.epsilon) + offset
+
+
+def dense(x: np.ndarray, layer: Any) -> np.ndarray:
+    return x @ np.array(layer.kernel) + np.array(layer.bias)
+
+
+@pytest.mark.parametrize("variant", ["lstm, normalised", "lstm, both"])
+def test_the_normalised_lstm_is_ba_et_al_equations_20_to_22(variant: str) -> None:
+    head = head_of(variant)
+    features, previous = features_of(), np.array(shifted(random_tokens(4)))
     cell = head.recurrence.cell
     kernel_x, rows = np.array(head.read_features.kernel), np.array(head.read_previous.rows.embeddings)
-    hidden = memory = np.zeros((4, units))
+    memory = np.zeros((4, 12)) if head.read_state is None else dense(features[:, 0], head.read_state)
+    hidden = np.tanh(memory)
     expected = []
     for t in range(16):
         inputs = normalised(features[:, t] @ kernel_x + rows[previous[:, t]], head.normalize_inputs)
@@ -121,16 +270,44 @@ def test_the_normalised_lstm_is_ba_et_al_equations_20_to_22() -> None:
         i, f, o, g = np.split(gates, 4, axis=-1)
         memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(normalised(memory, cell.normalize_cell))
-        expected.append(hidden @ np.array(head.classify.kernel) + np.array(head.classify.bias))
+        expected.append(dense(hidden, head.classify))
     np.testing.assert_allclose(head(features, previous), np.stack(expected, axis=1), atol=2e-5)
 
 
+def test_a_gru_starts_from_the_hyperbolic_tangent_of_a_linear_map_of_the_features() -> None:
+    head, features = head_of("gru, state"), features_of()
+    (state,) = head.initial_state(features)
+    np.testing.assert_allclose(state, np.tanh(dense(features[:, 0], head.read_state)), atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["bytenet 3", "bytenet 3, dilated", "gated_conv", "gated_conv, plain"])
+def test_convolution_heads_are_the_published_layers(variant: str) -> None:
+    """A gated 1x1 convolution, then masked convolutions with a highway (bytenet) or a gated residual (gated_conv)."""
+    head, config = head_of(variant), small_config(**VARIANTS[variant])
+    features, previous = features_of(), np.array(shifted(random_tokens(4)))
+    rows = np.array(head.read_previous.rows.embeddings)[previous]
+    value, gate = np.split(features @ np.array(head.read_features.kernel) + rows + np.array(head.bias), 2, axis=-1)
+    hidden = value * sigmoid(gate)
+    for layer, convolution in enumerate(head.convolutions):
+        summed = np.zeros((4, 16, 24))
+        for t in range(16):
+            for tap in range(config.head_kernel):
+                source = t - (config.head_kernel - 1 - tap) * config.head_dilation**layer
+                if source >= 0:
+                    summed[:, t] += hidden[:, source] @ np.array(convolution.kernel)[tap]
+        if config.head_layer_normalization:
+            summed = normalised(summed, convolution.normalize)
+        value, gate = np.split(summed + np.array(convolution.bias), 2, axis=-1)
+        if config.head == "bytenet":
+            share = sigmoid(gate - 1)
+            hidden = share * np.maximum(value, 0) + (1 - share) * hidden
+        else:
+            hidden = hidden + value * sigmoid(gate)
+    np.testing.assert_allclose(head(features, previous), dense(hidden, head.classify), atol=2e-5)
+
+
 def test_the_forget_gate_is_open_at_first() -> None:
-    import keras
-
-    from kvae.heads import LSTMHead
-
-    keras.utils.set_random_seed(0)
-    head = LSTMHead(9, 3, True, 0.0)
+    config = small_config(head_units=3)
+    head = RecurrentHead(config, LSTMCell(config, name="cell"), 0.0)
     head.build((None, 16, 8), (None, 16))
     np.testing.assert_array_equal(np.array(head.bias), [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])

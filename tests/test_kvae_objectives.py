@@ -1,11 +1,27 @@
-"""Loss terms and schedules against numpy written by hand."""
+"""Loss terms, schedules and bounds against numpy written by hand and models whose likelihood is known."""
+
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+import tensorflow as tf
+from scipy import stats
+from scipy.special import log_softmax, logsumexp
 
 from kvae.configuration import ObjectiveConfig
-from kvae.objectives import beta_at, bits_per_character, loss_terms, ramp_at
+from kvae.distributions import Gaussian
+from kvae.objectives import (
+    PENALTIES,
+    SCHEDULES,
+    beta_at,
+    bits_per_character,
+    classification_terms,
+    importance_weighted_nll,
+    loss_terms,
+    marginal_terms,
+    ramp_at,
+    squared_mmd,
+)
 from kvae.serving.alphabet import PAD
 
 from .conftest import random_tokens
@@ -54,16 +70,321 @@ def test_padding_counts_in_the_loss_only_if_the_configuration_says_so() -> None:
     np.testing.assert_allclose(ignored["reconstruction_with_padding"], everywhere, rtol=1e-5)
 
 
+def test_the_kl_is_the_sum_of_all_levels() -> None:
+    tokens = random_tokens(6)
+    made = outputs(tokens, auxiliary=False)
+    made |= {"kl_level_1": 2 * made["kl_level_0"], "kl_level_10": 3 * made["kl_level_0"]}
+    terms = loss_terms(ObjectiveConfig(), tokens, made, np.int32(0))
+    np.testing.assert_allclose(terms["kl"], 6 * made["kl_level_0"], rtol=1e-5)
+
+
+def ramps(steps: range, **settings: Any) -> np.ndarray:
+    return np.array([float(ramp_at(ObjectiveConfig(**settings), np.int32(step))) for step in steps])
+
+
 @pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (100, 0.0), (150, 0.25), (200, 0.5), (5000, 0.5)])
 def test_the_linear_schedule_rises_from_its_start_to_beta_max(step: int, beta: float) -> None:
     config = ObjectiveConfig(ramp_start=100, ramp_steps=100, beta_max=0.5)
     assert float(beta_at(config, ramp_at(config, np.int32(step)))) == pytest.approx(beta)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "sigmoid", "cosine"])
+def test_a_monotone_schedule_goes_from_0_through_its_middle_to_1(schedule: str) -> None:
+    found = ramps(range(61), schedule=schedule, ramp_start=10, ramp_steps=40)
+    np.testing.assert_allclose(found[[0, 10, 30, 50, 60]], [0, 0, 0.5, 1, 1], atol=1e-6)
+    assert (np.diff(found[10:51]) > 0).all()
+
+
+def test_the_sigmoid_schedule_is_a_logistic_curve_stretched_to_its_ends() -> None:
+    logistic = 1 / (1 + np.exp(-10 * (np.arange(41) / 40 - 0.5)))
+    expected = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
+    np.testing.assert_allclose(ramps(range(41), schedule="sigmoid", ramp_steps=40), expected, atol=1e-6)
+
+
+def test_the_cosine_schedule_is_half_a_wave() -> None:
+    expected = np.sin(np.pi * np.arange(41) / 80) ** 2
+    np.testing.assert_allclose(ramps(range(41), schedule="cosine", ramp_steps=40), expected, atol=1e-6)
+
+
+def test_the_cyclical_schedule_rises_in_half_of_each_cycle_and_stays_up_in_the_other() -> None:
+    cycle = [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
+    found = ramps(range(30), schedule="cyclical", cycles=3, ramp_steps=24)
+    np.testing.assert_allclose(found, cycle * 3 + [1.0] * 6, atol=1e-6)
+
+
+def test_the_constant_schedule_is_1_from_the_first_step_on() -> None:
+    np.testing.assert_array_equal(ramps(range(30), schedule="constant", ramp_steps=20), 1.0)
+
+
 @pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (9, 0.0), (10, 1.0)])
 def test_a_ramp_of_no_steps_is_a_switch(step: int, beta: float) -> None:
     config = ObjectiveConfig(ramp_start=10, ramp_steps=0)
     assert float(beta_at(config, ramp_at(config, np.int32(step)))) == beta
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_ramp_waits_for_the_warm_start_and_then_runs_as_ever(schedule: str) -> None:
+    settings = {"schedule": schedule, "ramp_start": 5, "ramp_steps": 20, "cycles": 2}
+    found = ramps(range(60), warm_start_steps=30, **settings)
+    np.testing.assert_array_equal(found[:30], 0.0)
+    np.testing.assert_allclose(found[30:], ramps(range(30), **settings))
+
+
+def test_a_ramp_that_waited_takes_the_start_and_the_steps_that_it_is_given() -> None:
+    config = ObjectiveConfig(ramp_start=7, ramp_steps=3)
+    found = [float(ramp_at(config, np.int32(step), np.int32(100), np.int32(10))) for step in (50, 100, 105, 110)]
+    np.testing.assert_allclose(found, [0, 0, 0.5, 1])
+
+
+def penalty_of(per_dimension: Any, step: int = 10, **settings: Any) -> Any:
+    """What the objective adds to the reconstruction at that step, (B,); the ramp is half way up at step 10."""
+    settings = {"ramp_steps": 20, "alpha": 0.0, "count_padding": False, **settings}
+    tokens = random_tokens(len(per_dimension))
+    kl = tf.reduce_sum(per_dimension, axis=-1)
+    made = {**outputs(tokens, auxiliary=False), "kl_level_0": kl, "kl_per_dimension": per_dimension}
+    terms = loss_terms(ObjectiveConfig(**settings), tokens, made, np.int32(step))
+    return terms["loss"] - terms["reconstruction"]
+
+
+def kls() -> np.ndarray:
+    """KL (5, 3) with dimensions above, around and below half a nat."""
+    return np.random.default_rng(0).gamma(2.0, [[2.0, 0.25, 0.05]], (5, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_no_penalty_during_the_warm_start(penalty: str) -> None:
+    settings = {"penalty": penalty, "schedule": "constant", "warm_start_steps": 5}
+    np.testing.assert_allclose(penalty_of(kls(), 4, **settings), np.zeros(5), atol=1e-5)
+    assert np.mean(penalty_of(kls(), 5, **settings)) > 0.1
+
+
+def test_the_annealed_penalty_is_the_kl_times_the_ramp() -> None:
+    expected = 0.7 * 0.5 * kls().sum(axis=-1)
+    np.testing.assert_allclose(penalty_of(kls(), penalty="annealed", beta_max=0.7), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("target", [1.0, 40.0])
+def test_the_constrained_penalty_is_the_distance_of_the_mean_kl_from_the_risen_target(target: float) -> None:
+    expected = np.full(5, 0.7 * abs(kls().sum(axis=-1).mean() - 0.5 * target))
+    found = penalty_of(kls(), penalty="constrained", beta_max=0.7, kl_target=target)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_the_constrained_penalty_per_example_is_the_distance_of_each_kl_from_the_risen_target() -> None:
+    expected = 0.7 * np.abs(kls().sum(axis=-1) - 0.5 * 8.0)
+    found = penalty_of(kls(), penalty="constrained_per_example", beta_max=0.7, kl_target=8.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("penalty", "beta"), [("annealed", 0.35), ("constrained", 0.7), ("free_bits", 0.35)])
+def test_beta_is_scaled_by_the_ramp_unless_the_target_is(penalty: str, beta: float) -> None:
+    config = ObjectiveConfig(penalty=penalty, beta_max=0.7)
+    assert float(beta_at(config, np.float32(0.5))) == pytest.approx(beta)
+
+
+@pytest.mark.parametrize(("over", "bits"), [("dimension", 0.5), ("total", 0.5), ("total", 50.0)])
+def test_free_bits_are_a_floor_under_the_mean_of_the_batch(over: str, bits: float) -> None:
+    pieces = kls() if over == "dimension" else kls().sum(axis=-1, keepdims=True)
+    expected = np.full(5, 0.7 * 0.5 * np.maximum(pieces.mean(axis=0), bits).sum())
+    found = penalty_of(kls(), penalty="free_bits", beta_max=0.7, free_bits=bits, free_bits_over=over)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("over", "bits"), [("dimension", 0.5), ("total", 4.0)])
+def test_masked_free_bits_leave_out_what_is_below_them_text_by_text(over: str, bits: float) -> None:
+    pieces = kls() if over == "dimension" else kls().sum(axis=-1, keepdims=True)
+    assert 0 < (pieces > bits).sum() < pieces.size
+    expected = 0.7 * 0.5 * np.where(pieces > bits, pieces, 0).sum(axis=-1)
+    found = penalty_of(kls(), penalty="free_bits_mask", beta_max=0.7, free_bits=bits, free_bits_over=over)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def penalty_gradient(means: np.ndarray, **settings: Any) -> np.ndarray:
+    """Of the mean penalty, at the top of the ramp, with respect to the means of posteriors of variance 1."""
+    mean = tf.constant(means)
+    with tf.GradientTape() as tape:
+        tape.watch(mean)
+        kl = Gaussian.standard_like(mean).kl_from(Gaussian(mean, tf.zeros_like(mean)))
+        loss = tf.reduce_mean(penalty_of(kl, 20, **settings))
+    return np.array(tape.gradient(loss, mean))
+
+
+SPREAD = np.array([[0.1, 2.0], [0.2, 0.3], [0.3, 3.0]], np.float32)
+"""Means (3, 2) whose KL is half their square: the first dimension lies below 0.5 nats, the second above in all but a text."""
+
+
+def test_free_bits_cut_the_gradient_of_the_dimensions_whose_mean_is_below_them() -> None:
+    found = penalty_gradient(SPREAD, penalty="free_bits", free_bits=0.5)
+    np.testing.assert_allclose(found, SPREAD * [0, 1] / 3, atol=1e-6)
+
+
+def test_masked_free_bits_cut_the_gradient_of_each_text_on_its_own() -> None:
+    found = penalty_gradient(SPREAD, penalty="free_bits_mask", free_bits=0.5)
+    np.testing.assert_allclose(found, SPREAD * [[0, 1], [0, 0], [0, 1]] / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(2.0, 1.0), (2.5, 0.0)])
+def test_free_bits_in_total_cut_the_gradient_of_all_dimensions_or_none(bits: float, kept: float) -> None:
+    """The mean total is 2.21 nats."""
+    found = penalty_gradient(SPREAD, penalty="free_bits", free_bits=bits, free_bits_over="total")
+    np.testing.assert_allclose(found, kept * SPREAD / 3, atol=1e-6)
+
+
+def test_masked_free_bits_in_total_cut_the_gradient_of_whole_texts() -> None:
+    found = penalty_gradient(SPREAD, penalty="free_bits_mask", free_bits=1.0, free_bits_over="total")
+    np.testing.assert_allclose(found, SPREAD * [[1], [0], [1]] / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("target", "sign"), [(1.0, 1.0), (4.0, -1.0)])
+def test_the_constrained_penalty_pulls_the_kl_towards_its_target_from_both_sides(target: float, sign: float) -> None:
+    found = penalty_gradient(SPREAD, penalty="constrained", kl_target=target)
+    np.testing.assert_allclose(found, sign * SPREAD / 3, atol=1e-6)
+
+
+def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """exp(-|x - y|^2 / 2d)."""
+    return np.exp(-np.square(x - y).sum(axis=-1) / (2 * x.shape[-1]))
+
+
+def test_the_mmd_is_that_of_the_codes_and_many_samples_of_the_prior() -> None:
+    generator = np.random.default_rng(0)
+    z = (0.5 + 1.5 * generator.normal(size=(20, 3))).astype(np.float32)
+    ours, others = generator.normal(size=(2, 200_000, 3))
+    among_codes = np.mean([kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
+    to_prior = np.mean([kernel(a, ours).mean() for a in z])
+    expected = among_codes - 2 * to_prior + kernel(ours, others).mean()
+    assert float(squared_mmd(z)) == pytest.approx(expected, abs=2e-3)
+    assert expected > 0.02
+
+
+def test_the_mmd_of_samples_of_the_prior_is_0_on_average() -> None:
+    z = np.random.default_rng(0).normal(size=(300, 8, 3)).astype(np.float32)
+    found = np.array([squared_mmd(batch) for batch in z], np.float64)
+    assert abs(found.mean()) < 4 * found.std() / np.sqrt(len(found)) < 0.03
+
+
+@pytest.mark.parametrize("changed", [lambda z: z + 1, lambda z: 2 * z, lambda z: 0.3 * z])
+def test_the_mmd_of_codes_that_are_elsewhere_is_positive(changed: Any) -> None:
+    z = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    assert float(squared_mmd(changed(z))) > 0.03 > 10 * abs(float(squared_mmd(z)))
+
+
+def test_the_mmd_joins_the_loss_with_its_weight() -> None:
+    tokens, z = random_tokens(6), np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32) + 2
+    with_it, without = (
+        loss_terms(ObjectiveConfig(mmd=weight, alpha=0.0), tokens, {**outputs(tokens, False), "z": z}, np.int32(0))
+        for weight in (5.0, 0.0)
+    )
+    np.testing.assert_allclose(with_it["loss"] - without["loss"], np.full(6, 5 * squared_mmd(z)), rtol=1e-4)
+    np.testing.assert_allclose(with_it["elbo"], without["elbo"])
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x = W z + noise: posterior and likelihood are known."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.weights, self.spread, self.x = generator.normal(size=(3, 2)), 0.6, generator.normal(size=3)
+        self.covariance = np.linalg.inv(np.eye(2) + self.weights.T @ self.weights / self.spread**2)
+        self.mean = self.covariance @ self.weights.T @ self.x / self.spread**2
+
+    @property
+    def nll(self) -> float:
+        covariance = self.weights @ self.weights.T + self.spread**2 * np.eye(3)
+        return -float(stats.multivariate_normal(cov=covariance).logpdf(self.x))
+
+    def log_weights(self, shape: tuple[int, ...], mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        """log p(x, z) - log q(z) at samples z of q."""
+        q = stats.multivariate_normal(mean, covariance, seed=1)
+        z = q.rvs(int(np.prod(shape)))
+        likelihood = stats.norm(z @ self.weights.T, self.spread).logpdf(self.x).sum(axis=-1)
+        return (likelihood + stats.multivariate_normal(np.zeros(2)).logpdf(z) - q.logpdf(z)).reshape(shape)
+
+    def wrong(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The weights of samples of a posterior that is off its place and too wide."""
+        return self.log_weights(shape, self.mean + 0.3, 2 * np.diag(np.diag(self.covariance)))
+
+
+def test_one_sample_gives_the_elbo() -> None:
+    log_weights = LinearGaussian().wrong((1, 40))
+    np.testing.assert_allclose(importance_weighted_nll(log_weights), -log_weights[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_with_the_exact_posterior_any_number_of_samples_gives_the_likelihood(k: int) -> None:
+    model = LinearGaussian()
+    log_weights = model.log_weights((k, 10), model.mean, model.covariance)
+    np.testing.assert_allclose(importance_weighted_nll(log_weights), np.full(10, model.nll), rtol=1e-5)
+
+
+def test_with_a_wrong_posterior_the_bound_falls_with_the_samples_towards_the_likelihood() -> None:
+    model, draws = LinearGaussian(), 4000
+    bounds = {k: np.array(importance_weighted_nll(model.wrong((k, draws))), np.float64) for k in (1, 5, 50)}
+    means = [bound.mean() for bound in bounds.values()]
+    errors = [bound.std() / np.sqrt(draws) for bound in bounds.values()]
+    assert means[0] > means[1] + 5 * errors[0] > means[1] > means[2] + 5 * errors[1]
+    assert means[2] > model.nll - 5 * errors[2]
+    assert float(importance_weighted_nll(model.wrong((200_000, 1)))[0]) == pytest.approx(model.nll, abs=0.01)
+
+
+ATTRIBUTE = np.array([-1, 2, 0, -1, 1], np.int32)
+
+
+def per_value(values: int = 3) -> list[dict[str, np.ndarray]]:
+    """Terms of five texts under each value."""
+    generator = np.random.default_rng(0)
+    return [
+        {name: generator.gamma(3.0, size=5).astype(np.float32) for name in ("elbo", "loss", "kl")}
+        for _ in range(values)
+    ]
+
+
+def attribute_logits() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+
+
+def test_terms_of_texts_with_and_without_label_are_those_of_m2_by_hand() -> None:
+    terms, logits = per_value(), attribute_logits()
+    found = marginal_terms(terms, ATTRIBUTE, logits)
+    for text, label in enumerate(ATTRIBUTE):
+        q = np.exp(log_softmax(logits[text])) if label < 0 else np.eye(3)[label]
+        # KL(q || uniform); a label is certain, so that -log p(y) is left.
+        kl = sum(p * np.log(p * 3) for p in q if p > 0)
+        assert float(found["attribute_kl"][text]) == pytest.approx(kl, rel=1e-4)
+        for name in ("elbo", "loss", "kl"):
+            mean = sum(p * values[name][text] for p, values in zip(q, terms, strict=True))
+            assert float(found[name][text]) == pytest.approx(mean + (kl if name != "kl" else 0.0), rel=1e-4)
+
+
+def test_the_bound_of_texts_without_label_is_never_below_the_sum_over_values() -> None:
+    terms, unknown = per_value(), np.full(5, -1, np.int32)
+    elbos = np.stack([values["elbo"] for values in terms], axis=-1)
+    exact = -logsumexp(-elbos - np.log(3), axis=-1)
+    for seed in range(20):
+        logits = 3 * np.random.default_rng(seed).normal(size=(5, 3)).astype(np.float32)
+        assert (np.array(marginal_terms(terms, unknown, logits)["elbo"]) > exact - 1e-4).all()
+
+
+def test_the_bound_of_texts_without_label_is_exact_with_the_exact_posterior_of_the_value() -> None:
+    terms = per_value()
+    elbos = np.stack([values["elbo"] for values in terms], axis=-1)
+    found = marginal_terms(terms, np.full(5, -1, np.int32), 7.0 - elbos)["elbo"]
+    np.testing.assert_allclose(found, -logsumexp(-elbos - np.log(3), axis=-1), rtol=1e-5)
+
+
+def test_classification_counts_known_labels_alone() -> None:
+    logits = attribute_logits()
+    found = classification_terms(ObjectiveConfig(), ATTRIBUTE, logits)
+    known = ATTRIBUTE >= 0
+    expected = np.where(known, -log_softmax(logits, axis=-1)[np.arange(5), ATTRIBUTE], 0)
+    np.testing.assert_allclose(found["classification"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(found["labelled"], known)
+
+
+def test_a_classification_is_correct_where_a_known_label_is_the_likeliest() -> None:
+    logits = np.eye(3, dtype=np.float32)[[0, 2, 1, 1, 1]]
+    found = classification_terms(ObjectiveConfig(), ATTRIBUTE, logits)
+    np.testing.assert_array_equal(found["correct"], [0, 1, 0, 0, 1])
 
 
 def test_one_bit_a_character_is_ln_2_nats_a_position() -> None:

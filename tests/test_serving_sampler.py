@@ -110,7 +110,13 @@ def test_interpolation_goes_straight_from_one_reconstruction_to_the_other(sample
 
 
 def test_info_is_the_manifest(sampler: Sampler) -> None:
-    assert sampler.info()["latent"] == {"kind": "dense", "size": 4, "prior": "standard"}
+    assert sampler.info()["latent"] == {
+        "kind": "dense",
+        "size": 4,
+        "levels": 1,
+        "prior": "standard",
+        "attributes": [],
+    }
     assert sampler.info()["training"]["source"] == "names.txt"
 
 

@@ -14,8 +14,8 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.alphabet import END, PAD, UNKNOWN, Alphabet
-from kvae.serving.errors import DataError
-from kvae.training.corpora import held_out, hold_out, prepare, read_texts, unicode_names
+from kvae.serving.errors import ConfigError, DataError, KvaeError
+from kvae.training.corpora import CORPORA, Lines, held_out, hold_out, prepare, read_texts, sines, unicode_names
 
 
 def config(source: Path | str, **settings: Any) -> Config:
@@ -148,12 +148,12 @@ def test_rows_are_text_end_and_padding(tmp_path: Path) -> None:
 
 def test_the_split_leaks_no_text_and_is_the_same_each_time() -> None:
     texts = [str(number % 500) for number in range(2000)]
-    train, validation = hold_out(texts, 0.1, seed=0)
-    assert set(train) & set(validation) == set()
-    assert sorted(train + validation) == sorted(texts)
-    assert len(validation) == pytest.approx(200, abs=80)
-    assert hold_out(texts, 0.1, seed=0) == (train, validation)
-    assert hold_out(texts, 0.1, seed=1) != (train, validation)
+    train, validation = hold_out(Lines(texts), 0.1, seed=0)
+    assert set(train.texts) & set(validation.texts) == set()
+    assert sorted(train.texts + validation.texts) == sorted(texts)
+    assert len(validation.texts) == pytest.approx(200, abs=80)
+    assert hold_out(Lines(texts), 0.1, seed=0) == (train, validation)
+    assert hold_out(Lines(texts), 0.1, seed=1) != (train, validation)
 
 
 def test_rare_symbols_beyond_the_alphabet_are_unknown_and_reported(tmp_path: Path) -> None:
@@ -202,3 +202,116 @@ def test_evaluation_finds_the_texts_that_were_held_out(tmp_path: Path) -> None:
 
 def test_an_alphabet_keeps_the_commonest_and_orders_them_by_code_point() -> None:
     assert Alphabet.build(["zzbbba", "b"], max_symbols=2).symbols == ("b", "z")
+
+
+def test_a_corpus_with_long_strides_gets_a_length_that_they_divide() -> None:
+    source = {"data.source": "unicode-names"}
+    assert prepare(preset("hybrid-lstm-tweets").with_settings({**source, "model.length": 0})).config.model.length == 64
+
+
+def test_sines_are_the_published_digits() -> None:
+    """One wave written out by hand: Petersen 2018, his code."""
+    generator = np.random.default_rng(5)
+    frequency, phase = generator.uniform(-1, 1, (2, 3, 1))
+    places = [-1 + 2 * t / 15 for t in range(16)]
+    expected = [
+        "".join(str(int(10 * (0.5 + 0.499 * np.sin(3.14 * u * a + 3.14 * b)))) for u in places)
+        for a, b in zip(frequency[:, 0], phase[:, 0], strict=True)
+    ]
+    assert sines(3, seed=5) == expected
+
+
+def test_the_stated_entropy_of_the_sines_is_that_of_a_fine_grid() -> None:
+    """Frequency and phase on a grid of 2,000 x 2,000: the shares of the texts give the entropy."""
+    grid = (np.arange(2000) + 0.5) / 1000 - 1
+    codes = []
+    for frequency in grid:
+        waves = 0.5 + 0.499 * np.sin(3.14 * np.linspace(-1, 1, 16) * frequency + 3.14 * grid[:, None])
+        codes.append(np.floor(10 * waves).astype(np.int64) @ 10 ** np.arange(16))
+    counts = np.unique(np.concatenate(codes), return_counts=True)[1]
+    shares = counts / counts.sum()
+    assert -(shares * np.log(shares)).sum() == pytest.approx(CORPORA["sines"].entropy, abs=0.01)
+
+
+def test_sines_fill_their_rows_and_are_held_out_afresh() -> None:
+    ready = prepare(config("sines"))
+    assert ready.train.shape == (250_000, 16)
+    assert ready.validation.shape == (10_000, 16)
+    assert not np.isin(ready.train, [PAD, END, UNKNOWN]).any()
+    common = set(ready.train_texts) & set(ready.validation_texts)
+    assert sum(text in common for text in ready.validation_texts) > 5_000  # the same distribution, not another one
+
+
+def test_fixed_lines_have_one_length_and_no_end_mark(tmp_path: Path) -> None:
+    same = [f"{number:04}" for number in range(100)]
+    ready = prepare(config(lines_file(tmp_path, same), data__mode="fixed"))
+    assert ready.config.model.length == 4
+    assert not np.isin(ready.train, [PAD, END]).any()
+    with pytest.raises(DataError, match="lines do not have exactly"):
+        prepare(config(lines_file(tmp_path, [*same, "00001"]), data__mode="fixed"))
+
+
+COLOURS = ["red", "green", ""]
+
+
+def labelled(tmp_path: Path, labels: list[str], **settings: Any) -> Config:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(labels) + "\n")
+    return config(lines_file(tmp_path, MANY), data__labels=str(path), **settings)
+
+
+def test_labels_stay_with_their_texts_through_split_and_blank_lines(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(("even", "odd")[number % 2] for number in range(100)) + "\n\n")
+    ready = prepare(config(lines_file(tmp_path, [*MANY, "", ""]), data__labels=str(labels)))
+    assert ready.config.model.attributes == ("even", "odd")
+    for texts, ids in (
+        (ready.train_texts, ready.train_attribute),
+        (ready.validation_texts, ready.validation_attribute),
+    ):
+        assert ids is not None
+        assert [int(text.split()[1]) % 2 for text in texts] == ids.tolist()
+    again = held_out(ready.config, ready.alphabet)
+    np.testing.assert_array_equal(again.attribute, ready.validation_attribute)
+
+
+def test_missing_labels_need_the_semi_supervised_objective(tmp_path: Path) -> None:
+    labels = [COLOURS[number % 3] for number in range(100)]
+    with pytest.raises(ConfigError, match=r"objective\.semi_supervised=true"):
+        prepare(labelled(tmp_path, labels))
+    ready = prepare(labelled(tmp_path, labels, objective__semi_supervised=True))
+    assert ready.train_attribute is not None
+    assert set(ready.train_attribute.tolist()) == {-1, 0, 1}
+
+
+def test_a_share_of_the_labels_can_be_hidden_from_training_alone(tmp_path: Path) -> None:
+    labels = [COLOURS[number % 2] for number in range(100)]
+    settings = {"objective__semi_supervised": True, "data__labelled_fraction": 0.3}
+    ready = prepare(labelled(tmp_path, labels, **settings))
+    assert ready.train_attribute is not None
+    assert ready.validation_attribute is not None
+    assert 0.15 < (ready.train_attribute >= 0).mean() < 0.45
+    assert (ready.validation_attribute >= 0).all()
+
+
+def test_a_corpus_may_label_itself() -> None:
+    ready = prepare(config("unicode-names", data__labels="corpus"))
+    assert ready.config.model.attributes == ("letter", "other")
+    assert ready.train_attribute is not None
+    for text, value in zip(ready.train_texts, ready.train_attribute, strict=True):
+        assert ("LETTER" in text) == (value == 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "message"),
+    [
+        (["a"] * 99, {}, "99 labels for the 100 lines"),
+        (["a"] * 100, {}, "at least two values"),
+        (["a", "b"] * 50, {"data__mode": "windows"}, "windows of a stream have no labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    tmp_path: Path, labels: list[str], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(KvaeError, match=message):
+        prepare(labelled(tmp_path, labels, **settings))

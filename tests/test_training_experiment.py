@@ -121,7 +121,7 @@ def test_a_ramp_longer_than_the_run_is_said(tmp_path: Path, small_settings: dict
     said: list[str] = []
     settings = {**small_settings, "training.steps": 2, "objective.ramp_steps": 8}
     run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
-    assert any("beta will only reach 0.25" in sentence for sentence in said)
+    assert any("the ramp will only reach 0.25" in sentence for sentence in said)
 
 
 def test_training_metrics_come_every_so_many_steps_and_never_twice(

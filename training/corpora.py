@@ -171,7 +171,9 @@ def settled(config: Config) -> Config:
         )
     config = config.with_settings({key: str(Path(name).absolute()) for key, name in sources.items() if is_file(name)})
     if config.data.source in CORPORA and not config.model.length:
-        return config.with_settings(CORPORA[config.data.source].settings)
+        config = config.with_settings(CORPORA[config.data.source].settings)
+        if config.data.mode == "lines":
+            config = config.with_settings({"model.length": multiple_of_strides(config, config.model.length)})
     return config
 
 

@@ -17,9 +17,10 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
         loss = model.optimizer.scale_loss(tf.reduce_mean(terms["loss"]))
     weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
+    # Zero where the loss does not reach, as the rows of previous symbols that a historyless decoder never reads.
     gradients = [
-        tf.convert_to_tensor(gradient)
-        for gradient in tape.gradient(loss, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        tf.zeros_like(weight.value) if gradient is None else tf.convert_to_tensor(gradient)
+        for gradient, weight in zip(tape.gradient(loss, weights), weights, strict=True)
     ]
     if model.objective_config.encoder_updates:
         update_in_turn(model, gradients, weights)

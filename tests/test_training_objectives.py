@@ -1,0 +1,174 @@
+"""What callbacks and the training step do for an objective: ramps that wait, decoders that start anew, encoders ahead."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from kvae.model import NEVER, TextVAE
+from kvae.training.callbacks import DecoderReset, EncoderAhead, RampAfterConvergence
+
+from .conftest import random_tokens, small_model
+
+
+def trained(model: TextVAE, steps: int = 1, callbacks: Any = (), optimizer: Any = None) -> TextVAE:
+    model.compile(optimizer or keras.optimizers.Adam(0.01), jit_compile=False)
+    model.fit(random_tokens(16 * steps), batch_size=16, shuffle=False, verbose=0, callbacks=list(callbacks))
+    return model
+
+
+def snapshot(weights: Any) -> list[np.ndarray]:
+    return [np.array(weight) for weight in weights]
+
+
+def moved(weights: Any, before: list[np.ndarray]) -> bool:
+    return any((np.array(weight) != old).any() for weight, old in zip(weights, before, strict=True))
+
+
+def test_every_trainable_weight_is_inference_or_generative() -> None:
+    for settings in (
+        {},
+        {"latent": "map", "latent_size": (3, 2), "expander": "repeat"},
+        {"prior": "vamp"},
+        {"attributes": ("a", "b")},
+    ):
+        model = small_model(**settings)
+        both = [id(weight) for weight in model.inference_weights + model.generative_weights]
+        assert sorted(both) == sorted(id(weight) for weight in model.trainable_weights)
+
+
+def test_aggressive_training_updates_the_encoder_alone_then_the_decoder_alone() -> None:
+    model = small_model({"encoder_updates": 2})
+    for encoder, decoder in [(True, False), (True, False), (False, True), (True, False)]:
+        before = snapshot(model.inference_weights), snapshot(model.generative_weights)
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        model.fit(random_tokens(16), batch_size=16, verbose=0)
+        assert (moved(model.inference_weights, before[0]), moved(model.generative_weights, before[1])) == (
+            encoder,
+            decoder,
+        )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_aggressive_training_ends_when_its_counter_is_zero(jit_compile: bool) -> None:
+    model = small_model({"encoder_updates": 2})
+    model.encoder_updates.assign(0)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+    before = snapshot(model.inference_weights), snapshot(model.generative_weights)
+    model.fit(random_tokens(16), batch_size=16, verbose=0)
+    assert moved(model.inference_weights, before[0])
+    assert moved(model.generative_weights, before[1])
+
+
+def test_aggressive_training_ends_when_mutual_information_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvae.training import callbacks
+
+    readings = iter([0.5, 1.0, 0.9])
+    monkeypatch.setattr(callbacks, "information", lambda model, found: next(readings))
+    said: list[str] = []
+    model, rows = small_model({"encoder_updates": 3}), random_tokens(16)
+    model.compile("adam", jit_compile=False)
+    callback = EncoderAhead(rows, said.append)
+    for expected in (3, 3, 0):
+        model.fit(rows, batch_size=16, verbose=0, callbacks=[callback])
+        assert int(model.encoder_updates) == expected
+    assert "fell from 1.00 to 0.90" in said[0]
+
+
+def test_a_ramp_waits_for_convergence_and_lasts_a_fifth_of_it() -> None:
+    said: list[str] = []
+    model = small_model({"ramp_after_convergence": True, "ramp_steps": 1})
+    assert int(model.ramp_start) == NEVER
+    callback = RampAfterConvergence(said.append)
+    callback.set_model(model)
+    model.training_steps.assign(100)
+    for reconstruction in (50.0, 40.0, 39.9, 39.8):
+        assert float(model.ramp) == 0.0
+        callback.on_epoch_end(0, {"val_reconstruction": reconstruction})
+    assert (int(model.ramp_start), int(model.ramp_steps)) == (100, 20)
+    model.training_steps.assign(110)
+    assert float(model.ramp) == pytest.approx(0.5)
+    assert "starts at step 100 and lasts 20" in said[0]
+
+
+def test_a_ramp_that_never_began_is_said() -> None:
+    said: list[str] = []
+    trained(small_model({"ramp_after_convergence": True}), callbacks=[RampAfterConvergence(said.append)])
+    assert "the ramp never began" in said[0]
+
+
+def test_after_the_warm_start_the_decoder_is_new_and_the_encoder_stays() -> None:
+    model = small_model({"warm_start_steps": 2})
+    still = keras.optimizers.SGD(0.0)
+    before = snapshot(model.inference_weights), snapshot(model.generative_weights)
+    trained(model, 1, [DecoderReset()], still)
+    assert not moved(model.generative_weights, before[1])
+    trained(model, 1, [DecoderReset()], keras.optimizers.SGD(0.0))
+    assert moved(model.generative_weights, before[1])
+    assert not moved(model.inference_weights, before[0])
+
+
+def test_a_decoder_reset_empties_the_optimizers_memory_but_not_its_clock() -> None:
+    model = trained(small_model({"warm_start_steps": 2}), 2, [DecoderReset()], keras.optimizers.Adam(0.01))
+    memory = {variable.path: np.array(variable) for variable in model.optimizer.variables if len(variable.shape)}
+    assert [name for name, values in memory.items() if values.any()] == []
+    assert int(model.optimizer.iterations) == 2
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+
+
+def test_counters_of_schedules_are_saved_with_the_model(tmp_path: Any) -> None:
+    model = small_model({"ramp_after_convergence": True, "encoder_updates": 4})
+    model.ramp_start.assign(7)
+    model.encoder_updates.assign(0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert (int(again.ramp_start), int(again.encoder_updates)) == (7, 0)
+
+
+def separable(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Texts of symbols 4 and 5 with label 0, of 6 and 7 with label 1."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, rows).astype(np.int32)
+    return (generator.integers(4, 6, (rows, 16)) + 2 * labels[:, None]).astype(np.int32), labels
+
+
+def attribute_model(**objective: Any) -> TextVAE:
+    model = small_model({"ramp_steps": 10, **objective}, attributes=("low", "high"))
+    model.compile(keras.optimizers.Adam(0.02), jit_compile=False)
+    return model
+
+
+def test_texts_follow_the_attribute_they_are_asked_for() -> None:
+    from kvae.decoding import at_temperature, sample
+
+    tokens, labels = separable(640)
+    model = attribute_model()
+    model.fit({"tokens": tokens, "attribute": labels}, batch_size=32, epochs=4, verbose=0)
+    for value, symbols in (("low", [4, 5]), ("high", [6, 7])):
+        written = np.array(sample(model, 50, at_temperature(1.0, seed=0), seed=0, attribute=value))
+        assert np.isin(written, symbols).mean() > 0.9
+    mixed = np.array(sample(model, 200, seed=1))
+    assert 0.2 < np.isin(mixed[:, 0], [4, 5]).mean() < 0.8
+
+
+def test_a_few_labels_teach_the_classifier_and_unlabelled_texts_are_summed_over() -> None:
+    tokens, labels = separable(640)
+    known = np.where(np.arange(640) % 10 == 0, labels, -1).astype(np.int32)
+    model = attribute_model(semi_supervised=True)
+    history = model.fit({"tokens": tokens, "attribute": known}, batch_size=32, epochs=4, verbose=0).history
+    others, truth = separable(200, seed=1)
+    found = model.evaluate({"tokens": others, "attribute": truth}, verbose=0, return_dict=True)
+    assert found["attribute_accuracy"] > 0.95
+    assert found["attribute_kl"] == pytest.approx(np.log(2), rel=1e-4)
+    assert history["elbo"][-1] < history["elbo"][0]
+
+
+def test_an_unknown_attribute_is_refused_with_the_known_ones() -> None:
+    from kvae.decoding import sample
+    from kvae.serving.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="did you mean 'high'"):
+        sample(small_model(attributes=("low", "high")), 1, attribute="hgh")
+    with pytest.raises(ConfigError, match="trained without labels"):
+        sample(small_model(), 1, attribute="high")
