@@ -202,24 +202,45 @@ def reproduce(options: argparse.Namespace) -> None:
 
 
 def presets(options: argparse.Namespace) -> None:
+    from kvae.preset_parameters import PARAMETERS
     from kvae.presets import PRESETS
 
-    report = [{"name": name, **vars(item), "config": item.config.to_dict()} for name, item in PRESETS.items()]
-    show(
-        options,
-        {"presets": report},
-        table({name: f"{item.description} [{item.source}]" for name, item in PRESETS.items()}),
-    )
+    report = [
+        {
+            "name": name,
+            "description": item.description,
+            "source": item.source,
+            "parameters": PARAMETERS[name],
+            "counted_at": dict(zip(("length", "vocabulary_size"), item.shape, strict=True)),
+            "published_nats": item.honest,
+            "config": item.config.to_dict(),
+        }
+        for name, item in PRESETS.items()
+    ]
+    rows = {
+        name: f"{PARAMETERS[name]:>10,} parameters  {item.description} [{item.source}]"
+        for name, item in PRESETS.items()
+    }
+    show(options, {"presets": report}, table(rows))
 
 
 def data_list(options: argparse.Namespace) -> None:
     from kvae.training.corpora import CORPORA
 
     report = [
-        {"name": name, "description": item.description, "settings": dict(item.settings)}
+        {
+            "name": name,
+            "description": item.description,
+            "settings": dict(item.settings),
+            "labels": item.label is not None,
+            "entropy": item.entropy,
+        }
         for name, item in CORPORA.items()
     ]
-    rows = {name: item.description for name, item in CORPORA.items()}
+    rows = {
+        name: item.description + (f"; entropy {item.entropy} nats a text, no bound is lower" if item.entropy else "")
+        for name, item in CORPORA.items()
+    }
     show(options, {"corpora": report}, table({**rows, "FILE": "your own: UTF-8, plain, .gz or .xz, one text a line"}))
 
 

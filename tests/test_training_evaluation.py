@@ -61,3 +61,45 @@ def test_it_agrees_with_keras_evaluate_up_to_the_noise_of_z() -> None:
     found = evaluate(model, rows)
     assert found["kl"] == pytest.approx(keras_found["kl"], rel=1e-4)
     assert found["elbo"] == pytest.approx(keras_found["elbo"], rel=0.05)
+
+
+def test_the_importance_weighted_bound_is_below_the_elbo_and_falls_with_samples() -> None:
+    model, rows = small_model(), random_tokens(200)
+    one, few, many = (
+        evaluate(model, rows, importance_samples=samples)["importance_weighted_nll"] for samples in (1, 5, 25)
+    )
+    assert one == pytest.approx(evaluate(model, rows)["elbo"], rel=0.02)
+    assert many < few < one
+
+
+def test_a_language_model_has_an_exact_likelihood_and_no_code() -> None:
+    model = small_model(encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False)
+    found = evaluate(model, random_tokens(50), importance_samples=3)
+    assert (found["kl"], found["active_units"], found["mutual_information"], found["latent_size"]) == (0, 0, 0, 0)
+    assert found["importance_weighted_nll"] == pytest.approx(found["elbo"]) == pytest.approx(found["reconstruction"])
+
+
+def test_a_guessed_attribute_is_paid_for() -> None:
+    """Without labels the classifier chooses: -log p(x) costs ln K more than -log p(x | label)."""
+    model, rows = small_model(attributes=("low", "high")), random_tokens(50)
+    chosen = np.array(model.parts.outputs(rows, np.zeros((50, 5), np.float32))["attribute_logits"]).argmax(axis=1)
+    given = evaluate(model, rows, attribute=chosen.astype(np.int32))
+    guessed = evaluate(model, rows)
+    assert guessed["elbo"] == pytest.approx(given["elbo"] + np.log(2), rel=1e-5)
+    assert given["attribute_accuracy"] == 1.0
+    assert "attribute_accuracy" not in guessed
+
+
+@pytest.mark.parametrize("latent", ["dense", "map"])
+def test_a_ladder_whose_text_says_nothing_has_no_active_units(latent: str) -> None:
+    """The means of a level follow the level above; only what the text adds to them counts."""
+    model = small_model(latent=latent, latent_size=(4, 3), expander="repeat")
+    rows = random_tokens(200)
+    assert evaluate(model, rows)["active_units"] > 0
+    for level in range(2):
+        for weight in model.posterior.get_layer(f"mean_{level}").weights:
+            weight.assign(np.zeros(weight.shape))
+        log_variance = model.posterior.get_layer(f"log_variance_{level}")
+        log_variance.kernel.assign(np.zeros(log_variance.kernel.shape))
+        log_variance.bias.assign(np.full(log_variance.bias.shape, 12.0))  # evidence of no precision
+    assert evaluate(model, rows)["active_units"] == 0

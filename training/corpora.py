@@ -85,7 +85,7 @@ CORPORA: dict[str, Corpus] = {
         label=lambda name: "letter" if "LETTER" in name else "other",
     ),
     "sines": Corpus(
-        "sine waves of 16 digits, Petersen 2018: 250,000 to learn from, which is 50 epochs of 5,000 fresh ones",
+        "sine waves of random frequency and phase as 16 digits: 250,000 to learn from, which is 50 times 5,000 fresh ones",
         lambda: sines(250_000, seed=0),
         {"model.length": SINE_POSITIONS, "data.mode": "fixed"},
         held_out=lambda: sines(10_000, seed=1),

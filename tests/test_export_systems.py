@@ -1,0 +1,88 @@
+"""Every kind of system leaves as a verified bundle: codes, attributes and priors included."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.configuration import Config
+from kvae.export.bundle import write_bundle
+from kvae.serving import Sampler
+from kvae.serving.alphabet import Alphabet
+from kvae.serving.errors import ConfigError
+
+from .conftest import small_model
+
+REPEAT: dict[str, Any] = {"expander": "repeat", "expander_base": 0, "auxiliary": False}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "LSTM VAE": {**REPEAT, "encoder": "lstm", "encoder_units": (8,), "head_reads": "state"},
+    "GRU VAE": {
+        **REPEAT,
+        "encoder": "gru",
+        "encoder_bidirectional": True,
+        "encoder_embedding": 5,
+        "head": "gru",
+        "head_reads": "both",
+    },
+    "language model": {**REPEAT, "encoder": "none", "latent": "none"},
+    "ByteNet": {"head": "bytenet", "head_layers": 3},
+    "gated convolutions": {"head": "gated_conv", "head_layers": 2, "head_kernel": 3, "head_dilation": 2},
+    "feature map": {"latent": "map", "head": "none", "auxiliary": False},
+    "ladder of vectors": {
+        "encoder": "dense",
+        "encoder_units": (16, 12, 8),
+        "latent_size": (4, 3, 2),
+        "expander": "repeat",
+    },
+    "ladder of maps": {"latent": "map", "latent_size": (4, 3), "expander": "repeat"},
+    "ladder of recurrent maps": {
+        "encoder": "lstm",
+        "encoder_units": (8, 8),
+        "latent": "map",
+        "latent_size": (4, 3),
+        "expander": "repeat",
+    },
+    "mixture": {"prior": "mixture"},
+    "vamp": {"prior": "vamp"},
+    "autoregressive": {"prior": "autoregressive", "latent": "map", "head": "none", "auxiliary": False},
+    "batch-normalised": {"posterior": "batch_normalized"},
+    "attribute": {"attributes": ("low", "high")},
+    "conditional language model": {**REPEAT, "latent": "none", "attributes": ("low", "high")},
+}
+
+
+def exported(tmp_path: Path, **settings: Any) -> tuple[Any, Sampler]:
+    model = small_model(**settings)
+    config = Config(model=model.model_config, objective=model.objective_config)
+    manifest = write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / "bundle")
+    assert manifest["parity"]["largest_logit_difference"] < 1e-4
+    return model, Sampler.load(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_is_exported_with_parity_and_samples(system: str, tmp_path: Path) -> None:
+    model, sampler = exported(tmp_path, **SYSTEMS[system])
+    texts = sampler.sample(20, seed=0)
+    assert texts[5:10] == sampler.sample(5, seed=0, first_row=5)
+    assert len(set(texts)) > 5
+    assert sampler.encode(["abc", "d"]).shape == (2, model.parts.code_size)
+    assert len(sampler.reconstruct(["abc", "d"])) == 2
+
+
+def test_a_bundle_writes_for_the_attribute_it_is_asked_for(tmp_path: Path) -> None:
+    _, sampler = exported(tmp_path, attributes=("low", "high"))
+    codes = sampler.draw_codes(200, seed=0)
+    assert codes.shape == (200, 6)
+    np.testing.assert_array_equal(codes[:, 4:].sum(axis=1), 1.0)
+    assert 60 < codes[:, 4].sum() < 140
+    codes[:, 4:] = [0.0, 1.0]
+    assert sampler.sample(200, seed=0, attribute="high", greedy=True) == sampler.decode(codes)
+    assert sampler.info()["latent"]["attributes"] == ["low", "high"]
+    with pytest.raises(ConfigError, match="choose one of 'low', 'high'"):
+        sampler.sample(1, attribute="middle")
+
+
+def test_a_bundle_without_labels_says_so(sampler: Sampler) -> None:
+    with pytest.raises(ConfigError, match="trained without labels"):
+        sampler.sample(1, attribute="high")

@@ -1,0 +1,106 @@
+"""The slots compose: what makes sense builds and trains, what does not is refused with the reason."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.configuration import ObjectiveConfig
+from kvae.model import TextVAE
+from kvae.serving.errors import ConfigError
+
+from .conftest import random_tokens, small_config
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "conv": {},
+    "lstm": {"encoder": "lstm", "encoder_bidirectional": True},
+    "gru": {"encoder": "gru", "encoder_embedding": 4},
+    "dense": {"encoder": "dense"},
+}
+LATENTS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "map": {"latent": "map"},
+    "ladder of vectors": {"latent_size": (4, 3)},
+    "ladder of maps": {"latent": "map", "latent_size": (4, 3)},
+}
+PRIORS = ("standard", "mixture", "vamp")
+EXPANDERS = ("deconv", "repeat")
+HEADS = ("none", "lstm", "gru", "bytenet", "gated_conv")
+
+
+def fits(encoder: str, latent: str, expander: str) -> bool:
+    """Maps need positions; deconvolutions of a map start from as many positions as it has."""
+    if "map" in latent and encoder == "dense":
+        return False
+    return not (expander == "deconv" and "map" in latent and (encoder != "conv" or latent == "ladder of maps"))
+
+
+def built(encoder: str, latent: str, prior: str, expander: str, head: str) -> TextVAE:
+    slots = {**ENCODERS[encoder], **LATENTS[latent], "prior": prior, "expander": expander, "head": head}
+    return TextVAE(small_config(**slots, auxiliary=False), ObjectiveConfig(alpha=0.0))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("latent", LATENTS)
+def test_every_combination_that_makes_sense_gives_finite_terms_and_no_other_builds(encoder: str, latent: str) -> None:
+    tokens = random_tokens(3)
+    for number, (prior, expander) in enumerate(itertools.product(PRIORS, EXPANDERS)):
+        head = HEADS[number % len(HEADS)]
+        if not fits(encoder, latent, expander):
+            with pytest.raises(ConfigError):
+                built(encoder, latent, prior, expander, head)
+            continue
+        model = built(encoder, latent, prior, expander, head)
+        terms = model.terms(tokens)
+        assert all(np.isfinite(np.array(term)).all() for term in terms.values()), (prior, expander, head)
+        assert model.hierarchy.sample(np.zeros((2, model.parts.noise_size), np.float32)).shape == (
+            2,
+            model.hierarchy.size,
+        )
+
+
+NO_LATENT: dict[str, Any] = {
+    "encoder": "none",
+    "latent": "none",
+    "expander": "repeat",
+    "expander_base": 0,
+    "auxiliary": False,
+}
+MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a code without an encoder": ({"encoder": "none"}, {}, "a VAE needs both"),
+    "an encoder without a code": ({**NO_LATENT, "encoder": "conv"}, {}, "a language model has neither"),
+    "an expander without a code": ({**NO_LATENT, "expander": "deconv"}, {}, "nothing to expand"),
+    "a layer without a code": ({**NO_LATENT, "expander_base": 8}, {}, "set model.expander_base to 0"),
+    "independent positions without a code": ({**NO_LATENT, "head": "none"}, {}, "nothing is left to predict from"),
+    "a prior without a code": ({**NO_LATENT, "prior": "mixture"}, {}, "nothing to act on"),
+    "a KL target without a code": (NO_LATENT, {"penalty": "constrained"}, "there is no KL"),
+    "an encoder ahead without an encoder": (NO_LATENT, {"encoder_updates": 2}, "no encoder to update"),
+    "an attribute without an encoder": ({**NO_LATENT, "attributes": ("a", "b")}, {}, "needs an encoder"),
+    "one attribute": ({"attributes": ("a",)}, {}, "a label that never differs"),
+    "more levels than layers": ({"latent_size": (4, 3, 2)}, {}, "needs as many encoder layers"),
+    "a ladder of normalised means": ({"latent_size": (4, 3), "posterior": "batch_normalized"}, {}, "use 'free'"),
+    "a map without positions": ({"encoder": "dense", "latent": "map"}, {}, "has none; use conv, lstm or gru"),
+    "deconvolutions of a long map": ({"encoder": "lstm", "latent": "map"}, {}, "the code's map has 16"),
+    "a grid of no maps": ({"expander_base": 0}, {}, "needs feature maps"),
+    "a bidirectional convolution": ({"encoder_bidirectional": True}, {}, "sees both sides already"),
+    "a state in a convolution": ({"head": "bytenet", "head_reads": "state"}, {}, "no state to set"),
+    "layers of an LSTM": ({"head_layers": 2}, {}, "has one layer"),
+    "free bits of a mixture's dimensions": ({"prior": "mixture"}, {"penalty": "free_bits"}, "use 'total'"),
+    "MMD from a mixture": ({"prior": "mixture"}, {"mmd": 1.0}, "the 'standard' prior"),
+    "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
+    "a chain of one position": ({"prior": "autoregressive"}, {}, "at least three positions"),
+    "a ladder that does not halve": (
+        {"length": 18, "latent": "map", "latent_size": (4, 3), "expander": "repeat"},
+        {},
+        "a multiple of",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_make_sense_is_refused_with_the_reason(case: str) -> None:
+    model, objective, reason = MISFITS[case]
+    with pytest.raises(ConfigError) as caught:
+        TextVAE(small_config(**model), ObjectiveConfig(**{"alpha": 0.0, **objective}))
+    assert reason in str(caught.value)
