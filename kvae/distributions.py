@@ -62,9 +62,9 @@ class Gaussian:
     def merged(self, other: Gaussian) -> Gaussian:
         """The product of two Gaussian densities, normalised: precisions add, means are weighted by them (Soenderby et al.
         2016, eq. 17-19)."""
-        ours, theirs = ops.exp(-self.log_variance), ops.exp(-other.log_variance)
-        mean = (self.mean * ours + other.mean * theirs) / (ours + theirs)
-        return Gaussian(mean, -ops.log(ours + theirs))
+        share = ops.sigmoid(other.log_variance - self.log_variance)
+        mean = share * self.mean + (1.0 - share) * other.mean
+        return Gaussian(mean, self.log_variance - ops.softplus(self.log_variance - other.log_variance))
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,9 @@ class LSTMCell(layers.Layer):
 class GRUCell(layers.Layer):
     """The recurrent part of a GRU (Cho et al. 2014), gates in the order reset, update, candidate.
 
-    The reset gate acts on the hidden state's share of the candidate, as in cuDNN and in the normalised form of Ba et al.
-    2016, supplementary eq. 23-26.
+    The reset gate acts on the hidden state's share of the candidate, as in cuDNN and in Ba et al. 2016, supplementary eq.
+    25; with layer normalisation that share is normalised for all three at once, where they normalise gates and candidate
+    apart.
     """
 
     gates = 3

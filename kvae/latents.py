@@ -50,7 +50,9 @@ def gaussian(config: ModelConfig, features: Any, layer: Any, size: int, level: i
     mean = layer(size, name=f"mean_{level}")(features)
     if config.posterior == "batch_normalized":
         momentum = config.batch_normalization_momentum
-        mean = layers.BatchNormalization(scale=False, momentum=momentum, name=f"mean_normalization_{level}")(mean)
+        mean = layers.BatchNormalization(
+            scale=False, epsilon=1e-6, momentum=momentum, name=f"mean_normalization_{level}"
+        )(mean)
         mean = config.posterior_scale * mean
     return Gaussian(mean, layer(size, name=f"log_variance_{level}", kernel_initializer="zeros")(features))
 

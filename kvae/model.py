@@ -255,6 +255,10 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
             "model.auxiliary to false",
         ),
         (
+            no_latent and objective.input_dropout >= 1.0,
+            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
+        ),
+        (
             no_latent and (model.prior != "standard" or model.posterior != "free"),
             "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
         ),

@@ -73,6 +73,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an expander without a code": ({**NO_LATENT, "expander": "deconv"}, {}, "nothing to expand"),
     "a layer without a code": ({**NO_LATENT, "expander_base": 8}, {}, "set model.expander_base to 0"),
     "independent positions without a code": ({**NO_LATENT, "head": "none"}, {}, "nothing is left to predict from"),
+    "a language model without history": (NO_LATENT, {"input_dropout": 1.0}, "nothing left to predict from"),
     "a prior without a code": ({**NO_LATENT, "prior": "mixture"}, {}, "nothing to act on"),
     "a KL target without a code": (NO_LATENT, {"penalty": "constrained"}, "there is no KL"),
     "an encoder ahead without an encoder": (NO_LATENT, {"encoder_updates": 2}, "no encoder to update"),

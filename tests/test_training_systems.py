@@ -1,0 +1,52 @@
+"""The table of systems: made row by row, gone on with where it stopped."""
+
+from pathlib import Path
+
+import pytest
+
+from kvae.configuration import Config
+from kvae.presets import PUBLISHED
+from kvae.serving.errors import ConfigError
+from kvae.training import systems
+from kvae.training.systems import distinct, reproduce
+
+ROWS = ["lstm-lm-ptb", "lvae-3-toy"]
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps a row."""
+    full = systems.on_corpus
+
+    def shortened(config: Config) -> Config:
+        settings = {"training.epochs": 2, "training.steps_per_epoch": 1, "training.jit_compile": False}
+        return full(config).with_settings(settings)
+
+    monkeypatch.setattr(systems, "on_corpus", shortened)
+
+
+def test_a_page_has_a_line_for_every_row_and_no_row_is_trained_twice(tiny: None, tmp_path: Path) -> None:
+    said: list[str] = []
+    reproduce(tmp_path / "rows", said.append, ROWS[:1])
+    assert any("[1 of 1] lstm-lm-ptb-small" in sentence for sentence in said)
+    said.clear()
+    page = reproduce(tmp_path / "rows", said.append, ROWS, tmp_path / "page.md")
+    assert page == tmp_path / "page.md"
+    assert [sentence for sentence in said if sentence.startswith("[")] == ["[2 of 2] lvae-3-toy-small"]
+    lines = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert [line[0].strip("| `") for line in lines] == ROWS
+    assert [line[2] for line in lines] == ["1,146,058", "756,146"]
+    assert lines[1][7].count("+") == 2  # the KL of three levels
+    assert lines[1][-1] == "41.3 |"
+
+
+def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'lvae-3-toy'"):
+        reproduce(tmp_path, lambda sentence: None, ["lvae-3-toi"])
+
+
+def test_equal_systems_are_trained_once_and_every_preset_has_a_row() -> None:
+    groups = list(distinct(list(PUBLISHED)))
+    assert sorted(name for _, _, names in groups for name in names) == sorted(PUBLISHED)
+    together = {frozenset(names) for _, _, names in groups if len(names) > 1}
+    assert frozenset({"hybrid-dense-toy", "hybrid-dense-twitter"}) in together
