@@ -25,11 +25,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Level:
-    """What the walk leaves behind at a level: z (B, d_i) and where it came from; `posterior` is None in generation."""
+    """What the walk leaves behind at a level: z (B, d_i) and where it came from, in generation from the prior alone."""
 
     z: Any
     prior: Distribution
-    posterior: Gaussian | None
+    posterior: Any = None
+    """A Gaussian, or None."""
 
     @property
     def shift(self) -> Any:
@@ -104,7 +105,7 @@ class Hierarchy(layers.Layer):
             prior = Gaussian(**self.downs[number](above, training=training))
             posterior = None if evidence is None else evidence.merged(prior)
         if posterior is None:
-            return Level(prior.sample(noise), prior, None)
+            return Level(prior.sample(noise), prior)
         return Level(posterior.sample(noise[:, : self.sizes[number]]), prior, posterior)
 
     def noise_of(self, noise: Any, number: int) -> Any:

@@ -45,10 +45,10 @@ class Parts:
         symbols = keras.Input((model.length, model.encoder_embedding or model.vocabulary_size), name="symbols")
         last = keras.Input((), dtype="int32", name="last")
         features = ENCODERS[model.encoder](model, symbols, last)
-        self.encoder = keras.Model([symbols, last], flattened(features), name="encoder") if features else None
+        self.encoder: Any = keras.Model([symbols, last], flattened(features), name="encoder") if features else None
         self.has_maps = bool(features) and features[0].map is not None
         self.posterior, shapes = self.build_posterior(features[-len(model.latent_size) :])
-        self.classifier = layers.Dense(self.attributes, name="classifier") if self.attributes else None
+        self.classifier: Any = layers.Dense(self.attributes, name="classifier") if self.attributes else None
         prior = PRIORS[model.prior](model, shapes[-1] if shapes else (0,), self.pseudo_posterior)
         self.hierarchy = Hierarchy(model, shapes, prior, name="hierarchy")
         self.code_size = self.hierarchy.size + self.attributes
@@ -71,8 +71,6 @@ class Parts:
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.concatenate([layers.Flatten()(getattr(level, name)) for level in levels], axis=-1)
-            if len(levels) > 1
-            else layers.Flatten(name=name)(getattr(levels[0], name))
             for name in ("mean", "log_variance")
         }
         return keras.Model(inputs + ([attribute] if self.attributes else []), statistics, name="posterior"), shapes

@@ -124,7 +124,8 @@ class Lines:
 
     def where(self, keep: Sequence[bool]) -> Lines:
         """The lines that are to be kept."""
-        return Lines(*(part and list(itertools.compress(part, keep)) for part in (self.texts, self.labels)))
+        labels = None if self.labels is None else list(itertools.compress(self.labels, keep))
+        return Lines(list(itertools.compress(self.texts, keep)), labels)
 
 
 def prepare(config: Config) -> Prepared:
