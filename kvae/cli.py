@@ -485,12 +485,14 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     """The numbers of an evaluation with their units."""
     from kvae.training.evaluation import UNITS
 
+    levels = [name for name in report if name.startswith("kl_level_")]
+    units = UNITS | {name: "nats per sequence" for name in (levels if len(levels) > 1 else ())}
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
     return table(
         {
-            name: f"{value:>12,.3f}  {UNITS[name]}" if isinstance(value, float) else f"{value:>8,}      {UNITS[name]}"
+            name: f"{value:>12,.3f}  {units[name]}" if isinstance(value, float) else f"{value:>8,}      {units[name]}"
             for name, value in numbers.items()
-            if name in UNITS
+            if name in units
         }
     )
 

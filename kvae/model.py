@@ -14,6 +14,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import ModelConfig, ObjectiveConfig
 from .heads import RECURRENT
 from .objectives import (
+    TARGETED,
     bits_per_character,
     classification_terms,
     loss_terms,
@@ -297,6 +298,11 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
         (
             objective.mmd > 0 and (model.prior != "standard" or ladder or no_latent),
             "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
+        ),
+        (
+            objective.ramp_after_convergence and objective.penalty in TARGETED,
+            f"objective.ramp_after_convergence: the ramp of {objective.penalty!r} raises the KL target, and a target held at 0 "
+            "empties the code; set it to false",
         ),
         (
             objective.semi_supervised and not model.attributes,

@@ -89,6 +89,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "layers of an LSTM": ({"head_layers": 2}, {}, "has one layer"),
     "free bits of a mixture's dimensions": ({"prior": "mixture"}, {"penalty": "free_bits"}, "use 'total'"),
     "MMD from a mixture": ({"prior": "mixture"}, {"mmd": 1.0}, "the 'standard' prior"),
+    "a target that waits": ({}, {"penalty": "constrained", "ramp_after_convergence": True}, "empties the code"),
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
     "a chain of one position": ({"prior": "autoregressive"}, {}, "at least three positions"),
     "a ladder that does not halve": (
