@@ -10,7 +10,8 @@ import onnxruntime
 from keras import ops
 
 from kvae.decoding import decode, writable
-from kvae.model import TextVAE, shifted
+from kvae.model import TextVAE
+from kvae.parts import shifted
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.bundle import Bundle
 from kvae.serving.errors import CheckFailed

@@ -69,19 +69,20 @@ def train(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.runs import load_run
-        from kvae.training.corpora import CORPORA, held_out
+        from kvae.training.corpora import entropy_of, held_out
         from kvae.training.evaluation import evaluate as measure
     run = load_run(options.run_folder)
     config = run.config if options.too_long is None else run.config.with_settings({"data.too_long": options.too_long})
+    if options.labels and (options.data is None or not config.model.attributes):
+        raise ConfigError("--labels: belongs to the texts of --data, and to a model that was trained with labels")
     data = held_out(config, run.alphabet, options.data, options.labels)
     for note in data.notes:
         say(note)
     samples = options.importance_samples
     numbers = measure(run.model, data.rows, seed=options.seed, attribute=data.attribute, importance_samples=samples)
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
-    corpus = CORPORA.get(config.data.source)
-    if corpus and corpus.entropy and options.data is None:
-        report["entropy"] = corpus.entropy
+    entropy = entropy_of(config) if options.data is None else None
+    report |= {} if entropy is None else {"entropy": entropy}
     show(options, report, evaluation_table(report))
 
 
@@ -394,6 +395,8 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
         "training.seed": options.seed,
     }
     settings = {key: value for key, value in flags.items() if value is not None}
+    if options.labels:
+        settings["data.labelled_fraction"] = 1.0  # a preset may hide some, the user's own are all for use
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})
 
 
@@ -486,7 +489,7 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     from kvae.training.evaluation import UNITS
 
     levels = [name for name in report if name.startswith("kl_level_")]
-    units = UNITS | {name: "nats per sequence" for name in (levels if len(levels) > 1 else ())}
+    units = UNITS | dict.fromkeys(levels if len(levels) > 1 else (), "nats per sequence")
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
     return table(
         {

@@ -233,6 +233,12 @@ def dotted_keys() -> list[str]:
     return [f"{section}.{name}" for section, rule in rules(Config).items() for name in rules(rule)]
 
 
+def dotted_value(config: Config, key: str) -> Any:
+    """What a dotted key stands for."""
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
 def nearest(word: str, names: Iterable[str]) -> str:
     """How an error ends when a name is not known: the closest one, or all of them."""
     names = list(names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from keras import ops
@@ -102,6 +102,9 @@ class Autoregressive:
     coefficient: float
     positions: int
 
+    LARGEST: ClassVar[float] = 0.999
+    """Coefficient up to which the steps of the chain are not too small to learn."""
+
     @staticmethod
     def committed_rate(coefficient: float, positions: int) -> float:
         """The smallest KL of one channel, nats: (n - 2) / 2 ln(1 + a^2) - 1/2 ln(1 - a^2)."""
@@ -111,7 +114,7 @@ class Autoregressive:
     @classmethod
     def with_rate(cls, rate: float, positions: int, channels: int) -> Autoregressive:
         """The chain whose committed rate, over all channels, is `rate` nats."""
-        low, high = 0.0, 1.0 - 1e-12
+        low, high = 0.0, cls.LARGEST
         for _ in range(100):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if channels * cls.committed_rate(middle, positions) < rate else (low, middle)

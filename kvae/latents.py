@@ -20,11 +20,7 @@ from .encoders import Features
 
 def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
     """Vectors: linear maps of the summaries, joined by the attribute (B, K) where there is one."""
-    joined = [joined_vector(layer.summary, attribute) for layer in features]
-    return [
-        gaussian(config, summary, layers.Dense, size, level)
-        for level, (summary, size) in enumerate(zip(joined, config.latent_size, strict=True))
-    ]
+    return gaussians(config, [joined_vector(layer.summary, attribute) for layer in features])
 
 
 def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
@@ -33,11 +29,7 @@ def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -
         raise ConfigError(
             f"model.latent 'map' needs positions, encoder {config.encoder!r} has none; use conv, lstm or gru"
         )
-    joined = [joined_map(layer.map, attribute) for layer in features]
-    return [
-        gaussian(config, rows, layers.Dense, size, level)
-        for level, (rows, size) in enumerate(zip(joined, config.latent_size, strict=True))
-    ]
+    return gaussians(config, [joined_map(layer.map, attribute) for layer in features])
 
 
 def none(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
@@ -45,16 +37,25 @@ def none(config: ModelConfig, features: list[Features], attribute: Any) -> list[
     return []
 
 
-def gaussian(config: ModelConfig, features: Any, layer: Any, size: int, level: int) -> Gaussian:
-    """Mean and log variance, the variance 1 at first."""
-    mean = layer(size, name=f"mean_{level}")(features)
-    if config.posterior == "batch_normalized":
-        momentum = config.batch_normalization_momentum
-        mean = layers.BatchNormalization(
-            scale=False, epsilon=1e-6, momentum=momentum, name=f"mean_normalization_{level}"
-        )(mean)
-        mean = config.posterior_scale * mean
-    return Gaussian(mean, layer(size, name=f"log_variance_{level}", kernel_initializer="zeros")(features))
+def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
+    """Mean and log variance of each level, the variance 1 at first."""
+    return [
+        Gaussian(
+            mean_of(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
+            layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs),
+        )
+        for level, (inputs, size) in enumerate(zip(features, config.latent_size, strict=True))
+    ]
+
+
+def mean_of(config: ModelConfig, mean: Any, level: int) -> Any:
+    """The mean as it is, or normalised to a fixed spread (BN-VAE, Zhu et al. 2020, eq. 8)."""
+    if config.posterior == "free":
+        return mean
+    momentum = config.batch_normalization_momentum
+    name = f"mean_normalization_{level}"
+    normalized = layers.BatchNormalization(scale=False, epsilon=1e-6, momentum=momentum, name=name)(mean)
+    return config.posterior_scale * normalized
 
 
 def joined_vector(vector: Any, attribute: Any) -> Any:

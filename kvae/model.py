@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -21,9 +23,7 @@ from .objectives import (
     marginal_terms,
     ramp_at,
 )
-from .parts import Parts, named_kls, shifted
-
-__all__ = ["TextVAE", "shifted"]
+from .parts import Parts, named_kls
 
 NEVER = 2**31 - 1
 """The start of a ramp that waits."""
@@ -71,8 +71,7 @@ class TextVAE(keras.Model):
         names = ["loss", "reconstruction", "kl", *named_kls(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
         names += ["mmd"] if objective.mmd else []
-        names += ["attribute_kl"] if objective.semi_supervised else []
-        names += ["classification", "attribute_accuracy"] if model.attributes else []
+        names += ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
         names += ["elbo", "bits_per_character", "beta", "gradient_norm"]
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
@@ -91,20 +90,29 @@ class TextVAE(keras.Model):
         if not self.objective_config.semi_supervised:
             outputs = self(inputs, training=training)
             return self.loss_terms(inputs, outputs)
-        values = range(len(self.model_config.attributes))
-        attribute = inputs["attribute"]
-        each = [self({**inputs, "attribute": value * ops.ones_like(attribute)}, training=training) for value in values]
-        terms = marginal_terms(
-            [self.text_terms(inputs["tokens"], outputs) for outputs in each], attribute, each[0]["attribute_logits"]
-        )
-        return self.with_classification(terms, attribute, each[0]["attribute_logits"])
+        values, attribute = len(self.model_config.attributes), inputs["attribute"]
+        batch = ops.shape(attribute)[0]
+        every = {
+            "tokens": ops.tile(inputs["tokens"], (values, 1)),
+            "attribute": ops.repeat(ops.arange(values, dtype="int32"), batch),
+        }
+        outputs = self(every, training=training)  # one pass, so that batch statistics are those of all values
+        terms = self.text_terms(every["tokens"], outputs)
+        each = [{name: term[v * batch : (v + 1) * batch] for name, term in terms.items()} for v in range(values)]
+        logits = outputs["attribute_logits"][:batch]
+        return self.with_classification(marginal_terms(each, attribute, logits), attribute, logits)
 
     def loss_terms(self, inputs: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """As `terms`, from outputs that are there, the attribute taken as given."""
         if not self.model_config.attributes:
             return self.text_terms(inputs, outputs)
         terms = self.text_terms(inputs["tokens"], outputs)
-        return self.with_classification(terms, inputs["attribute"], outputs["attribute_logits"])
+        attribute, logits = inputs["attribute"], outputs["attribute_logits"]
+        # A value that the classifier chose has told something about the text: it costs its share of the uniform prior.
+        guessed = ops.cast(attribute < 0, "float32")
+        terms["attribute_kl"] = guessed * math.log(len(self.model_config.attributes))
+        terms["elbo"] = terms["elbo"] + terms["attribute_kl"]
+        return self.with_classification(terms, attribute, logits)
 
     def text_terms(self, tokens: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """The terms of `kvae.objectives.loss_terms`."""
@@ -112,7 +120,7 @@ class TextVAE(keras.Model):
 
     def with_classification(self, terms: dict[str, Any], attribute: Any, logits: Any) -> dict[str, Any]:
         """The classifier's terms added."""
-        added = classification_terms(self.objective_config, attribute, logits)
+        added = classification_terms(attribute, logits)
         terms["loss"] = terms["loss"] + self.objective_config.classifier_weight * added["classification"]
         return {**terms, **added}
 
@@ -213,6 +221,33 @@ def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
     for broken, reason in misfits(model, objective):
         if broken:
             raise ConfigError(reason)
+    for part, name, read_by, is_read in partners(model, objective):
+        default = next(item.default for item in fields(type(part)) if item.name == name)
+        if not is_read and getattr(part, name) != default:
+            section = "model" if part is model else "objective"
+            raise ConfigError(
+                f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs to {read_by}; leave it out"
+            )
+
+
+def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, str, str, bool]]:
+    """Settings that only some choices read: whose they are, their names, what reads them, and whether that is chosen."""
+    convolutional = model.head in ("bytenet", "gated_conv")
+    free = objective.penalty.startswith("free_bits")
+    return [
+        (model, "encoder_embedding", "an encoder", model.encoder != "none"),
+        (model, "posterior_scale", "posterior 'batch_normalized'", model.posterior == "batch_normalized"),
+        (model, "prior_components", "the priors 'mixture' and 'vamp'", model.prior in ("mixture", "vamp")),
+        (model, "prior_rate", "the prior 'autoregressive'", model.prior == "autoregressive"),
+        (model, "head_kernel", "the heads 'bytenet' and 'gated_conv'", convolutional),
+        (model, "head_dilation", "the heads 'bytenet' and 'gated_conv'", convolutional),
+        (model, "head_embedding", "a head with history", model.head != "none"),
+        (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
+        (objective, "free_bits", "the free-bits penalties", free),
+        (objective, "free_bits_over", "the free-bits penalties", free),
+        (objective, "cycles", "schedule 'cyclical'", objective.schedule == "cyclical"),
+        (objective, "classifier_weight", "a model with attributes", bool(model.attributes)),
+    ]
 
 
 def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
@@ -300,9 +335,40 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
             "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
         ),
         (
-            objective.ramp_after_convergence and objective.penalty in TARGETED,
-            f"objective.ramp_after_convergence: the ramp of {objective.penalty!r} raises the KL target, and a target held at 0 "
-            "empties the code; set it to false",
+            objective.penalty in TARGETED
+            and (objective.ramp_after_convergence or objective.ramp_start > 0 or objective.warm_start_steps > 0),
+            f"objective.penalty {objective.penalty!r}: the ramp raises the KL target, and a target that waits at 0 empties the "
+            "code; set ramp_start and warm_start_steps to 0 and ramp_after_convergence to false",
+        ),
+        (
+            objective.ramp_after_convergence and objective.schedule == "constant",
+            "objective.ramp_after_convergence: schedule 'constant' has no ramp to hold back; use another",
+        ),
+        (
+            objective.semi_supervised and objective.penalty in ("constrained", "free_bits"),
+            f"objective.semi_supervised: penalty {objective.penalty!r} takes the mean over the batch, in which texts stand "
+            "with labels they do not have; use 'annealed', 'constrained_per_example' or 'free_bits_mask'",
+        ),
+        (
+            model.head_reads == "state" and (model.latent == "map" or model.expander == "deconv"),
+            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
+            "'repeat'; use 'steps' or 'both'",
+        ),
+        (
+            objective.input_dropout > 0 and model.head == "none",
+            "objective.input_dropout hides previous symbols, which head 'none' never sees; set it to 0",
+        ),
+        (
+            objective.warm_start_steps > 0 and no_latent,
+            "objective.warm_start_steps: a language model has no encoder to keep; set it to 0",
+        ),
+        (
+            model.posterior == "batch_normalized" and model.posterior_scale == 0,
+            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
+        ),
+        (
+            len(set(model.attributes)) < len(model.attributes),
+            f"model.attributes names a value twice: {list(model.attributes)}",
         ),
         (
             objective.semi_supervised and not model.attributes,

@@ -57,7 +57,7 @@ def annealed(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) ->
 
 def constrained(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * |mean KL - C|, the mean over the batch, with C = kl_target * ramp (Prokhorov et al. 2019, eq. 3)."""
-    return config.beta_max * ops.abs(ops.mean(kl) - config.kl_target * ramp) + 0.0 * kl
+    return like(kl, config.beta_max * ops.abs(ops.mean(kl) - config.kl_target * ramp))
 
 
 def constrained_per_example(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
@@ -68,7 +68,7 @@ def constrained_per_example(config: ObjectiveConfig, kl: Any, per_dimension: Any
 def free_bits(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * sum over dimensions of max(free bits, mean KL), the mean over the batch (Kingma et al. 2016, eq. 15)."""
     floored = ops.maximum(ops.mean(spared(config, kl, per_dimension), axis=0), config.free_bits)
-    return config.beta_max * ramp * ops.sum(floored) + 0.0 * kl
+    return like(kl, config.beta_max * ramp * ops.sum(floored))
 
 
 def free_bits_mask(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
@@ -76,6 +76,11 @@ def free_bits_mask(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: A
     al. 2019)."""
     pieces = spared(config, kl, per_dimension)
     return config.beta_max * ramp * ops.sum(ops.where(pieces > config.free_bits, pieces, 0.0), axis=-1)
+
+
+def like(each: Any, scalar: Any) -> Any:
+    """One number for every example, (B,)."""
+    return ops.broadcast_to(scalar, ops.shape(each))
 
 
 def spared(config: ObjectiveConfig, kl: Any, per_dimension: Any) -> Any:
@@ -109,8 +114,12 @@ def ramp_at(config: ObjectiveConfig, step: Any, start: Any = None, steps: Any = 
         ops.clip(since / ops.maximum(ops.cast(steps, "float32"), 1.0), 0.0, 1.0),
         ops.cast(since >= 0.0, "float32"),
     )
-    begun = ops.cast(ops.cast(step, "float32") >= float(config.warm_start_steps), "float32")
-    return begun * SCHEDULES[config.schedule](config, progress)
+    return ops.cast(since >= 0.0, "float32") * SCHEDULES[config.schedule](config, progress)
+
+
+def begun(config: ObjectiveConfig, step: Any) -> Any:
+    """1 once the warm start is over, 0 before."""
+    return ops.cast(ops.cast(step, "float32") >= float(config.warm_start_steps), "float32")
 
 
 def beta_at(config: ObjectiveConfig, ramp: Any) -> Any:
@@ -158,27 +167,27 @@ def loss_terms(
     terms = {"reconstruction": ops.sum(weights * nats, axis=-1)}
     levels = {name: ops.cast(value, "float32") for name, value in outputs.items() if name.startswith("kl_level_")}
     terms |= levels
-    terms["kl"] = sum(levels.values(), 0.0 * terms["reconstruction"])
+    terms["kl"] = sum(levels.values(), ops.zeros_like(terms["reconstruction"]))
     terms["elbo"] = terms["reconstruction"] + terms["kl"]
     terms["reconstruction_with_padding"] = ops.sum(nats, axis=-1)
     penalty = PENALTIES[config.penalty](config, terms["kl"], outputs.get("kl_per_dimension"), ramp)
-    begun = ops.cast(ops.cast(step, "float32") >= float(config.warm_start_steps), "float32")
-    terms["loss"] = ops.sum(trained * nats, axis=-1) + begun * penalty
+    penalized = begun(config, step)
+    terms["loss"] = ops.sum(trained * nats, axis=-1) + penalized * penalty
     if "auxiliary_logits" in outputs:
         auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
         terms["loss"] += config.alpha * ops.sum(trained * auxiliary, axis=-1)
     if config.mmd:
-        terms["mmd"] = squared_mmd(outputs["z"]) + 0.0 * terms["kl"]
-        terms["loss"] += config.mmd * begun * terms["mmd"]
-    terms["beta"] = begun * beta_at(config, ramp) + 0.0 * terms["kl"]
+        terms["mmd"] = like(terms["kl"], squared_mmd(outputs["z"]))
+        terms["loss"] += config.mmd * penalized * terms["mmd"]
+    terms["beta"] = like(terms["kl"], penalized * beta_at(config, ramp))
     terms["positions"] = ops.sum(weights, axis=-1)
     return terms
 
 
-def classification_terms(config: ObjectiveConfig, attribute: Any, logits: Any) -> dict[str, Any]:
+def classification_terms(attribute: Any, logits: Any) -> dict[str, Any]:
     """For attributes (B,), -1 where unknown, and the classifier's logits (B, K): `classification`, -log q(y|x) where y is
-    known and 0 elsewhere, and `correct`, whether the likeliest value is y."""
+    known and 0 elsewhere, `correct`, whether the likeliest value is y, and `labelled`, whether y is known."""
     known = ops.cast(attribute >= 0, "float32")
     value = ops.maximum(ops.cast(attribute, "int32"), 0)
     log_probability = ops.log_softmax(logits, axis=-1)
@@ -191,8 +200,8 @@ def marginal_terms(per_value: Sequence[Mapping[str, Any]], attribute: Any, logit
     """M2 (Kingma et al. 2014, eq. 6-8): the terms of a text under each of K values of its attribute, (B,) each, as their
     expectation. The weights are q(y|x), or the label where it is known.
 
-    `attribute_kl` is their KL from the uniform p(y), (B,): it joins `elbo`, a bound on -log p(x), or on -log p(x, y) for
-    labelled texts, and `loss`.
+    `attribute_kl` is the KL of q(y|x) from the uniform p(y) where there is no label, (B,): it joins `loss` and `elbo`, a
+    bound on -log p(x), or on -log p(x|y) where y is known. (The paper's labelled bound has the constant -log p(y) too.)
     """
     values = len(per_value)
     log_probability = ops.log_softmax(logits, axis=-1)
@@ -200,7 +209,7 @@ def marginal_terms(per_value: Sequence[Mapping[str, Any]], attribute: Any, logit
     known = ops.cast(attribute >= 0, "float32")[:, None]
     weights = known * labels + (1.0 - known) * ops.exp(log_probability)
     terms = {name: sum(weights[:, value] * per_value[value][name] for value in range(values)) for name in per_value[0]}
-    terms["attribute_kl"] = math.log(values) + (1.0 - known[:, 0]) * ops.sum(weights * log_probability, axis=-1)
+    terms["attribute_kl"] = (1.0 - known[:, 0]) * (math.log(values) + ops.sum(weights * log_probability, axis=-1))
     for name in ("elbo", "loss"):
         terms[name] = terms[name] + terms["attribute_kl"]
     return terms

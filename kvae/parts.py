@@ -64,10 +64,7 @@ class Parts:
             return None, []
         inputs = [keras.Input(part.shape[1:]) for part in flattened(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
-        size = len(features[0]) if self.has_maps else 1
-        levels = LATENTS[self.config.latent](
-            self.config, [Features(*inputs[i : i + size]) for i in range(0, len(inputs), size)], attribute
-        )
+        levels = LATENTS[self.config.latent](self.config, grouped(inputs, self.has_maps), attribute)
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.concatenate([layers.Flatten()(getattr(level, name)) for level in levels], axis=-1)
@@ -85,32 +82,36 @@ class Parts:
         rows = layers.Reshape(shape)(bottom) if len(shape) == 2 else ops.expand_dims(bottom, 1)
         return joined_map(rows, attribute)
 
-    def features_of(self, tokens: Any, training: bool | None = None) -> list[Any]:
-        """The encoder's features of tokens (B, T), bottom first, summary and map in turn."""
-        return self.encoder(list(self.reader(tokens)), training=training) if self.encoder else []
+    def features_of(self, symbols: Any, last: Any, training: bool | None = None) -> list[Features]:
+        """What the encoder knows of symbols (B, T, E), bottom first."""
+        found = self.encoder([symbols, last], training=training) if self.encoder else []
+        return grouped(found, self.has_maps)
 
-    def evidence(self, features: list[Any], attribute: Any, like: Any, training: bool | None = None) -> dict[str, Any]:
+    def evidence(
+        self, features: list[Features], attribute: Any, like: Any, training: bool | None = None
+    ) -> dict[str, Any]:
         """What features and a one-hot attribute say about the code: mean, log_variance (B, d)."""
         if self.posterior is None:
             return {"mean": like[:, :0], "log_variance": like[:, :0]}
-        used = features[-(len(self.posterior.inputs) - bool(self.attributes)) :]
+        used = flattened(features[-len(self.config.latent_size) :])
         return self.posterior([*used, attribute] if self.attributes else used, training=training)
 
     def pseudo_posterior(self, symbols: Any) -> Gaussian:
         """q(z|u) of the top level for soft texts (K, T, E), their attribute left open."""
         last = ops.full((symbols.shape[0],), self.config.length - 1, dtype="int32")
         attribute = ops.zeros((symbols.shape[0], self.attributes))
-        statistics = self.evidence(self.encoder([symbols, last], training=False), attribute, attribute, training=False)
+        features = self.features_of(symbols, last, training=False)
+        statistics = self.evidence(features, attribute, attribute, training=False)
         return Gaussian(*(self.hierarchy.split(statistics[name])[-1] for name in ("mean", "log_variance")))
 
-    def classify(self, features: list[Any]) -> Any:
+    def classify(self, features: list[Features]) -> Any:
         """Logits of q(attribute | text), (B, K)."""
-        return self.classifier(features[-2] if self.has_maps else features[-1])
+        return self.classifier(features[-1].summary)
 
     def outputs(self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None) -> dict[str, Any]:
         """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
         the classifier is to say."""
-        features = self.features_of(tokens, training)
+        features = self.features_of(*self.reader(tokens), training)
         outputs, value = {}, None
         if self.attributes:
             outputs["attribute_logits"] = self.classify(features)
@@ -137,7 +138,7 @@ class Parts:
 
     def levels(self, tokens: Any, attribute: Any = None) -> tuple[list[Level], Any]:
         """The levels of the code without noise, bottom first, and the attribute (B, K) or None."""
-        features = self.features_of(tokens, training=False)
+        features = self.features_of(*self.reader(tokens), training=False)
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         value = self.one_hot(attribute, self.classify(features)) if self.attributes else None
         evidence = self.evidence(features, value, noise, training=False)
@@ -194,6 +195,12 @@ class Reader(layers.Layer):
 def flattened(features: Sequence[Features]) -> list[Any]:
     """All tensors of features, in order."""
     return [part for layer in features for part in layer if part is not None]
+
+
+def grouped(tensors: Sequence[Any], has_maps: bool) -> list[Features]:
+    """What `flattened` made of features, as features again."""
+    size = 2 if has_maps else 1
+    return [Features(*tensors[i : i + size]) for i in range(0, len(tensors), size)]
 
 
 def shifted(tokens: Any) -> Any:

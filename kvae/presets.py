@@ -103,7 +103,7 @@ HYBRID_TWEETS = replace(
             "encoder_units": (128, 256, 512, 512, 512),
             "latent_size": (100,),
             "expander_base": 512,
-            "expander_filters": (512, 512, 512, 256, 200),
+            "expander_filters": (512, 512, 256, 128, 200),
             "head_units": 1000,
         },
         objective={"ramp_start": 50_000, "ramp_steps": 10_000},
@@ -223,7 +223,10 @@ PUBLISHED: dict[str, Preset] = {
         "a label known for a tenth of the texts", f"{S17}, section 5; Kingma et al. 2014, M2", SEMI_SUPERVISED
     ),
     "lstm-vae-ptb": Preset(
-        "LSTM encoder and decoder, input dropout 0.2", f"{S17}, fig. 4; Bowman et al. 2016", LSTM_PTB, shape=PTB
+        "LSTM encoder and decoder, input dropout 0.2 (0.5 by --set)",
+        f"{S17}, fig. 4; Bowman et al. 2016",
+        LSTM_PTB,
+        shape=PTB,
     ),
     "lstm-lm-ptb": Preset("the decoder without a code: the baseline", f"{S17}, 4.1", LANGUAGE_MODEL_PTB, shape=PTB),
     "historyless-lstm-ptb": Preset(
@@ -241,7 +244,9 @@ PUBLISHED: dict[str, Preset] = {
     "cnn-ptb": Preset("deconvolutions alone", f"{S17}, fig. 2a", CNN_PTB, shape=PTB),
     "hybrid-lstm-ptb": Preset("windows of 60 characters", f"{S17}, fig. 4 and 5", HYBRID_PTB, shape=PTB),
     "hybrid-bytenet-ptb": Preset("a receptive field of four characters", f"{S17}, fig. 6", BYTENET_PTB, shape=PTB),
-    "lstm-vae-tweets": Preset("input dropout 0.2; wants a GPU", f"{S17}, table 2", LSTM_TWEETS, shape=TWEETS),
+    "lstm-vae-tweets": Preset(
+        "input dropout 0.2 (0.5 and 0.8 by --set); wants a GPU", f"{S17}, table 2", LSTM_TWEETS, shape=TWEETS
+    ),
     "lstm-lm-tweets": Preset(
         "the decoder without a code; wants a GPU", f"{S17}, 4.1", LANGUAGE_MODEL_TWEETS, shape=TWEETS
     ),
@@ -286,9 +291,11 @@ PUBLISHED: dict[str, Preset] = {
     "lcnnvae-5-twitter": Preset(
         "a ladder of five feature maps", f"{P18}, table 2", twitter(LCNNVAE, **LADDER_5), shape=TWITTER, honest=68.4
     ),
-    "kl-target-lstm": Preset("KL held at 15 nats, LSTMs", f"{K19}, C = 15", KL_TARGET),
-    "kl-target-gru": Preset("KL held at 15 nats, GRUs", f"{K19}, C = 15", KL_TARGET_GRU),
-    "kl-target-gated-conv": Preset("KL held at 15 nats, gated causal convolutions", f"{K19}, C = 15", KL_TARGET_GATED),
+    "kl-target-lstm": Preset("KL held at 15 nats, LSTMs", f"{K19}, C = 15 of 3 to 100", KL_TARGET),
+    "kl-target-gru": Preset("KL held at 15 nats, GRUs", f"{K19}, C = 15 of 3 to 100", KL_TARGET_GRU),
+    "kl-target-gated-conv": Preset(
+        "KL held at 15 nats, gated causal convolutions", f"{K19}, C = 15 of 3 to 100", KL_TARGET_GATED
+    ),
 }
 
 SMALL = "-small"
@@ -306,7 +313,8 @@ CAPS = {
 
 
 def small(item: Preset) -> Preset:
-    """The same system in small: widths capped, at most three convolutions a side, beta up to 1, about 250,000 texts."""
+    """The same system in small: widths capped, at most three layers a side where there is no ladder, layer normalisation in
+    every head that has a place for it, beta up to 1, about 250,000 texts."""
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
     capped: dict[str, Any] = {name: narrowed(getattr(model, name), limit) for name, limit in CAPS.items()}
@@ -328,7 +336,7 @@ def small(item: Preset) -> Preset:
             "weight_decay": 0.0,
         },
     )
-    halvings = 2 ** len(capped["encoder_units"])
+    halvings = 2 ** len(capped["encoder_units"]) if model.encoder == "conv" else 1
     shape = item.shape if item.config.data.source == "sines" else (-(-NAMES[0] // halvings) * halvings, NAMES[1])
     return Preset(f"{item.description.split(';')[0]}; small", item.source, config, shape)
 

@@ -87,6 +87,12 @@ class AutoregressivePrior(layers.Layer):
                 "model.prior 'autoregressive' runs along at least three positions of a code: "
                 "set model.latent to 'map', with an encoder that keeps positions"
             )
+        largest = shape[1] * Autoregressive.committed_rate(Autoregressive.LARGEST, shape[0])
+        if config.prior_rate > largest:
+            raise ConfigError(
+                f"model.prior_rate: a map of {shape[0]} positions and {shape[1]} channels can be held at {largest:.1f} nats at "
+                f"most, got {config.prior_rate}"
+            )
         self.chain = Autoregressive.with_rate(config.prior_rate, *shape)
         self.built = True
 

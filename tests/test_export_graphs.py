@@ -115,7 +115,7 @@ def test_top_1_is_greedy(sample: Any) -> None:
 
 
 def test_the_log_probability_is_that_of_the_written_symbols_at_temperature_1(model: Any, sample: Any) -> None:
-    from kvae.model import shifted
+    from kvae.parts import shifted
 
     ids, _, log_probability = sample(temperature=1.3)
     ids = np.pad(ids, ((0, 0), (0, 16 - ids.shape[1])))

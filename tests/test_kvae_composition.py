@@ -90,6 +90,21 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "free bits of a mixture's dimensions": ({"prior": "mixture"}, {"penalty": "free_bits"}, "use 'total'"),
     "MMD from a mixture": ({"prior": "mixture"}, {"mmd": 1.0}, "the 'standard' prior"),
     "a target that waits": ({}, {"penalty": "constrained", "ramp_after_convergence": True}, "empties the code"),
+    "a target that waits for a step": ({}, {"penalty": "constrained", "ramp_start": 5}, "empties the code"),
+    "a target behind a warm start": ({}, {"penalty": "constrained", "warm_start_steps": 5}, "empties the code"),
+    "a batch mean over guessed labels": (
+        {"attributes": ("a", "b")},
+        {"semi_supervised": True, "penalty": "constrained"},
+        "labels they do not have",
+    ),
+    "a map read at one position": (
+        {"latent": "map", "expander": "repeat", "head_reads": "state"},
+        {},
+        "the first position alone",
+    ),
+    "dropout of what is not read": ({"head": "none", "auxiliary": False}, {"input_dropout": 0.5}, "never sees"),
+    "the same label twice": ({"attributes": ("a", "a")}, {}, "names a value twice"),
+    "means without spread": ({"posterior": "batch_normalized", "posterior_scale": 0.0}, {}, "tell nothing"),
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
     "a chain of one position": ({"prior": "autoregressive"}, {}, "at least three positions"),
     "a ladder that does not halve": (
@@ -106,3 +121,29 @@ def test_what_does_not_make_sense_is_refused_with_the_reason(case: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TextVAE(small_config(**model), ObjectiveConfig(**{"alpha": 0.0, **objective}))
     assert reason in str(caught.value)
+
+
+UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a target without a constraint": ({}, {"kl_target": 30.0}, "objective.kl_target is 30.0"),
+    "free bits without their penalty": ({}, {"free_bits": 2.0}, "the free-bits penalties"),
+    "cycles of a line": ({}, {"cycles": 2}, "schedule 'cyclical'"),
+    "components of one Gaussian": ({"prior_components": 3}, {}, "the priors 'mixture' and 'vamp'"),
+    "a rate of N(0, I)": ({"prior_rate": 3.0}, {}, "the prior 'autoregressive'"),
+    "a spread of free means": ({"posterior_scale": 0.7}, {}, "posterior 'batch_normalized'"),
+    "a kernel of an LSTM": ({"head_kernel": 5}, {}, "the heads 'bytenet' and 'gated_conv'"),
+    "a classifier of nothing": ({}, {"classifier_weight": 2.0}, "a model with attributes"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_a_setting_that_nothing_reads_is_refused_with_what_would(case: str) -> None:
+    model, objective, reason = UNREAD[case]
+    with pytest.raises(ConfigError) as caught:
+        TextVAE(small_config(**model), ObjectiveConfig(**{"alpha": 0.0, **objective}))
+    assert reason in str(caught.value)
+    assert "nothing reads it" in str(caught.value)
+
+
+def test_a_rate_that_a_map_cannot_be_held_at_is_refused_with_the_largest() -> None:
+    with pytest.raises(ConfigError, match=r"at 15\.2 nats at most, got 50"):
+        TextVAE(small_config(prior="autoregressive", latent="map", prior_rate=50.0), ObjectiveConfig(alpha=0.0))

@@ -8,7 +8,7 @@ import pytest
 
 from kvae.configuration import ObjectiveConfig
 from kvae.heads import HEADS, GRUCell, LSTMCell, RecurrentHead
-from kvae.model import shifted
+from kvae.parts import shifted
 from kvae.serving.alphabet import START
 
 from .conftest import random_tokens, small_config, small_model

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kvae.decoding import at_temperature, decode, sample
-from kvae.model import TextVAE, shifted
+from kvae.model import TextVAE
+from kvae.parts import shifted
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
 from kvae.serving.errors import ConfigError
 

@@ -15,7 +15,17 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.alphabet import END, PAD, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError, KvaeError
-from kvae.training.corpora import CORPORA, Lines, held_out, hold_out, prepare, read_texts, sines, unicode_names
+from kvae.training.corpora import (
+    CORPORA,
+    Lines,
+    entropy_of,
+    held_out,
+    hold_out,
+    prepare,
+    read_texts,
+    sines,
+    unicode_names,
+)
 
 
 def config(source: Path | str, **settings: Any) -> Config:
@@ -308,6 +318,7 @@ def test_a_corpus_may_label_itself() -> None:
         (["a"] * 99, {}, "99 labels for the 100 lines"),
         (["a"] * 100, {}, "at least two values"),
         (["a", "b"] * 50, {"data__mode": "windows"}, "windows of a stream have no labels"),
+        (["a", "b"] * 50, {"data__validation_labels": "labels.txt"}, "needs the texts they belong to"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(
@@ -315,3 +326,35 @@ def test_labels_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(KvaeError, match=message):
         prepare(labelled(tmp_path, labels, **settings))
+
+
+def test_a_label_that_only_a_held_out_text_has_is_a_value_too(tmp_path: Path) -> None:
+    held = prepare(config(lines_file(tmp_path, MANY))).validation_texts[0]
+    ready = prepare(labelled(tmp_path, ["rare" if text == held else "ab"[i % 2] for i, text in enumerate(MANY)]))
+    assert ready.config.model.attributes == ("a", "b", "rare")
+
+
+def test_labels_that_nothing_would_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"need data\.labels"):
+        prepare(config(lines_file(tmp_path, MANY), data__labelled_fraction=0.5))
+
+
+def test_a_label_file_that_is_not_there_offers_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare(config(lines_file(tmp_path, MANY), data__labels=str(tmp_path / "none.txt")))
+    assert str(caught.value).endswith("none.txt: no such file")
+
+
+@pytest.mark.parametrize(
+    ("settings", "entropy"),
+    [({}, 8.505), ({"data__labels": "corpus"}, None), ({"data__validation": "sines"}, None)],
+    ids=["bare", "given a label", "other texts"],
+)
+def test_the_entropy_stands_only_where_it_limits_the_bound(settings: dict[str, Any], entropy: float | None) -> None:
+    assert entropy_of(prepare(config("sines", **settings)).config) == entropy
+
+
+def test_a_named_corpus_settles_only_what_the_user_left_alone() -> None:
+    assert prepare(config("sines", model__length=16)).config.data.mode == "fixed"
+    ready = prepare(config("unicode-names", data__too_long="cut"))
+    assert ready.config.data.too_long == "cut"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kvae.serving.alphabet import PAD
+from kvae.serving.errors import ConfigError
 from kvae.training.evaluation import UNITS, active_units, collect, evaluate, mutual_information
 
 from .conftest import random_tokens, small_model
@@ -103,3 +104,8 @@ def test_a_ladder_whose_text_says_nothing_has_no_active_units(latent: str) -> No
         log_variance.kernel.assign(np.zeros(log_variance.kernel.shape))
         log_variance.bias.assign(np.full(log_variance.bias.shape, 12.0))  # evidence of no precision
     assert evaluate(model, rows)["active_units"] == 0
+
+
+def test_fewer_than_no_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 0, got -3"):
+        evaluate(small_model(), random_tokens(5), importance_samples=-3)

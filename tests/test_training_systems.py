@@ -50,3 +50,17 @@ def test_equal_systems_are_trained_once_and_every_preset_has_a_row() -> None:
     assert sorted(name for _, _, names in groups for name in names) == sorted(PUBLISHED)
     together = {frozenset(names) for _, _, names in groups if len(names) > 1}
     assert frozenset({"hybrid-dense-toy", "hybrid-dense-twitter"}) in together
+
+
+def test_a_row_that_was_stopped_is_no_result(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = systems.run
+
+    def stopped(*arguments: object, **options: object) -> object:
+        trained, prepared = full(*arguments, **options)  # type: ignore[arg-type]
+        trained.model.training_steps.assign(1)
+        return trained, prepared
+
+    monkeypatch.setattr(systems, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(tmp_path, lambda sentence: None, ROWS[:1])
+    assert not (tmp_path / ROWS[0] / systems.RESULT).exists()

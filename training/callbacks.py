@@ -1,4 +1,4 @@
-"""Callbacks of a training run: the progress bar, the metrics file, and TensorBoard."""
+"""Callbacks of a training run: those that show it (progress bar, metrics file, TensorBoard), and those that steer it."""
 
 from __future__ import annotations
 
@@ -71,8 +71,10 @@ class StopAtStep(keras.callbacks.Callback):
 
 class RampAfterConvergence(keras.callbacks.Callback):
     """Starts the ramp when the model without a penalty has converged, and lets it last at least a fifth of the steps that
-    took (Semeniuta et al. 2017, 3.4). Converged means: `patience` epochs in which the held-out reconstruction fell by less
-    than `least` of itself. `say` gets a sentence.
+    took since the warm start (Semeniuta et al. 2017, 3.4).
+
+    Converged means: `patience` epochs in which the held-out reconstruction fell by less than `least` of itself. `say` gets a
+    sentence.
     """
 
     def __init__(self, say: Callable[[str], None], patience: int = 2, least: float = 0.01) -> None:
@@ -81,14 +83,15 @@ class RampAfterConvergence(keras.callbacks.Callback):
         self.best, self.waited = float("inf"), 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if int(self.model.ramp_start) != NEVER:
+        warm = self.model.objective_config.warm_start_steps
+        if int(self.model.ramp_start) != NEVER or int(self.model.training_steps) <= warm:
             return
         found = (logs or {})["val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"]
         better = found < (1.0 - self.least) * self.best
         self.waited = 0 if better else self.waited + 1
         self.best = min(self.best, found)
         if self.waited >= self.patience:
-            step = int(self.model.training_steps) - self.model.objective_config.warm_start_steps
+            step = int(self.model.training_steps) - warm
             steps = max(self.model.objective_config.ramp_steps, step // 5)
             self.model.ramp_start.assign(step)
             self.model.ramp_steps.assign(steps)
@@ -102,16 +105,12 @@ class RampAfterConvergence(keras.callbacks.Callback):
 
 
 class DecoderReset(keras.callbacks.Callback):
-    """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept, the optimizer's memory emptied (Li et al. 2019)."""
+    """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept (Li et al. 2019). Adam's moments stay: they are those of
+    the old decoder for some steps, but without their bias correction new ones would multiply the rate."""
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if int(self.model.training_steps) == self.model.objective_config.warm_start_steps:
             self.model.reset_decoder()
-            optimizer = self.model.optimizer
-            kept = {id(optimizer.iterations), id(getattr(optimizer, "_learning_rate", None))}
-            for variable in optimizer.variables:
-                if id(variable) not in kept:
-                    variable.assign(np.zeros(variable.shape, variable.dtype))
 
 
 class EncoderAhead(keras.callbacks.Callback):

@@ -14,14 +14,14 @@ import sys
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvae.configuration import Config, nearest
+from kvae.configuration import Config, DataConfig, dotted_value, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
@@ -141,13 +141,14 @@ def prepare(config: Config) -> Prepared:
         config = with_length(config, [*train.texts, *validation.texts])
         train = fitting(config, train, config.data.source, notes)
         validation = fitting(config, validation, config.data.validation or config.data.source, notes)
-    config = with_attributes(config, train, notes)
+    config = with_attributes(config, [train, validation], notes)
     alphabet = Alphabet.build(train.texts, config.data.max_symbols)
     config = config.with_settings({"model.vocabulary_size": len(alphabet)})
     note_unknown(alphabet, [*train.texts, *validation.texts], notes)
     rows = (
         stream_ids(alphabet, train.texts) if config.data.mode == "windows" else encoded(config, alphabet, train.texts)
     )
+    attribute = seen_labels(config, train, notes)
     return Prepared(
         config,
         alphabet,
@@ -156,7 +157,7 @@ def prepare(config: Config) -> Prepared:
         train.texts,
         validation.texts,
         tuple(notes),
-        seen_labels(config, train),
+        attribute,
         attribute_ids(config, validation),
     )
 
@@ -171,11 +172,23 @@ def settled(config: Config) -> Config:
             "standard input cannot be read again when the run is evaluated; save it to a file and give that"
         )
     config = config.with_settings({key: str(Path(name).absolute()) for key, name in sources.items() if is_file(name)})
-    if config.data.source in CORPORA and not config.model.length:
-        config = config.with_settings(CORPORA[config.data.source].settings)
-        if config.data.mode == "lines":
-            config = config.with_settings({"model.length": multiple_of_strides(config, config.model.length)})
+    if config.data.source not in CORPORA:
+        return config
+    wanted = CORPORA[config.data.source].settings
+    untouched = {
+        key: value for key, value in wanted.items() if dotted_value(config, key) == dotted_value(Config(), key)
+    }
+    config = config.with_settings(untouched)
+    if "model.length" in untouched and config.data.mode == "lines":
+        config = config.with_settings({"model.length": multiple_of_strides(config, config.model.length)})
     return config
+
+
+def entropy_of(config: Config) -> float | None:
+    """Nats a text of the corpus that a run is evaluated on, where they are known and its bound is on -log p(x)."""
+    corpus = CORPORA.get(config.data.source)
+    bare = config.data.validation is None and not config.model.attributes and config.data.mode != "windows"
+    return corpus.entropy if corpus and bare else None
 
 
 def is_file(name: str | None) -> bool:
@@ -206,12 +219,11 @@ def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels
 def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     """Texts to learn from and texts held out. A stream is one text, and its end is held out."""
     data = config.data
-    if data.mode == "windows" and data.labels:
-        raise ConfigError("data.labels: windows of a stream have no labels; use data.mode=lines")
+    check_labels(data)
     lines = read_lines(data.source, data.labels, data.mode, notes)
     if data.validation is not None:
-        labels = CORPUS_LABELS if data.validation in CORPORA and data.labels else data.validation_labels
-        return lines, read_lines(data.validation, labels, data.mode, notes)
+        own = CORPUS_LABELS if data.labels and data.validation in CORPORA else None
+        return lines, read_lines(data.validation, data.validation_labels or own, data.mode, notes)
     corpus = CORPORA.get(data.source)
     if corpus and corpus.held_out:
         texts = corpus.held_out()
@@ -249,6 +261,8 @@ def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> 
     """The texts of a source and, from a file or the corpus, their labels."""
     if labels is None:
         return Lines(read_texts(source, mode, notes))
+    if mode == "windows":
+        raise ConfigError("data.labels: windows of a stream have no labels; use data.mode=lines")
     if labels == CORPUS_LABELS:
         label = CORPORA[source].label if source in CORPORA else None
         if label is None:
@@ -256,7 +270,7 @@ def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> 
         texts = read_texts(source, mode, notes)
         return Lines(texts, [label(text) for text in texts])
     lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
-    given = [label.strip() for label in split_lines(read_file(labels))]
+    given = [label.strip() for label in split_lines(read_file(labels, ()))]
     if len(given) != len(lines):
         raise DataError(
             f"{labels}: {len(given):,} labels for the {len(lines):,} lines of {source}; "
@@ -275,13 +289,22 @@ def without_blanks(lines: Lines, source: str, notes: list[str]) -> Lines:
     return lines.where(keep)
 
 
-def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
-    """The configuration with the values of the label that texts to learn from have, in order of the alphabet."""
-    if train.labels is None:
+def check_labels(data: DataConfig) -> None:
+    """Refuse settings about labels that nothing would read."""
+    if data.labels is None and (data.validation_labels or data.labelled_fraction < 1.0):
+        raise ConfigError("data.validation_labels and data.labelled_fraction need data.labels (--labels); give it too")
+    if data.validation_labels and data.validation is None:
+        raise ConfigError("data.validation_labels needs the texts they belong to: data.validation (--validation)")
+
+
+def with_attributes(config: Config, lines: Sequence[Lines], notes: list[str]) -> Config:
+    """The configuration with the values of the label that texts have, in order of the alphabet."""
+    labels = [label for part in lines for label in part.labels or ()]
+    if not labels:
         return config.with_settings({"model.attributes": []})
-    counts = Counter(label for label in train.labels if label)
+    counts = Counter(label for label in labels if label)
     if len(counts) < 2:
-        raise DataError(f"data.labels: training needs at least two values of the label, got {sorted(counts)}")
+        raise DataError(f"data.labels: there must be at least two values of the label, got {sorted(counts)}")
     if len(counts) > MOST_ATTRIBUTES:
         raise DataError(f"data.labels: {len(counts):,} values, at most {MOST_ATTRIBUTES} are supported; group them")
     notes.append("labels: " + ", ".join(f"{value!r} {count:,}" for value, count in sorted(counts.items())))
@@ -299,19 +322,21 @@ def attribute_ids(config: Config, lines: Lines) -> np.ndarray | None:
     labels = lines.labels or [""] * len(lines.texts)
     strange = sorted(set(labels) - index.keys())
     if strange:
-        raise DataError(
-            f"data.labels: {strange[0]!r} is no label the model was trained with{nearest(strange[0], index)}"
-        )
+        values = config.model.attributes
+        raise DataError(f"labels: {strange[0]!r} is none the model was trained with{nearest(strange[0], values)}")
     return np.array([index[label] for label in labels], np.int32)
 
 
-def seen_labels(config: Config, train: Lines) -> np.ndarray | None:
+def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | None:
     """The attributes that training may see: a share of `labelled_fraction`, chosen by the texts' hashes."""
     ids = attribute_ids(config, train)
     share = config.data.labelled_fraction
     if ids is not None and share < 1.0:
         hidden = [place_of(text, config.data.split_seed, b"label") >= share for text in train.texts]
         ids = np.where(hidden, -1, ids).astype(np.int32)
+        notes.append(
+            f"training sees {(ids >= 0).sum():,} of the {len(ids):,} labels (data.labelled_fraction={share:g})"
+        )
     if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
         raise ConfigError(
             f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
@@ -338,12 +363,16 @@ STANDARD_INPUT = "-"
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
-def read_file(source: str) -> str:
-    """A UTF-8 file, unpacked by its ending, or standard input (`-`); whatever is unreadable raises `DataError`."""
+def read_file(source: str, corpora: Iterable[str] = CORPORA) -> str:
+    """A UTF-8 file, unpacked by its ending, or standard input (`-`); whatever is unreadable raises `DataError`.
+
+    `corpora` are names that may have been meant where there is no such file.
+    """
     path = Path(source)
     try:
         if source != STANDARD_INPUT and not path.exists():
-            raise DataError(f"{source}: no such file or corpus{nearest(source, CORPORA)}")
+            kind = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
+            raise DataError(f"{source}: no such {kind}")
         if source == STANDARD_INPUT:
             raw = sys.stdin.buffer.read()
         else:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from kvae.distributions import LOG_TWO_PI
 from kvae.model import TextVAE
 from kvae.objectives import bits_per_character, importance_weighted_nll
+from kvae.serving.errors import ConfigError
 
 from .pipeline import ordered_rows
 
@@ -56,10 +57,12 @@ def evaluate(
     a model trained with `count_padding` off. `attribute` (N,) are the labels of a conditional model, whose bound is then on
     -log p(x | label); where a label is -1 the classifier chooses, the choice is paid for, and the bound is on -log p(x).
     """
+    if importance_samples < 0:
+        raise ConfigError(f"importance_samples must be at least 0, got {importance_samples}")
     collected = collect(model, rows, batch_size, seed, attribute)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
-    given = {name: float(collected[name].mean()) for name in ("attribute_kl",) if name in collected}
-    elbo = means["reconstruction"] + means["kl"] + given.get("attribute_kl", 0.0)
+    given = {name: means[name] for name in ("attribute_kl",) if name in means}
+    elbo = means["elbo"]
     found = {
         "texts": len(rows),
         "positions": int(collected["positions"].sum()),
@@ -115,8 +118,6 @@ def measurement(model: TextVAE) -> Any:
     def terms_of(tokens: Any, noise: Any, attribute: Any) -> dict[str, Any]:
         outputs = model.parts.outputs(tokens, noise, attribute, training=False)
         terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs)
-        if attributes:
-            terms["attribute_kl"] = tf.where(attribute < 0, tf.math.log(float(attributes)), 0.0)
         levels, _ = model.parts.levels(tokens, attribute)
         shift = model.hierarchy.joined([level.shift for level in levels], noise)
         kept = {name: outputs[name] for name in (*LATENT, "log_ratio", "kl_per_dimension") if name in outputs}

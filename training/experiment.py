@@ -28,7 +28,7 @@ from .callbacks import (
     StopAtStep,
     TensorBoardMonitor,
 )
-from .corpora import CORPORA, Prepared, prepare
+from .corpora import Prepared, entropy_of, prepare
 from .evaluation import evaluate
 from .optimizers import optimizer
 from .pipeline import training_batches, validation_batches
@@ -75,8 +75,8 @@ def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: 
 def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     """The evaluation on the held-out split, beside the entropy of a corpus that knows its own."""
     report = evaluate(model, prepared.validation, attribute=prepared.validation_attribute)
-    corpus = CORPORA.get(prepared.config.data.source)
-    return {**report, "entropy": corpus.entropy} if corpus and corpus.entropy else report
+    entropy = entropy_of(prepared.config)
+    return report if entropy is None else {**report, "entropy": entropy}
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -102,13 +102,18 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
     epochs = -(-total_steps // steps_per_epoch)
     model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile)
     say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
-    last = objective.warm_start_steps + objective.ramp_start + objective.ramp_steps
-    if total_steps < last and not objective.ramp_after_convergence:
-        reached = float(ramp_at(objective, total_steps))
+    if total_steps < objective.warm_start_steps:
         say(
-            f"the ramp will only reach {reached:.2f} of its height: it is longer than the run; shorten it with "
-            f"--set objective.ramp_steps=N"
+            f"the run ends within its warm start of {objective.warm_start_steps:,} steps: there will be no KL in its loss; "
+            f"shorten it with --set objective.warm_start_steps=N"
         )
+    elif objective.beta_max and model.hierarchy.shapes and not objective.ramp_after_convergence:
+        reached = float(ramp_at(objective, total_steps))
+        if reached < 1.0:
+            say(
+                f"the ramp will only reach {reached:.2f} of its height: it is longer than the run; shorten it with "
+                f"--set objective.ramp_steps=N or ramp_start=N"
+            )
     started = time.monotonic()
     callbacks = [
         Progress(),

@@ -90,6 +90,9 @@ def measured(folder: Path, config: Config, say: Callable[[str], None]) -> dict[s
     if unfinished:
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
     trained, _ = run(config, folder, say, overwrite=True)
+    training = config.training
+    if int(trained.model.training_steps) < (training.steps_per_epoch or 0) * training.epochs:
+        raise KeyboardInterrupt  # stopped by the user: the row is not what it claims to be
     result = {
         "asked": config.to_dict(),
         "seconds": round(time.monotonic() - started),
