@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -14,9 +13,8 @@ from keras import layers, ops
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig, ObjectiveConfig
-from .heads import RECURRENT
+from .misfits import check_slots
 from .objectives import (
-    TARGETED,
     bits_per_character,
     classification_terms,
     loss_terms,
@@ -208,177 +206,6 @@ def inputs_of(data: Any) -> Any:
     if targets is not None or weights is not None:
         raise ConfigError("a TextVAE learns from tokens alone: give neither targets nor sample weights")
     return inputs
-
-
-def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
-    """Refuse what does not fit together, with the reason. Slots refuse shapes they cannot work with when they are built."""
-    policy = keras.config.dtype_policy()
-    if policy.compute_dtype != "float32":
-        raise ConfigError(f"kvae computes in float32, the policy of Keras is {policy.name!r}; set it to 'float32'")
-    for name in ("length", "vocabulary_size"):
-        if not getattr(model, name):
-            raise ConfigError(f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus")
-    for broken, reason in misfits(model, objective):
-        if broken:
-            raise ConfigError(reason)
-    for part, name, read_by, is_read in partners(model, objective):
-        default = next(item.default for item in fields(type(part)) if item.name == name)
-        if not is_read and getattr(part, name) != default:
-            section = "model" if part is model else "objective"
-            raise ConfigError(
-                f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs to {read_by}; leave it out"
-            )
-
-
-def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, str, str, bool]]:
-    """Settings that only some choices read: whose they are, their names, what reads them, and whether that is chosen."""
-    convolutional = model.head in ("bytenet", "gated_conv")
-    free = objective.penalty.startswith("free_bits")
-    return [
-        (model, "encoder_embedding", "an encoder", model.encoder != "none"),
-        (model, "posterior_scale", "posterior 'batch_normalized'", model.posterior == "batch_normalized"),
-        (model, "prior_components", "the priors 'mixture' and 'vamp'", model.prior in ("mixture", "vamp")),
-        (model, "prior_rate", "the prior 'autoregressive'", model.prior == "autoregressive"),
-        (model, "head_kernel", "the heads 'bytenet' and 'gated_conv'", convolutional),
-        (model, "head_dilation", "the heads 'bytenet' and 'gated_conv'", convolutional),
-        (model, "head_embedding", "a head with history", model.head != "none"),
-        (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
-        (objective, "free_bits", "the free-bits penalties", free),
-        (objective, "free_bits_over", "the free-bits penalties", free),
-        (objective, "cycles", "schedule 'cyclical'", objective.schedule == "cyclical"),
-        (objective, "classifier_weight", "a model with attributes", bool(model.attributes)),
-    ]
-
-
-def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
-    """What does not make sense, and why."""
-    levels, depth = len(model.latent_size), len(model.encoder_units)
-    no_latent, ladder = model.latent == "none", levels > 1
-    recurrent = model.head in RECURRENT
-    independent_prior = model.prior in ("standard", "autoregressive")
-    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
-    return [
-        (
-            model.head == "none" and model.auxiliary,
-            "model.auxiliary is true with head 'none': the head itself predicts from the features alone; set it to false",
-        ),
-        (
-            objective.alpha > 0 and not model.auxiliary,
-            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
-        ),
-        (
-            no_latent != (model.encoder == "none") and not (no_latent and model.attributes),
-            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
-            "(an encoder that only classifies attributes may stay), a VAE needs both",
-        ),
-        (
-            bool(model.attributes) and model.encoder == "none",
-            "model.attributes needs an encoder, which tells the attribute of a text; model.encoder is 'none'",
-        ),
-        (len(model.attributes) == 1, "model.attributes has one value: a label that never differs; give at least two"),
-        (no_latent and ladder, "model.latent_size has several levels but model.latent is 'none'; give one size"),
-        (
-            no_latent and model.expander != "repeat",
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
-        ),
-        (
-            no_latent and model.expander_base > 0,
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
-        ),
-        (
-            no_latent and (model.head == "none" or model.auxiliary),
-            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
-            "model.auxiliary to false",
-        ),
-        (
-            no_latent and objective.input_dropout >= 1.0,
-            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
-        ),
-        (
-            no_latent and (model.prior != "standard" or model.posterior != "free"),
-            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
-        ),
-        (
-            no_latent and objective.penalty != "annealed",
-            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
-        ),
-        (
-            ladder and depth < levels,
-            f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
-        ),
-        (
-            ladder and model.posterior != "free",
-            "model.posterior 'batch_normalized' bounds the KL of one level, a ladder merges its evidence: use 'free'",
-        ),
-        (
-            model.encoder_bidirectional and model.encoder not in RECURRENT,
-            f"model.encoder_bidirectional: encoder {model.encoder!r} sees both sides already; set it to false",
-        ),
-        (
-            model.head_reads != "steps" and not recurrent,
-            f"model.head_reads is {model.head_reads!r} but head {model.head!r} has no state to set; use 'steps'",
-        ),
-        (
-            model.head_reads != "steps" and no_latent,
-            "model.head_reads: a language model has no features to start from; use 'steps'",
-        ),
-        (
-            recurrent and model.head_layers > 1,
-            f"model.head_layers is {model.head_layers}: head {model.head!r} has one layer; widen it with model.head_units",
-        ),
-        (
-            per_dimension and not independent_prior,
-            f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
-        ),
-        (
-            objective.mmd > 0 and (model.prior != "standard" or ladder or no_latent),
-            "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
-        ),
-        (
-            objective.penalty in TARGETED
-            and (objective.ramp_after_convergence or objective.ramp_start > 0 or objective.warm_start_steps > 0),
-            f"objective.penalty {objective.penalty!r}: the ramp raises the KL target, and a target that waits at 0 empties the "
-            "code; set ramp_start and warm_start_steps to 0 and ramp_after_convergence to false",
-        ),
-        (
-            objective.ramp_after_convergence and objective.schedule == "constant",
-            "objective.ramp_after_convergence: schedule 'constant' has no ramp to hold back; use another",
-        ),
-        (
-            objective.semi_supervised and objective.penalty in ("constrained", "free_bits"),
-            f"objective.semi_supervised: penalty {objective.penalty!r} takes the mean over the batch, in which texts stand "
-            "with labels they do not have; use 'annealed', 'constrained_per_example' or 'free_bits_mask'",
-        ),
-        (
-            model.head_reads == "state" and (model.latent == "map" or model.expander == "deconv"),
-            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
-            "'repeat'; use 'steps' or 'both'",
-        ),
-        (
-            objective.input_dropout > 0 and model.head == "none",
-            "objective.input_dropout hides previous symbols, which head 'none' never sees; set it to 0",
-        ),
-        (
-            objective.warm_start_steps > 0 and no_latent,
-            "objective.warm_start_steps: a language model has no encoder to keep; set it to 0",
-        ),
-        (
-            model.posterior == "batch_normalized" and model.posterior_scale == 0,
-            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
-        ),
-        (
-            len(set(model.attributes)) < len(model.attributes),
-            f"model.attributes names a value twice: {list(model.attributes)}",
-        ),
-        (
-            objective.semi_supervised and not model.attributes,
-            "objective.semi_supervised needs model.attributes; name the labels with data.labels (--labels FILE)",
-        ),
-        (
-            objective.encoder_updates > 0 and no_latent,
-            "objective.encoder_updates: a language model has no encoder to update; set it to 0",
-        ),
-    ]
 
 
 def backend_steps() -> Any:
