@@ -145,21 +145,34 @@ def info(options: argparse.Namespace) -> None:
     latent, training = manifest["latent"], manifest["training"]
     longest = manifest["length"] - (manifest["mode"] == "lines")
     size = sum(entry["size"] for entry in manifest["endpoints"].values())
+    limit = "exactly" if manifest["mode"] == "fixed" else "up to"
+    given = " given its label" if latent.get("attributes") else ""
+    bound = "not evaluated"
+    if "elbo" in training:
+        bound = f"{training['elbo']:.2f} nats a text{given}, {training['bits_per_character']:.3f} bits a character"
     rows = {
         "model": manifest["model_id"],
         "trained on": f"{training['source']} ({manifest['mode']})",
-        "texts": f"up to {longest} characters of {len(manifest['vocabulary']['symbols'])} kinds",
-        "latent code": f"{latent['kind']}, {latent['size']} dimensions, {latent['prior']} prior",
+        "texts": f"{limit} {longest} characters of {len(manifest['vocabulary']['symbols'])} kinds",
+        "latent code": latent_line(latent),
         **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
-        "bound": f"{training['elbo']:.2f} nats a text, {training['bits_per_character']:.3f} bits a character"
-        if "elbo" in training
-        else "not evaluated",
+        "bound": bound,
         "active units": training.get("active_units", "not evaluated"),
         "size": f"{size / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
         "parity": parity_line(manifest["parity"]),
         "made with": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     }
     show(options, manifest, table(rows))
+
+
+def latent_line(latent: Mapping[str, Any]) -> str:
+    """What a code consists of."""
+    if latent["kind"] == "none":
+        return "none, a language model"
+    labels = len(latent.get("attributes", []))
+    levels = f"{latent['levels']} levels, " if latent.get("levels", 1) > 1 else ""
+    beside = f" and {labels} for the label" if labels else ""
+    return f"{latent['kind']}, {levels}{latent['size'] - labels} dimensions{beside}, {latent['prior']} prior"
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -171,7 +184,8 @@ def sample(options: argparse.Namespace) -> None:
     samples = sampler.generate(options.n, options.seed, **chosen)
     if options.seed is None and samples:
         say(f"seed {samples[0].seed}")
-    show(options, {"samples": [vars(item) for item in samples]}, "\n".join(one_line(item.text) for item in samples))
+    if samples or options.json:  # an empty line would be an empty text
+        show(options, {"samples": [vars(item) for item in samples]}, "\n".join(one_line(item.text) for item in samples))
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -364,7 +378,7 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
 
-    added = command("reproduce", reproduce, "train what a table of the documentation needs; goes on where it stopped")
+    added = command("reproduce", reproduce, "train what a table of the documentation needs; finished rows are kept")
     added.add_argument("id", choices=("systems",), help="systems: every preset in small on one corpus")
     added.add_argument("--out", default="runs/systems", help="folder of the rows (default: %(default)s)")
     added.add_argument("--page", metavar="FILE", help="where to write the table (default: in --out)")

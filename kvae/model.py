@@ -200,11 +200,14 @@ class StandardNoise(layers.Layer):
         return keras.random.normal((ops.shape(tokens)[0], self.size), dtype=self.compute_dtype, seed=self.generator)
 
 
-def inputs_of(data: Any) -> Any:
-    """The inputs among what `fit` and `evaluate` feed a step; raises `ConfigError` for targets and sample weights."""
+def inputs_of(model: TextVAE, data: Any) -> Any:
+    """The inputs among what `fit` and `evaluate` feed a step; raises `ConfigError` for targets, weights and other shapes."""
     inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+    wanted = '{"tokens": (n, T), "attribute": (n,)}' if model.model_config.attributes else "tokens (n, T)"
     if targets is not None or weights is not None:
-        raise ConfigError("a TextVAE learns from tokens alone: give neither targets nor sample weights")
+        raise ConfigError(f"a TextVAE learns from {wanted} alone: give neither targets nor sample weights")
+    if model.model_config.attributes and not (isinstance(inputs, dict) and {"tokens", "attribute"} <= inputs.keys()):
+        raise ConfigError(f"this model was made with attributes: give {wanted}, the attribute -1 where it is not known")
     return inputs
 
 

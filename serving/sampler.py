@@ -32,7 +32,10 @@ class Sample:
     log_probability: float
     """log p(text | z) of the model at temperature 1, nats, the end mark included."""
     finished: bool
-    """Whether the model wrote its end mark; False where the text stopped at the model's length."""
+    """Whether the text is all there: the model wrote its end mark, or as many characters as its texts always have. False
+    where the text stopped at the model's length."""
+    attribute: str | None = None
+    """The label it was written for, of a model that was trained with labels."""
 
 
 class Sampler:
@@ -90,6 +93,8 @@ class Sampler:
         self, texts: Sequence[str] | str, unknown: Literal["refuse", "replace"] = "refuse"
     ) -> tuple[np.ndarray, np.ndarray]:
         """Means and log variances of q(z|x) for each text, (n, d) each."""
+        if self.manifest["latent"]["kind"] == "none":
+            raise ConfigError("this model is a language model and has no code of a text: sample from it")
         return self.posterior_of_tokens(self._tokens(listed(texts), unknown))
 
     def posterior_of_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,8 +166,14 @@ class Sampler:
         place = {"seed": np.int64(seed), "first_row": np.int64(first_row)}
         ids, _, log_probability = self._run("sampler", z=z, **place, **chosen)
         finished = (ids == END).any(axis=1)
+        if self.manifest["mode"] == "fixed":
+            finished |= ids.shape[1] == self.length
+        values = self.manifest["latent"].get("attributes", [])
+        chosen_values = (
+            [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)] if values else [None] * len(z)
+        )
         return [
-            Sample(text, seed, first_row + row, float(log_probability[row]), bool(finished[row]))
+            Sample(text, seed, first_row + row, float(log_probability[row]), bool(finished[row]), chosen_values[row])
             for row, text in enumerate(self.alphabet.decode(ids))
         ]
 

@@ -89,7 +89,9 @@ def test_sample_tells_the_seed_it_drew_on_standard_error(kvae: Any, bundle_folde
 
 def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, corpus_file: Path) -> None:
     samples = json_of(kvae("sample", bundle_folder, "-n", 3, "--json"))["samples"]
-    assert [set(sample) for sample in samples] == [{"text", "seed", "row", "log_probability", "finished"}] * 3
+    assert [set(sample) for sample in samples] == [
+        {"text", "seed", "row", "log_probability", "finished", "attribute"}
+    ] * 3
     pairs = json_of(kvae("reconstruct", bundle_folder, corpus_file, "--json"))["reconstructions"]
     assert [pair["text"] for pair in pairs] == corpus_file.read_text().split()
     assert len(json_of(kvae("encode", bundle_folder, corpus_file, "--json"))["codes"][0]["code"]) == 4

@@ -66,6 +66,10 @@ def test_a_system_is_exported_with_parity_and_samples(system: str, tmp_path: Pat
     texts = sampler.sample(20, seed=0)
     assert texts[5:10] == sampler.sample(5, seed=0, first_row=5)
     assert len(set(texts)) > 5
+    if SYSTEMS[system].get("latent") == "none":
+        with pytest.raises(ConfigError, match="a language model and has no code"):
+            sampler.encode(["abc", "d"])
+        return
     assert sampler.encode(["abc", "d"]).shape == (2, model.parts.code_size)
     assert len(sampler.reconstruct(["abc", "d"])) == 2
 
@@ -78,6 +82,8 @@ def test_a_bundle_writes_for_the_attribute_it_is_asked_for(tmp_path: Path) -> No
     assert 60 < codes[:, 4].sum() < 140
     codes[:, 4:] = [0.0, 1.0]
     assert sampler.sample(200, seed=0, attribute="high", greedy=True) == sampler.decode(codes)
+    assert {item.attribute for item in sampler.generate(50, seed=0)} == {"low", "high"}
+    assert {item.attribute for item in sampler.generate(5, seed=0, attribute="low")} == {"low"}
     assert sampler.info()["latent"]["attributes"] == ["low", "high"]
     with pytest.raises(ConfigError, match="choose one of 'low', 'high'"):
         sampler.sample(1, attribute="middle")

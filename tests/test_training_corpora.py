@@ -328,10 +328,25 @@ def test_labels_that_do_not_fit_are_refused(
         prepare(labelled(tmp_path, labels, **settings))
 
 
-def test_a_label_that_only_a_held_out_text_has_is_a_value_too(tmp_path: Path) -> None:
+def test_a_label_that_only_a_held_out_text_has_is_unknown_to_the_model(tmp_path: Path) -> None:
     held = prepare(config(lines_file(tmp_path, MANY))).validation_texts[0]
     ready = prepare(labelled(tmp_path, ["rare" if text == held else "ab"[i % 2] for i, text in enumerate(MANY)]))
-    assert ready.config.model.attributes == ("a", "b", "rare")
+    assert ready.config.model.attributes == ("a", "b")
+    assert ready.validation_attribute is not None
+    assert ready.validation_attribute[0] == -1
+    assert any("1 of 7 held-out texts have no label" in note for note in ready.notes)
+
+
+def test_training_must_see_every_label(tmp_path: Path) -> None:
+    settings = {"objective__semi_supervised": True, "data__labelled_fraction": 0.0001}
+    with pytest.raises(DataError, match="training sees no text labelled 'a'"):
+        prepare(labelled(tmp_path, ["a", "b"] * 50, **settings))
+
+
+@pytest.mark.parametrize(("key", "value"), [("attributes", ["a", "b"]), ("vocabulary_size", 5)])
+def test_what_follows_from_the_data_cannot_be_set(tmp_path: Path, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"model.{key}"):
+        prepare(config(lines_file(tmp_path, MANY), **{f"model__{key}": value}))
 
 
 def test_labels_that_nothing_would_read_are_refused(tmp_path: Path) -> None:

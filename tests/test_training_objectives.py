@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kvae.model import NEVER, TextVAE
+from kvae.serving.errors import ConfigError
 from kvae.training.callbacks import DecoderReset, EncoderAhead, RampAfterConvergence
 
 from .conftest import random_tokens, small_model
@@ -185,9 +186,15 @@ def test_a_few_labels_teach_the_classifier_and_unlabelled_texts_are_summed_over(
 
 def test_an_unknown_attribute_is_refused_with_the_known_ones() -> None:
     from kvae.decoding import sample
-    from kvae.serving.errors import ConfigError
 
     with pytest.raises(ConfigError, match="did you mean 'high'"):
         sample(small_model(attributes=("low", "high")), 1, attribute="hgh")
     with pytest.raises(ConfigError, match="trained without labels"):
         sample(small_model(), 1, attribute="high")
+
+
+def test_a_model_with_attributes_says_what_it_learns_from() -> None:
+    model, (tokens, labels) = attribute_model(), separable(16)
+    for data in ((tokens,), (tokens, labels)):
+        with pytest.raises(ConfigError, match=r'"tokens": .*, "attribute"'):
+            model.fit(*data, verbose=0)

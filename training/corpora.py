@@ -141,14 +141,20 @@ def prepare(config: Config) -> Prepared:
         config = with_length(config, [*train.texts, *validation.texts])
         train = fitting(config, train, config.data.source, notes)
         validation = fitting(config, validation, config.data.validation or config.data.source, notes)
-    config = with_attributes(config, [train, validation], notes)
+    config = with_attributes(config, train, notes)
     alphabet = Alphabet.build(train.texts, config.data.max_symbols)
+    if config.model.vocabulary_size not in (0, len(alphabet)):
+        raise ConfigError(
+            f"model.vocabulary_size is {config.model.vocabulary_size}, the corpus has {len(alphabet)} symbols with the special "
+            f"ones; leave it at 0, and limit the alphabet with data.max_symbols"
+        )
     config = config.with_settings({"model.vocabulary_size": len(alphabet)})
     note_unknown(alphabet, [*train.texts, *validation.texts], notes)
     rows = (
         stream_ids(alphabet, train.texts) if config.data.mode == "windows" else encoded(config, alphabet, train.texts)
     )
-    attribute = seen_labels(config, train, notes)
+    attribute, validation_attribute = seen_labels(config, train, notes), attribute_ids(config, validation)
+    note_guessed(validation_attribute, notes)
     return Prepared(
         config,
         alphabet,
@@ -158,7 +164,7 @@ def prepare(config: Config) -> Prepared:
         validation.texts,
         tuple(notes),
         attribute,
-        attribute_ids(config, validation),
+        validation_attribute,
     )
 
 
@@ -213,7 +219,18 @@ def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels
     fit = windows if config.data.mode == "windows" else fitting
     lines = fit(config, lines, file or config.data.source, notes)
     note_unknown(alphabet, lines.texts, notes)
-    return HeldOut(encoded(config, alphabet, lines.texts), lines.texts, tuple(notes), attribute_ids(config, lines))
+    attribute = attribute_ids(config, lines)
+    note_guessed(attribute, notes)
+    return HeldOut(encoded(config, alphabet, lines.texts), lines.texts, tuple(notes), attribute)
+
+
+def note_guessed(attribute: np.ndarray | None, notes: list[str]) -> None:
+    """Say what a missing label does to the bound."""
+    if attribute is not None and (attribute < 0).any():
+        notes.append(
+            f"{(attribute < 0).sum():,} of {len(attribute):,} held-out texts have no label: it is guessed and paid for, their "
+            f"bound is on -log p(text) instead of -log p(text | label)"
+        )
 
 
 def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
@@ -232,6 +249,7 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
         cut = round(len(lines.texts[0]) * (1 - data.validation_fraction))
         return Lines([lines.texts[0][:cut]]), Lines([lines.texts[0][cut:]])
     train, validation = hold_out(lines, data.validation_fraction, data.split_seed)
+    validation = without_new_labels(validation, train)
     if not train.texts or not validation.texts:
         raise DataError(
             f"{data.source}: needs at least two different lines, one to train on and one to hold out; "
@@ -245,6 +263,14 @@ def hold_out(lines: Lines, fraction: float, seed: int) -> tuple[Lines, Lines]:
     places = [place_of(text, seed) for text in lines.texts]
     limit = max(fraction, min(places))
     return lines.where([place > limit for place in places]), lines.where([place <= limit for place in places])
+
+
+def without_new_labels(validation: Lines, train: Lines) -> Lines:
+    """Held-out texts whose label no text to learn from has lose it: the model cannot know it."""
+    if validation.labels is None or train.labels is None:
+        return validation
+    known = set(train.labels)
+    return Lines(validation.texts, [label if label in known else "" for label in validation.labels])
 
 
 def place_of(text: str, seed: int, purpose: bytes = b"") -> float:
@@ -270,7 +296,8 @@ def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> 
         texts = read_texts(source, mode, notes)
         return Lines(texts, [label(text) for text in texts])
     lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
-    given = [label.strip() for label in split_lines(read_file(labels, ()))]
+    content = read_file(labels, ())
+    given = [label.strip() for label in split_lines(content)] if content else []
     if len(given) != len(lines):
         raise DataError(
             f"{labels}: {len(given):,} labels for the {len(lines):,} lines of {source}; "
@@ -297,17 +324,22 @@ def check_labels(data: DataConfig) -> None:
         raise ConfigError("data.validation_labels needs the texts they belong to: data.validation (--validation)")
 
 
-def with_attributes(config: Config, lines: Sequence[Lines], notes: list[str]) -> Config:
-    """The configuration with the values of the label that texts have, in order of the alphabet."""
-    labels = [label for part in lines for label in part.labels or ()]
-    if not labels:
-        return config.with_settings({"model.attributes": []})
-    counts = Counter(label for label in labels if label)
+def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
+    """The configuration with the values of the label that texts to learn from have, in order of the alphabet."""
+    if train.labels is None and config.model.attributes:
+        raise ConfigError(
+            "model.attributes follows from the labels: name them with data.labels (--labels), or leave it out"
+        )
+    if train.labels is None:
+        return config
+    counts = Counter(label for label in train.labels if label)
     if len(counts) < 2:
         raise DataError(f"data.labels: there must be at least two values of the label, got {sorted(counts)}")
     if len(counts) > MOST_ATTRIBUTES:
         raise DataError(f"data.labels: {len(counts):,} values, at most {MOST_ATTRIBUTES} are supported; group them")
-    notes.append("labels: " + ", ".join(f"{value!r} {count:,}" for value, count in sorted(counts.items())))
+    found = [f"{value!r} {count:,}" for value, count in sorted(counts.items())]
+    missing = len(train.texts) - counts.total()
+    notes.append("labels to learn from: " + ", ".join(found + ([f"none {missing:,}"] if missing else [])))
     return config.with_settings({"model.attributes": sorted(counts)})
 
 
@@ -342,6 +374,9 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
             f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
             f"--set objective.semi_supervised=true, or label them"
         )
+    blind = [value for number, value in enumerate(config.model.attributes) if ids is not None and number not in ids]
+    if blind:
+        raise DataError(f"data.labelled_fraction={share:g}: training sees no text labelled {blind[0]!r}; show it more")
     return ids
 
 
@@ -422,7 +457,7 @@ def fitting(config: Config, lines: Lines, source: str, notes: list[str]) -> Line
         if other:
             raise DataError(
                 f"{source}: {len(other):,} of {len(texts):,} lines do not have exactly {length} characters, as "
-                f"data.mode=fixed wants; use data.mode=lines"
+                f"data.mode=fixed wants; leave them out, or train with data.mode=lines"
             )
         return lines
     room = length - 1

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
-from kvae.objectives import ramp_at
+from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
@@ -109,10 +109,13 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
         )
     elif objective.beta_max and model.hierarchy.shapes and not objective.ramp_after_convergence:
         reached = float(ramp_at(objective, total_steps))
+        what = f"{reached:.2f} of its height"
+        if objective.penalty in TARGETED:
+            what = f"{reached * objective.kl_target:.1f} of the {objective.kl_target:g} nats of the KL target"
         if reached < 1.0:
             say(
-                f"the ramp will only reach {reached:.2f} of its height: it is longer than the run; shorten it with "
-                f"--set objective.ramp_steps=N or ramp_start=N"
+                f"the ramp will only reach {what}: it is longer than the run; shorten it with "
+                f"--set objective.ramp_steps=N or --set objective.ramp_start=N"
             )
     started = time.monotonic()
     callbacks = [

@@ -92,6 +92,7 @@ def measured(folder: Path, config: Config, say: Callable[[str], None]) -> dict[s
     trained, _ = run(config, folder, say, overwrite=True)
     training = config.training
     if int(trained.model.training_steps) < (training.steps_per_epoch or 0) * training.epochs:
+        say(f"{folder.name} is not finished and starts anew next time; finished rows are kept")
         raise KeyboardInterrupt  # stopped by the user: the row is not what it claims to be
     result = {
         "asked": config.to_dict(),

@@ -13,7 +13,7 @@ from kvae.model import TextVAE, inputs_of
 def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter."""
     with tf.GradientTape() as tape:
-        terms = model.terms(inputs_of(data), training=True)
+        terms = model.terms(inputs_of(model, data), training=True)
         loss = model.optimizer.scale_loss(tf.reduce_mean(terms["loss"]))
     weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
@@ -47,4 +47,4 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
 
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
-    return model.track(model.terms(inputs_of(data)))
+    return model.track(model.terms(inputs_of(model, data)))
