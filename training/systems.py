@@ -115,7 +115,7 @@ kvae reproduce systems --out runs/systems --page docs/systems.md
 
 Bound, KL and information are nats per sequence on {texts:,} held-out texts; the bound is reconstruction + KL, the KL in full,
 one drawn code a text. **No honest bound is below the entropy of the corpus, {entropy} nats**; guessing digits costs 36.84.
-*Published* is what the source's table says in the same unit: reconstruction times T, and KL. A `*` marks a bound on
+*Published* is what the source's table says of this corpus in the same unit: reconstruction times T, and KL. A `*` marks a bound on
 -log p(text | label). Two kinds of rows are not made for a low bound: beta 0 (historyless autoencoders) and a KL held at 15
 nats, more than this corpus has to tell.
 
@@ -171,6 +171,6 @@ def table_row(name: str, result: dict[str, Any]) -> str:
         " + ".join(f"{level:.2f}" for level in levels) if len(levels) > 1 else "",
         f"{result['active_units']} of {result['latent_size']}",
         f"{result['mutual_information']:.2f}",
-        "" if item.honest is None else f"{item.honest}",
+        f"{item.honest}" if item.honest and item.config.data.source == CORPUS else "",
     ]
     return "| " + " | ".join(cells) + " |\n"
