@@ -115,9 +115,9 @@ kvae reproduce systems --out runs/systems --page docs/systems.md
 
 Bound, KL and information are nats per sequence on {texts:,} held-out texts; the bound is reconstruction + KL, the KL in full,
 one drawn code a text. **No honest bound is below the entropy of the corpus, {entropy} nats**; guessing digits costs 36.84.
-*Published* is what the source's table says of this corpus in the same unit: reconstruction times T, and KL. A `*` marks a bound on
--log p(text | label). Two kinds of rows are not made for a low bound: beta 0 (historyless autoencoders) and a KL held at 15
-nats, more than this corpus has to tell.
+*Published* is what the source's table says of this corpus in the same unit: reconstruction times T, and KL. A `*` marks a
+bound on -log p(text | label). Two kinds of rows are not made for a low bound: beta 0 (historyless autoencoders) and a KL held
+at 15 nats, more than this corpus has to tell.
 
 """
 
