@@ -82,7 +82,7 @@ class Parts:
         rows = layers.Reshape(shape)(bottom) if len(shape) == 2 else ops.expand_dims(bottom, 1)
         return joined_map(rows, attribute)
 
-    def features_of(self, symbols: Any, last: Any, training: bool | None = None) -> list[Features]:
+    def features_of(self, symbols: Any, last: Any, *, training: bool | None = None) -> list[Features]:
         """What the encoder knows of symbols (B, T, E), bottom first."""
         found = self.encoder([symbols, last], training=training) if self.encoder else []
         return grouped(found, self.has_maps)
@@ -111,7 +111,7 @@ class Parts:
     def outputs(self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None) -> dict[str, Any]:
         """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
         the classifier is to say."""
-        features = self.features_of(*self.reader(tokens), training)
+        features = self.features_of(*self.reader(tokens), training=training)
         outputs, value = {}, None
         if self.attributes:
             outputs["attribute_logits"] = self.classify(features)
