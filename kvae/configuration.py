@@ -166,6 +166,10 @@ class TrainingConfig(Section):
     """Gradients are scaled down to this global norm."""
     jit_compile: bool = True
     """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling."""
+    early_stopping: int = bounded(0, 0)
+    """Stop when that many epochs after the ramp have not improved the held-out bound, and keep the best weights; 0: never."""
+    checkpoint_steps: int | None = bounded(None, 1)
+    """Steps between two checkpoints within an epoch; None: ten minutes. One is written at the end of each epoch anyway."""
     seed: int = bounded(0, 0, 2**32 - 1)
 
 
