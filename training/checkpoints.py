@@ -82,7 +82,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file whole; raises `ModelError` when it is damaged."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as content, np.load(content) as file:
             arrays = {name: file[name] for name in file.files}
         return Checkpoint(path, arrays, json.loads(arrays.pop(ABOUT).tobytes()))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
