@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from .corpora import Prepared
+
+if keras.backend.backend() != "tensorflow":
+    tf.config.set_visible_devices([], "GPU")  # it only feeds then: the GPU belongs to the backend
 
 
 def training_batches(prepared: Prepared) -> tf.data.Dataset:
