@@ -57,7 +57,19 @@ class MetricsFile(keras.callbacks.Callback):
             file.write(json.dumps(record) + "\n")
 
 
-class StopAtStep(keras.callbacks.Callback):
+class StepCallback(keras.callbacks.Callback):
+    """Knows how far training may be without asking the model at each batch, which on JAX would stop the device to read it."""
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.before = int(self.model.training_steps)
+
+    def reached(self, step: int, batch: int) -> bool:
+        """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
+        call of an epoch may have counted batches that the data did not have."""
+        return self.before + batch + 1 >= step and int(self.model.training_steps) >= step
+
+
+class StopAtStep(StepCallback):
     """End training after a number of steps, within an epoch if need be."""
 
     def __init__(self, steps: int) -> None:
@@ -65,7 +77,7 @@ class StopAtStep(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if int(self.model.training_steps) >= self.steps:
+        if self.reached(self.steps, batch):
             self.model.stop_training = True
 
 
@@ -104,13 +116,18 @@ class RampAfterConvergence(keras.callbacks.Callback):
             )
 
 
-class DecoderReset(keras.callbacks.Callback):
+class DecoderReset(StepCallback):
     """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept (Li et al. 2019). Adam's moments stay: they are those of
     the old decoder for some steps, but without their bias correction new ones would multiply the rate."""
 
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self.steps = self.model.objective_config.warm_start_steps
+        self.ahead = int(self.model.training_steps) < self.steps
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if int(self.model.training_steps) == self.model.objective_config.warm_start_steps:
+        if self.ahead and self.reached(self.steps, batch):
             self.model.reset_decoder()
+            self.ahead = False
 
 
 class EncoderAhead(keras.callbacks.Callback):
