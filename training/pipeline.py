@@ -1,7 +1,13 @@
-"""tf.data pipelines: batches of tokens (B, T) int32, with the attribute (B,) of each text where there is one."""
+"""tf.data pipelines: batches of tokens (B, T) int32, with the attribute (B,) of each text where there is one.
+
+What stands in a batch follows from the seed and the number of its training step alone, so that a run that was interrupted
+goes on with the batches it would have seen.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,13 +20,34 @@ if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # it only feeds then: the GPU belongs to the backend
 
 
+@dataclass(frozen=True)
+class Order:
+    """In which order a corpus is read: `places(step)` are the indices of that step's batch, `steps` make one pass."""
+
+    places: Callable[[tf.Tensor], tf.Tensor]
+    steps: int
+
+
 def training_batches(prepared: Prepared) -> tf.data.Dataset:
-    """The training split of a corpus, by its mode, batch size and seed."""
-    config = prepared.config
-    batch_size, seed = config.training.batch_size, config.training.seed
-    if config.data.mode == "windows":
-        return random_windows(prepared.train, config.model.length, batch_size, seed)
-    return shuffled_rows(prepared.train, batch_size, seed, prepared.train_attribute)
+    """One pass over the training split of a corpus, drawn anew each time it is iterated, for `model.fit(..., epochs=N)`."""
+    order = order_of(prepared)
+    passes = tf.data.Dataset.random(prepared.config.training.seed, rerandomize_each_iteration=True).take(1)
+    steps = passes.flat_map(
+        lambda number: tf.data.Dataset.range(order.steps).map(lambda step: number * order.steps + step)
+    )
+    steps = steps.apply(tf.data.experimental.assert_cardinality(order.steps))
+    return gathered(prepared.train, steps.map(order.places), prepared.train_attribute)
+
+
+def training_stream(prepared: Prepared, first_step: int = 0) -> tf.data.Dataset:
+    """The batches of steps `first_step`, `first_step` + 1, ... without end, always the same ones for a seed."""
+    steps = tf.data.Dataset.counter(first_step, dtype=tf.int64)
+    return gathered(prepared.train, steps.map(order_of(prepared).places), prepared.train_attribute)
+
+
+def steps_of_a_pass(prepared: Prepared) -> int:
+    """Training steps that go once through the training split."""
+    return order_of(prepared).steps
 
 
 def validation_batches(prepared: Prepared, batch_size: int = 128) -> tf.data.Dataset:
@@ -28,22 +55,40 @@ def validation_batches(prepared: Prepared, batch_size: int = 128) -> tf.data.Dat
     return ordered_rows(prepared.validation, batch_size, prepared.validation_attribute)
 
 
-def shuffled_rows(rows: np.ndarray, batch_size: int, seed: int, attribute: np.ndarray | None = None) -> tf.data.Dataset:
-    """Rows in an order drawn anew each pass, full batches only. Fewer rows than a batch make one batch of all."""
-    batch_size = min(batch_size, len(rows))
-    order = tf.data.Dataset.range(len(rows)).shuffle(len(rows), seed=seed, reshuffle_each_iteration=True)
-    return gathered(rows, order.batch(batch_size, drop_remainder=True), attribute)
+def order_of(prepared: Prepared) -> Order:
+    """The order of a corpus by its mode, batch size and seed."""
+    config = prepared.config
+    batch_size, seed = config.training.batch_size, config.training.seed
+    if config.data.mode == "windows":
+        return random_windows(len(prepared.train), config.model.length, batch_size, seed)
+    return shuffled_rows(len(prepared.train), batch_size, seed)
 
 
-def random_windows(stream: np.ndarray, length: int, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Windows of `length` from random places of a stream, drawn anew each pass; a pass sees about every character once."""
-    places = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).map(
-        lambda number: number % (len(stream) - length + 1)
-    )
-    count = max(1, len(stream) // length)
-    starts = places.take(count).batch(min(batch_size, count), drop_remainder=True)
+def shuffled_rows(rows: int, batch_size: int, seed: int) -> Order:
+    """Every row at most once a pass, each pass in an order of its own, full batches only. Fewer rows than a batch make one
+    batch of all."""
+    batch_size = min(batch_size, rows)
+    steps = rows // batch_size
+
+    def places(step: tf.Tensor) -> tf.Tensor:
+        positions = step % steps * batch_size + tf.range(batch_size, dtype=tf.int64)
+        return tf.random.experimental.index_shuffle(positions, tf.stack([seed, step // steps]), rows - 1)
+
+    return Order(places, steps)
+
+
+def random_windows(characters: int, length: int, batch_size: int, seed: int) -> Order:
+    """Windows of `length` from random places of a stream; a pass sees about every character once."""
+    count = max(1, characters // length)
+    batch_size = min(batch_size, count)
     offsets = tf.range(length, dtype=tf.int64)
-    return gathered(stream, starts.map(lambda start: start[:, None] + offsets))
+
+    def places(step: tf.Tensor) -> tf.Tensor:
+        last = characters - length + 1
+        starts = tf.random.stateless_uniform((batch_size, 1), tf.stack([seed, step]), 0, last, tf.int64)
+        return starts + offsets
+
+    return Order(places, count // batch_size)
 
 
 def ordered_rows(rows: np.ndarray, batch_size: int, attribute: np.ndarray | None = None) -> tf.data.Dataset:
