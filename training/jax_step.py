@@ -29,7 +29,10 @@ def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[di
     """
     trainable, others, optimizer, metrics = state
     inputs = inputs_of(model, data)
-    lent = [*zip(model.non_trainable_variables, others, strict=True), *zip(model.optimizer.variables, optimizer, strict=True)]
+    lent = [
+        *zip(model.non_trainable_variables, others, strict=True),
+        *zip(model.optimizer.variables, optimizer, strict=True),
+    ]
 
     def scaled_loss(weights: Values) -> tuple[Any, Any]:
         with keras.StatelessScope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope:
