@@ -24,6 +24,9 @@ from .objectives import (
 from .parts import Parts, named_kls
 from .replicas import drawn
 
+BACKENDS = ("tensorflow", "jax")
+"""Backends of Keras that kvae trains on."""
+
 NEVER = 2**31 - 1
 """The start of a ramp that waits."""
 
@@ -218,6 +221,6 @@ def inputs_of(model: TextVAE, data: Any) -> Any:
 def backend_steps() -> Any:
     """The module of `kvae.training` that holds the steps of the backend in use; imported when training starts."""
     backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise ConfigError(f"KERAS_BACKEND is {backend!r}; kvae trains on 'tensorflow'")
+    if backend not in BACKENDS:
+        raise ConfigError(f"KERAS_BACKEND is {backend!r}; kvae trains on {' and '.join(map(repr, BACKENDS))}")
     return import_module(f"kvae.training.{backend}_step")

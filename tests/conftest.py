@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile much and compute little
+
+JAX = os.environ.get("KERAS_BACKEND") == "jax"
+COMPILED = {"jit_compile": JAX}
+"""How tests train: TensorFlow builds a graph sooner than XLA compiles it, JAX without compiling takes each operation alone."""
 
 SYLLABLES = ("KA", "MI", "TO", "RU", "NE")
 SMALL = {
@@ -58,6 +64,38 @@ def random_tokens(rows: int, length: int = 16, vocabulary_size: int = 9, seed: i
     return tokens
 
 
+def numbers(tensor: Any) -> Any:
+    """A tensor of either backend as a numpy array."""
+    import keras
+
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
+    """Of a scalar with respect to Keras variables, as numpy arrays."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stateless(values: list[Any]) -> Any:
+            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                return loss()
+
+        found = jax.jit(jax.grad(stateless))([variable.value for variable in variables])
+    else:
+        import tensorflow as tf
+
+        @tf.function
+        def traced() -> Any:
+            with tf.GradientTape() as tape:
+                scalar = loss()
+            return tape.gradient(scalar, [variable.value for variable in variables], unconnected_gradients="zero")
+
+        found = traced()
+    return [numbers(gradient) for gradient in found]
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """125 made-up names of three syllables, one a line."""
@@ -74,7 +112,7 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
         "data.source": str(corpus_file),
         **{f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()},
         "training.epochs": 3,
-        "training.jit_compile": False,
+        "training.jit_compile": JAX,
         "training.batch_size": 16,
         "training.learning_rate": 0.01,
         "objective.ramp_steps": 10,

@@ -12,6 +12,8 @@ from kvae.serving.errors import ConfigError
 
 from .conftest import random_tokens, small_config
 
+pytestmark = pytest.mark.both
+
 ENCODERS: dict[str, dict[str, Any]] = {
     "conv": {},
     "lstm": {"encoder": "lstm", "encoder_bidirectional": True},

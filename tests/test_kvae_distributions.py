@@ -10,6 +10,8 @@ from scipy.special import logsumexp
 
 from kvae.distributions import Autoregressive, Gaussian, Mixture, choice
 
+pytestmark = pytest.mark.both
+
 GRID = np.linspace(-60.0, 60.0, 20_001)[:, None, None]
 
 

@@ -13,6 +13,8 @@ from kvae.serving.alphabet import START
 
 from .conftest import random_tokens, small_config, small_model
 
+pytestmark = pytest.mark.both
+
 LANGUAGE_MODEL = {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0, "auxiliary": False}
 REPEAT = {"expander": "repeat", "expander_base": 0}
 VARIANTS: dict[str, dict[str, Any]] = {

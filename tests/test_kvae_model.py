@@ -14,6 +14,8 @@ from kvae.serving.errors import ConfigError
 
 from .conftest import random_tokens, small_config, small_model
 
+pytestmark = pytest.mark.both
+
 
 def compiled(**model: object) -> TextVAE:
     made = small_model(**model)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import stats
 from scipy.special import log_softmax, logsumexp
 
@@ -24,7 +24,9 @@ from kvae.objectives import (
 )
 from kvae.serving.alphabet import PAD
 
-from .conftest import random_tokens
+from .conftest import gradients, random_tokens
+
+pytestmark = pytest.mark.both
 
 
 def outputs(tokens: np.ndarray, auxiliary: bool = True) -> dict[str, np.ndarray]:
@@ -140,7 +142,7 @@ def penalty_of(per_dimension: Any, step: int = 10, **settings: Any) -> Any:
     """What the objective adds to the reconstruction at that step, (B,); the ramp is half way up at step 10."""
     settings = {"ramp_steps": 20, "alpha": 0.0, "count_padding": False, **settings}
     tokens = random_tokens(len(per_dimension))
-    kl = tf.reduce_sum(per_dimension, axis=-1)
+    kl = keras.ops.sum(per_dimension, axis=-1)
     made = {**outputs(tokens, auxiliary=False), "kl_level_0": kl, "kl_per_dimension": per_dimension}
     terms = loss_terms(ObjectiveConfig(**settings), tokens, made, np.int32(step))
     return terms["loss"] - terms["reconstruction"]
@@ -201,12 +203,14 @@ def test_masked_free_bits_leave_out_what_is_below_them_text_by_text(over: str, b
 
 def penalty_gradient(means: np.ndarray, **settings: Any) -> np.ndarray:
     """Of the mean penalty, at the top of the ramp, with respect to the means of posteriors of variance 1."""
-    mean = tf.constant(means)
-    with tf.GradientTape() as tape:
-        tape.watch(mean)
-        kl = Gaussian.standard_like(mean).kl_from(Gaussian(mean, tf.zeros_like(mean)))
-        loss = tf.reduce_mean(penalty_of(kl, 20, **settings))
-    return np.array(tape.gradient(loss, mean))
+    mean = keras.Variable(means)
+
+    def loss() -> Any:
+        value = keras.ops.convert_to_tensor(mean)
+        kl = Gaussian.standard_like(value).kl_from(Gaussian(value, keras.ops.zeros_like(value)))
+        return keras.ops.mean(penalty_of(kl, 20, **settings))
+
+    return gradients(loss, [mean])[0]
 
 
 SPREAD = np.array([[0.1, 2.0], [0.2, 0.3], [0.3, 3.0]], np.float32)

@@ -16,6 +16,8 @@ from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD
 
 from .conftest import random_tokens
 
+pytestmark = pytest.mark.both
+
 
 def sized(config: Config, length: int, vocabulary_size: int) -> TextVAE:
     shape = {"model.length": config.model.length or length, "model.vocabulary_size": vocabulary_size}

@@ -15,6 +15,8 @@ from kvae.serving.errors import ConfigError
 
 from .conftest import random_tokens, small_model
 
+pytestmark = pytest.mark.both
+
 MAP = {"latent": "map", "latent_size": 2, "expander": "repeat"}
 MODELS: dict[str, dict[str, Any]] = {
     "standard": {"prior": "standard"},

@@ -9,6 +9,8 @@ from kvae.training.evaluation import UNITS, active_units, collect, evaluate, mut
 
 from .conftest import random_tokens, small_model
 
+pytestmark = pytest.mark.both
+
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_mutual_information_of_a_linear_gaussian_channel_is_its_closed_form(sigma: float) -> None:

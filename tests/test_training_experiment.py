@@ -13,6 +13,8 @@ from kvae.serving.errors import CheckFailed, ConfigError, DataError, ModelError
 from kvae.training import experiment
 from kvae.training.experiment import run
 
+pytestmark = pytest.mark.both
+
 
 def quiet(sentence: str) -> None:
     pass

@@ -10,11 +10,13 @@ from kvae.model import NEVER, TextVAE
 from kvae.serving.errors import ConfigError
 from kvae.training.callbacks import DecoderReset, EncoderAhead, RampAfterConvergence
 
-from .conftest import random_tokens, small_model
+from .conftest import COMPILED, random_tokens, small_model
+
+pytestmark = pytest.mark.both
 
 
 def trained(model: TextVAE, steps: int = 1, callbacks: Any = (), optimizer: Any = None) -> TextVAE:
-    model.compile(optimizer or keras.optimizers.Adam(0.01), jit_compile=False)
+    model.compile(optimizer or keras.optimizers.Adam(0.01), **COMPILED)
     model.fit(random_tokens(16 * steps), batch_size=16, shuffle=False, verbose=0, callbacks=list(callbacks))
     return model
 
@@ -43,7 +45,7 @@ def test_aggressive_training_updates_the_encoder_alone_then_the_decoder_alone() 
     model = small_model({"encoder_updates": 2})
     for encoder, decoder in [(True, False), (True, False), (False, True), (True, False)]:
         before = snapshot(model.inference_weights), snapshot(model.generative_weights)
-        model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+        model.compile(keras.optimizers.SGD(0.1), **COMPILED)
         model.fit(random_tokens(16), batch_size=16, verbose=0)
         assert (moved(model.inference_weights, before[0]), moved(model.generative_weights, before[1])) == (
             encoder,
@@ -69,7 +71,7 @@ def test_aggressive_training_ends_when_mutual_information_falls(monkeypatch: pyt
     monkeypatch.setattr(callbacks, "information", lambda model, found: next(readings))
     said: list[str] = []
     model, rows = small_model({"encoder_updates": 3}), random_tokens(16)
-    model.compile("adam", jit_compile=False)
+    model.compile("adam", **COMPILED)
     callback = EncoderAhead(rows, said.append)
     for expected in (3, 3, 0):
         model.fit(rows, batch_size=16, verbose=0, callbacks=[callback])
@@ -153,7 +155,7 @@ def separable(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def attribute_model(**objective: Any) -> TextVAE:
     model = small_model({"ramp_steps": 10, **objective}, attributes=("low", "high"))
-    model.compile(keras.optimizers.Adam(0.02), jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.02), **COMPILED)
     return model
 
 

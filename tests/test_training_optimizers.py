@@ -6,6 +6,8 @@ import pytest
 from kvae.configuration import TrainingConfig
 from kvae.training.optimizers import optimizer, schedule
 
+pytestmark = pytest.mark.both
+
 
 def test_cosine_falls_from_the_rate_to_zero() -> None:
     rate = schedule(TrainingConfig(learning_rate=0.1, learning_rate_schedule="cosine"), total_steps=100)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from kvae.distributions import LOG_TWO_PI
-from kvae.model import TextVAE
+from kvae.model import TextVAE, backend_steps
 from kvae.objectives import bits_per_character, importance_weighted_nll
 from kvae.serving.errors import ConfigError
 
@@ -98,23 +98,23 @@ def collect(
     batches = []
     attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     for number, tokens in enumerate(ordered_rows(rows, batch_size)):
-        noise = tf.random.stateless_normal((len(tokens), model.parts.noise_size), seed=(seed, number))
+        # numpy's: the same numbers on every backend
+        noise = np.random.default_rng((seed, number)).standard_normal((len(tokens), model.parts.noise_size), np.float32)
         labels = attribute[number * batch_size : number * batch_size + len(tokens)]
-        batches.append({name: value.numpy() for name, value in measurement(model)(tokens, noise, labels).items()})
+        batches.append(measurement(model)(tokens, noise, labels))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @lru_cache(maxsize=1)
 def measurement(model: TextVAE) -> Any:
-    """What `collect` runs on a batch, traced once for a model that is measured again and again."""
+    """What `collect` runs on a batch, compiled once for a model that is measured again and again."""
     attributes = len(model.model_config.attributes)
     inputs = [
-        tf.TensorSpec((None, model.model_config.length), tf.int32),
-        tf.TensorSpec((None, model.parts.noise_size)),
-        tf.TensorSpec((None,), tf.int32),
+        keras.Input((model.model_config.length,), dtype="int32"),
+        keras.Input((model.parts.noise_size,)),
+        keras.Input((), dtype="int32"),
     ]
 
-    @tf.function(autograph=False, input_signature=inputs)
     def terms_of(tokens: Any, noise: Any, attribute: Any) -> dict[str, Any]:
         outputs = model.parts.outputs(tokens, noise, attribute, training=False)
         terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs)
@@ -123,7 +123,7 @@ def measurement(model: TextVAE) -> Any:
         kept = {name: outputs[name] for name in (*LATENT, "log_ratio", "kl_per_dimension") if name in outputs}
         return {**terms, **kept, "shift": shift}
 
-    return terms_of
+    return backend_steps().compiled(model, terms_of, inputs)
 
 
 def importance_weighted(
@@ -139,7 +139,7 @@ def importance_weighted(
     for number in range(samples):
         found = collect(model, rows, batch_size, seed + 1 + number, attribute)
         log_weights.append(-found["reconstruction"] - found["log_ratio"] - found.get("attribute_kl", 0.0))
-    return np.array(importance_weighted_nll(np.stack(log_weights).astype(np.float64)))
+    return keras.ops.convert_to_numpy(importance_weighted_nll(np.stack(log_weights).astype(np.float64)))
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -26,15 +26,17 @@ from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REP
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
 
 from .callbacks import (
+    Checkpoints,
     DecoderReset,
     EarlyStop,
     EncoderAhead,
     MetricsFile,
     Progress,
     RampAfterConvergence,
+    RunningMetrics,
     TensorBoardMonitor,
 )
-from .checkpoints import Checkpoint, Checkpoints, RunningMetrics, latest, restore_checkpoint
+from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
 from .evaluation import evaluate, spread
 from .optimizers import optimizer

@@ -1,10 +1,11 @@
-"""Training and evaluation steps on TensorFlow, as `TextVAE` calls them; another backend would have the same names."""
+"""Training and evaluation steps on TensorFlow, as `TextVAE` calls them; the same names as in `jax_step`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kvae.model import TextVAE, inputs_of
@@ -14,7 +15,8 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter."""
     with tf.GradientTape() as tape:
         terms = model.terms(inputs_of(model, data), training=True)
-        loss = model.optimizer.scale_loss(tf.reduce_mean(terms["loss"]))
+        scale = model.optimizer.scale_loss(tf.ones(()))
+        loss = scale * tf.reduce_mean(terms["loss"])
     weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
     # Zero where the loss does not reach, as the rows of previous symbols that a historyless decoder never reads.
@@ -27,7 +29,7 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     else:
         model.optimizer.apply(gradients, weights)
     model.training_steps.assign_add(1)
-    return model.track(terms, gradient_norm=tf.linalg.global_norm(gradients))
+    return model.track(terms, gradient_norm=tf.linalg.global_norm(gradients) / scale)
 
 
 def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequence[Any]) -> None:
@@ -48,3 +50,13 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
     return model.track(model.terms(inputs_of(model, data)))
+
+
+def compiled(
+    model: TextVAE, function: Callable[..., dict[str, Any]], inputs: Sequence[Any]
+) -> Callable[..., dict[str, np.ndarray]]:
+    """`function` of arrays like the symbolic `inputs`, traced once for all batch sizes; it always sees the model's weights of
+    the moment."""
+    signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
+    traced = tf.function(function, autograph=False, input_signature=signature)
+    return lambda *arrays: {name: value.numpy() for name, value in traced(*arrays).items()}

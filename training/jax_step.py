@@ -1,0 +1,126 @@
+"""Training and evaluation steps on JAX, as `TextVAE` calls them; the same names as in `tensorflow_step`.
+
+A step is a function of its state here: the values of all variables go in and come out as lists, in the order in which the
+model names the variables. `keras.StatelessScope` lends them to the variables meanwhile, so that the model's own code serves
+both backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from kvae.model import TextVAE, inputs_of
+
+Values = Sequence[Any]
+"""One array for each variable of a list."""
+
+
+def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dict[str, Any], tuple[Values, ...]]:
+    """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter.
+
+    `state` is trainable, non-trainable, optimizer and metrics variables, as Keras passes them. Gradients are dense here and
+    zero where the loss does not reach.
+    """
+    trainable, others, optimizer, metrics = state
+    inputs = inputs_of(model, data)
+    lent = [
+        *zip(model.non_trainable_variables, others, strict=True),
+        *zip(model.optimizer.variables, optimizer, strict=True),
+    ]
+
+    def scaled_loss(weights: Values) -> tuple[Any, Any]:
+        with keras.StatelessScope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope:
+            terms = model.terms(inputs, training=True)
+            scale = model.optimizer.scale_loss(jnp.ones(()))
+            model.training_steps.assign_add(1)
+        return scale * jnp.mean(terms["loss"]), (terms, scale, after(scope, model.non_trainable_variables, others))
+
+    (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(list(trainable))
+    apply = update_in_turn if model.objective_config.encoder_updates else update
+    trainable, optimizer = apply(model, gradients, trainable, others, optimizer)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient / scale)) for gradient in gradients))
+    logs, metrics = tracked(model, terms, metrics, norm)
+    return logs, (trainable, updated, optimizer, metrics)
+
+
+def update(
+    model: TextVAE, gradients: Values, trainable: Values, others: Values, optimizer: Values
+) -> tuple[Values, Values]:
+    """The optimizer's update of all weights: weights and optimizer variables after it."""
+    return model.optimizer.stateless_apply(optimizer, gradients, trainable)
+
+
+def update_in_turn(
+    model: TextVAE, gradients: Values, trainable: Values, others: Values, optimizer: Values
+) -> tuple[Values, Values]:
+    """Aggressive training (He et al. 2019, algorithm 1), as in `tensorflow_step`."""
+    weights = model.trainable_variables
+    value_of = dict(zip(map(id, model.non_trainable_variables), others, strict=True))
+    gradient_of = dict(zip(map(id, weights), gradients, strict=True))
+    lent = [*zip(weights, trainable, strict=True), *zip(model.optimizer.variables, optimizer, strict=True)]
+
+    def updating(some: Sequence[Any]) -> Callable[[], tuple[Values, Values]]:
+        def branch() -> tuple[Values, Values]:
+            with keras.StatelessScope(lent) as scope:
+                model.optimizer.apply([gradient_of[id(weight)] for weight in some], list(some))
+            return after(scope, weights, trainable), after(scope, model.optimizer.variables, optimizer)
+
+        return branch
+
+    ahead, step = value_of[id(model.encoder_updates)], value_of[id(model.training_steps)]
+    whose = jnp.where(ahead == 0, 0, jnp.where(step % (ahead + 1) < ahead, 1, 2))
+    parts = [weights, model.inference_weights, model.generative_weights]
+    return jax.lax.switch(whose, [updating(some) for some in parts])
+
+
+def test_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dict[str, Any], tuple[Values, ...]]:
+    """The objective's terms with the model in inference mode; `state` is that of `train_step` without the optimizer."""
+    trainable, others, metrics = state
+    lent = [
+        *zip(model.trainable_variables, trainable, strict=True),
+        *zip(model.non_trainable_variables, others, strict=True),
+    ]
+    with keras.StatelessScope(lent) as scope:
+        terms = model.terms(inputs_of(model, data))
+    logs, metrics = tracked(model, terms, metrics)
+    return logs, (trainable, after(scope, model.non_trainable_variables, others), metrics)
+
+
+def tracked(
+    model: TextVAE, terms: Mapping[str, Any], metrics: Values, gradient_norm: Any = None
+) -> tuple[dict[str, Any], Values]:
+    """`TextVAE.track`: the running means, and the metrics variables after it."""
+    with keras.StatelessScope(list(zip(model.metrics_variables, metrics, strict=True))) as scope:
+        logs = model.track(terms, gradient_norm)
+    return logs, after(scope, model.metrics_variables, metrics)
+
+
+def after(scope: keras.StatelessScope, variables: Sequence[Any], before: Values) -> Values:
+    """What the variables hold at the end of a scope."""
+    found = (scope.get_current_value(variable) for variable in variables)
+    return [old if new is None else new for new, old in zip(found, before, strict=True)]
+
+
+def compiled(
+    model: TextVAE, function: Callable[..., dict[str, Any]], inputs: Sequence[Any]
+) -> Callable[..., dict[str, np.ndarray]]:
+    """`function` of arrays like the symbolic `inputs`, compiled for each batch size; it always sees the model's weights of
+    the moment."""
+
+    @jax.jit
+    def stateless(values: Values, *arrays: Any) -> dict[str, Any]:
+        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+            return function(*arrays)
+
+    def run(*arrays: Any) -> dict[str, np.ndarray]:
+        arrays = tuple(np.asarray(array, spec.dtype) for array, spec in zip(arrays, inputs, strict=True))
+        found = stateless([variable.value for variable in model.variables], *arrays)
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    return run
