@@ -22,7 +22,7 @@ from .objectives import (
     ramp_at,
 )
 from .parts import Parts, named_kls
-from .replicas import drawn
+from .replicas import drawn, everywhere, is_split
 
 BACKENDS = ("tensorflow", "jax")
 """Backends of Keras that kvae trains on."""
@@ -138,10 +138,20 @@ class TextVAE(keras.Model):
         self.trackers["bits_per_character"].update_state(
             bits_per_character(terms["elbo"], positions), sample_weight=positions
         )
-        if gradient_norm is None:
-            return {name: tracker.result() for name, tracker in self.trackers.items() if name != "gradient_norm"}
-        self.trackers["gradient_norm"].update_state(gradient_norm)
-        return {name: tracker.result() for name, tracker in self.trackers.items()}
+        if gradient_norm is not None:
+            self.trackers["gradient_norm"].update_state(gradient_norm)
+        return {
+            name: value for name, value in self.means().items() if name != "gradient_norm" or gradient_norm is not None
+        }
+
+    def means(self) -> dict[str, Any]:
+        """The running means, over all parts of a batch that is split."""
+        if not is_split():
+            return {name: tracker.result() for name, tracker in self.trackers.items()}
+        trackers = self.trackers.values()
+        totals = everywhere(ops.stack([tracker.total + 0.0 for tracker in trackers]))
+        counts = everywhere(ops.stack([tracker.count + 0.0 for tracker in trackers]))
+        return dict(zip(self.trackers, ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
 
     @property
     def metrics(self) -> list[keras.Metric]:
