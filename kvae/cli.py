@@ -545,7 +545,7 @@ def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
         names = [name for name in UNITS if any(name in report[group] for group in columns)]
         rows = {
             name: "  ".join(f"{cell(report[group].get(name, '')):>15}" for group in columns)
-            + f"  {UNITS[name].format(unit=report['text_unit'])}"
+            + f"  {UNITS[name].format_map(report)}"
             for name in names
         }
         heads = {"": "  ".join(f"{heading:>15}" for heading in columns.values())}

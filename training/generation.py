@@ -44,21 +44,22 @@ BATCH = 256
 
 UNITS = {
     "texts": "texts",
-    "bleu_2": "of 1, corpus BLEU over {unit}",
-    "bleu_4": "of 1, corpus BLEU over {unit}",
-    "rouge_2": "of 1, F1 over {unit}, mean over texts",
-    "rouge_l": "of 1, F1 over {unit}, mean over texts",
+    "bleu_2": "of 1, corpus BLEU over {text_unit}",
+    "bleu_4": "of 1, corpus BLEU over {text_unit}",
+    "rouge_2": "of 1, F1 over {text_unit}, mean over texts",
+    "rouge_l": "of 1, F1 over {text_unit}, mean over texts",
     "edit_distance": "edits per character of the held-out texts",
     "exact_match": "share of texts",
-    "distinct_1": "different / all {unit}",
-    "distinct_2": "different / all pairs of {unit}",
-    "self_bleu_4": "of 1, corpus BLEU over {unit} of each text against the others",
+    "distinct_1": "different / all {text_unit}",
+    "distinct_2": "different / all pairs of {text_unit}",
+    "self_bleu_2": "of 1, BLEU over {text_unit} of each text against the others",
+    "self_bleu_4": "of 1, BLEU over {text_unit} of each text against the others",
     "distinct_texts": "share of texts",
-    "novelty": "share of texts that are none of the training texts",
-    "forward_perplexity": "per character, of an n-gram model of the training texts on these",
-    "reverse_perplexity": "per character, of an n-gram model of these on held-out texts",
+    "novelty": "share of texts that are none of the {training_texts:,} to learn from",
+    "forward_perplexity": "per character, of an n-gram model of {ngram_texts:,} training texts on these",
+    "reverse_perplexity": "per character, of an n-gram model of these on {reference_texts:,} held-out texts",
 }
-"""What the groups of `text_report` hold, in the order it is shown, with what each number counts."""
+"""What the groups of `text_report` hold, in the order it is shown, with what each number counts, filled in from the report."""
 
 TABLES = {
     "Held-out texts, read and written again: greedy, from the posterior mean": {"reconstructions": "reconstructions"},
@@ -93,6 +94,8 @@ def text_report(
     places = spread(np.arange(len(data.texts)), texts)
     references, unit = [data.texts[place] for place in places], unit_of(data.texts)
     report: dict[str, Any] = {"text_unit": unit, "reference_texts": len(references)}
+    if learned:
+        report["training_texts"] = len(learned)
     step = compiled(run.model.head.step)
     if has_code and references:
         say(f"reconstructing {len(references):,} held-out texts")
@@ -105,13 +108,10 @@ def text_report(
     if has_code:
         drawn["greedy_samples"] = written(run, prior_codes(run.model, samples, seed), greedy, step)
     say("comparing the samples with real texts")
-    known = spread(np.array(learned, object), MOST_FOR_NGRAM).tolist() if learned else []
-    fitted = partial(
-        NGram.fit,
-        order=ORDER,
-        symbols=len(set("".join([*known, *data.texts, *drawn["samples"]]))) + 1,
-        ended=run.config.data.mode == "lines",
-    )
+    known = some(learned, MOST_FOR_NGRAM) if learned else []
+    ended = run.config.data.mode == "lines"
+    symbols = len(set("".join([*known, *data.texts, *drawn["samples"]]))) + ended
+    fitted = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
     judge = fitted(known) if known else None
     for name, group in drawn.items():
         report[name] = {
@@ -120,10 +120,15 @@ def text_report(
             **perplexities(judge, fitted(group), group, references),
         }
     if judge:
-        real = spread(np.array(learned, object), samples).tolist()
+        report["ngram_order"], report["ngram_texts"] = ORDER, len(known)
+        real = some(known, samples)
         report["real_texts"] = {**variety(real, unit), **perplexities(judge, fitted(real), references, references)}
-        report["ngram_texts"] = len(known)
     return report
+
+
+def some(texts: Sequence[str], count: int) -> list[str]:
+    """At most `count` texts at equal distances."""
+    return spread(np.array(texts, object), count).tolist()
 
 
 def closeness(references: Sequence[str], again: Sequence[str], unit: str) -> dict[str, float]:
@@ -147,6 +152,7 @@ def variety(texts: Sequence[str], unit: str) -> dict[str, float]:
         "texts": len(texts),
         "distinct_1": distinct(found, 1),
         "distinct_2": distinct(found, 2),
+        "self_bleu_2": self_bleu(found, 2),
         "self_bleu_4": self_bleu(found, 4),
         "distinct_texts": distinct_texts(texts),
     }

@@ -134,7 +134,7 @@ def common_subsequence(one: Units, other: Units) -> int:
 
 def edits(one: Units, other: Units, substitution: int = 1) -> int:
     """Fewest insertions, deletions and substitutions that make one text the other (Levenshtein 1966)."""
-    target = np.array(other, object)
+    target = np.array(list(other), object)
     places = np.arange(len(target) + 1)
     row = places
     for number, unit in enumerate(one, start=1):
