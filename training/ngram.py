@@ -1,4 +1,4 @@
-"""A character n-gram model: the simple rival whose bound every VAE should beat, and the judge of samples."""
+"""A character n-gram model: the simple rival to measure a bound against, and the judge of samples."""
 
 from __future__ import annotations
 
