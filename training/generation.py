@@ -16,7 +16,7 @@ from kvae.serving.errors import ConfigError
 
 from .corpora import HeldOut
 from .evaluation import spread
-from .ngram import NGram
+from .ngram import NGram, character_count
 from .text_metrics import (
     CUT,
     bleu,
@@ -37,8 +37,8 @@ MOST_TEXTS = 100_000
 ORDER = 5
 """Characters that the n-gram models read."""
 
-MOST_FOR_NGRAM = 50_000
-"""Training texts, at equal distances, that the forward n-gram model is fitted on at most."""
+MOST_FOR_NGRAM = 2_000_000
+"""Characters of training texts, at equal distances, that the forward n-gram model is fitted on at most, nearly."""
 
 BATCH = 256
 
@@ -108,8 +108,8 @@ def text_report(
     if has_code:
         drawn["greedy_samples"] = written(run, prior_codes(run.model, samples, seed), greedy, step)
     say("comparing the samples with real texts")
-    known = some(learned, MOST_FOR_NGRAM) if learned else []
     ended = run.config.data.mode == "lines"
+    known = some(learned, MOST_FOR_NGRAM * len(learned) // character_count(learned, ended)) if learned else []
     symbols = len(set("".join([*known, *data.texts, *drawn["samples"]]))) + ended
     fitted = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
     judge = fitted(known) if known else None
