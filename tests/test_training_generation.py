@@ -155,3 +155,11 @@ def test_reconstructions_and_samples_can_be_left_out() -> None:
     assert "reconstructions" not in (report := text_report(run, data, None, 0, 6, 0, silent))
     assert report["samples"].keys() == {name for name in UNITS if name.startswith(("texts", "distinct", "self"))}
     assert text_report(run, data, None, 0, 0, 0, silent) == {"text_unit": "characters", "reference_texts": 0}
+
+
+def test_a_corpus_that_is_gone_is_said_and_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    from kvae.cli import training_texts
+
+    assert training_texts(Config().with_settings({"data.source": "gone.txt"})) is None
+    assert "gone.txt: no such file" in (said := capsys.readouterr().err)
+    assert "there is no novelty and no forward perplexity" in said
