@@ -76,6 +76,20 @@ def train(options: argparse.Namespace) -> None:
         print(f"      {program('tensorboard')} --logdir {options.out}/logs")
 
 
+def tune(options: argparse.Namespace) -> None:
+    from kvae.presets import preset
+
+    config = with_arguments(preset(options.preset or PRESET), options)
+    with heavy_imports("tune"):
+        from kvae.training.tune import parse_search, results_table
+        from kvae.training.tune import tune as search_settings
+    results = search_settings(config, options.out, say, options.trials, dict(map(parse_search, options.search)))
+    best = " ".join(f"--set {key}={json.dumps(value)}" for key, value in results[0]["settings"].items())
+    show(options, {"best": results[0], "trials": results}, f"{results_table(results)}\n\nbest: {best}")
+    if not options.json:
+        print(f"next: {program('tensorboard')} --logdir {options.out}/trials   (HParams)")
+
+
 def evaluate(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.runs import load_run
@@ -330,36 +344,53 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--out", default="runs/demo", help="run folder to make (default: %(default)s)")
     added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
 
+    def training_arguments(added: argparse.ArgumentParser, out: str) -> None:
+        added.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
+        added.add_argument(
+            "--data",
+            metavar="NAME|FILE",
+            help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
+        )
+        added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
+        added.add_argument(
+            "--labels",
+            metavar="FILE",
+            help="condition on the label in each line of FILE; `corpus`: the corpus' own labels",
+        )
+        added.add_argument("--validation-labels", metavar="FILE", help="the labels of --validation")
+        added.add_argument("--out", required=True, help=out)
+        length = added.add_mutually_exclusive_group()
+        length.add_argument("--epochs", type=int)
+        length.add_argument("--steps", type=int)
+        added.add_argument("--batch-size", type=int)
+        added.add_argument("--seed", type=int)
+        added.add_argument("--devices", type=int, metavar="N", help="share each batch between N devices (default: 1)")
+        added.add_argument(
+            "--set",
+            metavar="KEY=VALUE",
+            action="append",
+            default=[],
+            help="any setting, as model.latent_size=64; may be repeated",
+        )
+
     added = command("train", train, "train a preset on a corpus or a file")
-    added.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
-    added.add_argument(
-        "--data",
-        metavar="NAME|FILE",
-        help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
-    )
-    added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
-    added.add_argument(
-        "--labels", metavar="FILE", help="condition on the label in each line of FILE; `corpus`: the corpus' own labels"
-    )
-    added.add_argument("--validation-labels", metavar="FILE", help="the labels of --validation")
-    added.add_argument("--out", required=True, help="run folder to make")
+    training_arguments(added, "run folder to make")
     earlier = added.add_mutually_exclusive_group()
     earlier.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
     earlier.add_argument(
         "--resume", action="store_true", help="go on with the run in --out from its last checkpoint, or start it"
     )
-    length = added.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int)
-    length.add_argument("--steps", type=int)
-    added.add_argument("--batch-size", type=int)
-    added.add_argument("--seed", type=int)
-    added.add_argument("--devices", type=int, metavar="N", help="share each batch between N devices (default: 1)")
+
+    added = command("tune", tune, "search for settings: many trainings, the best bound on held-out texts")
+    training_arguments(added, "folder of the search; a search in it that was interrupted goes on")
+    added.add_argument("--trials", type=int, default=20, help="trainings (default: %(default)s)")
     added.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
+        "--search",
+        metavar="KEY=VALUES",
         action="append",
         default=[],
-        help="any setting, as model.latent_size=64; may be repeated",
+        help="what to try: objective.alpha=0.05..0.5 or model.latent_size=[16,64,[32,16]]; may be repeated "
+        "(default: weight of the KL, size and levels of the code, auxiliary loss)",
     )
 
     added = command("evaluate", evaluate, "measure a run on its held-out texts or on a file")

@@ -202,6 +202,11 @@ class TextVAE(keras.Model):
         return cls(**{**config, **parts})
 
 
+def number(counter: Any) -> int:
+    """What a counter of a model stands at."""
+    return int(ops.convert_to_numpy(ops.convert_to_tensor(counter)))
+
+
 class StandardNoise(layers.Layer):
     """A row of standard normal noise (size,) for each row of tokens, from a generator that is saved with the model."""
 

@@ -22,6 +22,7 @@ ALLOWED = {
         "tensorflow",
         "jax",
         "keras_nlp",
+        "keras_tuner",
         "tensorboard",
         "matplotlib",
         "numpy",

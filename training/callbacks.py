@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.decoding import decode, sample
-from kvae.model import NEVER
+from kvae.model import NEVER, number
 from kvae.serving.alphabet import Alphabet
 
 from .checkpoints import KEPT, Checkpoint, numbered, read_checkpoint, restore_weights, write_checkpoint
@@ -50,7 +50,7 @@ class MetricsFile(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.epochs = epoch + 1
-        record = {"epoch": self.epochs, "step": int(self.model.training_steps), "seconds": round(self.seconds, 2)}
+        record = {"epoch": self.epochs, "step": number(self.model.training_steps), "seconds": round(self.seconds, 2)}
         record |= {name: float(value) for name, value in (logs or {}).items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -77,12 +77,12 @@ class StepCallback(keras.callbacks.Callback):
     """Knows how far training may be without asking the model at each batch, which on JAX would stop the device to read it."""
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.before = int(self.model.training_steps)
+        self.before = number(self.model.training_steps)
 
     def reached(self, step: int, batch: int) -> bool:
         """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
         call of an epoch may have counted batches that the data did not have."""
-        return self.before + batch + 1 >= step and int(self.model.training_steps) >= step
+        return self.before + batch + 1 >= step and number(self.model.training_steps) >= step
 
 
 class RampAfterConvergence(keras.callbacks.Callback):
@@ -100,14 +100,14 @@ class RampAfterConvergence(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         warm = self.model.objective_config.warm_start_steps
-        if int(self.model.ramp_start) != NEVER or int(self.model.training_steps) <= warm:
+        if number(self.model.ramp_start) != NEVER or number(self.model.training_steps) <= warm:
             return
         found = (logs or {})["val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"]
         better = found < (1.0 - self.least) * self.best
         self.waited = 0 if better else self.waited + 1
         self.best = min(self.best, found)
         if self.waited >= self.patience:
-            step = int(self.model.training_steps) - warm
+            step = number(self.model.training_steps) - warm
             steps = max(self.model.objective_config.ramp_steps, step // 5)
             self.model.ramp_start.assign(step)
             self.model.ramp_steps.assign(steps)
@@ -115,7 +115,7 @@ class RampAfterConvergence(keras.callbacks.Callback):
 
     def conclude(self) -> None:
         """Say at the end of a run if it never came to that."""
-        if int(self.model.ramp_start) == NEVER:
+        if number(self.model.ramp_start) == NEVER:
             self.say(
                 "the ramp never began, the model still improved without a penalty: train longer for a usable prior"
             )
@@ -144,7 +144,7 @@ class EarlyStop(keras.callbacks.Callback):
             return
         found = (logs or {})["val_elbo"]
         if found < self.best:
-            self.best, self.waited, self.best_step = found, 0, int(self.model.training_steps)
+            self.best, self.waited, self.best_step = found, 0, number(self.model.training_steps)
             write_checkpoint(self.file, self.model, {})
         else:
             self.waited += 1
@@ -153,7 +153,7 @@ class EarlyStop(keras.callbacks.Callback):
 
     def conclude(self) -> None:
         """Back to the weights of the best epoch."""
-        if self.best_step and self.best_step != int(self.model.training_steps):
+        if self.best_step and self.best_step != number(self.model.training_steps):
             self.say(
                 f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): its weights are kept"
             )
@@ -173,7 +173,7 @@ class DecoderReset(StepCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.steps = self.model.objective_config.warm_start_steps
-        self.ahead = int(self.model.training_steps) < self.steps
+        self.ahead = number(self.model.training_steps) < self.steps
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.ahead and self.reached(self.steps, batch):
@@ -191,7 +191,7 @@ class EncoderAhead(keras.callbacks.Callback):
         self.attribute = None if attribute is None else spread(attribute, MOST_ROWS)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if not int(self.model.encoder_updates):
+        if not number(self.model.encoder_updates):
             return
         found = information(self.model, collect(self.model, self.rows, attribute=self.attribute))
         if found < self.best:
@@ -255,7 +255,7 @@ class Checkpoints(StepCallback):
             self.model.jax_state_sync()
         if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in self.model.trainable_variables):
             return
-        step = int(self.model.training_steps)
+        step = number(self.model.training_steps)
         states = {type(callback).__name__: callback.state() for callback in self.stateful}
         about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, **more}
         write_checkpoint(self.folder / f"step-{step:09d}.npz", self.model, about)
@@ -309,13 +309,13 @@ class TensorBoardMonitor(keras.callbacks.Callback):
             tf.summary.text("configuration", fenced(json.dumps(configuration, indent=1)))
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step = int(self.model.training_steps)
+        step = number(self.model.training_steps)
         if step % self.every == 0:
             self.write_training(step, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
-        step = int(self.model.training_steps)
+        step = number(self.model.training_steps)
         if step % self.every:  # else it stands there since the last batch
             self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
         with self.writers["validation"].as_default(step=step):

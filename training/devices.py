@@ -86,25 +86,37 @@ def check(config: Config, parts: int) -> None:
 
 
 def available(count: int) -> list[str]:
-    """The first `count` accelerators, or processors where there is no accelerator."""
-    found = keras.distribution.list_devices("gpu") if keras.backend.backend() == "jax" else tf_devices("GPU")
-    found = found or (keras.distribution.list_devices("cpu") if keras.backend.backend() == "jax" else tf_devices("CPU"))
+    """The first `count` accelerators; without any, processors."""
+    if keras.backend.backend() == "jax":
+        found = keras.distribution.list_devices("gpu") or keras.distribution.list_devices("cpu")
+    else:
+        found = logical_devices("GPU") if tf.config.list_physical_devices("GPU") else virtual_processors(count)
     if len(found) < count:
         raise ConfigError(f"training.devices: {count} asked for, this machine has {len(found)} ({', '.join(found)})")
     return found[:count]
 
 
-def tf_devices(kind: str) -> list[str]:
+def virtual_processors(count: int) -> list[str]:
+    """The processor as `count` devices, for trying things out; as it is where TensorFlow has started with it already."""
+    (processor,) = tf.config.list_physical_devices("CPU")
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+    return logical_devices("CPU")
+
+
+def logical_devices(kind: str) -> list[str]:
     """TensorFlow's devices of a kind, by the names that a strategy takes."""
-    return [
-        device.name.replace("/physical_device:", "").replace("/device:", "")
-        for device in tf.config.list_logical_devices(kind)
-    ]
+    return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
 
 
 def synchronize(model: TextVAE) -> None:
     """Let batch normalisation see the statistics of the whole batch, where replicas hold parts of it."""
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    if is_split():
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
+
+
+def is_split() -> bool:
+    """Whether models are built for replicas of TensorFlow, which XLA cannot compile."""
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
-from kvae.model import TextVAE
+from kvae.model import TextVAE, number
 from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
@@ -39,8 +39,9 @@ from .callbacks import (
 )
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
-from .devices import split_between, synchronize, worker
-from .evaluation import character_count, evaluate, spread
+from .devices import is_split, split_between, synchronize, worker
+from .evaluation import evaluate, spread
+from .ngram import character_count
 from .optimizers import optimizer
 from .pipeline import steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
@@ -259,10 +260,10 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
     settings = prepared.config.training
     total_steps, steps_per_epoch = length_of(prepared)
-    model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile)
+    model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile and not is_split())
     if checkpoint:
         restore_checkpoint(model, checkpoint)
-    first_step = int(model.training_steps)
+    first_step = number(model.training_steps)
     if first_step >= total_steps or (checkpoint and checkpoint.about.get("ended") == total_steps):
         return True
     if not checkpoint:  # what a run left that was killed before its first one
@@ -302,12 +303,12 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
         checkpoints.write(epochs, ended=total_steps)
     except KeyboardInterrupt:
         say(
-            f"stopped after {int(model.training_steps):,} steps; the model of this moment is kept, "
+            f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
             f"`kvae train --resume --out {out}` goes on"
         )
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise CheckFailed(
-            f"training diverged within {int(model.training_steps):,} steps, the weights are no numbers any more; "
+            f"training diverged within {number(model.training_steps):,} steps, the weights are no numbers any more; "
             f"lower the rate, as with --set training.learning_rate={settings.learning_rate / 4:g}"
         )
     say(f"trained for {time.monotonic() - started:.0f} seconds")

@@ -105,4 +105,6 @@ def gathered(values: np.ndarray, indices: tf.data.Dataset, attribute: np.ndarray
         tokens = tf.cast(tf.gather(table, index), tf.int32)
         return tokens if labels is None else {"tokens": tokens, "attribute": tf.gather(labels, index)}
 
-    return indices.map(pick, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()  # several workers: each batch is split, not the corpus
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return indices.map(pick, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from kvae.configuration import Config, DataConfig, nearest
+from kvae.model import number
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
 from kvae.runs import CONFIG, write_json
@@ -91,7 +92,7 @@ def measured(folder: Path, config: Config, say: Callable[[str], None]) -> dict[s
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
     trained, _ = run(config, folder, say, overwrite=True)
     training = config.training
-    if int(trained.model.training_steps) < (training.steps_per_epoch or 0) * training.epochs:
+    if number(trained.model.training_steps) < (training.steps_per_epoch or 0) * training.epochs:
         say(f"{folder.name} is not finished and starts anew next time; finished rows are kept")
         raise KeyboardInterrupt  # stopped by the user: the row is not what it claims to be
     result = {

@@ -1,0 +1,99 @@
+"""Two devices, or two processes, train to the same numbers as one device with the whole batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvae.presets import preset
+from kvae.serving.errors import ConfigError
+from kvae.training.devices import check, split_between
+
+from .conftest import SMALL
+
+STEPS = 12
+
+
+def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
+    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
+    settings = {f"model.{name}": value for name, value in sizes.items()}
+    settings |= {"training.jit_compile": False, "objective.ramp_steps": 5, "objective.input_dropout": 0.3}
+    settings |= {"training.clip_norm": 1.0, "training.steps_per_epoch": 4}
+    command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm", "--data", str(data), "--out", str(out)]
+    command += ["--steps", str(STEPS), "--batch-size", "16", "--devices", str(devices)]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    log = (out.parent / f"{out.name}.log").open("wb")
+    return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
+    """Runs `one`, `two` (devices) and `workers` (two processes), trained at the same time."""
+    folder = tmp_path_factory.mktemp("devices")
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+    processes = {
+        "one": start(folder / "one", corpus_file, 1),
+        "two": start(folder / "two", corpus_file, 2),
+        "workers": start(folder / "workers", corpus_file, 1, TF_CONFIG=tasks[0]),
+        "second": start(folder / "second", corpus_file, 1, TF_CONFIG=tasks[1]),
+    }
+    for name, process in processes.items():
+        assert process.wait(timeout=600) == 0, (folder / f"{name}.log").read_text()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["two", "workers"])
+def test_a_batch_that_is_split_trains_as_a_whole_one(folder: Path, name: str) -> None:
+    one, split = records(folder / "one"), records(folder / name)
+    assert [line["step"] for line in split] == [4, 8, 12]
+    for line, other in zip(one, split, strict=True):
+        for metric in line.keys() - {"seconds"}:
+            assert other[metric] == pytest.approx(line[metric], rel=1e-4, abs=1e-4), metric
+    report, other = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in ("one", name))
+    assert other["elbo"] == pytest.approx(report["elbo"], rel=1e-4)
+
+
+def test_only_the_first_worker_writes_the_run(folder: Path) -> None:
+    assert (folder / "workers" / "model.keras").is_file()
+    assert not (folder / "second").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"training.batch_size": 15}, "training.batch_size must be a multiple of the 2 devices that share it, got 15"),
+        ({"objective.mmd": 1.0}, "objective.mmd needs the whole batch on one device"),
+        ({"objective.encoder_updates": 2}, "objective.encoder_updates needs the whole batch"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(preset("hybrid-lstm").with_settings({"training.batch_size": 16, **settings}), 2)
+
+
+def test_more_devices_than_there_are_is_an_error() -> None:
+    import tensorflow as tf
+
+    tf.config.list_logical_devices()  # TensorFlow has started: the processor stays one device
+    config = preset("hybrid-lstm").with_settings({"training.devices": 64})
+    with pytest.raises(ConfigError, match="64 asked for, this machine has 1"), split_between(config):
+        pass

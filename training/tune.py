@@ -1,0 +1,170 @@
+"""Search for settings with KerasTuner: `kvae tune`. Every trial is a run folder, so that TensorBoard compares them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+
+from kvae.configuration import Config, dotted_keys, nearest
+from kvae.runs import CONFIG, write_json
+from kvae.serving.errors import CheckFailed, ConfigError
+
+from .experiment import resume, run
+
+RESULTS = "results.json"
+TRIALS = "trials"
+
+Range = tuple[float, float]
+Search = Mapping[str, Range | list[Any]]
+"""What to try, by dotted key: a range of numbers or a list of choices."""
+
+
+def parse_search(text: str) -> tuple[str, Range | list[Any]]:
+    """`"objective.alpha=0.05..0.5"` as a key and a range, `"model.latent_size=[16,64,[32,16]]"` as a key and choices."""
+    key, equals, values = text.partition("=")
+    if key not in dotted_keys():
+        raise ConfigError(f"--search: no setting is called {key!r}{nearest(key, dotted_keys())}")
+    low, dots, high = values.partition("..")
+    try:
+        if dots:
+            found: Range | list[Any] = (float(low), float(high))
+            fits = found[0] < found[1]
+        else:
+            found = json.loads(values) if equals else []
+            fits = isinstance(found, list) and len(found) > 1
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"--search {text!r}: write KEY=LOW..HIGH for a range of numbers or KEY=[A, B, ...] for choices, as in "
+            f"objective.alpha=0.05..0.5 or model.latent_size=[16,64,[32,16]]"
+        )
+    return key, found
+
+
+def usual_search(config: Config) -> Search:
+    """What is worth trying first: the KL's weight, the size of the code, levels, and the auxiliary loss where there is one."""
+    if config.model.latent == "none":
+        raise ConfigError("kvae tune: a language model has no code to tune; name settings with --search")
+    size = config.model.latent_size
+    smaller, larger = [max(1, n // 2) for n in size], [2 * n for n in size]
+    sizes: list[Any] = [smaller, list(size), larger]
+    if len(size) == 1 and len(config.model.encoder_units) > 1:
+        sizes.append([*size, *smaller])
+    search: dict[str, Range | list[Any]] = {"objective.beta_max": (0.2, 1.0), "model.latent_size": sizes}
+    return {**search, "objective.alpha": (0.05, 0.5)} if config.model.auxiliary else search
+
+
+class RunTuner(keras_tuner.Tuner):
+    """KerasTuner's search over runs of kvae: a trial trains a configuration and is worth its held-out bound."""
+
+    def __init__(self, config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]) -> None:
+        self.base, self.wanted, self.out, self.say = config, search, out, say
+        oracle = keras_tuner.oracles.BayesianOptimizationOracle(
+            keras_tuner.Objective("elbo", "min"),
+            max_trials=trials,
+            seed=config.training.seed,
+            hyperparameters=space(search),
+            max_consecutive_failed_trials=trials,
+        )
+        super().__init__(oracle, directory=str(out), project_name="search")
+
+    def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Train what the trial says and return its numbers; what does not fit together is a trial that failed."""
+        settings = {key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted}
+        folder = self.out / TRIALS / trial.trial_id
+        described = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
+        self.say(f"trial {trial.trial_id}: {described}")
+        try:
+            config = self.base.with_settings(settings)
+            again = (folder / CONFIG).is_file()
+            trained, _ = (resume if again else run)(config, folder, self.say)
+        except (ConfigError, CheckFailed) as error:
+            self.say(f"trial {trial.trial_id} failed: {error}")
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        wanted = ("elbo", "reconstruction", "kl", "active_units", "mutual_information", "bits_per_character")
+        found = {name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation}
+        write_json(folder / RESULTS, {"settings": settings, **found})
+        keras.backend.clear_session()
+        return found
+
+    def on_search_begin(self) -> None:
+        """KerasTuner would print the space here; `tune` says what it does itself."""
+
+
+def space(search: Search) -> keras_tuner.HyperParameters:
+    """The search as KerasTuner's hyper-parameters; choices are their JSON, ranges over a factor of ten are logarithmic."""
+    found = keras_tuner.HyperParameters()
+    for key, values in search.items():
+        if isinstance(values, tuple):
+            low, high = values
+            found.Float(key, low, high, sampling="log" if low > 0 and high / low >= 10 else "linear")
+        else:
+            found.Choice(key, [json.dumps(value) for value in values])
+    return found
+
+
+def value_of(values: Range | list[Any], found: Any) -> Any:
+    """What a hyper-parameter stands for."""
+    return float(found) if isinstance(values, tuple) else json.loads(found)
+
+
+def tune(
+    config: Config, out: str | Path, say: Callable[[str], None], trials: int = 20, search: Search | None = None
+) -> list[dict[str, Any]]:
+    """Train `trials` variants of `config`, chosen by Bayesian optimisation of the held-out bound (beta 1, whatever is trained),
+    and return what each reached, the best first. A search in `out` that was interrupted goes on.
+    """
+    out = Path(out)
+    search = search or usual_search(config)
+    asked = {"config": config.to_dict(), "search": {key: list(values) for key, values in search.items()}}
+    check_same(out / "tune.json", asked)
+    if trials < 1:
+        raise ConfigError(f"--trials must be at least 1, got {trials}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "tune.json", asked)
+    tuner = RunTuner(config, search, out, trials, say)
+    tuner.search(verbose=0)
+    results = [
+        {"run": str(file.parent), **json.loads(file.read_text(encoding="utf-8"))}
+        for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
+    ]
+    if not results:
+        raise CheckFailed(f"no trial of {trials} succeeded; the reasons stand above")
+    results.sort(key=lambda result: result["elbo"])
+    write_json(out / RESULTS, results)
+    return results
+
+
+def check_same(file: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse to mix two searches in a folder."""
+    if file.parent.exists() and not file.is_file():
+        raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != asked:
+        raise ConfigError(f"--out {file.parent}: holds a search over other settings; give a new folder")
+
+
+def shown(value: Any) -> str:
+    """A setting as a table has it."""
+    return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The trials as rows, the best first."""
+    keys = list(results[0]["settings"])
+    columns = ["elbo", "kl", "active_units"]
+    names = [*columns, *keys]
+    rows = [
+        [f"{result['elbo']:.3f}", f"{result['kl']:.3f}", f"{result['active_units']:.0f}"]
+        + [shown(value) for value in result["settings"].values()]
+        for result in results
+    ]
+    widths = [max(len(row[place]) for row in [names, *rows]) for place in range(len(names))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [names, *rows]
+    )
