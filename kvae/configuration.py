@@ -166,6 +166,9 @@ class TrainingConfig(Section):
     """Gradients are scaled down to this global norm."""
     jit_compile: bool = True
     """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling."""
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+    """What happens when the code is unused after the ramp: a warning with remedies, the same and the end of the run, or
+    nothing."""
     seed: int = bounded(0, 0, 2**32 - 1)
 
 

@@ -19,20 +19,15 @@ from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
-from .callbacks import (
-    DecoderReset,
-    EncoderAhead,
-    MetricsFile,
-    Progress,
-    RampAfterConvergence,
-    StopAtStep,
-    TensorBoardMonitor,
-)
+from .alarm import CollapseAlarm
+from .callbacks import DecoderReset, EncoderAhead, MetricsFile, Progress, RampAfterConvergence, StopAtStep
 from .corpora import Prepared, entropy_of, prepare
 from .evaluation import evaluate
+from .latent_report import LatentReport
 from .optimizers import optimizer
 from .pipeline import training_batches, validation_batches
 from .plots import plot_curves
+from .tensorboard import TensorBoardMonitor
 
 
 def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> tuple[Run, Prepared]:
@@ -118,13 +113,19 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
                 f"--set objective.ramp_steps=N or --set objective.ramp_start=N"
             )
     started = time.monotonic()
+    report = LatentReport(prepared.validation, prepared.validation_attribute)
+    batch_size = min(settings.batch_size, len(prepared.train))
+    monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size)
+    alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
     callbacks = [
+        report,
         Progress(),
         *([DecoderReset()] if objective.warm_start_steps else []),
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
-        *([EncoderAhead(prepared.validation, say, prepared.validation_attribute)] if objective.encoder_updates else []),
+        *([EncoderAhead(say)] if objective.encoder_updates else []),
+        *([alarm] if settings.on_collapse != "ignore" else []),
         MetricsFile(out / METRICS),
-        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation, prepared.validation_attribute),
+        monitor,
         StopAtStep(total_steps),
         keras.callbacks.TerminateOnNaN(),
     ]
