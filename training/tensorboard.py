@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kvae.configuration import Config, dotted_value
 from kvae.decoding import Chooser, decode
 from kvae.misfits import partners
 from kvae.model import TextVAE
+from kvae.objectives import begun, beta_at
 from kvae.serving.alphabet import Alphabet, one_line
 
 from .evaluation import UNITS, spread
@@ -36,7 +38,10 @@ HYPERPARAMETERS = (
 """Settings that TensorBoard compares runs by; the configuration as text has them all."""
 
 COMPARED = ("elbo", "reconstruction", "kl", "bits_per_character", "active_units", "mutual_information")
-"""Held-out metrics beside them, each as it was last."""
+"""Held-out metrics beside them, each as it was after the last epoch."""
+
+SETTINGS = "settings"
+"""The run of a log folder that holds both, and nothing else: TensorBoard takes every metric beside settings for a column."""
 
 MOST_NUMBERS = 200_000
 """Numbers that a level's embedding holds at most; codes with many dimensions show fewer texts."""
@@ -44,12 +49,12 @@ MOST_NUMBERS = 200_000
 
 class TensorBoardMonitor(keras.callbacks.Callback):
     """Every metric of training and validation on the same axes, over training steps. The metrics of training come every
-    `every` steps, as means since the epoch began, with learning rate and examples per second; after each epoch follow
+    `every` steps, as means since the epoch began, with beta, learning rate and examples per second; after each epoch follow
     those of validation, what `report` found about the code, samples, reconstructions and an interpolation of `texts` texts
     each, and the means of held-out texts for the projector.
 
-    `folder` gets the runs `train` and `validation`, and itself the hyper-parameters; configuration and hyper-parameters are
-    written once, when the folder is new, and a resumed run goes on behind what is there. `batch_size` texts make a step.
+    `folder` gets the runs `train`, `validation` and `settings`; configuration and hyper-parameters are written once, when the
+    folder is new, and a resumed run goes on behind what is there. `batch_size` texts make a step.
     """
 
     def __init__(
@@ -69,12 +74,13 @@ class TensorBoardMonitor(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         new = not any(self.folder.glob("**/events.*"))
         self.writers = {
-            part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation")
+            part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation", SETTINGS)
         }
-        self.written, self.mark = int(self.model.training_steps), None
+        self.written, self.trained, self.mark = int(self.model.training_steps), 0.0, None
         self.author = Author(self.model, self.texts)
         if new:
-            write_hyperparameters(self.folder, self.config)
+            with self.writers[SETTINGS].as_default():
+                hyperparameters.hparams(compared(self.config), trial_id=trial(self.folder.absolute()))
             with self.writers["train"].as_default(step=self.written):
                 tf.summary.text("configuration", fenced(json.dumps(self.config.to_dict(), indent=1)))
         self.flush()
@@ -83,9 +89,9 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         self.mark = None  # what happens between epochs is no training
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step = int(self.model.training_steps)
+        step, self.trained = int(self.model.training_steps), time.monotonic()
         if self.mark is None:  # the first steps of an epoch may compile
-            self.mark = (step, time.monotonic())
+            self.mark = (step, self.trained)
         if step // self.every > self.written // self.every:
             self.write_training(step, logs or {})
 
@@ -100,6 +106,10 @@ class TensorBoardMonitor(keras.callbacks.Callback):
                     self.write_scalar(name.removeprefix("val_"), value)
             self.write_dimensions()
             self.write_texts()
+        with self.writers[SETTINGS].as_default(step=step):
+            for name in COMPARED:
+                if f"val_{name}" in logs:
+                    tf.summary.scalar(f"final/val_{name}", float(logs[f"val_{name}"]))
         self.write_embeddings()
         self.flush()
 
@@ -125,15 +135,17 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         tf.summary.scalar(name, float(value), description=description)
 
     def write_training(self, step: int, logs: Mapping[str, Any]) -> None:
-        """The metrics of training, the learning rate, and the speed since it was last written."""
-        now = time.monotonic()
+        """The metrics of training, beta and learning rate at this step, and the speed since it was last written."""
+        objective = self.config.objective
+        beta = begun(objective, step) * beta_at(objective, self.model.ramp)
         with self.writers["train"].as_default(step=step):
-            for name, value in logs.items():
+            for name, value in {**logs, "beta": ops.convert_to_numpy(beta)}.items():
                 self.write_scalar(name, value)
             self.write_scalar("learning_rate", ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            if self.mark and step > self.mark[0]:
-                self.write_scalar("examples_per_second", (step - self.mark[0]) * self.batch_size / (now - self.mark[1]))
-        self.written, self.mark = step, (step, now)
+            steps, seconds = (step - self.mark[0], self.trained - self.mark[1]) if self.mark else (0, 0.0)
+            if seconds > 0:
+                self.write_scalar("examples_per_second", steps * self.batch_size / seconds)
+        self.written, self.mark = step, (step, self.trained)
 
     def write_dimensions(self) -> None:
         """The KL of each dimension, where there is one, level by level."""
@@ -242,15 +254,16 @@ def drawing(uniform: Any) -> Chooser:
     return choose
 
 
-def write_hyperparameters(folder: Path, config: Config) -> None:
-    """A row of the HParams table: the settings that something reads, beside the last held-out metrics."""
+def trial(folder: Path) -> str:
+    """A name for the run of an absolute log folder: runs of the same settings and the same name stay apart."""
+    return f"{folder.parent.name} {zlib.crc32(str(folder).encode()):08x}"
+
+
+def compared(config: Config) -> dict[str, Any]:
+    """The `HYPERPARAMETERS` that something reads in this configuration."""
     unread = {name for _, name, _, is_read in partners(config.model, config.objective) if not is_read}
-    values = {key: dotted_value(config, key) for key in HYPERPARAMETERS if key.partition(".")[2] not in unread}
-    metrics = [hyperparameters.Metric(name, "validation", f"val_{name}") for name in COMPARED]
-    names = [hyperparameters.HParam(key) for key in HYPERPARAMETERS]
-    with tf.summary.create_file_writer(str(folder)).as_default():
-        hyperparameters.hparams_config(names, metrics)
-        hyperparameters.hparams({key: plain(value) for key, value in values.items()}, trial_id=str(folder.absolute()))
+    read = [key for key in HYPERPARAMETERS if key.partition(".")[2] not in unread]
+    return {key: plain(dotted_value(config, key)) for key in read}
 
 
 def plain(value: Any) -> Any:
