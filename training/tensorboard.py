@@ -76,7 +76,8 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         self.writers = {
             part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation", SETTINGS)
         }
-        self.written, self.trained, self.mark = int(self.model.training_steps), 0.0, None
+        self.written, self.trained = int(self.model.training_steps), 0.0
+        self.mark: tuple[int, float] | None = None
         self.author = Author(self.model, self.texts)
         if new:
             with self.writers[SETTINGS].as_default():
