@@ -305,7 +305,7 @@ BOOK = os.environ.get("KVAE_TEST_TEXT", "")
             {"objective.schedule": "constant", "objective.ramp_steps": 0, "objective.input_dropout": 0.0},
             300,
         ),
-        ("hybrid-lstm-ptb-small", {"objective.ramp_steps": 200}, 600),
+        ("hybrid-lstm-ptb-small", {"objective.ramp_steps": 300}, 600),
     ],
 )
 def test_on_prose_the_lstm_vae_collapses_and_the_hybrid_does_not(
