@@ -21,6 +21,7 @@ from typing import Any
 
 from kvae import __version__
 from kvae.runs import CONFIG
+from kvae.serving.alphabet import one_line
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 
 PRESET = "hybrid-lstm"
@@ -611,8 +612,3 @@ def parity_line(record: Mapping[str, Any]) -> str:
         f"largest logit difference against Keras {record['largest_logit_difference']:.1e} (at most {record['tolerance']:g}), "
         f"greedy decoding equal in {record['greedy_rows_equal']} of {record['rows']} rows"
     )
-
-
-def one_line(text: str) -> str:
-    """A text with line breaks, tabs and whatever else a terminal would act on written out."""
-    return "".join(symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode() for symbol in text)

@@ -172,6 +172,9 @@ class TrainingConfig(Section):
     """Steps between two checkpoints within an epoch; None: ten minutes. One is written at the end of each epoch anyway."""
     devices: int = bounded(1, 1)
     """Devices of this machine that share each batch; with TF_CONFIG, those of each worker."""
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+    """What happens when the code is unused after the ramp: a warning with remedies, the same and the end of the run, or
+    nothing."""
     seed: int = bounded(0, 0, 2**32 - 1)
 
 

@@ -105,3 +105,8 @@ def count_symbols(texts: Iterable[str]) -> Counter[str]:
     for text in texts:
         counts.update(text)
     return counts
+
+
+def one_line(text: str) -> str:
+    """A text with line breaks, tabs and whatever else a terminal would act on written out."""
+    return "".join(symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode() for symbol in text)

@@ -65,16 +65,16 @@ def test_aggressive_training_ends_when_its_counter_is_zero(jit_compile: bool) ->
 
 
 def test_aggressive_training_ends_when_mutual_information_falls(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvae.training import callbacks
+    from kvae.training import latent_report
 
     readings = iter([0.5, 1.0, 0.9])
-    monkeypatch.setattr(callbacks, "information", lambda model, found: next(readings))
+    monkeypatch.setattr(latent_report, "information", lambda model, found: next(readings))
     said: list[str] = []
     model, rows = small_model({"encoder_updates": 3}), random_tokens(16)
     model.compile("adam", **COMPILED)
-    callback = EncoderAhead(rows, said.append)
+    callback, report = EncoderAhead(said.append), latent_report.LatentReport(rows)
     for expected in (3, 3, 0):
-        model.fit(rows, batch_size=16, verbose=0, callbacks=[callback])
+        model.fit(rows, batch_size=16, verbose=0, callbacks=[report, callback])
         assert int(model.encoder_updates) == expected
     assert "fell from 1.00 to 0.90" in said[0]
 

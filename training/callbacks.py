@@ -1,34 +1,26 @@
-"""Callbacks of a training run: those that show it (progress bar, metrics file, TensorBoard), and those that steer it."""
+"""Callbacks of a training run: those that show it (progress bar, metrics file), and those that steer it."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from kvae.decoding import decode, sample
 from kvae.model import NEVER, number
-from kvae.serving.alphabet import Alphabet
 
 from .checkpoints import KEPT, Checkpoint, numbered, read_checkpoint, restore_weights, write_checkpoint
-from .evaluation import active_units, collect, information, spread
 
-SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl")
+SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl", "val_active_units", "val_mutual_information")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
-
 
 MINUTES = 10.0
 """Between two checkpoints of an epoch, where no number of steps is set."""
-
-MOST_ROWS = 2000
-"""Held-out rows that TensorBoard's view of the code is computed on after each epoch."""
 
 
 class Progress(keras.callbacks.ProgbarLogger):
@@ -183,17 +175,16 @@ class DecoderReset(StepCallback):
 
 class EncoderAhead(keras.callbacks.Callback):
     """Ends aggressive training, in which the encoder gets more updates, when the mutual information of codes and held-out
-    texts stops rising (He et al. 2019, algorithm 1)."""
+    texts, as `LatentReport` before it found it, stops rising (He et al. 2019, algorithm 1)."""
 
-    def __init__(self, rows: np.ndarray, say: Callable[[str], None], attribute: np.ndarray | None = None) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()
-        self.rows, self.say, self.best = spread(rows, MOST_ROWS), say, -float("inf")
-        self.attribute = None if attribute is None else spread(attribute, MOST_ROWS)
+        self.say, self.best = say, -float("inf")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if not number(self.model.encoder_updates):
             return
-        found = information(self.model, collect(self.model, self.rows, attribute=self.attribute))
+        found = (logs or {})["val_mutual_information"]
         if found < self.best:
             self.model.encoder_updates.assign(0)
             self.say(
@@ -212,19 +203,19 @@ class Checkpoints(StepCallback):
     """Writes `folder`/step-N.npz at the end of each epoch and within it, every `steps` steps or else every ten minutes.
 
     When `stop` is set the step that is under way is the last one: it is written and `KeyboardInterrupt` raised. `about` is
-    remembered in every checkpoint, `stateful` are the callbacks whose state belongs to it. Must be the last callback.
+    remembered in every checkpoint, `stateful` the callbacks, by name, whose state belongs to it. Must be the last callback.
     """
 
     def __init__(
         self,
         folder: Path,
         about: Mapping[str, Any],
-        stateful: Sequence[Any] = (),
+        stateful: Mapping[str, Any] | None = None,
         steps: int | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         super().__init__()
-        self.folder, self.about, self.stateful, self.steps = folder, about, stateful, steps
+        self.folder, self.about, self.stateful, self.steps = folder, about, stateful or {}, steps
         self.stop = stop or threading.Event()
         self.written = time.monotonic()
 
@@ -256,7 +247,7 @@ class Checkpoints(StepCallback):
         if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in self.model.trainable_variables):
             return
         step = number(self.model.training_steps)
-        states = {type(callback).__name__: callback.state() for callback in self.stateful}
+        states = {name: callback.state() for name, callback in self.stateful.items()}
         about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, **more}
         write_checkpoint(self.folder / f"step-{step:09d}.npz", self.model, about)
         for old in numbered(self.folder)[:-KEPT]:
@@ -277,96 +268,6 @@ class RunningMetrics(keras.callbacks.Callback):
                 variable.assign(self.checkpoint.arrays[f"metric/{place}"])
 
 
-class TensorBoardMonitor(keras.callbacks.Callback):
-    """After each epoch: every metric of training and validation on the same axes, over training steps, and on held-out
-    rows (N, T) the KL of each dimension as a histogram, active units, mutual information, samples and reconstructions.
-    The metrics of training also come every `every` steps, as means since the epoch began.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        alphabet: Alphabet,
-        rows: np.ndarray,
-        attribute: np.ndarray | None = None,
-        texts: int = 8,
-        every: int = 50,
-    ) -> None:
-        super().__init__()
-        self.folder, self.alphabet, self.every = folder, alphabet, every
-        self.rows, self.texts = spread(rows, MOST_ROWS), texts
-        self.attribute = None if attribute is None else spread(attribute, MOST_ROWS)
-
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.writers = {
-            part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation")
-        }
-        with self.writers["train"].as_default(step=0):
-            configuration = {
-                "model": self.model.model_config.to_dict(),
-                "objective": self.model.objective_config.to_dict(),
-            }
-            tf.summary.text("configuration", fenced(json.dumps(configuration, indent=1)))
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step = number(self.model.training_steps)
-        if step % self.every == 0:
-            self.write_training(step, logs or {})
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        logs = logs or {}
-        step = number(self.model.training_steps)
-        if step % self.every:  # else it stands there since the last batch
-            self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
-        with self.writers["validation"].as_default(step=step):
-            for name, value in logs.items():
-                if name.startswith("val_"):
-                    tf.summary.scalar(name.removeprefix("val_"), value)
-            self.write_latents()
-            self.write_texts()
-        for writer in self.writers.values():
-            writer.flush()
-
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        for writer in self.writers.values():
-            writer.close()
-
-    def write_training(self, step: int, logs: Mapping[str, Any]) -> None:
-        """The metrics of training, and the learning rate."""
-        with self.writers["train"].as_default(step=step):
-            for name, value in logs.items():
-                tf.summary.scalar(name, value)
-            tf.summary.scalar("learning_rate", self.model.optimizer.learning_rate)
-
-    def write_latents(self) -> None:
-        """What the code carries, on the held-out rows."""
-        if not self.model.hierarchy.shapes:
-            return
-        found = collect(self.model, self.rows, attribute=self.attribute)
-        if "kl_per_dimension" in found:
-            for number, part in enumerate(self.model.hierarchy.split(found["kl_per_dimension"])):
-                name = (
-                    "kl_per_dimension" if len(self.model.hierarchy.shapes) == 1 else f"kl_per_dimension_level_{number}"
-                )
-                tf.summary.histogram(name, part.mean(axis=0))
-        tf.summary.scalar("active_units", active_units(found["shift"]))
-        tf.summary.scalar("mutual_information", information(self.model, found))
-
-    def write_texts(self) -> None:
-        """Greedy samples, always from the same codes, and greedy reconstructions beside their originals."""
-        rows = spread(self.rows, self.texts).astype(np.int32)
-        samples = self.alphabet.decode(np.array(sample(self.model, self.texts, seed=0)))
-        again = self.alphabet.decode(np.array(decode(self.model, self.model.encode(rows)["mean"])))
-        pairs = [f"{text}\n-> {other}" for text, other in zip(self.alphabet.decode(rows), again, strict=True)]
-        tf.summary.text("samples", fenced("\n".join(samples)))
-        tf.summary.text("reconstructions", fenced("\n\n".join(pairs)))
-
-
 def shown(logs: Mapping[str, Any] | None) -> dict[str, Any]:
     """The metrics of `SHOWN` that are there, in that order."""
     return {name: logs[name] for name in SHOWN if logs and name in logs}
-
-
-def fenced(text: str) -> str:
-    """Text as TensorBoard's Markdown shows it, unchanged."""
-    return "\n".join("    " + line for line in text.split("\n"))

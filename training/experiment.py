@@ -26,6 +26,7 @@ from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
 
+from .alarm import CollapseAlarm
 from .callbacks import (
     Checkpoints,
     DecoderReset,
@@ -35,16 +36,17 @@ from .callbacks import (
     Progress,
     RampAfterConvergence,
     RunningMetrics,
-    TensorBoardMonitor,
 )
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
 from .devices import is_split, split_between, synchronize, worker
 from .evaluation import evaluate, spread
+from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
 from .pipeline import steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
+from .tensorboard import TensorBoardMonitor
 
 Say = Callable[[str], None]
 
@@ -119,6 +121,7 @@ MAY_CHANGE = {
             "devices",
             "checkpoint_steps",
             "early_stopping",
+            "on_collapse",
         )
     ),
 }
@@ -272,12 +275,12 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     epochs = -(-total_steps // steps_per_epoch)
     say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
     note_ramp(model, prepared.config, total_steps, say)
-    steering, showing = callbacks_of(prepared, out, say)
-    for callback in steering + showing:
-        if checkpoint and hasattr(callback, "state"):
-            callback.restore(checkpoint.about["callbacks"].get(type(callback).__name__, {}))
+    callbacks = callbacks_of(prepared, out, say)
+    stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
+    for name, state in checkpoint.about["callbacks"].items() if checkpoint else ():
+        if name in stateful:
+            stateful[name].restore(state)
     stop = threading.Event()
-    stateful = [callback for callback in steering + showing if hasattr(callback, "state")]
     about = {"corpus": fingerprint(prepared)}
     checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
     again = [RunningMetrics(checkpoint)] if checkpoint else []
@@ -291,13 +294,13 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
                     validation_data=validation_batches(prepared),
                     initial_epoch=segment.epochs[0],
                     epochs=segment.epochs[1],
-                    callbacks=[*again, *steering, *showing, keras.callbacks.TerminateOnNaN(), checkpoints],
+                    callbacks=[*again, *callbacks, checkpoints],
                     shuffle=False,
                     verbose=1 if sys.stderr.isatty() else 2,
                 )
                 if model.stop_training:
                     break
-        for callback in steering:
+        for callback in callbacks:
             if hasattr(callback, "conclude"):
                 callback.conclude()
         checkpoints.write(epochs, ended=total_steps)
@@ -315,21 +318,25 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     return False
 
 
-def callbacks_of(prepared: Prepared, out: Path, say: Say) -> tuple[list[Any], list[Any]]:
-    """The callbacks that steer a run and those that show it."""
+def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
+    """The callbacks that measure, steer and show a run, in the order in which they need each other."""
     settings, objective = prepared.config.training, prepared.config.objective
-    steering = [
+    report = LatentReport(prepared.validation, prepared.validation_attribute)
+    batch_size = min(settings.batch_size, len(prepared.train))
+    monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size)
+    alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
+    return [
+        report,
+        Progress(),
         *([DecoderReset()] if objective.warm_start_steps else []),
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
-        *([EncoderAhead(prepared.validation, say, prepared.validation_attribute)] if objective.encoder_updates else []),
+        *([EncoderAhead(say)] if objective.encoder_updates else []),
         *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / "best.npz", say)] if settings.early_stopping else []),
-    ]
-    showing = [
-        Progress(),
+        *([alarm] if settings.on_collapse != "ignore" else []),
         MetricsFile(out / METRICS),
-        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation, prepared.validation_attribute),
+        monitor,
+        keras.callbacks.TerminateOnNaN(),
     ]
-    return steering, showing
 
 
 def note_ramp(model: TextVAE, config: Config, total_steps: int, say: Say) -> None:

@@ -60,13 +60,11 @@ def reproduce(
     todo = list(distinct(list(rows) or list(PUBLISHED)))
     results: dict[str, dict[str, Any]] = {}
     taken: list[float] = []
-    for number, (name, config, same) in enumerate(todo, start=1):
+    for place, (name, config, same) in enumerate(todo, start=1):
         result = kept(out / name, config)
         if result is None:
-            left = (
-                f", about {sum(taken) / len(taken) * (len(todo) - number + 1) / 60:.0f} minutes left" if taken else ""
-            )
-            say(f"[{number} of {len(todo)}] {name}{SMALL}{left}")
+            left = f", about {sum(taken) / len(taken) * (len(todo) - place + 1) / 60:.0f} minutes left" if taken else ""
+            say(f"[{place} of {len(todo)}] {name}{SMALL}{left}")
             result = measured(out / name, config, say)
             taken.append(result["seconds"])
         results |= dict.fromkeys(same, result)

@@ -1,0 +1,328 @@
+"""The collapse alarm fires when the code is unused after the ramp, and stays silent otherwise."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+from kvae.configuration import Config, parse_setting
+from kvae.misfits import check_slots
+from kvae.model import TextVAE
+from kvae.presets import PRESETS, preset
+from kvae.serving.errors import ConfigError
+from kvae.training.alarm import CollapseAlarm, flags, ramp_is_over, remedies
+from kvae.training.corpora import prepare
+from kvae.training.experiment import fit, run
+from kvae.training.latent_report import LatentReport
+
+from .conftest import random_tokens, small_model
+
+NOTHING = {"val_kl": 0.001, "val_active_units": 0, "val_mutual_information": -0.002}
+ALIVE = {"val_kl": 6.0, "val_active_units": 4, "val_mutual_information": 2.5}
+
+
+def alarm_of(model: TextVAE, said: list[str], **options: Any) -> CollapseAlarm:
+    alarm = CollapseAlarm(said.append, **options)
+    alarm.set_model(model)
+    return alarm
+
+
+def after(alarm: CollapseAlarm, step: int, numbers: dict[str, Any]) -> dict[str, Any]:
+    """The logs of an epoch that ended at `step` with these numbers."""
+    logs = dict(numbers)
+    alarm.model.training_steps.assign(step)
+    alarm.on_epoch_end(0, logs)
+    return logs
+
+
+def test_three_evaluations_without_a_trace_after_the_ramp_are_a_collapse() -> None:
+    said: list[str] = []
+    alarm = alarm_of(small_model({"ramp_steps": 100}), said)
+    collapsed = [after(alarm, step, NOTHING)["val_collapsed"] for step in (50, 90, 100, 110, 120, 130)]
+    assert collapsed == [0, 0, 0, 0, 1, 1]
+    assert len(said) == 1
+    assert "the code is unused (step 120, 3 evaluations in a row" in said[0]
+    assert "KL 0.0010 nats, 0 active units, mutual information 0.0000 nats" in said[0]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ALIVE,
+        {**NOTHING, "val_kl": 2.0},
+        {**NOTHING, "val_active_units": 1},
+        {**NOTHING, "val_mutual_information": 0.2},
+        {**NOTHING, "val_kl": float("nan")},
+    ],
+)
+def test_a_code_that_carries_anything_is_no_collapse(numbers: dict[str, Any]) -> None:
+    said: list[str] = []
+    alarm = alarm_of(small_model({"ramp_steps": 0}), said)
+    assert [after(alarm, step, numbers)["val_collapsed"] for step in range(1, 9)] == [0] * 8
+    assert said == []
+
+
+def test_evaluations_count_only_in_a_row() -> None:
+    said: list[str] = []
+    alarm = alarm_of(small_model({"ramp_steps": 0}), said)
+    for numbers in (NOTHING, NOTHING, ALIVE, NOTHING, NOTHING):
+        after(alarm, 1, numbers)
+    assert said == []
+
+
+def test_a_code_that_wakes_up_is_said_once_too() -> None:
+    said: list[str] = []
+    alarm = alarm_of(small_model({"ramp_steps": 0}), said)
+    for numbers in [NOTHING] * 6 + [ALIVE] * 6:
+        after(alarm, 1, numbers)
+    assert len(said) == 2
+    assert "in use again" in said[1]
+    assert "KL 6.0000" in said[1]
+
+
+def test_an_alarm_stops_the_run_only_when_asked_to() -> None:
+    said: list[str] = []
+    for stop in (False, True):
+        model = small_model({"ramp_steps": 0})
+        model.stop_training = False
+        alarm = alarm_of(model, said, stop=stop)
+        for _ in range(3):
+            after(alarm, 1, NOTHING)
+        assert model.stop_training is stop
+    assert "training goes on" in said[0]
+    assert "training stops" in said[1]
+
+
+@pytest.mark.parametrize("known", range(1, 4))
+def test_a_restored_alarm_goes_on_counting(known: int) -> None:
+    import json
+
+    said: list[str] = []
+    model = small_model({"ramp_steps": 0})
+    first = alarm_of(model, said)
+    for _ in range(known):
+        after(first, 1, NOTHING)
+    second = alarm_of(model, said)
+    second.restore(json.loads(json.dumps(first.state())))
+    for _ in range(4 - known):
+        after(second, 1, NOTHING)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "over"),
+    [
+        ({"ramp_start": 10, "ramp_steps": 20}, 30),
+        ({"schedule": "cyclical", "ramp_steps": 20}, 20),
+        ({"schedule": "constant", "ramp_steps": 20}, 0),
+        ({"schedule": "constant", "ramp_start": 7}, 7),
+        ({"warm_start_steps": 50, "ramp_steps": 20}, 70),
+    ],
+)
+def test_the_ramp_is_over_when_it_stays_at_its_height(objective: dict[str, Any], over: int) -> None:
+    model = small_model(objective)
+    reached = []
+    for step in range(over + 3):
+        model.training_steps.assign(step)
+        reached.append(ramp_is_over(model))
+    assert reached.index(True) == over
+    assert all(reached[over:])
+    assert float(model.ramp) == pytest.approx(1.0)
+
+
+def test_a_ramp_that_waits_for_convergence_keeps_the_alarm_silent_until_it_has_risen() -> None:
+    model = small_model({"ramp_after_convergence": True, "ramp_steps": 20})
+    model.training_steps.assign(10**6)
+    assert not ramp_is_over(model)
+    model.ramp_start.assign(10**6 - 30)
+    model.ramp_steps.assign(40)
+    assert not ramp_is_over(model)
+    model.training_steps.assign(10**6 + 10)
+    assert ramp_is_over(model)
+
+
+@pytest.mark.parametrize(
+    ("objective", "model"),
+    [
+        ({"beta_max": 0.0}, {}),
+        ({"penalty": "constrained", "kl_target": 0.0}, {}),
+        (
+            {},
+            {
+                "encoder": "none",
+                "latent": "none",
+                "auxiliary": False,
+                "expander": "repeat",
+                "expander_base": 0,
+            },
+        ),
+    ],
+    ids=["a code without a price", "a KL of nothing asked for", "a language model"],
+)
+def test_models_whose_code_need_not_be_used_are_left_in_peace(objective: dict[str, Any], model: dict[str, Any]) -> None:
+    said: list[str] = []
+    alarm = alarm_of(small_model({"ramp_steps": 0, **objective}, **model), said)
+    for step in range(1, 9):
+        assert "val_collapsed" not in after(alarm, step, NOTHING)
+    assert said == []
+
+
+def test_an_alarm_without_its_numbers_says_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match="needs a LatentReport before it"):
+        after(alarm_of(small_model(), []), 1, {"val_kl": 0.0})
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-small")])
+def test_every_remedy_fits_the_configuration_it_is_for_and_changes_it(name: str) -> None:
+    config = preset(name).with_settings({"model.length": 48, "model.vocabulary_size": 20})
+    if config.model.latent == "none":
+        return
+    offered = remedies(config.model, config.objective)
+    assert offered
+    for settings, _ in offered:
+        written = dict(parse_setting(part.strip()) for part in flags(settings).split("--set ") if part)
+        changed = config.with_settings(written)
+        assert all(changed.with_settings({key: value}) == changed for key, value in settings.items())
+        assert changed != config
+        check_slots(changed.model, changed.objective)
+
+
+@pytest.mark.parametrize("name", ["lstm-vae-ptb-small", "lvae-3-toy-small", "rnn-map-toy-small"])
+def test_the_model_with_every_architectural_remedy_is_built(name: str) -> None:
+    config = preset(name).with_settings({"model.length": 16, "model.vocabulary_size": 14})
+    settings, _ = remedies(config.model, config.objective)[0]
+    changed = config.with_settings(settings)
+    assert changed.model.auxiliary
+    TextVAE(changed.model, changed.objective)
+
+
+def test_what_is_on_already_is_not_suggested() -> None:
+    config = preset("hybrid-lstm").with_settings({"objective.input_dropout": 0.4, "objective.alpha": 0.6})
+    text = " ".join(flags(settings) for settings, _ in remedies(config.model, config.objective))
+    assert "input_dropout" not in text
+    assert "alpha" not in text
+    assert "auxiliary" not in text
+    assert "objective.ramp_steps=2000" in text
+
+
+def test_the_report_shares_its_numbers_through_the_logs() -> None:
+    model, rows = small_model(), random_tokens(24)
+    model.compile("adam", jit_compile=False)
+    seen: list[dict[str, Any]] = []
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
+    report = LatentReport(rows)
+    model.fit(rows, batch_size=12, epochs=1, verbose=0, callbacks=[report, spy])
+    assert seen[0]["val_active_units"] == int((report.found["shift"].var(axis=0) > 0.01).sum())
+    assert seen[0]["val_kl"] == pytest.approx(report.found["kl"].mean())
+    assert -0.5 < seen[0]["val_mutual_information"] <= 3.18  # ln 24
+
+
+TINY = {
+    "training.epochs": 8,
+    "training.jit_compile": False,
+    "training.batch_size": 16,
+    "training.learning_rate": 0.01,
+}
+
+
+def collapsing(settings: dict[str, Any]) -> Config:
+    """A strong decoder that reads a code which is dear from the first step on."""
+    return preset("lstm-vae-ptb-small").with_settings(
+        {
+            **{name: settings[name] for name in ("data.source", "model.length", "model.latent_size")},
+            **TINY,
+            "training.steps_per_epoch": 7,
+            "data.mode": "lines",
+            "model.encoder_units": 8,
+            "model.head_units": 32,
+            "objective.schedule": "constant",
+            "objective.ramp_steps": 0,
+            "objective.beta_max": 5.0,
+            "objective.input_dropout": 0.0,
+        }
+    )
+
+
+def test_a_run_that_collapses_by_construction_is_told_so_and_stopped(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    said: list[str] = []
+    config = collapsing(small_settings).with_settings({"training.on_collapse": "stop"})
+    trained, _ = run(config, tmp_path / "run", said.append)
+    (alarm,) = (sentence for sentence in said if "the code is unused" in sentence)
+    assert "--set model.expander=deconv" in alarm
+    assert "--set objective.beta_max=1.0" in alarm
+    assert int(trained.model.training_steps) < 56
+    events = EventAccumulator(str(tmp_path / "run" / "logs" / "validation"), size_guidance={"tensors": 0})
+    events.Reload()
+    collapsed = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("collapsed")]
+    assert collapsed == [0.0] * (len(collapsed) - 1) + [1.0]
+    (note,) = events.Tensors("notes")[-1].tensor_proto.string_val
+    assert [line.strip() for line in note.decode().splitlines()] == [line.strip() for line in alarm.splitlines()]
+
+
+@pytest.mark.parametrize(("on_collapse", "stops"), [("warn", [False]), ("stop", [True]), ("ignore", [])])
+def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
+    tmp_path: Path,
+    small_settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    on_collapse: str,
+    stops: list[bool],
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(TextVAE, "fit", lambda self, data, callbacks, **others: given.extend(callbacks))
+    ready = prepare(
+        preset("hybrid-lstm").with_settings({**small_settings, "training.on_collapse": on_collapse}),
+    )
+    fit(TextVAE(ready.config.model, ready.config.objective), ready, tmp_path, lambda sentence: None)
+    assert [callback.stop for callback in given if isinstance(callback, CollapseAlarm)] == stops
+
+
+def test_a_hybrid_on_the_same_texts_hears_nothing(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    settings = {**small_settings, "training.epochs": 8, "training.on_collapse": "stop"}
+    trained, _ = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
+    assert not [sentence for sentence in said if "unused" in sentence]
+    assert int(trained.model.training_steps) == 56
+
+
+BOOK = os.environ.get("KVAE_TEST_TEXT", "")
+"""A file of prose, as War and Peace: 60 characters a window."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BOOK, reason="KVAE_TEST_TEXT names no text")
+@pytest.mark.parametrize(
+    ("name", "settings", "steps"),
+    [
+        (
+            "lstm-vae-ptb-small",
+            {"objective.schedule": "constant", "objective.ramp_steps": 0, "objective.input_dropout": 0.0},
+            300,
+        ),
+        ("hybrid-lstm-ptb-small", {"objective.ramp_steps": 300}, 600),
+    ],
+)
+def test_on_prose_the_lstm_vae_collapses_and_the_hybrid_does_not(
+    tmp_path: Path, name: str, settings: dict[str, Any], steps: int
+) -> None:
+    said: list[str] = []
+    config = preset(name).with_settings(
+        {
+            "data.source": BOOK,
+            "data.mode": "windows",
+            "model.length": 60,
+            "training.epochs": 6,
+            "training.steps_per_epoch": 100,
+            "training.on_collapse": "stop",
+            **settings,
+        }
+    )
+    trained, _ = run(config, tmp_path / "run", said.append)
+    assert int(trained.model.training_steps) == steps
+    assert len([sentence for sentence in said if "the code is unused" in sentence]) == (steps == 300)

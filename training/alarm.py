@@ -1,0 +1,191 @@
+"""The collapse alarm: it says when the code is unused and what usually helps, and it can stop the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from kvae.configuration import ModelConfig, ObjectiveConfig
+from kvae.model import TextVAE
+from kvae.objectives import TARGETED
+from kvae.serving.errors import ConfigError
+
+NEAR_ZERO = 0.1
+"""Nats below which KL and mutual information count as nothing."""
+
+NUMBERS = ("val_kl", "val_active_units", "val_mutual_information")
+"""What the alarm reads from the logs of an epoch."""
+
+
+class CollapseAlarm(keras.callbacks.Callback):
+    """Says when the code is unused: KL and mutual information near 0 and no active unit, in `patience` evaluations in a row
+    after the ramp has reached its height. Says so again when as many evaluations in a row found it in use.
+
+    `say` and `note` get the sentences, for the terminal and for TensorBoard. With `stop` the run ends there. Each epoch's
+    logs get `val_collapsed`, 0 or 1. It stands behind `LatentReport` in the list of callbacks. A model without a code, or one
+    whose code costs nothing, is left in peace.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        note: Callable[[str], None] = lambda sentence: None,
+        stop: bool = False,
+        patience: int = 3,
+    ) -> None:
+        super().__init__()
+        self.say, self.note, self.stop, self.patience = say, note, stop, patience
+        self.collapsed, self.evaluations = False, 0
+
+    def state(self) -> dict[str, int]:
+        """What a resumed run needs: whether the alarm is on, and how many evaluations in a row spoke against that."""
+        return {"collapsed": int(self.collapsed), "evaluations": self.evaluations}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from what `state` gave."""
+        self.collapsed, self.evaluations = bool(state["collapsed"]), int(state["evaluations"])
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        model = self.model
+        if not watched(model):
+            return
+        logs = {} if logs is None else logs
+        if any(name not in logs for name in NUMBERS):
+            raise ConfigError("CollapseAlarm needs a LatentReport before it in the list of callbacks")
+        otherwise = ramp_is_over(model) and unused(logs) != self.collapsed
+        self.evaluations = self.evaluations + 1 if otherwise else 0
+        if self.evaluations == self.patience:
+            self.collapsed, self.evaluations = not self.collapsed, 0
+            self.tell(self.sentences(model, logs))
+            if self.stop and self.collapsed:
+                model.stop_training = True
+        logs["val_collapsed"] = int(self.collapsed)
+
+    def tell(self, text: str) -> None:
+        self.say(text)
+        self.note(text)
+
+    def sentences(self, model: TextVAE, logs: Mapping[str, Any]) -> str:
+        """The news, with the numbers of the last evaluation."""
+        kl, active, information = (logs[name] for name in NUMBERS)
+        numbers = f"KL {kl:.4f} nats, {int(active)} active units, mutual information {max(information, 0.0):.4f} nats"
+        when = f"step {int(model.training_steps):,}, {self.patience} evaluations in a row"
+        if not self.collapsed:
+            return f"the code is in use again ({when}): {numbers}"
+        ending = "training stops, as training.on_collapse=stop asks" if self.stop else "training goes on"
+        helps = [
+            f"  {flags(settings)}\n      {why}"
+            for settings, why in remedies(model.model_config, model.objective_config)
+        ]
+        return "\n".join(
+            [
+                f"the code is unused ({when}, the ramp at its height): {numbers}",
+                f"the decoder has become a language model that ignores z; {ending}; what usually helps, one at a time:",
+                *helps,
+            ]
+        )
+
+
+def watched(model: TextVAE) -> bool:
+    """Whether the model has a code that is meant to be used and a price on it."""
+    objective = model.objective_config
+    asked_to_be_empty = objective.penalty in TARGETED and objective.kl_target < NEAR_ZERO
+    return bool(model.hierarchy.shapes) and objective.beta_max > 0 and not asked_to_be_empty
+
+
+def ramp_is_over(model: TextVAE) -> bool:
+    """Whether the ramp has reached its height for good; a cyclical one with its last cycle, a constant one at its start."""
+    objective = model.objective_config
+    rise = 0 if objective.schedule == "constant" else int(model.ramp_steps)
+    return int(model.training_steps) >= objective.warm_start_steps + int(model.ramp_start) + rise
+
+
+def unused(logs: Mapping[str, Any]) -> bool:
+    """Whether held-out texts leave no trace in the code; numbers that are none (NaN) say nothing."""
+    kl, active, information = (logs[name] for name in NUMBERS)
+    return bool(kl < NEAR_ZERO and active == 0 and information < NEAR_ZERO)
+
+
+def flags(settings: Mapping[str, Any]) -> str:
+    """Settings as they are written on the command line."""
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return " ".join(f"--set {key}={value}" for key, value in values.items())
+
+
+def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[str, Any], str]]:
+    """Settings that usually wake a code up and are not on yet, each with its reason; every one fits the configuration."""
+    history, annealed = model.head != "none", objective.penalty == "annealed"
+    semi_supervised, constant = objective.semi_supervised, objective.schedule == "constant"
+    longer: dict[str, Any] = {"objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
+    found: list[tuple[bool, dict[str, Any], str]] = [
+        (
+            history and not model.auxiliary,
+            {**positions(model), "model.auxiliary": True, "objective.alpha": 0.2},
+            "the code alone has to predict the text too",
+        ),
+        (
+            model.auxiliary and objective.alpha < 0.5,
+            {"objective.alpha": 2 * objective.alpha or 0.2},
+            "what the code alone predicts weighs more",
+        ),
+        (
+            history and objective.input_dropout == 0,
+            {"objective.input_dropout": 0.3},
+            "the decoder misses some of the previous symbols, and needs the code instead",
+        ),
+        (
+            objective.beta_max > 1,
+            {"objective.beta_max": 1.0},
+            "the KL costs no more than the bound says",
+        ),
+        (
+            objective.penalty not in TARGETED,
+            {**({"objective.schedule": "linear"} if constant else {}), **longer},
+            "the code has more time to become useful before it costs",
+        ),
+        (
+            annealed,
+            {
+                "objective.penalty": "free_bits_mask" if semi_supervised else "free_bits",
+                "objective.free_bits_over": "total",
+                "objective.free_bits": 5.0,
+            },
+            "the first 5 nats of KL cost nothing",
+        ),
+        (
+            annealed,
+            {
+                "objective.penalty": "constrained_per_example" if semi_supervised else "constrained",
+                "objective.kl_target": 10.0,
+                **{f"objective.{name}": 0 for name in ("ramp_start", "warm_start_steps") if getattr(objective, name)},
+                **({"objective.ramp_after_convergence": False} if objective.ramp_after_convergence else {}),
+            },
+            "the KL is held at 10 nats",
+        ),
+        (
+            objective.penalty.startswith("free_bits"),
+            {"objective.free_bits": 2 * objective.free_bits or 0.5},
+            "more of the KL costs nothing",
+        ),
+        (
+            objective.encoder_updates == 0,
+            {"objective.encoder_updates": 5},
+            "the encoder gets five updates for each of the decoder until it has caught up",
+        ),
+    ]
+    return [(settings, why) for applies, settings, why in found if applies]
+
+
+def positions(model: ModelConfig) -> dict[str, Any]:
+    """What lets the features of a repeated code differ from position to position, where the length allows it."""
+    halves = 2 ** len(model.expander_filters)
+    if model.expander != "repeat" or model.latent != "dense" or model.length % halves:
+        return {}
+    return {
+        "model.expander": "deconv",
+        **({} if model.expander_base else {"model.expander_base": 128}),
+        **({"model.head_reads": "steps"} if model.head_reads == "state" else {}),
+    }
