@@ -141,7 +141,8 @@ def verify(options: argparse.Namespace) -> None:
 def info(options: argparse.Namespace) -> None:
     from kvae.serving.sampler import Sampler
 
-    manifest = Sampler.load(options.bundle).info()
+    sampler = Sampler.load(options.bundle)
+    manifest, rules = sampler.info(), sampler.alphabet.rules
     latent, training = manifest["latent"], manifest["training"]
     longest = manifest["length"] - (manifest["mode"] == "lines")
     size = sum(entry["size"] for entry in manifest["endpoints"].values())
@@ -153,7 +154,7 @@ def info(options: argparse.Namespace) -> None:
     rows = {
         "model": manifest["model_id"],
         "trained on": f"{training['source']} ({manifest['mode']})",
-        "texts": f"{limit} {longest} characters of {len(manifest['vocabulary']['symbols'])} kinds",
+        "texts": f"{limit} {longest} {rules.tokens} of {len(manifest['vocabulary']['symbols'])} kinds",
         "latent code": latent_line(latent),
         **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
         "bound": bound,
@@ -289,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
             help="one text a line, .gz and .xz too; - is standard input (default)",
         )
         added.add_argument(
-            "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
+            "--unknown", choices=("refuse", "replace"), default="refuse", help="characters or words the model never saw"
         )
 
     added = command(
@@ -304,6 +305,11 @@ def parser() -> argparse.ArgumentParser:
         "--data",
         metavar="NAME|FILE",
         help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
+    )
+    added.add_argument(
+        "--tokenizer",
+        choices=("char", "byte", "word", "wordpiece"),
+        help="what a symbol is (default: the preset's or the corpus', else char)",
     )
     added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
     added.add_argument(
@@ -365,7 +371,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
     added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
     added.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
-    added.add_argument("--max-length", type=int, help="characters at most")
+    added.add_argument("--max-length", type=int, help="tokens at most")
     added.add_argument("--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)")
 
     text_command("encode", encode, "the latent codes of texts")
@@ -374,7 +380,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("first")
     added.add_argument("last")
     added.add_argument(
-        "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
+        "--unknown", choices=("refuse", "replace"), default="refuse", help="characters or words the model never saw"
     )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
 
@@ -400,6 +406,7 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
 
     flags = {
         "data.source": options.data,
+        "model.tokenizer": options.tokenizer,
         "data.validation": options.validation,
         "data.labels": options.labels,
         "data.validation_labels": options.validation_labels,

@@ -25,6 +25,8 @@ from kvae.configuration import Config, DataConfig, dotted_value, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
+from .tokenizers import alphabet_of, counting_alphabet
+
 LONGEST_AUTOMATIC = 256
 """Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
 
@@ -133,16 +135,15 @@ def prepare(config: Config) -> Prepared:
     notes: list[str] = []
     config = settled(config)
     train, validation = split_texts(config, notes)
+    alphabet = counting_alphabet(config, train.texts)
     if config.data.mode == "windows":
         config = config.with_settings({"model.length": config.model.length or WINDOW})
-        windows(config, train, config.data.source, notes)  # raises for a stream shorter than a window
-        validation = windows(config, validation, config.data.validation or config.data.source, notes)
     else:
-        config = with_length(config, [*train.texts, *validation.texts])
-        train = fitting(config, train, config.data.source, notes)
-        validation = fitting(config, validation, config.data.validation or config.data.source, notes)
+        config = with_length(config, alphabet, [*train.texts, *validation.texts])
+        train = fitting(config, alphabet, train, config.data.source, notes)
+        validation = fitting(config, alphabet, validation, config.data.validation or config.data.source, notes)
     config = with_attributes(config, train, notes)
-    alphabet = Alphabet.build(train.texts, config.data.max_symbols)
+    alphabet = alphabet_of(config, alphabet, train.texts)
     if config.model.vocabulary_size not in (0, len(alphabet)):
         raise ConfigError(
             f"model.vocabulary_size is {config.model.vocabulary_size}, the corpus has {len(alphabet)} symbols with the special "
@@ -151,15 +152,18 @@ def prepare(config: Config) -> Prepared:
     config = config.with_settings({"model.vocabulary_size": len(alphabet)})
     note_unknown(alphabet, [*train.texts, *validation.texts], notes)
     rows = (
-        stream_ids(alphabet, train.texts) if config.data.mode == "windows" else encoded(config, alphabet, train.texts)
+        stream_of(config, alphabet, train, config.data.source)
+        if config.data.mode == "windows"
+        else encoded(config, alphabet, train.texts)
     )
+    validation, validation_rows = with_rows(config, alphabet, validation, config.data.validation or config.data.source)
     attribute, validation_attribute = seen_labels(config, train, notes), attribute_ids(config, validation)
     note_guessed(validation_attribute, notes)
     return Prepared(
         config,
         alphabet,
         rows,
-        encoded(config, alphabet, validation.texts),
+        validation_rows,
         train.texts,
         validation.texts,
         tuple(notes),
@@ -184,6 +188,10 @@ def settled(config: Config) -> Config:
     untouched = {
         key: value for key, value in wanted.items() if dotted_value(config, key) == dotted_value(Config(), key)
     }
+    if {"model.tokenizer": config.model.tokenizer, **untouched}["model.tokenizer"] != wanted.get(
+        "model.tokenizer", "char"
+    ):
+        untouched.pop("model.length", None)  # a length in other tokens
     config = config.with_settings(untouched)
     if "model.length" in untouched and config.data.mode == "lines":
         config = config.with_settings({"model.length": multiple_of_strides(config, config.model.length)})
@@ -216,12 +224,13 @@ def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels
     """The held-out split of a run's corpus, or all of `file` with the labels of another file."""
     notes: list[str] = []
     lines = split_texts(config, notes)[1] if file is None else read_lines(file, labels, config.data.mode, notes)
-    fit = windows if config.data.mode == "windows" else fitting
-    lines = fit(config, lines, file or config.data.source, notes)
+    if config.data.mode != "windows":
+        lines = fitting(config, alphabet, lines, file or config.data.source, notes)
     note_unknown(alphabet, lines.texts, notes)
+    lines, rows = with_rows(config, alphabet, lines, file or config.data.source)
     attribute = attribute_ids(config, lines)
     note_guessed(attribute, notes)
-    return HeldOut(encoded(config, alphabet, lines.texts), lines.texts, tuple(notes), attribute)
+    return HeldOut(rows, lines.texts, tuple(notes), attribute)
 
 
 def note_guessed(attribute: np.ndarray | None, notes: list[str]) -> None:
@@ -246,8 +255,8 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
         texts = corpus.held_out()
         return lines, Lines(texts, [corpus.label(text) for text in texts] if data.labels and corpus.label else None)
     if data.mode == "windows":
-        cut = round(len(lines.texts[0]) * (1 - data.validation_fraction))
-        return Lines([lines.texts[0][:cut]]), Lines([lines.texts[0][cut:]])
+        learned, held = parts_of_stream(lines.texts[0], config)
+        return Lines([learned]), Lines([held])
     train, validation = hold_out(lines, data.validation_fraction, data.split_seed)
     validation = without_new_labels(validation, train)
     if not train.texts or not validation.texts:
@@ -256,6 +265,15 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
             f"give a longer file, or one more with --validation"
         )
     return train, validation
+
+
+def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
+    """What of a stream is to be learned from, and its end, which is held out; words are not cut in two."""
+    cut = round(len(stream) * (1 - config.data.validation_fraction))
+    if config.model.tokenizer in ("word", "wordpiece"):
+        space = re.compile(r"\s").search(stream, cut)
+        cut = space.start() if space else len(stream)
+    return stream[:cut], stream[cut:]
 
 
 def hold_out(lines: Lines, fraction: float, seed: int) -> tuple[Lines, Lines]:
@@ -424,17 +442,18 @@ def read_file(source: str, corpora: Iterable[str] = CORPORA) -> str:
         ) from error
 
 
-def with_length(config: Config, texts: Sequence[str]) -> Config:
+def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Config:
     """The configuration with T set: the longest text and its end mark, rounded up to what the strides divide."""
     if config.model.length:
         return config
-    longest = max(map(len, texts))
+    counts = list(map(alphabet.count, texts))
+    longest = max(counts)
     if config.data.mode == "fixed":
         return config.with_settings({"model.length": longest})
     if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
         raise DataError(
-            f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} characters, "
-            f"{sum(len(text) >= LONGEST_AUTOMATIC for text in texts):,} have over {LONGEST_AUTOMATIC - 1}; choose "
+            f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} {alphabet.rules.tokens}, "
+            f"{sum(count >= LONGEST_AUTOMATIC for count in counts):,} have over {LONGEST_AUTOMATIC - 1}; choose "
             f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
         )
     return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
@@ -449,48 +468,63 @@ def multiple_of_strides(config: Config, length: int) -> int:
     return -(-length // stride) * stride
 
 
-def fitting(config: Config, lines: Lines, source: str, notes: list[str]) -> Lines:
+def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes: list[str]) -> Lines:
     """The texts of `source` that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
-    texts, length = lines.texts, config.model.length
+    texts, length, tokens = lines.texts, config.model.length, alphabet.rules.tokens
+    counts = list(map(alphabet.count, texts))
     if config.data.mode == "fixed":
-        other = [text for text in texts if len(text) != length]
+        other = sum(count != length for count in counts)
         if other:
             raise DataError(
-                f"{source}: {len(other):,} of {len(texts):,} lines do not have exactly {length} characters, as "
+                f"{source}: {other:,} of {len(texts):,} lines do not have exactly {length} {tokens}, as "
                 f"data.mode=fixed wants; leave them out, or train with data.mode=lines"
             )
         return lines
     room = length - 1
-    long = [text for text in texts if len(text) > room]
+    long = sum(count > room for count in counts)
     if not long:
         return lines
-    counts = f"{source}: {len(long):,} of {len(texts):,} lines are longer than the model's {room} characters"
+    found = f"{source}: {long:,} of {len(texts):,} lines are longer than the model's {room} {tokens}"
     if config.data.too_long == "refuse":
-        enough = multiple_of_strides(config, max(map(len, long)) + 1)
+        enough = multiple_of_strides(config, max(counts) + 1)
         raise DataError(
-            f"{counts}; cut them with --set data.too_long=cut, leave them out with --set data.too_long=drop, "
+            f"{found}; cut them with --set data.too_long=cut, leave them out with --set data.too_long=drop, "
             f"or train a longer model with --set model.length={enough}"
         )
     if config.data.too_long == "cut":
-        notes.append(f"{counts}: cut")
-        return Lines([text[:room] for text in texts], lines.labels)
-    notes.append(f"{counts}: dropped")
-    kept = lines.where([len(text) <= room for text in texts])
+        notes.append(f"{found}: cut")
+        cut = [alphabet.cut(text, room) if count > room else text for text, count in zip(texts, counts, strict=True)]
+        return Lines(cut, lines.labels)
+    notes.append(f"{found}: dropped")
+    kept = lines.where([count <= room for count in counts])
     if not kept.texts:
-        raise DataError(f"{counts} and dropped, none is left; train a longer model with --set model.length=N")
+        raise DataError(f"{found} and dropped, none is left; train a longer model with --set model.length=N")
     return kept
 
 
-def windows(config: Config, lines: Lines, source: str, notes: list[str]) -> Lines:
-    """A stream cut into neighbouring windows of T characters: a fixed set that covers it."""
+def with_rows(config: Config, alphabet: Alphabet, lines: Lines, source: str) -> tuple[Lines, np.ndarray]:
+    """Texts and their rows of tokens (N, T): lines that fit, or neighbouring windows of a stream, a fixed set that covers
+    it."""
+    if config.data.mode != "windows":
+        return lines, encoded(config, alphabet, lines.texts)
     length = config.model.length
-    stream = lines.texts[0]
-    if len(stream) < length:
+    stream = stream_of(config, alphabet, lines, source)
+    rows = stream[: len(stream) // length * length].reshape(-1, length)
+    if config.model.tokenizer != "char":
+        return Lines(alphabet.decode(rows)), rows
+    text = lines.texts[0]
+    return Lines([text[start : start + length] for start in range(0, rows.size, length)]), rows
+
+
+def stream_of(config: Config, alphabet: Alphabet, lines: Lines, source: str) -> np.ndarray:
+    """The ids of a stream, at least a window's."""
+    ids, length = stream_ids(alphabet, lines.texts), config.model.length
+    if len(ids) < length:
         raise DataError(
-            f"{source}: {len(stream)} characters to train on or to hold out, fewer than one window of {length}; "
+            f"{source}: {len(ids)} {alphabet.rules.tokens} to train on or to hold out, fewer than one window of {length}; "
             f"give a longer file or a smaller model.length"
         )
-    return Lines([stream[start : start + length] for start in range(0, len(stream) - length + 1, length)])
+    return ids
 
 
 def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
@@ -502,8 +536,8 @@ def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndar
 
 
 def stream_ids(alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
-    """The ids of all characters of `texts`, one after the other."""
-    return np.array([number for text in texts for number in alphabet.ids(text)], smallest_type(alphabet))
+    """The ids of all tokens of `texts`, one after the other."""
+    return np.fromiter(itertools.chain.from_iterable(map(alphabet.ids, texts)), smallest_type(alphabet))
 
 
 def smallest_type(alphabet: Alphabet) -> Any:
@@ -512,11 +546,11 @@ def smallest_type(alphabet: Alphabet) -> Any:
 
 
 def note_unknown(alphabet: Alphabet, texts: Sequence[str], notes: list[str]) -> None:
-    """Say how many characters the alphabet lacks, and which are the commonest."""
+    """Say how many characters or words the alphabet lacks, and which are the commonest."""
     unknown = alphabet.unknown(texts)
     if unknown:
         commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
         notes.append(
-            f"{unknown.total():,} characters of {len(unknown):,} kinds are outside the alphabet "
+            f"{unknown.total():,} {alphabet.rules.unit} of {len(unknown):,} kinds are outside the alphabet "
             f"of {len(alphabet.symbols)}: {commonest}"
         )
