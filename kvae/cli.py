@@ -242,6 +242,7 @@ def presets(options: argparse.Namespace) -> None:
 
 def data_list(options: argparse.Namespace) -> None:
     from kvae.training.corpora import CORPORA
+    from kvae.training.downloads import COLLECTIONS, data_folder, missing
 
     report = [
         {
@@ -250,6 +251,8 @@ def data_list(options: argparse.Namespace) -> None:
             "settings": dict(item.settings),
             "labels": item.label is not None,
             "entropy": item.entropy,
+            "missing": missing(item.collection) if item.collection else [],
+            "terms": COLLECTIONS[item.collection].terms if item.collection else None,
         }
         for name, item in CORPORA.items()
     ]
@@ -257,7 +260,23 @@ def data_list(options: argparse.Namespace) -> None:
         name: item.description + (f"; entropy {item.entropy} nats a text, no bound is lower" if item.entropy else "")
         for name, item in CORPORA.items()
     }
-    show(options, {"corpora": report}, table({**rows, "FILE": "your own: UTF-8, plain, .gz or .xz, one text a line"}))
+    for name, item in CORPORA.items():
+        if item.collection:
+            lacking = missing(item.collection)
+            rows[name] += f"; {COLLECTIONS[item.collection].terms}; " + (
+                f"not there: `kvae data get {item.collection}`" if lacking else f"in {data_folder()}"
+            )
+    rows["FILE"] = (
+        "your own: UTF-8, plain, .gz or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
+    )
+    show(options, {"folder": str(data_folder()), "corpora": report}, table(rows))
+
+
+def data_get(options: argparse.Namespace) -> None:
+    from kvae.training.downloads import get
+
+    files = list(map(str, get(options.collection, options.source, say)))
+    show(options, {"files": files}, "\n".join(files))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -304,7 +323,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--data",
         metavar="NAME|FILE",
-        help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
+        help="see `kvae data list`; files are UTF-8, plain, .gz or .xz; also a folder or a pattern (default: unicode-names)",
     )
     added.add_argument(
         "--tokenizer",
@@ -396,6 +415,11 @@ def parser() -> argparse.ArgumentParser:
     )
     added = data.add_parser("list", help="the corpora that `--data` knows by name")
     added.set_defaults(run=data_list)
+    added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    added = data.add_parser("get", help="bring the files of a corpus that cannot be shipped into the data folder")
+    added.set_defaults(run=data_get)
+    added.add_argument("collection", choices=("ptb", "tweets"))
+    added.add_argument("--from", dest="source", metavar="FOLDER", help="copy from here (default: the public download)")
     added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return top
 

@@ -176,7 +176,7 @@ class DataConfig(Section):
     """Which text, and how it becomes rows of tokens."""
 
     source: str = "unicode-names"
-    """A named corpus (`kvae data list`) or a file: plain, .gz or .xz, UTF-8."""
+    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz or .xz), a folder or a pattern of such files."""
     mode: Literal["lines", "windows", "fixed"] = "lines"
     """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
     stream, cut into windows of T characters."""

@@ -1,20 +1,17 @@
 """Corpora: where texts come from, how they are split, and how they become arrays of tokens.
 
-A corpus is a name (`unicode-names`) or a file: UTF-8, plain, .gz or .xz, one text a line or one stream of characters.
+A corpus is a name (`unicode-names`), a file, a folder of files or a pattern: one text a line or one stream.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
-import lzma
 import re
 import sys
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,8 @@ from kvae.configuration import Config, DataConfig, dotted_value, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
+from .downloads import file_of
+from .files import STANDARD_INPUT, files_of, read_file, split_lines
 from .tokenizers import alphabet_of, counting_alphabet
 
 LONGEST_AUTOMATIC = 256
@@ -53,6 +52,8 @@ class Corpus:
     """The label of a text, for `data.labels=corpus`."""
     entropy: float | None = None
     """Nats a text, where it is known: no honest bound is lower."""
+    collection: str | None = None
+    """Whose files it reads, of `downloads.COLLECTIONS`."""
 
 
 def unicode_names() -> list[str]:
@@ -79,6 +80,19 @@ def level_of_a_sine(text: str) -> str:
     return "high" if 2 * sum(map(int, text)) > (SINE_CLASSES - 1) * len(text) else "low"
 
 
+def lines_of(file: str) -> list[str]:
+    """The lines of one file."""
+    return split_lines(read_file(file))
+
+
+def collected(collection: str, description: str, settings: Mapping[str, Any]) -> Corpus:
+    """A corpus whose files lie in the data folder, the valid one held out."""
+    texts, held_out = (
+        lambda name=f"{collection}.{part}.txt": lines_of(file_of(collection, name)) for part in ("train", "valid")
+    )
+    return Corpus(description, texts, settings, held_out, collection=collection)
+
+
 CORPORA: dict[str, Corpus] = {
     "unicode-names": Corpus(
         f"names of the Unicode {unicodedata.unidata_version} characters, from Python itself",
@@ -94,6 +108,17 @@ CORPORA: dict[str, Corpus] = {
         label=level_of_a_sine,
         entropy=8.505,
     ),
+    "ptb-char": collected(
+        "ptb",
+        "Penn Treebank as one stream of characters, windows of 60",
+        {"model.length": 60, "data.mode": "windows"},
+    ),
+    "ptb-word": collected(
+        "ptb",
+        "Penn Treebank, a sentence a line, in words",
+        {"model.length": 84, "model.tokenizer": "word"},
+    ),
+    "tweets": collected("tweets", "English tweets, one a line", {"model.length": 128}),
 }
 
 
@@ -252,7 +277,7 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
         return lines, read_lines(data.validation, data.validation_labels or own, data.mode, notes)
     corpus = CORPORA.get(data.source)
     if corpus and corpus.held_out:
-        texts = corpus.held_out()
+        texts = ["\n".join(corpus.held_out())] if data.mode == "windows" else corpus.held_out()
         return lines, Lines(texts, [corpus.label(text) for text in texts] if data.labels and corpus.label else None)
     if data.mode == "windows":
         learned, held = parts_of_stream(lines.texts[0], config)
@@ -313,9 +338,8 @@ def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> 
             raise ConfigError(f"data.labels is {labels!r}, but {source} has no labels of its own; give a file")
         texts = read_texts(source, mode, notes)
         return Lines(texts, [label(text) for text in texts])
-    lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
-    content = read_file(labels, ())
-    given = [label.strip() for label in split_lines(content)] if content else []
+    lines = lines_from(source, notes)
+    given = [label.strip() for file in files_of(labels, notes) for label in lines_of(file)]
     if len(given) != len(lines):
         raise DataError(
             f"{labels}: {len(given):,} labels for the {len(lines):,} lines of {source}; "
@@ -330,7 +354,7 @@ def without_blanks(lines: Lines, source: str, notes: list[str]) -> Lines:
     if not all(keep):
         notes.append(f"{source}: {keep.count(False):,} blank lines skipped")
     if not any(keep):
-        raise DataError(f"{source}: the file has no text; give a file with one text a line")
+        raise DataError(f"{source}: has no text; give a file with one text a line")
     return lines.where(keep)
 
 
@@ -398,48 +422,19 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
     return ids
 
 
+def lines_from(source: str, notes: list[str]) -> list[str]:
+    """The lines of a named corpus, or of every file that a source names, one after the other."""
+    if source in CORPORA:
+        return CORPORA[source].texts()
+    return [line for file in files_of(source, notes, CORPORA) for line in lines_of(file)]
+
+
 def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
     """The texts of a named corpus or a file; in `windows` mode one text, the whole stream with its line breaks."""
-    lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
+    lines = lines_from(source, notes)
     if mode == "windows":
         return ["\n".join(lines)]
     return without_blanks(Lines(lines), source, notes).texts
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a file; the last line break ends the last one."""
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-
-
-STANDARD_INPUT = "-"
-
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
-
-
-def read_file(source: str, corpora: Iterable[str] = CORPORA) -> str:
-    """A UTF-8 file, unpacked by its ending, or standard input (`-`); whatever is unreadable raises `DataError`.
-
-    `corpora` are names that may have been meant where there is no such file.
-    """
-    path = Path(source)
-    try:
-        if source != STANDARD_INPUT and not path.exists():
-            kind = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
-            raise DataError(f"{source}: no such {kind}")
-        if source == STANDARD_INPUT:
-            raw = sys.stdin.buffer.read()
-        else:
-            with OPENERS.get(path.suffix, open)(path, "rb") as file:
-                raw = file.read()
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{source}: cannot be read: {error}; give a plain, .gz or .xz file") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}: line {line} is not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, as with iconv -t UTF-8"
-        ) from error
 
 
 def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Config:
