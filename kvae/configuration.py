@@ -180,6 +180,8 @@ class DataConfig(Section):
     mode: Literal["lines", "windows", "fixed"] = "lines"
     """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
     stream, cut into windows of T characters."""
+    storage: Literal["auto", "memory", "disk"] = "auto"
+    """Where the tokens to learn from are kept: `auto` puts what is larger than 256 MB on disk, in the folder KVAE_DATA."""
     validation: str | None = None
     """A file held out by the user; None: `validation_fraction` of the texts is held out, chosen by `split_seed`."""
     labels: str | None = None

@@ -17,7 +17,7 @@ STRANGE = [
     "",
     "tab\tand\r\nbreak",
     "no\u00a0break, thin\u2009space, ideo\u3000graphic",
-    "zero\u200bwidth, soft\u00adhyphen, \ufeffmark, a\u0000b, \u0085next, \u2028line",
+    "zero\u200bwidth, soft\u00adhyphen, \ufeffmark, \u0085next, \u2028line",
     "日本語とEnglish, 한국어, ελληνικά, עברית",
     "cafe\u0301 café ﬁ №5 3½ ^`$+<=>|~ «quoted» \u2018curled\u2019 … —",
     "👩‍👩‍👧 🙂🏽 #tag @user http://a.b/c?d=e&f",

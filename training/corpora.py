@@ -5,7 +5,6 @@ A corpus is a name (`unicode-names`), a file, a folder of files or a pattern: on
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 import sys
@@ -24,13 +23,19 @@ from kvae.serving.errors import ConfigError, DataError
 
 from .downloads import file_of
 from .files import STANDARD_INPUT, files_of, read_file, split_lines
-from .tokenizers import alphabet_of, counting_alphabet
-
-LONGEST_AUTOMATIC = 256
-"""Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
-
-WINDOW = 64
-"""Positions of a window when neither preset nor user sets the model's length."""
+from .large import Large, is_large, large
+from .rules import (
+    LONGEST_AUTOMATIC,
+    WINDOW,
+    end_of_learning,
+    multiple_of_strides,
+    next_gap,
+    note_too_long,
+    place_of,
+    with_length_for,
+)
+from .store import StoredRows, StoredStream, StoredTexts
+from .tokenizers import alphabet_of, counting_alphabet, note_unknown
 
 ALGORITHMIC_NAMES = re.compile(
     r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-|NUSHU CHARACTER-"
@@ -126,14 +131,15 @@ CORPORA: dict[str, Corpus] = {
 class Prepared:
     """A corpus ready for training: the completed configuration, the alphabet, and tokens of the smallest integer type.
 
-    `train` and `validation` are rows of tokens (N, T); in `windows` mode `train` is the stream itself, (characters,).
+    `train` and `validation` are rows of tokens (N, T); in `windows` mode `train` is the stream itself, (tokens,). `train` may
+    lie on disk, `train_texts` are then decoded one by one, and are empty for a stream.
     Their attributes (N,) are indices into `config.model.attributes`, -1 where a label is missing, or None without labels.
     `notes` are sentences for the user: what was skipped, cut, dropped or unknown.
     """
 
     config: Config
     alphabet: Alphabet
-    train: np.ndarray
+    train: np.ndarray | StoredRows | StoredStream
     validation: np.ndarray
     train_texts: Sequence[str]
     validation_texts: Sequence[str]
@@ -159,6 +165,8 @@ def prepare(config: Config) -> Prepared:
     """Read, split and encode what `config.data` names, choosing length, alphabet and attributes where they are open."""
     notes: list[str] = []
     config = settled(config)
+    if is_large(config, CORPORA):
+        return prepare_large(config)
     train, validation = split_texts(config, notes)
     alphabet = counting_alphabet(config, train.texts)
     if config.data.mode == "windows":
@@ -169,13 +177,8 @@ def prepare(config: Config) -> Prepared:
         validation = fitting(config, alphabet, validation, config.data.validation or config.data.source, notes)
     config = with_attributes(config, train, notes)
     alphabet = alphabet_of(config, alphabet, train.texts)
-    if config.model.vocabulary_size not in (0, len(alphabet)):
-        raise ConfigError(
-            f"model.vocabulary_size is {config.model.vocabulary_size}, the corpus has {len(alphabet)} symbols with the special "
-            f"ones; leave it at 0, and limit the alphabet with data.max_symbols"
-        )
-    config = config.with_settings({"model.vocabulary_size": len(alphabet)})
-    note_unknown(alphabet, [*train.texts, *validation.texts], notes)
+    config = with_vocabulary_size(config, alphabet)
+    note_unknown(alphabet, alphabet.unknown([*train.texts, *validation.texts]), notes)
     rows = (
         stream_of(config, alphabet, train, config.data.source)
         if config.data.mode == "windows"
@@ -195,6 +198,44 @@ def prepare(config: Config) -> Prepared:
         attribute,
         validation_attribute,
     )
+
+
+def prepare_large(config: Config) -> Prepared:
+    """As `prepare`, with the tokens to learn from on disk."""
+    check_labels(config.data)
+    stored = large(config)
+    config = with_vocabulary_size(stored.config, stored.alphabet)
+    notes = list(stored.notes)
+    validation, rows = held_out_rows(config, stored.alphabet, held_out_lines(config, stored, notes), notes)
+    texts: Sequence[str] = StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
+    return Prepared(config, stored.alphabet, stored.train, rows, texts, validation.texts, tuple(notes))
+
+
+def held_out_lines(config: Config, stored: Large, notes: list[str]) -> Lines:
+    """What is held out of a corpus on disk, or the validation file."""
+    if config.data.validation is None:
+        return Lines(stored.held_out)
+    return read_lines(config.data.validation, None, config.data.mode, notes)
+
+
+def held_out_rows(
+    config: Config, alphabet: Alphabet, lines: Lines, notes: list[str], source: str | None = None
+) -> tuple[Lines, np.ndarray]:
+    """Texts to evaluate on and their rows (N, T), cut or dropped where they are too long."""
+    source = source or config.data.validation or config.data.source
+    if config.data.mode != "windows":
+        lines = fitting(config, alphabet, lines, source, notes)
+    return with_rows(config, alphabet, lines, source)
+
+
+def with_vocabulary_size(config: Config, alphabet: Alphabet) -> Config:
+    """The configuration with V set; `ConfigError` where it says another number."""
+    if config.model.vocabulary_size not in (0, len(alphabet)):
+        raise ConfigError(
+            f"model.vocabulary_size is {config.model.vocabulary_size}, the corpus has {len(alphabet)} symbols with the special "
+            f"ones; leave it at 0, and limit the alphabet with data.max_symbols"
+        )
+    return config.with_settings({"model.vocabulary_size": len(alphabet)})
 
 
 def settled(config: Config) -> Config:
@@ -248,11 +289,14 @@ class HeldOut:
 def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels: str | None = None) -> HeldOut:
     """The held-out split of a run's corpus, or all of `file` with the labels of another file."""
     notes: list[str] = []
-    lines = split_texts(config, notes)[1] if file is None else read_lines(file, labels, config.data.mode, notes)
-    if config.data.mode != "windows":
-        lines = fitting(config, alphabet, lines, file or config.data.source, notes)
-    note_unknown(alphabet, lines.texts, notes)
-    lines, rows = with_rows(config, alphabet, lines, file or config.data.source)
+    if file is not None:
+        lines = read_lines(file, labels, config.data.mode, notes)
+    elif is_large(config, CORPORA):
+        lines = held_out_lines(config, large(config), notes)
+    else:
+        lines = split_texts(config, notes)[1]
+    note_unknown(alphabet, alphabet.unknown(lines.texts), notes)
+    lines, rows = held_out_rows(config, alphabet, lines, notes, file)
     attribute = attribute_ids(config, lines)
     note_guessed(attribute, notes)
     return HeldOut(rows, lines.texts, tuple(notes), attribute)
@@ -294,10 +338,9 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
 
 def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
     """What of a stream is to be learned from, and its end, which is held out; words are not cut in two."""
-    cut = round(len(stream) * (1 - config.data.validation_fraction))
+    cut = end_of_learning(config, len(stream))
     if config.model.tokenizer in ("word", "wordpiece"):
-        space = re.compile(r"\s").search(stream, cut)
-        cut = space.start() if space else len(stream)
+        cut = next_gap(stream, cut)
     return stream[:cut], stream[cut:]
 
 
@@ -314,12 +357,6 @@ def without_new_labels(validation: Lines, train: Lines) -> Lines:
         return validation
     known = set(train.labels)
     return Lines(validation.texts, [label if label in known else "" for label in validation.labels])
-
-
-def place_of(text: str, seed: int, purpose: bytes = b"") -> float:
-    """A number in [0, 1) that looks random and is always the same for a text, a seed and a purpose."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8) + purpose).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 CORPUS_LABELS = "corpus"
@@ -442,25 +479,8 @@ def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Con
     if config.model.length:
         return config
     counts = list(map(alphabet.count, texts))
-    longest = max(counts)
-    if config.data.mode == "fixed":
-        return config.with_settings({"model.length": longest})
-    if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
-        raise DataError(
-            f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} {alphabet.rules.tokens}, "
-            f"{sum(count >= LONGEST_AUTOMATIC for count in counts):,} have over {LONGEST_AUTOMATIC - 1}; choose "
-            f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
-        )
-    return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
-
-
-def multiple_of_strides(config: Config, length: int) -> int:
-    """The smallest length from `length` on that every stride of the model divides."""
-    model = config.model
-    halvings = len(model.encoder_units) if model.encoder == "conv" else 0
-    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
-    stride = 2 ** max(halvings, doublings)
-    return -(-length // stride) * stride
+    over = sum(count >= LONGEST_AUTOMATIC for count in counts)
+    return with_length_for(config, max(counts), over, len(texts), alphabet.rules.tokens)
 
 
 def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes: list[str]) -> Lines:
@@ -479,22 +499,11 @@ def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes
     long = sum(count > room for count in counts)
     if not long:
         return lines
-    found = f"{source}: {long:,} of {len(texts):,} lines are longer than the model's {room} {tokens}"
-    if config.data.too_long == "refuse":
-        enough = multiple_of_strides(config, max(counts) + 1)
-        raise DataError(
-            f"{found}; cut them with --set data.too_long=cut, leave them out with --set data.too_long=drop, "
-            f"or train a longer model with --set model.length={enough}"
-        )
+    note_too_long(config, source, long, len(texts), max(counts), tokens, notes)
     if config.data.too_long == "cut":
-        notes.append(f"{found}: cut")
         cut = [alphabet.cut(text, room) if count > room else text for text, count in zip(texts, counts, strict=True)]
         return Lines(cut, lines.labels)
-    notes.append(f"{found}: dropped")
-    kept = lines.where([count <= room for count in counts])
-    if not kept.texts:
-        raise DataError(f"{found} and dropped, none is left; train a longer model with --set model.length=N")
-    return kept
+    return lines.where([count <= room for count in counts])
 
 
 def with_rows(config: Config, alphabet: Alphabet, lines: Lines, source: str) -> tuple[Lines, np.ndarray]:
@@ -538,14 +547,3 @@ def stream_ids(alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
 def smallest_type(alphabet: Alphabet) -> Any:
     """The narrowest integer type that holds every id."""
     return np.min_scalar_type(len(alphabet) - 1)
-
-
-def note_unknown(alphabet: Alphabet, texts: Sequence[str], notes: list[str]) -> None:
-    """Say how many characters or words the alphabet lacks, and which are the commonest."""
-    unknown = alphabet.unknown(texts)
-    if unknown:
-        commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
-        notes.append(
-            f"{unknown.total():,} {alphabet.rules.unit} of {len(unknown):,} kinds are outside the alphabet "
-            f"of {len(alphabet.symbols)}: {commonest}"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -76,3 +77,13 @@ def trained_pieces(texts: Sequence[str], size: int) -> list[str]:
     unknown = SPECIALS[UNKNOWN]
     vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(data, size + 1, reserved_tokens=[unknown])
     return [piece for piece in vocabulary if piece != unknown]
+
+
+def note_unknown(alphabet: Alphabet, unknown: Counter[str], notes: list[str]) -> None:
+    """Say how many characters or words the alphabet lacks, and which are the commonest."""
+    if unknown:
+        commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
+        notes.append(
+            f"{unknown.total():,} {alphabet.rules.unit} of {len(unknown):,} kinds are outside the alphabet "
+            f"of {len(alphabet.symbols)}: {commonest}"
+        )
