@@ -51,8 +51,10 @@ def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: 
         say(note)
     keras.utils.set_random_seed(config.training.seed)
     model = TextVAE(config.model, config.objective)
+    windows = config.data.mode == "windows"
+    learned = f"a stream of {len(prepared.train):,} tokens" if windows else f"{len(prepared.train):,} texts"
     say(
-        f"{len(prepared.train_texts):,} texts to learn from, {len(prepared.validation_texts):,} held out, "
+        f"{learned} to learn from, {len(prepared.validation_texts):,} held out, "
         f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
     )
     if out.exists():

@@ -26,7 +26,7 @@ class ColumnWriter:
 
     def append(self, numbers: np.ndarray) -> None:
         """Add numbers at the end."""
-        content = memoryview(np.ascontiguousarray(numbers, self.kind)).cast("B")
+        content = memoryview(np.asarray(numbers, self.kind).tobytes())
         while content:
             shard, place = divmod(self.size, SHARD)
             part = content[: SHARD - place]
@@ -41,7 +41,7 @@ class Column:
 
     def __init__(self, folder: Path, name: str, kind: Any) -> None:
         self.folder, self.name, self.kind = folder, name, np.dtype(kind)
-        files = []
+        files: list[Path] = []
         while (file := shard_file(folder, name, len(files))).exists():
             files.append(file)
         self.length = sum(file.stat().st_size for file in files) // self.kind.itemsize
