@@ -127,7 +127,7 @@ def training_texts(config: Any) -> list[str] | None:
     from kvae.training.corpora import learned_texts
 
     try:
-        return learned_texts(config)
+        return learned_texts(config, run.alphabet)
     except DataError as error:
         say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
         return None
@@ -188,7 +188,8 @@ def verify(options: argparse.Namespace) -> None:
 def info(options: argparse.Namespace) -> None:
     from kvae.serving.sampler import Sampler
 
-    manifest = Sampler.load(options.bundle).info()
+    sampler = Sampler.load(options.bundle)
+    manifest, rules = sampler.info(), sampler.alphabet.rules
     latent, training = manifest["latent"], manifest["training"]
     longest = manifest["length"] - (manifest["mode"] == "lines")
     size = sum(entry["size"] for entry in manifest["endpoints"].values())
@@ -200,7 +201,7 @@ def info(options: argparse.Namespace) -> None:
     rows = {
         "model": manifest["model_id"],
         "trained on": f"{training['source']} ({manifest['mode']})",
-        "texts": f"{limit} {longest} characters of {len(manifest['vocabulary']['symbols'])} kinds",
+        "texts": f"{limit} {longest} {rules.tokens} of {len(manifest['vocabulary']['symbols'])} kinds",
         "latent code": latent_line(latent),
         **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
         "bound": bound,
@@ -288,6 +289,7 @@ def presets(options: argparse.Namespace) -> None:
 
 def data_list(options: argparse.Namespace) -> None:
     from kvae.training.corpora import CORPORA
+    from kvae.training.downloads import COLLECTIONS, data_folder, missing
 
     report = [
         {
@@ -296,6 +298,8 @@ def data_list(options: argparse.Namespace) -> None:
             "settings": dict(item.settings),
             "labels": item.label is not None,
             "entropy": item.entropy,
+            "missing": missing(item.collection) if item.collection else [],
+            "terms": COLLECTIONS[item.collection].terms if item.collection else None,
         }
         for name, item in CORPORA.items()
     ]
@@ -303,7 +307,23 @@ def data_list(options: argparse.Namespace) -> None:
         name: item.description + (f"; entropy {item.entropy} nats a text, no bound is lower" if item.entropy else "")
         for name, item in CORPORA.items()
     }
-    show(options, {"corpora": report}, table({**rows, "FILE": "your own: UTF-8, plain, .gz or .xz, one text a line"}))
+    for name, item in CORPORA.items():
+        if item.collection:
+            lacking = missing(item.collection)
+            rows[name] += f"; {COLLECTIONS[item.collection].terms}; " + (
+                f"not there: `kvae data get {item.collection}`" if lacking else f"in {data_folder()}"
+            )
+    rows["FILE"] = (
+        "your own: UTF-8, plain, .gz or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
+    )
+    show(options, {"folder": str(data_folder()), "corpora": report}, table(rows))
+
+
+def data_get(options: argparse.Namespace) -> None:
+    from kvae.training.downloads import get
+
+    files = list(map(str, get(options.collection, options.source, say)))
+    show(options, {"files": files}, "\n".join(files))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -336,7 +356,7 @@ def parser() -> argparse.ArgumentParser:
             help="one text a line, .gz and .xz too; - is standard input (default)",
         )
         added.add_argument(
-            "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
+            "--unknown", choices=("refuse", "replace"), default="refuse", help="characters or words the model never saw"
         )
 
     added = command(
@@ -350,7 +370,12 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--data",
             metavar="NAME|FILE",
-            help="see `kvae data list`; a file is UTF-8, plain, .gz or .xz (default: unicode-names)",
+            help="see `kvae data list`; UTF-8 files, plain, .gz or .xz, a folder or a pattern (default: unicode-names)",
+        )
+        added.add_argument(
+            "--tokenizer",
+            choices=("char", "byte", "word", "wordpiece"),
+            help="what a symbol is (default: the preset's or the corpus', else char)",
         )
         added.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
         added.add_argument(
@@ -440,7 +465,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
     added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
     added.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
-    added.add_argument("--max-length", type=int, help="characters at most")
+    added.add_argument("--max-length", type=int, help="tokens at most")
     added.add_argument("--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)")
 
     text_command("encode", encode, "the latent codes of texts")
@@ -449,7 +474,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("first")
     added.add_argument("last")
     added.add_argument(
-        "--unknown", choices=("refuse", "replace"), default="refuse", help="characters the model never saw"
+        "--unknown", choices=("refuse", "replace"), default="refuse", help="characters or words the model never saw"
     )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
 
@@ -466,6 +491,11 @@ def parser() -> argparse.ArgumentParser:
     added = data.add_parser("list", help="the corpora that `--data` knows by name")
     added.set_defaults(run=data_list)
     added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    added = data.add_parser("get", help="bring the files of a corpus that cannot be shipped into the data folder")
+    added.set_defaults(run=data_get)
+    added.add_argument("collection", choices=("ptb", "tweets"))
+    added.add_argument("--from", dest="source", metavar="FOLDER", help="copy from here (default: the public download)")
+    added.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return top
 
 
@@ -475,6 +505,7 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
 
     flags = {
         "data.source": options.data,
+        "model.tokenizer": options.tokenizer,
         "data.validation": options.validation,
         "data.labels": options.labels,
         "data.validation_labels": options.validation_labels,

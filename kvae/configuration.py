@@ -53,6 +53,8 @@ class ModelConfig(Section):
     """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
     vocabulary_size: int = bounded(0, 0)
     """V, the special ids included; 0: chosen from the corpus."""
+    tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
+    """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
     attributes: tuple[str, ...] = ()
     """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
 
@@ -183,10 +185,12 @@ class DataConfig(Section):
     """Which text, and how it becomes rows of tokens."""
 
     source: str = "unicode-names"
-    """A named corpus (`kvae data list`) or a file: plain, .gz or .xz, UTF-8."""
+    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz or .xz), a folder or a pattern of such files."""
     mode: Literal["lines", "windows", "fixed"] = "lines"
     """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
     stream, cut into windows of T characters."""
+    storage: Literal["auto", "memory", "disk"] = "auto"
+    """Where the tokens to learn from are kept: `auto` puts what is larger than 256 MB on disk, in the folder KVAE_DATA."""
     validation: str | None = None
     """A file held out by the user; None: `validation_fraction` of the texts is held out, chosen by `split_seed`."""
     labels: str | None = None
@@ -199,8 +203,11 @@ class DataConfig(Section):
     split_seed: int = bounded(0, 0, 2**32 - 1)
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
     """What happens to lines longer than the model's length."""
-    max_symbols: int = bounded(256, 1)
-    """The alphabet keeps this many of the commonest characters; the rest become the unknown symbol."""
+    max_symbols: int = bounded(0, 0)
+    """The alphabet keeps this many of the commonest symbols, the rest become the unknown symbol; 0: 256 characters, 10,000
+    words or wordpieces."""
+    min_count: int = bounded(1, 1)
+    """The alphabet keeps characters or words that occur at least this often."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ class TextVAE(keras.Model):
         names += ["auxiliary"] if model.auxiliary else []
         names += ["mmd"] if objective.mmd else []
         names += ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
-        names += ["elbo", "bits_per_character", "beta", "gradient_norm"]
+        self.bits = "bits_per_character" if model.tokenizer == "char" else "bits_per_token"
+        names += ["elbo", self.bits, "beta", "gradient_norm"]
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
     def counter(self, name: str, value: int) -> Any:
@@ -135,9 +136,7 @@ class TextVAE(keras.Model):
         if "attribute_accuracy" in self.trackers:
             self.trackers["attribute_accuracy"].update_state(terms["correct"], sample_weight=terms["labelled"])
         positions = terms["positions"]
-        self.trackers["bits_per_character"].update_state(
-            bits_per_character(terms["elbo"], positions), sample_weight=positions
-        )
+        self.trackers[self.bits].update_state(bits_per_character(terms["elbo"], positions), sample_weight=positions)
         if gradient_norm is not None:
             self.trackers["gradient_norm"].update_state(gradient_norm)
         return {

@@ -32,7 +32,7 @@ class Sample:
     log_probability: float
     """log p(text | z) of the model at temperature 1, nats, the end mark included."""
     finished: bool
-    """Whether the text is all there: the model wrote its end mark, or as many characters as its texts always have. False
+    """Whether the text is all there: the model wrote its end mark, or as many tokens as its texts always have. False
     where the text stopped at the model's length."""
     attribute: str | None = None
     """The label it was written for, of a model that was trained with labels."""
@@ -184,17 +184,18 @@ class Sampler:
         if strange and unknown == "refuse":
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
             raise DataError(
-                f"texts hold characters the model never saw: {shown}; "
+                f"texts hold {self.alphabet.rules.unit} the model never saw: {shown}; "
                 f"remove them, or have them replaced: unknown='replace', --unknown replace"
             )
         if self.manifest["mode"] == "lines":
             return self.alphabet.encode(texts, self.length)
-        for row, text in enumerate(texts):
-            if len(text) != self.length:
+        rows = [self.alphabet.ids(text) for text in texts]
+        for row, ids in enumerate(rows):
+            if len(ids) != self.length:
                 raise DataError(
-                    f"text {row} has {len(text)} characters; this model reads windows of exactly {self.length}"
+                    f"text {row} has {len(ids)} {self.alphabet.rules.tokens}; this model reads windows of exactly {self.length}"
                 )
-        return np.array([self.alphabet.ids(text) for text in texts], np.int32).reshape(-1, self.length)
+        return np.array(rows, np.int32).reshape(-1, self.length)
 
     def _run(self, endpoint: str, **inputs: Any) -> list[np.ndarray]:
         try:

@@ -104,6 +104,9 @@ def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, cor
     assert [corpus["name"] for corpus in json_of(kvae("data", "list", "--json"))["corpora"]] == [
         "unicode-names",
         "sines",
+        "ptb-char",
+        "ptb-word",
+        "tweets",
     ]
 
 

@@ -82,6 +82,8 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "latin-1": ("gut\nschön\n".encode("latin-1"), "line 2 is not UTF-8 (byte 0xf6)"),
         "single": (b"only one line\n", "at least two different lines"),
         "repeated": (b"same\nsame\nsame\n", "at least two different lines"),
+        "nul": (b"one\ntwo\nthr\0ee\n", "line 3 has a NUL byte"),
+        "long": (b"short\n" * 9 + b"x" * 10_000_000 + b"\nlast\n", "the longest of 11 lines has 10,000,000 characters"),
         "broken.xz": (lzma.compress(b"text\n" * 100)[:-20], "cannot be read"),
         "plain.gz": (b"not packed\n", "cannot be read"),
         "damaged.gz": (gzip.compress(b"text\n" * 100)[:14] + b"\xff" * 40, "cannot be read"),
@@ -92,13 +94,26 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "folder").mkdir()
     return {
         **{name: (tmp_path / name, rule) for name, (_, rule) in files.items()},
-        "folder": (tmp_path / "folder", "cannot be read"),
+        "folder": (tmp_path / "folder", "no text file among 0 files"),
     }
 
 
 @pytest.mark.parametrize(
     "name",
-    ["missing", "empty", "blank", "latin-1", "single", "repeated", "broken.xz", "plain.gz", "damaged.gz", "folder"],
+    [
+        "missing",
+        "empty",
+        "blank",
+        "latin-1",
+        "single",
+        "repeated",
+        "nul",
+        "long",
+        "broken.xz",
+        "plain.gz",
+        "damaged.gz",
+        "folder",
+    ],
 )
 def test_a_file_that_cannot_be_used_is_a_data_error_that_says_why(tmp_path: Path, name: str) -> None:
     path, rule = bad_files(tmp_path)[name]

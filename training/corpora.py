@@ -1,20 +1,16 @@
 """Corpora: where texts come from, how they are split, and how they become arrays of tokens.
 
-A corpus is a name (`unicode-names`) or a file: UTF-8, plain, .gz or .xz, one text a line or one stream of characters.
+A corpus is a name (`unicode-names`), a file, a folder of files or a pattern: one text a line or one stream.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import itertools
-import lzma
 import re
 import sys
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +21,21 @@ from kvae.configuration import Config, DataConfig, dotted_value, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
-LONGEST_AUTOMATIC = 256
-"""Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
-
-WINDOW = 64
-"""Positions of a window when neither preset nor user sets the model's length."""
+from .downloads import file_of
+from .files import STANDARD_INPUT, files_of, read_file, split_lines
+from .large import Large, is_large, large
+from .rules import (
+    LONGEST_AUTOMATIC,
+    WINDOW,
+    end_of_learning,
+    multiple_of_strides,
+    next_gap,
+    note_too_long,
+    place_of,
+    with_length_for,
+)
+from .store import StoredRows, StoredStream, StoredTexts
+from .tokenizers import alphabet_of, counting_alphabet, note_unknown
 
 ALGORITHMIC_NAMES = re.compile(
     r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-|NUSHU CHARACTER-"
@@ -51,6 +57,8 @@ class Corpus:
     """The label of a text, for `data.labels=corpus`."""
     entropy: float | None = None
     """Nats a text, where it is known: no honest bound is lower."""
+    collection: str | None = None
+    """Whose files it reads, of `downloads.COLLECTIONS`."""
 
 
 def unicode_names() -> list[str]:
@@ -77,6 +85,19 @@ def level_of_a_sine(text: str) -> str:
     return "high" if 2 * sum(map(int, text)) > (SINE_CLASSES - 1) * len(text) else "low"
 
 
+def lines_of(file: str) -> list[str]:
+    """The lines of one file."""
+    return split_lines(read_file(file))
+
+
+def collected(collection: str, description: str, settings: Mapping[str, Any]) -> Corpus:
+    """A corpus whose files lie in the data folder, the valid one held out."""
+    texts, held_out = (
+        lambda name=f"{collection}.{part}.txt": lines_of(file_of(collection, name)) for part in ("train", "valid")
+    )
+    return Corpus(description, texts, settings, held_out, collection=collection)
+
+
 CORPORA: dict[str, Corpus] = {
     "unicode-names": Corpus(
         f"names of the Unicode {unicodedata.unidata_version} characters, from Python itself",
@@ -92,6 +113,17 @@ CORPORA: dict[str, Corpus] = {
         label=level_of_a_sine,
         entropy=8.505,
     ),
+    "ptb-char": collected(
+        "ptb",
+        "Penn Treebank as one stream of characters, windows of 60",
+        {"model.length": 60, "data.mode": "windows"},
+    ),
+    "ptb-word": collected(
+        "ptb",
+        "Penn Treebank, a sentence a line, in words",
+        {"model.length": 84, "model.tokenizer": "word"},
+    ),
+    "tweets": collected("tweets", "English tweets, one a line", {"model.length": 128}),
 }
 
 
@@ -99,14 +131,15 @@ CORPORA: dict[str, Corpus] = {
 class Prepared:
     """A corpus ready for training: the completed configuration, the alphabet, and tokens of the smallest integer type.
 
-    `train` and `validation` are rows of tokens (N, T); in `windows` mode `train` is the stream itself, (characters,).
+    `train` and `validation` are rows of tokens (N, T); in `windows` mode `train` is the stream itself, (tokens,). `train` may
+    lie on disk, `train_texts` are then decoded one by one, and are empty for a stream.
     Their attributes (N,) are indices into `config.model.attributes`, -1 where a label is missing, or None without labels.
     `notes` are sentences for the user: what was skipped, cut, dropped or unknown.
     """
 
     config: Config
     alphabet: Alphabet
-    train: np.ndarray
+    train: np.ndarray | StoredRows | StoredStream
     validation: np.ndarray
     train_texts: Sequence[str]
     validation_texts: Sequence[str]
@@ -132,40 +165,77 @@ def prepare(config: Config) -> Prepared:
     """Read, split and encode what `config.data` names, choosing length, alphabet and attributes where they are open."""
     notes: list[str] = []
     config = settled(config)
+    if is_large(config, CORPORA):
+        return prepare_large(config)
     train, validation = split_texts(config, notes)
+    alphabet = counting_alphabet(config, train.texts)
     if config.data.mode == "windows":
         config = config.with_settings({"model.length": config.model.length or WINDOW})
-        windows(config, train, config.data.source, notes)  # raises for a stream shorter than a window
-        validation = windows(config, validation, config.data.validation or config.data.source, notes)
     else:
-        config = with_length(config, [*train.texts, *validation.texts])
-        train = fitting(config, train, config.data.source, notes)
-        validation = fitting(config, validation, config.data.validation or config.data.source, notes)
+        config = with_length(config, alphabet, [*train.texts, *validation.texts])
+        train = fitting(config, alphabet, train, config.data.source, notes)
+        validation = fitting(config, alphabet, validation, config.data.validation or config.data.source, notes)
     config = with_attributes(config, train, notes)
-    alphabet = Alphabet.build(train.texts, config.data.max_symbols)
-    if config.model.vocabulary_size not in (0, len(alphabet)):
-        raise ConfigError(
-            f"model.vocabulary_size is {config.model.vocabulary_size}, the corpus has {len(alphabet)} symbols with the special "
-            f"ones; leave it at 0, and limit the alphabet with data.max_symbols"
-        )
-    config = config.with_settings({"model.vocabulary_size": len(alphabet)})
-    note_unknown(alphabet, [*train.texts, *validation.texts], notes)
+    alphabet = alphabet_of(config, alphabet, train.texts)
+    config = with_vocabulary_size(config, alphabet)
+    note_unknown(alphabet, alphabet.unknown([*train.texts, *validation.texts]), notes)
     rows = (
-        stream_ids(alphabet, train.texts) if config.data.mode == "windows" else encoded(config, alphabet, train.texts)
+        stream_of(config, alphabet, train, config.data.source)
+        if config.data.mode == "windows"
+        else encoded(config, alphabet, train.texts)
     )
+    validation, validation_rows = with_rows(config, alphabet, validation, config.data.validation or config.data.source)
     attribute, validation_attribute = seen_labels(config, train, notes), attribute_ids(config, validation)
     note_guessed(validation_attribute, notes)
     return Prepared(
         config,
         alphabet,
         rows,
-        encoded(config, alphabet, validation.texts),
+        validation_rows,
         train.texts,
         validation.texts,
         tuple(notes),
         attribute,
         validation_attribute,
     )
+
+
+def prepare_large(config: Config) -> Prepared:
+    """As `prepare`, with the tokens to learn from on disk."""
+    check_labels(config.data)
+    stored = large(config)
+    config = with_vocabulary_size(stored.config, stored.alphabet)
+    notes = list(stored.notes)
+    validation, rows = held_out_rows(config, stored.alphabet, held_out_lines(config, stored, notes), notes)
+    texts: Sequence[str] = StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
+    return Prepared(config, stored.alphabet, stored.train, rows, texts, validation.texts, tuple(notes))
+
+
+def held_out_lines(config: Config, stored: Large, notes: list[str]) -> Lines:
+    """What is held out of a corpus on disk, or the validation file."""
+    if config.data.validation is None:
+        return Lines(stored.held_out)
+    return read_lines(config.data.validation, None, config.data.mode, notes)
+
+
+def held_out_rows(
+    config: Config, alphabet: Alphabet, lines: Lines, notes: list[str], source: str | None = None
+) -> tuple[Lines, np.ndarray]:
+    """Texts to evaluate on and their rows (N, T), cut or dropped where they are too long."""
+    source = source or config.data.validation or config.data.source
+    if config.data.mode != "windows":
+        lines = fitting(config, alphabet, lines, source, notes)
+    return with_rows(config, alphabet, lines, source)
+
+
+def with_vocabulary_size(config: Config, alphabet: Alphabet) -> Config:
+    """The configuration with V set; `ConfigError` where it says another number."""
+    if config.model.vocabulary_size not in (0, len(alphabet)):
+        raise ConfigError(
+            f"model.vocabulary_size is {config.model.vocabulary_size}, the corpus has {len(alphabet)} symbols with the special "
+            f"ones; leave it at 0, and limit the alphabet with data.max_symbols"
+        )
+    return config.with_settings({"model.vocabulary_size": len(alphabet)})
 
 
 def settled(config: Config) -> Config:
@@ -184,6 +254,10 @@ def settled(config: Config) -> Config:
     untouched = {
         key: value for key, value in wanted.items() if dotted_value(config, key) == dotted_value(Config(), key)
     }
+    if {"model.tokenizer": config.model.tokenizer, **untouched}["model.tokenizer"] != wanted.get(
+        "model.tokenizer", "char"
+    ):
+        untouched.pop("model.length", None)  # a length in other tokens
     config = config.with_settings(untouched)
     if "model.length" in untouched and config.data.mode == "lines":
         config = config.with_settings({"model.length": multiple_of_strides(config, config.model.length)})
@@ -215,21 +289,27 @@ class HeldOut:
 def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels: str | None = None) -> HeldOut:
     """The held-out split of a run's corpus, or all of `file` with the labels of another file."""
     notes: list[str] = []
-    lines = split_texts(config, notes)[1] if file is None else read_lines(file, labels, config.data.mode, notes)
-    fit = windows if config.data.mode == "windows" else fitting
-    lines = fit(config, lines, file or config.data.source, notes)
-    note_unknown(alphabet, lines.texts, notes)
+    if file is not None:
+        lines = read_lines(file, labels, config.data.mode, notes)
+    elif is_large(config, CORPORA):
+        lines = held_out_lines(config, large(config), notes)
+    else:
+        lines = split_texts(config, notes)[1]
+    note_unknown(alphabet, alphabet.unknown(lines.texts), notes)
+    lines, rows = held_out_rows(config, alphabet, lines, notes, file)
     attribute = attribute_ids(config, lines)
     note_guessed(attribute, notes)
-    return HeldOut(encoded(config, alphabet, lines.texts), lines.texts, tuple(notes), attribute)
+    return HeldOut(rows, lines.texts, tuple(notes), attribute)
 
 
-def learned_texts(config: Config) -> list[str]:
-    """The texts that a run learned from, read again; of a stream, its neighbouring windows."""
+def learned_texts(config: Config, alphabet: Alphabet) -> list[str]:
+    """The texts that a run learned from, read again; of a stream, its neighbouring windows. Raises `DataError` where they
+    are too many for memory."""
+    if is_large(config, CORPORA):
+        raise DataError(f"{config.data.source}: the texts to learn from are on disk, too many to compare with")
     notes: list[str] = []  # training said them
     lines = split_texts(config, notes)[0]
-    fit = windows if config.data.mode == "windows" else fitting
-    return fit(config, lines, config.data.source, notes).texts
+    return held_out_rows(config, alphabet, lines, notes, config.data.source)[0].texts
 
 
 def note_guessed(attribute: np.ndarray | None, notes: list[str]) -> None:
@@ -251,11 +331,11 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
         return lines, read_lines(data.validation, data.validation_labels or own, data.mode, notes)
     corpus = CORPORA.get(data.source)
     if corpus and corpus.held_out:
-        texts = corpus.held_out()
+        texts = ["\n".join(corpus.held_out())] if data.mode == "windows" else corpus.held_out()
         return lines, Lines(texts, [corpus.label(text) for text in texts] if data.labels and corpus.label else None)
     if data.mode == "windows":
-        cut = round(len(lines.texts[0]) * (1 - data.validation_fraction))
-        return Lines([lines.texts[0][:cut]]), Lines([lines.texts[0][cut:]])
+        learned, held = parts_of_stream(lines.texts[0], config)
+        return Lines([learned]), Lines([held])
     train, validation = hold_out(lines, data.validation_fraction, data.split_seed)
     validation = without_new_labels(validation, train)
     if not train.texts or not validation.texts:
@@ -264,6 +344,14 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
             f"give a longer file, or one more with --validation"
         )
     return train, validation
+
+
+def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
+    """What of a stream is to be learned from, and its end, which is held out; words are not cut in two."""
+    cut = end_of_learning(config, len(stream))
+    if config.model.tokenizer in ("word", "wordpiece"):
+        cut = next_gap(stream, cut)
+    return stream[:cut], stream[cut:]
 
 
 def hold_out(lines: Lines, fraction: float, seed: int) -> tuple[Lines, Lines]:
@@ -279,12 +367,6 @@ def without_new_labels(validation: Lines, train: Lines) -> Lines:
         return validation
     known = set(train.labels)
     return Lines(validation.texts, [label if label in known else "" for label in validation.labels])
-
-
-def place_of(text: str, seed: int, purpose: bytes = b"") -> float:
-    """A number in [0, 1) that looks random and is always the same for a text, a seed and a purpose."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8) + purpose).digest()
-    return int.from_bytes(digest) / 2**64
 
 
 CORPUS_LABELS = "corpus"
@@ -303,9 +385,8 @@ def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> 
             raise ConfigError(f"data.labels is {labels!r}, but {source} has no labels of its own; give a file")
         texts = read_texts(source, mode, notes)
         return Lines(texts, [label(text) for text in texts])
-    lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
-    content = read_file(labels, ())
-    given = [label.strip() for label in split_lines(content)] if content else []
+    lines = lines_from(source, notes)
+    given = [label.strip() for file in files_of(labels, notes) for label in lines_of(file)]
     if len(given) != len(lines):
         raise DataError(
             f"{labels}: {len(given):,} labels for the {len(lines):,} lines of {source}; "
@@ -320,7 +401,7 @@ def without_blanks(lines: Lines, source: str, notes: list[str]) -> Lines:
     if not all(keep):
         notes.append(f"{source}: {keep.count(False):,} blank lines skipped")
     if not any(keep):
-        raise DataError(f"{source}: the file has no text; give a file with one text a line")
+        raise DataError(f"{source}: has no text; give a file with one text a line")
     return lines.where(keep)
 
 
@@ -388,117 +469,76 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
     return ids
 
 
+def lines_from(source: str, notes: list[str]) -> list[str]:
+    """The lines of a named corpus, or of every file that a source names, one after the other."""
+    if source in CORPORA:
+        return CORPORA[source].texts()
+    return [line for file in files_of(source, notes, CORPORA) for line in lines_of(file)]
+
+
 def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
     """The texts of a named corpus or a file; in `windows` mode one text, the whole stream with its line breaks."""
-    lines = CORPORA[source].texts() if source in CORPORA else split_lines(read_file(source))
+    lines = lines_from(source, notes)
     if mode == "windows":
         return ["\n".join(lines)]
     return without_blanks(Lines(lines), source, notes).texts
 
 
-def split_lines(text: str) -> list[str]:
-    """The lines of a file; the last line break ends the last one."""
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-
-
-STANDARD_INPUT = "-"
-
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
-
-
-def read_file(source: str, corpora: Iterable[str] = CORPORA) -> str:
-    """A UTF-8 file, unpacked by its ending, or standard input (`-`); whatever is unreadable raises `DataError`.
-
-    `corpora` are names that may have been meant where there is no such file.
-    """
-    path = Path(source)
-    try:
-        if source != STANDARD_INPUT and not path.exists():
-            kind = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
-            raise DataError(f"{source}: no such {kind}")
-        if source == STANDARD_INPUT:
-            raw = sys.stdin.buffer.read()
-        else:
-            with OPENERS.get(path.suffix, open)(path, "rb") as file:
-                raw = file.read()
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise DataError(f"{source}: cannot be read: {error}; give a plain, .gz or .xz file") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{source}: line {line} is not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, as with iconv -t UTF-8"
-        ) from error
-
-
-def with_length(config: Config, texts: Sequence[str]) -> Config:
+def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Config:
     """The configuration with T set: the longest text and its end mark, rounded up to what the strides divide."""
     if config.model.length:
         return config
-    longest = max(map(len, texts))
-    if config.data.mode == "fixed":
-        return config.with_settings({"model.length": longest})
-    if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
-        raise DataError(
-            f"{config.data.source}: the longest of {len(texts):,} lines has {longest:,} characters, "
-            f"{sum(len(text) >= LONGEST_AUTOMATIC for text in texts):,} have over {LONGEST_AUTOMATIC - 1}; choose "
-            f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
-        )
-    return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
+    counts = list(map(alphabet.count, texts))
+    over = sum(count >= LONGEST_AUTOMATIC for count in counts)
+    return with_length_for(config, max(counts), over, len(texts), alphabet.rules.tokens)
 
 
-def multiple_of_strides(config: Config, length: int) -> int:
-    """The smallest length from `length` on that every stride of the model divides."""
-    model = config.model
-    halvings = len(model.encoder_units) if model.encoder == "conv" else 0
-    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
-    stride = 2 ** max(halvings, doublings)
-    return -(-length // stride) * stride
-
-
-def fitting(config: Config, lines: Lines, source: str, notes: list[str]) -> Lines:
+def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes: list[str]) -> Lines:
     """The texts of `source` that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
-    texts, length = lines.texts, config.model.length
+    texts, length, tokens = lines.texts, config.model.length, alphabet.rules.tokens
+    counts = list(map(alphabet.count, texts))
     if config.data.mode == "fixed":
-        other = [text for text in texts if len(text) != length]
+        other = sum(count != length for count in counts)
         if other:
             raise DataError(
-                f"{source}: {len(other):,} of {len(texts):,} lines do not have exactly {length} characters, as "
+                f"{source}: {other:,} of {len(texts):,} lines do not have exactly {length} {tokens}, as "
                 f"data.mode=fixed wants; leave them out, or train with data.mode=lines"
             )
         return lines
     room = length - 1
-    long = [text for text in texts if len(text) > room]
+    long = sum(count > room for count in counts)
     if not long:
         return lines
-    counts = f"{source}: {len(long):,} of {len(texts):,} lines are longer than the model's {room} characters"
-    if config.data.too_long == "refuse":
-        enough = multiple_of_strides(config, max(map(len, long)) + 1)
-        raise DataError(
-            f"{counts}; cut them with --set data.too_long=cut, leave them out with --set data.too_long=drop, "
-            f"or train a longer model with --set model.length={enough}"
-        )
+    note_too_long(config, source, long, len(texts), max(counts), tokens, notes)
     if config.data.too_long == "cut":
-        notes.append(f"{counts}: cut")
-        return Lines([text[:room] for text in texts], lines.labels)
-    notes.append(f"{counts}: dropped")
-    kept = lines.where([len(text) <= room for text in texts])
-    if not kept.texts:
-        raise DataError(f"{counts} and dropped, none is left; train a longer model with --set model.length=N")
-    return kept
+        cut = [alphabet.cut(text, room) if count > room else text for text, count in zip(texts, counts, strict=True)]
+        return Lines(cut, lines.labels)
+    return lines.where([count <= room for count in counts])
 
 
-def windows(config: Config, lines: Lines, source: str, notes: list[str]) -> Lines:
-    """A stream cut into neighbouring windows of T characters: a fixed set that covers it."""
+def with_rows(config: Config, alphabet: Alphabet, lines: Lines, source: str) -> tuple[Lines, np.ndarray]:
+    """Texts and their rows of tokens (N, T): lines that fit, or neighbouring windows of a stream, a fixed set that covers
+    it."""
+    if config.data.mode != "windows":
+        return lines, encoded(config, alphabet, lines.texts)
     length = config.model.length
-    stream = lines.texts[0]
-    if len(stream) < length:
+    stream = stream_of(config, alphabet, lines, source)
+    rows = stream[: len(stream) // length * length].reshape(-1, length)
+    if config.model.tokenizer != "char":
+        return Lines(alphabet.decode(rows)), rows
+    text = lines.texts[0]
+    return Lines([text[start : start + length] for start in range(0, rows.size, length)]), rows
+
+
+def stream_of(config: Config, alphabet: Alphabet, lines: Lines, source: str) -> np.ndarray:
+    """The ids of a stream, at least a window's."""
+    ids, length = stream_ids(alphabet, lines.texts), config.model.length
+    if len(ids) < length:
         raise DataError(
-            f"{source}: {len(stream)} characters to train on or to hold out, fewer than one window of {length}; "
+            f"{source}: {len(ids)} {alphabet.rules.tokens} to train on or to hold out, fewer than one window of {length}; "
             f"give a longer file or a smaller model.length"
         )
-    return Lines([stream[start : start + length] for start in range(0, len(stream) - length + 1, length)])
+    return ids
 
 
 def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
@@ -510,21 +550,10 @@ def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndar
 
 
 def stream_ids(alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
-    """The ids of all characters of `texts`, one after the other."""
-    return np.array([number for text in texts for number in alphabet.ids(text)], smallest_type(alphabet))
+    """The ids of all tokens of `texts`, one after the other."""
+    return np.fromiter(itertools.chain.from_iterable(map(alphabet.ids, texts)), smallest_type(alphabet))
 
 
 def smallest_type(alphabet: Alphabet) -> Any:
     """The narrowest integer type that holds every id."""
     return np.min_scalar_type(len(alphabet) - 1)
-
-
-def note_unknown(alphabet: Alphabet, texts: Sequence[str], notes: list[str]) -> None:
-    """Say how many characters the alphabet lacks, and which are the commonest."""
-    unknown = alphabet.unknown(texts)
-    if unknown:
-        commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
-        notes.append(
-            f"{unknown.total():,} characters of {len(unknown):,} kinds are outside the alphabet "
-            f"of {len(alphabet.symbols)}: {commonest}"
-        )

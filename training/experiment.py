@@ -40,12 +40,13 @@ from .callbacks import (
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
 from .devices import is_split, split_between, synchronize, worker
-from .evaluation import evaluate, spread
+from .evaluation import evaluate
 from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
 from .pipeline import steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
+from .store import StoredRows
 from .tensorboard import TensorBoardMonitor
 
 Say = Callable[[str], None]
@@ -165,8 +166,10 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
     keras.utils.set_random_seed(config.training.seed)
     model = TextVAE(config.model, config.objective)
     synchronize(model)
+    windows = config.data.mode == "windows"
+    learned = f"a stream of {len(prepared.train):,} tokens" if windows else f"{len(prepared.train):,} texts"
     say(
-        f"{len(prepared.train_texts):,} texts to learn from, {len(prepared.validation_texts):,} held out, "
+        f"{learned} to learn from, {len(prepared.validation_texts):,} held out, "
         f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
     )
     return model
@@ -226,9 +229,13 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 def fingerprint(prepared: Prepared) -> str:
     """Sixteen hexadecimal digits that name the texts a run learns from, by their number and a thousand of them."""
-    digest = hashlib.sha256(str(prepared.train.shape).encode())
-    digest.update(np.ascontiguousarray(spread(prepared.train, 1000)).tobytes())
-    return digest.hexdigest()[:16]
+    train = prepared.train
+    places = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
+    if isinstance(train, np.ndarray):
+        found = train[places].astype(np.int32)
+    else:
+        found = train.take(places if isinstance(train, StoredRows) else places[:, None])
+    return hashlib.sha256(f"{len(train)} ".encode() + np.ascontiguousarray(found).tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

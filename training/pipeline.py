@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from .corpora import Prepared
+from .store import StoredRows, StoredStream
 
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # it only feeds then: the GPU belongs to the backend
@@ -96,13 +97,32 @@ def ordered_rows(rows: np.ndarray, batch_size: int, attribute: np.ndarray | None
     return gathered(rows, tf.data.Dataset.range(len(rows)).batch(batch_size), attribute)
 
 
-def gathered(values: np.ndarray, indices: tf.data.Dataset, attribute: np.ndarray | None = None) -> tf.data.Dataset:
-    """The values at each element's indices, as int32, fetched ahead of use; with attributes as {"tokens", "attribute"}."""
+Values = np.ndarray | StoredRows | StoredStream
+
+
+def taken_from_memory(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What reads an array at indices."""
     table = tf.constant(values)
+    return lambda index: tf.cast(tf.gather(table, index), tf.int32)
+
+
+def taken_from_disk(values: StoredRows | StoredStream) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What reads a store at indices: (B, T) at the rows (B,), or at the places (B, T) of windows."""
+
+    def take(index: tf.Tensor) -> tf.Tensor:
+        length = values.row_length if isinstance(values, StoredRows) else index.shape[1]
+        return tf.ensure_shape(tf.numpy_function(values.take, [index], tf.int32), (index.shape[0], length))
+
+    return take
+
+
+def gathered(values: Values, indices: tf.data.Dataset, attribute: np.ndarray | None = None) -> tf.data.Dataset:
+    """The values at each element's indices, as int32, fetched ahead of use; with attributes as {"tokens", "attribute"}."""
+    take = taken_from_memory(values) if isinstance(values, np.ndarray) else taken_from_disk(values)
     labels = None if attribute is None else tf.constant(attribute, tf.int32)
 
     def pick(index: tf.Tensor) -> Any:
-        tokens = tf.cast(tf.gather(table, index), tf.int32)
+        tokens = take(index)
         return tokens if labels is None else {"tokens": tokens, "attribute": tf.gather(labels, index)}
 
     options = tf.data.Options()  # several workers: each batch is split, not the corpus

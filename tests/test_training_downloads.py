@@ -1,0 +1,131 @@
+"""Named corpora come from a folder of the user's or from their address, whole and checked, or not at all."""
+
+import hashlib
+import json
+import lzma
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvae.cli import main
+from kvae.presets import preset
+from kvae.serving.errors import DataError
+from kvae.training.corpora import prepare
+from kvae.training.downloads import COLLECTIONS, Collection, get
+
+TEXTS = {
+    f"ptb.{part}.txt": "".join(f" the {part} sentence {n} \n" for n in range(90)) for part in ("train", "valid", "test")
+}
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None: ...
+
+    def do_GET(self) -> None:
+        if "short" not in self.path:
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        return self.wfile.write(b"the beginning") and None
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A server on this machine that has the files."""
+    (tmp_path / "served").mkdir()
+    for name, text in TEXTS.items():
+        (tmp_path / "served" / name).write_text(text)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served"))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder of its own, and a collection with the sums of the texts above."""
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in TEXTS.items()}
+    monkeypatch.setitem(COLLECTIONS, "ptb", Collection(sums, "for tests", "http://127.0.0.1:9/"))
+    return tmp_path / "data"
+
+
+def ignore(sentence: str) -> None: ...
+
+
+def test_a_download_is_checked_and_then_read_as_a_corpus(address: str, data_folder: Path) -> None:
+    files = get("ptb", None, ignore, address)
+    assert [file.read_text() for file in files] == list(TEXTS.values())
+    assert sorted(file.name for file in data_folder.iterdir()) == sorted(TEXTS)
+    ready = prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-word"}))
+    assert (ready.config.model.tokenizer, ready.config.model.length) == ("word", 84)
+    assert (len(ready.train), len(ready.validation)) == (90, 90)
+    assert ready.alphabet.decode(ready.train[:1]) == ["the train sentence 0"]
+    assert "valid" in ready.validation_texts[0]
+    ready = prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-char"}))
+    assert (ready.config.data.mode, ready.config.model.length) == ("windows", 60)
+    assert "".join(ready.alphabet.decode(ready.train[None]))[:40] == TEXTS["ptb.train.txt"][:40]
+    held = "".join(symbol if symbol in ready.alphabet.symbols else "\ufffd" for symbol in TEXTS["ptb.valid.txt"])
+    assert "".join(ready.alphabet.decode(ready.validation))[:90] == held[:90]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("nowhere/", "cannot be downloaded"), ("short/", "too early"), ("other/", "its sha256 is")],
+)
+def test_a_download_that_fails_leaves_nothing(
+    address: str, data_folder: Path, tmp_path: Path, path: str, message: str
+) -> None:
+    (tmp_path / "served" / "other").mkdir()
+    (tmp_path / "served" / "other" / "ptb.train.txt").write_text("another text\n")
+    with pytest.raises(DataError, match=message):
+        get("ptb", None, ignore, address + path)
+    assert list(data_folder.iterdir()) == []
+
+
+def test_the_users_own_files_are_copied_unpacked(
+    tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, text in TEXTS.items():
+        (mine / f"{name}.xz").write_bytes(lzma.compress(text.encode()))
+    assert main(["data", "get", "ptb", "--from", str(mine), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["files"] == [str(data_folder / name) for name in TEXTS]
+    assert "terms of ptb: for tests" in captured.err
+    assert main(["data", "list", "--json"]) == 0
+    lacking = {item["name"]: item["missing"] for item in json.loads(capsys.readouterr().out)["corpora"]}
+    assert lacking["ptb-char"] == lacking["ptb-word"] == lacking["sines"] == []
+    assert lacking["tweets"] == ["tweets.train.txt", "tweets.valid.txt"]
+    (mine / "ptb.valid.txt.xz").unlink()
+    assert main(["data", "get", "ptb", "--from", str(mine)]) == 4
+    assert "has no ptb.valid.txt, plain, .gz or .xz" in capsys.readouterr().err
+
+
+def test_packed_files_in_the_data_folder_are_found(data_folder: Path) -> None:
+    data_folder.mkdir()
+    for name, text in TEXTS.items():
+        (data_folder / f"{name}.xz").write_bytes(lzma.compress(text.encode()))
+    assert len(prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-word"})).train) == 90
+
+
+@pytest.mark.parametrize(
+    ("corpus", "ways"),
+    [("ptb-char", ["`kvae data get ptb`", "--from FOLDER"]), ("tweets", ["`kvae data get tweets --from FOLDER`"])],
+)
+def test_a_corpus_that_is_not_there_says_how_to_get_it(corpus: str, ways: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        prepare(preset("hybrid-lstm").with_settings({"data.source": corpus}))
+    assert all(way in str(caught.value) for way in [*ways, "KVAE_DATA"])
+
+
+def test_tweets_have_no_address() -> None:
+    with pytest.raises(DataError, match="no public download"):
+        get("tweets", None, ignore)

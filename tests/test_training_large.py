@@ -1,0 +1,162 @@
+"""A corpus on disk is the corpus in memory: the same split, alphabet, notes and batches."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.configuration import Config
+from kvae.presets import preset
+from kvae.serving.errors import ConfigError, DataError
+from kvae.training import files, large, store
+from kvae.training.corpora import held_out, prepare, unicode_names
+from kvae.training.pipeline import training_stream
+from kvae.training.store import Column, ColumnWriter
+
+NAMES = unicode_names()
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is done in pieces is done in many."""
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(files, "PIECE", 1000)
+    monkeypatch.setattr(store, "SHARD", 512)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three files: names, names with marks of two bytes and two blank lines, and one line without its end."""
+    path = tmp_path / "texts"
+    path.mkdir()
+    (path / "a.txt").write_text("\n".join(NAMES[400:700]) + "\n")
+    marked = "\r\n".join(name.replace("A", "Å") + " 🙂" * (len(name) % 3) for name in NAMES[2000:2300])
+    (path / "b.txt").write_bytes(f"\n{marked}\n \u2003\n".encode())
+    (path / "c.txt").write_text("the last  one")
+    return path
+
+
+def config(source: Path, **settings: Any) -> Config:
+    changed = {key.replace("__", "."): value for key, value in settings.items()}
+    return preset("hybrid-lstm").with_settings({"data.source": str(source), "training.batch_size": 16, **changed})
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "lines": {},
+    "cut": {"model__length": 24, "data__too_long": "cut", "data__max_symbols": 30},
+    "dropped": {"model__length": 24, "data__too_long": "drop"},
+    "bytes": {"model__tokenizer": "byte", "model__length": 20, "data__too_long": "cut"},
+    "words": {"model__tokenizer": "word", "model__length": 4, "data__too_long": "cut", "data__min_count": 3},
+    "hardly any held out": {"data__validation_fraction": 0.0001},
+    "windows": {"data__mode": "windows", "data__max_symbols": 20},
+    "windows of bytes": {"data__mode": "windows", "model__tokenizer": "byte", "model__length": 32},
+    "windows of words": {"data__mode": "windows", "model__tokenizer": "word", "model__length": 8},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_disk_and_memory_hold_the_same_corpus_in_the_same_order(folder: Path, case: str) -> None:
+    memory = prepare(config(folder, **CASES[case], data__storage="memory"))
+    disk = prepare(config(folder, **CASES[case], data__storage="disk"))
+    assert disk.alphabet == memory.alphabet
+    assert disk.config.model == memory.config.model
+    assert len(disk.train) == len(memory.train)
+    assert list(disk.validation_texts) == list(memory.validation_texts)
+    np.testing.assert_array_equal(disk.validation, memory.validation)
+    for ours, theirs in islice(zip(training_stream(disk, 3), training_stream(memory, 3), strict=True), 70):
+        np.testing.assert_array_equal(ours, theirs)
+    again = held_out(disk.config, disk.alphabet)
+    np.testing.assert_array_equal(again.rows, memory.validation)
+    if case == "lines":
+        assert list(disk.train_texts) == [memory.alphabet.decode(row[None])[0] for row in memory.train]
+    if "windows" not in case:
+        wanted = [note for note in memory.notes if "outside the alphabet" not in note]
+        assert sorted(note for note in disk.notes if "outside the alphabet" not in note) == sorted(wanted)
+
+
+def test_a_store_is_made_once_and_found_by_the_finished_configuration(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(config(folder, data__storage="disk"))
+    monkeypatch.setattr(large, "lines_store", None)
+    np.testing.assert_array_equal(prepare(config(folder, data__storage="disk")).validation, first.validation)
+    np.testing.assert_array_equal(prepare(first.config).validation, first.validation)
+    monkeypatch.undo()
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
+    (folder / "c.txt").write_text("another end")
+    assert "another end" in [*prepare(first.config).train_texts, *prepare(first.config).validation_texts]
+
+
+def test_held_out_texts_are_capped_and_that_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare(config(folder, data__storage="disk", data__validation_fraction=0.3))
+    monkeypatch.setattr(large, "MOST_HELD_OUT", 7)
+    capped = prepare(config(folder, data__storage="disk", data__validation_fraction=0.31))
+    assert len(capped.validation) == 7
+    assert set(capped.validation_texts) <= set(whole.validation_texts)
+    assert any(note.startswith("7 of ") for note in capped.notes)
+    windows = prepare(config(folder, data__storage="disk", data__mode="windows", data__validation_fraction=0.3))
+    assert any(note.startswith("7 of ") for note in windows.notes)
+
+
+def test_size_decides_where_nothing_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(prepare(config(folder)).train, np.ndarray)
+    monkeypatch.setattr(large, "MEMORY_LIMIT", 100)
+    assert not isinstance(prepare(config(folder)).train, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"data__source": "sines"}, "a named corpus"),
+        ({"data__mode": "fixed"}, "data.mode=fixed"),
+        ({"model__tokenizer": "wordpiece"}, "wordpieces"),
+        ({"data__labels": "labels.txt"}, "labels"),
+    ],
+)
+def test_what_needs_memory_is_refused_on_disk(folder: Path, settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.storage is 'disk', but {reason}"):
+        prepare(config(folder, data__storage="disk", **settings))
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (b"\n \n", {}, "has no text"),
+        (b"one line\n", {}, "at least two different lines"),
+        (b"same\nsame\n", {}, "at least two different lines"),
+        (b"good\nb\xf6se\n", {}, "line 2 is not UTF-8"),
+        (b"a b\n" * 9, {"data__mode": "windows"}, "fewer than one window of 64"),
+        (b"short\n" * 9 + b"x" * 400, {}, "the longest of 10 lines has 400 characters"),
+        (b"a\nb\nc\nd\n" + b"x" * 400, {"model__length": 16}, "lines are longer than the model's 15 characters"),
+    ],
+)
+def test_bad_files_are_refused_as_in_memory_and_leave_nothing(
+    tmp_path: Path, content: bytes, settings: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    for storage in ("memory", "disk"):
+        with pytest.raises(DataError, match=message):
+            prepare(config(path, data__storage=storage, **settings))
+    assert list((tmp_path / "data" / "stores").iterdir()) == []
+
+
+def test_a_line_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "LONGEST_LINE", 5000)
+    (tmp_path / "a.txt").write_text("short\n" + "x" * 9000)
+    with pytest.raises(DataError, match="a line has over 5,000 characters"):
+        prepare(config(tmp_path / "a.txt", data__storage="disk"))
+
+
+def test_a_column_reads_across_its_shards(tmp_path: Path) -> None:
+    numbers = np.arange(1000, dtype=np.int64) ** 2
+    writer = ColumnWriter(tmp_path, "n", np.int64)
+    for part in np.split(numbers, [1, 7, 500, 999]):
+        writer.append(part)
+    column = Column(tmp_path, "n", np.int64)
+    assert len(list(tmp_path.iterdir())) == 16
+    assert len(column) == 1000
+    for start, count in ((0, 1000), (63, 2), (999, 1), (5, 0), (60, 300)):
+        np.testing.assert_array_equal(column.read(start, count), numbers[start : start + count])

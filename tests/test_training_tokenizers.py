@@ -1,0 +1,177 @@
+"""Alphabets of corpora: learned pieces have the ids of keras-nlp, and every tokenizer goes the whole way."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.presets import preset
+from kvae.serving.alphabet import LONGEST_WORD, SPECIALS, UNKNOWN, Alphabet
+from kvae.serving.errors import ConfigError
+from kvae.training.corpora import held_out, prepare, unicode_names
+from kvae.training.tokenizers import learned_pieces, trained_pieces
+
+NAMES = unicode_names()
+STRANGE = [
+    "",
+    "tab\tand\r\nbreak",
+    "no\u00a0break, thin\u2009space, ideo\u3000graphic",
+    "zero\u200bwidth, soft\u00adhyphen, \ufeffmark, \u0085next, \u2028line",
+    "日本語とEnglish, 한국어, ελληνικά, עברית",
+    "cafe\u0301 café ﬁ №5 3½ ^`$+<=>|~ «quoted» \u2018curled\u2019 … —",
+    "👩‍👩‍👧 🙂🏽 #tag @user http://a.b/c?d=e&f",
+    "don't SHOUT 1,000.5 a_b __init__ [UNK] <unknown> ##ing # ##",
+    "x" * LONGEST_WORD,
+    "x" * (LONGEST_WORD + 1),
+    "é" * (LONGEST_WORD // 2),
+    "é" * (LONGEST_WORD // 2) + "x",
+]
+
+
+def differences(pieces: Alphabet, texts: list[str]) -> list[tuple[str, list[int], list[int]]]:
+    """Texts whose ids are not those of keras-nlp's tokenizer with the same vocabulary, in Python or in a tf.data graph."""
+    import keras_nlp
+    import tensorflow as tf
+
+    theirs = keras_nlp.tokenizers.WordPieceTokenizer([*SPECIALS, *pieces.symbols], oov_token=SPECIALS[UNKNOWN])
+    graph = [
+        row for batch in tf.data.Dataset.from_tensor_slices(texts).batch(500).map(theirs) for row in batch.to_list()
+    ]
+    found = [pieces.ids(text) for text in texts]
+    return [
+        item
+        for expected in (theirs(texts), graph)
+        for item in zip(texts, found, expected, strict=True)
+        if item[1] != item[2]
+    ]
+
+
+def test_wordpieces_have_the_ids_of_keras_nlp_on_real_and_on_strange_texts() -> None:
+    learned = NAMES[::40] + [text.lower() for text in NAMES[::400]]
+    pieces = Alphabet(tuple(trained_pieces([*learned, *STRANGE[:-4], "x", "é"], 600)), "wordpiece")
+    assert 250 < len(pieces.symbols) <= 600
+    assert any(symbol.startswith("##") and len(symbol) > 4 for symbol in pieces.symbols)
+    texts = NAMES[::7] + STRANGE
+    assert differences(pieces, texts) == []
+    assert differences(Alphabet(pieces.symbols[::2], "wordpiece"), texts) == []  # with many unknown words
+    assert sum(UNKNOWN in pieces.ids(text) for text in texts) < len(texts) / 10
+
+
+def config(source: Path | str, **settings: Any) -> Any:
+    changed = {key.replace("__", "."): value for key, value in settings.items()}
+    return preset("hybrid-lstm").with_settings({"data.source": str(source), **changed})
+
+
+@pytest.fixture
+def names_file(tmp_path: Path) -> Path:
+    """400 names of several words."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(NAMES[300:700]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_pieces_are_the_same_each_time_and_learned_from_a_bounded_number_of_texts(
+    names_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvae.training.tokenizers.TEXTS_FOR_PIECES", 50)
+    wanted = config(names_file, model__tokenizer="wordpiece", data__max_symbols=150)
+    first, again = learned_pieces(wanted, NAMES), learned_pieces(wanted, NAMES)
+    assert first == again
+    assert first != learned_pieces(wanted.with_settings({"data.split_seed": 1}), NAMES)
+    assert len(first.symbols) <= 150
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece"])
+def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> None:
+    ready = prepare(config(names_file, model__tokenizer=tokenizer))
+    counts = [ready.alphabet.count(text) for text in [*ready.train_texts, *ready.validation_texts]]
+    assert max(counts) < ready.config.model.length <= max(counts) + 4
+    assert ready.alphabet.decode(ready.train)[:5] == [
+        ready.alphabet.decode(np.array([ready.alphabet.ids(text)]))[0] for text in ready.train_texts[:5]
+    ]
+    length = 32 if tokenizer == "byte" else 8
+    room = length - 1
+    cut = prepare(config(names_file, model__tokenizer=tokenizer, data__too_long="cut", model__length=length))
+    dropped = prepare(config(names_file, model__tokenizer=tokenizer, data__too_long="drop", model__length=length))
+    long = sum(cut.alphabet.count(text) > room for text in NAMES[300:700])
+    assert 0 < long < 400
+    assert len(cut.train) + len(cut.validation) == 400
+    assert len(dropped.train) + len(dropped.validation) == 400 - long
+    assert max(map(cut.alphabet.count, cut.train_texts)) <= room
+    again = held_out(cut.config, cut.alphabet)
+    np.testing.assert_array_equal(again.rows, cut.validation)
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece"])
+def test_windows_are_cut_from_a_stream_of_tokens(names_file: Path, tokenizer: str) -> None:
+    settings = {"model__tokenizer": tokenizer, "data__mode": "windows", "model__length": 8}
+    ready = prepare(config(names_file, **settings, data__validation_fraction=0.2))
+    stream = names_file.read_text().removesuffix("\n")
+    together = [*ready.train, *ready.validation.ravel()]
+    assert ready.alphabet.count(stream) - 8 < len(together) <= ready.alphabet.count(stream)
+    whole = ready.alphabet.decode(np.array([together]))[0].split()
+    spaced = " ".join(ready.alphabet.decode(np.array([ready.alphabet.ids(stream)]))).split()
+    if tokenizer != "word":
+        assert whole[:-9] == spaced[: len(whole) - 9]
+    assert "\n" in ready.alphabet.symbols
+    np.testing.assert_array_equal(held_out(ready.config, ready.alphabet).rows, ready.validation)
+
+
+def test_unknown_words_are_reported_with_their_counts(names_file: Path) -> None:
+    ready = prepare(config(names_file, model__tokenizer="word", data__min_count=20))
+    assert all(sum(text.split().count(word) for text in NAMES[300:700]) >= 20 for word in ready.alphabet.symbols)
+    (note,) = [note for note in ready.notes if "outside the alphabet" in note]
+    unknown = ready.alphabet.unknown([*ready.train_texts, *ready.validation_texts])
+    assert f"{unknown.total():,} words of {len(unknown):,} kinds are outside the alphabet" in note
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"model__tokenizer": "byte", "data__max_symbols": 9}, "max_symbols"),
+        ({"model__tokenizer": "byte", "data__min_count": 2}, "min_count"),
+        ({"model__tokenizer": "wordpiece", "data__min_count": 2}, "min_count"),
+    ],
+)
+def test_settings_that_a_tokenizer_does_not_read_are_refused(
+    names_file: Path, settings: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"data.{field} is"):
+        prepare(config(names_file, **settings))
+
+
+def test_a_corpus_in_other_tokens_has_a_length_of_its_own() -> None:
+    assert prepare(config("unicode-names", model__tokenizer="word")).config.model.length == 16
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    ["word", pytest.param("byte", marks=pytest.mark.slow), pytest.param("wordpiece", marks=pytest.mark.slow)],
+)
+def test_a_tokenizer_goes_the_whole_way_to_a_sampler(
+    names_file: Path, small_settings: dict[str, Any], tmp_path: Path, tokenizer: str
+) -> None:
+    from kvae.export.bundle import write_bundle
+    from kvae.runs import load_run
+    from kvae.serving import DataError, Sampler
+    from kvae.training.experiment import run
+
+    settings = small_settings | {"data.source": str(names_file), "model.tokenizer": tokenizer, "model.length": 0}
+    wanted = preset("hybrid-lstm").with_settings({**settings, "training.epochs": 1})
+    run(wanted, tmp_path / "run", say=lambda sentence: None)
+    trained = load_run(tmp_path / "run")
+    assert "bits_per_token" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle", trained.evaluation)
+    sampler = Sampler.load(tmp_path / "bundle")
+    assert sampler.alphabet == trained.alphabet
+    assert sampler.sample(3, seed=0) == sampler.sample(3, seed=0)
+    text = trained.alphabet.decode(trained.alphabet.encode([NAMES[300]], 96))[0]
+    ids = trained.alphabet.encode([text], sampler.length)
+    np.testing.assert_allclose(sampler.encode([text]), np.array(trained.model.encode(ids)["mean"]), atol=1e-5)
+    assert len(sampler.interpolate(NAMES[300], NAMES[301], 3)) == 3
+    if tokenizer != "byte":
+        with pytest.raises(DataError, match=r"texts hold words the model never saw: 'QZ"):
+            sampler.reconstruct(["QZ\u2603 LETTER"])
+    with pytest.raises(DataError, match=f"{trained.alphabet.rules.tokens}, the model takes at most"):
+        sampler.encode(["LETTER " * 60])

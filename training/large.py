@@ -1,0 +1,475 @@
+"""Corpora larger than memory: read twice in blocks, held out and cut as in memory, and kept as ids on disk.
+
+The result lies in the data folder, under a name that follows from the files and the settings, and is used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvae.configuration import Config
+from kvae.serving.alphabet import UNKNOWN, Alphabet
+from kvae.serving.errors import ConfigError, DataError
+
+from .downloads import data_folder
+from .files import OPENERS, STANDARD_INPUT, files_of, pieces_of
+from .rules import (
+    LONGEST_AUTOMATIC,
+    WINDOW,
+    end_of_learning,
+    multiple_of_strides,
+    next_gap,
+    note_too_long,
+    place_of,
+    with_length_for,
+)
+from .store import Column, ColumnWriter, StoredRows, StoredStream
+from .tokenizers import alphabet_of_counts, check_symbols, note_unknown
+
+MEMORY_LIMIT = 2**28
+"""Bytes of text beyond which a corpus is kept there."""
+
+MOST_HELD_OUT = 20_000
+"""Held-out texts or windows that are kept, in memory."""
+
+MOST_WORDS = 2_000_000
+"""Different words that are counted at once; beyond it those seen once so far are forgotten."""
+
+LONGEST_LINE = 2**24
+"""Characters of a line, which is the least that must fit into memory."""
+
+POINTS = 0x110000
+"""Code points of Unicode."""
+
+BLANK, LEARNED, HELD_OUT = range(3)
+
+
+@dataclass(frozen=True)
+class Large:
+    """A corpus on disk: what `prepare` needs of it. `held_out` are texts, or in `windows` mode one stream."""
+
+    config: Config
+    alphabet: Alphabet
+    train: StoredRows | StoredStream
+    held_out: list[str]
+    notes: list[str]
+
+
+def is_large(config: Config, named: Iterable[str]) -> bool:
+    """Whether a corpus is to be kept on disk: `data.storage`, or by the size of its files."""
+    data = config.data
+    reasons = {
+        "a named corpus is read into memory": data.source in named,
+        "standard input cannot be read twice": data.source == STANDARD_INPUT,
+        "labels are read into memory": data.labels is not None,
+        "data.mode=fixed is read into memory": data.mode == "fixed",
+        "wordpieces are learned in memory": config.model.tokenizer == "wordpiece",
+    }
+    against = [reason for reason, holds in reasons.items() if holds]
+    if data.storage == "disk" and against:
+        raise ConfigError(f"data.storage is 'disk', but {against[0]}; use 'memory'")
+    if against or data.storage != "auto":
+        return data.storage == "disk"
+    return sum(map(size_of_text, files_of(data.source, [], named))) > MEMORY_LIMIT
+
+
+def size_of_text(file: str) -> int:
+    """Bytes of a file, unpacked by a guess."""
+    return os.path.getsize(file) * (4 if Path(file).suffix in OPENERS else 1)
+
+
+def large(config: Config) -> Large:
+    """The corpus that `config` names, from the data folder; written there first where it is not yet."""
+    check_symbols(config)
+    folder = data_folder() / "stores"
+    wanted = folder / key(config)
+    alias = wanted.with_suffix(".alias")
+    if alias.is_file():
+        wanted = folder / alias.read_text(encoding="utf-8")
+    if not (wanted / "store.json").is_file():
+        partial = folder / f"partial-{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            completed = (stream_store if config.data.mode == "windows" else lines_store)(config, partial)
+            wanted = folder / key(completed)
+            if not wanted.exists():
+                partial.rename(wanted)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        if wanted.name != alias.stem:
+            alias.write_text(wanted.name, encoding="utf-8")
+    return opened(config, wanted)
+
+
+def key(config: Config) -> str:
+    """A name that changes with the files and with every setting that the stored tokens follow from."""
+    model, data = config.model, config.data
+    files = [(file, os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files_of(data.source, [])]
+    shape = [model.length or -multiple_of_strides(config, 1), model.tokenizer]
+    rules = [data.mode, data.too_long, data.max_symbols, data.min_count, data.validation is None]
+    split = [data.validation_fraction, data.split_seed]
+    return hashlib.sha256(json.dumps([files, shape, rules, split]).encode()).hexdigest()[:24]
+
+
+def opened(config: Config, folder: Path) -> Large:
+    """What a finished store holds."""
+    about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    alphabet = Alphabet.from_dict(about["vocabulary"])
+    tokens = Column(folder, "tokens", id_type(alphabet))
+    config = config.with_settings({"model.length": about["length"]})
+    train = (
+        StoredStream(tokens)
+        if config.data.mode == "windows"
+        else StoredRows(tokens, Column(folder, "starts", np.int64), config.model.length)
+    )
+    return Large(config, alphabet, train, about["held_out"], about["notes"])
+
+
+def finish(
+    folder: Path, config: Config, alphabet: Alphabet, counts: Counter[str], held_out: list[str], notes: list[str]
+) -> None:
+    """Write what is not tokens; with this a store is complete."""
+    known = set(alphabet.symbols)
+    note_unknown(alphabet, Counter({symbol: n for symbol, n in counts.items() if symbol not in known}), notes)
+    about = {
+        "length": config.model.length,
+        "vocabulary": alphabet.to_dict(),
+        "held_out": held_out,
+        "notes": notes,
+    }
+    (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def id_type(alphabet: Alphabet) -> Any:
+    """The narrowest integer type that holds every id."""
+    return np.min_scalar_type(len(alphabet) - 1)
+
+
+# Lines
+
+
+@dataclass
+class Tally:
+    """What a pass over the lines has found."""
+
+    blank: int = 0
+    learned: int = 0
+    long: int = 0
+    longest: int = 0
+    over: int = 0
+    lines: int = 0
+    lowest: float = 1.0
+    held_out: list[tuple[float, int, str]] = field(default_factory=list)
+
+
+def lines_store(config: Config, folder: Path) -> Config:
+    """Write a corpus of lines into a folder: which lines are held out and what symbols there are, then the tokens."""
+    notes: list[str] = []
+    files = files_of(config.data.source, notes)
+    limit = config.data.validation_fraction if config.data.validation is None else -1.0
+    tally, counts = survey(config, files, limit, folder)
+    if limit >= 0 and tally.lowest > limit and tally.lines:
+        tally, counts = survey(config, files, tally.lowest, folder)
+    if tally.blank:
+        notes.append(f"{config.data.source}: {tally.blank:,} blank lines skipped")
+    if not tally.lines:
+        raise DataError(f"{config.data.source}: has no text; give a file with one text a line")
+    if not tally.learned or (limit >= 0 and not tally.held_out):
+        raise DataError(
+            f"{config.data.source}: needs at least two different lines, one to train on and one to hold out; "
+            f"give a longer file, or one more with --validation"
+        )
+    tokens = Alphabet((), config.model.tokenizer).rules.tokens
+    if not config.model.length:
+        config = with_length_for(config, tally.longest, tally.over, tally.lines, tokens)
+    if tally.long:
+        note_too_long(config, config.data.source, tally.long, tally.learned, tally.longest, tokens, notes)
+    kept = sorted(tally.held_out)[:MOST_HELD_OUT]
+    note_capped(len(kept), tally.lines - tally.learned, "lines", notes)
+    alphabet = alphabet_of_counts(config, counts)
+    write_lines(config, alphabet, files, folder)
+    texts = [text for _, _, text in sorted(kept, key=lambda item: item[1])]
+    finish(folder, config, alphabet, counts, texts, notes)
+    return config
+
+
+def survey(config: Config, files: list[str], limit: float, folder: Path) -> tuple[Tally, Counter[str]]:
+    """The first pass: what each line is for, into the column `kinds`; and the symbols of those to learn from, as they will
+    be cut or dropped."""
+    for file in folder.iterdir():
+        file.unlink()
+    kinds, tally, counting = ColumnWriter(folder, "kinds", np.uint8), Tally(), COUNTERS[config.model.tokenizer]()
+    room = room_of(config)
+    for text in blocks_of_lines(files):
+        block = BLOCKS[config.model.tokenizer](text, config.model.tokenizer)
+        lines = text.split("\n")[:-1]
+        kind = np.array([BLANK if not line or line.isspace() else LEARNED for line in lines], np.uint8)
+        if limit >= 0:
+            for number in np.flatnonzero(kind).tolist():
+                place = place_of(lines[number], config.data.split_seed)
+                tally.lowest = min(tally.lowest, place)
+                if place <= limit:
+                    kind[number] = HELD_OUT
+                    tally.held_out.append((place, tally.lines + tally.blank + number, lines[number]))
+            if len(tally.held_out) > 2 * MOST_HELD_OUT:
+                tally.held_out = sorted(tally.held_out)[:MOST_HELD_OUT]
+        counting.add(block.chosen(block.limits(kind == LEARNED, room, config.data.too_long)))
+        filled = block.lengths[kind != BLANK]
+        tally.blank += len(lines) - len(filled)
+        tally.lines += len(filled)
+        tally.learned += int((kind == LEARNED).sum())
+        tally.longest = max(tally.longest, int(filled.max(initial=0)))
+        tally.over += int((filled >= LONGEST_AUTOMATIC).sum())
+        tally.long += int((block.lengths[kind == LEARNED] > room).sum())
+        kinds.append(kind)
+    return tally, counting.counts()
+
+
+def room_of(config: Config) -> int:
+    """Tokens that a line may have. Where the length is open it follows the longest line, up to the automatic one, and then
+    no line is longer than this, or it is just this."""
+    return (config.model.length or multiple_of_strides(config, LONGEST_AUTOMATIC)) - 1
+
+
+def write_lines(config: Config, alphabet: Alphabet, files: list[str], folder: Path) -> None:
+    """The second pass: the ids of the lines to learn from, one after the other, and where each starts."""
+    kinds = Column(folder, "kinds", np.uint8)
+    tokens = ColumnWriter(folder, "tokens", id_type(alphabet))
+    starts = ColumnWriter(folder, "starts", np.int64)
+    number, place, room = 0, 0, room_of(config)
+    starts.append(np.zeros(1))
+    ids_of = ENCODERS[alphabet.tokenizer](alphabet)
+    for text in blocks_of_lines(files):
+        block = BLOCKS[alphabet.tokenizer](text, alphabet.tokenizer)
+        learned = kinds.read(number, len(block.lengths)) == LEARNED
+        limits = block.limits(learned, room, config.data.too_long)
+        if config.data.too_long == "drop":
+            learned &= block.lengths <= room
+        tokens.append(ids_of(block.chosen(limits)))
+        ends = place + np.cumsum(limits[learned])
+        starts.append(ends)
+        number, place = number + len(learned), int(ends[-1]) if len(ends) else place
+
+
+def blocks_of_lines(files: Iterable[str]) -> Iterator[str]:
+    """The text of files in blocks of whole lines, each line ended by a line break."""
+    for file in files:
+        rest: list[str] = []
+        for piece in pieces_of(file):
+            end = piece.rfind("\n") + 1
+            if end:
+                yield "".join((*rest, piece[:end]))
+                rest = []
+            rest.append(piece[end:])
+            if sum(map(len, rest)) > LONGEST_LINE:
+                raise DataError(
+                    f"{file}: a line has over {LONGEST_LINE:,} characters; is it a stream? Then use --set data.mode=windows"
+                )
+        if last := "".join(rest):
+            yield last + "\n"
+
+
+class PointBlock:
+    """Lines as characters or bytes: an array of all, and how many each line has."""
+
+    def __init__(self, text: str, tokenizer: str) -> None:
+        self.bytes = tokenizer == "byte"
+        raw = text.encode() if self.bytes else text.encode("utf-32-le")
+        self.points = np.frombuffer(raw, np.uint8 if self.bytes else np.dtype("<u4"))
+        ends = np.flatnonzero(self.points == ord("\n"))
+        self.lengths = np.diff(ends, prepend=-1) - 1
+        self.starts = ends - self.lengths
+
+    def limits(self, learned: np.ndarray, room: int, too_long: str) -> np.ndarray:
+        """How many tokens of each line are taken: none where it is not learned from or dropped."""
+        limits = np.where(learned, np.minimum(self.lengths, 0 if too_long == "drop" else room), 0)
+        limits = np.where(learned & (self.lengths <= room), self.lengths, limits)
+        if self.bytes:  # a character is not cut in two
+            for line in np.flatnonzero(learned & (self.lengths > limits) & (limits > 0)):
+                while limits[line] and self.points[self.starts[line] + limits[line]] & 0xC0 == 0x80:
+                    limits[line] -= 1
+        return limits
+
+    def chosen(self, limits: np.ndarray) -> np.ndarray:
+        """The first `limits` of each line, one after the other."""
+        if not len(self.points):
+            return self.points
+        within = np.arange(len(self.points), dtype=np.int32) - np.repeat(self.starts.astype(np.int32), self.lengths + 1)
+        return self.points[within < np.repeat(limits.astype(np.int32), self.lengths + 1)]
+
+
+class WordBlock:
+    """Lines as lists of words."""
+
+    def __init__(self, text: str, tokenizer: str) -> None:
+        self.words = [line.split() for line in text.split("\n")[:-1]]
+        self.lengths = np.array(list(map(len, self.words)), np.int64)
+
+    def limits(self, learned: np.ndarray, room: int, too_long: str) -> np.ndarray:
+        """How many tokens of each line are taken: none where it is not learned from or dropped."""
+        most = np.where(self.lengths > room, 0 if too_long == "drop" else room, self.lengths)
+        return np.where(learned, most, 0)
+
+    def chosen(self, limits: np.ndarray) -> list[str]:
+        """The first `limits` of each line, one after the other."""
+        return [word for words, limit in zip(self.words, limits.tolist(), strict=True) for word in words[:limit]]
+
+
+BLOCKS: dict[str, Any] = {"char": PointBlock, "byte": PointBlock, "word": WordBlock}
+
+
+class PointCounter:
+    """How often each code point or byte occurs."""
+
+    def __init__(self) -> None:
+        self.table = np.zeros(POINTS, np.int64)
+
+    def add(self, points: np.ndarray) -> None:
+        found = np.bincount(points)
+        self.table[: len(found)] += found
+
+    def counts(self) -> Counter[str]:
+        return Counter({chr(point): int(self.table[point]) for point in np.flatnonzero(self.table)})
+
+
+class WordCounter:
+    """How often each word occurs; of very many, the rarest are forgotten now and then."""
+
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+
+    def add(self, words: list[str]) -> None:
+        self.found.update(words)
+        if len(self.found) > MOST_WORDS:
+            self.found = Counter({word: count for word, count in self.found.items() if count > 1})
+
+    def counts(self) -> Counter[str]:
+        return self.found
+
+
+COUNTERS: dict[str, Any] = {"char": PointCounter, "byte": PointCounter, "word": WordCounter}
+
+
+def point_encoder(alphabet: Alphabet) -> Callable[[np.ndarray], np.ndarray]:
+    """From code points or bytes to ids."""
+    table = np.full(POINTS, UNKNOWN, id_type(alphabet))
+    for symbol in alphabet.symbols:
+        table[ord(symbol)] = alphabet.ids(symbol)[0] if alphabet.tokenizer == "char" else 4 + ord(symbol)
+    return lambda points: table[points]
+
+
+def word_encoder(alphabet: Alphabet) -> Callable[[list[str]], np.ndarray]:
+    """From words to ids."""
+    ids = {word: alphabet.ids(word)[0] for word in alphabet.symbols}
+    return lambda words: np.fromiter((ids.get(word, UNKNOWN) for word in words), id_type(alphabet), len(words))
+
+
+ENCODERS: dict[str, Any] = {"char": point_encoder, "byte": point_encoder, "word": word_encoder}
+
+
+# Streams
+
+
+def stream_store(config: Config, folder: Path) -> Config:
+    """Write a stream into a folder: how long it is, what symbols its beginning has, then its tokens; its end is held out."""
+    notes: list[str] = []
+    files = files_of(config.data.source, notes)
+    config = config.with_settings({"model.length": config.model.length or WINDOW})
+    tokenizer, length = config.model.tokenizer, config.model.length
+    characters = sum(map(len, pieces_of_stream(files)))
+    cut = characters if config.data.validation else end_of_learning(config, characters)
+    counting, counter = COUNTERS[tokenizer](), Alphabet((), tokenizer)
+    held, held_count = [], 0
+    for learned, text in parts_of_stream(files, cut, tokenizer):
+        if learned:
+            counting.add(units_of(text, tokenizer))
+        else:
+            if held_count < MOST_HELD_OUT * length:
+                held.append(text)
+            held_count += counter.count(text)
+    counts = counting.counts()
+    alphabet = alphabet_of_counts(config, counts)
+    tokens = ColumnWriter(folder, "tokens", id_type(alphabet))
+    ids_of = ENCODERS[tokenizer](alphabet)
+    for learned, text in parts_of_stream(files, cut, tokenizer):
+        if learned:
+            tokens.append(ids_of(units_of(text, tokenizer)))
+    if tokens.size // tokens.kind.itemsize < length:
+        raise DataError(
+            f"{config.data.source}: {tokens.size // tokens.kind.itemsize} {counter.rules.tokens} to train on or to hold out, "
+            f"fewer than one window of {length}; give a longer file or a smaller model.length"
+        )
+    note_capped(min(held_count // length, MOST_HELD_OUT), held_count // length, "windows", notes)
+    finish(folder, config, alphabet, counts, ["".join(held)], notes)
+    return config
+
+
+def note_capped(kept: int, found: int, what: str, notes: list[str]) -> None:
+    """Say how much of what is held out is kept."""
+    if kept < found:
+        notes.append(f"{kept:,} of {found:,} held-out {what} are kept to validate on, the others are not used")
+
+
+def units_of(text: str, tokenizer: str) -> Any:
+    """The characters, bytes or words of a piece of a stream, as its counter and encoder take them."""
+    if tokenizer == "word":
+        return Alphabet((), "word").rules.units(text)
+    raw = text.encode() if tokenizer == "byte" else text.encode("utf-32-le")
+    return np.frombuffer(raw, np.uint8 if tokenizer == "byte" else np.dtype("<u4"))
+
+
+def pieces_of_stream(files: Iterable[str]) -> Iterator[str]:
+    """The text of files as one stream: a line break between two files and none at the end."""
+    begun = False
+    for file in files:
+        ending, opened = "", False
+        for piece in filter(None, pieces_of(file)):
+            if begun and not opened:
+                yield "\n"
+            begun = opened = True
+            piece = ending + piece
+            ending = "\n" if piece.endswith("\n") else ""
+            yield piece.removesuffix(ending)
+
+
+def parts_of_stream(files: Iterable[str], cut: int, tokenizer: str) -> Iterator[tuple[bool, str]]:
+    """A stream piece by piece with whether it is learned from: up to `cut`, and of words to the next gap behind it."""
+    place, past = 0, False
+    for piece in whole_words(pieces_of_stream(files)) if tokenizer == "word" else pieces_of_stream(files):
+        end = len(piece)
+        if past:
+            end = 0
+        elif place + len(piece) > cut:
+            end = next_gap(piece, cut - place) if tokenizer == "word" else cut - place
+            past = end < len(piece)
+            cut = max(cut, place + end)
+        place += len(piece)
+        for learned, text in ((True, piece[:end]), (False, piece[end:])):
+            if text:
+                yield learned, text
+
+
+def whole_words(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text in pieces that end at a blank or a line break."""
+    rest = ""
+    for piece in pieces:
+        piece = rest + piece
+        end = max(piece.rfind(" "), piece.rfind("\n")) + 1
+        rest = piece[end:]
+        if len(rest) > LONGEST_LINE:
+            raise DataError(f"a word has over {LONGEST_LINE:,} characters: is it a text of words? Use --tokenizer char")
+        if end:
+            yield piece[:end]
+    if rest:
+        yield rest

@@ -1,0 +1,123 @@
+"""Tokens on disk: written once in order, in shards, then read a few at a time, so that memory does not grow with a corpus.
+
+Reading copies what it needs with `os.pread`; a memory map would count every page that was ever touched as resident.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from kvae.serving.alphabet import END, PAD, Alphabet
+
+SHARD = 2**28
+"""Bytes of a shard: a power of two, so that no number lies in two of them."""
+
+
+class ColumnWriter:
+    """Numbers of one type, appended in order; `close` before they are read."""
+
+    def __init__(self, folder: Path, name: str, kind: Any) -> None:
+        self.folder, self.name, self.kind, self.size = folder, name, np.dtype(kind), 0
+
+    def append(self, numbers: np.ndarray) -> None:
+        """Add numbers at the end."""
+        content = memoryview(np.asarray(numbers, self.kind).tobytes())
+        while content:
+            shard, place = divmod(self.size, SHARD)
+            part = content[: SHARD - place]
+            with shard_file(self.folder, self.name, shard).open("ab") as file:
+                file.write(part)
+            self.size += len(part)
+            content = content[len(part) :]
+
+
+class Column:
+    """The numbers that a `ColumnWriter` wrote: `read(start, count)`."""
+
+    def __init__(self, folder: Path, name: str, kind: Any) -> None:
+        self.folder, self.name, self.kind = folder, name, np.dtype(kind)
+        files: list[Path] = []
+        while (file := shard_file(folder, name, len(files))).exists():
+            files.append(file)
+        self.length = sum(file.stat().st_size for file in files) // self.kind.itemsize
+        self.shards = [os.open(file, os.O_RDONLY) for file in files]
+
+    def __del__(self) -> None:
+        for shard in getattr(self, "shards", ()):
+            os.close(shard)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """`count` numbers from place `start` on."""
+        first, size, parts = start * self.kind.itemsize, count * self.kind.itemsize, []
+        while size:
+            shard, place = divmod(first, SHARD)
+            parts.append(os.pread(self.shards[shard], min(size, SHARD - place), place))
+            first, size = first + len(parts[-1]), size - len(parts[-1])
+            if not parts[-1]:
+                raise OSError(f"{self.folder}: shard {shard} of {self.name} is shorter than it was; remove the folder")
+        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), self.kind)
+
+
+def shard_file(folder: Path, name: str, number: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"{name}-{number:05}"
+
+
+class StoredRows:
+    """Texts as rows of ids on disk: `take(places)` is (B, T) int32, each text followed by END and PAD."""
+
+    def __init__(self, tokens: Column, starts: Column, length: int) -> None:
+        self.tokens, self.starts, self.row_length = tokens, starts, length
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The rows at `places` (B,)."""
+        rows = np.full((len(places), self.row_length), PAD, np.int32)
+        for row, place in zip(rows, places.tolist(), strict=True):
+            start, stop = self.starts.read(place, 2).tolist()
+            row[: stop - start] = self.tokens.read(start, stop - start)
+            row[stop - start] = END
+        return rows
+
+
+class StoredStream:
+    """A stream of ids on disk: `take(places)` is (B, T) int32, windows of neighbouring places."""
+
+    def __init__(self, tokens: Column) -> None:
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """The windows whose places are the rows of `places` (B, T)."""
+        return np.stack([self.tokens.read(start, places.shape[1]) for start in places[:, 0].tolist()]).astype(np.int32)
+
+
+class StoredTexts(Sequence[str]):
+    """The texts of stored rows, decoded one by one when they are asked for; an unknown symbol shows as such."""
+
+    def __init__(self, rows: StoredRows, alphabet: Alphabet) -> None:
+        self.rows, self.alphabet = rows, alphabet
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self.alphabet.decode(self.rows.take(np.array([range(len(self))[index]])))[0]
