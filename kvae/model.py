@@ -171,6 +171,20 @@ class TextVAE(keras.Model):
             for weight, value in zip(ours.weights, new.weights, strict=True):
                 weight.assign(value)
 
+    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **options: Any) -> None:
+        """As in Keras, but without losses and metrics: the objective stands in the configuration. Raises `ConfigError`."""
+        for name, value in {"loss": loss, "metrics": metrics, **options}.items():
+            if name in ("loss", "loss_weights", "metrics", "weighted_metrics") and value:
+                raise ConfigError(
+                    f"compile({name}=...): a TextVAE learns by its objective configuration and reports its terms; leave it out"
+                )
+        super().compile(optimizer, **options)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """What loading a `.keras` file calls; Keras leaves it to classes with a `compile` of their own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def train_step(self, *arguments: Any) -> Any:
         """One optimisation step, written once per backend in `kvae.training`."""
         return backend_steps().train_step(self, *arguments)
