@@ -20,7 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from kvae import __version__
+from kvae.runs import CONFIG
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
+
+PRESET = "hybrid-lstm"
+"""What `kvae train` trains when it is not told."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,10 +59,16 @@ def demo(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     from kvae.presets import preset
 
-    config = with_arguments(preset(options.preset), options)
+    going_on = options.resume and (Path(options.out) / CONFIG).is_file()
+    if options.resume and not going_on and options.preset is None and options.data is None:
+        raise ConfigError(
+            f"--resume: {options.out} holds no run; give the folder of one, or --preset and --data to start it"
+        )
     with heavy_imports("train"):
-        from kvae.training.experiment import run
-    trained, _ = run(config, options.out, say, options.overwrite)
+        from kvae.training.experiment import resume, run, stored_config
+    stored = going_on and options.preset is None
+    config = with_arguments(stored_config(Path(options.out)) if stored else preset(options.preset or PRESET), options)
+    trained, _ = resume(config, options.out, say) if going_on else run(config, options.out, say, options.overwrite)
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
@@ -299,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
 
     added = command("train", train, "train a preset on a corpus or a file")
-    added.add_argument("--preset", default="hybrid-lstm", help="see `kvae presets` (default: %(default)s)")
+    added.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
     added.add_argument(
         "--data",
         metavar="NAME|FILE",
@@ -311,7 +321,11 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--validation-labels", metavar="FILE", help="the labels of --validation")
     added.add_argument("--out", required=True, help="run folder to make")
-    added.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
+    earlier = added.add_mutually_exclusive_group()
+    earlier.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
+    earlier.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out from its last checkpoint, or start it"
+    )
     length = added.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int)
     length.add_argument("--steps", type=int)

@@ -172,6 +172,10 @@ class TrainingConfig(Section):
     multiple of it: the last execution runs in full."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """What layers compute in; weights, probabilities and losses are float32 in any case. Export always is."""
+    early_stopping: int = bounded(0, 0)
+    """Stop when that many epochs after the ramp have not improved the held-out bound, and keep the best weights; 0: never."""
+    checkpoint_steps: int | None = bounded(None, 1)
+    """Steps between two checkpoints within an epoch; None: ten minutes. One is written at the end of each epoch anyway."""
     seed: int = bounded(0, 0, 2**32 - 1)
 
 

@@ -17,6 +17,7 @@ import keras
 from keras import layers, ops
 
 from .configuration import ModelConfig, ObjectiveConfig
+from .replicas import drawn
 
 
 def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
@@ -60,7 +61,9 @@ class PreviousSymbol(layers.Layer):
             return ops.zeros_like(rows)
         if not training or self.dropout == 0.0:
             return rows
-        kept = keras.random.uniform((*ops.shape(previous), 1), seed=self.noise) >= self.dropout
+        rows_of, positions = ops.shape(previous)[0], previous.shape[1]
+        uniform = drawn(lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), rows_of)
+        kept = uniform >= self.dropout
         return rows * ops.cast(kept, rows.dtype)
 
 

@@ -22,6 +22,7 @@ from .objectives import (
     ramp_at,
 )
 from .parts import Parts, named_kls
+from .replicas import drawn
 
 BACKENDS = ("tensorflow", "jax")
 """Backends of Keras that kvae trains on."""
@@ -214,7 +215,10 @@ class StandardNoise(layers.Layer):
         self.generator = keras.random.SeedGenerator()
 
     def call(self, tokens: Any) -> Any:
-        return keras.random.normal((ops.shape(tokens)[0], self.size), dtype=self.compute_dtype, seed=self.generator)
+        def draw(rows: Any) -> Any:
+            return keras.random.normal((rows, self.size), dtype=self.compute_dtype, seed=self.generator)
+
+        return drawn(draw, ops.shape(tokens)[0])
 
 
 def inputs_of(model: TextVAE, data: Any) -> Any:

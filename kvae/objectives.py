@@ -11,6 +11,7 @@ from keras import ops
 from kvae.serving.alphabet import PAD
 
 from .configuration import ObjectiveConfig
+from .replicas import batch_mean
 
 
 def linear(config: ObjectiveConfig, progress: Any) -> Any:
@@ -57,7 +58,7 @@ def annealed(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) ->
 
 def constrained(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * |mean KL - C|, the mean over the batch, with C = kl_target * ramp (Prokhorov et al. 2019, eq. 3)."""
-    return like(kl, config.beta_max * ops.abs(ops.mean(kl) - config.kl_target * ramp))
+    return like(kl, config.beta_max * ops.abs(batch_mean(kl) - config.kl_target * ramp))
 
 
 def constrained_per_example(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
@@ -67,7 +68,7 @@ def constrained_per_example(config: ObjectiveConfig, kl: Any, per_dimension: Any
 
 def free_bits(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * sum over dimensions of max(free bits, mean KL), the mean over the batch (Kingma et al. 2016, eq. 15)."""
-    floored = ops.maximum(ops.mean(spared(config, kl, per_dimension), axis=0), config.free_bits)
+    floored = ops.maximum(batch_mean(spared(config, kl, per_dimension)), config.free_bits)
     return like(kl, config.beta_max * ramp * ops.sum(floored))
 
 

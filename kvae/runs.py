@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .model import TextVAE
 
 CONFIG, VOCABULARY, MODEL = "config.json", "vocabulary.json", "model.keras"
-METRICS, LOGS, REPORT = "metrics.jsonl", "logs", "report"
+METRICS, LOGS, REPORT, CHECKPOINTS = "metrics.jsonl", "logs", "report", "checkpoints"
 EVALUATION = "evaluation.json"
 
 
@@ -53,7 +53,9 @@ def load_run(path: str | Path) -> Run:
             f"{path}: not a run folder (it has no {CONFIG}); give the folder that `kvae train --out` wrote"
         )
     if not (path / MODEL).is_file():
-        raise ModelError(f"{path}: the run has no {MODEL} yet: its training has not finished; train it again")
+        raise ModelError(
+            f"{path}: the run has no {MODEL} yet: its training has not finished; go on with `kvae train --resume --out {path}`"
+        )
     try:
         config = Config.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
         alphabet = Alphabet.from_dict(json.loads((path / VOCABULARY).read_text(encoding="utf-8")))

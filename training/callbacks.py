@@ -16,6 +16,7 @@ from kvae.decoding import decode, sample
 from kvae.model import NEVER
 from kvae.serving.alphabet import Alphabet
 
+from .checkpoints import read_checkpoint, restore_weights, write_checkpoint
 from .evaluation import active_units, collect, information, spread
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl")
@@ -37,48 +38,35 @@ class Progress(keras.callbacks.ProgbarLogger):
 
 
 class MetricsFile(keras.callbacks.Callback):
-    """One JSON object a line for every epoch: step, seconds since the start, and every metric."""
+    """One JSON object a line for every epoch: step, seconds of training, and every metric."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = path
-
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.started = time.monotonic()
+        self.path, self.epochs, self.started = path, 0, time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        record = {
-            "epoch": epoch + 1,
-            "step": int(self.model.training_steps),
-            "seconds": round(time.monotonic() - self.started, 2),
-        }
+        self.epochs = epoch + 1
+        record = {"epoch": self.epochs, "step": int(self.model.training_steps), "seconds": round(self.seconds, 2)}
         record |= {name: float(value) for name, value in (logs or {}).items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    @property
+    def seconds(self) -> float:
+        """Since the start, interruptions left out."""
+        return time.monotonic() - self.started
 
-class StepCallback(keras.callbacks.Callback):
-    """Knows how far training may be without asking the model at each batch, which on JAX would stop the device to read it."""
+    def state(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "seconds": self.seconds}
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.before = int(self.model.training_steps)
-
-    def reached(self, step: int, batch: int) -> bool:
-        """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
-        call of an epoch may have counted batches that the data did not have."""
-        return self.before + batch + 1 >= step and int(self.model.training_steps) >= step
-
-
-class StopAtStep(StepCallback):
-    """End training after a number of steps, within an epoch if need be."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.reached(self.steps, batch):
-            self.model.stop_training = True
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the lines of complete epochs; what was written after the checkpoint is dropped."""
+        self.epochs, self.started = state["epochs"], time.monotonic() - state["seconds"]
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()[: self.epochs]
+            partial = self.path.with_name(self.path.name + ".partial")
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            partial.replace(self.path)
 
 
 class RampAfterConvergence(keras.callbacks.Callback):
@@ -109,25 +97,74 @@ class RampAfterConvergence(keras.callbacks.Callback):
             self.model.ramp_steps.assign(steps)
             self.say(f"converged without a penalty: the ramp starts at step {step:,} and lasts {steps:,}")
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+    def conclude(self) -> None:
+        """Say at the end of a run if it never came to that."""
         if int(self.model.ramp_start) == NEVER:
             self.say(
                 "the ramp never began, the model still improved without a penalty: train longer for a usable prior"
             )
 
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
 
-class DecoderReset(StepCallback):
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+
+
+class EarlyStop(keras.callbacks.Callback):
+    """Stops when `patience` epochs in which the ramp had reached its height have not lowered the held-out bound.
+
+    While the ramp rises the bound is not what is learned, so those epochs do not count. `conclude` gives the model the
+    weights of the best epoch, which are kept in the file `best` until then.
+    """
+
+    def __init__(self, patience: int, best: Path, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self.patience, self.file, self.say = patience, best, say
+        self.best, self.waited, self.best_step = float("inf"), 0, 0
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if float(keras.ops.convert_to_numpy(self.model.ramp)) < 1.0:
+            return
+        found = (logs or {})["val_elbo"]
+        if found < self.best:
+            self.best, self.waited, self.best_step = found, 0, int(self.model.training_steps)
+            write_checkpoint(self.file, self.model, {})
+        else:
+            self.waited += 1
+        if self.waited >= self.patience:
+            self.model.stop_training = True
+
+    def conclude(self) -> None:
+        """Back to the weights of the best epoch."""
+        if self.best_step and self.best_step != int(self.model.training_steps):
+            self.say(
+                f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): its weights are kept"
+            )
+            restore_weights(self.model, read_checkpoint(self.file))
+        self.file.unlink(missing_ok=True)
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited, "best_step": self.best_step}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best, self.waited, self.best_step = state["best"], state["waited"], state["best_step"]
+
+
+class DecoderReset(keras.callbacks.Callback):
     """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept (Li et al. 2019). Adam's moments stay: they are those of
-    the old decoder for some steps, but without their bias correction new ones would multiply the rate."""
+    the old decoder for some steps, but without their bias correction new ones would multiply the rate.
 
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.steps = self.model.objective_config.warm_start_steps
-        self.ahead = int(self.model.training_steps) < self.steps
+    With several steps per execution that is the end of the execution in which the warm start ends.
+    """
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.left = self.model.objective_config.warm_start_steps - int(self.model.training_steps)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.ahead and self.reached(self.steps, batch):
+        if 0 < self.left <= batch + 1:  # counted here: on JAX, to ask the model at each batch would stop the device
             self.model.reset_decoder()
-            self.ahead = False
+            self.left = 0
 
 
 class EncoderAhead(keras.callbacks.Callback):
@@ -149,6 +186,12 @@ class EncoderAhead(keras.callbacks.Callback):
                 f"mutual information fell from {self.best:.2f} to {found:.2f} nats: encoder and decoder learn together now"
             )
         self.best = found
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best = state["best"]
 
 
 class TensorBoardMonitor(keras.callbacks.Callback):

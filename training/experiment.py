@@ -1,75 +1,181 @@
-"""A training run from a configuration to a run folder: prepare, build, fit, save, evaluate."""
+"""A training run from a configuration to a run folder: prepare, build, fit, save, evaluate, and go on after an interruption."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import keras
 import numpy as np
 
-from kvae.configuration import Config
+from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.model import TextVAE
 from kvae.objectives import TARGETED, ramp_at
-from kvae.runs import CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
-from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
+from kvae.serving.errors import CheckFailed, ConfigError, ModelError
 
 from .callbacks import (
     DecoderReset,
+    EarlyStop,
     EncoderAhead,
     MetricsFile,
     Progress,
     RampAfterConvergence,
-    StopAtStep,
     TensorBoardMonitor,
 )
+from .checkpoints import Checkpoint, Checkpoints, RunningMetrics, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
-from .evaluation import evaluate
+from .evaluation import evaluate, spread
 from .optimizers import optimizer
-from .pipeline import training_batches, validation_batches
+from .pipeline import steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
 
+Say = Callable[[str], None]
 
-def run(config: Config, out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> tuple[Run, Prepared]:
+
+def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> tuple[Run, Prepared]:
     """Train what `config` describes into the new folder `out`; `say` gets a sentence now and then.
 
     The folder appears, and with `overwrite` an earlier run gives way to it, only when the data and the model are ready.
-    Stopping with Ctrl-C keeps the model of that moment. Raises `ConfigError` when `out` is in the way, and whatever
-    `prepare` and `TextVAE` raise.
+    Ctrl-C ends it after the step that is under way, with a checkpoint, and the model of that moment is saved. Raises
+    `ConfigError` when `out` is in the way, and whatever `prepare` and `TextVAE` raise.
     """
     out = Path(out)
     check_free(out, overwrite)
+    prepared = read_corpus(config, say)
+    model = built(prepared, say)
+    appear(out, prepared)
+    try:
+        return trained(out, prepared, model, None, say), prepared
+    except Exception:
+        if not any((out / CHECKPOINTS).glob("*.npz")):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
+    """Go on with the run in `out` from its last checkpoint, to the same losses as if it had not been interrupted (CPU).
+
+    `config` must be the run's own (`stored_config`) but for settings in `MAY_CHANGE`. Raises `ConfigError` where something
+    else differs, and `ModelError` when the texts are not those of the run.
+    """
+    out = Path(out)
+    stored = stored_config(out)
+    prepared = read_corpus(config, say)
+    compare(stored, prepared.config, say)
+    checkpoint = latest(out / CHECKPOINTS, say)
+    if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
+        raise ModelError(f"{out}: {config.data.source} has changed since the run began; train it anew")
+    model = built(prepared, say)
+    write_json(out / CONFIG, prepared.config.to_dict())
+    say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
+    return trained(out, prepared, model, checkpoint, say), prepared
+
+
+MAY_CHANGE = {
+    *(f"data.{name}" for name in ("source", "validation", "labels", "validation_labels")),
+    *(
+        f"training.{name}"
+        for name in (
+            "epochs",
+            "steps",
+            "learning_rate",
+            "learning_rate_schedule",
+            "learning_rate_decay",
+            "learning_rate_hold",
+            "weight_decay",
+            "clip_norm",
+            "jit_compile",
+            "checkpoint_steps",
+            "early_stopping",
+        )
+    ),
+}
+"""Settings that a resumed run may have otherwise: files may have moved, and a run may get longer or another rate, which is
+then not what an uninterrupted one would have been."""
+
+
+def stored_config(out: Path) -> Config:
+    """The configuration of a run folder."""
+    try:
+        return Config.from_dict(json.loads((out / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, ConfigError) as error:
+        raise ModelError(f"{out / CONFIG}: damaged ({error}); train the run anew") from error
+
+
+def compare(stored: Config, asked: Config, say: Say) -> None:
+    """Refuse a configuration that is not that of the run; say what differs where it may."""
+    for key in dotted_keys():
+        old, new = dotted_value(stored, key), dotted_value(asked, key)
+        if old == new:
+            continue
+        if key not in MAY_CHANGE:
+            raise ConfigError(
+                f"--resume: {key} is {old!r} in the run and {new!r} now; leave it out, or start a new run"
+            )
+        say(f"{key} is {new!r} from here on, it was {old!r}")
+
+
+def read_corpus(config: Config, say: Say) -> Prepared:
+    """The corpus of a configuration, and what is to be said of it."""
     say(f"reading {config.data.source}")
     prepared = prepare(config)
-    config = prepared.config
     for note in prepared.notes:
         say(note)
+    return prepared
+
+
+def built(prepared: Prepared, say: Say) -> TextVAE:
+    """The model with the weights that the seed gives it."""
+    config = prepared.config
     keras.utils.set_random_seed(config.training.seed)
+    keras.config.set_dtype_policy(config.training.precision)
     model = TextVAE(config.model, config.objective)
     say(
         f"{len(prepared.train_texts):,} texts to learn from, {len(prepared.validation_texts):,} held out, "
         f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
     )
-    if out.exists():
-        shutil.rmtree(out)
-    (out / REPORT).mkdir(parents=True)
+    return model
+
+
+def appear(out: Path, prepared: Prepared) -> None:
+    """Make the run folder, whole from its first moment, in the place of an earlier run."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / REPORT).mkdir(parents=True)
     try:
-        write_json(out / CONFIG, config.to_dict())
-        write_json(out / VOCABULARY, prepared.alphabet.to_dict())
-        fit(model, prepared, out, say)
-        save_model(model, out / MODEL)
-    except Exception:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+        write_json(partial / CONFIG, prepared.config.to_dict())
+        write_json(partial / VOCABULARY, prepared.alphabet.to_dict())
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoint | None, say: Say) -> Run:
+    """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
+    finished = fit(model, prepared, out, checkpoint, say)
+    run = Run(out, prepared.config, prepared.alphabet, model)
+    if finished and (out / REPORT / EVALUATION).is_file():
+        say("the run was finished already")
+        return run
+    save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
     write_json(out / REPORT / EVALUATION, evaluated(model, prepared))
     plot_curves(out / METRICS, out / REPORT / "curves.png")
-    return Run(out, config, prepared.alphabet, model), prepared
+    return run
 
 
 def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
@@ -84,7 +190,9 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise ConfigError(f"--out {out}: exists already; give a new folder, remove it, or add --overwrite")
+        raise ConfigError(
+            f"--out {out}: exists already; go on with it (--resume), give a new folder, remove it, or add --overwrite"
+        )
     missing = [name for name in (CONFIG, VOCABULARY) if not (out / name).is_file()]
     if missing:
         raise ConfigError(
@@ -92,16 +200,127 @@ def check_free(out: Path, overwrite: bool) -> None:
         )
 
 
-def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None]) -> None:
-    """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration."""
-    settings, objective = prepared.config.training, prepared.config.objective
-    train = training_batches(prepared)
-    steps_per_epoch = settings.steps_per_epoch or int(train.cardinality())
+def fingerprint(prepared: Prepared) -> str:
+    """Sixteen hexadecimal digits that name the texts a run learns from, by their number and a thousand of them."""
+    digest = hashlib.sha256(str(prepared.train.shape).encode())
+    digest.update(np.ascontiguousarray(spread(prepared.train, 1000)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Epochs of the same number of steps, or what is left of one: `epochs` are the first and the one behind the last."""
+
+    first_step: int
+    epochs: tuple[int, int]
+    steps_per_epoch: int
+
+
+def segments(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[Segment]:
+    """The way from a step to the last one: the rest of an epoch, whole epochs, a shorter last one."""
+    while first_step < total_steps:
+        epoch, done = divmod(first_step, steps_per_epoch)
+        left = total_steps - first_step
+        whole = 0 if done else left // steps_per_epoch
+        steps = steps_per_epoch if whole else min(steps_per_epoch - done, left)
+        yield Segment(first_step, (epoch, epoch + max(whole, 1)), steps)
+        first_step += steps * max(whole, 1)
+
+
+def length_of(prepared: Prepared) -> tuple[int, int]:
+    """Steps in all and steps an epoch."""
+    settings = prepared.config.training
+    steps_per_epoch = settings.steps_per_epoch or steps_of_a_pass(prepared)
     total_steps = settings.steps or settings.epochs * steps_per_epoch
-    steps_per_epoch = min(steps_per_epoch, total_steps)
+    together = settings.steps_per_execution
+    if steps_per_epoch % together or total_steps % together:
+        raise ConfigError(
+            f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and a run of {total_steps} must "
+            f"be multiples of it; set training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
+        )
+    return total_steps, min(steps_per_epoch, total_steps)
+
+
+def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say) -> bool:
+    """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
+    settings = prepared.config.training
+    total_steps, steps_per_epoch = length_of(prepared)
+    options = {"jit_compile": settings.jit_compile, "steps_per_execution": settings.steps_per_execution}
+    model.compile(optimizer(settings, total_steps), **options)
+    if checkpoint:
+        restore_checkpoint(model, checkpoint)
+    first_step = int(model.training_steps)
+    if first_step >= total_steps or (checkpoint and checkpoint.about.get("ended") == total_steps):
+        return True
+    if not checkpoint:  # what a run left that was killed before its first one
+        (out / METRICS).unlink(missing_ok=True)
+        shutil.rmtree(out / LOGS, ignore_errors=True)
     epochs = -(-total_steps // steps_per_epoch)
-    model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile)
     say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
+    note_ramp(model, prepared.config, total_steps, say)
+    steering, showing = callbacks_of(prepared, out, say)
+    for callback in steering + showing:
+        if checkpoint and hasattr(callback, "state"):
+            callback.restore(checkpoint.about["callbacks"].get(type(callback).__name__, {}))
+    stop = threading.Event()
+    stateful = [callback for callback in steering + showing if hasattr(callback, "state")]
+    about = {"corpus": fingerprint(prepared)}
+    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
+    again = [RunningMetrics(checkpoint)] if checkpoint else []
+    started = time.monotonic()
+    try:
+        with standard_output_to_error(), ending_at_a_signal(stop, say):
+            for segment in segments(first_step, total_steps, steps_per_epoch):
+                model.fit(
+                    training_stream(prepared, segment.first_step),
+                    steps_per_epoch=segment.steps_per_epoch,
+                    validation_data=validation_batches(prepared),
+                    initial_epoch=segment.epochs[0],
+                    epochs=segment.epochs[1],
+                    callbacks=[*again, *steering, *showing, keras.callbacks.TerminateOnNaN(), checkpoints],
+                    shuffle=False,
+                    verbose=1 if sys.stderr.isatty() else 2,
+                )
+                if model.stop_training:
+                    break
+        for callback in steering:
+            if hasattr(callback, "conclude"):
+                callback.conclude()
+        checkpoints.write(epochs, ended=total_steps)
+    except KeyboardInterrupt:
+        say(
+            f"stopped after {int(model.training_steps):,} steps; the model of this moment is kept, "
+            f"`kvae train --resume --out {out}` goes on"
+        )
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise CheckFailed(
+            f"training diverged within {int(model.training_steps):,} steps, the weights are no numbers any more; "
+            f"lower the rate, as with --set training.learning_rate={settings.learning_rate / 4:g}"
+        )
+    say(f"trained for {time.monotonic() - started:.0f} seconds")
+    return False
+
+
+def callbacks_of(prepared: Prepared, out: Path, say: Say) -> tuple[list[Any], list[Any]]:
+    """The callbacks that steer a run and those that show it."""
+    settings, objective = prepared.config.training, prepared.config.objective
+    steering = [
+        *([DecoderReset()] if objective.warm_start_steps else []),
+        *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
+        *([EncoderAhead(prepared.validation, say, prepared.validation_attribute)] if objective.encoder_updates else []),
+        *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / "best.npz", say)] if settings.early_stopping else []),
+    ]
+    showing = [
+        Progress(),
+        MetricsFile(out / METRICS),
+        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation, prepared.validation_attribute),
+    ]
+    return steering, showing
+
+
+def note_ramp(model: TextVAE, config: Config, total_steps: int, say: Say) -> None:
+    """Say where a run is too short for its own schedule."""
+    objective = config.objective
     if total_steps < objective.warm_start_steps:
         say(
             f"the run ends within its warm start of {objective.warm_start_steps:,} steps: there will be no KL in its loss; "
@@ -117,43 +336,37 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, say: Callable[[str], None
                 f"the ramp will only reach {what}: it is longer than the run; shorten it with "
                 f"--set objective.ramp_steps=N or --set objective.ramp_start=N"
             )
-    started = time.monotonic()
-    callbacks = [
-        Progress(),
-        *([DecoderReset()] if objective.warm_start_steps else []),
-        *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
-        *([EncoderAhead(prepared.validation, say, prepared.validation_attribute)] if objective.encoder_updates else []),
-        MetricsFile(out / METRICS),
-        TensorBoardMonitor(out / LOGS, prepared.alphabet, prepared.validation, prepared.validation_attribute),
-        StopAtStep(total_steps),
-        keras.callbacks.TerminateOnNaN(),
-    ]
+
+
+@contextlib.contextmanager
+def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set `stop`, so that a step is never torn; the second one interrupts at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("stopping after this step; once more to stop at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with standard_output_to_error():
-            model.fit(
-                train.repeat(),
-                steps_per_epoch=steps_per_epoch,
-                validation_data=validation_batches(prepared),
-                epochs=epochs,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=1 if sys.stderr.isatty() else 2,
-            )
-    except KeyboardInterrupt:
-        say(f"stopped after {int(model.training_steps):,} steps; the model of this moment is kept")
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise CheckFailed(
-            f"training diverged within {int(model.training_steps):,} steps, the weights are no numbers any more; "
-            f"lower the rate, as with --set training.learning_rate={settings.learning_rate / 4:g}"
-        )
-    say(f"trained for {time.monotonic() - started:.0f} seconds")
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def save_model(model: TextVAE, path: Path) -> None:
     """Write a `.keras` file that is complete or not there."""
     partial = path.with_name("partial-" + path.name)
-    model.save(partial)
-    partial.replace(path)
+    try:
+        model.save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

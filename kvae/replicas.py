@@ -1,0 +1,49 @@
+"""A batch that is split between devices: what is drawn or averaged over a batch goes through here, so that the numbers do
+not depend on how many devices share it. A training step says which part is its own; without that a batch is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Part `index` of `count` equal parts of a batch; `mean` averages a tensor over all parts."""
+
+    index: Any = 0
+    count: int = 1
+    mean: Callable[[Any], Any] = lambda value: value
+
+
+_replica: ContextVar[Replica] = ContextVar("replica", default=Replica())
+
+
+@contextlib.contextmanager
+def replica(part: Replica) -> Iterator[None]:
+    """Within this the batch is that part of a larger one."""
+    token = _replica.set(part)
+    try:
+        yield
+    finally:
+        _replica.reset(token)
+
+
+def drawn(draw: Callable[[Any], Any], rows: Any) -> Any:
+    """`draw(n)` makes a random row for each of n texts: those of the whole batch are drawn, and this part's `rows` kept."""
+    part = _replica.get()
+    if part.count == 1:
+        return draw(rows)
+    whole = draw(rows * part.count)
+    return ops.slice(whole, [part.index * rows, *[0] * (len(whole.shape) - 1)], [rows, *whole.shape[1:]])
+
+
+def batch_mean(values: Any) -> Any:
+    """The mean over the first axis of the whole batch: (B, ...) -> (...)."""
+    return _replica.get().mean(ops.mean(values, axis=0))

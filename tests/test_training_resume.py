@@ -1,0 +1,255 @@
+"""A run that was interrupted, by whatever, ends with the losses of one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.configuration import Config
+from kvae.presets import preset
+from kvae.runs import load_run
+from kvae.serving.errors import ConfigError, ModelError
+from kvae.training import checkpoints, experiment
+from kvae.training.checkpoints import Checkpoints, latest, numbered
+from kvae.training.experiment import resume, run, segments, stored_config
+
+from .conftest import SMALL
+
+
+def quiet(sentence: str) -> None:
+    pass
+
+
+def config_of(settings: dict[str, Any], **more: Any) -> Config:
+    changes = {"objective.input_dropout": 0.3, **{key.replace("__", "."): value for key, value in more.items()}}
+    return preset("hybrid-lstm").with_settings({**settings, **changes})
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    first, second = records(one), records(other)
+    assert [line["step"] for line in first] == [line["step"] for line in second]
+    return max(abs(line[name] - again[name]) for line, again in zip(first, second, strict=True) for name in line)
+
+
+class StopAt(Checkpoints):
+    """As a signal that arrives while a step is under way."""
+
+    at = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.first_step + batch + 1 == self.at:
+            self.stop.set()
+        super().on_train_batch_end(batch, logs)
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Interrupt every run at a step; at 0 none."""
+
+    def at(step: int) -> None:
+        monkeypatch.setattr(experiment, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints)
+
+    return at
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("steps", [(3,), (7, 9)])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    tmp_path: Path, run_folder: Path, small_settings: dict[str, Any], interrupted: Any, steps: tuple[int, ...]
+) -> None:
+    config = preset("hybrid-lstm").with_settings(small_settings)
+    out = tmp_path / "run"
+    said: list[str] = []
+    for step in steps:
+        interrupted(step)
+        stopped, _ = (resume if out.exists() else run)(config, out, said.append)
+        assert int(stopped.model.training_steps) == step
+    assert any(f"stopped after {steps[-1]} steps" in sentence for sentence in said)
+    interrupted(0)
+    resume(stored_config(out), out, quiet)
+    assert largest_difference(run_folder, out) <= 1e-6
+    assert json.loads((out / "report/evaluation.json").read_text()) == pytest.approx(
+        json.loads((run_folder / "report/evaluation.json").read_text()), abs=1e-5
+    )
+
+
+def test_rules_that_wait_remember_what_they_waited_for(
+    tmp_path: Path, small_settings: dict[str, Any], interrupted: Any
+) -> None:
+    """The ramp that starts after convergence, aggressive training and early stopping act at the same steps."""
+    config = config_of(
+        {**small_settings, "training.epochs": 12, "training.learning_rate_schedule": "constant"},
+        objective__ramp_after_convergence=True,
+        objective__encoder_updates=2,
+        training__early_stopping=2,
+    )
+    run(config, tmp_path / "whole", quiet)
+    for step in (10, 40, 60):
+        interrupted(step)
+        (resume if (tmp_path / "broken").exists() else run)(config, tmp_path / "broken", quiet)
+    interrupted(0)
+    resume(config, tmp_path / "broken", quiet)
+    assert largest_difference(tmp_path / "whole", tmp_path / "broken") <= 1e-6
+    one, other = (load_run(tmp_path / name).model for name in ("whole", "broken"))
+    for weight, again in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_allclose(weight, again, atol=1e-6, err_msg=weight.path)
+
+
+def start(out: Path, data: Path) -> subprocess.Popen[bytes]:
+    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
+    settings = {f"model.{name}": value for name, value in sizes.items()}
+    settings |= {"training.jit_compile": False, "training.checkpoint_steps": 2, "objective.ramp_steps": 100}
+    command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm", "--data", str(data), "--resume"]
+    command += ["--out", str(out), "--epochs", "60", "--batch-size", "16"]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    errors = (out.parent / f"{out.name}.log").open("ab")
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "TQDM_DISABLE": "1"})
+
+
+def kill_and_resume(folder: Path, data: Path, kills: int, seed: int) -> None:
+    """Kill a run `kills` times at random moments after it has gone on, then let it end and compare."""
+    generator = random.Random(seed)
+    whole = start(folder / "whole", data)
+    for _ in range(kills):
+        process = start(folder / "killed", data)
+        before = numbered(folder / "killed" / "checkpoints")
+        while numbered(folder / "killed" / "checkpoints") == before:
+            assert process.poll() is None, (folder / "killed.log").read_text()
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0.0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(folder / "killed", data).wait() == 0, (folder / "killed.log").read_text()
+    assert whole.wait() == 0
+    assert (folder / "killed.log").read_text().count("going on at step") == kills
+    assert len(records(folder / "whole")) == 60
+    assert largest_difference(folder / "whole", folder / "killed") <= 1e-6
+
+
+def test_a_run_that_was_killed_goes_on_exactly(tmp_path: Path, corpus_file: Path) -> None:
+    kill_and_resume(tmp_path, corpus_file, kills=1, seed=0)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path, corpus_file: Path) -> None:
+    kill_and_resume(tmp_path, corpus_file, kills=10, seed=1)
+
+
+def test_segments_lead_through_every_step_once() -> None:
+    for first, total, each in [(0, 21, 7), (3, 21, 7), (9, 20, 7), (0, 5, 5), (16, 17, 4), (21, 21, 7)]:
+        steps = [
+            (epoch, segment.first_step + number * segment.steps_per_epoch + step)
+            for segment in segments(first, total, each)
+            for number, epoch in enumerate(range(*segment.epochs))
+            for step in range(segment.steps_per_epoch)
+        ]
+        assert steps == [(step // each, step) for step in range(first, total)]
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    older, newer = numbered(run_folder / "checkpoints")
+    (folder / older.name).write_bytes(older.read_bytes())
+    (folder / newer.name).write_bytes(newer.read_bytes()[:-200])
+    (folder / "step-000000099.npz.partial").write_bytes(b"PK")
+    said: list[str] = []
+    found = latest(folder, said.append)
+    assert found is not None
+    assert found.path.name == older.name
+    assert "damaged" in said[0]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = checkpoints.np.savez, []
+
+    def full(file: Any, **arrays: Any) -> None:
+        written.append(file)
+        if len(written) > 2:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        write(file, **arrays)
+
+    monkeypatch.setattr(checkpoints.np, "savez", full)
+    config = preset("hybrid-lstm").with_settings(small_settings)
+    with pytest.raises(OSError, match="No space left"):
+        run(config, tmp_path / "run", quiet)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000000007.npz", "step-000000014.npz"]
+    monkeypatch.undo()
+    finished, _ = resume(config, tmp_path / "run", quiet)
+    assert int(finished.model.training_steps) == 21
+
+
+def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    out, said = tmp_path / "run", list[str]()
+    config = preset("hybrid-lstm").with_settings({**small_settings, "training.epochs": 1})
+    run(config, out, quiet)
+    before = (out / "model.keras").read_bytes()
+    resume(stored_config(out), out, said.append)
+    assert "the run was finished already" in said
+    assert (out / "model.keras").read_bytes() == before
+    longer, _ = resume(stored_config(out).with_settings({"training.epochs": 2}), out, said.append)
+    assert int(longer.model.training_steps) == 14
+    assert "training.epochs is 2 from here on, it was 1" in said
+    assert [line["epoch"] for line in records(out)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.latent_size": 5}, r"model.latent_size is \(4,\) in the run and \(5,\) now"),
+        ({"training.seed": 3}, "training.seed is 0 in the run and 3 now"),
+        ({"objective.alpha": 0.5}, "objective.alpha"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another_one(run_folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resume(stored_config(run_folder).with_settings(changes), run_folder, quiet)
+
+
+def test_a_corpus_that_changed_is_refused(tmp_path: Path, small_settings: dict[str, Any], corpus_file: Path) -> None:
+    data = tmp_path / "names.txt"
+    data.write_text(corpus_file.read_text())
+    config = preset("hybrid-lstm").with_settings({**small_settings, "data.source": str(data), "training.steps": 2})
+    run(config, tmp_path / "run", quiet)
+    data.write_text(corpus_file.read_text().replace("KAKAKA", "KAKARU"))
+    with pytest.raises(ModelError, match="has changed since the run began"):
+        resume(config, tmp_path / "run", quiet)
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    settings = {
+        **small_settings,
+        "training.epochs": 60,
+        "training.early_stopping": 2,
+        "training.learning_rate": 0.1,
+        "training.learning_rate_schedule": "constant",
+    }
+    stopped, _ = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
+    lines = records(stopped.path)
+    after = [line for line in lines if line["val_beta"] == 1.0]
+    best = min(after, key=lambda line: line["val_elbo"])
+    assert len(lines) < 60
+    assert lines[-1]["epoch"] == best["epoch"] + 2
+    assert any(f"lowest at step {best['step']:,.0f} " in sentence for sentence in said)
+    assert stopped.evaluation["elbo"] == pytest.approx(best["val_elbo"], rel=0.1)
+    assert not (stopped.path / "checkpoints" / "best.npz").exists()

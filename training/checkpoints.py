@@ -1,0 +1,202 @@
+"""Checkpoints: all that a run needs to go on exactly where it was, in one file that is whole or not there.
+
+A file holds the variables of model, optimizer and running metrics as arrays, and as JSON the step, the number of complete
+epochs and the state of every callback that has one: a callback with `state() -> dict` and `restore(dict)`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kvae.model import TextVAE
+from kvae.serving.errors import ModelError
+
+KEPT = 2
+"""Checkpoints that stay in a folder, the newest ones."""
+
+MINUTES = 10.0
+"""Between two checkpoints of an epoch, where no number of steps is set."""
+
+ABOUT = "about.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: `arrays` by group and place, and what `about` says of the run."""
+
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    about: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Training steps that were taken."""
+        return self.about["step"]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that were completed."""
+        return self.about["epoch"]
+
+
+def groups(model: TextVAE) -> dict[str, Sequence[Any]]:
+    """All variables that training changes, in the order in which Keras lists them."""
+    return {
+        "trainable": model.trainable_variables,
+        "other": model.non_trainable_variables,
+        "optimizer": model.optimizer.variables if model.optimizer else [],
+        "metric": model.metrics_variables,
+    }
+
+
+def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> None:
+    """Write a file that is whole or not there; it is on the disk when this returns."""
+    arrays = {
+        f"{name}/{place}": keras.ops.convert_to_numpy(variable)
+        for name, variables in groups(model).items()
+        for place, variable in enumerate(variables)
+    }
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a file whole; raises `ModelError` when it is damaged."""
+    try:
+        with path.open("rb") as content, np.load(content) as file:
+            arrays = {name: file[name] for name in file.files}
+        return Checkpoint(path, arrays, json.loads(arrays.pop(ABOUT).tobytes()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path}: damaged ({error}); remove it, or train the run again") from error
+
+
+def restore_checkpoint(model: TextVAE, checkpoint: Checkpoint) -> None:
+    """Give a compiled model, its optimizer and its metrics the values of a checkpoint."""
+    model.optimizer.build(model.trainable_variables)
+    assign(checkpoint, groups(model))
+
+
+def restore_weights(model: TextVAE, checkpoint: Checkpoint) -> None:
+    """Give a model the weights of a checkpoint and the statistics of its normalisation, but keep its counters."""
+    floating = {name: values for name, values in groups(model).items() if name in ("trainable", "other")}
+    assign(checkpoint, floating, only=lambda variable: "float" in str(variable.dtype))
+
+
+def assign(
+    checkpoint: Checkpoint,
+    groups: Mapping[str, Sequence[Any]],
+    only: Callable[[Any], bool] = lambda variable: True,
+) -> None:
+    """Give variables their values; raises `ModelError` where they do not fit."""
+    for name, variables in groups.items():
+        for place, variable in enumerate(variables):
+            value = checkpoint.arrays.get(f"{name}/{place}")
+            if value is None or value.shape != tuple(variable.shape):
+                raise ModelError(
+                    f"{checkpoint.path}: belongs to another model ({name} variable {place}, {variable.path}, does not fit); "
+                    f"train the run again"
+                )
+            if only(variable):
+                variable.assign(value)
+
+
+def latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint of a folder that is whole; `say` hears of damaged ones."""
+    for path in reversed(numbered(folder)):
+        try:
+            return read_checkpoint(path)
+        except ModelError as error:
+            say(f"passed over: {error}")
+    return None
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    return sorted(folder.glob("step-*.npz"))
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes `folder`/step-N.npz at the end of each epoch and within it, every `steps` steps or else every ten minutes.
+
+    When `stop` is set the step that is under way is the last one: it is written and `KeyboardInterrupt` raised. `about` is
+    remembered in every checkpoint, `stateful` are the callbacks whose state belongs to it. Must be the last callback.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        stateful: Sequence[Any] = (),
+        steps: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder, self.about, self.stateful, self.steps = folder, about, stateful, steps
+        self.stop = stop or threading.Event()
+        self.written = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.epoch, self.first_step = epoch, int(self.model.training_steps)
+        self.next_step = self.first_step + (self.steps or 0)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch ends here and is written then, with its validation
+        step = self.first_step + batch + 1
+        due = step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
+        if due or self.stop.is_set():
+            self.write(self.epoch, within_epoch=True)
+            self.next_step = step + (self.steps or 0)
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.write(epoch + 1)
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def write(self, epochs: int, **more: Any) -> None:
+        """Write the present moment, after `epochs` complete ones; weights that are no numbers are not kept."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in self.model.trainable_variables):
+            return
+        step = int(self.model.training_steps)
+        states = {type(callback).__name__: callback.state() for callback in self.stateful}
+        about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, **more}
+        write_checkpoint(self.folder / f"step-{step:09d}.npz", self.model, about)
+        for old in numbered(self.folder)[:-KEPT]:
+            old.unlink()
+        self.written = time.monotonic()
+
+
+class RunningMetrics(keras.callbacks.Callback):
+    """Goes on with the running means of an epoch that was interrupted, which Keras resets when it begins."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.checkpoint.about.get("within_epoch") and epoch == self.checkpoint.epoch:
+            for place, variable in enumerate(self.model.metrics_variables):
+                variable.assign(self.checkpoint.arrays[f"metric/{place}"])
