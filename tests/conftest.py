@@ -78,8 +78,10 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
     if keras.backend.backend() == "jax":
         import jax
 
+        from kvae.training.jax_step import Scope
+
         def stateless(values: list[Any]) -> Any:
-            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            with Scope(list(zip(variables, values, strict=True))):
                 return loss()
 
         found = jax.jit(jax.grad(stateless))([variable.value for variable in variables])

@@ -38,6 +38,11 @@ def policy(request: pytest.FixtureRequest) -> Iterator[str]:
     keras.config.set_dtype_policy("float32")
 
 
+def gently(optimizer: Any) -> Any:
+    """With a loss scale that does not overflow at once, for tests of a few steps; only float16 uses it."""
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=16.0)
+
+
 def half(policy: str, **model: Any) -> tuple[TextVAE, TextVAE]:
     """A model in float32, and one in half precision with the same weights."""
     full = small_model(**model)
@@ -84,7 +89,8 @@ def test_the_gradient_is_reported_and_clipped_without_the_scale_of_the_loss(poli
     norms = []
     for model in (full, made):
         model.get_layer("noise").call = lambda tokens: np.ones((16, 4), np.float32)
-        model.compile(keras.optimizers.SGD(1.0, global_clipnorm=0.01), **COMPILED)
+        optimizer = keras.optimizers.SGD(1.0, global_clipnorm=0.01)
+        model.compile(gently(optimizer) if model.dtype_policy.name == "mixed_float16" else optimizer, **COMPILED)
         before = [np.array(weight) for weight in model.trainable_weights]
         norms += model.fit(random_tokens(16), batch_size=16, verbose=0).history["gradient_norm"]
         changes = (np.array(new) - old for new, old in zip(model.trainable_weights, before, strict=True))
@@ -113,7 +119,7 @@ def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale
 
 def test_a_file_of_a_mixed_model_opens_in_float32_with_its_optimizer(policy: str, tmp_path: Path) -> None:
     _, made = half(policy)
-    made.compile("adam", **COMPILED)
+    made.compile(gently(keras.optimizers.Adam()) if policy == "mixed_float16" else "adam", **COMPILED)
     made.fit(random_tokens(16), batch_size=8, verbose=0)
     made.save(tmp_path / "model.keras")
     keras.config.set_dtype_policy("float32")
