@@ -72,7 +72,7 @@ def train(options: argparse.Namespace) -> None:
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
-        print(f"\nnext: {program('kvae')} export {options.out} {options.out}/bundle")
+        print(f"\nnext: {on_tensorflow()}{program('kvae')} export {options.out} {options.out}/bundle")
         print(f"      {program('tensorboard')} --logdir {options.out}/logs")
 
 
@@ -81,6 +81,8 @@ def evaluate(options: argparse.Namespace) -> None:
         from kvae.runs import load_run
         from kvae.training.corpora import entropy_of, held_out
         from kvae.training.evaluation import evaluate as measure
+        from kvae.training.generation import text_report
+        from kvae.training.ngram import character_count
     run = load_run(options.run_folder)
     config = run.config if options.too_long is None else run.config.with_settings({"data.too_long": options.too_long})
     if options.labels and (options.data is None or not config.model.attributes):
@@ -89,11 +91,31 @@ def evaluate(options: argparse.Namespace) -> None:
     for note in data.notes:
         say(note)
     samples = options.importance_samples
-    numbers = measure(run.model, data.rows, seed=options.seed, attribute=data.attribute, importance_samples=samples)
+    say(f"measuring {len(data.rows):,} texts" + (f", then again with {samples:,} codes each" if samples > 0 else ""))
+    numbers = measure(
+        run.model,
+        data.rows,
+        seed=options.seed,
+        attribute=data.attribute,
+        importance_samples=samples,
+        characters=character_count(data.texts, config.data.mode == "lines"),
+    )
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
     entropy = entropy_of(config) if options.data is None else None
     report |= {} if entropy is None else {"entropy": entropy}
-    show(options, report, evaluation_table(report))
+    report |= text_report(run, data, training_texts(run.config), options.texts, options.samples, options.seed, say)
+    show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
+
+
+def training_texts(config: Any) -> list[str] | None:
+    """What a run learned from, where it is still there."""
+    from kvae.training.corpora import learned_texts
+
+    try:
+        return learned_texts(config)
+    except DataError as error:
+        say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
+        return None
 
 
 def export(options: argparse.Namespace) -> None:
@@ -331,6 +353,7 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int)
     added.add_argument("--batch-size", type=int)
     added.add_argument("--seed", type=int)
+    added.add_argument("--devices", type=int, metavar="N", help="share each batch between N devices (default: 1)")
     added.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -345,6 +368,12 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--labels", metavar="FILE", help="their labels, one a line")
     added.add_argument(
         "--importance-samples", type=int, default=0, metavar="K", help="also bound -log p(x) with K codes a text"
+    )
+    added.add_argument(
+        "--texts", type=int, default=1000, metavar="N", help="held-out texts to reconstruct (default: %(default)s)"
+    )
+    added.add_argument(
+        "--samples", type=int, default=1000, metavar="N", help="samples to draw and compare (default: %(default)s)"
     )
     added.add_argument(
         "--too-long", choices=("refuse", "cut", "drop"), help="lines longer than the model (default: as trained)"
@@ -421,6 +450,7 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
         "training.steps": options.steps,
         "training.batch_size": options.batch_size,
         "training.seed": options.seed,
+        "training.devices": options.devices,
     }
     settings = {key: value for key, value in flags.items() if value is not None}
     if options.labels:
@@ -491,6 +521,13 @@ def quiet_standard_error() -> Iterator[None]:
             os.close(kept)
 
 
+def on_tensorflow() -> str:
+    """What stands before a command that runs on TensorFlow alone, where Keras is set to another backend."""
+    import keras
+
+    return "" if keras.backend.backend() == "tensorflow" else "KERAS_BACKEND=tensorflow "
+
+
 def program(name: str) -> str:
     """How to call a program of this environment: by name where the shell finds it, by path where not."""
     return name if shutil.which(name) else os.path.relpath(Path(sys.executable).parent / name)
@@ -519,13 +556,29 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     levels = [name for name in report if name.startswith("kl_level_")]
     units = UNITS | dict.fromkeys(levels if len(levels) > 1 else (), "nats per sequence")
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
-    return table(
-        {
-            name: f"{value:>12,.3f}  {units[name]}" if isinstance(value, float) else f"{value:>8,}      {units[name]}"
-            for name, value in numbers.items()
-            if name in units
+    return table({name: f"{cell(value):>12}  {units[name]}" for name, value in numbers.items() if name in units})
+
+
+def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
+    """The groups of numbers about what a model wrote, each with a heading."""
+    from kvae.training.generation import TABLES, UNITS
+
+    for title, groups in TABLES.items():
+        columns = {name: heading for name, heading in groups.items() if name in report}
+        names = [name for name in UNITS if any(name in report[group] for group in columns)]
+        rows = {
+            name: "  ".join(f"{cell(report[group].get(name, '')):>15}" for group in columns)
+            + f"  {UNITS[name].format_map(report)}"
+            for name in names
         }
-    )
+        heads = {"": "  ".join(f"{heading:>15}" for heading in columns.values())}
+        if rows:
+            yield f"{title}\n{'-' * len(title)}\n" + table(heads | rows if len(columns) > 1 else rows)
+
+
+def cell(value: Any) -> str:
+    """A number with its points one under the other."""
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}    " if isinstance(value, int) else value
 
 
 def parity_line(record: Mapping[str, Any]) -> str:

@@ -176,6 +176,8 @@ class TrainingConfig(Section):
     """Stop when that many epochs after the ramp have not improved the held-out bound, and keep the best weights; 0: never."""
     checkpoint_steps: int | None = bounded(None, 1)
     """Steps between two checkpoints within an epoch; None: ten minutes. One is written at the end of each epoch anyway."""
+    devices: int = bounded(1, 1)
+    """Devices of this machine that share each batch; with TF_CONFIG, those of each worker."""
     seed: int = bounded(0, 0, 2**32 - 1)
 
 

@@ -29,8 +29,12 @@ def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
     return lambda logits: keras.random.categorical(logits / temperature, 1, seed=generator)[:, 0]
 
 
-def decode(model: TextVAE, z: Any, choose: Chooser = greedy) -> Any:
-    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen."""
+def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None) -> Any:
+    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen.
+
+    `step` stands in for the head's, as that compiled for many batches.
+    """
+    step = step or model.head.step
     features = model.expander(z, training=False)
     projected, state = model.head.project(features), model.head.initial_state(features)
     barrier = writable(model.model_config.vocabulary_size)
@@ -38,7 +42,7 @@ def decode(model: TextVAE, z: Any, choose: Chooser = greedy) -> Any:
     finished = ops.zeros_like(previous, dtype="bool")
     written = []
     for position in range(model.model_config.length):
-        logits, state = model.head.step(projected[:, position], previous, state)
+        logits, state = step(projected[:, position], previous, state)
         chosen = ops.cast(choose(logits + barrier), "int32")
         previous = ops.where(finished, PAD, chosen)
         finished = ops.logical_or(finished, ops.equal(previous, END))

@@ -8,18 +8,20 @@ from pathlib import Path
 from kvae.cli import evaluation_table, parity_line, program
 from kvae.configuration import Config
 from kvae.export.bundle import write_bundle
+from kvae.export.convert import check_backend
 from kvae.presets import preset
 from kvae.serving.sampler import Sampler
 from kvae.serving.verification import verify
 from kvae.training.evaluation import spread
 from kvae.training.experiment import run
+from kvae.training.generation import ORDER
 from kvae.training.ngram import NGram
 
 CORPUS = "unicode-names"
 ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")
 """The two real names that the interpolation joins."""
 
-RIVALS = (3, 4)
+RIVALS = (3, ORDER)
 """Orders of the character models printed beside the bound."""
 
 
@@ -30,6 +32,7 @@ def demo_config() -> Config:
 
 def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> None:
     """Train, evaluate, export, verify and sample into the new run folder `out`, and print a report."""
+    check_backend()
     trained, prepared = run(demo_config(), out, say, overwrite)
     say("counting character n-grams for comparison")
     rivals = {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in RIVALS}
@@ -47,7 +50,7 @@ def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = F
     print(f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: lower is better")
     for order, nats in rivals.items():
         print(
-            f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} characters, add-one smoothing"
+            f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} characters, Witten-Bell smoothing"
         )
     section("Verified bundle")
     print(parity_line(checked["parity_at_export"]))

@@ -22,7 +22,7 @@ from .objectives import (
     ramp_at,
 )
 from .parts import Parts, named_kls
-from .replicas import drawn
+from .replicas import drawn, everywhere, is_split
 
 BACKENDS = ("tensorflow", "jax")
 """Backends of Keras that kvae trains on."""
@@ -138,14 +138,23 @@ class TextVAE(keras.Model):
         self.trackers["bits_per_character"].update_state(
             bits_per_character(terms["elbo"], positions), sample_weight=positions
         )
-        if gradient_norm is None:
-            return {name: tracker.result() for name, tracker in self.trackers.items() if name != "gradient_norm"}
-        # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
-        counts = (
-            ops.isfinite(gradient_norm) if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer) else True
-        )
-        self.trackers["gradient_norm"].update_state(ops.where(counts, gradient_norm, 0.0), sample_weight=counts)
-        return {name: tracker.result() for name, tracker in self.trackers.items()}
+        if gradient_norm is not None:
+            # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
+            scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+            counts = ops.isfinite(gradient_norm) if scaled else True
+            self.trackers["gradient_norm"].update_state(ops.where(counts, gradient_norm, 0.0), sample_weight=counts)
+        return {
+            name: value for name, value in self.means().items() if name != "gradient_norm" or gradient_norm is not None
+        }
+
+    def means(self) -> dict[str, Any]:
+        """The running means, over all parts of a batch that is split."""
+        if not is_split():
+            return {name: tracker.result() for name, tracker in self.trackers.items()}
+        trackers = self.trackers.values()
+        totals = everywhere(ops.stack([tracker.total + 0.0 for tracker in trackers]))
+        counts = everywhere(ops.stack([tracker.count + 0.0 for tracker in trackers]))
+        return dict(zip(self.trackers, ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
 
     @property
     def metrics(self) -> list[keras.Metric]:

@@ -22,7 +22,8 @@ class Replica:
     mean: Callable[[Any], Any] = lambda value: value
 
 
-_replica: ContextVar[Replica] = ContextVar("replica", default=Replica())
+WHOLE = Replica()
+_replica: ContextVar[Replica] = ContextVar("replica", default=WHOLE)
 
 
 @contextlib.contextmanager
@@ -45,5 +46,17 @@ def drawn(draw: Callable[[Any], Any], rows: Any) -> Any:
 
 
 def batch_mean(values: Any) -> Any:
-    """The mean over the first axis of the whole batch: (B, ...) -> (...)."""
-    return _replica.get().mean(ops.mean(values, axis=0))
+    """The mean over the first axis of the whole batch: (B, ...) -> (...). Its gradient is that of this part's share, so that
+    the gradients of all parts add up to that of the whole."""
+    own = ops.mean(values, axis=0)
+    return own + ops.stop_gradient(everywhere(own) - own) if is_split() else own
+
+
+def everywhere(values: Any) -> Any:
+    """The mean of a tensor over all parts of the batch; no gradient goes through it."""
+    return _replica.get().mean(values)
+
+
+def is_split() -> bool:
+    """Whether this batch is a part of a larger one."""
+    return _replica.get().count > 1

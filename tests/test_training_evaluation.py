@@ -5,7 +5,7 @@ import pytest
 
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.evaluation import UNITS, active_units, collect, evaluate, mutual_information
+from kvae.training.evaluation import UNITS, active_units, aggregated, collect, evaluate, mutual_information
 
 from .conftest import random_tokens, small_model
 
@@ -37,6 +37,39 @@ def test_mutual_information_reaches_ln_n_when_every_text_has_a_place_of_its_own(
 def test_active_units_are_those_whose_mean_moves() -> None:
     mean = np.random.default_rng(0).normal(size=(1000, 4)) * [1.0, 0.2, 0.05, 0.0]
     assert active_units(mean) == 2
+
+
+def test_the_aggregated_posterior_is_the_gaussian_of_its_samples() -> None:
+    """Correlated means and unequal variances: mean and covariance of many z, each drawn from the posterior of a text."""
+    generator = np.random.default_rng(0)
+    mean = generator.normal(size=(200, 3)) @ generator.normal(size=(3, 3)) + [1.0, -2.0, 0.5]
+    log_variance = generator.normal(size=(200, 3))
+    z = mean + np.exp(0.5 * log_variance) * generator.normal(size=(5000, 200, 3))
+    found = aggregated(mean, log_variance)
+    assert found["log_determinant"] == pytest.approx(np.log(np.linalg.det(np.cov(z.reshape(-1, 3).T))), abs=0.02)
+    assert found["aggregated_mean_norm"] == pytest.approx(np.linalg.norm(z.mean(axis=(0, 1))), rel=0.01)
+    assert found["code_norm"] == pytest.approx(np.mean([np.linalg.norm(row) for row in mean]))
+
+
+def test_the_aggregated_posterior_of_a_collapsed_code_is_the_prior() -> None:
+    found = aggregated(np.zeros((10, 4), np.float32), np.zeros((10, 4), np.float32))
+    assert found == {"log_determinant": 0.0, "aggregated_mean_norm": 0.0, "code_norm": 0.0}
+
+
+def test_a_covariance_without_inverse_has_no_log_determinant() -> None:
+    """Variances of 0 and all means on a line. Two texts in many dimensions are enough when the variances are there."""
+    line = np.arange(5.0)[:, None] * [1.0, 1.0]
+    assert "log_determinant" not in aggregated(line, np.full((5, 2), -2000.0))
+    assert aggregated(np.zeros((2, 50)), np.full((2, 50), -2.0))["log_determinant"] == pytest.approx(-100.0)
+
+
+def test_perplexity_is_per_token_and_bits_are_per_character() -> None:
+    """With tokens of several characters the two count differently."""
+    model, rows = small_model(), random_tokens(50)
+    nats = evaluate(model, rows)["elbo"] * 50
+    found = evaluate(model, rows, characters=3000)
+    assert found["perplexity"] == pytest.approx(np.exp(nats / (rows != PAD).sum()))
+    assert found["bits_per_character"] == pytest.approx(nats / 3000 / np.log(2))
 
 
 def test_numbers_do_not_depend_on_the_order_they_are_asked_in() -> None:
@@ -79,6 +112,7 @@ def test_a_language_model_has_an_exact_likelihood_and_no_code() -> None:
     model = small_model(encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False)
     found = evaluate(model, random_tokens(50), importance_samples=3)
     assert (found["kl"], found["active_units"], found["mutual_information"], found["latent_size"]) == (0, 0, 0, 0)
+    assert not {"log_determinant", "code_norm"} & found.keys()
     assert found["importance_weighted_nll"] == pytest.approx(found["elbo"]) == pytest.approx(found["reconstruction"])
 
 

@@ -19,7 +19,8 @@ from kvae.presets import preset
 from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.training import checkpoints, experiment
-from kvae.training.checkpoints import Checkpoints, latest, numbered
+from kvae.training.callbacks import Checkpoints
+from kvae.training.checkpoints import latest, numbered
 from kvae.training.experiment import resume, run, segments, stored_config
 
 from .conftest import SMALL
@@ -51,7 +52,7 @@ class StopAt(Checkpoints):
     at = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.first_step + batch + 1 == self.at:
+        if self.before + batch + 1 == self.at:
             self.stop.set()
         super().on_train_batch_end(batch, logs)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from kvae.decoding import decode, sample
 from kvae.model import NEVER
 from kvae.serving.alphabet import Alphabet
 
-from .checkpoints import read_checkpoint, restore_weights, write_checkpoint
+from .checkpoints import KEPT, Checkpoint, numbered, read_checkpoint, restore_weights, write_checkpoint
 from .evaluation import active_units, collect, information, spread
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
 
+
+MINUTES = 10.0
+"""Between two checkpoints of an epoch, where no number of steps is set."""
 
 MOST_ROWS = 2000
 """Held-out rows that TensorBoard's view of the code is computed on after each epoch."""
@@ -67,6 +71,18 @@ class MetricsFile(keras.callbacks.Callback):
             partial = self.path.with_name(self.path.name + ".partial")
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
             partial.replace(self.path)
+
+
+class StepCallback(keras.callbacks.Callback):
+    """Knows how far training may be without asking the model at each batch, which on JAX would stop the device to read it."""
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.before = int(self.model.training_steps)
+
+    def reached(self, step: int, batch: int) -> bool:
+        """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
+        call of an epoch may have counted batches that the data did not have."""
+        return self.before + batch + 1 >= step and int(self.model.training_steps) >= step
 
 
 class RampAfterConvergence(keras.callbacks.Callback):
@@ -151,20 +167,18 @@ class EarlyStop(keras.callbacks.Callback):
         self.best, self.waited, self.best_step = state["best"], state["waited"], state["best_step"]
 
 
-class DecoderReset(keras.callbacks.Callback):
+class DecoderReset(StepCallback):
     """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept (Li et al. 2019). Adam's moments stay: they are those of
-    the old decoder for some steps, but without their bias correction new ones would multiply the rate.
+    the old decoder for some steps, but without their bias correction new ones would multiply the rate."""
 
-    With several steps per execution that is the end of the execution in which the warm start ends.
-    """
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.left = self.model.objective_config.warm_start_steps - int(self.model.training_steps)
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self.steps = self.model.objective_config.warm_start_steps
+        self.ahead = int(self.model.training_steps) < self.steps
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if 0 < self.left <= batch + 1:  # counted here: on JAX, to ask the model at each batch would stop the device
+        if self.ahead and self.reached(self.steps, batch):
             self.model.reset_decoder()
-            self.left = 0
+            self.ahead = False
 
 
 class EncoderAhead(keras.callbacks.Callback):
@@ -192,6 +206,75 @@ class EncoderAhead(keras.callbacks.Callback):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.best = state["best"]
+
+
+class Checkpoints(StepCallback):
+    """Writes `folder`/step-N.npz at the end of each epoch and within it, every `steps` steps or else every ten minutes.
+
+    When `stop` is set the step that is under way is the last one: it is written and `KeyboardInterrupt` raised. `about` is
+    remembered in every checkpoint, `stateful` are the callbacks whose state belongs to it. Must be the last callback.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        stateful: Sequence[Any] = (),
+        steps: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder, self.about, self.stateful, self.steps = folder, about, stateful, steps
+        self.stop = stop or threading.Event()
+        self.written = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self.epoch = epoch
+        self.next_step = self.before + (self.steps or 0)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch ends here and is written then, with its validation
+        step = self.before + batch + 1
+        due = step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
+        if due or self.stop.is_set():
+            self.write(self.epoch, within_epoch=True)
+            self.next_step = step + (self.steps or 0)
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.write(epoch + 1)
+        if self.stop.is_set():
+            raise KeyboardInterrupt
+
+    def write(self, epochs: int, **more: Any) -> None:
+        """Write the present moment, after `epochs` complete ones; weights that are no numbers are not kept."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in self.model.trainable_variables):
+            return
+        step = int(self.model.training_steps)
+        states = {type(callback).__name__: callback.state() for callback in self.stateful}
+        about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, **more}
+        write_checkpoint(self.folder / f"step-{step:09d}.npz", self.model, about)
+        for old in numbered(self.folder)[:-KEPT]:
+            old.unlink()
+        self.written = time.monotonic()
+
+
+class RunningMetrics(keras.callbacks.Callback):
+    """Goes on with the running means of an epoch that was interrupted, which Keras resets when it begins."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.checkpoint.about.get("within_epoch") and epoch == self.checkpoint.epoch:
+            for place, variable in enumerate(self.model.metrics_variables):
+                variable.assign(self.checkpoint.arrays[f"metric/{place}"])
 
 
 class TensorBoardMonitor(keras.callbacks.Callback):

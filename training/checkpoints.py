@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +22,6 @@ from kvae.serving.errors import ModelError
 
 KEPT = 2
 """Checkpoints that stay in a folder, the newest ones."""
-
-MINUTES = 10.0
-"""Between two checkpoints of an epoch, where no number of steps is set."""
 
 ABOUT = "about.json"
 
@@ -132,71 +127,3 @@ def latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
 def numbered(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     return sorted(folder.glob("step-*.npz"))
-
-
-class Checkpoints(keras.callbacks.Callback):
-    """Writes `folder`/step-N.npz at the end of each epoch and within it, every `steps` steps or else every ten minutes.
-
-    When `stop` is set the step that is under way is the last one: it is written and `KeyboardInterrupt` raised. `about` is
-    remembered in every checkpoint, `stateful` are the callbacks whose state belongs to it. Must be the last callback.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        about: Mapping[str, Any],
-        stateful: Sequence[Any] = (),
-        steps: int | None = None,
-        stop: threading.Event | None = None,
-    ) -> None:
-        super().__init__()
-        self.folder, self.about, self.stateful, self.steps = folder, about, stateful, steps
-        self.stop = stop or threading.Event()
-        self.written = time.monotonic()
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.epoch, self.first_step = epoch, int(self.model.training_steps)
-        self.next_step = self.first_step + (self.steps or 0)
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if batch + 1 == self.params["steps"]:
-            return  # the epoch ends here and is written then, with its validation
-        step = self.first_step + batch + 1
-        due = step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
-        if due or self.stop.is_set():
-            self.write(self.epoch, within_epoch=True)
-            self.next_step = step + (self.steps or 0)
-        if self.stop.is_set():
-            raise KeyboardInterrupt
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.write(epoch + 1)
-        if self.stop.is_set():
-            raise KeyboardInterrupt
-
-    def write(self, epochs: int, **more: Any) -> None:
-        """Write the present moment, after `epochs` complete ones; weights that are no numbers are not kept."""
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
-        if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in self.model.trainable_variables):
-            return
-        step = int(self.model.training_steps)
-        states = {type(callback).__name__: callback.state() for callback in self.stateful}
-        about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, **more}
-        write_checkpoint(self.folder / f"step-{step:09d}.npz", self.model, about)
-        for old in numbered(self.folder)[:-KEPT]:
-            old.unlink()
-        self.written = time.monotonic()
-
-
-class RunningMetrics(keras.callbacks.Callback):
-    """Goes on with the running means of an epoch that was interrupted, which Keras resets when it begins."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__()
-        self.checkpoint = checkpoint
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.checkpoint.about.get("within_epoch") and epoch == self.checkpoint.epoch:
-            for place, variable in enumerate(self.model.metrics_variables):
-                variable.assign(self.checkpoint.arrays[f"metric/{place}"])

@@ -224,6 +224,14 @@ def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels
     return HeldOut(encoded(config, alphabet, lines.texts), lines.texts, tuple(notes), attribute)
 
 
+def learned_texts(config: Config) -> list[str]:
+    """The texts that a run learned from, read again; of a stream, its neighbouring windows."""
+    notes: list[str] = []  # training said them
+    lines = split_texts(config, notes)[0]
+    fit = windows if config.data.mode == "windows" else fitting
+    return fit(config, lines, config.data.source, notes).texts
+
+
 def note_guessed(attribute: np.ndarray | None, notes: list[str]) -> None:
     """Say what a missing label does to the bound."""
     if attribute is not None and (attribute < 0).any():

@@ -33,11 +33,15 @@ UNITS = {
     "importance_weighted_nll": "nats per sequence, an upper bound tighter than elbo",
     "importance_samples": "codes a text for it",
     "bits_per_character": "bits, end marks included",
+    "perplexity": "per token, end marks included, from elbo: an upper bound",
     "reconstruction_with_padding": "nats per sequence, all T positions",
     "elbo_with_padding": "nats per sequence, all T positions",
     "active_units": f"dimensions with a variance of the mean above {ACTIVE}",
     "mutual_information": "nats, of the top level",
     "mutual_information_texts": "texts it was estimated on",
+    "log_determinant": "nats, of the aggregated posterior's covariance, top level: 0 for N(0, I)",
+    "aggregated_mean_norm": "length of the aggregated posterior's mean, top level: 0 for N(0, I)",
+    "code_norm": "length of a text's posterior mean, top level, mean over texts",
     "attribute_accuracy": "share of labels that the text's classifier finds",
 }
 """What `evaluate` returns, in the order it is shown, with what each number counts."""
@@ -50,12 +54,14 @@ def evaluate(
     seed: int = 0,
     attribute: np.ndarray | None = None,
     importance_samples: int = 0,
+    characters: int | None = None,
 ) -> dict[str, Any]:
     """The bound and its parts on all `rows` of tokens (N, T), one z a text drawn at `seed`: the same numbers each time.
 
     With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; that number says nothing about
     a model trained with `count_padding` off. `attribute` (N,) are the labels of a conditional model, whose bound is then on
     -log p(x | label); where a label is -1 the classifier chooses, the choice is paid for, and the bound is on -log p(x).
+    `characters` of all texts, end marks included, are what bits are counted by (default: one a token).
     """
     if importance_samples < 0:
         raise ConfigError(f"importance_samples must be at least 0, got {importance_samples}")
@@ -72,7 +78,10 @@ def evaluate(
         **{name: value for name, value in means.items() if name.startswith("kl_level_")},
         **given,
         "elbo": elbo,
-        "bits_per_character": float(bits_per_character(elbo, means["positions"])),
+        "bits_per_character": float(
+            bits_per_character(elbo, characters / len(rows) if characters else means["positions"])
+        ),
+        "perplexity": float(np.exp(elbo / means["positions"])),
         "reconstruction_with_padding": means["reconstruction_with_padding"],
         "elbo_with_padding": elbo - means["reconstruction"] + means["reconstruction_with_padding"],
         "active_units": active_units(collected["shift"]),
@@ -80,6 +89,8 @@ def evaluate(
         "mutual_information": information(model, collected),
         "mutual_information_texts": min(len(rows), MOST_FOR_INFORMATION),
     }
+    if model.hierarchy.shapes:
+        found |= aggregated(*(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance")))
     if collected.get("labelled", np.zeros(0)).any():
         found["attribute_accuracy"] = float(collected["correct"].sum() / collected["labelled"].sum())
     if importance_samples:
@@ -163,6 +174,22 @@ def active_units(shift: np.ndarray) -> int:
     counted.
     """
     return int((shift.var(axis=0) > ACTIVE).sum())
+
+
+def aggregated(mean: np.ndarray, log_variance: np.ndarray) -> dict[str, float]:
+    """The aggregated posterior q(z) as one Gaussian, from the posteriors (N, d) of N texts, against the prior N(0, I).
+
+    Its covariance is that of the means plus the mean of the variances, which has an inverse whatever N; where the variances
+    vanish in floating point it may have none, and then its log-determinant is left out.
+    """
+    mean, variance = mean.astype(np.float64), np.exp(log_variance.astype(np.float64))
+    centred = mean - mean.mean(axis=0)
+    sign, log_determinant = np.linalg.slogdet(centred.T @ centred / len(mean) + np.diag(variance.mean(axis=0)))
+    return {
+        **({"log_determinant": float(log_determinant)} if sign > 0 else {}),
+        "aggregated_mean_norm": float(np.linalg.norm(mean.mean(axis=0))),
+        "code_norm": float(np.linalg.norm(mean, axis=1).mean()),
+    }
 
 
 def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> float:

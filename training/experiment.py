@@ -8,6 +8,7 @@ import json
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,17 +27,20 @@ from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REP
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
 
 from .callbacks import (
+    Checkpoints,
     DecoderReset,
     EarlyStop,
     EncoderAhead,
     MetricsFile,
     Progress,
     RampAfterConvergence,
+    RunningMetrics,
     TensorBoardMonitor,
 )
-from .checkpoints import Checkpoint, Checkpoints, RunningMetrics, latest, restore_checkpoint
+from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
-from .evaluation import evaluate, spread
+from .devices import split_between, synchronize, worker
+from .evaluation import character_count, evaluate, spread
 from .optimizers import optimizer
 from .pipeline import steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
@@ -52,16 +56,17 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
     `ConfigError` when `out` is in the way, and whatever `prepare` and `TextVAE` raise.
     """
     out = Path(out)
-    check_free(out, overwrite)
-    prepared = read_corpus(config, say)
-    model = built(prepared, say)
-    appear(out, prepared)
-    try:
-        return trained(out, prepared, model, None, say), prepared
-    except Exception:
-        if not any((out / CHECKPOINTS).glob("*.npz")):
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+    with own_folder(out) as own, split_between(config):
+        check_free(own, overwrite)
+        prepared = read_corpus(config, say)
+        model = built(prepared, say)
+        appear(own, prepared)
+        try:
+            return trained(own, prepared, model, None, say), prepared
+        except Exception:
+            if not any((own / CHECKPOINTS).glob("*.npz")):
+                shutil.rmtree(own, ignore_errors=True)
+            raise
 
 
 def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
@@ -71,16 +76,29 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     else differs, and `ModelError` when the texts are not those of the run.
     """
     out = Path(out)
-    stored = stored_config(out)
-    prepared = read_corpus(config, say)
-    compare(stored, prepared.config, say)
-    checkpoint = latest(out / CHECKPOINTS, say)
-    if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
-        raise ModelError(f"{out}: {config.data.source} has changed since the run began; train it anew")
-    model = built(prepared, say)
-    write_json(out / CONFIG, prepared.config.to_dict())
-    say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
-    return trained(out, prepared, model, checkpoint, say), prepared
+    with own_folder(out) as own, split_between(config):
+        prepared = read_corpus(config, say)
+        compare(stored_config(out), prepared.config, say)
+        checkpoint = latest(out / CHECKPOINTS, say)
+        if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
+            raise ModelError(f"{out}: {config.data.source} has changed since the run began; train it anew")
+        model = built(prepared, say)
+        if own == out:
+            write_json(out / CONFIG, prepared.config.to_dict())
+        else:
+            appear(own, prepared)
+        say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
+        return trained(own, prepared, model, checkpoint, say), prepared
+
+
+@contextlib.contextmanager
+def own_folder(out: Path) -> Iterator[Path]:
+    """Where this process writes: the run folder, or a temporary one where another worker writes the run."""
+    if worker() == 0:
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="kvae-worker-") as folder:
+        yield Path(folder) / "run"
 
 
 MAY_CHANGE = {
@@ -97,6 +115,7 @@ MAY_CHANGE = {
             "weight_decay",
             "clip_norm",
             "jit_compile",
+            "devices",
             "checkpoint_steps",
             "early_stopping",
         )
@@ -142,6 +161,7 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
     keras.utils.set_random_seed(config.training.seed)
     keras.config.set_dtype_policy(config.training.precision)
     model = TextVAE(config.model, config.objective)
+    synchronize(model)
     say(
         f"{len(prepared.train_texts):,} texts to learn from, {len(prepared.validation_texts):,} held out, "
         f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
@@ -180,7 +200,8 @@ def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoin
 
 def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     """The evaluation on the held-out split, beside the entropy of a corpus that knows its own."""
-    report = evaluate(model, prepared.validation, attribute=prepared.validation_attribute)
+    characters = character_count(prepared.validation_texts, prepared.config.data.mode == "lines")
+    report = evaluate(model, prepared.validation, attribute=prepared.validation_attribute, characters=characters)
     entropy = entropy_of(prepared.config)
     return report if entropy is None else {**report, "entropy": entropy}
 

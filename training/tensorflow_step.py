@@ -9,14 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.model import TextVAE, inputs_of
+from kvae.replicas import WHOLE, Replica, replica
 
 
 def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
-    """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter."""
-    with tf.GradientTape() as tape:
+    """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter.
+
+    Of a batch that is split between replicas each takes this step with its part, and gradients, norm and update are those
+    of the whole batch.
+    """
+    context = tf.distribute.get_replica_context()
+    parts = context.num_replicas_in_sync
+    with tf.GradientTape() as tape, replica(part_of_batch(context)):
         terms = model.terms(inputs_of(model, data), training=True)
         scale = model.optimizer.scale_loss(tf.ones(()))
-        loss = scale * tf.reduce_mean(terms["loss"])
+        loss = scale * tf.reduce_mean(terms["loss"]) / parts
     weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
     # Zero where the loss does not reach, as the rows of previous symbols that a historyless decoder never reads.
@@ -24,12 +31,34 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
         tf.zeros_like(weight.value) if gradient is None else tf.convert_to_tensor(gradient)
         for gradient, weight in zip(tape.gradient(loss, weights), weights, strict=True)
     ]
+    if parts > 1:
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    norm = tf.linalg.global_norm(gradients) / scale
+    if parts > 1:
+        gradients = equal_shares(gradients, norm, model.optimizer.global_clipnorm, parts)
     if model.objective_config.encoder_updates:
         update_in_turn(model, gradients, weights)
     else:
         model.optimizer.apply(gradients, weights)
     model.training_steps.assign_add(1)
-    return model.track(terms, gradient_norm=tf.linalg.global_norm(gradients) / scale)
+    with replica(part_of_batch(context)):
+        return model.track(terms, gradient_norm=norm)
+
+
+def part_of_batch(context: tf.distribute.ReplicaContext) -> Replica:
+    """Which part of the batch this replica has."""
+
+    def mean(values: tf.Tensor) -> tf.Tensor:
+        return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+    parts = context.num_replicas_in_sync
+    return WHOLE if parts == 1 else Replica(context.replica_id_in_sync_group, parts, mean)
+
+
+def equal_shares(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float | None, parts: int) -> list[tf.Tensor]:
+    """Keras clips the gradients of each replica and adds them up: what it must be given so that the clipped sum comes out."""
+    clipped = tf.minimum(1.0, limit / norm) if limit else 1.0
+    return [gradient * clipped / parts for gradient in gradients]
 
 
 def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequence[Any]) -> None:
@@ -49,7 +78,8 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
 
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
-    return model.track(model.terms(inputs_of(model, data)))
+    with replica(part_of_batch(tf.distribute.get_replica_context())):
+        return model.track(model.terms(inputs_of(model, data)))
 
 
 def compiled(
