@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-all check format wheel clean
+.PHONY: demo test test-jax test-all check format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
 
-test: $(READY)  ## the everyday tests
-	$(BIN)/pytest
+test: test-jax  ## the everyday tests
+	KERAS_BACKEND=tensorflow $(BIN)/pytest
+
+test-jax: $(READY)  ## those of them that run on JAX too
+	KERAS_BACKEND=jax $(BIN)/pytest -m "both and not slow" -n 2 --dist worksteal
 
 test-all: $(READY)  ## the slow ones too
 	$(BIN)/pytest -m ""

@@ -21,6 +21,7 @@ from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, 
 from kvae.serving.errors import ConfigError
 from kvae.serving.sampler import Sampler
 
+from .convert import check_backend
 from .graphs import bundle_graphs
 from .parity import compare
 
@@ -41,6 +42,8 @@ def write_bundle(
         raise ConfigError(f"{path} exists already; give another folder or remove it")
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError("export: alphabet, configuration and model belong to different runs; take all three from one")
+    check_backend()
+    model = model.in_float32()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:

@@ -6,13 +6,24 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import onnx
 import tensorflow as tf
 import tf2onnx
 
-from kvae.serving.errors import CheckFailed
+from kvae.serving.errors import CheckFailed, ConfigError
 
 from .nodes import OPSET
+
+
+def check_backend() -> None:
+    """Raise `ConfigError` where Keras runs on another backend than TensorFlow, whose functions are what is converted."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ConfigError(
+            f"export runs on TensorFlow, KERAS_BACKEND is {backend!r}: use KERAS_BACKEND=tensorflow kvae export ... "
+            "(it reads the runs of every backend)"
+        )
 
 
 def converted(function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], outputs: Sequence[str]) -> onnx.ModelProto:

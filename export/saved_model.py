@@ -17,6 +17,8 @@ from kvae.decoding import decode
 from kvae.model import TextVAE
 from kvae.serving.errors import CheckFailed, ConfigError
 
+from .convert import check_backend
+
 
 def write_saved_model(model: TextVAE, path: str | Path) -> None:
     """Write `model` to the folder `path` with three signatures; `encode` is also `serving_default`.
@@ -31,6 +33,8 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     path = Path(path)
     if path.exists():
         raise ConfigError(f"{path} exists already; give another folder or remove it")
+    check_backend()
+    model = model.in_float32()
     size = model.parts.code_size
 
     def encode(tokens: tf.Tensor) -> dict[str, tf.Tensor]:

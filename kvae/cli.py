@@ -73,7 +73,7 @@ def train(options: argparse.Namespace) -> None:
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
-        print(f"\nnext: {program('kvae')} export {options.out} {options.out}/bundle")
+        print(f"\nnext: {on_tensorflow()}{program('kvae')} export {options.out} {options.out}/bundle")
         print(f"      {program('tensorboard')} --logdir {options.out}/logs")
 
 
@@ -118,16 +118,16 @@ def evaluate(options: argparse.Namespace) -> None:
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
     entropy = entropy_of(config) if options.data is None else None
     report |= {} if entropy is None else {"entropy": entropy}
-    report |= text_report(run, data, training_texts(run.config), options.texts, options.samples, options.seed, say)
+    report |= text_report(run, data, training_texts(run), options.texts, options.samples, options.seed, say)
     show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
 
 
-def training_texts(config: Any) -> list[str] | None:
+def training_texts(run: Any) -> list[str] | None:
     """What a run learned from, where it is still there."""
     from kvae.training.corpora import learned_texts
 
     try:
-        return learned_texts(config, run.alphabet)
+        return learned_texts(run.config, run.alphabet)
     except DataError as error:
         say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
         return None
@@ -582,6 +582,13 @@ def quiet_standard_error() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def on_tensorflow() -> str:
+    """What stands before a command that runs on TensorFlow alone, where Keras is set to another backend."""
+    import keras
+
+    return "" if keras.backend.backend() == "tensorflow" else "KERAS_BACKEND=tensorflow "
 
 
 def program(name: str) -> str:

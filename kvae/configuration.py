@@ -167,7 +167,13 @@ class TrainingConfig(Section):
     clip_norm: float = bounded(5.0, 0.0)
     """Gradients are scaled down to this global norm."""
     jit_compile: bool = True
-    """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling."""
+    """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling. On JAX
+    false takes every operation alone, which is for debugging."""
+    steps_per_execution: int = bounded(1, 1)
+    """Steps that run between two looks at them by progress bar and callbacks. The steps of an epoch and of the run should be a
+    multiple of it: the last execution runs in full."""
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """What layers compute in; weights, probabilities and losses are float32 in any case. Export always is."""
     early_stopping: int = bounded(0, 0)
     """Stop when that many epochs after the ramp have not improved the held-out bound, and keep the best weights; 0: never."""
     checkpoint_steps: int | None = bounded(None, 1)

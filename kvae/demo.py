@@ -8,6 +8,7 @@ from pathlib import Path
 from kvae.cli import evaluation_table, parity_line, program
 from kvae.configuration import Config
 from kvae.export.bundle import write_bundle
+from kvae.export.convert import check_backend
 from kvae.presets import preset
 from kvae.serving.sampler import Sampler
 from kvae.serving.verification import verify
@@ -31,6 +32,7 @@ def demo_config() -> Config:
 
 def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> None:
     """Train, evaluate, export, verify and sample into the new run folder `out`, and print a report."""
+    check_backend()
     trained, prepared = run(demo_config(), out, say, overwrite)
     say("counting character n-grams for comparison")
     rivals = {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in RIVALS}

@@ -27,9 +27,14 @@ def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
     return layers.Dense(units, use_bias=False, name="read_features")
 
 
-def nothing(features: Any) -> Any:
+def nothing(features: Any, dtype: str) -> Any:
     """(B, T, 1) zeros: what stands where no features are read."""
-    return ops.zeros_like(features[..., :1])
+    return ops.zeros_like(features[..., :1], dtype=dtype)
+
+
+def logits_of(classify: layers.Layer, hidden: Any) -> Any:
+    """(..., V) float32, whatever the layers compute in: a softmax of half precision is no probability."""
+    return ops.cast(classify(hidden), "float32")
 
 
 class PreviousSymbol(layers.Layer):
@@ -79,7 +84,7 @@ class IndependentHead(layers.Layer):
         self.built = True
 
     def project(self, features: Any) -> Any:
-        return self.classify(features)
+        return logits_of(self.classify, features)
 
     def initial_state(self, features: Any) -> list[Any]:
         return []
@@ -215,7 +220,7 @@ class RecurrentHead(layers.Layer):
 
     def project(self, features: Any) -> Any:
         """(B, T, C) -> (B, T, gates), or a column of zeros."""
-        return nothing(features) if self.read_features is None else self.read_features(features)
+        return nothing(features, self.compute_dtype) if self.read_features is None else self.read_features(features)
 
     def initial_state(self, features: Any) -> list[Any]:
         """Zeros, or a linear map of the first position's features: (B, units) each."""
@@ -226,15 +231,16 @@ class RecurrentHead(layers.Layer):
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
-        return self.classify(hidden), state
+        return logits_of(self.classify, hidden), state
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
         inputs = self.read(self.project(features), previous, training)
-        return self.classify(self.recurrence(inputs, initial_state=self.initial_state(features)))
+        return logits_of(self.classify, self.recurrence(inputs, initial_state=self.initial_state(features)))
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
         """Everything the gates get from outside the recurrence: (..., gates)."""
-        return self.normalize_inputs(projected + self.read_previous(previous, training=training)) + self.bias
+        inputs = self.normalize_inputs(projected + self.read_previous(previous, training=training))
+        return inputs + ops.cast(self.bias, self.compute_dtype)  # where the steps call it, Keras has not cast it
 
 
 class CausalConvolution(layers.Layer):
@@ -263,8 +269,9 @@ class CausalConvolution(layers.Layer):
         """One position (B, units), and the inputs that the next one has before it."""
         window = ops.concatenate([before, ops.expand_dims(inputs, 1)], axis=1)
         read = ops.reshape(window[:, :: self.gap], (-1, self.taps * self.units))
-        product = ops.matmul(read, ops.reshape(self.kernel, (self.taps * self.units, 2 * self.units)))
-        return self.normalize(product) + self.bias, window[:, 1:]
+        kernel, bias = (ops.cast(weight, self.compute_dtype) for weight in (self.kernel, self.bias))
+        product = ops.matmul(read, ops.reshape(kernel, (self.taps * self.units, 2 * self.units)))
+        return self.normalize(product) + bias, window[:, 1:]
 
 
 def gated(inputs: Any) -> Any:
@@ -319,7 +326,7 @@ class ConvolutionHead(layers.Layer):
 
     def project(self, features: Any) -> Any:
         """(B, T, C) -> (B, T, 2 units), or a column of zeros."""
-        return nothing(features) if self.read_features is None else self.read_features(features)
+        return nothing(features, self.compute_dtype) if self.read_features is None else self.read_features(features)
 
     def initial_state(self, features: Any) -> list[Any]:
         """What each convolution has read before the first position."""
@@ -332,17 +339,18 @@ class ConvolutionHead(layers.Layer):
             outputs, after = convolution.step(hidden, before)
             hidden = self.join(hidden, outputs)
             new_state.append(after)
-        return self.classify(hidden), new_state
+        return logits_of(self.classify, hidden), new_state
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
         hidden = self.read(self.project(features), previous, training)
         for convolution in self.convolutions:
             hidden = self.join(hidden, convolution(hidden))
-        return self.classify(hidden)
+        return logits_of(self.classify, hidden)
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
         """The gated 1x1 convolution of [features, previous symbol]: (..., units)."""
-        return gated(projected + self.read_previous(previous, training=training) + self.bias)
+        rows = projected + self.read_previous(previous, training=training)
+        return gated(rows + ops.cast(self.bias, self.compute_dtype))
 
 
 def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:

@@ -48,7 +48,7 @@ class Hierarchy(layers.Layer):
     """
 
     def __init__(self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype="float32", **kwargs)  # distributions, whatever the layers around them compute in
         self.shapes = list(shapes)
         self.sizes = [total(shape) for shape in shapes]
         self.size = sum(self.sizes)
@@ -138,7 +138,7 @@ def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level:
         "log_variance": layers.Dense(below[-1], name=f"prior_log_variance_{level}", kernel_initializer="zeros")(hidden),
     }
     flat = {
-        name: layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part)
+        name: ops.cast(layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part), "float32")
         for name, part in statistics.items()
     }
     return keras.Model(z, flat, name=f"down_{level}")

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import keras
 
 from kvae.serving.errors import ConfigError
 
-from .configuration import ModelConfig, ObjectiveConfig
+from .configuration import ModelConfig, ObjectiveConfig, TrainingConfig
 from .heads import RECURRENT
 from .objectives import TARGETED
 
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
     """Refuse what does not fit together, with the reason. Slots refuse shapes they cannot work with when they are built."""
-    policy = keras.config.dtype_policy()
-    if policy.compute_dtype != "float32":
-        raise ConfigError(f"kvae computes in float32, the policy of Keras is {policy.name!r}; set it to 'float32'")
+    policy = keras.config.dtype_policy().name
+    precisions = get_args(get_type_hints(TrainingConfig)["precision"])
+    if policy not in precisions:
+        raise ConfigError(
+            f"the dtype policy of Keras is {policy!r}: weights must be float32, or small updates are lost; use one of "
+            f"{', '.join(precisions)}"
+        )
+    if policy == "mixed_float16" and objective.encoder_updates:
+        raise ConfigError(
+            "objective.encoder_updates with precision 'mixed_float16': the loss scale of Keras belongs to updates of all "
+            "weights; use 'mixed_bfloat16'"
+        )
     for name in ("length", "vocabulary_size"):
         if not getattr(model, name):
             raise ConfigError(f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus")

@@ -56,7 +56,7 @@ class TextVAE(keras.Model):
         parts = Parts(model, objective)
         tokens = keras.Input((model.length,), dtype="int32", name="tokens")
         attribute = keras.Input((), dtype="int32", name="attribute") if model.attributes else None
-        noise = StandardNoise(parts.noise_size, name="noise")(tokens)
+        noise = StandardNoise(parts.noise_size, name="noise", dtype="float32")(tokens)
         outputs = parts.outputs(tokens, noise, attribute)
         inputs = tokens if attribute is None else {"tokens": tokens, "attribute": attribute}
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
@@ -138,7 +138,10 @@ class TextVAE(keras.Model):
         positions = terms["positions"]
         self.trackers[self.bits].update_state(bits_per_character(terms["elbo"], positions), sample_weight=positions)
         if gradient_norm is not None:
-            self.trackers["gradient_norm"].update_state(gradient_norm)
+            # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
+            scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+            counts = ops.isfinite(gradient_norm) if scaled else True
+            self.trackers["gradient_norm"].update_state(ops.where(counts, gradient_norm, 0.0), sample_weight=counts)
         return {
             name: value for name, value in self.means().items() if name != "gradient_norm" or gradient_norm is not None
         }
@@ -174,12 +177,44 @@ class TextVAE(keras.Model):
         """What learns p(x, z)."""
         return [weight for part in self.parts.generative for weight in part.trainable_weights]
 
+    def in_float32(self) -> TextVAE:
+        """The model that computes in float32 with these weights, for evaluation and export: itself where it does already."""
+        if self.dtype_policy.name == "float32":
+            return self
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("float32")
+        try:
+            twin = TextVAE(self.model_config, self.objective_config)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        twin.set_weights(self.get_weights())
+        return twin
+
     def reset_decoder(self) -> None:
         """Draw the weights of p(x, z) anew and keep those of q(z|x) (Li et al. 2019)."""
         fresh = TextVAE(self.model_config, self.objective_config)
         for ours, new in zip(self.parts.generative, fresh.parts.generative, strict=True):
             for weight, value in zip(ours.weights, new.weights, strict=True):
                 weight.assign(value)
+
+    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **options: Any) -> None:
+        """As in Keras, but without losses and metrics: the objective stands in the configuration. Raises `ConfigError`."""
+        for name, value in {"loss": loss, "metrics": metrics, **options}.items():
+            if name in ("loss", "loss_weights", "metrics", "weighted_metrics") and value:
+                raise ConfigError(
+                    f"compile({name}=...): a TextVAE learns by its objective configuration and reports its terms; leave it out"
+                )
+        optimizer = keras.optimizers.get(optimizer)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.dtype_policy.name == "mixed_float16" and not scaled:
+            # Keras would do it too, but save the optimizer without its scale, which then does not load.
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        super().compile(optimizer, **options)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """What loading a `.keras` file calls; Keras leaves it to classes with a `compile` of their own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *arguments: Any) -> Any:
         """One optimisation step, written once per backend in `kvae.training`."""

@@ -67,7 +67,9 @@ class Parts:
         levels = LATENTS[self.config.latent](self.config, grouped(inputs, self.has_maps), attribute)
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
-            name: ops.concatenate([layers.Flatten()(getattr(level, name)) for level in levels], axis=-1)
+            name: ops.cast(
+                ops.concatenate([layers.Flatten()(getattr(level, name)) for level in levels], axis=-1), "float32"
+            )
             for name in ("mean", "log_variance")
         }
         return keras.Model(inputs + ([attribute] if self.attributes else []), statistics, name="posterior"), shapes
@@ -106,7 +108,7 @@ class Parts:
 
     def classify(self, features: list[Features]) -> Any:
         """Logits of q(attribute | text), (B, K)."""
-        return self.classifier(features[-1].summary)
+        return ops.cast(self.classifier(features[-1].summary), "float32")
 
     def outputs(self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None) -> dict[str, Any]:
         """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
@@ -122,7 +124,7 @@ class Parts:
         expanded = self.expander(code, training=training)
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
         if self.auxiliary is not None:
-            outputs["auxiliary_logits"] = self.auxiliary(expanded)
+            outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
         return outputs
 
     def encode(self, tokens: Any, attribute: Any = None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def random_tokens(rows: int, length: int = 16, vocabulary_size: int = 9, seed: i
     return tokens
 
 
+def distinct_presets() -> Iterator[str]:
+    """The small presets; of those that differ in nothing but their corpus the first."""
+    from kvae.presets import PRESETS
+    from kvae.presets import SMALL as ENDING
+
+    seen = set()
+    for name, item in PRESETS.items():
+        system = (replace(item.config.model, length=0, vocabulary_size=0), item.config.objective)
+        if name.endswith(ENDING) and system not in seen:
+            seen.add(system)
+            yield name
+
+
 def numbers(tensor: Any) -> Any:
     """A tensor of either backend as a numpy array."""
     import keras
@@ -78,8 +92,10 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
     if keras.backend.backend() == "jax":
         import jax
 
+        from kvae.training.jax_step import Scope
+
         def stateless(values: list[Any]) -> Any:
-            with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            with Scope(list(zip(variables, values, strict=True))):
                 return loss()
 
         found = jax.jit(jax.grad(stateless))([variable.value for variable in variables])

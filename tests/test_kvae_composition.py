@@ -12,8 +12,6 @@ from kvae.serving.errors import ConfigError
 
 from .conftest import random_tokens, small_config
 
-pytestmark = pytest.mark.both
-
 ENCODERS: dict[str, dict[str, Any]] = {
     "conv": {},
     "lstm": {"encoder": "lstm", "encoder_bidirectional": True},
@@ -117,6 +115,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("case", MISFITS)
 def test_what_does_not_make_sense_is_refused_with_the_reason(case: str) -> None:
     model, objective, reason = MISFITS[case]
@@ -137,6 +136,7 @@ UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("case", UNREAD)
 def test_a_setting_that_nothing_reads_is_refused_with_what_would(case: str) -> None:
     model, objective, reason = UNREAD[case]
@@ -146,6 +146,7 @@ def test_a_setting_that_nothing_reads_is_refused_with_what_would(case: str) -> N
     assert "nothing reads it" in str(caught.value)
 
 
+@pytest.mark.both
 def test_a_rate_that_a_map_cannot_be_held_at_is_refused_with_the_largest() -> None:
     with pytest.raises(ConfigError, match=r"at 15\.2 nats at most, got 50"):
         TextVAE(small_config(prior="autoregressive", latent="map", prior_rate=50.0), ObjectiveConfig(alpha=0.0))

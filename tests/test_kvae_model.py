@@ -96,15 +96,6 @@ def test_targets_and_sample_weights_are_refused() -> None:
         model.fit(tokens, tokens, verbose=0)
 
 
-def test_half_precision_is_refused() -> None:
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with pytest.raises(ConfigError, match="'mixed_float16'"):
-            small_model()
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
     model = compiled()
     tokens = random_tokens(20)

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +13,14 @@ import numpy as np
 import pytest
 
 from kvae.configuration import Config
-from kvae.presets import PRESETS, SMALL, preset
+from kvae.presets import PRESETS, preset
 
-from .conftest import gradients, numbers, random_tokens, small_config
+from .conftest import distinct_presets, gradients, numbers, random_tokens, small_config
 
 ROOT = Path(__file__).parents[1]
 ROWS = 6
 STEP = 700
 """Half way up the ramp of the small presets."""
-
-
-def distinct_presets() -> Iterator[str]:
-    """The small presets; of those that differ in nothing but their corpus the first."""
-    seen = set()
-    for name, item in PRESETS.items():
-        model = replace(item.config.model, length=0, vocabulary_size=0)
-        if name.endswith(SMALL) and (model, item.config.objective) not in seen:
-            seen.add((model, item.config.objective))
-            yield name
 
 
 SYSTEMS: dict[str, Config] = {

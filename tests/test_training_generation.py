@@ -124,7 +124,7 @@ def test_counts_have_bounds(texts: int, samples: int) -> None:
 
 def test_what_a_run_learned_from_is_read_again(run_folder: Path) -> None:
     run = load_run(run_folder)
-    learned, held = learned_texts(run.config), held_out(run.config, run.alphabet).texts
+    learned, held = learned_texts(run.config, run.alphabet), held_out(run.config, run.alphabet).texts
     assert len(learned) + len(held) == 125
     assert not set(learned) & set(held)
 

@@ -65,6 +65,7 @@ def evaluate(
     """
     if importance_samples < 0:
         raise ConfigError(f"importance_samples must be at least 0, got {importance_samples}")
+    model = model.in_float32()
     collected = collect(model, rows, batch_size, seed, attribute)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
     given = {name: means[name] for name in ("attribute_kl",) if name in means}

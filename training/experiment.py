@@ -164,6 +164,7 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
     """The model with the weights that the seed gives it."""
     config = prepared.config
     keras.utils.set_random_seed(config.training.seed)
+    keras.config.set_dtype_policy(config.training.precision)
     model = TextVAE(config.model, config.objective)
     synchronize(model)
     windows = config.data.mode == "windows"
@@ -263,6 +264,12 @@ def length_of(prepared: Prepared) -> tuple[int, int]:
     settings = prepared.config.training
     steps_per_epoch = settings.steps_per_epoch or steps_of_a_pass(prepared)
     total_steps = settings.steps or settings.epochs * steps_per_epoch
+    together = settings.steps_per_execution
+    if steps_per_epoch % together or total_steps % together:
+        raise ConfigError(
+            f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and a run of {total_steps} must "
+            f"be multiples of it; set training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
+        )
     return total_steps, min(steps_per_epoch, total_steps)
 
 
@@ -270,7 +277,10 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
     settings = prepared.config.training
     total_steps, steps_per_epoch = length_of(prepared)
-    model.compile(optimizer(settings, total_steps), jit_compile=settings.jit_compile and not is_split())
+    compiled = settings.jit_compile and not is_split()
+    model.compile(
+        optimizer(settings, total_steps), jit_compile=compiled, steps_per_execution=settings.steps_per_execution
+    )
     if checkpoint:
         restore_checkpoint(model, checkpoint)
     first_step = number(model.training_steps)

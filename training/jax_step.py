@@ -21,6 +21,15 @@ Values = Sequence[Any]
 """One array for each variable of a list."""
 
 
+class Scope(keras.StatelessScope):
+    """Values lent to variables. What is assigned to one is a number from then on, as on TensorFlow: else the gradient of a
+    vamp prior, which reads the moving statistics that the same step has updated, would flow back into the batch."""
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        variable, value = update
+        super().add_update((variable, jax.lax.stop_gradient(value)))
+
+
 def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dict[str, Any], tuple[Values, ...]]:
     """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter.
 
@@ -35,7 +44,7 @@ def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[di
     ]
 
     def scaled_loss(weights: Values) -> tuple[Any, Any]:
-        with keras.StatelessScope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope:
+        with Scope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope:
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
@@ -67,7 +76,7 @@ def update_in_turn(
 
     def updating(some: Sequence[Any]) -> Callable[[], tuple[Values, Values]]:
         def branch() -> tuple[Values, Values]:
-            with keras.StatelessScope(lent) as scope:
+            with Scope(lent) as scope:
                 model.optimizer.apply([gradient_of[id(weight)] for weight in some], list(some))
             return after(scope, weights, trainable), after(scope, model.optimizer.variables, optimizer)
 
@@ -86,7 +95,7 @@ def test_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dic
         *zip(model.trainable_variables, trainable, strict=True),
         *zip(model.non_trainable_variables, others, strict=True),
     ]
-    with keras.StatelessScope(lent) as scope:
+    with Scope(lent) as scope:
         terms = model.terms(inputs_of(model, data))
     logs, metrics = tracked(model, terms, metrics)
     return logs, (trainable, after(scope, model.non_trainable_variables, others), metrics)
@@ -96,12 +105,12 @@ def tracked(
     model: TextVAE, terms: Mapping[str, Any], metrics: Values, gradient_norm: Any = None
 ) -> tuple[dict[str, Any], Values]:
     """`TextVAE.track`: the running means, and the metrics variables after it."""
-    with keras.StatelessScope(list(zip(model.metrics_variables, metrics, strict=True))) as scope:
+    with Scope(list(zip(model.metrics_variables, metrics, strict=True))) as scope:
         logs = model.track(terms, gradient_norm)
     return logs, after(scope, model.metrics_variables, metrics)
 
 
-def after(scope: keras.StatelessScope, variables: Sequence[Any], before: Values) -> Values:
+def after(scope: Scope, variables: Sequence[Any], before: Values) -> Values:
     """What the variables hold at the end of a scope."""
     found = (scope.get_current_value(variable) for variable in variables)
     return [old if new is None else new for new, old in zip(found, before, strict=True)]
@@ -115,7 +124,7 @@ def compiled(
 
     @jax.jit
     def stateless(values: Values, *arrays: Any) -> dict[str, Any]:
-        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+        with Scope(list(zip(model.variables, values, strict=True))):
             return function(*arrays)
 
     def run(*arrays: Any) -> dict[str, np.ndarray]:
