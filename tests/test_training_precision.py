@@ -77,7 +77,7 @@ def test_terms_are_near_those_of_float32_and_training_goes_on(system: str, polic
     for name, found in terms(made, data).items():
         assert found.dtype == np.float32
         np.testing.assert_allclose(found.mean(), expected[name].mean(), rtol=HALF[policy], atol=0.02, err_msg=name)
-    if system in ("hybrid", "ladder") or not JAX:
+    if not JAX or (system, policy) in (("hybrid", "mixed_float16"), ("ladder", "mixed_bfloat16")):
         made.compile(keras.optimizers.Adam(0.01, global_clipnorm=5.0), **COMPILED)
         history = made.fit(data, batch_size=8, epochs=2, verbose=0).history
         assert np.isfinite(history["loss"]).all()
