@@ -13,8 +13,6 @@ from kvae.serving.errors import CheckFailed, ConfigError, DataError, ModelError
 from kvae.training import experiment
 from kvae.training.experiment import run
 
-pytestmark = pytest.mark.both
-
 
 def quiet(sentence: str) -> None:
     pass
@@ -33,6 +31,7 @@ def test_a_run_folder_holds_configuration_vocabulary_model_metrics_and_report(ru
     assert not [name for name in names if "partial" in name]
 
 
+@pytest.mark.both
 def test_the_metrics_file_has_a_line_an_epoch_with_every_metric(run_folder: Path) -> None:
     records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3]
@@ -41,6 +40,7 @@ def test_the_metrics_file_has_a_line_an_epoch_with_every_metric(run_folder: Path
     assert wanted | {f"val_{name}" for name in wanted} | {"gradient_norm"} <= set(records[0])
 
 
+@pytest.mark.both
 def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
     trained = load_run(run_folder)
     assert trained.config.model.length == 16
@@ -91,6 +91,7 @@ def test_a_folder_that_exists_is_never_touched(tmp_path: Path, small_settings: d
     assert (tmp_path / "mine" / "precious").read_text() == "data"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("settings", [{"data.source": "nowhere.txt"}, {"model.length": 15}, {"model.head": "none"}])
 def test_what_cannot_start_leaves_no_folder(
     tmp_path: Path, small_settings: dict[str, Any], settings: dict[str, Any]

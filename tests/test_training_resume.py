@@ -67,8 +67,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return at
 
 
-@pytest.mark.both
-@pytest.mark.parametrize("steps", [(3,), (7, 9)])
+@pytest.mark.parametrize("steps", [pytest.param((3,), marks=pytest.mark.both), (7, 9)])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     tmp_path: Path, run_folder: Path, small_settings: dict[str, Any], interrupted: Any, steps: tuple[int, ...]
 ) -> None:
