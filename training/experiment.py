@@ -95,6 +95,23 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         return trained(own, prepared, model, checkpoint, say), prepared
 
 
+def completed(config: Config, out: Path, say: Say) -> Run:
+    """The run of `config` in `out`, trained to its end: an interrupted one goes on, one of another configuration gives way.
+    Raises `KeyboardInterrupt` when it is stopped before."""
+    if (out / CONFIG).is_file():
+        try:
+            finished, _ = resume(config, out, say)
+        except (ConfigError, ModelError) as error:
+            say(f"{error}: training {out} anew")
+            finished, _ = run(config, out, say, overwrite=True)
+    else:
+        finished, _ = run(config, out, say)
+    checkpoint = latest(out / CHECKPOINTS, say)
+    if checkpoint is None or "ended" not in checkpoint.about:
+        raise KeyboardInterrupt
+    return finished
+
+
 @contextlib.contextmanager
 def own_folder(out: Path) -> Iterator[Path]:
     """Where this process writes: the run folder, or a temporary one where another worker writes the run."""
