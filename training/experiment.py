@@ -39,7 +39,7 @@ from .callbacks import (
 )
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
-from .devices import is_split, split_between, synchronize, worker
+from .devices import equal_parts, is_split, split_between, synchronize, worker
 from .evaluation import evaluate
 from .latent_report import LatentReport
 from .ngram import character_count
@@ -314,6 +314,12 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     for name, state in checkpoint.about["callbacks"].items() if checkpoint else ():
         if name in stateful:
             stateful[name].restore(state)
+    parts = equal_parts()
+    left_out = len(prepared.validation) % parts
+    if left_out:
+        say(
+            f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
+        )
     stop = threading.Event()
     about = {"corpus": fingerprint(prepared)}
     checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
@@ -325,7 +331,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
                 model.fit(
                     training_stream(prepared, segment.first_step),
                     steps_per_epoch=segment.steps_per_epoch,
-                    validation_data=validation_batches(prepared),
+                    validation_data=validation_batches(prepared, parts=parts),
                     initial_epoch=segment.epochs[0],
                     epochs=segment.epochs[1],
                     callbacks=[*again, *callbacks, checkpoints],
