@@ -17,6 +17,7 @@ from kvae.training.devices import check, split_between
 from .conftest import SMALL
 
 STEPS = 12
+JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
@@ -46,7 +47,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
-    """Runs `one`, `two` (devices) and `workers` (two processes), trained at the same time."""
+    """Runs `one`, `two` (devices) and `workers` (two processes), and two on JAX, trained at the same time."""
     folder = tmp_path_factory.mktemp("devices")
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
@@ -55,6 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
         "two": start(folder / "two", corpus_file, 2),
         "workers": start(folder / "workers", corpus_file, 1, TF_CONFIG=tasks[0]),
         "second": start(folder / "second", corpus_file, 1, TF_CONFIG=tasks[1]),
+        "jax_one": start(folder / "jax_one", corpus_file, 1, **JAX),
+        "jax_two": start(folder / "jax_two", corpus_file, 2, **JAX),
     }
     for name, process in processes.items():
         assert process.wait(timeout=600) == 0, (folder / f"{name}.log").read_text()
@@ -70,6 +73,17 @@ def test_a_batch_that_is_split_trains_as_a_whole_one(folder: Path, name: str) ->
             assert other[metric] == pytest.approx(line[metric], rel=1e-4, abs=1e-4), metric
     report, other = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in ("one", name))
     assert other["elbo"] == pytest.approx(report["elbo"], rel=1e-4)
+
+
+def test_two_devices_of_jax_train_as_one(folder: Path) -> None:
+    """Seven held-out texts do not divide between two devices: validation while training leaves one out, and says so."""
+    for line, other in zip(records(folder / "jax_one"), records(folder / "jax_two"), strict=True):
+        for metric in (name for name in line if name != "seconds" and not name.startswith("val_")):
+            assert other[metric] == pytest.approx(line[metric], rel=1e-4, abs=1e-4), metric
+    reports = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in ("jax_one", "jax_two"))
+    first, second = (report["elbo"] for report in reports)
+    assert first == pytest.approx(second, rel=1e-4)
+    assert "leaves out 1 held-out texts" in (folder / "jax_two.log").read_text()
 
 
 def test_only_the_first_worker_writes_the_run(folder: Path) -> None:

@@ -1,13 +1,15 @@
 """The table of systems: made row by row, gone on with where it stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvae.configuration import Config
 from kvae.presets import PUBLISHED
 from kvae.serving.errors import ConfigError
-from kvae.training import systems
+from kvae.training import experiment, systems
+from kvae.training.callbacks import Checkpoints
 from kvae.training.systems import distinct, reproduce
 
 ROWS = ["lstm-lm-ptb", "lvae-3-toy"]
@@ -52,15 +54,20 @@ def test_equal_systems_are_trained_once_and_every_preset_has_a_row() -> None:
     assert frozenset({"hybrid-dense-toy", "hybrid-dense-twitter"}) in together
 
 
-def test_a_row_that_was_stopped_is_no_result(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = systems.run
+def test_a_row_that_was_stopped_is_no_result_and_goes_on(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Checkpoints):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.stop.set()
+            super().on_train_batch_end(batch, logs)
 
-    def stopped(*arguments: object, **options: object) -> object:
-        trained, prepared = full(*arguments, **options)  # type: ignore[arg-type]
-        trained.model.training_steps.assign(1)
-        return trained, prepared
-
-    monkeypatch.setattr(systems, "run", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        reproduce(tmp_path, lambda sentence: None, ROWS[:1])
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "Checkpoints", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(tmp_path, said.append, ROWS[:1])
     assert not (tmp_path / ROWS[0] / systems.RESULT).exists()
+    reproduce(tmp_path, said.append, ROWS[:1])
+    assert (tmp_path / ROWS[0] / systems.RESULT).exists()
+    assert any("going on at step 1" in sentence for sentence in said)

@@ -88,7 +88,7 @@ def check(config: Config, parts: int) -> None:
 def available(count: int) -> list[str]:
     """The first `count` accelerators; without any, processors."""
     if keras.backend.backend() == "jax":
-        found = keras.distribution.list_devices("gpu") or keras.distribution.list_devices("cpu")
+        found = keras.distribution.list_devices()
     else:
         found = logical_devices("GPU") if tf.config.list_physical_devices("GPU") else virtual_processors(count)
     if len(found) < count:
@@ -115,6 +115,12 @@ def synchronize(model: TextVAE) -> None:
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
+
+
+def equal_parts() -> int:
+    """Into how many parts of the same size every batch must divide: JAX shards arrays evenly."""
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if distribution else 1
 
 
 def is_split() -> bool:

@@ -39,7 +39,7 @@ from .callbacks import (
 )
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
-from .devices import is_split, split_between, synchronize, worker
+from .devices import equal_parts, is_split, split_between, synchronize, worker
 from .evaluation import evaluate
 from .latent_report import LatentReport
 from .ngram import character_count
@@ -93,6 +93,23 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
             appear(own, prepared)
         say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
         return trained(own, prepared, model, checkpoint, say), prepared
+
+
+def completed(config: Config, out: Path, say: Say) -> Run:
+    """The run of `config` in `out`, trained to its end: an interrupted one goes on, one of another configuration gives way.
+    Raises `KeyboardInterrupt` when it is stopped before."""
+    if (out / CONFIG).is_file():
+        try:
+            finished, _ = resume(config, out, say)
+        except (ConfigError, ModelError) as error:
+            say(f"{error}: training {out} anew")
+            finished, _ = run(config, out, say, overwrite=True)
+    else:
+        finished, _ = run(config, out, say)
+    checkpoint = latest(out / CHECKPOINTS, say)
+    if checkpoint is None or "ended" not in checkpoint.about:
+        raise KeyboardInterrupt
+    return finished
 
 
 @contextlib.contextmanager
@@ -297,6 +314,12 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     for name, state in checkpoint.about["callbacks"].items() if checkpoint else ():
         if name in stateful:
             stateful[name].restore(state)
+    parts = equal_parts()
+    left_out = len(prepared.validation) % parts
+    if left_out:
+        say(
+            f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
+        )
     stop = threading.Event()
     about = {"corpus": fingerprint(prepared)}
     checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
@@ -308,7 +331,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
                 model.fit(
                     training_stream(prepared, segment.first_step),
                     steps_per_epoch=segment.steps_per_epoch,
-                    validation_data=validation_batches(prepared),
+                    validation_data=validation_batches(prepared, parts=parts),
                     initial_epoch=segment.epochs[0],
                     epochs=segment.epochs[1],
                     callbacks=[*again, *callbacks, checkpoints],

@@ -51,9 +51,12 @@ def steps_of_a_pass(prepared: Prepared) -> int:
     return order_of(prepared).steps
 
 
-def validation_batches(prepared: Prepared, batch_size: int = 128) -> tf.data.Dataset:
-    """The held-out split of a corpus."""
-    return ordered_rows(prepared.validation, batch_size, prepared.validation_attribute)
+def validation_batches(prepared: Prepared, batch_size: int = 128, parts: int = 1) -> tf.data.Dataset:
+    """The held-out split of a corpus; of a last batch that does not divide into `parts`, what does."""
+    whole = len(prepared.validation) // parts * parts
+    attribute = prepared.validation_attribute
+    batch_size = batch_size // parts * parts or parts
+    return ordered_rows(prepared.validation[:whole], batch_size, None if attribute is None else attribute[:whole])
 
 
 def order_of(prepared: Prepared) -> Order:

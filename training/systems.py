@@ -12,14 +12,13 @@ from typing import Any
 import keras
 
 from kvae.configuration import Config, DataConfig, nearest
-from kvae.model import number
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
 from kvae.runs import CONFIG, write_json
 from kvae.serving.errors import ConfigError
 
 from .corpora import CORPORA
-from .experiment import run
+from .experiment import completed
 
 CORPUS = "sines"
 RESULT = "result.json"
@@ -83,16 +82,11 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 def measured(folder: Path, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train and evaluate one row."""
+    """Train and evaluate one row, or go on with it; Ctrl-C ends the command."""
     started = time.monotonic()
-    unfinished = folder.exists() and not (folder / CONFIG).is_file()
-    if unfinished:
+    if folder.exists() and not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
-    trained, _ = run(config, folder, say, overwrite=True)
-    training = config.training
-    if number(trained.model.training_steps) < (training.steps_per_epoch or 0) * training.epochs:
-        say(f"{folder.name} is not finished and starts anew next time; finished rows are kept")
-        raise KeyboardInterrupt  # stopped by the user: the row is not what it claims to be
+    trained = completed(config, folder, say)
     result = {
         "asked": config.to_dict(),
         "seconds": round(time.monotonic() - started),

@@ -11,10 +11,10 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
-from kvae.runs import CONFIG, write_json
+from kvae.runs import write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
-from .experiment import resume, run
+from .experiment import completed
 
 RESULTS = "results.json"
 TRIALS = "trials"
@@ -65,7 +65,7 @@ class RunTuner(keras_tuner.Tuner):
 
     def __init__(self, config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]) -> None:
         self.base, self.wanted, self.out, self.say = config, search, out, say
-        oracle = keras_tuner.oracles.BayesianOptimizationOracle(
+        oracle = keras_tuner.oracles.RandomSearchOracle(
             keras_tuner.Objective("elbo", "min"),
             max_trials=trials,
             seed=config.training.seed,
@@ -82,8 +82,7 @@ class RunTuner(keras_tuner.Tuner):
         self.say(f"trial {trial.trial_id}: {described}")
         try:
             config = self.base.with_settings(settings)
-            again = (folder / CONFIG).is_file()
-            trained, _ = (resume if again else run)(config, folder, self.say)
+            trained = completed(config, folder, self.say)
         except (ConfigError, CheckFailed) as error:
             self.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
@@ -117,8 +116,9 @@ def value_of(values: Range | list[Any], found: Any) -> Any:
 def tune(
     config: Config, out: str | Path, say: Callable[[str], None], trials: int = 20, search: Search | None = None
 ) -> list[dict[str, Any]]:
-    """Train `trials` variants of `config`, chosen by Bayesian optimisation of the held-out bound (beta 1, whatever is trained),
-    and return what each reached, the best first. A search in `out` that was interrupted goes on.
+    """Train `trials` variants of `config`, drawn at random from the search (Bergstra and Bengio 2012), and return what each
+    reached, the best first: the lowest held-out bound, with beta 1 whatever is trained. A search in `out` that was
+    interrupted goes on.
     """
     out = Path(out)
     search = search or usual_search(config)

@@ -1,0 +1,78 @@
+"""A search trains what it says it trains, and goes on where it was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvae.presets import PRESETS, preset
+from kvae.runs import load_run
+from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.training.tune import parse_search, results_table, space, tune, usual_search
+
+
+def quiet(sentence: str) -> None:
+    pass
+
+
+def test_a_search_is_a_range_or_a_list() -> None:
+    assert parse_search("objective.alpha=0.05..0.5") == ("objective.alpha", (0.05, 0.5))
+    assert parse_search("model.latent_size=[16, [32, 16]]") == ("model.latent_size", [16, [32, 16]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("objective.alhpa=1..2", "did you mean 'objective.alpha'"),
+        ("objective.alpha", "write KEY=LOW..HIGH"),
+        ("objective.alpha=2..1", "write KEY=LOW..HIGH"),
+        ("objective.alpha=[1]", "write KEY=LOW..HIGH"),
+        ("objective.alpha=low..high", "write KEY=LOW..HIGH"),
+    ],
+)
+def test_what_is_no_search_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_search(text)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_with_a_code_has_a_usual_search(name: str) -> None:
+    config = preset(name)
+    if config.model.latent == "none":
+        with pytest.raises(ConfigError, match="no code to tune"):
+            usual_search(config)
+        return
+    search = usual_search(config)
+    assert ("objective.alpha" in search) == config.model.auxiliary
+    assert space(search).get("objective.beta_max") == pytest.approx(0.2)
+
+
+def test_a_search_trains_compares_and_goes_on(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    config = preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 2})
+    search = {"model.latent_size": [2, 6], "objective.alpha": (0.1, 0.4)}
+    results = tune(config, tmp_path / "tune", quiet, trials=2, search=search)
+    assert [result["elbo"] for result in results] == sorted(result["elbo"] for result in results)
+    for result in results:
+        trained = load_run(result["run"])
+        assert list(trained.config.model.latent_size) == [result["settings"]["model.latent_size"]]
+        assert trained.config.objective.alpha == result["settings"]["objective.alpha"]
+        assert 0.1 <= trained.config.objective.alpha <= 0.4
+        assert trained.evaluation["elbo"] == result["elbo"]
+    assert results_table(results).splitlines()[0].split() == ["elbo", "kl", "active_units", *search]
+    assert json.loads((tmp_path / "tune" / "results.json").read_text()) == results
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tune").rglob("model.keras")}
+    assert tune(config, tmp_path / "tune", quiet, trials=2, search=search) == results
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tune").rglob("model.keras")} == before
+    with pytest.raises(ConfigError, match="holds a search over other settings"):
+        tune(config, tmp_path / "tune", quiet, trials=2, search={"objective.alpha": (0.1, 0.3)})
+
+
+def test_settings_that_do_not_fit_are_failed_trials_with_their_reason(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
+    said: list[str] = []
+    config = preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 1})
+    with pytest.raises(CheckFailed, match="no trial of 2 succeeded"):
+        tune(config, tmp_path / "tune", said.append, 2, {"model.length": [15, 17]})
+    assert any("failed: model.length" in sentence for sentence in said)
