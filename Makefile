@@ -11,10 +11,10 @@ demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
 
 test: test-jax  ## the everyday tests
-	KERAS_BACKEND=tensorflow $(BIN)/pytest
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto --dist worksteal
 
 test-jax: $(READY)  ## those of them that run on JAX too
-	KERAS_BACKEND=jax $(BIN)/pytest -m "both and not slow" -n 2 --dist worksteal
+	KERAS_BACKEND=jax $(BIN)/pytest -m "both and not slow" -n auto --dist worksteal
 
 test-all: $(READY)  ## the slow ones too
 	$(BIN)/pytest -m ""

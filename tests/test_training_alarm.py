@@ -275,11 +275,18 @@ def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
     stops: list[bool],
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(TextVAE, "fit", lambda self, data, callbacks, **others: given.extend(callbacks))
+
+    def given_to_fit(self: TextVAE, data: Any, callbacks: list[Any], **others: Any) -> None:
+        given.extend(callbacks)
+        for callback in callbacks:
+            callback.set_model(self)
+        self.stop_training = True
+
+    monkeypatch.setattr(TextVAE, "fit", given_to_fit)
     ready = prepare(
         preset("hybrid-lstm").with_settings({**small_settings, "training.on_collapse": on_collapse}),
     )
-    fit(TextVAE(ready.config.model, ready.config.objective), ready, tmp_path, lambda sentence: None)
+    fit(TextVAE(ready.config.model, ready.config.objective), ready, tmp_path, None, lambda sentence: None)
     assert [callback.stop for callback in given if isinstance(callback, CollapseAlarm)] == stops
 
 

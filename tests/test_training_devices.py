@@ -12,7 +12,9 @@ import pytest
 
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
+from kvae.training.corpora import prepare
 from kvae.training.devices import check, split_between
+from kvae.training.pipeline import validation_batches
 
 from .conftest import SMALL
 
@@ -26,6 +28,7 @@ def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess
     settings |= {"training.jit_compile": False, "objective.ramp_steps": 5, "objective.input_dropout": 0.3}
     settings |= {"training.clip_norm": 1.0, "training.steps_per_epoch": 4}
     command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm", "--data", str(data), "--out", str(out)]
+    command += ["--validation", str(out.parent / "held_out.txt")]
     command += ["--steps", str(STEPS), "--batch-size", "16", "--devices", str(devices)]
     for key, value in settings.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
@@ -49,6 +52,7 @@ def free_ports(count: int) -> list[int]:
 def folder(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
     """Runs `one`, `two` (devices) and `workers` (two processes), and two on JAX, trained at the same time."""
     folder = tmp_path_factory.mktemp("devices")
+    (folder / "held_out.txt").write_text("\n".join(corpus_file.read_text().split()[:8]))
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
     processes = {
@@ -64,26 +68,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["two", "workers"])
-def test_a_batch_that_is_split_trains_as_a_whole_one(folder: Path, name: str) -> None:
-    one, split = records(folder / "one"), records(folder / name)
+@pytest.mark.parametrize(("whole", "name"), [("one", "two"), ("one", "workers"), ("jax_one", "jax_two")])
+def test_a_batch_that_is_split_trains_as_a_whole_one(folder: Path, whole: str, name: str) -> None:
+    one, split = records(folder / whole), records(folder / name)
     assert [line["step"] for line in split] == [4, 8, 12]
     for line, other in zip(one, split, strict=True):
         for metric in line.keys() - {"seconds"}:
             assert other[metric] == pytest.approx(line[metric], rel=1e-4, abs=1e-4), metric
-    report, other = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in ("one", name))
+    report, other = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in (whole, name))
     assert other["elbo"] == pytest.approx(report["elbo"], rel=1e-4)
 
 
-def test_two_devices_of_jax_train_as_one(folder: Path) -> None:
-    """Seven held-out texts do not divide between two devices: validation while training leaves one out, and says so."""
-    for line, other in zip(records(folder / "jax_one"), records(folder / "jax_two"), strict=True):
-        for metric in (name for name in line if name != "seconds" and not name.startswith("val_")):
-            assert other[metric] == pytest.approx(line[metric], rel=1e-4, abs=1e-4), metric
-    reports = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in ("jax_one", "jax_two"))
-    first, second = (report["elbo"] for report in reports)
-    assert first == pytest.approx(second, rel=1e-4)
-    assert "leaves out 1 held-out texts" in (folder / "jax_two.log").read_text()
+def test_held_out_texts_that_do_not_divide_are_left_out_of_validation_alone(corpus_file: Path) -> None:
+    settings = {"data.source": str(corpus_file), "model.length": 16}
+    ready = prepare(preset("hybrid-lstm").with_settings(settings))
+    assert len(ready.validation) == 7
+    batches = [batch.shape[0] for batch in validation_batches(ready, batch_size=4, parts=2)]
+    assert batches == [4, 2]
 
 
 def test_only_the_first_worker_writes_the_run(folder: Path) -> None:

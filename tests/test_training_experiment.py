@@ -101,16 +101,16 @@ def test_what_cannot_start_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_breaks_leaves_no_folder(
+def test_a_run_that_breaks_before_its_first_checkpoint_leaves_no_folder(
     tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_disk(*arguments: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(experiment, "save_model", full_disk)
+    monkeypatch.setattr(experiment, "fit", full_disk)
     with pytest.raises(OSError, match="no space"):
-        run(preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 1}), tmp_path / "run", quiet)
-    assert not (tmp_path / "run").exists()
+        run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", quiet)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_steps_end_a_run_within_an_epoch(tmp_path: Path, small_settings: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What a model writes is measured on its own reconstructions and samples."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,11 @@ def test_reconstructions_and_samples_can_be_left_out() -> None:
     assert text_report(run, data, None, 0, 0, 0, silent) == {"text_unit": "characters", "reference_texts": 0}
 
 
-def test_a_corpus_that_is_gone_is_said_and_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_that_is_gone_is_said_and_not_an_error(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from kvae.cli import training_texts
 
-    assert training_texts(Config().with_settings({"data.source": "gone.txt"})) is None
+    run = load_run(run_folder)
+    gone = replace(run, config=run.config.with_settings({"data.source": "gone.txt"}))
+    assert training_texts(gone) is None
     assert "gone.txt: no such file" in (said := capsys.readouterr().err)
     assert "there is no novelty and no forward perplexity" in said

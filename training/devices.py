@@ -118,9 +118,11 @@ def synchronize(model: TextVAE) -> None:
 
 
 def equal_parts() -> int:
-    """Into how many parts of the same size every batch must divide: JAX shards arrays evenly."""
-    distribution = keras.distribution.distribution()
-    return distribution.device_mesh.devices.size if distribution else 1
+    """Into how many parts of the same size every batch must divide."""
+    if keras.backend.backend() == "jax":
+        distribution = keras.distribution.distribution()
+        return distribution.device_mesh.devices.size if distribution else 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def is_split() -> bool:
