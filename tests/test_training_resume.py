@@ -254,3 +254,14 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: d
     assert any(f"lowest at step {best['step']:,.0f} " in sentence for sentence in said)
     assert stopped.evaluation["elbo"] == pytest.approx(best["val_elbo"], rel=0.1)
     assert not (stopped.path / "checkpoints" / "best.npz").exists()
+
+
+def test_a_resumed_run_has_the_learning_rate_it_is_given(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    config = config_of(small_settings, training__steps=2, training__learning_rate_schedule="constant")
+    run(config, tmp_path / "run", quiet)
+    config = config.with_settings({"training.steps": 3, "training.learning_rate": 0.0007})
+    slower, _ = resume(config, tmp_path / "run", quiet)
+    assert float(slower.model.optimizer.learning_rate) == pytest.approx(0.0007)
+    resume(
+        config.with_settings({"training.steps": 4, "training.learning_rate_schedule": "cosine"}), tmp_path / "run", quiet
+    )
