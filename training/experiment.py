@@ -301,8 +301,9 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     if checkpoint:
         restore_checkpoint(model, checkpoint)
     first_step = number(model.training_steps)
-    if first_step >= total_steps or (checkpoint and checkpoint.about.get("ended") == total_steps):
+    if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
         return True
+    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on other weights
     if not checkpoint:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
@@ -327,7 +328,10 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     started = time.monotonic()
     try:
         with standard_output_to_error(), ending_at_a_signal(stop, say):
-            for segment in segments(first_step, total_steps, steps_per_epoch):
+            for callback in (*callbacks, checkpoints):
+                callback.set_model(model)
+            stopped = checkpoint and checkpoint.about.get("stopped")
+            for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
                 model.fit(
                     training_stream(prepared, segment.first_step),
                     steps_per_epoch=segment.steps_per_epoch,
@@ -343,7 +347,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
         for callback in callbacks:
             if hasattr(callback, "conclude"):
                 callback.conclude()
-        checkpoints.write(epochs, ended=total_steps)
+        checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
     except KeyboardInterrupt:
         say(
             f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
