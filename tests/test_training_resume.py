@@ -251,5 +251,38 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: d
     assert len(lines) < 60
     assert lines[-1]["epoch"] == best["epoch"] + 2
     assert any(f"lowest at step {best['step']:,.0f} " in sentence for sentence in said)
-    assert stopped.evaluation["elbo"] == pytest.approx(best["val_elbo"], rel=0.1)
-    assert not (stopped.path / "checkpoints" / "best.npz").exists()
+    stopped_elbo = stopped.evaluation["elbo"]
+    assert stopped_elbo == pytest.approx(best["val_elbo"], rel=0.1)
+    settings |= {"training.epochs": 62, "training.learning_rate": 1.0}
+    longer, _ = resume(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
+    assert len(records(stopped.path)) == len(lines) + 2
+    assert longer.evaluation["elbo"] <= stopped_elbo
+
+
+def test_a_resumed_run_has_the_learning_rate_it_is_given(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    config = config_of(small_settings, training__steps=2, training__learning_rate_schedule="constant")
+    run(config, tmp_path / "run", quiet)
+    config = config.with_settings({"training.steps": 3, "training.learning_rate": 0.0007})
+    slower, _ = resume(config, tmp_path / "run", quiet)
+    assert float(slower.model.optimizer.learning_rate) == pytest.approx(0.0007)
+    resume(
+        config.with_settings({"training.steps": 4, "training.learning_rate_schedule": "cosine"}),
+        tmp_path / "run",
+        quiet,
+    )
+
+
+def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    """The best weights, the model and the evaluation of an earlier moment included."""
+    config = config_of({**small_settings, "training.epochs": 2, "objective.ramp_steps": 1}, training__early_stopping=5)
+    out = tmp_path / "run"
+    whole, _ = run(config, out, quiet)
+    last = numbered(out / "checkpoints")[-1]
+    found = latest(out / "checkpoints", quiet)
+    assert found is not None
+    about = {name: value for name, value in found.about.items() if name != "ended"}
+    checkpoints.write_checkpoint(last, whole.model, about)
+    (out / "report/evaluation.json").write_text("{}")
+    again = experiment.completed(config, out, quiet)
+    assert again.evaluation["elbo"] == pytest.approx(whole.evaluation["elbo"])
+    assert len(records(out)) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from kvae.presets import PRESETS, preset
 from kvae.runs import load_run
-from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.serving.errors import CheckFailed, ConfigError, DataError
 from kvae.training.tune import parse_search, results_table, space, tune, usual_search
 
 
@@ -76,3 +76,10 @@ def test_settings_that_do_not_fit_are_failed_trials_with_their_reason(
     with pytest.raises(CheckFailed, match="no trial of 2 succeeded"):
         tune(config, tmp_path / "tune", said.append, 2, {"model.length": [15, 17]})
     assert any("failed: model.length" in sentence for sentence in said)
+
+
+def test_a_corpus_that_is_not_there_ends_the_search(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    config = preset("hybrid-lstm").with_settings({**small_settings, "data.source": str(tmp_path / "none.txt")})
+    for _ in range(2):
+        with pytest.raises(DataError, match="no such file"):
+            tune(config, tmp_path / "tune", quiet, 2, {"objective.alpha": (0.1, 0.4)})

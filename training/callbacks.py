@@ -123,7 +123,7 @@ class EarlyStop(keras.callbacks.Callback):
     """Stops when `patience` epochs in which the ramp had reached its height have not lowered the held-out bound.
 
     While the ramp rises the bound is not what is learned, so those epochs do not count. `conclude` gives the model the
-    weights of the best epoch, which are kept in the file `best` until then.
+    weights of the best epoch, which are kept in the file `best`: a run that is made longer may still find none better.
     """
 
     def __init__(self, patience: int, best: Path, say: Callable[[str], None]) -> None:
@@ -150,7 +150,7 @@ class EarlyStop(keras.callbacks.Callback):
                 f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): its weights are kept"
             )
             restore_weights(self.model, read_checkpoint(self.file))
-        self.file.unlink(missing_ok=True)
+        self.waited = 0
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited, "best_step": self.best_step}
@@ -236,7 +236,7 @@ class Checkpoints(StepCallback):
             raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.write(epoch + 1)
+        self.write(epoch + 1, stopped=self.model.stop_training)
         if self.stop.is_set():
             raise KeyboardInterrupt
 

@@ -46,11 +46,13 @@ class Checkpoint:
 
 
 def groups(model: TextVAE) -> dict[str, Sequence[Any]]:
-    """All variables that training changes, in the order in which Keras lists them."""
+    """All variables that training changes, in the order in which Keras lists them. A learning rate is a setting, which a
+    resumed run may have otherwise, and where a schedule computes it there is no variable: it stays what it is."""
+    optimizer = model.optimizer.variables if model.optimizer else []
     return {
         "trainable": model.trainable_variables,
         "other": model.non_trainable_variables,
-        "optimizer": model.optimizer.variables if model.optimizer else [],
+        "optimizer": [variable for variable in optimizer if variable.name != "learning_rate"],
         "metric": model.metrics_variables,
     }
 

@@ -36,9 +36,14 @@ def worker() -> int:
 def settings() -> dict[str, Any]:
     """TF_CONFIG, or nothing."""
     try:
-        return json.loads(os.environ.get("TF_CONFIG") or "{}")
-    except ValueError as error:
-        raise ConfigError(f"TF_CONFIG is not JSON ({error}): {os.environ['TF_CONFIG'][:80]!r}") from error
+        found = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        if not all(isinstance(part, dict) for part in (found, found.get("cluster", {}), found.get("task", {}))):
+            raise ValueError("cluster and task must be objects")
+        return found
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"TF_CONFIG is not what TensorFlow describes ({error}): {os.environ['TF_CONFIG'][:80]!r}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -66,6 +71,16 @@ def split_between(config: Config) -> Iterator[None]:
         strategy = tf.distribute.MirroredStrategy(available(devices))
     with strategy.scope():
         yield
+
+
+def check_parts(batch_size: int) -> None:
+    """Refuse batches that do not divide, as those of a corpus with fewer texts than a batch."""
+    parts = equal_parts()
+    if batch_size % parts:
+        raise ConfigError(
+            f"the corpus makes batches of {batch_size} texts, which {parts} devices cannot share equally; set a smaller "
+            f"training.batch_size, a multiple of {parts}"
+        )
 
 
 def check(config: Config, parts: int) -> None:
@@ -118,11 +133,10 @@ def synchronize(model: TextVAE) -> None:
 
 
 def equal_parts() -> int:
-    """Into how many parts of the same size every batch must divide."""
-    if keras.backend.backend() == "jax":
-        distribution = keras.distribution.distribution()
-        return distribution.device_mesh.devices.size if distribution else 1
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    """Into how many parts of the same size every batch must divide: JAX shards arrays evenly, and a replica of TensorFlow
+    that gets no text fails."""
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if distribution else tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def is_split() -> bool:

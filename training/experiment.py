@@ -39,17 +39,20 @@ from .callbacks import (
 )
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
-from .devices import equal_parts, is_split, split_between, synchronize, worker
+from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
 from .evaluation import evaluate
 from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
-from .pipeline import steps_of_a_pass, training_stream, validation_batches
+from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
 from .store import StoredRows
 from .tensorboard import TensorBoardMonitor
 
 Say = Callable[[str], None]
+
+BEST = "best.npz"
+"""The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
 
 def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> tuple[Run, Prepared]:
@@ -91,6 +94,10 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
             write_json(out / CONFIG, prepared.config.to_dict())
         else:
             appear(own, prepared)
+            best = out / CHECKPOINTS / BEST
+            if best.is_file():
+                (own / CHECKPOINTS).mkdir()
+                shutil.copy(best, own / CHECKPOINTS / BEST)
         say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
         return trained(own, prepared, model, checkpoint, say), prepared
 
@@ -294,6 +301,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
     settings = prepared.config.training
     total_steps, steps_per_epoch = length_of(prepared)
+    check_parts(batch_size_of(prepared))
     compiled = settings.jit_compile and not is_split()
     model.compile(
         optimizer(settings, total_steps), jit_compile=compiled, steps_per_execution=settings.steps_per_execution
@@ -301,13 +309,14 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     if checkpoint:
         restore_checkpoint(model, checkpoint)
     first_step = number(model.training_steps)
-    if first_step >= total_steps or (checkpoint and checkpoint.about.get("ended") == total_steps):
+    if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
         return True
+    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on other weights
     if not checkpoint:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
     epochs = -(-total_steps // steps_per_epoch)
-    say(f"training for {total_steps:,} steps of {min(settings.batch_size, len(prepared.train))} texts, {epochs} epochs")
+    say(f"training for {total_steps:,} steps of {batch_size_of(prepared)} texts, {epochs} epochs")
     note_ramp(model, prepared.config, total_steps, say)
     callbacks = callbacks_of(prepared, out, say)
     stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
@@ -327,7 +336,10 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     started = time.monotonic()
     try:
         with standard_output_to_error(), ending_at_a_signal(stop, say):
-            for segment in segments(first_step, total_steps, steps_per_epoch):
+            for callback in (*callbacks, checkpoints):
+                callback.set_model(model)
+            stopped = checkpoint and checkpoint.about.get("stopped")
+            for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
                 model.fit(
                     training_stream(prepared, segment.first_step),
                     steps_per_epoch=segment.steps_per_epoch,
@@ -343,7 +355,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
         for callback in callbacks:
             if hasattr(callback, "conclude"):
                 callback.conclude()
-        checkpoints.write(epochs, ended=total_steps)
+        checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
     except KeyboardInterrupt:
         say(
             f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
@@ -362,8 +374,7 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
     """The callbacks that measure, steer and show a run, in the order in which they need each other."""
     settings, objective = prepared.config.training, prepared.config.objective
     report = LatentReport(prepared.validation, prepared.validation_attribute)
-    batch_size = min(settings.batch_size, len(prepared.train))
-    monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size)
+    monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared))
     alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
     return [
         report,
@@ -371,7 +382,7 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
         *([DecoderReset()] if objective.warm_start_steps else []),
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
         *([EncoderAhead(say)] if objective.encoder_updates else []),
-        *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / "best.npz", say)] if settings.early_stopping else []),
+        *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / BEST, say)] if settings.early_stopping else []),
         *([alarm] if settings.on_collapse != "ignore" else []),
         MetricsFile(out / METRICS),
         monitor,
@@ -407,7 +418,8 @@ def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        say("stopping after this step; once more to stop at once")
+        with contextlib.suppress(RuntimeError):  # the signal came while standard error was being written to
+            say("stopping after this step; once more to stop at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -51,6 +51,14 @@ def steps_of_a_pass(prepared: Prepared) -> int:
     return order_of(prepared).steps
 
 
+def batch_size_of(prepared: Prepared) -> int:
+    """Texts of a training step: a corpus with fewer has them all in one batch."""
+    config, rows = prepared.config, len(prepared.train)
+    return min(
+        config.training.batch_size, windows_of(rows, config.model.length) if config.data.mode == "windows" else rows
+    )
+
+
 def validation_batches(prepared: Prepared, batch_size: int = 128, parts: int = 1) -> tf.data.Dataset:
     """The held-out split of a corpus; of a last batch that does not divide into `parts`, what does."""
     whole = len(prepared.validation) // parts * parts
@@ -83,7 +91,7 @@ def shuffled_rows(rows: int, batch_size: int, seed: int) -> Order:
 
 def random_windows(characters: int, length: int, batch_size: int, seed: int) -> Order:
     """Windows of `length` from random places of a stream; a pass sees about every character once."""
-    count = max(1, characters // length)
+    count = windows_of(characters, length)
     batch_size = min(batch_size, count)
     offsets = tf.range(length, dtype=tf.int64)
 
@@ -93,6 +101,11 @@ def random_windows(characters: int, length: int, batch_size: int, seed: int) -> 
         return starts + offsets
 
     return Order(places, count // batch_size)
+
+
+def windows_of(characters: int, length: int) -> int:
+    """How many windows make one pass over a stream."""
+    return max(1, characters // length)
 
 
 def ordered_rows(rows: np.ndarray, batch_size: int, attribute: np.ndarray | None = None) -> tf.data.Dataset:

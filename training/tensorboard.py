@@ -227,7 +227,8 @@ class Author(keras.Model):
         """Samples, and of tokens (texts, T) with attributes (texts,) the reconstructions and the way from the first to the
         last, in equal paces: (texts, T) each."""
         inputs = {"tokens": tokens, "attribute": attribute, "noise": self.noise, "uniform": self.uniform}
-        return self.predict_on_batch(inputs)
+        # TensorFlow's replicas all write all of it, one after the other.
+        return {name: rows[: self.texts] for name, rows in self.predict_on_batch(inputs).items()}
 
     def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         model, size = self.text_model, self.text_model.hierarchy.size

@@ -14,7 +14,7 @@ from kvae.configuration import Config, dotted_keys, nearest
 from kvae.runs import write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
-from .experiment import completed
+from .experiment import completed, standard_output_to_error
 
 RESULTS = "results.json"
 TRIALS = "trials"
@@ -70,7 +70,7 @@ class RunTuner(keras_tuner.Tuner):
             max_trials=trials,
             seed=config.training.seed,
             hyperparameters=space(search),
-            max_consecutive_failed_trials=trials,
+            max_consecutive_failed_trials=trials + 1,
         )
         super().__init__(oracle, directory=str(out), project_name="search")
 
@@ -86,6 +86,8 @@ class RunTuner(keras_tuner.Tuner):
         except (ConfigError, CheckFailed) as error:
             self.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        except Exception as error:  # a file that is not there, a full disk: no fault of the trial
+            raise keras_tuner.errors.FatalError(str(error)) from error
         wanted = ("elbo", "reconstruction", "kl", "active_units", "mutual_information", "bits_per_character")
         found = {name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation}
         write_json(folder / RESULTS, {"settings": settings, **found})
@@ -128,8 +130,12 @@ def tune(
         raise ConfigError(f"--trials must be at least 1, got {trials}")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "tune.json", asked)
-    tuner = RunTuner(config, search, out, trials, say)
-    tuner.search(verbose=0)
+    with standard_output_to_error():  # KerasTuner says there that it goes on
+        tuner = RunTuner(config, search, out, trials, say)
+    try:
+        tuner.search(verbose=0)
+    except keras_tuner.errors.FatalError as error:
+        raise error.__cause__ or error from None
     results = [
         {"run": str(file.parent), **json.loads(file.read_text(encoding="utf-8"))}
         for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
