@@ -303,6 +303,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     first_step = number(model.training_steps)
     if first_step >= total_steps or (checkpoint and checkpoint.about.get("ended") == total_steps):
         return True
+    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # of a model that is not the last one any more
     if not checkpoint:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
