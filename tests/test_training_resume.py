@@ -212,6 +212,23 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(tmp_path: Path, 
     assert [line["epoch"] for line in records(out)] == [1, 2]
 
 
+def test_a_shorter_length_after_a_kill_ends_with_the_last_checkpoint(
+    tmp_path: Path, small_settings: dict[str, Any], interrupted: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config = tmp_path / "run", config_of(small_settings, training__epochs=3)
+    interrupted(5)
+    run(config, out, quiet)  # leaves a model and an evaluation of step 5
+    before = (out / "model.keras").read_bytes()
+    interrupted(0)
+    monkeypatch.setattr(experiment, "save_model", lambda model, path: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):  # killed before it was saved
+        resume(config, out, quiet)
+    monkeypatch.undo()
+    resume(config.with_settings({"training.epochs": 2}), out, quiet)
+    assert (out / "model.keras").read_bytes() != before
+    assert (out / "report" / "evaluation.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
