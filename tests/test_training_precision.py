@@ -167,3 +167,26 @@ def test_aggressive_training_in_float16_is_refused_with_the_way_out() -> None:
             small_model({"encoder_updates": 2})
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def test_a_run_in_half_precision_is_exported_in_float32(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+    from kvae.export.bundle import write_bundle
+    from kvae.presets import preset
+    from kvae.training.experiment import run
+
+    settings = {**small_settings, "training.precision": "mixed_bfloat16", "training.steps": 3}
+    try:
+        trained, _ = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", lambda sentence: None)
+        assert trained.model.dtype_policy.name == "mixed_bfloat16"
+        manifest = write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert manifest["parity"]["largest_logit_difference"] < 1e-4
+
+
+def test_export_names_the_backend_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvae.export.convert import check_backend
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ConfigError, match="KERAS_BACKEND=tensorflow kvae export"):
+        check_backend()
