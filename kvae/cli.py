@@ -516,6 +516,8 @@ def with_arguments(config: Any, options: argparse.Namespace) -> Any:
         "training.devices": options.devices,
     }
     settings = {key: value for key, value in flags.items() if value is not None}
+    if options.epochs is not None:
+        settings["training.steps"] = None  # a run made longer may have been counted in steps
     if options.labels:
         settings["data.labelled_fraction"] = 1.0  # a preset may hide some, the user's own are all for use
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})

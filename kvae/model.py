@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -181,12 +182,8 @@ class TextVAE(keras.Model):
         """The model that computes in float32 with these weights, for evaluation and export: itself where it does already."""
         if self.dtype_policy.name == "float32":
             return self
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("float32")
-        try:
+        with computing_in("float32"):
             twin = TextVAE(self.model_config, self.objective_config)
-        finally:
-            keras.config.set_dtype_policy(policy)
         twin.set_weights(self.get_weights())
         return twin
 
@@ -234,6 +231,17 @@ class TextVAE(keras.Model):
             "objective": ObjectiveConfig.from_dict(config["objective"]),
         }
         return cls(**{**config, **parts})
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Layers made within this compute in that precision, a dtype policy of Keras."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def number(counter: Any) -> int:

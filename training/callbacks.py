@@ -38,11 +38,11 @@ class MetricsFile(keras.callbacks.Callback):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path, self.epochs, self.started = path, 0, time.monotonic()
+        self.path, self.lines, self.started = path, 0, time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.epochs = epoch + 1
-        record = {"epoch": self.epochs, "step": number(self.model.training_steps), "seconds": round(self.seconds, 2)}
+        self.lines += 1
+        record = {"epoch": epoch + 1, "step": number(self.model.training_steps), "seconds": round(self.seconds, 2)}
         record |= {name: float(value) for name, value in (logs or {}).items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -53,13 +53,13 @@ class MetricsFile(keras.callbacks.Callback):
         return time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "seconds": self.seconds}
+        return {"lines": self.lines, "seconds": self.seconds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the lines of complete epochs; what was written after the checkpoint is dropped."""
-        self.epochs, self.started = state["epochs"], time.monotonic() - state["seconds"]
+        """Go on behind the lines that were there; what was written after the checkpoint is dropped."""
+        self.lines, self.started = state["lines"], time.monotonic() - state["seconds"]
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()[: self.epochs]
+            lines = self.path.read_text(encoding="utf-8").splitlines()[: self.lines]
             partial = self.path.with_name(self.path.name + ".partial")
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
             partial.replace(self.path)

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
-from kvae.model import TextVAE, number
+from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
@@ -40,7 +40,7 @@ from .callbacks import (
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
 from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
-from .evaluation import evaluate
+from .evaluation import evaluate, spread
 from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
@@ -188,8 +188,8 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
     """The model with the weights that the seed gives it."""
     config = prepared.config
     keras.utils.set_random_seed(config.training.seed)
-    keras.config.set_dtype_policy(config.training.precision)
-    model = TextVAE(config.model, config.objective)
+    with computing_in(config.training.precision):
+        model = TextVAE(config.model, config.objective)
     synchronize(model)
     windows = config.data.mode == "windows"
     learned = f"a stream of {len(prepared.train):,} tokens" if windows else f"{len(prepared.train):,} texts"
@@ -253,14 +253,18 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 
 def fingerprint(prepared: Prepared) -> str:
-    """Sixteen hexadecimal digits that name the texts a run learns from, by their number and a thousand of them."""
+    """Sixteen hexadecimal digits that name the texts of a run and their labels, by their number and a thousand of each."""
     train = prepared.train
     places = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
     if isinstance(train, np.ndarray):
         found = train[places].astype(np.int32)
     else:
         found = train.take(places if isinstance(train, StoredRows) else places[:, None])
-    return hashlib.sha256(f"{len(train)} ".encode() + np.ascontiguousarray(found).tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
+    for values in (found, spread(prepared.validation, 1000), prepared.train_attribute, prepared.validation_attribute):
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).astype(np.int32).tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -288,13 +292,14 @@ def length_of(prepared: Prepared) -> tuple[int, int]:
     settings = prepared.config.training
     steps_per_epoch = settings.steps_per_epoch or steps_of_a_pass(prepared)
     total_steps = settings.steps or settings.epochs * steps_per_epoch
+    steps_per_epoch = min(steps_per_epoch, total_steps)
     together = settings.steps_per_execution
     if steps_per_epoch % together or total_steps % together:
         raise ConfigError(
             f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and a run of {total_steps} must "
             f"be multiples of it; set training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
         )
-    return total_steps, min(steps_per_epoch, total_steps)
+    return total_steps, steps_per_epoch
 
 
 def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say) -> bool:

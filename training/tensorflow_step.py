@@ -43,7 +43,7 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
         model.optimizer.apply(gradients, weights)
     model.training_steps.assign_add(1)
     with replica(part_of_batch(context)):
-        return model.track(terms, gradient_norm=norm)
+        return reducible(model.track(terms, gradient_norm=norm), context)
 
 
 def part_of_batch(context: tf.distribute.ReplicaContext) -> Replica:
@@ -79,8 +79,15 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
 
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
-    with replica(part_of_batch(tf.distribute.get_replica_context())):
-        return model.track(model.terms(inputs_of(model, data)))
+    context = tf.distribute.get_replica_context()
+    with replica(part_of_batch(context)):
+        return reducible(model.track(model.terms(inputs_of(model, data))), context)
+
+
+def reducible(logs: dict[str, Any], context: tf.distribute.ReplicaContext) -> dict[str, Any]:
+    """Logs as Keras can average them: between several workers it does so along their first axis."""
+    together = isinstance(context.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return {name: value[None] for name, value in logs.items()} if together else logs
 
 
 def compiled(
