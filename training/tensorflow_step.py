@@ -35,7 +35,7 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     norm = tf.linalg.global_norm(gradients) / scale
     if parts > 1:
-        clipping = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
+        clipping: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
         gradients = equal_shares(gradients, norm, clipping.global_clipnorm, parts)
     if model.objective_config.encoder_updates:
         update_in_turn(model, gradients, weights)
