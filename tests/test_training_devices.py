@@ -75,7 +75,8 @@ def test_a_batch_that_is_split_trains_as_a_whole_one(folder: Path, whole: str, n
     assert [line["step"] for line in split] == [4, 8, 12]
     for line, other in zip(one, split, strict=True):
         for metric in line.keys() - {"seconds"}:
-            assert other[metric] == pytest.approx(line[metric], rel=1e-4, abs=1e-4), metric
+            exact = 1e-3 if "gradient_norm" in metric else 1e-4  # variances between replicas are E(x^2) - E(x)^2
+            assert other[metric] == pytest.approx(line[metric], rel=exact, abs=1e-4), metric
     report, other = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in (whole, name))
     assert other["elbo"] == pytest.approx(report["elbo"], rel=1e-4)
 

@@ -248,7 +248,7 @@ def test_a_corpus_that_changed_is_refused(tmp_path: Path, small_settings: dict[s
     config = preset("hybrid-lstm").with_settings({**small_settings, "data.source": str(data), "training.steps": 2})
     run(config, tmp_path / "run", quiet)
     data.write_text(corpus_file.read_text().replace("KAKAKA", "KAKARU"))
-    with pytest.raises(ModelError, match="has changed since the run began"):
+    with pytest.raises(ModelError, match="is not the corpus of this run, or has changed"):
         resume(config, tmp_path / "run", quiet)
 
 

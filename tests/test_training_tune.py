@@ -9,6 +9,8 @@ import pytest
 from kvae.presets import PRESETS, preset
 from kvae.runs import load_run
 from kvae.serving.errors import CheckFailed, ConfigError, DataError
+from kvae.training import experiment
+from kvae.training.callbacks import Checkpoints
 from kvae.training.tune import parse_search, results_table, space, tune, usual_search
 
 
@@ -83,3 +85,25 @@ def test_a_corpus_that_is_not_there_ends_the_search(tmp_path: Path, small_settin
     for _ in range(2):
         with pytest.raises(DataError, match="no such file"):
             tune(config, tmp_path / "tune", quiet, 2, {"objective.alpha": (0.1, 0.4)})
+
+
+def test_a_trial_that_was_stopped_goes_on_with_what_it_had_drawn(
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Checkpoints):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.stop.set()
+            super().on_train_batch_end(batch, logs)
+
+    config = preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 3})
+    search = {"objective.alpha": (0.1, 0.4)}
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "Checkpoints", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config, tmp_path / "tune", said.append, 1, search)
+    tune(config, tmp_path / "tune", said.append, 1, search)
+    trials = [sentence for sentence in said if sentence.startswith("trial 0:")]
+    assert len(trials) == 2
+    assert trials[0] == trials[1]
+    assert "going on at step 1" in said

@@ -88,7 +88,9 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         compare(stored_config(out), prepared.config, say)
         checkpoint = latest(out / CHECKPOINTS, say)
         if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
-            raise ModelError(f"{out}: {config.data.source} has changed since the run began; train it anew")
+            raise ModelError(
+                f"{out}: {config.data.source} is not the corpus of this run, or has changed since; give the same texts"
+            )
         model = built(prepared, say)
         if own == out:
             write_json(out / CONFIG, prepared.config.to_dict())
@@ -164,14 +166,14 @@ def stored_config(out: Path) -> Config:
 
 def compare(stored: Config, asked: Config, say: Say) -> None:
     """Refuse a configuration that is not that of the run; say what differs where it may."""
-    for key in dotted_keys():
-        old, new = dotted_value(stored, key), dotted_value(asked, key)
-        if old == new:
-            continue
+    values = {key: (dotted_value(stored, key), dotted_value(asked, key)) for key in dotted_keys()}
+    changes = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+    for key, (old, new) in changes.items():
         if key not in MAY_CHANGE:
             raise ConfigError(
                 f"--resume: {key} is {old!r} in the run and {new!r} now; leave it out, or start a new run"
             )
+    for key, (old, new) in changes.items():
         say(f"{key} is {new!r} from here on, it was {old!r}")
 
 

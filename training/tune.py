@@ -76,8 +76,13 @@ class RunTuner(keras_tuner.Tuner):
 
     def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
         """Train what the trial says and return its numbers; what does not fit together is a trial that failed."""
-        settings = {key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted}
         folder = self.out / TRIALS / trial.trial_id
+        drawn = folder.with_suffix(".json")  # KerasTuner draws a trial anew that was interrupted
+        if drawn.is_file():
+            trial.hyperparameters.values.update(json.loads(drawn.read_text(encoding="utf-8")))
+        drawn.parent.mkdir(exist_ok=True)
+        write_json(drawn, trial.hyperparameters.values)
+        settings = {key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted}
         described = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
         self.say(f"trial {trial.trial_id}: {described}")
         try:
