@@ -12,8 +12,6 @@ from kvae.hierarchy import Level
 
 from .conftest import gradients, random_tokens, small_model
 
-pytestmark = pytest.mark.both
-
 SIZES = {"encoder_units": (8, 7, 6), "latent_size": (4, 3, 2), "expander": "repeat"}
 LADDERS: dict[str, dict[str, Any]] = {
     "dense": {"encoder": "dense", **SIZES},
@@ -204,6 +202,7 @@ def test_the_way_down_between_vectors_is_linear_normalised_rectified_and_linear(
         np.testing.assert_allclose(found, hidden @ np.array(linear.kernel) + np.array(linear.bias), atol=1e-5)
 
 
+@pytest.mark.both
 @each_ladder
 def test_gradients_of_reconstruction_and_of_kl_reach_every_weight_on_the_way_up_and_down(name: str) -> None:
     model, tokens = small_model(**LADDERS[name]), random_tokens(16)

@@ -53,6 +53,10 @@ def test_a_preset_trains_is_saved_and_writes_texts(name: str, tmp_path: Path) ->
     tokens = rows["tokens"] if isinstance(rows, dict) else rows
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
+    if JAX:  # it would compile each operation for each shape; that the numbers are TensorFlow's is tested elsewhere
+        for weight, other in zip(model.get_weights(), again.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, other)
+        return
     noise = np.random.default_rng(0).normal(size=(8, model.parts.noise_size)).astype(np.float32)
     expected = model.parts.outputs(tokens, noise, training=False)
     for output, tensor in again.parts.outputs(tokens, noise, training=False).items():
