@@ -25,17 +25,10 @@ def fitted(**options: Any) -> Any:
     return model, history
 
 
-@pytest.fixture(scope="module")
-def step_by_step() -> Any:
-    return fitted(**COMPILED)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"steps_per_execution": 3, **COMPILED}, {"steps_per_execution": 6, "jit_compile": True}, {"jit_compile": True}],
-)
-def test_steps_per_execution_and_compiling_change_no_number(options: dict[str, Any], step_by_step: Any) -> None:
-    (expected, history), (model, found) = step_by_step, fitted(**options)
+@pytest.mark.parametrize(("compiled", "together"), [(COMPILED, 3), ({"jit_compile": True}, 6)])
+def test_steps_per_execution_change_no_number(compiled: dict[str, Any], together: int) -> None:
+    """With the same compilation: on TensorFlow XLA draws other random numbers from a seed."""
+    (expected, history), (model, found) = fitted(**compiled), fitted(steps_per_execution=together, **compiled)
     for name, values in history.items():
         assert found[name] == pytest.approx(values, rel=2e-3, abs=1e-4), name
     rows = random_tokens(40, seed=1)
