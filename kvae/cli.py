@@ -93,12 +93,11 @@ def tune(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
-        from kvae.runs import load_run
         from kvae.training.corpora import entropy_of, held_out
         from kvae.training.evaluation import evaluate as measure
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count
-    run = load_run(options.run_folder)
+    run = opened(options.run_folder)
     config = run.config if options.too_long is None else run.config.with_settings({"data.too_long": options.too_long})
     if options.labels and (options.data is None or not config.model.attributes):
         raise ConfigError("--labels: belongs to the texts of --data, and to a model that was trained with labels")
@@ -122,6 +121,20 @@ def evaluate(options: argparse.Namespace) -> None:
     show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
 
 
+def opened(folder: str) -> Any:
+    """A run for evaluation or export; a sentence where its model is not the latest of its training."""
+    from kvae.runs import load_run, steps_behind
+
+    run = load_run(folder)
+    behind = steps_behind(run)
+    if behind:
+        say(
+            f"the newest checkpoint of {folder} is {behind:,} steps ahead of its model: "
+            f"`kvae train --resume --out {folder}` goes on from there"
+        )
+    return run
+
+
 def training_texts(run: Any) -> list[str] | None:
     """What a run learned from, where it is still there."""
     from kvae.training.corpora import learned_texts
@@ -137,11 +150,10 @@ def export(options: argparse.Namespace) -> None:
     with heavy_imports("export"):
         from kvae.export.bundle import write_bundle
         from kvae.export.saved_model import write_saved_model
-        from kvae.runs import load_run
     for target in (options.bundle, options.saved_model):
         if target is not None and Path(target).exists():
             raise ConfigError(f"{target} exists already; give another folder or remove it")
-    run = load_run(options.run_folder)
+    run = opened(options.run_folder)
     if options.bundle is None and options.saved_model is None:
         options.bundle = str(run.path / "bundle")
     report: dict[str, Any] = {}

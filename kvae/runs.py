@@ -41,6 +41,12 @@ class Run:
             ) from error
 
 
+def steps_behind(run: Run) -> int:
+    """Training steps that the newest checkpoint of a run is ahead of its model, as after a resumed run was killed."""
+    newest = max((int(path.stem.partition("-")[2]) for path in (run.path / CHECKPOINTS).glob("step-*.npz")), default=0)
+    return max(0, newest - int(run.model.training_steps))
+
+
 def load_run(path: str | Path) -> Run:
     """Open a run folder; raises `ModelError` when it is none, unfinished or damaged."""
     import keras

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -303,3 +304,17 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(tmp_path: Path, 
     again = experiment.completed(config, out, quiet)
     assert again.evaluation["elbo"] == pytest.approx(whole.evaluation["elbo"])
     assert len(records(out)) == 2
+
+
+def test_a_model_that_is_behind_its_checkpoints_is_said(
+    tmp_path: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kvae.cli import opened
+
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    opened(str(copy))
+    assert capsys.readouterr().err == ""
+    newest = numbered(copy / "checkpoints")[-1]
+    newest.rename(newest.with_name("step-000000099.npz"))
+    opened(str(copy))
+    assert "is 78 steps ahead of its model" in capsys.readouterr().err

@@ -34,7 +34,7 @@ from .rules import (
     place_of,
     with_length_for,
 )
-from .store import StoredRows, StoredStream, StoredTexts
+from .store import StoredRows, StoredStream, StoredTexts, id_type
 from .tokenizers import alphabet_of, counting_alphabet, note_unknown
 
 ALGORITHMIC_NAMES = re.compile(
@@ -546,14 +546,9 @@ def encoded(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> np.ndar
     length = config.model.length
     if config.data.mode != "lines":
         return stream_ids(alphabet, texts).reshape(-1, length)
-    return alphabet.encode(texts, length).astype(smallest_type(alphabet))
+    return alphabet.encode(texts, length).astype(id_type(alphabet))
 
 
 def stream_ids(alphabet: Alphabet, texts: Sequence[str]) -> np.ndarray:
     """The ids of all tokens of `texts`, one after the other."""
-    return np.fromiter(itertools.chain.from_iterable(map(alphabet.ids, texts)), smallest_type(alphabet))
-
-
-def smallest_type(alphabet: Alphabet) -> Any:
-    """The narrowest integer type that holds every id."""
-    return np.min_scalar_type(len(alphabet) - 1)
+    return np.fromiter(itertools.chain.from_iterable(map(alphabet.ids, texts)), id_type(alphabet))

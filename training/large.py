@@ -33,7 +33,7 @@ from .rules import (
     place_of,
     with_length_for,
 )
-from .store import Column, ColumnWriter, StoredRows, StoredStream
+from .store import Column, ColumnWriter, StoredRows, StoredStream, id_type
 from .tokenizers import alphabet_of_counts, check_symbols, note_unknown
 
 MEMORY_LIMIT = 2**28
@@ -149,11 +149,6 @@ def finish(
         "notes": notes,
     }
     (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def id_type(alphabet: Alphabet) -> Any:
-    """The narrowest integer type that holds every id."""
-    return np.min_scalar_type(len(alphabet) - 1)
 
 
 # Lines

@@ -18,6 +18,11 @@ SHARD = 2**28
 """Bytes of a shard: a power of two, so that no number lies in two of them."""
 
 
+def id_type(alphabet: Alphabet) -> Any:
+    """The narrowest integer type that holds every id."""
+    return np.min_scalar_type(len(alphabet) - 1)
+
+
 class ColumnWriter:
     """Numbers of one type, appended in order; `close` before they are read."""
 

@@ -23,6 +23,7 @@ from kvae.model import TextVAE, number
 from kvae.objectives import begun, beta_at
 from kvae.serving.alphabet import Alphabet, one_line
 
+from .callbacks import StepCallback
 from .evaluation import UNITS, spread
 from .latent_report import LatentReport
 
@@ -47,7 +48,7 @@ MOST_NUMBERS = 200_000
 """Numbers that a level's embedding holds at most; codes with many dimensions show fewer texts."""
 
 
-class TensorBoardMonitor(keras.callbacks.Callback):
+class TensorBoardMonitor(StepCallback):
     """Every metric of training and validation on the same axes, over training steps. The metrics of training come every
     `every` steps, as means since the epoch began, with beta, learning rate and examples per second; after each epoch follow
     those of validation, what `report` found about the code, samples, reconstructions and an interpolation of `texts` texts
@@ -87,10 +88,11 @@ class TensorBoardMonitor(keras.callbacks.Callback):
         self.flush()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
         self.mark = None  # what happens between epochs is no training
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step, self.trained = number(self.model.training_steps), time.monotonic()
+        step, self.trained = self.before + batch + 1, time.monotonic()
         if self.mark is None:  # the first steps of an epoch may compile
             self.mark = (step, self.trained)
         if step // self.every > self.written // self.every:
