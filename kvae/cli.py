@@ -27,6 +27,22 @@ from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 PRESET = "hybrid-lstm"
 """What `kvae train` trains when it is not told."""
 
+STUDIES = (
+    "toy",
+    "twitter",
+    "historyless",
+    "length",
+    "alpha",
+    "receptive-field",
+    "tweets",
+    "kl-target",
+    "anti-collapse",
+)
+"""The keys of `kvae.training.studies.STUDIES`, which the parser must not import."""
+
+SYSTEMS, BOOK, ALL = "systems", "book", "all"
+"""What else `kvae reproduce` makes: every preset on one corpus, the book without training, every study."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -270,9 +286,56 @@ def interpolate(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> None:
+    if options.page is not None:
+        raise ConfigError(f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER")
+    with heavy_imports("train"):
+        from kvae.training.book import VERDICTS, add_chapter, results_table, sentence
+        from kvae.training.reproduction import FIGURE, judged
+        from kvae.training.reproduction import reproduce as run_study
+        from kvae.training.studies import STUDIES
+    names = list(STUDIES) if options.id == ALL else [options.id]
+    if options.id == ALL and options.rows:
+        raise ConfigError(f"--rows: belongs to one study; name it instead of {ALL!r}")
+    reports, failed = {}, 0
+    for name in names:
+        study, folder = STUDIES[name], Path(options.out or "runs/reproduce") / name / options.scale
+        found = run_study(study, folder, say, options.scale, options.seeds, options.rows)
+        verdicts = [
+            {"statement": statement.text, "source": statement.source, **vars(verdict)}
+            for statement, verdict in judged(study, found)
+        ]
+        failed += sum(verdict["passed"] is False for verdict in verdicts)
+        reports[name] = {**found, "verdicts": verdicts, "folder": str(folder)}
+        if options.book:
+            reports[name]["page"] = str(add_chapter(Path(options.book), name, folder, found, STUDIES))
+        if not options.json:
+            print(f"{study.title} ({study.source})\n\n{results_table(study, found['rows'])}\n")
+            for verdict in verdicts:
+                print(f"{VERDICTS[verdict['passed']]}  {verdict['statement']} {sentence(verdict['evidence'])}")
+            print(f"\nfigure: {folder / FIGURE}\n")
+    if options.json:
+        print(json.dumps(reports[options.id] if options.id != ALL else reports))
+    if failed:
+        raise CheckFailed(f"{failed} statement(s) do not hold of these numbers")
+
+
+def reproduce_book(options: argparse.Namespace) -> None:
+    with heavy_imports("train"):
+        from kvae.training.book import write_book
+        from kvae.training.studies import STUDIES
+    page = str(write_book(Path(options.book or "docs"), STUDIES))
+    show(options, {"page": page}, page)
+
+
+def reproduce_systems(options: argparse.Namespace) -> None:
+    for name in ("book", "seeds"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name}: belongs to a study; {SYSTEMS} takes --page FILE and has one seed")
+    if options.scale != "small":
+        raise ConfigError(f"--scale: {SYSTEMS} compares the small sizes; leave it out")
     with heavy_imports("train"):
         from kvae.training.systems import reproduce as systems
-    page = systems(options.out, say, options.rows, options.page)
+    page = systems(options.out or f"runs/{SYSTEMS}", say, options.rows, options.page)
     print(json.dumps({"page": str(page)}) if options.json else page.read_text(encoding="utf-8"))
 
 
@@ -490,11 +553,24 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
 
-    added = command("reproduce", reproduce, "train what a table of the documentation needs; finished rows are kept")
-    added.add_argument("id", choices=("systems",), help="systems: every preset in small on one corpus")
-    added.add_argument("--out", default="runs/systems", help="folder of the rows (default: %(default)s)")
-    added.add_argument("--page", metavar="FILE", help="where to write the table (default: in --out)")
-    added.add_argument("--rows", nargs="+", metavar="PRESET", default=[], help="these presets only")
+    added = command(
+        "reproduce",
+        reproduce,
+        "train what a table or figure needs and judge what its source says; finished runs are kept",
+    )
+    added.add_argument(
+        "id",
+        choices=(*STUDIES, ALL, BOOK, SYSTEMS),
+        metavar="ID",
+        help=f"{', '.join(STUDIES)}; {ALL}: all of these; {BOOK}: the book again from its results; {SYSTEMS}: every preset in "
+        "small on one corpus",
+    )
+    added.add_argument("--scale", choices=("small", "paper"), default="small", help="for two cores, or as published")
+    added.add_argument("--seeds", type=int, metavar="N", help="runs of each row (default: the study's own, 1 or 3)")
+    added.add_argument("--rows", nargs="+", metavar="ROW", default=[], help="these rows only (of systems: presets)")
+    added.add_argument("--out", help=f"folder of the runs (default: runs/reproduce, runs/{SYSTEMS})")
+    added.add_argument("--book", metavar="FOLDER", help="also write the chapter into this book, as in docs")
+    added.add_argument("--page", metavar="FILE", help=f"where {SYSTEMS} writes its table (default: in --out)")
 
     command("presets", presets, "the configurations that come with kvae")
     data = commands.add_parser("data", help="corpora").add_subparsers(

@@ -130,6 +130,10 @@ class ObjectiveConfig(Section):
     """Nats of KL that cost nothing, per dimension or in total."""
     free_bits_over: Literal["dimension", "total"] = "dimension"
     alpha: float = bounded(0.2, 0.0)
+    alpha_hold: int = bounded(0, 0)
+    """Training step at which alpha begins to fall to 0, where `alpha_decay_steps` says so."""
+    alpha_decay_steps: int = bounded(0, 0)
+    """Steps that alpha takes to fall to 0, along a straight line; 0: it stays."""
     mmd: float = bounded(0.0, 0.0)
     """Weight of the squared maximum mean discrepancy between codes and prior (InfoVAE, Zhao et al. 2019)."""
     input_dropout: float = bounded(0.0, 0.0, 1.0)

@@ -128,6 +128,18 @@ def beta_at(config: ObjectiveConfig, ramp: Any) -> Any:
     return config.beta_max * (ops.ones_like(ramp) if config.penalty in TARGETED else ramp)
 
 
+def alpha_at(config: ObjectiveConfig, step: Any) -> Any:
+    """The weight of the auxiliary loss at training step `step`: alpha, or what is left of it.
+
+    The auxiliary loss asks the expander for the whole text (Semeniuta et al. 2017, eq. 4), which is more than the head needs
+    of it; without it at the end, all of the model serves the bound.
+    """
+    if not config.alpha_decay_steps:
+        return config.alpha
+    since = ops.cast(step, "float32") - float(config.alpha_hold)
+    return config.alpha * (1.0 - ops.clip(since / float(config.alpha_decay_steps), 0.0, 1.0))
+
+
 def counted(tokens: Any) -> Any:
     """`weights` (B, T): 1 where a position is text or end mark, 0 on padding."""
     return ops.cast(ops.not_equal(tokens, PAD), "float32")
@@ -177,7 +189,7 @@ def loss_terms(
     if "auxiliary_logits" in outputs:
         auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
-        terms["loss"] += config.alpha * ops.sum(trained * auxiliary, axis=-1)
+        terms["loss"] += alpha_at(config, step) * ops.sum(trained * auxiliary, axis=-1)
     if config.mmd:
         terms["mmd"] = like(terms["kl"], squared_mmd(outputs["z"]))
         terms["loss"] += config.mmd * penalized * terms["mmd"]

@@ -8,7 +8,7 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import PUBLISHED
 from kvae.serving.errors import ConfigError
-from kvae.training import experiment, systems
+from kvae.training import experiment, reproduction, systems
 from kvae.training.callbacks import Checkpoints
 from kvae.training.systems import distinct, reproduce
 
@@ -67,7 +67,7 @@ def test_a_row_that_was_stopped_is_no_result_and_goes_on(
         patch.setattr(experiment, "Checkpoints", Stop)
         with pytest.raises(KeyboardInterrupt):
             reproduce(tmp_path, said.append, ROWS[:1])
-    assert not (tmp_path / ROWS[0] / systems.RESULT).exists()
+    assert not (tmp_path / ROWS[0] / reproduction.RESULT).exists()
     reproduce(tmp_path, said.append, ROWS[:1])
-    assert (tmp_path / ROWS[0] / systems.RESULT).exists()
+    assert (tmp_path / ROWS[0] / reproduction.RESULT).exists()
     assert any("going on at step 1" in sentence for sentence in said)

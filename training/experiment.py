@@ -104,21 +104,21 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         return trained(own, prepared, model, checkpoint, say), prepared
 
 
-def completed(config: Config, out: Path, say: Say) -> Run:
+def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
     """The run of `config` in `out`, trained to its end: an interrupted one goes on, one of another configuration gives way.
     Raises `KeyboardInterrupt` when it is stopped before."""
     if (out / CONFIG).is_file():
         try:
-            finished, _ = resume(config, out, say)
+            finished, prepared = resume(config, out, say)
         except (ConfigError, ModelError) as error:
             say(f"{error}: training {out} anew")
-            finished, _ = run(config, out, say, overwrite=True)
+            finished, prepared = run(config, out, say, overwrite=True)
     else:
-        finished, _ = run(config, out, say)
+        finished, prepared = run(config, out, say)
     checkpoint = latest(out / CHECKPOINTS, say)
     if checkpoint is None or "ended" not in checkpoint.about:
         raise KeyboardInterrupt
-    return finished
+    return finished, prepared
 
 
 @contextlib.contextmanager

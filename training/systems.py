@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from kvae.configuration import Config, DataConfig, nearest
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
-from kvae.runs import CONFIG, write_json
 from kvae.serving.errors import ConfigError
 
 from .corpora import CORPORA
-from .experiment import completed
+from .reproduction import kept, measured
 
 CORPUS = "sines"
-RESULT = "result.json"
 PAGE = "systems.md"
 
 
@@ -64,38 +58,12 @@ def reproduce(
         if result is None:
             left = f", about {sum(taken) / len(taken) * (len(todo) - place + 1) / 60:.0f} minutes left" if taken else ""
             say(f"[{place} of {len(todo)}] {name}{SMALL}{left}")
-            result = measured(out / name, config, say)
+            result = measured(out / name, config, None, say)
             taken.append(result["seconds"])
         results |= dict.fromkeys(same, result)
     path = Path(page) if page else out / PAGE
     path.write_text(document(results), encoding="utf-8")
     return path
-
-
-def kept(folder: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a row that was finished with this configuration."""
-    file = folder / RESULT
-    if not file.is_file():
-        return None
-    result = json.loads(file.read_text(encoding="utf-8"))
-    return result if result["asked"] == config.to_dict() else None
-
-
-def measured(folder: Path, config: Config, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train and evaluate one row, or go on with it; Ctrl-C ends the command."""
-    started = time.monotonic()
-    if folder.exists() and not (folder / CONFIG).is_file():
-        raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
-    trained = completed(config, folder, say)
-    result = {
-        "asked": config.to_dict(),
-        "seconds": round(time.monotonic() - started),
-        "parameters": trained.model.count_params(),
-        **trained.evaluation,
-    }
-    write_json(folder / RESULT, result)
-    keras.backend.clear_session()
-    return result
 
 
 HEAD = """# Systems

@@ -87,7 +87,7 @@ class RunTuner(keras_tuner.Tuner):
         self.say(f"trial {trial.trial_id}: {described}")
         try:
             config = self.base.with_settings(settings)
-            trained = completed(config, folder, self.say)
+            trained, _ = completed(config, folder, self.say)
         except (ConfigError, CheckFailed) as error:
             self.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error

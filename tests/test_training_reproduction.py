@@ -1,0 +1,146 @@
+"""A study: trained run by run, kept, judged, written down."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvae.configuration import Config
+from kvae.presets import preset
+from kvae.serving.errors import ConfigError
+from kvae.training import experiment, reproduction
+from kvae.training.callbacks import Checkpoints
+from kvae.training.figures import stacked
+from kvae.training.reproduction import Progress, Row, Statement, Study, changes, judged, kept, reproduce, seeded
+
+
+def tiny(**settings: Any) -> Config:
+    """Two steps of the toy's smallest system."""
+    shortened = {"training.epochs": 2, "training.steps_per_epoch": 1, "training.jit_compile": False}
+    return preset("cnn-dense-toy-small").with_settings({**shortened, **settings})
+
+
+def study(**fields: Any) -> Study:
+    """Two rows and a statement about both."""
+    rows = [
+        Row("free", tiny(), "a", 0.0, {"elbo": 38.8}),
+        Row("half", tiny(**{"objective.beta_max": 0.5}), "a", 0.5),
+    ]
+    about: dict[str, Any] = {
+        "title": "Two",
+        "source": "somebody 2020",
+        "about": "Nothing.",
+        "scales": {"small": lambda: rows},
+        "columns": {"elbo": "bound"},
+        "statements": (
+            Statement("Half is lower.", "here", lambda n: (n["half"]["elbo"] < n["free"]["elbo"], "as measured")),
+        ),
+        "draw": stacked,
+    }
+    return Study(**{**about, **fields})
+
+
+def test_every_row_and_seed_is_trained_once_measured_and_written_down(tmp_path: Path) -> None:
+    said: list[str] = []
+    measured = study(measure=lambda run, prepared: {"texts_seen": len(prepared.validation)})
+    found = reproduce(measured, tmp_path, said.append, seeds=2)
+    assert [(result["row"], result["seed"]) for result in found["rows"]] == [
+        ("free", 0),
+        ("free", 1),
+        ("half", 0),
+        ("half", 1),
+    ]
+    assert found["rows"][0]["elbo"] != found["rows"][1]["elbo"]  # another seed, other weights
+    assert found["rows"][0]["texts_seen"] == 10_000
+    assert found["rows"][0]["settings"]["training.epochs"] == 2
+    assert "hardware" in found["rows"][0]["made_with"]
+    assert len(found["rows"][0]["curve"]["val_elbo"]) == 2
+    with (tmp_path / "results.csv").open(encoding="utf-8") as file:
+        assert [line["row"] for line in csv.DictReader(file)] == ["free", "free", "half", "half"]
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == json.loads(json.dumps(found))
+    said.clear()
+    assert reproduce(measured, tmp_path, said.append, seeds=2) == found
+    assert not [sentence for sentence in said if sentence.startswith("[")]
+
+
+def test_some_rows_leave_statements_about_others_open(tmp_path: Path) -> None:
+    one = study()
+    found = reproduce(one, tmp_path, lambda sentence: None, rows=["half"])
+    assert [result["row"] for result in found["rows"]] == ["half"]
+    ((_, verdict),) = judged(one, found)
+    assert verdict.passed is None
+    assert verdict.evidence == "not measured: free"
+
+
+def test_a_statement_is_judged_by_the_means_over_seeds() -> None:
+    rows = [
+        {"row": name, "seed": seed, "elbo": bound}
+        for name, bounds in {"free": (10.0, 12.0), "half": (9.0, 12.5)}.items()
+        for seed, bound in enumerate(bounds)
+    ]
+    assert [verdict.passed for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [True]
+    assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[2:] + rows[1:2], "study": {}})] == [True]
+    assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[3:] + rows[:2], "study": {}})] == [False]
+
+
+def test_what_is_measured_of_the_whole_is_measured_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def beside(rows: Any, say: Any) -> dict[str, float]:
+        calls.append(len(rows))
+        return {"ratio": 2.0}
+
+    for _ in range(2):
+        found = reproduce(study(beside=beside), tmp_path, lambda sentence: None, rows=["free"])
+    assert (calls, found["study"]) == ([2], {"ratio": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"rows": ["fre"]}, "did you mean 'free'"), ({"seeds": 0}, "at least 1, got 0")]
+)
+def test_unknown_rows_and_no_seeds_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reproduce(study(), tmp_path / "new", lambda sentence: None, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_stopped_study_goes_on_within_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Checkpoints):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.stop.set()
+            super().on_train_batch_end(batch, logs)
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "Checkpoints", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(study(), tmp_path, said.append)
+    assert not (tmp_path / "free" / "seed-0" / reproduction.RESULT).exists()
+    reproduce(study(), tmp_path, said.append)
+    assert any("going on at step 1" in sentence for sentence in said)
+
+
+def test_another_configuration_is_not_taken_for_the_result(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / reproduction.RESULT).write_text(json.dumps({"asked": tiny().to_dict(), "elbo": 1.0}), encoding="utf-8")
+    assert (kept(folder, tiny()) or {})["elbo"] == 1.0
+    assert kept(folder, seeded(tiny(), 1)) is None
+
+
+def test_the_time_left_follows_the_size_of_what_is_left(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = [Row("a", tiny()), Row("b", tiny(**{"training.steps_per_epoch": 3}))]
+    progress = Progress([(row, 0) for row in rows], tmp_path, said.append)
+    progress.announce(rows[0], 0)
+    progress.finished(rows[0], {"seconds": 100})
+    progress.announce(rows[1], 0)
+    assert said == ["[1 of 2] a, seed 0", "[2 of 2] b, seed 0, about 5 minutes left"]
+
+
+def test_the_settings_of_a_result_make_its_configuration() -> None:
+    config = tiny(**{"objective.beta_max": 0.5})
+    assert Config().with_settings(changes(config)) == config

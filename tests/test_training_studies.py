@@ -1,0 +1,89 @@
+"""The studies as data: their rows can be built, their statements can hold and can fail."""
+
+from typing import Any
+
+import pytest
+
+from kvae.cli import STUDIES as NAMED
+from kvae.configuration import Config
+from kvae.misfits import check_slots
+from kvae.training.reproduction import Study
+from kvae.training.studies import LAYERS, LENGTHS, STUDIES, TARGETS, TOY, lasting, reconstruction_bits
+
+SCALED = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
+
+
+def test_the_command_line_names_every_study() -> None:
+    assert list(STUDIES) == list(NAMED)
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALED)
+def test_every_row_is_a_configuration_that_fits_together(name: str, scale: str) -> None:
+    rows = STUDIES[name].scales[scale]()
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        config = row.config.with_settings({"model.length": row.config.model.length or 16, "model.vocabulary_size": 50})
+        check_slots(config.model, config.objective)
+
+
+def test_a_row_lasts_as_long_as_it_says_with_the_ramp_in_its_middle() -> None:
+    config = lasting(Config(), 800, 32, objective__alpha=0.5)
+    assert config.training.epochs * (config.training.steps_per_epoch or 0) == 800
+    assert (config.objective.ramp_start, config.objective.ramp_steps) == (200, 400)
+    assert config.objective.alpha == 0.5
+
+
+def verdicts(study: Study, numbers: dict[str, dict[str, float]]) -> list[bool | None]:
+    return [statement.judge({"study": {}, **numbers}).passed for statement in study.statements]
+
+
+def test_toy_wants_low_bounds_and_a_living_code() -> None:
+    good = {name: {"elbo": 12.0, "kl": 5.0} for name in TOY} | {"lvae-3": {"elbo": 8.9, "kl": 3.1}}
+    assert verdicts(STUDIES["toy"], good) == [True, True, True]
+    assert verdicts(STUDIES["toy"], good | {"cnn-map": {"elbo": 20.5, "kl": 9.0}}) == [False, True, True]
+    assert verdicts(STUDIES["toy"], good | {"lvae-3": {"elbo": 8.9, "kl": 2.9}}) == [True, False, True]
+    assert verdicts(STUDIES["toy"], good | {"rnn-map": {"elbo": 8.8, "kl": 3.5}})[2] is False
+
+
+def lengths(lstm: list[float], hybrid: list[float]) -> dict[str, dict[str, float]]:
+    """Shares of KL of a bound of 100 nats."""
+    rows = {f"lstm-vae-p{p}-{length}": kl for p in (0.2, 0.5) for length, kl in zip(LENGTHS, lstm, strict=True)}
+    rows |= {f"hybrid-{length}": kl for length, kl in zip(LENGTHS, hybrid, strict=True)}
+    return {name: {"kl": kl, "elbo": 100.0} for name, kl in rows.items()}
+
+
+def test_length_wants_one_share_to_vanish_and_the_other_to_stay() -> None:
+    assert verdicts(STUDIES["length"], lengths([20, 10, 5, 2, 1], [20, 15, 15, 12, 11])) == [True, True]
+    assert verdicts(STUDIES["length"], lengths([20, 20, 20, 20, 20], [20, 15, 15, 12, 9])) == [False, False]
+
+
+def test_receptive_field_wants_collapse_without_alpha_only() -> None:
+    alive = {f"alpha-{alpha}-layers-{layers}": {"kl": 5.0} for alpha in ("0", "0.2") for layers in LAYERS["small"]}
+    assert verdicts(STUDIES["receptive-field"], alive) == [False, True]
+    dead = {f"alpha-0-layers-{layers}": {"kl": 0.1} for layers in LAYERS["small"] if layers > 2}
+    assert verdicts(STUDIES["receptive-field"], alive | dead) == [True, True]
+    assert verdicts(STUDIES["receptive-field"], alive | dead | {"alpha-0.2-layers-10": {"kl": 0.1}}) == [True, False]
+
+
+def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
+    numbers: dict[str, dict[str, Any]] = {
+        f"C-{target}": {"kl": target * 1.04, "active_units": i, "bleu_4": i / 10, "log_determinant": -i}
+        for i, target in enumerate(TARGETS)
+    }
+    assert verdicts(STUDIES["kl-target"], numbers) == [True, True, True, True]
+    numbers["C-60"] |= {"kl": 64.0, "active_units": 3, "bleu_4": 0.05, "log_determinant": -5}
+    assert verdicts(STUDIES["kl-target"], numbers) == [False, False, False, False]
+
+
+def test_tweets_wants_the_code_for_nothing() -> None:
+    hybrids = {name: {"elbo": 150.0, "kl": 10.0, "distinct_greedy": 99} for name in ("hybrid", "hybrid-alpha-falls")}
+    numbers = {**hybrids, "lstm-vae-p0.2": {"elbo": 149.0, "kl": 1.0, "distinct_greedy": 3}}
+    numbers["hybrid-alpha-falls-free-bits"] = {"elbo": 148.0, "kl": 6.0, "distinct_greedy": 97}
+    assert verdicts(STUDIES["tweets"], numbers) == [True, True]
+    numbers["hybrid-alpha-falls-free-bits"] = {"elbo": 148.0, "kl": 4.0, "distinct_greedy": 97}
+    assert verdicts(STUDIES["tweets"], numbers) == [False, True]
+
+
+def test_reconstruction_in_bits_counts_positions() -> None:
+    numbers = {"row": {"reconstruction": 30.0, "positions": 1000.0, "texts": 100.0}}
+    assert reconstruction_bits(numbers, "row") == pytest.approx(3.0 / 0.6931, rel=1e-3)

@@ -1,0 +1,159 @@
+"""The book of results, docs/results.md: a chapter for each study, written from results alone.
+
+A book is a folder with `results.md` and, in `results/`, what each chapter is made of: ID.json, ID.csv, ID.png, and the same
+with `-paper` behind the ID for the published sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvae.runs import write_json
+
+from .reproduction import FIGURE, TABLE, Study, by_row, judged
+
+PAGE, PARTS = "results.md", "results"
+
+HEAD = """# Results
+
+What kvae reproduces of the papers it comes from, on its own training runs: **generated, never typed**. Each chapter is made by
+its command, a statement is marked PASS or FAIL by the numbers of its table, and a FAIL stays with what is known of it.
+
+Bound, reconstruction, KL and information are nats a text on the whole held-out split, the KL in full, one drawn code a
+text; the bound is reconstruction + KL and lower is better; padding counts only where a column says so. Behind a number
+in brackets stands what the source reports, in the unit of the column; behind ± the standard deviation over seeds.
+[metrics.md](metrics.md) defines every number, [systems/](systems/README.md) the systems.
+
+"""
+
+VERDICTS = {True: "PASS", False: "FAIL", None: "OPEN"}
+"""OPEN: not all of its numbers are there."""
+
+
+def file_stem(name: str, scale: str) -> str:
+    """What the files of a chapter are called."""
+    return name if scale == "small" else f"{name}-{scale}"
+
+
+def add_chapter(book: Path, name: str, folder: Path, report: Mapping[str, Any], studies: Mapping[str, Study]) -> Path:
+    """Put the results of a study's folder into a book and write the book anew; returns its page."""
+    parts = book / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    stem = file_stem(name, report["scale"])
+    write_json(parts / f"{stem}.json", report)
+    for file in (TABLE, FIGURE):
+        if (folder / file).is_file():
+            shutil.copyfile(folder / file, parts / f"{stem}{Path(file).suffix}")
+    return write_book(book, studies)
+
+
+def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
+    """Write the page from the results that are there; returns its path."""
+    page = book / PAGE
+    page.write_text(book_text(book / PARTS, studies), encoding="utf-8")
+    return page
+
+
+def book_text(parts: Path, studies: Mapping[str, Study]) -> str:
+    """The page: an overview, and the chapters in the order of the studies."""
+    found = []
+    for name, study in studies.items():
+        reports = [
+            json.loads(file.read_text(encoding="utf-8"))
+            for scale in study.scales
+            if (file := parts / f"{file_stem(name, scale)}.json").is_file()
+        ]
+        if reports:
+            found.append((name, study, reports))
+    return HEAD + overview(found) + "".join(chapter(name, study, reports, parts.name) for name, study, reports in found)
+
+
+def overview(found: Sequence[tuple[str, Study, Sequence[Mapping[str, Any]]]]) -> str:
+    """A line for each study: what it is, and its verdicts."""
+    lines = ["| study | what | source | verdicts |", "|---|---|---|---|"]
+    for name, study, reports in found:
+        marks = [VERDICTS[verdict.passed] for report in reports for _, verdict in judged(study, report)]
+        lines.append(f"| [{name}](#{name}) | {study.title} | {study.source} | {', '.join(marks)} |")
+    return "\n".join(lines) + "\n"
+
+
+def chapter(name: str, study: Study, reports: Sequence[Mapping[str, Any]], parts: str) -> str:
+    """A study's chapter, a section for each scale that was run."""
+    text = f"\n## {name}\n\n**{study.title}** ({study.source}). {study.about}\n"
+    for report in reports:
+        text += section(name, study, report, f"{parts}/{file_stem(name, report['scale'])}")
+    return text
+
+
+def section(name: str, study: Study, report: Mapping[str, Any], stem: str) -> str:
+    """One scale of a study: command, table, figure, verdicts, how it was made."""
+    results, scale = report["rows"], report["scale"]
+    seeds = len({result["seed"] for result in results})
+    command = f"kvae reproduce {name} --scale {scale} --seeds {seeds}"
+    pieces = [f"```\n{command}\n```", results_table(study, results)]
+    if study.draw:
+        pieces.append(f"![{study.title}]({stem}.png)")
+    pieces.append("\n".join(verdict_lines(study, report)))
+    pieces.append(provenance(results, stem))
+    return "\n" + "\n\n".join(piece for piece in pieces if piece) + "\n"
+
+
+def results_table(study: Study, results: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each row: its numbers, the mean over seeds, and what the source reports."""
+    published = {result["row"]: result["published"] for result in results}
+    lines = [f"| row | {' | '.join(study.columns.values())} |", f"|---{'|---:' * len(study.columns)}|"]
+    for row, numbers in by_row(results).items():
+        cells = [cell(numbers.get(metric, []), published[row].get(metric)) for metric in study.columns]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(values: Sequence[float], published: float | None) -> str:
+    """Mean, spread over seeds where there are several, and the source's number in brackets."""
+    if not values:
+        return ""
+    mean = float(np.mean(values))
+    whole = all(isinstance(value, int) for value in values)
+    digits = 3 if abs(mean) < 1 and not whole else 0 if whole and len(values) == 1 else 2
+    text = f"{mean:,.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {np.std(values, ddof=1):.{digits}f}"
+    return text if published is None else f"{text} ({published:,})"
+
+
+def verdict_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
+    """PASS, FAIL or OPEN for each statement, with the numbers that say so."""
+    lines = []
+    for statement, verdict in judged(study, report):
+        why = f" *{statement.otherwise}*" if verdict.passed is False and statement.otherwise else ""
+        lines.append(
+            f"- **{VERDICTS[verdict.passed]}** {statement.text} ({statement.source}) {sentence(verdict.evidence)}{why}"
+        )
+    return lines
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def provenance(results: Sequence[Mapping[str, Any]], stem: str) -> str:
+    """Versions, hardware, time, and where all numbers and settings stand."""
+    made = sorted({json.dumps(result["made_with"], sort_keys=True) for result in results})
+    lines = []
+    for text in made:
+        with_what = json.loads(text)
+        where, backend = with_what.pop("hardware"), with_what.pop("backend")
+        versions = ", ".join(f"{name} {version}" for name, version in with_what.items())
+        lines.append(f"{versions} on {where} ({backend})")
+    minutes = sum(result["seconds"] for result in results) / 60
+    return (
+        f"{len(results)} runs, {minutes:,.0f} minutes in all; {'; '.join(lines)}. Every number: [csv]({stem}.csv); "
+        f"settings of each row: [json]({stem}.json)."
+    )

@@ -1,0 +1,132 @@
+"""Figures of studies, in the layout of the paper's where it has one: each takes results and writes a PNG."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Results = Sequence[Mapping[str, Any]]
+Draw = Callable[[Results, Path], None]
+
+
+@contextlib.contextmanager
+def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5) -> Iterator[Any]:
+    """Axes to draw on, saved when all is drawn; never a window."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False)
+    yield axes[0]
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:
+    """The results of each curve, in order of x."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for result in sorted(results, key=lambda item: item["x"]):
+        found.setdefault(result["series"], []).append(result)
+    return dict(sorted(found.items()))
+
+
+def averaged(results: Results, metric: Callable[[Mapping[str, Any]], float]) -> tuple[list[float], list[float]]:
+    """A curve: every x with the mean of the metric over its seeds."""
+    places = sorted({item["x"] for item in results})
+    return places, [float(np.mean([metric(item) for item in results if item["x"] == x])) for x in places]
+
+
+def bits(nats: float, result: Mapping[str, Any]) -> float:
+    """Nats a text as bits a character."""
+    return nats * result["texts"] / result["positions"] / math.log(2.0)
+
+
+def cost_and_kl(label: str) -> Draw:
+    """The full cost (solid) and its KL (dashed) in bits a character over what `label` names, a colour for each series: the
+    layout of Semeniuta et al. 2017, fig. 4 to 6."""
+
+    def draw(results: Results, path: Path) -> None:
+        with drawing(path) as (axis,):
+            for color, (series, items) in enumerate(series_of(results).items()):
+                for name, style in (("elbo", "o-"), ("kl", "s--")):
+                    places, values = averaged(items, lambda item, name=name: bits(item[name], item))
+                    what = "full cost" if name == "elbo" else "KL"
+                    axis.plot(places, values, style, color=f"C{color}", label=f"{series}: {what}")
+            axis.set(xlabel=label, ylabel="bits a character, held out", ylim=(0, None))
+            axis.legend()
+
+    return draw
+
+
+def training_curves(results: Results, path: Path) -> None:
+    """Reconstruction over training steps, a panel for each series and a curve for each x, training dashed and held out solid:
+    Semeniuta et al. 2017, fig. 3."""
+    found = series_of(results)
+    with drawing(path, len(found), 5.5) as axes:
+        for axis, (series, items) in zip(axes, found.items(), strict=True):
+            for color, item in enumerate(items):
+                for name, style in (("val_reconstruction", "o-"), ("reconstruction", "o--")):
+                    values = [bits(nats, item) for nats in item["curve"][name]]
+                    label = f"{item['x']:g} characters" if style == "o-" else None
+                    axis.plot(item["curve"]["step"], values, style, color=f"C{color}", label=label)
+            axis.set(title=series, xlabel="training step", ylabel="reconstruction, bits a character", ylim=(0, 5))
+            axis.legend()
+
+
+def stacked(results: Results, path: Path) -> None:
+    """Each row's bound as reconstruction and KL, a bar for each seed's mean, with what the source reports of it as a mark."""
+    names = list(dict.fromkeys(item["row"] for item in results))
+    with drawing(path, width=8.0, height=0.45 * len(names) + 1.5) as (axis,):
+        for place, name in enumerate(names):
+            items = [item for item in results if item["row"] == name]
+            reconstruction, kl = (float(np.mean([item[key] for item in items])) for key in ("reconstruction", "kl"))
+            first = place == 0
+            axis.barh(place, reconstruction, color="C0", label="reconstruction" if first else None)
+            axis.barh(place, kl, left=reconstruction, color="C1", label="KL" if first else None)
+            if "elbo" in items[0]["published"]:
+                label = "published, in our unit" if first else None
+                axis.plot(items[0]["published"]["elbo"], place, "kD", label=label)
+        entropies = {item["entropy"] for item in results if "entropy" in item}
+        for entropy in entropies:
+            axis.axvline(entropy, color="k", linestyle=":", label=f"entropy of the corpus, {entropy:g}")
+        axis.set(yticks=range(len(names)), yticklabels=names, xlabel="nats a text, held out")
+        axis.invert_yaxis()
+        axis.legend()
+
+
+def panels_over_x(label: str, panels: Mapping[str, str], diagonal: str = "") -> Draw:
+    """A panel for each metric over what `label` names; in that of `diagonal` the line x = y."""
+
+    def draw(results: Results, path: Path) -> None:
+        with drawing(path, len(panels), 4.0, 3.6) as axes:
+            for axis, (metric, title) in zip(axes, panels.items(), strict=True):
+                for series, items in series_of(results).items():
+                    places, values = averaged(items, lambda item, metric=metric: item[metric])
+                    axis.plot(places, values, "o-", label=series)
+                    if metric == diagonal:
+                        axis.plot(places, places, "k:", label="equal")
+                axis.set(title=title, xlabel=label)
+            axes[0].legend()
+
+    return draw
+
+
+def bound_over_kl(results: Results, path: Path) -> None:
+    """Every row as a point: what its code carries, and what it costs."""
+    with drawing(path, width=10.0, height=7.0) as (axis,):
+        for color, (series, items) in enumerate(series_of(results).items()):
+            axis.plot(
+                [item["kl"] for item in items], [item["elbo"] for item in items], "o", color=f"C{color}", label=series
+            )
+            for item in items:
+                axis.annotate(
+                    item["row"], (item["kl"], item["elbo"]), xytext=(5, 3), textcoords="offset points", size=8
+                )
+        axis.set(xlabel="KL, nats a text, held out", ylabel="bound, nats a text, held out")
+        axis.legend()
