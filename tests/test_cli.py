@@ -199,6 +199,11 @@ BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
     "an unknown character": (lambda at: ["interpolate", at.bundle, "KAMI", "mi"], 4, "characters the model never saw"),
     "a bad temperature": (lambda at: ["sample", at.bundle, "--temperature", "-1"], 2, "temperature must be from 0.001"),
     "a bundle that exists": (lambda at: ["export", at.run, at.bundle], 2, "exists already"),
+    "an unknown study": (lambda at: ["reproduce", "toys"], 2, "invalid choice"),
+    "an unknown row": (lambda at: ["reproduce", "toy", "--out", at.tmp / "new", "--rows", "lvae"], 2, "did you mean"),
+    "rows of everything": (lambda at: ["reproduce", "all", "--rows", "lvae-3"], 2, "belongs to one study"),
+    "a page of a study": (lambda at: ["reproduce", "toy", "--page", at.tmp / "page.md"], 2, "--book FOLDER"),
+    "a book of systems": (lambda at: ["reproduce", "systems", "--book", at.tmp], 2, "--page FILE"),
     "an unknown command": (lambda at: ["smaple", at.bundle], 2, "invalid choice"),
 }
 
@@ -218,6 +223,37 @@ def test_bad_input_is_one_clear_line_the_right_exit_code_and_nothing_left_behind
     assert len(errors) <= 1
     assert "Traceback" not in err
     assert sorted(tmp_path.rglob("*")) + sorted(run_folder.rglob("*")) == before
+
+
+def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a_statement(
+    kvae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kvae.presets import preset
+    from kvae.training import studies
+    from kvae.training.reproduction import Row, Statement, Study
+
+    config = preset("cnn-dense-toy-small").with_settings(
+        {"training.epochs": 1, "training.steps_per_epoch": 1, "training.jit_compile": False}
+    )
+    holds, fails = (
+        Statement(text, "here", lambda numbers, text=text: (numbers["one"]["kl"] >= 0 and text == "True.", "KL"))
+        for text in ("True.", "False.")
+    )
+    tiny = Study("Tiny", "here", "Nothing.", {"small": lambda: [Row("one", config)]}, {"elbo": "bound"}, (holds, fails))
+    monkeypatch.setattr(studies, "STUDIES", {"toy": tiny})
+    options = ["reproduce", "toy", "--out", tmp_path / "runs", "--book", tmp_path / "book"]
+    code, out, err = kvae(*options)
+    assert code == 1
+    assert "1 statement(s) do not hold" in err
+    assert "| one | " in out
+    assert "PASS  True. KL." in out
+    assert "FAIL  False. KL." in out
+    assert "**FAIL** False." in (tmp_path / "book" / "results.md").read_text(encoding="utf-8")
+    code, out, err = kvae(*options, "--json")
+    assert [verdict["passed"] for verdict in json.loads(out)["verdicts"]] == [True, False]
+    assert "1 of 1 runs are there already" in err
+    code, out, _ = kvae("reproduce", "book", "--book", tmp_path / "book")
+    assert (code, out.strip()) == (0, str(tmp_path / "book" / "results.md"))
 
 
 def test_another_runs_model_is_told_from_the_bundles(

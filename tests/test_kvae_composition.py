@@ -132,6 +132,8 @@ UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a rate of N(0, I)": ({"prior_rate": 3.0}, {}, "the prior 'autoregressive'"),
     "a spread of free means": ({"posterior_scale": 0.7}, {}, "posterior 'batch_normalized'"),
     "a kernel of an LSTM": ({"head_kernel": 5}, {}, "the heads 'bytenet' and 'gated_conv'"),
+    "a fall of nothing": ({}, {"alpha_decay_steps": 100}, "an auxiliary loss, objective.alpha"),
+    "a hold before no fall": ({}, {"alpha_hold": 100}, "objective.alpha_decay_steps"),
     "a classifier of nothing": ({}, {"classifier_weight": 2.0}, "a model with attributes"),
 }
 

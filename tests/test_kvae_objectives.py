@@ -13,6 +13,7 @@ from kvae.distributions import Gaussian
 from kvae.objectives import (
     PENALTIES,
     SCHEDULES,
+    alpha_at,
     beta_at,
     bits_per_character,
     classification_terms,
@@ -39,6 +40,20 @@ def outputs(tokens: np.ndarray, auxiliary: bool = True) -> dict[str, np.ndarray]
 def nats(tokens: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     rows, positions = np.indices(tokens.shape)
     return -(weights * log_softmax(logits, axis=-1)[rows, positions, tokens]).sum(axis=1)
+
+
+def test_alpha_stays_or_falls_to_zero() -> None:
+    assert float(alpha_at(ObjectiveConfig(alpha=0.4), np.int32(10_000))) == pytest.approx(0.4)
+    falling = ObjectiveConfig(alpha=0.4, alpha_hold=100, alpha_decay_steps=200)
+    found = [float(alpha_at(falling, np.int32(step))) for step in (0, 100, 150, 200, 300, 1000)]
+    np.testing.assert_allclose(found, [0.4, 0.4, 0.3, 0.2, 0.0, 0.0], atol=1e-6)
+    tokens = random_tokens(3)
+    made = outputs(tokens)
+    late, never = (
+        loss_terms(config, tokens, made, np.int32(300))
+        for config in (falling, ObjectiveConfig(alpha=0.0, ramp_steps=1000))
+    )
+    np.testing.assert_allclose(late["loss"], never["loss"], rtol=1e-6)
 
 
 def test_terms_are_nats_per_sequence_without_padding() -> None:

@@ -67,9 +67,18 @@ def test_receptive_field_wants_collapse_without_alpha_only() -> None:
 
 def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
     numbers: dict[str, dict[str, Any]] = {
-        f"C-{target}": {"kl": target * 1.04, "active_units": i, "bleu_4": i / 10, "log_determinant": -i}
+        f"C-{target}": {
+            "kl": target * 1.04,
+            "active_units": i,
+            "latent_size": 64,
+            "bleu_4": i / 10,
+            "log_determinant": -i,
+        }
         for i, target in enumerate(TARGETS)
     }
+    assert verdicts(STUDIES["kl-target"], numbers) == [True, True, True, True]
+    for every in ("C-60", "C-100"):
+        numbers[every]["active_units"] = 64
     assert verdicts(STUDIES["kl-target"], numbers) == [True, True, True, True]
     numbers["C-60"] |= {"kl": 64.0, "active_units": 3, "bleu_4": 0.05, "log_determinant": -5}
     assert verdicts(STUDIES["kl-target"], numbers) == [False, False, False, False]

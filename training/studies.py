@@ -40,7 +40,7 @@ STEPS = {
     "alpha": 600,
     "receptive-field": 600,
     "tweets": 1200,
-    "kl-target": 1500,
+    "kl-target": 1000,
     "anti-collapse": 800,
 }
 """How long small rows are trained."""
@@ -504,24 +504,20 @@ TARGETS = (3, 15, 60, 100)
 
 def kl_target(scale: str) -> list[Row]:
     """KL held at C nats, for several C."""
-    return [
-        Row(
-            f"C-{target}",
-            windows(
-                "kl-target-lstm",
-                60,
-                STEPS["kl-target"],
-                scale,
-                data__mode="windows",
-                objective__kl_target=float(target),
-                model__latent_size=64,
-                **({"objective__ramp_start": 0} if scale == "small" else {}),
-            ),
-            "LSTM",
-            target,
-        )
-        for target in TARGETS
-    ]
+    return [Row(f"C-{target}", held_at(float(target), scale), "LSTM", target) for target in TARGETS]
+
+
+def held_at(target: float, scale: str) -> Config:
+    """The LSTM VAE with that C; in small its encoder is convolutional, an LSTM does not learn to read in so few steps."""
+    settings: dict[str, Any] = {"data__mode": "windows", "objective__kl_target": target, "model__latent_size": 64}
+    if scale == "small":
+        settings |= {
+            "objective__ramp_start": 0,
+            "model__encoder": "conv",
+            "model__encoder_units": [64, 128],
+            "model__encoder_embedding": 0,
+        }
+    return windows("kl-target-lstm", 40 if scale == "small" else 60, STEPS["kl-target"], scale, **settings)
 
 
 def reconstruct(run: Run, prepared: Prepared) -> dict[str, float]:
@@ -545,6 +541,12 @@ def rises_with_target(metric: str, numbers: Numbers) -> tuple[bool, str]:
     return rising(values), ", ".join(
         f"{value:.3g} for C = {target}" for target, value in zip(TARGETS, values, strict=True)
     )
+
+
+def units_rise(numbers: Numbers) -> tuple[bool, str]:
+    units, every = [numbers[f"C-{target}"]["active_units"] for target in TARGETS], numbers["C-3"]["latent_size"]
+    risen = all(later > earlier or earlier == every for earlier, later in pairwise(units))
+    return risen, rises_with_target("active_units", numbers)[1]
 
 
 def falls_with_target(metric: str, numbers: Numbers) -> tuple[bool, str]:
@@ -810,9 +812,11 @@ STUDIES: dict[str, Study] = {
         title="KL held at a target",
         source=K19,
         about=(
-            "The LSTM VAE with loss reconstruction + |KL - C|, C ramped up from 0, on windows of 60 characters of "
-            f"Penn Treebank (K19 uses words of other corpora). Small: {STEPS['kl-target']:,} steps of 32 windows, "
-            "widths at most 128, 64 dimensions as in the paper."
+            "An LSTM decoder, loss reconstruction + |KL - C|, C ramped up from 0, on windows of Penn Treebank's "
+            f"characters, 60 of them (K19 uses words of other corpora). Small: windows of 40, {STEPS['kl-target']:,} "
+            "steps of 32, widths at most 128 but 64 dimensions of the code as in the paper, and a convolutional "
+            "encoder: an LSTM does not learn to read in so few steps, and meets C with a posterior that is far from "
+            "the prior and the same for every text."
         ),
         scales=scales(kl_target),
         columns={**FIGURE_COLUMNS, "bleu_4": "BLEU-4 of reconstructions", "log_determinant": "log-determinant"},
@@ -829,7 +833,7 @@ STUDIES: dict[str, Study] = {
         ),
         statements=(
             Statement("The final KL is within 5 % of C.", K19, kl_reaches_target),
-            Statement("Active units rise with C.", K19, partial(rises_with_target, "active_units")),
+            Statement("Active units rise with C until all 64 are.", K19, units_rise),
             Statement("BLEU of the reconstructions rises with C.", K19, partial(rises_with_target, "bleu_4")),
             Statement(
                 "The log-determinant of the aggregated posterior's covariance falls with C.",
