@@ -33,15 +33,15 @@ from .text_metrics import CUT, bleu, distinct_texts
 ISSUE = "our own aim"
 
 STEPS = {
-    "toy": 1600,
+    "toy": 1200,
     "twitter": 1000,
     "historyless": 500,
     "length": 800,
-    "alpha": 600,
-    "receptive-field": 600,
+    "alpha": 500,
+    "receptive-field": 500,
     "tweets": 1000,
     "kl-target": 1000,
-    "anti-collapse": 800,
+    "anti-collapse": 500,
 }
 """How long small rows are trained."""
 
@@ -125,7 +125,7 @@ def petersen_units(run: Run, prepared: Prepared) -> dict[str, float]:
     return {"reconstruction_per_position": each, "petersen_elbo": -(each + found["kl"])}
 
 
-LONGER = {"rnn-dense": 6000}
+LONGER = {"rnn-dense": 4800}
 """Small rows that are trained until they no longer improve; the others take `STEPS`."""
 
 
