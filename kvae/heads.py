@@ -246,7 +246,9 @@ class RecurrentHead(layers.Layer):
         self.dropout = Dropout(config.head_dropout, name="dropout")
         self.tied = config.tied_embeddings
         self.classify: Any = (
-            TiedClassifier(config, name="classify") if self.tied else layers.Dense(config.vocabulary_size, name="classify")
+            TiedClassifier(config, name="classify")
+            if self.tied
+            else layers.Dense(config.vocabulary_size, name="classify")
         )
 
     def build(self, features_shape: Any, previous_shape: Any) -> None:
