@@ -17,14 +17,12 @@ from kvae.serving.errors import ConfigError, ModelError
 def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]) -> None:
     """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes.
 
-    `say` hears what was taken and what stays as it was drawn. Raises `ConfigError` when the symbols differ (an id would mean
-    another one there) or nothing fits, `ModelError` when `source` does not load.
+    `say` hears what was taken and what stays as it was drawn. Raises `ConfigError` when the symbols differ, an id would mean
+    another one there, and `ModelError` when `source` does not load.
     """
     theirs = weights_of(loaded(Path(source), alphabet))
     ours = weights_of(model)
     taken = {name for name, weight in ours.items() if name in theirs and theirs[name].shape == weight.shape}
-    if not taken:
-        raise ConfigError(f"training.start_from {source}: has no weight of this model's names and shapes; leave it out")
     for name in taken:
         ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
     say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
