@@ -101,11 +101,22 @@ class ModelConfig(Section):
     head_reads: Literal["steps", "state", "both"] = "steps"
     """Where a recurrent head reads the features: at every step, in its initial state (Bowman et al. 2016), or in both."""
     head_layer_normalization: bool = True
+    head_dropout: float = bounded(0.0, 0.0, 0.95)
+    """Share of what a recurrent head reads of previous symbols and of what it shows the classifier that is zeroed while
+    training, the rest scaled up (Zaremba et al. 2014)."""
+    tied_embeddings: bool = False
+    """Whether a recurrent head's classifier compares with the vectors of previous symbols (Press and Wolf 2017)."""
     auxiliary: bool = True
     """Whether the expander's features also predict the text by themselves (the auxiliary loss needs it)."""
 
     batch_normalization_momentum: float = bounded(0.9, 0.0, 0.999)
     """Above 0.9 the moving statistics lag in short runs, and validation KL reads near zero."""
+
+    @property
+    def any_length(self) -> bool:
+        """Whether texts cut to fewer than T positions, none of them counted, have the same numbers."""
+        reads_any = self.encoder in ("lstm", "gru", "none") and not self.encoder_bidirectional
+        return reads_any and self.latent != "map" and self.expander == "repeat"
 
 
 @dataclass(frozen=True)
@@ -160,6 +171,10 @@ class TrainingConfig(Section):
     steps_per_epoch: int | None = bounded(None, 1)
     """Steps between two validations; None: once through the corpus."""
     batch_size: int = bounded(64, 1)
+    length_buckets: bool = False
+    """Batches of texts of similar length, cut to the longest, where neither model nor loss asks for the padding."""
+    start_from: str | None = None
+    """A run, or a `.keras` file, with whose weights a model begins wherever their names and shapes are its own."""
     learning_rate: float = bounded(1e-3, 0.0)
     learning_rate_schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     """`cosine` falls to zero at the last step; `exponential` multiplies by `learning_rate_decay` every 1,000 steps

@@ -32,23 +32,44 @@ def nothing(features: Any, dtype: str) -> Any:
     return ops.zeros_like(features[..., :1], dtype=dtype)
 
 
-def logits_of(classify: layers.Layer, hidden: Any) -> Any:
+def logits_of(classify: Callable[[Any], Any], hidden: Any) -> Any:
     """(..., V) float32, whatever the layers compute in: a softmax of half precision is no probability."""
     return ops.cast(classify(hidden), "float32")
+
+
+class Dropout(layers.Layer):
+    """A `share` of the numbers (B, ...) zeroed while training, the others scaled up, so that the mean stays (Srivastava et
+    al. 2014)."""
+
+    def __init__(self, share: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.share = share
+        self.noise = keras.random.SeedGenerator() if share else None
+
+    def call(self, values: Any, training: bool = False) -> Any:
+        if not training or not self.share:
+            return values
+        rows, *rest = ops.shape(values)
+        uniform = drawn(lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows)
+        return ops.where(uniform >= self.share, values / (1.0 - self.share), 0.0)
 
 
 class PreviousSymbol(layers.Layer):
     """A learned row (units,) for each previous symbol; a share `dropout` of them is zeroed while training.
 
-    The row is a linear map of a vector of size `embedding`, where that is not 0. Dropped rows are not compensated by a
-    scale: dropout 1 is the historyless decoder of Semeniuta et al. 2017, 4.1, which sees no history when it decodes either.
+    The row is a linear map of a vector of size `head_embedding`, where that is not 0; `head_dropout` acts on that vector.
+    Dropped rows are not compensated by a scale: dropout 1 is the historyless decoder of Semeniuta et al. 2017, 4.1, which
+    sees no history when it decodes either.
     """
 
-    def __init__(self, vocabulary_size: int, units: int, embedding: int, dropout: float, **kwargs: Any) -> None:
+    def __init__(self, config: ModelConfig, units: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        embedding = config.head_embedding
+        first = keras.initializers.RandomUniform(-0.1, 0.1) if config.tied_embeddings else "glorot_uniform"
         self.rows = layers.Embedding(
-            vocabulary_size, embedding or units, embeddings_initializer="glorot_uniform", name="rows"
+            config.vocabulary_size, embedding or units, embeddings_initializer=first, name="rows"
         )
+        self.thin = Dropout(config.head_dropout, name="dropout")
         self.linear = layers.Dense(units, use_bias=False, name="linear") if embedding else None
         self.dropout = dropout
         self.noise = keras.random.SeedGenerator()
@@ -60,14 +81,14 @@ class PreviousSymbol(layers.Layer):
         self.built = True
 
     def call(self, previous: Any, training: bool = False) -> Any:
-        rows = self.rows(previous)
+        rows = self.thin(self.rows(previous), training=training)
         rows = rows if self.linear is None else self.linear(rows)
         if self.dropout >= 1.0:
             return ops.zeros_like(rows)
         if not training or self.dropout == 0.0:
             return rows
-        rows_of, positions = ops.shape(previous)[0], previous.shape[1]
-        uniform = drawn(lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), rows_of)
+        texts, positions = ops.shape(previous)
+        uniform = drawn(lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts)
         kept = uniform >= self.dropout
         return rows * ops.cast(kept, rows.dtype)
 
@@ -182,6 +203,27 @@ class GRUCell(layers.Layer):
         return [ops.tanh(linear)]
 
 
+class TiedClassifier(layers.Layer):
+    """Logits (..., V) from outputs (..., units) and the symbols' vectors (V, E): W h E^T + b, W only where units differ from E
+    (Press and Wolf 2017, eq. 1)."""
+
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.symbols, size = config.vocabulary_size, config.head_embedding
+        self.linear = layers.Dense(size, use_bias=False, name="linear") if size != config.head_units else None
+
+    def build(self, outputs_shape: Any, vectors_shape: Any = None) -> None:
+        if self.linear is not None:
+            self.linear.build(outputs_shape)
+        self.bias = self.add_weight(shape=(self.symbols,), initializer="zeros", name="bias")
+        self.built = True
+
+    def call(self, outputs: Any, vectors: Any) -> Any:
+        outputs = outputs if self.linear is None else self.linear(outputs)
+        vectors = ops.cast(vectors, outputs.dtype)  # where the steps call it, Keras has not cast it
+        return ops.matmul(outputs, ops.transpose(vectors)) + self.bias
+
+
 class RecurrentHead(layers.Layer):
     """A recurrence that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b), or starts from the features
     (Bowman et al. 2016), or both (`head_reads`).
@@ -198,12 +240,16 @@ class RecurrentHead(layers.Layer):
         self.width = width
         self.read_features = feature_reader(config, width) if config.head_reads != "state" else None
         self.read_state = layers.Dense(self.units, name="read_state") if config.head_reads != "steps" else None
-        self.read_previous = PreviousSymbol(
-            config.vocabulary_size, width, config.head_embedding, input_dropout, name="read_previous"
-        )
+        self.read_previous = PreviousSymbol(config, width, input_dropout, name="read_previous")
         self.normalize_inputs = normalizer(config, "normalize_inputs")
         self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
-        self.classify = layers.Dense(config.vocabulary_size, name="classify")
+        self.dropout = Dropout(config.head_dropout, name="dropout")
+        self.tied = config.tied_embeddings
+        self.classify: Any = (
+            TiedClassifier(config, name="classify")
+            if self.tied
+            else layers.Dense(config.vocabulary_size, name="classify")
+        )
 
     def build(self, features_shape: Any, previous_shape: Any) -> None:
         gates = (*features_shape[:-1], self.width)
@@ -231,11 +277,19 @@ class RecurrentHead(layers.Layer):
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
-        return logits_of(self.classify, hidden), state
+        return self.logits(hidden), state
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
         inputs = self.read(self.project(features), previous, training)
-        return logits_of(self.classify, self.recurrence(inputs, initial_state=self.initial_state(features)))
+        hidden = self.recurrence(inputs, initial_state=self.initial_state(features))
+        return self.logits(self.dropout(hidden, training=training))
+
+    def logits(self, hidden: Any) -> Any:
+        """What the classifier makes of outputs (..., units): (..., V) float32."""
+        if not self.tied:
+            return logits_of(self.classify, hidden)
+        vectors = self.read_previous.rows.embeddings
+        return logits_of(lambda outputs: self.classify(outputs, vectors), hidden)
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
         """Everything the gates get from outside the recurrence: (..., gates)."""
@@ -305,9 +359,7 @@ class ConvolutionHead(layers.Layer):
         self.units, self.join = config.head_units, join
         width = 2 * config.head_units
         self.read_features = feature_reader(config, width)
-        self.read_previous = PreviousSymbol(
-            config.vocabulary_size, width, config.head_embedding, input_dropout, name="read_previous"
-        )
+        self.read_previous = PreviousSymbol(config, width, input_dropout, name="read_previous")
         self.convolutions = [
             CausalConvolution(config, config.head_dilation**number, name=f"convolution_{number}")
             for number in range(config.head_layers)

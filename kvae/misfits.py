@@ -9,7 +9,7 @@ import keras
 
 from kvae.serving.errors import ConfigError
 
-from .configuration import ModelConfig, ObjectiveConfig, TrainingConfig
+from .configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from .heads import RECURRENT
 from .objectives import TARGETED
 
@@ -41,6 +41,33 @@ def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
             raise ConfigError(
                 f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs to {read_by}; leave it out"
             )
+
+
+def check_training(config: Config) -> None:
+    """Refuse ways of training that do not fit the model, the loss or the texts."""
+    model, objective, training = config.model, config.objective, config.training
+    refused = [
+        (
+            training.length_buckets and not model.any_length,
+            "training.length_buckets cuts batches, but weights or numbers of this model depend on T: use it with an encoder "
+            "'lstm' or 'gru' in one direction (or 'none'), a dense latent and expander 'repeat', or set it to false",
+        ),
+        (
+            training.length_buckets and objective.count_padding,
+            "training.length_buckets cuts the padding that objective.count_padding learns; set one of them to false",
+        ),
+        (
+            training.length_buckets and config.data.mode != "lines",
+            f"training.length_buckets: the texts of data.mode {config.data.mode!r} all have T positions; set it to false",
+        ),
+        (
+            training.start_from is not None and objective.warm_start_steps > 0,
+            "training.start_from gives weights to a decoder that objective.warm_start_steps draws anew; set one of them only",
+        ),
+    ]
+    for broken, reason in refused:
+        if broken:
+            raise ConfigError(reason)
 
 
 def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, str, str, bool]]:
@@ -140,6 +167,11 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
         (
             recurrent and model.head_layers > 1,
             f"model.head_layers is {model.head_layers}: head {model.head!r} has one layer; widen it with model.head_units",
+        ),
+        (
+            (model.tied_embeddings or model.head_dropout > 0) and not (recurrent and model.head_embedding),
+            "model.tied_embeddings and model.head_dropout act on the vectors of previous symbols that a recurrent head reads; "
+            "use head 'lstm' or 'gru' and give model.head_embedding a size",
         ),
         (
             per_dimension and not independent_prior,

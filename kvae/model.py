@@ -55,7 +55,7 @@ class TextVAE(keras.Model):
         objective = objective or ObjectiveConfig()
         check_slots(model, objective)
         parts = Parts(model, objective)
-        tokens = keras.Input((model.length,), dtype="int32", name="tokens")
+        tokens = keras.Input((None if model.any_length else model.length,), dtype="int32", name="tokens")
         attribute = keras.Input((), dtype="int32", name="attribute") if model.attributes else None
         noise = StandardNoise(parts.noise_size, name="noise", dtype="float32")(tokens)
         outputs = parts.outputs(tokens, noise, attribute)

@@ -147,10 +147,7 @@ def counted(tokens: Any) -> Any:
 
 def cross_entropy(tokens: Any, logits: Any) -> Any:
     """-log softmax(logits) at the tokens, nats per position, (B, T)."""
-    log_probability = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    return -ops.squeeze(
-        ops.take_along_axis(log_probability, ops.expand_dims(ops.cast(tokens, "int32"), -1), axis=-1), -1
-    )
+    return ops.sparse_categorical_crossentropy(tokens, ops.cast(logits, "float32"), from_logits=True)
 
 
 def squared_mmd(z: Any) -> Any:

@@ -42,7 +42,8 @@ class Parts:
         self.config = model
         self.attributes = len(model.attributes)
         self.reader = Reader(model, name="reader")
-        symbols = keras.Input((model.length, model.encoder_embedding or model.vocabulary_size), name="symbols")
+        positions = None if model.any_length else model.length
+        symbols = keras.Input((positions, model.encoder_embedding or model.vocabulary_size), name="symbols")
         last = keras.Input((), dtype="int32", name="last")
         features = ENCODERS[model.encoder](model, symbols, last)
         self.encoder: Any = keras.Model([symbols, last], flattened(features), name="encoder") if features else None
@@ -55,6 +56,7 @@ class Parts:
         self.noise_size = self.hierarchy.noise_size + bool(self.attributes)
         code = keras.Input((self.code_size,), name="code")
         self.expander = keras.Model(code, EXPANDERS[model.expander](model, self.rows(code)), name="expander")
+        self.cut: Any = Cut(name="cut") if model.any_length else None
         self.head = HEADS[model.head](model, objective)
         self.auxiliary = layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
 
@@ -122,6 +124,7 @@ class Parts:
         outputs |= self.hierarchy(evidence["mean"], evidence["log_variance"], noise, training=training)
         code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
         expanded = self.expander(code, training=training)
+        expanded = expanded if self.cut is None else self.cut(expanded, tokens)
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
         if self.auxiliary is not None:
             outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
@@ -192,6 +195,16 @@ class Reader(layers.Layer):
         last = ops.sum(ops.cast(ops.not_equal(tokens, PAD), "int32"), axis=-1) - 1
         symbols = ops.one_hot(tokens, self.symbols) if self.embedding is None else self.embedding(tokens)
         return symbols, ops.maximum(last, 0)
+
+
+class Cut(layers.Layer):
+    """Features (B, T, C) at the positions of tokens (B, t), which may be fewer: (B, t, C)."""
+
+    def call(self, features: Any, tokens: Any) -> Any:
+        return features[:, : ops.shape(tokens)[1]]
+
+    def compute_output_shape(self, features_shape: Any, tokens_shape: Any) -> Any:
+        return (features_shape[0], tokens_shape[1], features_shape[2])
 
 
 def flattened(features: Sequence[Features]) -> list[Any]:

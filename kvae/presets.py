@@ -213,6 +213,45 @@ KL_TARGET_GATED = changed(
     KL_TARGET, model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"}
 )
 
+# Penn Treebank in words, a sentence a text (Bowman et al. 2016, section 4): shared vectors (Press and Wolf 2017) and dropout
+# (Zaremba et al. 2014) make the language model a strong one, and the VAE is meant to begin with its weights.
+PTB_WORD = (84, 10_003)
+LANGUAGE_MODEL_PTB_WORD = Config(
+    model=ModelConfig(
+        **NO_LATENT,
+        head_units=512,
+        head_embedding=256,
+        tied_embeddings=True,
+        head_dropout=0.4,
+        head_layer_normalization=False,
+    ),
+    objective=ObjectiveConfig(alpha=0.0, count_padding=False),
+    training=TrainingConfig(
+        epochs=12,
+        batch_size=32,
+        length_buckets=True,
+        learning_rate=2e-3,
+        clip_norm=20.0,
+        precision="mixed_bfloat16",
+        jit_compile=False,
+    ),
+    data=DataConfig(source="ptb-word"),
+)
+LSTM_PTB_WORD = changed(
+    LANGUAGE_MODEL_PTB_WORD,
+    model={
+        **LSTM_DECODER,
+        "encoder": "lstm",
+        "encoder_units": (256,),
+        "encoder_embedding": 128,
+        "latent": "dense",
+        "latent_size": (32,),
+        "head_reads": "both",
+    },
+    objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 5.0, "ramp_steps": 0},
+    training={"epochs": 6, "learning_rate": 1e-3},
+)
+
 S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"
 
 PUBLISHED: dict[str, Preset] = {
@@ -229,6 +268,18 @@ PUBLISHED: dict[str, Preset] = {
         shape=PTB,
     ),
     "lstm-lm-ptb": Preset("the decoder without a code: the baseline", f"{S17}, 4.1", LANGUAGE_MODEL_PTB, shape=PTB),
+    "lstm-lm-ptb-word": Preset(
+        "sentences in words, shared vectors and dropout: the baseline of the next",
+        "Bowman et al. 2016, table 2; Press and Wolf 2017",
+        LANGUAGE_MODEL_PTB_WORD,
+        shape=PTB_WORD,
+    ),
+    "lstm-vae-ptb-word": Preset(
+        "a code of 32 before the same decoder; begin with its weights by training.start_from",
+        "Bowman et al. 2016, table 2; Press and Wolf 2017",
+        LSTM_PTB_WORD,
+        shape=PTB_WORD,
+    ),
     "historyless-lstm-ptb": Preset(
         "an LSTM autoencoder that sees no history, beta 0",
         f"{S17}, fig. 3",
@@ -331,6 +382,7 @@ def small(item: Preset) -> Preset:
             "epochs": 8,
             "steps_per_epoch": 250,
             "batch_size": 128,
+            "length_buckets": False,
             "learning_rate": 4e-3,
             "learning_rate_schedule": "cosine",
             "weight_decay": 0.0,

@@ -106,6 +106,13 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "the same label twice": ({"attributes": ("a", "a")}, {}, "names a value twice"),
     "means without spread": ({"posterior": "batch_normalized", "posterior_scale": 0.0}, {}, "tell nothing"),
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
+    "tied convolutions": (
+        {"head": "bytenet", "head_embedding": 4, "tied_embeddings": True},
+        {},
+        "the vectors of previous symbols",
+    ),
+    "tied without vectors": ({"tied_embeddings": True}, {}, "give model.head_embedding a size"),
+    "dropout without vectors": ({"head_dropout": 0.5}, {}, "give model.head_embedding a size"),
     "a chain of one position": ({"prior": "autoregressive"}, {}, "at least three positions"),
     "a ladder that does not halve": (
         {"length": 18, "latent": "map", "latent_size": (4, 3), "expander": "repeat"},

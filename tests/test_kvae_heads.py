@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from kvae.configuration import ObjectiveConfig
-from kvae.heads import HEADS, GRUCell, LSTMCell, RecurrentHead
+from kvae.heads import HEADS, Dropout, GRUCell, LSTMCell, RecurrentHead
 from kvae.parts import shifted
+from kvae.replicas import Replica, replica
 from kvae.serving.alphabet import START
 
-from .conftest import JAX, random_tokens, small_config, small_model
+from .conftest import JAX, numbers, random_tokens, small_config, small_model
 
 LANGUAGE_MODEL = {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0, "auxiliary": False}
 REPEAT = {"expander": "repeat", "expander_base": 0}
@@ -22,11 +23,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lstm, state": {"head_reads": "state", **REPEAT},
     "lstm, both": {"head_reads": "both", **REPEAT},
     "lstm, embedding": {"head_embedding": 3},
+    "lstm, tied": {"head_embedding": 12, "tied_embeddings": True},
     "lstm, language model": LANGUAGE_MODEL,
     "gru": {"head": "gru", "head_layer_normalization": False},
     "gru, normalised": {"head": "gru"},
     "gru, state": {"head": "gru", "head_reads": "state", **REPEAT},
     "gru, both": {"head": "gru", "head_reads": "both", **REPEAT},
+    "gru, tied": {"head": "gru", "head_embedding": 5, "tied_embeddings": True},
     "gru, language model": {"head": "gru", **LANGUAGE_MODEL},
     "bytenet 1": {"head": "bytenet"},
     "bytenet 3": {"head": "bytenet", "head_layers": 3, "head_layer_normalization": False},
@@ -201,6 +204,52 @@ def test_a_training_pass_hides_symbols_from_the_whole_head(variant: str) -> None
 def test_an_embedding_is_a_bottleneck_of_its_size(variant: str) -> None:
     rows = np.array(head_of(variant).read_previous(np.arange(9, dtype=np.int32)[None]))[0]
     assert np.linalg.matrix_rank(rows, tol=1e-4) == 3
+
+
+@pytest.mark.parametrize(("variant", "size"), [("lstm, tied", 12), ("gru, tied", 5)])
+def test_tied_logits_compare_outputs_with_the_vectors_of_previous_symbols(variant: str, size: int) -> None:
+    head = head_of(variant)
+    hidden = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
+    vectors = np.array(head.read_previous.rows.embeddings)
+    assert vectors.shape == (9, size)
+    linear = np.eye(12) if size == 12 else np.array(head.classify.linear.kernel)
+    expected = hidden @ linear @ vectors.T + np.array(head.classify.bias)
+    np.testing.assert_allclose(head.logits(hidden), expected, atol=1e-5)
+    assert sum(weight.shape == (9, size) for weight in head.weights) == 1
+
+
+@pytest.mark.both
+def test_dropout_zeroes_its_share_while_training_and_keeps_the_mean() -> None:
+    keras.utils.set_random_seed(0)
+    layer, ones = Dropout(0.4), np.ones((50, 16, 12), np.float32)
+    dropped = numbers(layer(ones, training=True))
+    assert (dropped == 0).mean() == pytest.approx(0.4, abs=0.02)
+    assert dropped.mean() == pytest.approx(1.0, abs=0.03)
+    np.testing.assert_array_equal(numbers(layer(ones, training=False)), ones)
+
+
+def test_dropout_of_a_part_of_a_batch_is_that_of_the_whole() -> None:
+    layer, ones = Dropout(0.5), np.ones((4, 3, 2), np.float32)
+    first = layer.noise.state.numpy()
+    whole = np.array(layer(np.concatenate([ones, ones]), training=True))
+    layer.noise.state.assign(first)
+    with replica(Replica(1, 2)):
+        np.testing.assert_array_equal(layer(ones, training=True), whole[4:])
+
+
+def test_head_dropout_acts_on_what_a_head_reads_of_symbols_and_on_what_it_shows() -> None:
+    keras.utils.set_random_seed(0)
+    config = small_config(head_embedding=6, head_dropout=0.5)
+    head = HEADS["lstm"](config, ObjectiveConfig())
+    head.build((None, 16, 8), (None, 16))
+    vectors = np.array(head.read_previous.thin(np.ones((20, 16, 6), np.float32), training=True))
+    assert set(vectors.ravel()) == {0.0, 2.0}
+    head.classify.kernel.assign(np.eye(12, 9))
+    shown = np.array(head(features_of(), shifted(random_tokens(4)), training=True))
+    assert (shown == 0).mean() == pytest.approx(0.5, abs=0.1)
+    again = np.array(head(features_of(), shifted(random_tokens(4)), training=False))
+    assert (again != 0).all()
+    np.testing.assert_allclose(stepped(head, features_of(), random_tokens(4)), again, atol=1e-5)
 
 
 def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,12 @@ CASES: dict[str, dict[str, Any]] = {
     "bytes": {"model__tokenizer": "byte", "model__length": 20, "data__too_long": "cut"},
     "words": {"model__tokenizer": "word", "model__length": 4, "data__too_long": "cut", "data__min_count": 3},
     "hardly any held out": {"data__validation_fraction": 0.0001},
+    "length buckets": {
+        "model__encoder": "gru",
+        "model__expander": "repeat",
+        "objective__count_padding": False,
+        "training__length_buckets": True,
+    },
     "windows": {"data__mode": "windows", "data__max_symbols": 20},
     "windows of bytes": {"data__mode": "windows", "model__tokenizer": "byte", "model__length": 32},
     "windows of words": {"data__mode": "windows", "model__tokenizer": "word", "model__length": 8},

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
+from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
@@ -48,6 +49,7 @@ from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validatio
 from .plots import plot_curves
 from .store import StoredRows
 from .tensorboard import TensorBoardMonitor
+from .transfer import start_from
 
 Say = Callable[[str], None]
 
@@ -67,6 +69,8 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
         check_free(own, overwrite)
         prepared = read_corpus(config, say)
         model = built(prepared, say)
+        if config.training.start_from is not None:
+            start_from(model, config.training.start_from, prepared.alphabet, say)
         appear(own, prepared)
         try:
             return trained(own, prepared, model, None, say), prepared
@@ -92,6 +96,8 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
                 f"{out}: {config.data.source} is not the corpus of this run, or has changed since; give the same texts"
             )
         model = built(prepared, say)
+        if config.training.start_from is not None and checkpoint is None:
+            start_from(model, config.training.start_from, prepared.alphabet, say)
         if own == out:
             write_json(out / CONFIG, prepared.config.to_dict())
         else:
@@ -149,6 +155,7 @@ MAY_CHANGE = {
             "checkpoint_steps",
             "early_stopping",
             "on_collapse",
+            "start_from",
         )
     ),
 }
@@ -179,6 +186,7 @@ def compare(stored: Config, asked: Config, say: Say) -> None:
 
 def read_corpus(config: Config, say: Say) -> Prepared:
     """The corpus of a configuration, and what is to be said of it."""
+    check_training(config)
     say(f"reading {config.data.source}")
     prepared = prepare(config)
     for note in prepared.notes:

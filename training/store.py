@@ -85,6 +85,10 @@ class StoredRows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def lengths(self) -> np.ndarray:
+        """How many ids each row has, END included, (N,)."""
+        return np.diff(self.starts.read(0, len(self.starts))) + 1
+
     def take(self, places: np.ndarray) -> np.ndarray:
         """The rows at `places` (B,)."""
         rows = np.full((len(places), self.row_length), PAD, np.int32)

@@ -1,0 +1,55 @@
+"""Weights that a model begins with: those of another run, wherever it has weights of the same names and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kvae.model import TextVAE
+from kvae.runs import load_run
+from kvae.serving.alphabet import Alphabet
+from kvae.serving.errors import ConfigError, ModelError
+
+
+def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]) -> None:
+    """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes.
+
+    `say` hears what was taken and what stays as it was drawn. Raises `ConfigError` when the symbols differ, an id would mean
+    another one there, and `ModelError` when `source` does not load.
+    """
+    theirs = weights_of(loaded(Path(source), alphabet))
+    ours = weights_of(model)
+    taken = {name for name, weight in ours.items() if name in theirs and theirs[name].shape == weight.shape}
+    for name in taken:
+        ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
+    say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
+
+
+def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
+    """The model of a run whose symbols are `alphabet`, or that of a `.keras` file with as many."""
+    if source.suffix == ".keras":
+        try:
+            model = keras.saving.load_model(source)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{source}: does not load ({str(error).splitlines()[0][:160]}); give another") from error
+        same = model.model_config.vocabulary_size == len(alphabet)
+    else:
+        run = load_run(source)
+        model, same = run.model, run.alphabet.to_dict() == alphabet.to_dict()
+    if not same:
+        raise ConfigError(f"training.start_from {source}: has learned other symbols; train both on the same texts")
+    return model
+
+
+def weights_of(model: TextVAE) -> dict[str, Any]:
+    """Weights and statistics by name, as `head/classify/bias`; counters and random generators are no weights."""
+    parts = [*model.parts.inference, *model.parts.generative]
+    return {weight.path: weight for part in parts for weight in part.weights}
+
+
+def listed(weights: Mapping[str, Any], names: set[str]) -> str:
+    """Names in the model's order, one after the other."""
+    return ", ".join(name for name in weights if name in names)
