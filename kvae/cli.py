@@ -36,6 +36,7 @@ STUDIES = (
     "receptive-field",
     "tweets",
     "kl-target",
+    "ptb-word",
     "anti-collapse",
 )
 """The keys of `kvae.training.studies.STUDIES`, which the parser must not import."""

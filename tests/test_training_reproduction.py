@@ -13,7 +13,7 @@ from kvae.serving.errors import ConfigError
 from kvae.training import experiment, reproduction
 from kvae.training.callbacks import Checkpoints
 from kvae.training.figures import stacked
-from kvae.training.reproduction import Progress, Row, Statement, Study, changes, judged, kept, reproduce, seeded
+from kvae.training.reproduction import Progress, Row, Statement, Study, asked, changes, judged, kept, reproduce
 
 
 def tiny(**settings: Any) -> Config:
@@ -128,7 +128,14 @@ def test_another_configuration_is_not_taken_for_the_result(tmp_path: Path) -> No
     folder.mkdir()
     (folder / reproduction.RESULT).write_text(json.dumps({"asked": tiny().to_dict(), "elbo": 1.0}), encoding="utf-8")
     assert (kept(folder, tiny()) or {})["elbo"] == 1.0
-    assert kept(folder, seeded(tiny(), 1)) is None
+    assert kept(folder, tiny(**{"training.seed": 1})) is None
+
+
+def test_a_row_begins_with_the_weights_of_another_of_its_seed(tmp_path: Path) -> None:
+    later = asked(tmp_path, Row("later", tiny(), start_from="first"), 2)
+    assert later.training.start_from == str(tmp_path / "first" / "seed-2")
+    assert later.training.seed == 2
+    assert asked(tmp_path, Row("first", tiny()), 2).training.start_from is None
 
 
 def test_the_time_left_follows_the_size_of_what_is_left(tmp_path: Path) -> None:

@@ -93,6 +93,14 @@ def test_tweets_wants_the_code_for_nothing() -> None:
     assert verdicts(STUDIES["tweets"], numbers) == [False, True]
 
 
+def test_ptb_word_wants_the_best_published_bound_and_a_code() -> None:
+    vae = {"test_elbo": 101.5, "test_kl": 4.2}
+    numbers = {"language-model": {"test_elbo": 100.0, "test_kl": 0.0}, "lstm-vae": vae}
+    assert verdicts(STUDIES["ptb-word"], numbers) == [True]
+    assert verdicts(STUDIES["ptb-word"], {**numbers, "lstm-vae": vae | {"test_elbo": 101.7}}) == [False]
+    assert verdicts(STUDIES["ptb-word"], {**numbers, "lstm-vae": vae | {"test_kl": 3.9}}) == [False]
+
+
 def test_reconstruction_in_bits_counts_positions() -> None:
     numbers = {"row": {"reconstruction": 30.0, "positions": 1000.0, "texts": 100.0}}
     assert reconstruction_bits(numbers, "row") == pytest.approx(3.0 / 0.6931, rel=1e-3)

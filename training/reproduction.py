@@ -45,6 +45,8 @@ class Row:
     """Its place along the figure's axis."""
     published: Mapping[str, float] = field(default_factory=dict)
     """What the source reports of it, by the names of `Study.columns`."""
+    start_from: str = ""
+    """A row before it, with whose weights of the same seed it begins."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ def reproduce(
     todo = [(row, seed) for seed in range(count) for row in chosen]
     progress = Progress(todo, folder, say)
     for row, seed in todo:
-        config = seeded(row.config, seed)
-        if kept(run_folder(folder, row, seed), config) is None:
+        if existing(folder, row, seed) is None:
             progress.announce(row, seed)
+            config = asked(folder, row, seed)
             progress.finished(row, measured(run_folder(folder, row, seed), config, study.measure, say))
     results = list(collected(folder, everything, max(count, 1)))
     beside = study_numbers(study, folder, everything, say)
@@ -148,9 +150,15 @@ def run_folder(folder: Path, row: Row, seed: int) -> Path:
     return folder / row.name / f"seed-{seed}"
 
 
-def seeded(config: Config, seed: int) -> Config:
-    """The configuration with that seed of weights, batches and noise."""
-    return config.with_settings({"training.seed": seed})
+def asked(folder: Path, row: Row, seed: int) -> Config:
+    """A row's configuration with that seed of weights, batches and noise, and the run it begins with."""
+    first = {"training.start_from": str(folder / row.start_from / f"seed-{seed}")} if row.start_from else {}
+    return row.config.with_settings({"training.seed": seed, **first})
+
+
+def existing(folder: Path, row: Row, seed: int) -> dict[str, Any] | None:
+    """The result of a row and seed, if its run was finished with this configuration."""
+    return kept(run_folder(folder, row, seed), asked(folder, row, seed))
 
 
 class Progress:
@@ -158,7 +166,7 @@ class Progress:
 
     def __init__(self, todo: Sequence[tuple[Row, int]], folder: Path, say: Say) -> None:
         self.say, self.total = say, len(todo)
-        missing = [row for row, seed in todo if kept(run_folder(folder, row, seed), seeded(row.config, seed)) is None]
+        missing = [row for row, seed in todo if existing(folder, row, seed) is None]
         self.done, self.left = self.total - len(missing), sum(size(row.config) for row in missing)
         self.seconds, self.trained = 0.0, 0.0
         if self.done:
@@ -281,7 +289,7 @@ def collected(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[st
     """The results that are there, in the order of the rows, without what only the run folder needs."""
     for row in rows:
         for seed in range(seeds):
-            result = kept(run_folder(folder, row, seed), seeded(row.config, seed))
+            result = existing(folder, row, seed)
             if result is not None:
                 about = {
                     "row": row.name,
