@@ -376,6 +376,7 @@ def receptive_field(scale: str) -> list[Row]:
                 scale,
                 objective__alpha=value,
                 model__head_layers=layers,
+                training__jit_compile=scale == "paper",  # XLA takes longer to compile than so few steps save
                 objective__ramp_start=0,
                 objective__ramp_steps=0,
             ),
