@@ -133,3 +133,8 @@ def compiled(
         return {name: np.asarray(value) for name, value in found.items()}
 
     return run
+
+
+def accelerators() -> list[str]:
+    """The names of the GPUs or TPUs in use."""
+    return [device.device_kind for device in jax.devices() if device.platform != "cpu"]

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
+from kvae.model import backend_steps
 from kvae.runs import CONFIG, METRICS, Run, write_json
 from kvae.serving.errors import ConfigError
 
@@ -236,33 +237,17 @@ def changes(config: Config) -> dict[str, Any]:
 def surroundings() -> dict[str, str]:
     """Versions and hardware."""
     backend = keras.backend.backend()
-    versions = {
-        name: importlib.metadata.version(name)
-        for name in ("kvae", "keras", backend)
-        if name in ("kvae", "keras", backend)
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("kvae", "keras", backend)}
     return {"python": platform.python_version(), **versions, "backend": backend, "hardware": hardware()}
 
 
 def hardware() -> str:
     """The devices a run is trained on."""
-    accelerators = keras.distribution.list_devices("gpu") + keras.distribution.list_devices("tpu")
+    accelerators = backend_steps().accelerators()
     if accelerators:
-        return f"{len(accelerators)} accelerator(s): {accelerator_name()}"
-    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU core(s), {processor()}"
-
-
-def accelerator_name() -> str:
-    """What the backend calls its first accelerator."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.devices()[0].device_kind
-    import tensorflow as tf
-
-    return tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0]).get(
-        "device_name", "GPU"
-    )
+        return ", ".join(f"{accelerators.count(name)} {name}" for name in dict.fromkeys(accelerators))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU core(s), {processor()}"
 
 
 def processor() -> str:

@@ -546,12 +546,6 @@ def rises_with_target(metric: str, numbers: Numbers) -> tuple[bool, str]:
     )
 
 
-def units_rise(numbers: Numbers) -> tuple[bool, str]:
-    units, every = [numbers[f"C-{target}"]["active_units"] for target in TARGETS], numbers["C-3"]["latent_size"]
-    risen = all(later > earlier or earlier == every for earlier, later in pairwise(units))
-    return risen, rises_with_target("active_units", numbers)[1]
-
-
 def falls_with_target(metric: str, numbers: Numbers) -> tuple[bool, str]:
     values = [numbers[f"C-{target}"][metric] for target in TARGETS]
     return rising(values[::-1]), rises_with_target(metric, numbers)[1]
@@ -872,7 +866,13 @@ STUDIES: dict[str, Study] = {
         ),
         statements=(
             Statement("The final KL is within 5 % of C.", K19, kl_reaches_target),
-            Statement("Active units rise with C until all 64 are.", K19, units_rise),
+            Statement(
+                "Active units rise with C.",
+                K19,
+                partial(rises_with_target, "active_units"),
+                "The convolutional encoder spreads few nats over all dimensions, each just above the threshold of 0.01, and nothing in "
+                "this loss prunes them.",
+            ),
             Statement("BLEU of the reconstructions rises with C.", K19, partial(rises_with_target, "bleu_4")),
             Statement(
                 "The log-determinant of the aggregated posterior's covariance falls with C.",

@@ -98,3 +98,9 @@ def compiled(
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
     traced = tf.function(function, autograph=False, input_signature=signature)
     return lambda *arrays: {name: value.numpy() for name, value in traced(*arrays).items()}
+
+
+def accelerators() -> list[str]:
+    """The names of the GPUs in use."""
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [each.get("device_name", "GPU") for each in details]
