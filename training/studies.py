@@ -47,6 +47,10 @@ STEPS = {
 """How long small rows are trained."""
 
 
+WORTH_COMPILING = 800
+"""Steps from which on XLA saves more time than it takes to compile, on two cores."""
+
+
 def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Config:
     """The same in so many steps: four epochs, the ramp over the second and third quarter, other settings by dotted keys with
     `__` for the dot."""
@@ -55,6 +59,7 @@ def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Con
             "training.epochs": 4,
             "training.steps_per_epoch": steps // 4,
             "training.batch_size": batch_size,
+            "training.jit_compile": steps >= WORTH_COMPILING,
             **(
                 {"objective.ramp_start": steps // 4, "objective.ramp_steps": steps // 2}
                 if config.objective.beta_max
@@ -376,7 +381,6 @@ def receptive_field(scale: str) -> list[Row]:
                 scale,
                 objective__alpha=value,
                 model__head_layers=layers,
-                training__jit_compile=scale == "paper",  # XLA takes longer to compile than so few steps save
                 objective__ramp_start=0,
                 objective__ramp_steps=0,
             ),
