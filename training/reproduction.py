@@ -213,7 +213,7 @@ def measured(
     seconds = round(time.monotonic() - started)
     result = {
         "asked": config.to_dict(),
-        "settings": changes(trained.config),
+        "settings": changes(trained.config.with_settings({"training.start_from": None})),
         "seconds": seconds,
         "parameters": trained.model.count_params(),
         "made_with": surroundings(),
@@ -282,6 +282,7 @@ def collected(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[st
                     "series": row.series,
                     "x": row.x,
                     "published": dict(row.published),
+                    **({"start_from": row.start_from} if row.start_from else {}),
                 }
                 yield {**about, **{name: value for name, value in result.items() if name != "asked"}}
 
