@@ -8,7 +8,7 @@ from kvae.cli import STUDIES as NAMED
 from kvae.configuration import Config
 from kvae.misfits import check_slots
 from kvae.training.reproduction import Study
-from kvae.training.studies import LAYERS, LENGTHS, STUDIES, TARGETS, TOY, lasting, reconstruction_bits
+from kvae.training.studies import ALPHAS, LAYERS, LENGTHS, STUDIES, TARGETS, TOY, lasting, reconstruction_bits
 
 SCALED = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
 
@@ -85,9 +85,23 @@ def test_tweets_wants_the_code_for_nothing() -> None:
     hybrids = {name: {"elbo": 150.0, "kl": 10.0, "distinct_greedy": 99} for name in ("hybrid", "hybrid-alpha-falls")}
     numbers = {**hybrids, "lstm-vae-p0.2": {"elbo": 149.0, "kl": 1.0, "distinct_greedy": 3}}
     numbers["hybrid-alpha-falls-free-bits"] = {"elbo": 148.0, "kl": 6.0, "distinct_greedy": 97}
-    assert verdicts(STUDIES["tweets"], numbers) == [True, True]
+    assert verdicts(STUDIES["tweets"], numbers) == [True, True, True]
     numbers["hybrid-alpha-falls-free-bits"] = {"elbo": 148.0, "kl": 4.0, "distinct_greedy": 97}
-    assert verdicts(STUDIES["tweets"], numbers) == [False, True]
+    assert verdicts(STUDIES["tweets"], numbers) == [False, True, True]
+    numbers["lstm-vae-p0.2"]["distinct_greedy"] = 80
+    assert verdicts(STUDIES["tweets"], numbers)[2] is False
+
+
+def test_alpha_wants_more_kl_for_little() -> None:
+    rows = {
+        f"alpha-{value:g}-{kind}": {"kl": 10 * value + (kind == "annealed"), "elbo": 90 + 5 * value}
+        for value in ALPHAS
+        for kind in ("annealed", "at-once")
+    }
+    assert verdicts(STUDIES["alpha"], rows) == [True, True, True]
+    rows["alpha-1-annealed"] = {"kl": 1.0, "elbo": 120.0}
+    rows["alpha-0-at-once"] = {"kl": 2.0, "elbo": 90.0}
+    assert verdicts(STUDIES["alpha"], rows) == [False, False, False]
 
 
 def test_ptb_word_wants_the_best_published_bound_and_a_code() -> None:
