@@ -9,7 +9,7 @@ import pytest
 
 from kvae.configuration import Config
 from kvae.presets import preset
-from kvae.serving.errors import ConfigError
+from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import experiment, reproduction
 from kvae.training.callbacks import Checkpoints
 from kvae.training.figures import stacked
@@ -118,6 +118,23 @@ def test_a_statement_is_judged_by_the_means_over_seeds() -> None:
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [True]
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[2:] + rows[1:2], "study": {}})] == [True]
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[3:] + rows[:2], "study": {}})] == [False]
+
+
+def test_a_run_that_diverges_is_said_and_the_others_go_on(
+    untrained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = reproduction.measured
+
+    def diverging(folder: Path, config: Config, measure: Any, say: Any) -> dict[str, Any]:
+        if config.objective.beta_max == 1.0:
+            raise CheckFailed("training diverged")
+        return fine(folder, config, measure, say)
+
+    monkeypatch.setattr(reproduction, "measured", diverging)
+    said: list[str] = []
+    found = reproduce(study(), tmp_path, said.append)
+    assert [result["row"] for result in found["rows"]] == ["half"]
+    assert "free, seed 0: training diverged" in said
 
 
 def test_what_is_measured_of_the_whole_is_measured_once(untrained: list[Path], tmp_path: Path) -> None:

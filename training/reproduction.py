@@ -22,7 +22,7 @@ import numpy as np
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
 from kvae.model import backend_steps
 from kvae.runs import CONFIG, METRICS, Run, write_json
-from kvae.serving.errors import ConfigError
+from kvae.serving.errors import CheckFailed, ConfigError
 
 from .corpora import Prepared
 from .experiment import completed
@@ -105,7 +105,7 @@ def reproduce(
     """Train, measure and judge a study in `folder`; what is there with the same configuration is not trained again.
 
     Returns what `folder`/results.json holds: `scale`, `rows` (one for each row and seed) and `study`. `rows` names some of the
-    rows; statements that need others stay open. Raises `ConfigError` for unknown rows and fewer seeds than 1, and
+    rows; statements that need others stay open, as they do where a run diverged. Raises `ConfigError` for unknown rows and fewer seeds than 1, and
     `KeyboardInterrupt` when it is stopped; run again, it goes on.
     """
     everything = list(study.scales[scale]())
@@ -119,8 +119,12 @@ def reproduce(
     for row, seed in todo:
         if existing(folder, row, seed) is None:
             progress.announce(row, seed)
-            config = asked(folder, row, seed)
-            progress.finished(row, measured(run_folder(folder, row, seed), config, study.measure, say))
+            try:
+                result = measured(run_folder(folder, row, seed), asked(folder, row, seed), study.measure, say)
+            except CheckFailed as error:  # it diverged; the others go on
+                say(f"{row.name}, seed {seed}: {error}")
+            else:
+                progress.finished(row, result)
     results = list(collected(folder, everything, max(count, 1)))
     beside = study_numbers(study, folder, everything, say)
     report = {"scale": scale, "rows": results, "study": beside}

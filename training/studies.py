@@ -52,19 +52,17 @@ WORTH_COMPILING = 800
 
 
 def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Config:
-    """The same in so many steps: four epochs, the ramp over the second and third quarter, other settings by dotted keys with
-    `__` for the dot."""
+    """The same in so many steps: four epochs, the ramp over the first half with an auxiliary loss and over the middle half
+    without one, as S17 begins it later there; other settings by dotted keys with `__` for the dot."""
+    start = 0 if config.model.auxiliary else steps // 4
+    ramp = {"objective.ramp_start": start, "objective.ramp_steps": steps // 2} if config.objective.beta_max else {}
     return config.with_settings(
         {
             "training.epochs": 4,
             "training.steps_per_epoch": steps // 4,
             "training.batch_size": batch_size,
             "training.jit_compile": steps >= WORTH_COMPILING,
-            **(
-                {"objective.ramp_start": steps // 4, "objective.ramp_steps": steps // 2}
-                if config.objective.beta_max
-                else {}
-            ),
+            **ramp,
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
     )
@@ -218,9 +216,15 @@ HISTORYLESS = {"LSTM": "historyless-lstm-ptb", "convolutional": "historyless-cnn
 
 def historyless(scale: str) -> list[Row]:
     """Fig. 3: autoencoders whose decoder sees no history, beta 0, at several lengths."""
+    rate = 2e-3 if scale == "small" else 1e-3
     lengths = (12, 28, 52, 100) if scale == "small" else (12, 20, 28, 40, 52, 60, 80, 100)
     return [
-        Row(f"{series}-{length}", windows(name, length, STEPS["historyless"], scale), series, length)
+        Row(
+            f"{series}-{length}",
+            windows(name, length, STEPS["historyless"], scale, training__learning_rate=rate),
+            series,
+            length,
+        )
         for series, name in HISTORYLESS.items()
         for length in lengths
     ]
@@ -781,8 +785,8 @@ STUDIES: dict[str, Study] = {
         source=f"{S17}, fig. 4",
         about=(
             "The LSTM VAE with input dropout 0.2 and 0.5, and the hybrid with alpha 0.2, on windows of Penn "
-            f"Treebank's characters. Small: {STEPS['length']:,} steps of 32 windows, the KL's weight from 0 to 1 "
-            "over their middle half, widths at most 128."
+            f"Treebank's characters. Small: {STEPS['length']:,} steps of 32 windows, the ramp of the KL half "
+            "of them, widths at most 128."
         ),
         scales=scales(length),
         columns=FIGURE_COLUMNS,
@@ -803,7 +807,7 @@ STUDIES: dict[str, Study] = {
         source=f"{S17}, fig. 5",
         about=(
             "The hybrid with an LSTM on windows of 52 characters of Penn Treebank, the KL at full weight at once or "
-            f"annealed. Small: {STEPS['alpha']:,} steps of 32 windows, annealing over their middle half, widths at "
+            f"annealed. Small: {STEPS['alpha']:,} steps of 32 windows, annealing over their first half, widths at "
             "most 128."
         ),
         scales=scales(alpha),
