@@ -104,9 +104,9 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train, measure and judge a study in `folder`; what is there with the same configuration is not trained again.
 
-    Returns what `folder`/results.json holds: `scale`, `rows` (one for each row and seed) and `study`. `rows` names some of the
-    rows; statements that need others stay open, as they do where a run diverged. Raises `ConfigError` for unknown rows and fewer seeds than 1, and
-    `KeyboardInterrupt` when it is stopped; run again, it goes on.
+    Returns what `folder`/results.json holds: `scale`, `rows` (one for each row and seed) and `study`. `rows` names some of
+    the rows; statements that need others stay open, as they do where a run diverged. Raises `ConfigError` for unknown rows
+    and fewer seeds than 1, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
     """
     everything = list(study.scales[scale]())
     chosen = selected(everything, rows)
