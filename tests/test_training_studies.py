@@ -57,12 +57,13 @@ def test_length_wants_one_share_to_vanish_and_the_other_to_stay() -> None:
     assert verdicts(STUDIES["length"], lengths([20, 20, 20, 20, 20], [20, 15, 15, 12, 9])) == [False, False]
 
 
-def test_receptive_field_wants_collapse_without_alpha_only() -> None:
+def test_receptive_field_wants_collapse_without_alpha_beyond_three_only() -> None:
     alive = {f"alpha-{alpha}-layers-{layers}": {"kl": 5.0} for alpha in ("0", "0.2") for layers in LAYERS["small"]}
-    assert verdicts(STUDIES["receptive-field"], alive) == [False, True]
+    assert verdicts(STUDIES["receptive-field"], alive) == [False, True, True]
     dead = {f"alpha-0-layers-{layers}": {"kl": 0.1} for layers in LAYERS["small"] if layers > 2}
-    assert verdicts(STUDIES["receptive-field"], alive | dead) == [True, True]
-    assert verdicts(STUDIES["receptive-field"], alive | dead | {"alpha-0.2-layers-10": {"kl": 0.1}}) == [True, False]
+    assert verdicts(STUDIES["receptive-field"], alive | dead) == [True, True, True]
+    wrong = {"alpha-0-layers-2": {"kl": 0.1}, "alpha-0.2-layers-10": {"kl": 0.1}}
+    assert verdicts(STUDIES["receptive-field"], alive | dead | wrong) == [True, False, False]
 
 
 def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
