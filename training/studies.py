@@ -851,8 +851,8 @@ STUDIES: dict[str, Study] = {
                 "At alpha 0 it does not up to a field of 3.",
                 f"{S17}, fig. 6",
                 near_fields_stay_alive,
-                f"The paper trains for 100,000 steps; here the KL has its full weight from the first of {STEPS['receptive-field']}, "
-                "before the encoder has learned to read.",
+                "The paper trains for 100,000 steps; here the KL has its full weight from the first of "
+                f"{STEPS['receptive-field']}, before the encoder has learned to read.",
             ),
             Statement("At alpha 0.2 it does not, at any field.", f"{S17}, fig. 6", alive_with_alpha),
         ),
