@@ -248,7 +248,7 @@ LSTM_PTB_WORD = changed(
         "latent_size": (32,),
         "head_reads": "both",
     },
-    objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 5.0, "ramp_steps": 0},
+    objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 4.5, "ramp_steps": 0},
     training={"epochs": 6, "learning_rate": 1e-3},
 )
 

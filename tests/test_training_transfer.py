@@ -75,7 +75,10 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     source = tmp_path / "lm"
     shutil.copytree(language_model.path, source)
     config = config_of("lstm-vae-ptb-word", corpus_file, training__start_from=str(source), training__learning_rate=0.0)
-    trained, _ = run(config, tmp_path / "vae", lambda sentence: None)
+    said: list[str] = []
+    trained, _ = run(config, tmp_path / "vae", said.append)
+    gap = trained.evaluation["elbo"] - language_model.evaluation["elbo"]
+    assert f"{gap:+.2f} from the {language_model.evaluation['elbo']:.2f} of {source}" in said[-1]
     ours, theirs = weights_of(trained.model), weights_of(language_model.model)
     for name in SHARED:
         np.testing.assert_array_equal(ours[name], theirs[name])

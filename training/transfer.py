@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import keras
 
 from kvae.model import TextVAE
-from kvae.runs import load_run
+from kvae.runs import EVALUATION, REPORT, load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
 
@@ -26,6 +27,17 @@ def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Call
     for name in taken:
         ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
     say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
+
+
+def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str], None]) -> None:
+    """Say how far the bound of a run is from that of the run it began with, where both were measured on the same texts."""
+    try:
+        before = json.loads((Path(source) / REPORT / EVALUATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # a `.keras` file, or a run that was moved
+    if all(before.get(name) == report[name] for name in ("texts", "positions")):
+        gap = report["elbo"] - before["elbo"]
+        say(f"bound {report['elbo']:.2f} nats a text, {gap:+.2f} from the {before['elbo']:.2f} of {source}")
 
 
 def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
