@@ -243,7 +243,7 @@ LSTM_PTB_WORD = changed(
         **LSTM_DECODER,
         "encoder": "lstm",
         "encoder_units": (256,),
-        "encoder_embedding": 128,
+        "encoder_embedding": 256,
         "latent": "dense",
         "latent_size": (32,),
         "head_reads": "both",

@@ -14,14 +14,20 @@ from kvae.runs import EVALUATION, REPORT, load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
 
+READER, WRITER = "reader/embedding/embeddings", "head/read_previous/rows/embeddings"
+"""The vectors of symbols that an encoder reads, and those of the previous symbols that a head reads."""
+
 
 def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]) -> None:
-    """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes.
+    """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes; an encoder's
+    vectors begin as those of the head where `source` has no encoder.
 
     `say` hears what was taken and what stays as it was drawn. Raises `ConfigError` when the symbols differ, an id would mean
     another one there, and `ModelError` when `source` does not load.
     """
     theirs = weights_of(loaded(Path(source), alphabet))
+    if WRITER in theirs:
+        theirs.setdefault(READER, theirs[WRITER])
     ours = weights_of(model)
     taken = {name for name, weight in ours.items() if name in theirs and theirs[name].shape == weight.shape}
     for name in taken:
