@@ -8,7 +8,7 @@ PARAMETERS = {
     "lstm-vae-ptb": 2_406_758,
     "lstm-lm-ptb": 1_146_058,
     "lstm-lm-ptb-word": 4_276_759,
-    "lstm-vae-ptb-word": 6_050_263,
+    "lstm-vae-ptb-word": 7_461_719,
     "historyless-lstm-ptb": 2_406_758,
     "historyless-cnn-ptb": 887_790,
     "cnn-ptb": 887_790,

@@ -243,12 +243,12 @@ LSTM_PTB_WORD = changed(
         **LSTM_DECODER,
         "encoder": "lstm",
         "encoder_units": (256,),
-        "encoder_embedding": 128,
+        "encoder_embedding": 256,
         "latent": "dense",
         "latent_size": (32,),
         "head_reads": "both",
     },
-    objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 5.0, "ramp_steps": 0},
+    objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 4.5, "ramp_steps": 0},
     training={"epochs": 6, "learning_rate": 1e-3},
 )
 

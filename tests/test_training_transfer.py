@@ -69,13 +69,26 @@ def test_a_vae_begins_with_the_weights_that_its_decoder_shares_with_a_language_m
     assert not int(model.training_steps)
 
 
+def test_an_encoder_of_the_same_size_reads_with_the_vectors_of_the_language_model(
+    language_model: Run, corpus_file: Path
+) -> None:
+    same = prepare(config_of("lstm-vae-ptb-word", corpus_file, model__encoder_embedding=4))
+    model = built(same, print)
+    start_from(model, language_model.path, same.alphabet, print)
+    vectors = weights_of(language_model.model)["head/read_previous/rows/embeddings"]
+    np.testing.assert_array_equal(model.parts.reader.embedding.embeddings, vectors)
+
+
 def test_a_run_starts_from_another_and_is_resumed_without_it(
     language_model: Run, corpus_file: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "lm"
     shutil.copytree(language_model.path, source)
     config = config_of("lstm-vae-ptb-word", corpus_file, training__start_from=str(source), training__learning_rate=0.0)
-    trained, _ = run(config, tmp_path / "vae", lambda sentence: None)
+    said: list[str] = []
+    trained, _ = run(config, tmp_path / "vae", said.append)
+    gap = trained.evaluation["elbo"] - language_model.evaluation["elbo"]
+    assert f"{gap:+.2f} from the {language_model.evaluation['elbo']:.2f} of {source}" in said[-1]
     ours, theirs = weights_of(trained.model), weights_of(language_model.model)
     for name in SHARED:
         np.testing.assert_array_equal(ours[name], theirs[name])

@@ -49,7 +49,7 @@ from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validatio
 from .plots import plot_curves
 from .store import StoredRows
 from .tensorboard import TensorBoardMonitor
-from .transfer import start_from
+from .transfer import note_gap, start_from
 
 Say = Callable[[str], None]
 
@@ -234,7 +234,10 @@ def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoin
         return run
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
-    write_json(out / REPORT / EVALUATION, evaluated(model, prepared))
+    report = evaluated(model, prepared)
+    write_json(out / REPORT / EVALUATION, report)
+    if prepared.config.training.start_from is not None:
+        note_gap(report, prepared.config.training.start_from, say)
     plot_curves(out / METRICS, out / REPORT / "curves.png")
     return run
 

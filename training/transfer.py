@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,40 @@ from typing import Any
 import keras
 
 from kvae.model import TextVAE
-from kvae.runs import load_run
+from kvae.runs import EVALUATION, REPORT, load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
 
+READER, WRITER = "reader/embedding/embeddings", "head/read_previous/rows/embeddings"
+"""The vectors of symbols that an encoder reads, and those of the previous symbols that a head reads."""
+
 
 def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]) -> None:
-    """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes.
+    """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes; an encoder's
+    vectors begin as those of the head where `source` has no encoder.
 
     `say` hears what was taken and what stays as it was drawn. Raises `ConfigError` when the symbols differ, an id would mean
     another one there, and `ModelError` when `source` does not load.
     """
     theirs = weights_of(loaded(Path(source), alphabet))
+    if WRITER in theirs:
+        theirs.setdefault(READER, theirs[WRITER])
     ours = weights_of(model)
     taken = {name for name, weight in ours.items() if name in theirs and theirs[name].shape == weight.shape}
     for name in taken:
         ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
     say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
+
+
+def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str], None]) -> None:
+    """Say how far the bound of a run is from that of the run it began with, where both were measured on the same texts."""
+    try:
+        before = json.loads((Path(source) / REPORT / EVALUATION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # a `.keras` file, or a run that was moved
+    if all(before.get(name) == report[name] for name in ("texts", "positions")):
+        gap = report["elbo"] - before["elbo"]
+        say(f"bound {report['elbo']:.2f} nats a text, {gap:+.2f} from the {before['elbo']:.2f} of {source}")
 
 
 def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
