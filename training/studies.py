@@ -926,7 +926,7 @@ STUDIES: dict[str, Study] = {
         source="Bowman et al. 2016, table 2; texar's VAE example",
         about=(
             "A sentence a text, 10,000 words; the *test* columns are of its 3,761 sentences, 82,430 tokens with end "
-            "marks. The VAE begins with the weights of the language model and 5 nats of its KL cost nothing. In "
+            "marks. The VAE begins with the weights of the language model and 4.5 nats of its KL cost nothing. In "
             "brackets texar's VAE with an LSTM; the best published of this size is 101.61 (texar-pytorch, "
             "Transformer). Small: the presets' sizes, 6 and 3 epochs instead of 12 and 6."
         ),
