@@ -62,7 +62,7 @@ def test_receptive_field_wants_collapse_without_alpha_beyond_three_only() -> Non
     assert verdicts(STUDIES["receptive-field"], alive) == [False, True, True]
     dead = {f"alpha-0-layers-{layers}": {"kl": 0.1} for layers in LAYERS["small"] if layers > 2}
     assert verdicts(STUDIES["receptive-field"], alive | dead) == [True, True, True]
-    wrong = {"alpha-0-layers-2": {"kl": 0.1}, "alpha-0.2-layers-10": {"kl": 0.1}}
+    wrong = {"alpha-0-layers-2": {"kl": 0.1}, "alpha-0.2-layers-8": {"kl": 0.1}}
     assert verdicts(STUDIES["receptive-field"], alive | dead | wrong) == [True, False, False]
 
 
