@@ -217,7 +217,7 @@ HISTORYLESS = {"LSTM": "historyless-lstm-ptb", "convolutional": "historyless-cnn
 def historyless(scale: str) -> list[Row]:
     """Fig. 3: autoencoders whose decoder sees no history, beta 0, at several lengths."""
     rate = 2e-3 if scale == "small" else 1e-3
-    lengths = (12, 28, 52, 100) if scale == "small" else (12, 20, 28, 40, 52, 60, 80, 100)
+    lengths = (12, 28, 52) if scale == "small" else (12, 20, 28, 40, 52, 60, 80, 100)
     return [
         Row(
             f"{series}-{length}",
@@ -767,7 +767,7 @@ STUDIES: dict[str, Study] = {
         source=f"{S17}, fig. 3",
         about=(
             "Autoencoders (beta 0) of windows of Penn Treebank's characters whose decoder sees no history: an LSTM, "
-            f"and deconvolutions. Small: windows of 12, 28, 52 and 100 characters, {STEPS['historyless']:,} steps of "
+            f"and deconvolutions. Small: windows of 12, 28 and 52 characters, {STEPS['historyless']:,} steps of "
             "32, widths at most 128."
         ),
         scales=scales(historyless),
