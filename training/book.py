@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,31 +61,34 @@ def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
 
 
 def book_text(parts: Path, studies: Mapping[str, Study]) -> str:
-    """The page: an overview, and the chapters in the order of the studies."""
-    found = []
-    for name, study in studies.items():
-        reports = [
-            json.loads(file.read_text(encoding="utf-8"))
-            for scale in study.scales
-            if (file := parts / f"{file_stem(name, scale)}.json").is_file()
-        ]
-        if reports:
-            found.append((name, study, reports))
-    return HEAD + overview(found) + "".join(chapter(name, study, reports, parts.name) for name, study, reports in found)
+    """The page: an overview, and a chapter for every study, in their order."""
+    found = {name: list(reports_of(parts, name, study)) for name, study in studies.items()}
+    chapters = (chapter(name, study, found[name], parts.name) for name, study in studies.items())
+    return HEAD + overview(studies, found) + "".join(chapters)
 
 
-def overview(found: Sequence[tuple[str, Study, Sequence[Mapping[str, Any]]]]) -> str:
+def reports_of(parts: Path, name: str, study: Study) -> Iterator[dict[str, Any]]:
+    """The results of a study that the book has, one for each scale."""
+    for scale in study.scales:
+        file = parts / f"{file_stem(name, scale)}.json"
+        if file.is_file():
+            yield json.loads(file.read_text(encoding="utf-8"))
+
+
+def overview(studies: Mapping[str, Study], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A line for each study: what it is, and its verdicts."""
     lines = ["| study | what | source | verdicts |", "|---|---|---|---|"]
-    for name, study, reports in found:
-        marks = [VERDICTS[verdict.passed] for report in reports for _, verdict in judged(study, report)]
-        lines.append(f"| [{name}](#{name}) | {study.title} | {study.source} | {', '.join(marks)} |")
+    for name, study in studies.items():
+        marks = [VERDICTS[verdict.passed] for report in found[name] for _, verdict in judged(study, report)]
+        lines.append(f"| [{name}](#{name}) | {study.title} | {study.source} | {', '.join(marks) or 'not run yet'} |")
     return "\n".join(lines) + "\n"
 
 
 def chapter(name: str, study: Study, reports: Sequence[Mapping[str, Any]], parts: str) -> str:
     """A study's chapter, a section for each scale that was run."""
     text = f"\n## {name}\n\n**{study.title}** ({study.source}). {study.about}\n"
+    if not reports:
+        text += f"\nNot run yet: `kvae reproduce {name} --book docs` writes this chapter.\n"
     for report in reports:
         text += section(name, study, report, f"{parts}/{file_stem(name, report['scale'])}")
     return text

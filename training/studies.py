@@ -35,14 +35,14 @@ ISSUE = "our own aim"
 
 STEPS = {
     "toy": 1200,
-    "twitter": 400,
+    "twitter": 250,
     "historyless": 500,
     "length": 800,
-    "alpha": 400,
+    "alpha": 300,
     "receptive-field": 500,
     "tweets": 1000,
     "kl-target": 1000,
-    "anti-collapse": 400,
+    "anti-collapse": 250,
 }
 """How long small rows are trained."""
 
