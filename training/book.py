@@ -148,7 +148,7 @@ def sentence(text: str) -> str:
 
 def provenance(results: Sequence[Mapping[str, Any]], stem: str) -> str:
     """Versions, hardware, time, and where all numbers and settings stand."""
-    made = sorted({json.dumps(result["made_with"], sort_keys=True) for result in results})
+    made = dict.fromkeys(json.dumps(result["made_with"]) for result in results)
     lines = []
     for text in made:
         with_what = json.loads(text)
