@@ -36,10 +36,11 @@ def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:
     return dict(sorted(found.items()))
 
 
-def averaged(results: Results, metric: Callable[[Mapping[str, Any]], float]) -> tuple[list[float], list[float]]:
-    """A curve: every x with the mean of the metric over its seeds."""
+def averaged(results: Results, name: str, in_bits: bool = False) -> tuple[list[float], list[float]]:
+    """A curve: every x with the mean of a metric over its seeds, as it is or in bits a character."""
     places = sorted({item["x"] for item in results})
-    return places, [float(np.mean([metric(item) for item in results if item["x"] == x])) for x in places]
+    values = [[bits(item[name], item) if in_bits else item[name] for item in results if item["x"] == x] for x in places]
+    return places, [float(np.mean(each)) for each in values]
 
 
 def bits(nats: float, result: Mapping[str, Any]) -> float:
@@ -55,7 +56,7 @@ def cost_and_kl(label: str) -> Draw:
         with drawing(path) as (axis,):
             for color, (series, items) in enumerate(series_of(results).items()):
                 for name, style in (("elbo", "o-"), ("kl", "s--")):
-                    places, values = averaged(items, lambda item, name=name: bits(item[name], item))
+                    places, values = averaged(items, name, in_bits=True)
                     what = "full cost" if name == "elbo" else "KL"
                     axis.plot(places, values, style, color=f"C{color}", label=f"{series}: {what}")
             axis.set(xlabel=label, ylabel="bits a character, held out", ylim=(0, None))
@@ -107,7 +108,7 @@ def panels_over_x(label: str, panels: Mapping[str, str], diagonal: str = "") -> 
         with drawing(path, len(panels), 4.0, 3.6) as axes:
             for axis, (metric, title) in zip(axes, panels.items(), strict=True):
                 for series, items in series_of(results).items():
-                    places, values = averaged(items, lambda item, metric=metric: item[metric])
+                    places, values = averaged(items, metric)
                     axis.plot(places, values, "o-", label=series)
                     if metric == diagonal:
                         axis.plot(places, places, "k:", label="equal")
