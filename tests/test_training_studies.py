@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from kvae.cli import STUDIES as NAMED
-from kvae.configuration import Config
 from kvae.misfits import check_slots
+from kvae.presets import preset
 from kvae.training.reproduction import Study
 from kvae.training.studies import ALPHAS, LAYERS, LENGTHS, STUDIES, TARGETS, TOY, lasting, reconstruction_bits
 
@@ -26,11 +26,15 @@ def test_every_row_is_a_configuration_that_fits_together(name: str, scale: str) 
         check_slots(config.model, config.objective)
 
 
-def test_a_row_lasts_as_long_as_it_says_with_the_ramp_in_its_middle() -> None:
-    config = lasting(Config(), 800, 32, objective__alpha=0.5)
+def test_a_row_lasts_as_long_as_it_says_and_is_annealed_later_without_an_auxiliary_loss() -> None:
+    config = lasting(preset("hybrid-lstm-small"), 800, 32, objective__alpha=0.5)
     assert config.training.epochs * (config.training.steps_per_epoch or 0) == 800
-    assert (config.objective.ramp_start, config.objective.ramp_steps) == (200, 400)
+    assert (config.objective.ramp_start, config.objective.ramp_steps) == (0, 400)
     assert config.objective.alpha == 0.5
+    without = lasting(preset("lstm-vae-ptb-small"), 800, 32)
+    assert (without.objective.ramp_start, without.objective.ramp_steps) == (200, 400)
+    never = preset("historyless-cnn-ptb-small")
+    assert lasting(never, 800, 32).objective == never.objective
 
 
 def verdicts(study: Study, numbers: dict[str, dict[str, float]]) -> list[bool | None]:
