@@ -8,7 +8,7 @@ from kvae.cli import STUDIES as NAMED
 from kvae.misfits import check_slots
 from kvae.presets import preset
 from kvae.training.reproduction import Study
-from kvae.training.studies import ALPHAS, LAYERS, LENGTHS, STUDIES, TARGETS, TOY, lasting, reconstruction_bits
+from kvae.training.studies import ALPHAS, LAYERS, LENGTHS, STUDIES, TARGETS, TOY, TWITTER, lasting, reconstruction_bits
 
 SCALED = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
 
@@ -42,11 +42,17 @@ def verdicts(study: Study, numbers: dict[str, dict[str, float]]) -> list[bool | 
 
 
 def test_toy_wants_low_bounds_and_a_living_code() -> None:
-    good = {name: {"elbo": 12.0, "kl": 5.0} for name in TOY} | {"lvae-3": {"elbo": 8.9, "kl": 3.1}}
+    good = {name: {"elbo": 12.0, "kl": 5.0} for name in TOY} | {"rnn-dense": {"elbo": 8.9, "kl": 3.1}}
     assert verdicts(STUDIES["toy"], good) == [True, True, True]
     assert verdicts(STUDIES["toy"], good | {"cnn-map": {"elbo": 20.5, "kl": 9.0}}) == [False, True, True]
-    assert verdicts(STUDIES["toy"], good | {"lvae-3": {"elbo": 8.9, "kl": 2.9}}) == [True, False, True]
-    assert verdicts(STUDIES["toy"], good | {"rnn-map": {"elbo": 8.8, "kl": 3.5}})[2] is False
+    assert verdicts(STUDIES["toy"], good | {"rnn-dense": {"elbo": 8.9, "kl": 2.9}}) == [True, False, True]
+    assert verdicts(STUDIES["toy"], good | {"lvae-3": {"elbo": 8.8, "kl": 3.5}})[2] is False
+
+
+def test_twitter_wants_a_ladder_in_front() -> None:
+    rows = {name: {"elbo": 60.0 + place, "kl": 5.0} for place, name in enumerate(reversed(TWITTER))}
+    assert verdicts(STUDIES["twitter"], rows) == [True]
+    assert verdicts(STUDIES["twitter"], rows | {"cnn-map": {"elbo": 50.0, "kl": 5.0}}) == [False]
 
 
 def lengths(lstm: list[float], hybrid: list[float]) -> dict[str, dict[str, float]]:

@@ -189,11 +189,16 @@ def near_entropy(numbers: Numbers) -> tuple[bool, str]:
     )
 
 
-def ladders_lead(names: Sequence[str], ladders: Sequence[str], numbers: Numbers) -> tuple[bool, str]:
+def ladders_lead(names: Sequence[str], numbers: Numbers) -> tuple[bool, str]:
     order = sorted(names, key=lambda name: numbers[name]["elbo"])
-    return order[0] in ladders, "from the lowest bound: " + ", ".join(
+    return order[0].startswith(("lvae", "lcnnvae")), "from the lowest bound: " + ", ".join(
         f"{name} {numbers[name]['elbo']:.2f} (KL {numbers[name]['kl']:.2f})" for name in order
     )
+
+
+def simpler_leads(names: Sequence[str], numbers: Numbers) -> tuple[bool, str]:
+    ladder, evidence = ladders_lead(names, numbers)
+    return not ladder, evidence
 
 
 # --- S17, figures 3 to 6: Penn Treebank as windows of characters -----------------------------------------------------
@@ -743,9 +748,9 @@ STUDIES: dict[str, Study] = {
             ),
             Statement("The best row with at least 3 nats of KL is at most 5 % above the entropy.", ISSUE, near_entropy),
             Statement(
-                "Ladders lead in the honest unit.",
+                "On so simple a corpus a simpler model leads over the ladders.",
                 f"{P18}, 6",
-                partial(ladders_lead, tuple(TOY), ("lvae-3", "lcnnvae-3")),
+                partial(simpler_leads, tuple(TOY)),
             ),
         ),
     ),
@@ -761,13 +766,7 @@ STUDIES: dict[str, Study] = {
         columns=PETERSEN_COLUMNS,
         measure=petersen_units,
         draw=stacked,
-        statements=(
-            Statement(
-                "Ladders lead in the honest unit.",
-                f"{P18}, 6",
-                partial(ladders_lead, tuple(TWITTER), ("lvae-3", "lcnnvae-3", "lvae-5", "lcnnvae-5")),
-            ),
-        ),
+        statements=(Statement("Ladders lead in the honest unit.", f"{P18}, 6", partial(ladders_lead, tuple(TWITTER))),),
     ),
     "historyless": Study(
         title="Decoders without history",
