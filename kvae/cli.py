@@ -287,6 +287,10 @@ def interpolate(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> None:
+    {SYSTEMS: reproduce_systems, BOOK: reproduce_book}.get(options.id, reproduce_studies)(options)
+
+
+def reproduce_studies(options: argparse.Namespace) -> None:
     if options.page is not None:
         raise ConfigError(f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER")
     with heavy_imports("train"):
