@@ -162,3 +162,15 @@ def sampler(bundle_folder: Path) -> Any:
     from kvae.serving import Sampler
 
     return Sampler.load(bundle_folder)
+
+
+def stopping_checkpoints() -> Any:
+    """Checkpoints that stop a run after its first step, as Ctrl-C does."""
+    from kvae.training.callbacks import Checkpoints
+
+    class Stop(Checkpoints):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.stop.set()
+            super().on_train_batch_end(batch, logs)
+
+    return Stop

@@ -98,7 +98,10 @@ def test_the_book_in_docs_is_what_its_results_make() -> None:
 
 
 @pytest.mark.parametrize("name", [file.stem for file in (DOCS / "results").glob("*.json")])
-def test_every_chapter_has_all_rows_and_its_figure(name: str) -> None:
+def test_every_chapter_has_all_rows_seeds_and_its_figure(name: str) -> None:
     study, found = STUDIES[name], json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert {result["row"] for result in found["rows"]} == {row.name for row in study.scales["small"]()}
+    for row in study.scales["small"]():
+        seeds = {result["seed"] for result in found["rows"] if result["row"] == row.name}
+        assert seeds >= set(range(study.seeds)), row.name
     assert (DOCS / "results" / f"{name}.png").is_file()

@@ -11,9 +11,10 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import experiment, reproduction
-from kvae.training.callbacks import Checkpoints
 from kvae.training.figures import stacked
 from kvae.training.reproduction import Progress, Row, Statement, Study, asked, changes, judged, kept, reproduce
+
+from .conftest import stopping_checkpoints
 
 
 def tiny(**settings: Any) -> Config:
@@ -159,14 +160,9 @@ def test_unknown_rows_and_no_seeds_are_refused(tmp_path: Path, options: dict[str
 
 
 def test_a_stopped_study_goes_on_within_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stop(Checkpoints):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.stop.set()
-            super().on_train_batch_end(batch, logs)
-
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "Checkpoints", Stop)
+        patch.setattr(experiment, "Checkpoints", stopping_checkpoints())
         with pytest.raises(KeyboardInterrupt):
             reproduce(study(), tmp_path, said.append, rows=["free"])
     assert not (tmp_path / "free" / "seed-0" / reproduction.RESULT).exists()

@@ -1,7 +1,6 @@
 """The table of systems: made row by row, gone on with where it stopped."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,8 +8,9 @@ from kvae.configuration import Config
 from kvae.presets import PUBLISHED
 from kvae.serving.errors import ConfigError
 from kvae.training import experiment, reproduction, systems
-from kvae.training.callbacks import Checkpoints
 from kvae.training.systems import distinct, reproduce
+
+from .conftest import stopping_checkpoints
 
 ROWS = ["lstm-lm-ptb", "lvae-3-toy"]
 
@@ -57,14 +57,9 @@ def test_equal_systems_are_trained_once_and_every_preset_has_a_row() -> None:
 def test_a_row_that_was_stopped_is_no_result_and_goes_on(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stop(Checkpoints):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.stop.set()
-            super().on_train_batch_end(batch, logs)
-
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "Checkpoints", Stop)
+        patch.setattr(experiment, "Checkpoints", stopping_checkpoints())
         with pytest.raises(KeyboardInterrupt):
             reproduce(tmp_path, said.append, ROWS[:1])
     assert not (tmp_path / ROWS[0] / reproduction.RESULT).exists()
