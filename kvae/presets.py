@@ -222,12 +222,12 @@ LANGUAGE_MODEL_PTB_WORD = Config(
         head_units=512,
         head_embedding=256,
         tied_embeddings=True,
-        head_dropout=0.4,
+        head_dropout=0.5,
         head_layer_normalization=False,
     ),
     objective=ObjectiveConfig(alpha=0.0, count_padding=False),
     training=TrainingConfig(
-        epochs=6,
+        epochs=7,
         batch_size=32,
         length_buckets=True,
         learning_rate=2e-3,
@@ -247,10 +247,9 @@ LSTM_PTB_WORD = changed(
         "latent": "dense",
         "latent_size": (32,),
         "head_reads": "both",
-        "head_dropout": 0.5,
     },
     objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 4.5, "ramp_steps": 0},
-    training={"epochs": 2, "learning_rate": 1e-3},
+    training={"epochs": 4, "learning_rate": 1e-3},
 )
 
 S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"
