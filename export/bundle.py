@@ -16,23 +16,35 @@ import onnx
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
-from kvae.serving.alphabet import Alphabet
-from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
+from kvae.serving.alphabet import PAD, Alphabet
+from kvae.serving.bundle import ENDPOINTS, FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
 from kvae.serving.errors import ConfigError
-from kvae.serving.sampler import Sampler
+from kvae.serving.sampler import Sampler, choices
 
 from .convert import check_backend
 from .graphs import bundle_graphs
-from .parity import compare
+from .parity import compare, readable
+from .quantization import agreement, quantized
+
+MOST_FOR_AGREEMENT = 500
+"""Texts on which the loss of eight bits is measured."""
 
 SEED_TEST = {"seed": 7, "rows": 3}
 """What the manifest remembers of the sampler's own output, for a check without Keras."""
 
 
 def write_bundle(
-    model: TextVAE, alphabet: Alphabet, config: Config, path: str | Path, training: Mapping[str, Any] | None = None
+    model: TextVAE,
+    alphabet: Alphabet,
+    config: Config,
+    path: str | Path,
+    training: Mapping[str, Any] | None = None,
+    held_out: np.ndarray | None = None,
+    int8: bool = False,
 ) -> dict[str, Any]:
-    """Export `model` to the folder `path` and return its manifest; `training` is a summary that travels along.
+    """Export `model` to the folder `path` and return its manifest; `training` is a summary that travels along, `held_out` are
+    tokens (n, T) that it is compared on. With `int8` the weights are rounded to eight bits after the comparison, and what
+    that changes is measured and recorded.
 
     Everything is written and verified in a neighbouring folder that takes the name at the end: whatever fails, raises
     and leaves nothing. Raises `ConfigError` when `path` exists and `CheckFailed` when the graphs are not the model.
@@ -51,15 +63,30 @@ def write_bundle(
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
         write_files(partial, manifest, graphs)
-        manifest["parity"] = compare(model, read_bundle(partial))
+        manifest["parity"] = compare(model, read_bundle(partial), held_out)
+        if int8:
+            exact, graphs = graphs, {name: quantized(graph, len(alphabet)) for name, graph in graphs.items()}
+            manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, partial, held_out))
         sampler = Sampler.load(partial)
         manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
         write_files(partial, manifest, graphs)
-        Sampler.load(partial)
+        Sampler.load(partial, endpoints=ENDPOINTS)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def tokens_for_agreement(model: TextVAE, bundle: Path, held_out: np.ndarray | None) -> np.ndarray:
+    """Held-out tokens (n, T), or texts of the model's own where there are none."""
+    if held_out is not None and len(held_out):
+        return np.asarray(held_out[:MOST_FOR_AGREEMENT], np.int32)
+    sampler, rows = Sampler.load(bundle), np.arange(MOST_FOR_AGREEMENT)
+    ids, _ = sampler.write_ids(
+        sampler.draw_codes(len(rows), seed=0), np.zeros_like(rows), rows, choices(sampler.manifest)
+    )
+    missing = model.model_config.length - ids.shape[1]
+    return readable(np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), sampler)
 
 
 def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
+from kvae.serving.bundle import OPSET
 from kvae.serving.errors import CheckFailed, ConfigError
-
-from .nodes import OPSET
 
 
 def check_backend() -> None:

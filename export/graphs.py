@@ -1,7 +1,19 @@
-"""The graphs of a bundle: `encoder`, `prior`, and `sampler`, the whole decoding loop in one."""
+"""The graphs of a bundle.
+
+    sampler   seed, row, z, choices       -> ids, lengths, log_probability: the whole decoding loop
+    encoder   tokens                      -> mean, log_variance
+    prior     seed, row                   -> z
+    scorer    tokens, seed, row           -> reconstruction, kl, nats of each position: the teacher-forced bound
+    expand    z                           -> projected, first states: where streaming begins
+    step      projected, previous, states -> symbol, log_probability, new states: one turn of the sampler's loop
+
+Sampler, scorer and step put the same converted head around their own turns, so that they cannot drift apart.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,19 +23,45 @@ from onnx import TensorProto
 
 from kvae.decoding import writable
 from kvae.model import TextVAE
+from kvae.objectives import price_of_guesses
+from kvae.parts import named_kls
 from kvae.serving.alphabet import END, PAD, START
 
+from .choices import choose
 from .convert import checked, converted
 from .nodes import Nodes, tensor
 from .random_numbers import key_of, normals, row_numbers, threefry, uniform
 
 LOGITS = "logits"
-"""The name that the sampler's body gives the logits of a step, so that parity can watch them."""
+"""The name that a loop's body gives the logits of a step, so that parity can watch them."""
+
+FORBIDDEN = -1e9
+"""Added to the logit of a symbol that may not be written."""
+
+PLACE = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
+"""Row `row` of `seed`: what all randomness of a text depends on."""
+
+CHOICES = (
+    tensor("temperature", "float"),
+    tensor("top_k", "int64"),
+    tensor("top_p", "float"),
+    tensor("min_length", "int64"),
+)
+"""How symbols are chosen: `temperature` 0 takes the likeliest, `top_k` 0 and `top_p` 1 keep all, no end mark stands before
+position `min_length`."""
 
 
 def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
     """Every endpoint of a bundle, by name."""
-    return {"sampler": sampler_graph(model), "encoder": encoder_graph(model), "prior": prior_graph(model)}
+    graphs: dict[str, Callable[[TextVAE], onnx.ModelProto]] = {
+        "sampler": sampler_graph,
+        "encoder": encoder_graph,
+        "prior": prior_graph,
+        "scorer": scorer_graph,
+        "expand": expand_graph,
+        "step": step_graph,
+    }
+    return {name: graph(model) for name, graph in graphs.items()}
 
 
 def encoder_graph(model: TextVAE) -> onnx.ModelProto:
@@ -33,145 +71,228 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
         found = model.encode(tokens)
         return found["mean"], found["log_variance"]
 
-    tokens = tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")
-    return converted(encode, [tokens], ["mean", "log_variance"])
+    return converted(encode, [tokens_spec(model)], ["mean", "log_variance"])
 
 
 def prior_graph(model: TextVAE) -> onnx.ModelProto:
-    """seed, first_row, count -> z (count, d): the codes of rows first_row, first_row + 1, ... of a seed."""
-    size = model.parts.noise_size
+    """seed, row (batch,) -> z (batch, d): the codes of rows of seeds."""
     g = Nodes()
-    noise = normals(g, key_of(g, "seed"), row_numbers(g, "first_row", "count"), size)
-    part = converted(lambda noise: model.codes(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"])
-    (z,) = g.inline(part, {"noise": noise}, "prior_")
-    g.named(z, "z")
-    inputs = [tensor(name, "int64") for name in ("seed", "first_row", "count")]
-    return checked(g.model("prior", inputs, [tensor("z", "float", "batch", model.parts.code_size)]))
+    g.named(drawn_codes(g, model), "z")
+    return checked(g.model("prior", PLACE, [tensor("z", "float", "batch", model.parts.code_size)]))
 
 
 def sampler_graph(model: TextVAE) -> onnx.ModelProto:
-    """z and choices -> ids (batch, time), lengths (batch,), log_probability (batch,).
+    """seed, row (batch,), z (batch, d) and choices -> ids (batch, time), lengths (batch,), log_probability (batch,).
 
-    `temperature` 0 takes the likeliest symbol; `top_k` 0 and `top_p` 1 keep all symbols. The symbol of row r at position t
-    depends on z, the choices, `seed`, r and t alone. Decoding stops when every row has ended: `time` may be below
-    `max_length`. `lengths` count the text without its end mark; `log_probability` is nats at temperature 1 with it.
+    With a `z` of no rows the codes are those of the prior. The symbol of a text at position t depends on its code, the choices,
+    its seed and row, and t alone. Decoding stops when every text has ended: `time` may be below `max_length`. `lengths`
+    count the text without its end mark; `log_probability` is nats at temperature 1 with it.
     """
     g = Nodes()
-    projected, *states = g.inline(expand_part(model), {"z": "z"}, "expand_")
-    by_position = g.Transpose(projected, perm=[1, 0, 2])
-    batch = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
-    count = g.Squeeze(batch)
+    decoder = Decoder.of(model, g, given_or_drawn_codes(g, model))
+    batch = g.Shape("seed")
     carried = [
         g.Expand(g.constant(START, np.int64), batch),
         g.Expand(g.constant(False, bool), batch),
         g.Expand(g.constant(0.0, np.float32), batch),
-        *states,
+        *decoder.states,
     ]
-    randomness = (key_of(g, "seed"), row_numbers(g, "first_row", count))
-    body = step_body(g, model, by_position, randomness)
-    yes = g.constant(True, bool)
-    *carried, written = g.Loop("max_length", yes, *carried, outputs=len(carried) + 1, body=body)
+    body = writing_body(g, decoder, (key_of(g, "seed"), row_numbers(g, "row")))
+    *carried, written = g.Loop("max_length", g.constant(True, bool), *carried, outputs=len(carried) + 1, body=body)
     ids = g.named(g.Transpose(written, perm=[1, 0]), "ids")
     text = g.And(g.Not(g.Equal(ids, g.constant(END, np.int64))), g.Not(g.Equal(ids, g.constant(PAD, np.int64))))
     g.named(g.ReduceSum(g.Cast(text, to=TensorProto.INT64), g.constant([1], np.int64), keepdims=0), "lengths")
     g.named(carried[2], "log_probability")
-    inputs = [
-        tensor("z", "float", "batch", model.parts.code_size),
-        *(tensor(name, "int64") for name in ("seed", "first_row")),
-        tensor("temperature", "float"),
-        tensor("top_k", "int64"),
-        tensor("top_p", "float"),
-        tensor("max_length", "int64"),
-    ]
+    z = tensor("z", "float", "codes", model.parts.code_size)
     outputs = [
         tensor("ids", "int64", "batch", "time"),
         tensor("lengths", "int64", "batch"),
         tensor("log_probability", "float", "batch"),
     ]
-    return checked(g.model("sampler", inputs, outputs))
+    return checked(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs))
 
 
-def step_body(outer: Nodes, model: TextVAE, by_position: str, randomness: Any) -> onnx.GraphProto:
-    """One turn of the loop: the head's step, the choice of a symbol, and whether any row still writes."""
-    g = Nodes(outer)
-    key, rows = randomness
-    specs = state_specs(model)
-    bindings = {"projected": g.Gather(by_position, "position", axis=0), "previous": "previous"}
-    bindings |= {name: name for name in specs}
-    logits, *new_states = g.inline(step_part(model), bindings, "step_")
-    logits = g.named(
-        g.Add(logits, g.constant(np.array(writable(model.model_config.vocabulary_size)), np.float32)), LOGITS
+def scorer_graph(model: TextVAE) -> onnx.ModelProto:
+    """tokens (batch, T) int32, seed, row -> reconstruction, kl (batch,) and nats (batch, time), the bound's two halves and
+    the first one position by position, of a code drawn from q(z|x).
+
+    With attributes there is an input `attribute` (batch,) int32, -1 where the classifier is to choose; `kl` then holds the
+    price of its choice.
+    """
+    g = Nodes()
+    noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), model.parts.noise_size)
+    labelled = bool(model.model_config.attributes)
+    bound = {"tokens": "tokens", "noise": noise} | ({"attribute": "attribute"} if labelled else {})
+    code, kl = g.inline(inference_part(model), bound, "infer_")
+    decoder = Decoder.of(model, g, code)
+    g.named(kl, "kl")
+    tokens = g.Cast("tokens", to=TensorProto.INT64)
+    counted = g.Cast(g.Not(g.Equal(tokens, g.constant(PAD, np.int64))), to=TensorProto.INT64)
+    lengths = g.ReduceSum(counted, g.constant([1], np.int64), keepdims=0)
+    by_position = g.Transpose(tokens, perm=[1, 0])
+    carried = [g.Expand(g.constant(START, np.int64), g.Shape("seed")), *decoder.states]
+    body = reading_body(g, decoder, by_position)
+    *_, nats = g.Loop(
+        g.ReduceMax(lengths, keepdims=0), g.constant(True, bool), *carried, outputs=len(carried) + 1, body=body
     )
+    nats = g.named(g.Transpose(nats, perm=[1, 0]), "nats")
+    g.named(g.ReduceSum(nats, g.constant([1], np.int64), keepdims=0), "reconstruction")
+    inputs = [tensor("tokens", "int32", "batch", model.model_config.length), *PLACE]
+    inputs += [tensor("attribute", "int32", "batch")] if labelled else []
+    outputs = [*(tensor(name, "float", "batch") for name in ("reconstruction", "kl"))]
+    return checked(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")]))
 
-    words = threefry(g, key, (rows, g.Cast("position", to=TensorProto.UINT32)))
-    chosen = choose(g, logits, uniform(g, words[0]))
-    column = g.constant([1], np.int64)
-    gain = g.Squeeze(g.GatherElements(g.LogSoftmax(logits, axis=1), g.Unsqueeze(chosen, column), axis=1), column)
+
+def expand_graph(model: TextVAE) -> onnx.ModelProto:
+    """z (batch, d) -> projected (batch, T, P) and the head's first states."""
+    part = expand_part(model)
+    part.graph.output[0].CopyFrom(tensor("projected", "float", "batch", model.model_config.length, width_of(model)))
+    return checked(part)
+
+
+def step_graph(model: TextVAE) -> onnx.ModelProto:
+    """One turn of the sampler's loop: projected (batch, P) of a position, the symbols before it and the states -> symbol,
+    log_probability (batch,) and the new states."""
+    g = Nodes()
+    specs = state_specs(model)
+    turn = step_part(model)
+    logits, *states = g.inline(turn, {name: name for name in ("projected", "previous", *specs)}, "step_")
+    symbol, gain = next_symbol(g, model, logits, (key_of(g, "seed"), row_numbers(g, "row")))
+    g.named(symbol, "symbol")
+    g.named(gain, "log_probability")
+    for state, name in zip(states, specs, strict=True):
+        g.named(state, f"new_{name}")
+    read = [tensor("projected", "float", "batch", width_of(model)), tensor("previous", "int64", "batch")]
+    outputs = [tensor("symbol", "int64", "batch"), tensor("log_probability", "float", "batch")]
+    outputs += state_tensors(specs, "new_")
+    place = [tensor("position", "int64"), *PLACE]
+    return checked(g.model("step", [*read, *state_tensors(specs), *place, *CHOICES], outputs))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A head between the nodes of a graph: what it reads at each position, its first states, and one step of it."""
+
+    model: TextVAE
+    by_position: str
+    """(T, batch, P)."""
+    states: Sequence[str]
+    specs: dict[str, tf.TensorSpec]
+    step: onnx.ModelProto
+
+    @classmethod
+    def of(cls, model: TextVAE, g: Nodes, code: str) -> Decoder:
+        projected, *states = g.inline(expand_part(model), {"z": code}, "expand_")
+        return cls(model, g.Transpose(projected, perm=[1, 0, 2]), states, state_specs(model), step_part(model))
+
+    def turn(self, g: Nodes) -> tuple[str, list[str]]:
+        """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
+        bindings = {"projected": g.Gather(self.by_position, "position", axis=0), "previous": "previous"}
+        logits, *states = g.inline(self.step, bindings | {name: name for name in self.specs}, "step_")
+        return logits, states
+
+    def body(
+        self,
+        g: Nodes,
+        name: str,
+        go_on: str,
+        carried: Sequence[tuple[onnx.ValueInfoProto, str]],
+        states: Sequence[str],
+        written: onnx.ValueInfoProto,
+    ) -> onnx.GraphProto:
+        """The nodes as a loop's body that carries `carried` (as it comes in, and the name as it goes out) and the states."""
+        inputs = [tensor("position", "int64"), tensor("go_on", "bool"), *(before for before, _ in carried)]
+        outputs = [tensor(go_on, "bool"), *(renamed(before, g.Identity(after)) for before, after in carried)]
+        outputs += [
+            renamed(before, g.Identity(after)) for before, after in zip(state_tensors(self.specs), states, strict=True)
+        ]
+        return g.body(name, [*inputs, *state_tensors(self.specs)], [*outputs, written])
+
+
+def writing_body(outer: Nodes, decoder: Decoder, randomness: Any) -> onnx.GraphProto:
+    """One turn of writing: the head's step, the choice of a symbol, and whether any row still writes."""
+    g = Nodes(outer)
+    logits, states = decoder.turn(g)
+    chosen, gain = next_symbol(g, decoder.model, logits, randomness)
     symbol = g.Where("finished", g.constant(PAD, np.int64), chosen)
     total = g.Add("log_probability_before", g.Where("finished", g.constant(0.0, np.float32), gain))
     finished = g.Or("finished", g.Equal(symbol, g.constant(END, np.int64)))
     writing = g.ReduceMax(g.Cast(g.Not(finished), to=TensorProto.INT32), keepdims=0)
-
-    inputs = [
-        tensor("position", "int64"),
-        tensor("go_on", "bool"),
-        tensor("previous", "int64", "batch"),
-        tensor("finished", "bool", "batch"),
+    carried = [
+        (tensor("previous", "int64", "batch"), symbol),
+        (tensor("finished", "bool", "batch"), finished),
+        (tensor("log_probability_before", "float", "batch"), total),
     ]
-    inputs += [tensor("log_probability_before", "float", "batch")]
-    inputs += [tensor(name, spec.dtype.name, "batch", *spec.shape[1:]) for name, spec in specs.items()]
-    outputs = [tensor(g.Cast(writing, to=TensorProto.BOOL), "bool"), tensor(g.Identity(symbol), "int64", "batch")]
-    outputs += [tensor(finished, "bool", "batch"), tensor(total, "float", "batch")]
-    outputs += [
-        tensor(g.Identity(name), spec.dtype.name, "batch", *spec.shape[1:])
-        for name, spec in zip(new_states, specs.values(), strict=True)
+    go_on = g.Cast(writing, to=TensorProto.BOOL)
+    return decoder.body(g, "write", go_on, carried, states, tensor(symbol, "int64", "batch"))
+
+
+def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
+    """One turn of reading: nats of the symbol that stands at the position, 0 on padding."""
+    g = Nodes(outer)
+    logits, states = decoder.turn(g)
+    symbol = g.Gather(by_position, "position", axis=0)
+    nats = g.Neg(log_probability_of(g, g.named(logits, LOGITS), symbol))
+    nats = g.Where(g.Equal(symbol, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), nats)
+    carried = [(tensor("previous", "int64", "batch"), symbol)]
+    return decoder.body(g, "read", g.Identity("go_on"), carried, states, tensor(nats, "float", "batch"))
+
+
+def next_symbol(g: Nodes, model: TextVAE, logits: str, randomness: Any) -> tuple[str, str]:
+    """The symbols (batch,) chosen from logits (batch, V) at `position`, and their log-probability at temperature 1."""
+    key, rows = randomness
+    anywhere = np.array(writable(model.model_config.vocabulary_size), np.float32)
+    before_the_least = anywhere.copy()
+    before_the_least[END] = FORBIDDEN
+    barrier = g.Where(g.Less("position", "min_length"), g.constant(before_the_least), g.constant(anywhere))
+    logits = g.named(g.Add(logits, barrier), LOGITS)
+    words = threefry(g, key, (rows, g.Cast("position", to=TensorProto.UINT32)))
+    chosen = choose(g, logits, uniform(g, words[0]))
+    return chosen, log_probability_of(g, logits, chosen)
+
+
+def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
+    """log softmax(logits) (batch, V) at symbols (batch,), nats, (batch,)."""
+    column = g.constant([1], np.int64)
+    return g.Squeeze(g.GatherElements(g.LogSoftmax(logits, axis=1), g.Unsqueeze(symbols, column), axis=1), column)
+
+
+def drawn_codes(g: Nodes, model: TextVAE) -> str:
+    """Codes (batch, d) of the prior for `seed` and `row`."""
+    size = model.parts.noise_size
+    noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), size)
+    part = converted(lambda noise: model.codes(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"])
+    (z,) = g.inline(part, {"noise": noise}, "prior_")
+    return z
+
+
+def given_or_drawn_codes(g: Nodes, model: TextVAE) -> str:
+    """`z`, or codes of the prior where it has no rows."""
+    rows = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
+    drawn, given = Nodes(g), Nodes(g)
+    z = [
+        tensor(name, "float", "rows", model.parts.code_size)
+        for name in (drawn_codes(drawn, model), given.Identity("z"))
     ]
-    outputs += [tensor(symbol, "int64", "batch")]
-    return g.body("step", inputs, outputs)
-
-
-def choose(g: Nodes, logits: str, uniforms: str) -> str:
-    """Symbols (batch,) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`."""
-    zero, one, column = g.constant(0.0, np.float32), g.constant(1.0, np.float32), g.constant([1], np.int64)
-    is_greedy = g.Equal("temperature", zero)
-    probabilities = g.Softmax(g.Div(logits, g.Where(is_greedy, one, "temperature")), axis=1)
-
-    everything, filtered = Nodes(g), Nodes(g)
-    all_of_it = everything.Identity(probabilities)
-    kept = likeliest(filtered, probabilities)
-    restricts = g.Or(g.Greater("top_k", g.constant(0, np.int64)), g.Less("top_p", one))
-    probabilities = g.If(
-        restricts,
-        then_branch=filtered.body("filtered", [], [tensor(kept, "float", "batch", "symbols")]),
-        else_branch=everything.body("everything", [], [tensor(all_of_it, "float", "batch", "symbols")]),
+    return g.If(
+        g.Equal(g.Squeeze(rows), g.constant(0, np.int64)),
+        then_branch=drawn.body("drawn", [], z[:1]),
+        else_branch=given.body("given", [], z[1:]),
     )
-    cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
-    total = g.ReduceSum(probabilities, column, keepdims=1)
-    passed = g.LessOrEqual(cumulative, g.Mul(g.Unsqueeze(uniforms, column), total))
-    drawn = g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=0)
-    # Rounding may push the draw behind the last symbol that has any probability: step back to that one.
-    positive = g.Cast(g.Greater(probabilities, zero), to=TensorProto.FLOAT)
-    last = g.ArgMax(positive, axis=1, keepdims=0, select_last_index=1)
-    return g.Where(is_greedy, g.ArgMax(logits, axis=1, keepdims=0), g.Min(drawn, last))
 
 
-def likeliest(g: Nodes, probabilities: str) -> str:
-    """Probabilities (batch, V) with zeros outside the `top_k` likeliest symbols and, of those, the `top_p` nucleus.
+def inference_part(model: TextVAE) -> onnx.ModelProto:
+    """tokens, noise (and attribute) -> code (batch, code_size) drawn from q(z|x), and its KL (batch,), nats."""
+    values = len(model.model_config.attributes)
 
-    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest symbols with a share of at least `top_p`.
-    """
-    zero, column = g.constant(0.0, np.float32), g.constant([1], np.int64)
-    symbols = g.Slice(g.Shape(probabilities), g.constant([1], np.int64), g.constant([2], np.int64))
-    sorted_probabilities, _ = g.TopK(probabilities, symbols, axis=1, outputs=2)
-    ranks = g.Range(g.constant(0, np.int64), g.Squeeze(symbols), g.constant(1, np.int64))
-    no_limit = g.Equal("top_k", g.constant(0, np.int64))
-    within_k = g.Or(g.Less(ranks, "top_k"), no_limit)
-    first_k = g.Where(within_k, sorted_probabilities, zero)
-    shares = g.Div(first_k, g.ReduceSum(first_k, column, keepdims=1))
-    before = g.CumSum(shares, g.constant(1, np.int64), exclusive=1)
-    in_nucleus = g.And(g.Less(before, "top_p"), g.Greater(first_k, zero))
-    smallest = g.ReduceMin(g.Where(in_nucleus, first_k, g.constant(2.0, np.float32)), column, keepdims=1)
-    return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)
+    def infer(tokens: Any, noise: Any, attribute: Any = None) -> tuple[Any, Any]:
+        outputs, code = model.parts.inferred(tokens, tf.identity(noise), attribute, training=False)
+        kl = sum((outputs[name] for name in named_kls(outputs)), tf.zeros_like(tokens[:, 0], tf.float32))
+        return code, kl + price_of_guesses(attribute, values) if values else kl
+
+    noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
+    attribute = [tf.TensorSpec((None,), tf.int32, "attribute")] if values else []
+    return converted(infer, [tokens_spec(model), noise, *attribute], ["code", "kl"])
 
 
 def expand_part(model: TextVAE) -> onnx.ModelProto:
@@ -188,9 +309,8 @@ def expand_part(model: TextVAE) -> onnx.ModelProto:
 def step_part(model: TextVAE) -> onnx.ModelProto:
     """projected (batch, P), previous (batch,), states -> logits (batch, V), states."""
     specs = state_specs(model)
-    width = model.head.project(features_of_zero(model)).shape[-1]
     inputs = [
-        tf.TensorSpec((None, width), name="projected"),
+        tf.TensorSpec((None, width_of(model)), name="projected"),
         tf.TensorSpec((None,), tf.int64, "previous"),
         *specs.values(),
     ]
@@ -206,6 +326,29 @@ def state_specs(model: TextVAE) -> dict[str, tf.TensorSpec]:
     """Name, shape and type of each tensor of the head's state."""
     states = enumerate(model.head.initial_state(features_of_zero(model)))
     return {f"state_{i}": tf.TensorSpec((None, *state.shape[1:]), state.dtype, f"state_{i}") for i, state in states}
+
+
+def state_tensors(specs: dict[str, tf.TensorSpec], prefix: str = "") -> list[onnx.ValueInfoProto]:
+    """The declarations of a head's states."""
+    return [tensor(prefix + name, spec.dtype.name, "batch", *spec.shape[1:]) for name, spec in specs.items()]
+
+
+def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    """The same type and shape under another name."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(declaration)
+    copy.name = name
+    return copy
+
+
+def tokens_spec(model: TextVAE) -> tf.TensorSpec:
+    """tokens (batch, T) int32."""
+    return tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")
+
+
+def width_of(model: TextVAE) -> int:
+    """P: how many numbers a step reads from the expander."""
+    return model.head.project(features_of_zero(model)).shape[-1]
 
 
 def features_of_zero(model: TextVAE) -> Any:

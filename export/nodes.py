@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 18
-"""The newest that tf2onnx 1.17 writes; every graph of a bundle uses it."""
+from kvae.serving.bundle import OPSET
 
 IR_VERSION = 10
 """Old enough for onnxruntime 1.20 and later to read."""
@@ -27,8 +26,9 @@ TYPES = {
 class Nodes:
     """A growing list of nodes. A body inside a loop or a branch is a `Nodes` of its own that shares the constants."""
 
-    def __init__(self, outer: Nodes | None = None) -> None:
+    def __init__(self, outer: Nodes | None = None, prefix: str = "") -> None:
         self.nodes: list[onnx.NodeProto] = []
+        self.prefix: str = outer.prefix if outer else prefix
         self.initializers: list[onnx.TensorProto] = outer.initializers if outer else []
         self._names: list[int] = outer._names if outer else [0]
 
@@ -46,7 +46,7 @@ class Nodes:
     def new(self, stem: str) -> str:
         """A name that is not taken."""
         self._names[0] += 1
-        return f"{stem}_{self._names[0]}"
+        return f"{self.prefix}{stem}_{self._names[0]}"
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """A constant tensor, held by the outermost graph."""

@@ -13,71 +13,122 @@ from kvae.decoding import decode, writable
 from kvae.model import TextVAE
 from kvae.parts import shifted
 from kvae.serving.alphabet import END, PAD
-from kvae.serving.bundle import Bundle
+from kvae.serving.bundle import Bundle, read_graph
 from kvae.serving.errors import CheckFailed
-from kvae.serving.sampler import Sampler
+from kvae.serving.random_numbers import normals
+from kvae.serving.sampler import Sampler, choices
 
 from .graphs import LOGITS
-from .random_numbers import reference_normals
 
 TOLERANCE = 1e-4
 """Largest difference of a logit or a code between Keras and the bundle."""
 
 ROWS = 200
-"""Rows of the test grid: codes drawn from the prior at seed 0."""
+"""Codes of the test grid that are drawn from the prior at seed 0, and at most as many encodings of held-out texts."""
+
+STREAMED = 20
+"""Rows that are also decoded step by step."""
 
 TEMPERATURES = (0.0, 1.0)
 """The grid is decoded greedily and by drawing, so that also texts which greedy decoding would end early are compared."""
 
 
-def compare(model: TextVAE, bundle: Bundle) -> dict[str, Any]:
+def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) -> dict[str, Any]:
     """Run a bundle's graphs beside the Keras model on a grid of codes: the record that goes into the manifest.
 
-    Compared are the codes of the prior (with Threefry and Box-Muller in numpy), the logits of every step and the
-    log-probability of every text (with the teacher-forced pass of Keras on the same symbols), greedy text (with decoding
-    in Keras), and the encoder on the texts that came out. Raises `CheckFailed` at the first that differs by more than
-    `TOLERANCE` or is no number; greedy symbols may differ where two logits tie within it.
+    The codes are drawn from the prior and, where `held_out` tokens (n, T) are given, encoded from up to `ROWS` of them.
+    Compared are the prior's codes (with Threefry and Box-Muller in numpy), the logits of every step and the log-probability of
+    every text (with the teacher-forced pass of Keras on the same symbols), greedy text (with decoding in Keras), the step
+    by step decoding of a stream, and the encoder and the scorer on the texts that came out and on those held out. Raises
+    `CheckFailed` at the first that differs by more than `TOLERANCE` or is no number; greedy symbols may differ where two
+    logits tie within it.
     """
     sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
-    noise = reference_normals(0, np.arange(ROWS), model.parts.noise_size)
+    noise = normals(0, np.arange(ROWS), model.parts.noise_size)
     require("prior", "code", difference(z, np.array(model.codes(noise))))
-    largest, compared = 0.0, 0
-    features = model.expander(z, training=False)
-    for temperature in TEMPERATURES:
-        ids, logits, log_probability = watched(bundle.graphs["sampler"], z, model.model_config.length, temperature)
-        forced = np.array(model.head(features, shifted(ids), training=False)) + np.array(writable(logits.shape[-1]))
-        counted = ids != PAD
-        gains = np.array(ops.log_softmax(forced))[np.arange(ROWS)[:, None], np.arange(ids.shape[1]), ids]
-        largest = max(largest, require("sampler", "logit", difference(logits[counted], forced[counted])))
-        expected = (gains * counted).sum(axis=1)
-        require(
-            "sampler",
-            "log-probability",
-            difference(log_probability / (1 + abs(expected)), expected / (1 + abs(expected))),
-        )
-        compared += int(counted.sum())
-        if temperature == 0.0:
-            reference = np.array(decode(model, z))
-            equal = [same_choices(ids[row], reference[row], forced[row]) for row in range(ROWS)]
-            if not all(equal):
-                raise CheckFailed(
-                    f"the sampler is not the model: greedy decoding differs in {equal.count(False)} of {ROWS} rows"
-                )
-        tokens = readable(ids, sampler)
-        codes = model.encode(tokens)
-        code = max(
+    texts = np.zeros((0, model.model_config.length), np.int32)
+    if held_out is not None and model.hierarchy.shapes:
+        texts = np.asarray(held_out[:ROWS], np.int32)
+        z = np.concatenate([z, np.array(model.encode(texts)["mean"])])
+    written = [compare_texts(model, bundle, z, temperature) for temperature in TEMPERATURES]
+    compare_steps(sampler, z[:STREAMED])
+    tokens = np.concatenate([texts, *(readable(each["ids"], sampler) for each in written)])
+    codes = model.encode(tokens)
+    code = (
+        max(
             require("encoder", "code", difference(part, np.array(codes[name])))
             for part, name in zip(sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True)
         )
+        if model.hierarchy.shapes
+        else 0.0
+    )
     return {
-        "rows": ROWS,
-        "symbols": compared,
-        "largest_logit_difference": largest,
+        "rows": len(z),
+        "held_out_rows": len(texts),
+        "symbols": sum(each["symbols"] for each in written),
+        "largest_logit_difference": max(each["logit"] for each in written),
         "largest_code_difference": code,
-        "greedy_rows_equal": equal.count(True),
+        "largest_bound_difference": compare_bounds(model, sampler, tokens[:: len(TEMPERATURES)]),
+        "greedy_rows_equal": written[0]["equal"],
         "tolerance": TOLERANCE,
     }
+
+
+def compare_texts(model: TextVAE, bundle: Bundle, z: np.ndarray, temperature: float) -> dict[str, Any]:
+    """The sampler on codes `z`, its logits and log-probabilities against those of Keras for the same symbols."""
+    ids, logits, log_probability = watched(read_graph(bundle, "sampler"), z, model.model_config.length, temperature)
+    features = model.expander(z, training=False)
+    forced = np.array(model.head(features, shifted(ids), training=False)) + np.array(writable(logits.shape[-1]))
+    counted = ids != PAD
+    gains = np.array(ops.log_softmax(forced))[np.arange(len(z))[:, None], np.arange(ids.shape[1]), ids]
+    logit = require("sampler", "logit", difference(logits[counted], forced[counted]))
+    require("sampler", "log-probability", share(log_probability, (gains * counted).sum(axis=1)))
+    equal = len(z)
+    if temperature == 0.0:
+        reference = np.array(decode(model, z))
+        equal = sum(same_choices(ids[row], reference[row], forced[row]) for row in range(len(z)))
+        if equal != len(z):
+            raise CheckFailed(
+                f"the sampler is not the model: greedy decoding differs in {len(z) - equal} of {len(z)} rows"
+            )
+    return {"ids": ids, "logit": logit, "symbols": int(counted.sum()), "equal": equal}
+
+
+def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
+    """The texts that `expand` and `step` write one symbol at a time, against the sampler's at the same place of randomness."""
+    place = (np.full(len(z), 5), np.arange(len(z)))
+    chosen = choices(sampler.manifest)
+    together, _ = sampler.write_ids(z, *place, chosen)
+    symbols = list(sampler.write_steps(z, *place, chosen))
+    ids = np.stack(symbols, axis=1)
+    for row, text in enumerate(together):
+        end = np.flatnonzero(ids[row] == END)
+        alone = ids[row, : end[0] + 1] if end.size else ids[row]
+        if not np.array_equal(alone, text[text != PAD]):
+            raise CheckFailed(f"step is not the sampler: row {row} is written otherwise symbol by symbol")
+
+
+def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> float:
+    """The scorer's two halves of the bound of tokens (n, T) against those of Keras with the same noise; the largest
+    difference, as a share."""
+    rows = np.arange(len(tokens))
+    reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
+    noise = normals(0, rows, model.parts.noise_size)
+    attribute = np.full(len(tokens), -1, np.int32)
+    outputs = model.parts.outputs(tokens, noise, attribute, training=False)
+    labelled = bool(model.model_config.attributes)
+    terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if labelled else tokens, outputs)
+    expected_kl = np.array(terms["kl"]) + np.array(terms.get("attribute_kl", 0.0))
+    return max(
+        require("scorer", "reconstruction", share(reconstruction, np.array(terms["reconstruction"]))),
+        require("scorer", "KL", share(kl, expected_kl)),
+    )
+
+
+def share(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of sums over a text, as a share of them."""
+    return difference(found / (1 + abs(expected)), expected / (1 + abs(expected)))
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
@@ -101,23 +152,33 @@ def watched(
     """ids (B, T), the logits (B, T, V) they were chosen from, and log-probabilities (B,); PAD and zeros behind an early end."""
     graph = with_logits(onnx.load_from_string(sampler_graph)).SerializeToString()
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    choices = {"seed": 0, "first_row": 0, "temperature": temperature, "top_k": 0, "top_p": 1.0, "max_length": length}
-    kinds = {"temperature": np.float32, "top_p": np.float32}
-    inputs = {name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()}
-    ids, logits, log_probability = session.run(["ids", LOGITS, "log_probability"], {"z": z, **inputs})
+    inputs = {"temperature": np.float32(temperature), "top_k": 0, "top_p": np.float32(1.0), "min_length": 0}
+    inputs |= {"z": z, "seed": np.zeros(len(z), np.int64), "row": np.arange(len(z)), "max_length": length}
+    ids, logits, log_probability = session.run(
+        ["ids", LOGITS, "log_probability"], {name: np.asarray(value) for name, value in inputs.items()}
+    )
     missing = length - ids.shape[1]
     padded = np.pad(logits.transpose(1, 0, 2), ((0, 0), (0, missing), (0, 0)))
     return np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), padded, log_probability
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The sampler with one output more: the loop's logits, (time, batch, V). Weights and nodes stay as they are."""
-    (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
-    body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    """The sampler or the scorer with one output more: the loop's logits, (time, batch, V). All else stays as it is."""
+    loop, body = next((node, body) for node in model.graph.node for body in bodies(node) if makes(body, LOGITS))
     body.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, None))
     loop.output.append(LOGITS)
     model.graph.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, None))
     return model
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The body of a loop; of other nodes none."""
+    return [attribute.g for attribute in node.attribute if node.op_type == "Loop" and attribute.name == "body"]
+
+
+def makes(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether a node of the graph gives this."""
+    return any(name in node.output for node in graph.node)
 
 
 def same_choices(ids: np.ndarray, expected: np.ndarray, logits: np.ndarray) -> bool:

@@ -11,12 +11,9 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from .nodes import Nodes
+from kvae.serving.random_numbers import LATENT_POSITIONS, PARITY, ROTATIONS
 
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-PARITY = 0x1BD11BDA
-LATENT_POSITIONS = 2**31
-"""Positions from here on belong to the latent code, those below to the symbols of the text."""
+from .nodes import Nodes
 
 
 def threefry(g: Nodes, key: tuple[str, str], counter: tuple[str, str]) -> tuple[str, str]:
@@ -40,17 +37,16 @@ def rotated(g: Nodes, word: str, bits: int) -> str:
 
 
 def key_of(g: Nodes, seed: str) -> tuple[str, str]:
-    """A seed (int64 scalar) as two uint32 words, low and high."""
+    """Seeds (int64) as two uint32 words each, low and high."""
     word = g.Cast(seed, to=TensorProto.UINT64)
     low = g.BitwiseAnd(word, g.constant(0xFFFFFFFF, np.uint64))
     high = g.BitShift(word, g.constant(32, np.uint64), direction="RIGHT")
     return g.Cast(low, to=TensorProto.UINT32), g.Cast(high, to=TensorProto.UINT32)
 
 
-def row_numbers(g: Nodes, first_row: str, count: str) -> str:
-    """first_row, first_row + 1, ... as uint32 (count,)."""
-    rows = g.Range(first_row, g.Add(first_row, count), g.constant(1, np.int64))
-    return g.Cast(rows, to=TensorProto.UINT32)
+def row_numbers(g: Nodes, row: str) -> str:
+    """Rows (int64) as uint32."""
+    return g.Cast(row, to=TensorProto.UINT32)
 
 
 def uniform(g: Nodes, bits: str) -> str:
@@ -67,7 +63,8 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     """
     pairs = -(-size // 2)
     positions = g.constant(np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32)
-    first, second = threefry(g, key, (g.Unsqueeze(rows, g.constant([1], np.int64)), positions))
+    columns = [g.Unsqueeze(word, g.constant([1], np.int64)) for word in (*key, rows)]
+    first, second = threefry(g, (columns[0], columns[1]), (columns[2], positions))
     above_zero, turn = (g.Cast(uniform(g, bits), to=TensorProto.DOUBLE) for bits in (first, second))
     above_zero = g.Sub(g.constant(1.0, np.float64), above_zero)
     radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float64), g.Log(above_zero)))
@@ -75,25 +72,3 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     both = g.Concat(g.Mul(radius, g.Cos(angle)), g.Mul(radius, g.Sin(angle)), axis=1)
     noise = g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
     return g.Cast(noise, to=TensorProto.FLOAT)
-
-
-def reference_normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
-    """What `normals` computes, in numpy (rows, size): an independent check of the graph."""
-    pairs = -(-size // 2)
-    positions = np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs, dtype=np.uint64)
-    left, right = np.broadcast_arrays(rows.astype(np.uint64)[:, None], positions[None, :])
-    key = (seed & 0xFFFFFFFF, seed >> 32)
-    schedule = (*key, key[0] ^ key[1] ^ PARITY)
-    word = np.uint64(0xFFFFFFFF)
-    left, right = (left + schedule[0]) & word, (right + schedule[1]) & word
-    for turn in range(20):
-        bits = ROTATIONS[turn // 4 % 2][turn % 4]
-        left = (left + right) & word
-        right = ((right << np.uint64(bits) | right >> np.uint64(32 - bits)) & word) ^ left
-        if turn % 4 == 3:
-            group = turn // 4 + 1
-            left = (left + schedule[group % 3]) & word
-            right = (right + schedule[(group + 1) % 3] + group) & word
-    first, second = ((bits >> np.uint64(8)) * 2.0**-24 for bits in (left, right))
-    radius, angle = np.sqrt(-2.0 * np.log(1.0 - first)), 2 * np.pi * second
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size].astype(np.float32)

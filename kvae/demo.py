@@ -38,7 +38,7 @@ def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = F
     rivals = {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in RIVALS}
     say("exporting, then comparing with Keras")
     bundle = trained.path / "bundle"
-    write_bundle(trained.model, trained.alphabet, trained.config, bundle, trained.evaluation)
+    write_bundle(trained.model, trained.alphabet, trained.config, bundle, trained.evaluation, prepared.validation)
     checked = verify(bundle)
     sampler = Sampler.load(bundle)
     originals = trained.alphabet.decode(spread(prepared.validation, 5))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -20,6 +19,7 @@ from .objectives import (
     classification_terms,
     loss_terms,
     marginal_terms,
+    price_of_guesses,
     ramp_at,
 )
 from .parts import Parts, named_kls
@@ -112,9 +112,7 @@ class TextVAE(keras.Model):
             return self.text_terms(inputs, outputs)
         terms = self.text_terms(inputs["tokens"], outputs)
         attribute, logits = inputs["attribute"], outputs["attribute_logits"]
-        # A value that the classifier chose has told something about the text: it costs its share of the uniform prior.
-        guessed = ops.cast(attribute < 0, "float32")
-        terms["attribute_kl"] = guessed * math.log(len(self.model_config.attributes))
+        terms["attribute_kl"] = price_of_guesses(attribute, len(self.model_config.attributes))
         terms["elbo"] = terms["elbo"] + terms["attribute_kl"]
         return self.with_classification(terms, attribute, logits)
 

@@ -206,6 +206,12 @@ def classification_terms(attribute: Any, logits: Any) -> dict[str, Any]:
     return {"classification": known * nats, "correct": known * correct, "labelled": known}
 
 
+def price_of_guesses(attribute: Any, values: int) -> Any:
+    """Nats that a classifier's choice among `values` costs, (B,): it has told something about the text and pays its share of
+    the uniform prior; 0 where the attribute (B,) is given, not -1."""
+    return ops.cast(attribute < 0, "float32") * math.log(values)
+
+
 def marginal_terms(per_value: Sequence[Mapping[str, Any]], attribute: Any, logits: Any) -> dict[str, Any]:
     """M2 (Kingma et al. 2014, eq. 6-8): the terms of a text under each of K values of its attribute, (B,) each, as their
     expectation. The weights are q(y|x), or the label where it is known.

@@ -115,6 +115,18 @@ class Parts:
     def outputs(self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None) -> dict[str, Any]:
         """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
         the classifier is to say."""
+        outputs, code = self.inferred(tokens, noise, attribute, training)
+        expanded = self.expander(code, training=training)
+        expanded = expanded if self.cut is None else self.cut(expanded, tokens)
+        outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
+        if self.auxiliary is not None:
+            outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
+        return outputs
+
+    def inferred(
+        self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None
+    ) -> tuple[dict[str, Any], Any]:
+        """The half of `outputs` that comes before the decoder, and the code (B, code_size) that the decoder reads."""
         features = self.features_of(*self.reader(tokens), training=training)
         outputs, value = {}, None
         if self.attributes:
@@ -123,12 +135,7 @@ class Parts:
         evidence = self.evidence(features, value, noise, training)
         outputs |= self.hierarchy(evidence["mean"], evidence["log_variance"], noise, training=training)
         code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
-        expanded = self.expander(code, training=training)
-        expanded = expanded if self.cut is None else self.cut(expanded, tokens)
-        outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
-        if self.auxiliary is not None:
-            outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
-        return outputs
+        return outputs, code
 
     def encode(self, tokens: Any, attribute: Any = None) -> dict[str, Any]:
         """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the mean above it."""

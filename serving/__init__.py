@@ -1,6 +1,29 @@
 """Serving: texts from a bundle with numpy and onnxruntime alone. It imports nothing of kvae outside its own folder."""
 
-from .errors import BundleError, CheckFailed, ConfigError, DataError, KvaeError, ModelError
-from .sampler import Sample, Sampler
+from .errors import (
+    BundleError,
+    Cancelled,
+    CheckFailed,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    KvaeError,
+    ModelError,
+)
+from .limits import Cancellation
+from .sampler import Sample, Sampler, Score
 
-__all__ = ["BundleError", "CheckFailed", "ConfigError", "DataError", "KvaeError", "ModelError", "Sample", "Sampler"]
+__all__ = [
+    "BundleError",
+    "Cancellation",
+    "Cancelled",
+    "CheckFailed",
+    "ConfigError",
+    "DataError",
+    "DeadlineError",
+    "KvaeError",
+    "ModelError",
+    "Sample",
+    "Sampler",
+    "Score",
+]

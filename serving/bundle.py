@@ -1,6 +1,7 @@
 """The bundle format: a folder with a `manifest.json` and one ONNX file per endpoint, each file named with size and sha256.
 
-Reading trusts nothing: the manifest carries the sha256 of itself, and every file is compared before a byte of it is used.
+Reading trusts nothing: the manifest carries the sha256 of itself, and a graph's bytes are compared with their sum, and what
+they hold with what a graph of ours may hold, before a runtime sees them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BundleError
+from .onnx_files import Contents, NotOnnx, contents_of
 
 FORMAT = "kvae-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had one seed for a whole batch and three endpoints."""
+
+OPSET = 18
+"""The ONNX operator set of every graph: the newest that tf2onnx 1.17 writes."""
+
 MANIFEST = "manifest.json"
 METADATA_KEY = "kvae"
 """Under this key every ONNX file repeats the manifest (without the list of files) in its metadata."""
@@ -26,26 +33,37 @@ REQUIRED = ("endpoints", "latent", "length", "mode", "model_id", "parity", "seed
 ENTRY = {"file", "size", "sha256"}
 """What it must say of each endpoint; the file lies in the bundle's own folder."""
 
-ENDPOINTS = ("sampler", "encoder", "prior")
-"""`sampler`: z and choices to ids. `encoder`: tokens to the posterior. `prior`: seed and row numbers to z."""
+ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
+"""What each takes and gives stands in `kvae.export.graphs` and in docs/serving.md."""
+
+OPERATIONS = frozenset(
+    """
+    Abs Add And ArgMax BitShift BitwiseAnd BitwiseOr BitwiseXor Cast Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose Cos CumSum DequantizeLinear Div Equal Erf Exp Expand Floor GRU Gather GatherElements GatherND
+    Gemm Greater GreaterOrEqual Identity If IsInf IsNaN LSTM Less LessOrEqual Log LogSoftmax Loop MatMul
+    MatMulInteger Max Min Mul Neg Not OneHot Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin
+    ReduceSum Relu Reshape Round Shape Sigmoid Sin Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Tile
+    TopK Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905
+)
+"""What a graph of ours consists of. None of them reads a file, runs foreign code or draws random numbers of its own."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: what the manifest says, and the bytes of each endpoint's graph."""
+    """A bundle whose manifest is verified and whose files are there; `read_graph` verifies each file."""
 
     path: Path
     manifest: Mapping[str, Any]
-    graphs: Mapping[str, bytes]
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and verify all of a bundle; raises `BundleError` that says what is wrong and what to do."""
+    """Open a bundle; raises `BundleError` that says what is wrong and what to do."""
     path = Path(path).expanduser()
-    manifest = read_manifest(path)
-    return Bundle(
-        path, manifest, {name: read_graph(path, name, entry) for name, entry in manifest["endpoints"].items()}
-    )
+    bundle = Bundle(path, read_manifest(path))
+    for name in ENDPOINTS:
+        file_of(bundle, name)
+    return bundle
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -66,8 +84,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote")
     version = manifest.get("format_version")
-    if version not in range(1, FORMAT_VERSION + 1):
-        raise BundleError(f"{path}: bundle format {version}, this kvae reads 1 to {FORMAT_VERSION}; update kvae")
+    if version != FORMAT_VERSION:
+        way_out = "update kvae" if isinstance(version, int) and version > FORMAT_VERSION else "export it anew"
+        raise BundleError(f"{path}: bundle format {version}, this kvae reads {FORMAT_VERSION}; {way_out}")
     if text != manifest_text(manifest):
         raise BundleError(
             f"{file}: changed since it was written (its sum differs); copy the bundle again or export it anew"
@@ -79,24 +98,73 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_graph(path: Path, name: str, entry: Mapping[str, Any]) -> bytes:
-    """The bytes of one endpoint, of the size and sha256 that the manifest gives."""
-    file = path / entry["file"]
-    if file.parent != path:
-        raise BundleError(f"{path}: the manifest names a file outside the bundle ({entry['file']}); do not use it")
+def file_of(bundle: Bundle, name: str) -> Path:
+    """The file of an endpoint, known to be there and of the size that the manifest gives."""
+    entry = bundle.manifest["endpoints"][name]
+    file = bundle.path / entry["file"]
+    if file.parent != bundle.path:
+        raise BundleError(
+            f"{bundle.path}: the manifest names a file outside the bundle ({entry['file']}); do not use it"
+        )
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is missing"
+        raise BundleError(f"{file}: {what}; copy the bundle again, all its files")
+    size = file.stat().st_size
+    if size != entry["size"]:
+        raise BundleError(f"{file}: truncated or extended, {size:,} bytes instead of {entry['size']:,}; copy it again")
+    return file
+
+
+def read_graph(bundle: Bundle, name: str) -> bytes:
+    """The bytes of an endpoint's graph: of the right sum, of this bundle, and made of nothing but `OPERATIONS`."""
+    file = file_of(bundle, name)
     try:
         content = file.read_bytes()
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); copy the bundle again, all its files") from error
-    if len(content) != entry["size"]:
-        raise BundleError(
-            f"{file}: truncated or extended, {len(content):,} bytes instead of {entry['size']:,}; copy it again"
-        )
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+    if hashlib.sha256(content).hexdigest() != bundle.manifest["endpoints"][name]["sha256"]:
         raise BundleError(
             f"{file}: damaged, its sha256 is not the one in the manifest; copy it again or export it anew"
         )
+    try:
+        found = contents_of(content)
+    except NotOnnx as error:
+        raise BundleError(f"{file}: not an ONNX file ({error}); export the bundle anew") from error
+    check_contents(file, found)
+    check_metadata(file, name, found.metadata, bundle.manifest)
     return content
+
+
+def check_contents(file: Path, found: Contents) -> None:
+    """Raise `BundleError` for a graph that a runtime should not see."""
+    if found.external:
+        raise BundleError(f"{file}: keeps numbers in other files, which a bundle never does; export it anew")
+    opset = found.opsets.get("", 0)
+    if opset != OPSET:
+        raise BundleError(f"{file}: written for ONNX operator set {opset}, this kvae reads {OPSET}; export it anew")
+    foreign = sorted(found.operations - OPERATIONS)
+    if foreign:
+        raise BundleError(
+            f"{file}: holds operations that no graph of kvae has ({', '.join(foreign)[:80]}); do not use it"
+        )
+
+
+def check_metadata(file: Path, name: str, metadata: Mapping[str, str], manifest: Mapping[str, Any]) -> None:
+    """Raise `BundleError` for a graph of another program, another model or another endpoint."""
+    if METADATA_KEY not in metadata:
+        raise BundleError(f"{file}: no graph of kvae, its metadata do not name one; copy the bundle again")
+    try:
+        said = json.loads(metadata[METADATA_KEY])
+        found = {key: said[key] for key in ("endpoint", "model_id", "format_version")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{file}: its metadata are damaged ({type(error).__name__}); export the bundle anew"
+        ) from error
+    for key, wanted in {"endpoint": name, "model_id": manifest["model_id"], "format_version": FORMAT_VERSION}.items():
+        if found[key] != wanted:
+            raise BundleError(
+                f"{file}: belongs to another bundle, its {key} is {found[key]!r} and not {wanted!r}; copy the bundle again"
+            )
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:

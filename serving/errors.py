@@ -38,3 +38,15 @@ class DataError(KvaeError):
     """Input text that cannot be used as it is."""
 
     exit_code = 4
+
+
+class DeadlineError(KvaeError):
+    """A call that was not done in the time it was given."""
+
+    exit_code = 5
+
+
+class Cancelled(KvaeError):
+    """A call that its caller ended."""
+
+    exit_code = 130

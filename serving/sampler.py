@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
 
-from .alphabet import END, Alphabet
-from .bundle import ENDPOINTS, Bundle, read_bundle
+from .alphabet import END, REPLACEMENT, START, Alphabet
+from .bundle import ENDPOINTS, Bundle, read_bundle, read_graph
+from .checks import listed, numbers, one_of, real, whole
 from .errors import BundleError, ConfigError, DataError
+from .limits import Cancellation, current_options, limited, stopping
+from .random_numbers import normals
 
 CHUNK = 128
 """Rows decoded at once: what bounds the memory of a call, whatever its size."""
 
 LARGEST = {"seed": 2**63 - 1, "row": 2**32 - 1}
+
+Unknown = Literal["refuse", "replace"]
+TooLong = Literal["refuse", "cut"]
 
 
 @dataclass(frozen=True)
@@ -38,65 +46,186 @@ class Sample:
     """The label it was written for, of a model that was trained with labels."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """How surprising a text is to the model: an upper bound on -log p(text), nats, and its parts."""
+
+    text: str
+    bound: float
+    """reconstruction + KL."""
+    reconstruction: float
+    """-log p(text | z), the end mark included."""
+    kl: float
+    """What the code costs; with it, the price of a label that was not given."""
+    bits_per_character: float
+    """The bound by the characters of the text and its end mark."""
+    nats: tuple[float, ...]
+    """The reconstruction token by token, the end mark last."""
+
+
 class Sampler:
     """A trained text VAE: `Sampler.load("bundle").sample(5, seed=0)`.
 
     Codes are (n, d) float32. All methods raise errors of the `KvaeError` tree only, and may be called from many threads.
+    Those that compute also take `deadline`, seconds from now, after which they raise `DeadlineError`, and `cancel`, a
+    `Cancellation` whose `cancel()` ends them from another thread with `Cancelled`.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        self.manifest = bundle.manifest
+        self.bundle, self.manifest = bundle, bundle.manifest
         self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
         self.length: int = bundle.manifest["length"]
         self.latent_size: int = bundle.manifest["latent"]["size"]
-        self._sessions = {name: session(bundle, name, threads) for name in ENDPOINTS}
+        self._threads = usable_cores() if threads is None else whole("threads", threads, 1, 1024)
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._starting = threading.Lock()
 
     @classmethod
-    def load(cls, path: str | Path, threads: int | None = None) -> Sampler:
-        """Read, verify and start the bundle at `path`, on all usable cores or on `threads` of them."""
-        return cls(read_bundle(path), threads)
+    def load(cls, path: str | Path, threads: int | None = None, endpoints: Sequence[str] = ("sampler",)) -> Sampler:
+        """Open the bundle at `path`, on all usable cores or on `threads` of them.
+
+        The graphs named by `endpoints` are verified and started now, the others when they are first needed.
+        """
+        sampler = cls(read_bundle(path), threads)
+        for name in endpoints:
+            one_of("endpoints", name, ENDPOINTS)
+            sampler._session(name)
+        return sampler
+
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def sample(self, n: int, seed: int | None = None, **options: Any) -> list[str]:
         """`n` new texts. Row i of a seed is the same text whatever `n`, machine or threads; without a seed one is drawn.
 
-        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `max_length`, `first_row`, and
-        `attribute="positive"` for a model that was trained with labels.
+        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `min_length`, `max_length`,
+        `first_row`, and `attribute="positive"` for a model that was trained with labels.
         """
         return [sample.text for sample in self.generate(n, seed, **options)]
 
-    def generate(
-        self, n: int, seed: int | None = None, *, first_row: int = 0, attribute: str | None = None, **options: Any
-    ) -> list[Sample]:
+    @limited
+    def generate(self, n: int, seed: int | None = None, **options: Any) -> list[Sample]:
         """As `sample`, with seed, row, log-probability and whether each text is finished."""
+        return list(self.iterate(n, seed, **options))
+
+    def iterate(
+        self, n: int, seed: int | None = None, *, first_row: int = 0, attribute: str | None = None, **options: Any
+    ) -> Iterator[Sample]:
+        """As `generate`, but one after the other: memory does not grow with `n`."""
         n = whole("n", n, 0, LARGEST["row"])
         seed = secrets.randbits(32) if seed is None else whole("seed", seed, 0, LARGEST["seed"])
         first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
-        chosen = choices(self.manifest, **options)
-        samples: list[Sample] = []
-        for start, count in chunks(n):
-            z = self._with_attribute(self.draw_codes(count, seed, first_row + start), attribute)
-            samples += self._decode(z, seed, first_row + start, chosen)
-        return samples
+        self._check_attribute(attribute)
+        write = partial(self._write, attribute=attribute, chosen=choices(self.manifest, **options))
+        return (
+            sample
+            for start, count in chunks(n)
+            for sample in write(np.full(count, seed), np.arange(count) + first_row + start)
+        )
 
+    @limited
+    def generate_rows(
+        self, seeds: Sequence[int], rows: Sequence[int], *, attribute: str | None = None, **options: Any
+    ) -> list[Sample]:
+        """Text i is row `rows[i]` of seed `seeds[i]`: what many callers asked for, written together."""
+        if len(seeds) != len(rows):
+            raise ConfigError(f"seeds and rows must be equally many, got {len(seeds)} and {len(rows)}")
+        all_seeds = np.array([whole("seed", seed, 0, LARGEST["seed"]) for seed in seeds], np.int64)
+        all_rows = np.array([whole("row", row, 0, LARGEST["row"]) for row in rows], np.int64)
+        self._check_attribute(attribute)
+        chosen = choices(self.manifest, **options)
+        places = (
+            (all_seeds[start : start + count], all_rows[start : start + count]) for start, count in chunks(len(rows))
+        )
+        return [sample for place in places for sample in self._write(*place, attribute, chosen)]
+
+    def stream(
+        self,
+        seed: int | None = None,
+        row: int = 0,
+        *,
+        attribute: str | None = None,
+        deadline: float | None = None,
+        cancel: Cancellation | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """The text of a row of a seed in pieces, each as soon as it is written; joined they are `sample`'s text."""
+        seed = secrets.randbits(32) if seed is None else whole("seed", seed, 0, LARGEST["seed"])
+        row = whole("row", row, 0, LARGEST["row"])
+        self._check_attribute(attribute)
+        chosen = choices(self.manifest, **options)
+        return self._stream(seed, row, attribute, chosen, deadline, cancel)
+
+    def _stream(
+        self,
+        seed: int,
+        row: int,
+        attribute: str | None,
+        chosen: dict[str, Any],
+        deadline: float | None,
+        cancel: Cancellation | None,
+    ) -> Iterator[str]:
+        with stopping(deadline, cancel) as stop:
+            seeds, rows = np.array([seed]), np.array([row])
+            z = self._with_attribute(self._codes(seeds, rows, stop), attribute)
+            written: list[int] = []
+            shown = ""
+            for (symbol,) in self.write_steps(z, seeds, rows, chosen, stop):
+                if symbol == END:
+                    break
+                written.append(int(symbol))
+                # What may still change, as half a character in bytes, waits for the next token.
+                ready = self.alphabet.decode(np.array([written]))[0].rstrip(REPLACEMENT)
+                if len(ready) > len(shown):
+                    yield ready[len(shown) :]
+                    shown = ready
+            yield from filter(None, [self.alphabet.decode(np.array([written], np.int64))[0][len(shown) :]])
+
+    def write_steps(
+        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: Mapping[str, Any], stop: Any = None
+    ) -> Iterator[np.ndarray]:
+        """Symbols (n,) of codes (n, d), position after position up to `max_length`, whatever has ended: the sampler's loop with
+        its turns outside the graph. `chosen` is what `choices` makes."""
+        projected, *states = self._run("expand", stop, z=z)
+        previous = np.full(len(z), START)
+        step = {name: value for name, value in chosen.items() if name != "max_length"}
+        for position in range(int(chosen["max_length"])):
+            memory = {f"state_{number}": state for number, state in enumerate(states)}
+            place = {"position": np.int64(position), "seed": seeds, "row": rows}
+            here = projected[:, position]
+            previous, _, *states = self._run("step", stop, projected=here, previous=previous, **memory, **place, **step)
+            yield previous
+
+    def write_ids(
+        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: Mapping[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """ids (n, time) and log-probabilities (n,) of codes (n, d), or of the prior's where `z` has no rows."""
+        ids, _, log_probability = self._run("sampler", z=z, seed=seeds, row=rows, **chosen)
+        return ids, log_probability
+
+    @limited
     def draw_codes(self, n: int, seed: int, first_row: int = 0) -> np.ndarray:
         """The codes (n, d) behind rows first_row, first_row + 1, ... of `seed`: samples of the prior."""
         n, seed = whole("n", n, 0, LARGEST["row"]), whole("seed", seed, 0, LARGEST["seed"])
         first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
-        (z,) = self._run("prior", seed=np.int64(seed), first_row=np.int64(first_row), count=np.int64(n))
-        return z
+        return self._codes(np.full(n, seed), np.arange(n) + first_row)
 
-    def encode(self, texts: Sequence[str] | str, unknown: Literal["refuse", "replace"] = "refuse") -> np.ndarray:
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    @limited
+    def encode(self, texts: Sequence[str] | str, unknown: Unknown = "refuse") -> np.ndarray:
         """The codes of texts: the posterior's means, (n, d). Raises `DataError` for texts that the model cannot read."""
         return self.posterior(texts, unknown)[0]
 
-    def posterior(
-        self, texts: Sequence[str] | str, unknown: Literal["refuse", "replace"] = "refuse"
-    ) -> tuple[np.ndarray, np.ndarray]:
+    @limited
+    def posterior(self, texts: Sequence[str] | str, unknown: Unknown = "refuse") -> tuple[np.ndarray, np.ndarray]:
         """Means and log variances of q(z|x) for each text, (n, d) each."""
         if self.manifest["latent"]["kind"] == "none":
-            raise ConfigError("this model is a language model and has no code of a text: sample from it")
+            raise ConfigError(
+                "this model is a language model and has no code of a text: sample from it, or score texts"
+            )
         return self.posterior_of_tokens(self._tokens(listed(texts), unknown))
 
+    @limited
     def posterior_of_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `posterior`, for rows of ids (n, T)."""
         tokens = np.asarray(tokens)
@@ -114,80 +243,200 @@ class Sampler:
         mean, log_variance = (np.concatenate([empty, *(part[i] for part in parts)]) for i in range(2))
         return mean, log_variance
 
+    @limited
+    def score(
+        self,
+        texts: Sequence[str] | str,
+        samples: int = 1,
+        seed: int = 0,
+        *,
+        attribute: str | None = None,
+        unknown: Unknown = "replace",
+        too_long: TooLong = "refuse",
+    ) -> list[Score]:
+        """How surprising each text is: an upper bound on -log p(text), nats, the mean over `samples` codes a text.
+
+        A text's score depends on the text and `seed` alone. What the model never saw counts as the unknown symbol; what is
+        too long for it is refused, or cut. `attribute` is the label of all texts; without it a model that was trained with
+        labels guesses each, and the guess is paid for.
+        """
+        samples = whole("samples", samples, 1, LARGEST["row"])
+        seed = whole("seed", seed, 0, LARGEST["seed"])
+        self._check_attribute(attribute)
+        texts = listed(texts)
+        tokens = self._tokens(texts, unknown, too_long)
+        scores: list[Score] = []
+        for start, count in chunks(len(tokens)):
+            some = slice(start, start + count)
+            scores += self._score(texts[some], tokens[some], samples, seed, attribute)
+        return scores
+
+    def _score(
+        self, texts: list[str], tokens: np.ndarray, samples: int, seed: int, attribute: str | None
+    ) -> list[Score]:
+        seeds = np.full(len(texts), seed)
+        runs = [self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute) for row in range(samples)]
+        reconstruction, kl, nats = (np.mean([run[part] for run in runs], axis=0, dtype=np.float64) for part in range(3))
+        ends = self.manifest["mode"] == "lines"
+        return [
+            Score(
+                text,
+                bound=float(reconstruction[row] + kl[row]),
+                reconstruction=float(reconstruction[row]),
+                kl=float(kl[row]),
+                bits_per_character=float((reconstruction[row] + kl[row]) / (max(len(text) + ends, 1) * np.log(2.0))),
+                nats=tuple(nats[row, : np.count_nonzero(tokens[row])].tolist()),
+            )
+            for row, text in enumerate(texts)
+        ]
+
+    def score_tokens(
+        self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
+    ) -> list[np.ndarray]:
+        """reconstruction, kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of those rows of those seeds."""
+        given = {}
+        if self._attributes:
+            value = -1 if attribute is None else self._attributes.index(attribute)
+            given["attribute"] = np.full(len(tokens), value, np.int32)
+        return self._run("scorer", tokens=tokens, seed=seeds, row=rows, **given)
+
+    # --- both --------------------------------------------------------------------------------------------------------
+
+    @limited
     def decode(self, codes: np.ndarray, seed: int = 0, **options: Any) -> list[str]:
-        """The texts of codes (n, d), greedily unless `temperature` is given (then `seed` counts)."""
-        try:
-            codes = np.asarray(codes, np.float32)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"codes must be numbers of shape (n, {self.latent_size}), got {type(codes).__name__}"
-            ) from error
-        if codes.ndim != 2 or codes.shape[1] != self.latent_size or not np.isfinite(codes).all():
-            raise DataError(f"codes must be finite numbers of shape (n, {self.latent_size}), got shape {codes.shape}")
+        """The texts of codes (n, d), greedily unless `temperature`, `top_k` or `top_p` is given (then `seed` counts)."""
+        codes = numbers("codes", codes, self.latent_size)
         seed = whole("seed", seed, 0, LARGEST["seed"])
         options = {"greedy": not {"temperature", "top_k", "top_p"} & options.keys(), **options}
         chosen = choices(self.manifest, **options)
         texts: list[str] = []
         for start, count in chunks(len(codes)):
-            texts += [sample.text for sample in self._decode(codes[start : start + count], seed, start, chosen)]
+            rows = np.arange(start, start + count)
+            texts += [sample.text for sample in self._decode(codes[rows], np.full(count, seed), rows, chosen)]
         return texts
 
-    def reconstruct(self, texts: Sequence[str] | str, unknown: Literal["refuse", "replace"] = "refuse") -> list[str]:
+    @limited
+    def reconstruct(self, texts: Sequence[str] | str, unknown: Unknown = "refuse") -> list[str]:
         """Each text through its code and back, greedily: what the model remembers of it."""
         return self.decode(self.encode(texts, unknown))
 
+    @limited
     def interpolate(
-        self, first: str, last: str, steps: int = 7, unknown: Literal["refuse", "replace"] = "refuse"
+        self,
+        first: str,
+        last: str,
+        steps: int = 7,
+        path: Literal["linear", "spherical"] = "linear",
+        unknown: Unknown = "refuse",
     ) -> list[str]:
-        """Texts at `steps` equal paces on the straight line from the code of `first` to that of `last`, ends included."""
+        """Texts at `steps` equal paces from the code of `first` to that of `last`, ends included: on the straight line, or on
+        the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
+        one_of("path", path, PATHS)
         start, stop = self.encode([first, last], unknown)
         along = np.linspace(0.0, 1.0, whole("steps", steps, 2, 100_000), dtype=np.float32)[:, None]
-        return self.decode(start + along * (stop - start))
+        return self.decode(PATHS[path](start, stop, along))
+
+    @limited
+    def variations(
+        self, text: str, n: int = 10, scale: float = 1.0, seed: int = 0, unknown: Unknown = "refuse"
+    ) -> list[str]:
+        """`n` texts from codes around that of `text`: its posterior's mean and `scale` of its standard deviations."""
+        scale = real("scale", scale)
+        if not 0 <= scale <= 1e6:
+            raise ConfigError(f"scale must be at least 0, got {scale}")
+        mean, log_variance = self.posterior([text], unknown)
+        rows = np.arange(whole("n", n, 0, LARGEST["row"]))
+        noise = normals(whole("seed", seed, 0, LARGEST["seed"]), rows, self.latent_size)
+        return self.decode(mean + np.float32(scale) * np.exp(log_variance / 2) * noise)
+
+    @limited
+    def neighbours(
+        self, text: str, among: Sequence[str], n: int = 10, unknown: Unknown = "refuse"
+    ) -> list[tuple[str, float]]:
+        """The `n` texts of `among` whose codes are closest to that of `text`, and how far they are (Euclid)."""
+        among = listed(among)
+        code, codes = self.encode([text], unknown), self.encode(among, unknown)
+        distances = np.linalg.norm(codes - code, axis=1)
+        nearest = np.argsort(distances, kind="stable")[: whole("n", n, 0, LARGEST["row"])]
+        return [(among[place], float(distances[place])) for place in nearest]
+
+    @limited
+    def arithmetic(
+        self, plus: Sequence[str] | str, minus: Sequence[str] | str = (), unknown: Unknown = "refuse"
+    ) -> str:
+        """The text of the sum of the codes of `plus` without those of `minus`: what a is to b, x is to c, by plus=[b, c],
+        minus=[a]."""
+        plus, minus = listed(plus), listed(minus)
+        if not plus:
+            raise ConfigError("plus must hold at least one text, got none")
+        codes = self.encode([*plus, *minus], unknown)
+        return self.decode(codes[: len(plus)].sum(axis=0, keepdims=True) - codes[len(plus) :].sum(axis=0))[0]
 
     def info(self) -> dict[str, Any]:
         """The manifest: vocabulary, latent code, limits, training summary, versions and the parity record."""
         return dict(self.manifest)
 
-    def _with_attribute(self, z: np.ndarray, attribute: str | None) -> np.ndarray:
-        """Codes whose last columns, one for each value of the label, say `attribute`."""
-        if attribute is None:
-            return z
-        values = self.manifest["latent"].get("attributes", [])
-        if attribute not in values:
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _attributes(self) -> list[str]:
+        return self.manifest["latent"].get("attributes", [])
+
+    def _check_attribute(self, attribute: str | None) -> None:
+        values = self._attributes
+        if attribute is not None and attribute not in values:
             known = (
                 f"choose one of {', '.join(map(repr, values))}" if values else "the model was trained without labels"
             )
             raise ConfigError(f"attribute {attribute!r} is unknown: {known}")
-        z = z.copy()
+
+    def _with_attribute(self, z: np.ndarray, attribute: str | None) -> np.ndarray:
+        """Codes whose last columns, one for each value of the label, say `attribute`."""
+        if attribute is None:
+            return z
+        values, z = self._attributes, z.copy()
         z[:, z.shape[1] - len(values) :] = np.eye(len(values), dtype=z.dtype)[values.index(attribute)]
         return z
 
-    def _decode(self, z: np.ndarray, seed: int, first_row: int, chosen: dict[str, Any]) -> list[Sample]:
-        place = {"seed": np.int64(seed), "first_row": np.int64(first_row)}
-        ids, _, log_probability = self._run("sampler", z=z, **place, **chosen)
+    def _codes(self, seeds: np.ndarray, rows: np.ndarray, stop: Any = None) -> np.ndarray:
+        return self._run("prior", stop, seed=seeds, row=rows)[0]
+
+    def _write(
+        self, seeds: np.ndarray, rows: np.ndarray, attribute: str | None, chosen: dict[str, Any]
+    ) -> list[Sample]:
+        """Texts of the prior's codes; the sampler draws them itself where nobody needs to see them."""
+        if self._attributes:
+            z = self._with_attribute(self._codes(seeds, rows), attribute)
+        else:
+            z = np.zeros((0, self.latent_size), np.float32)
+        return self._decode(z, seeds, rows, chosen)
+
+    def _decode(self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: dict[str, Any]) -> list[Sample]:
+        ids, log_probability = self.write_ids(z, seeds, rows, chosen)
         finished = (ids == END).any(axis=1)
         if self.manifest["mode"] == "fixed":
             finished |= ids.shape[1] == self.length
-        values = self.manifest["latent"].get("attributes", [])
-        chosen_values = (
-            [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)] if values else [None] * len(z)
-        )
+        values = self._attributes
+        labels = [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)] if values else [None] * len(rows)
         return [
-            Sample(text, seed, first_row + row, float(log_probability[row]), bool(finished[row]), chosen_values[row])
-            for row, text in enumerate(self.alphabet.decode(ids))
+            Sample(text, int(seeds[i]), int(rows[i]), float(log_probability[i]), bool(finished[i]), labels[i])
+            for i, text in enumerate(self.alphabet.decode(ids))
         ]
 
-    def _tokens(self, texts: list[str], unknown: str) -> np.ndarray:
-        if unknown not in ("refuse", "replace"):
-            raise ConfigError(f"unknown must be 'refuse' or 'replace', got {unknown!r}")
-        strange = self.alphabet.unknown(texts)
-        if strange and unknown == "refuse":
+    def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
+        one_of("unknown", unknown, ("refuse", "replace"))
+        one_of("too_long", too_long, ("refuse", "cut"))
+        strange = self.alphabet.unknown(texts) if unknown == "refuse" else {}
+        if strange:
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
             raise DataError(
                 f"texts hold {self.alphabet.rules.unit} the model never saw: {shown}; "
                 f"remove them, or have them replaced: unknown='replace', --unknown replace"
             )
-        if self.manifest["mode"] == "lines":
+        lines = self.manifest["mode"] == "lines"
+        if too_long == "cut":
+            texts = [self.alphabet.cut(text, self.length - lines) for text in texts]
+        if lines:
             return self.alphabet.encode(texts, self.length)
         rows = [self.alphabet.ids(text) for text in texts]
         for row, ids in enumerate(rows):
@@ -197,9 +446,18 @@ class Sampler:
                 )
         return np.array(rows, np.int32).reshape(-1, self.length)
 
-    def _run(self, endpoint: str, **inputs: Any) -> list[np.ndarray]:
+    def _session(self, endpoint: str) -> onnxruntime.InferenceSession:
+        """The running graph of an endpoint, verified and started when it is first needed."""
+        with self._starting:
+            if endpoint not in self._sessions:
+                self._sessions[endpoint] = session(self.bundle, endpoint, self._threads)
+            return self._sessions[endpoint]
+
+    def _run(self, endpoint: str, stop: Any = None, /, **inputs: Any) -> list[np.ndarray]:
+        running = self._session(endpoint)
+        feed = {name: np.asarray(value) for name, value in inputs.items()}
         try:
-            return self._sessions[endpoint].run(None, {name: np.asarray(value) for name, value in inputs.items()})
+            return running.run(None, feed, stop or current_options())
         except Exception as error:  # onnxruntime's own exceptions share no useful base
             raise BundleError(
                 f"the bundle's {endpoint} did not run ({first_line(error)}); check it with `kvae verify`"
@@ -207,12 +465,13 @@ class Sampler:
 
 
 def choices(
-    manifest: Any,
+    manifest: Mapping[str, Any],
     *,
     greedy: bool = False,
     temperature: float | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_length: int = 0,
     max_length: int | None = None,
 ) -> dict[str, Any]:
     """How symbols are chosen, as the sampler graph's inputs; temperature 0 is greedy, top_k 0 and top_p 1 are off."""
@@ -225,22 +484,42 @@ def choices(
     if not 1e-6 <= real("top_p", top_p) <= 1.0:
         raise ConfigError(f"top_p must be above 0 and at most 1, got {top_p}")
     limit = manifest["length"]
+    longest = whole("max_length", limit if max_length is None else max_length, 1, limit)
     return {
         "temperature": np.float32(0.0 if greedy else 1.0 if temperature is None else temperature),
         "top_k": np.int64(whole("top_k", top_k, 0, LARGEST["row"])),
         "top_p": np.float32(top_p),
-        "max_length": np.int64(whole("max_length", limit if max_length is None else max_length, 1, limit)),
+        "min_length": np.int64(whole("min_length", min_length, 0, longest)),
+        "max_length": np.int64(longest),
     }
 
 
-def session(bundle: Bundle, name: str, threads: int | None) -> onnxruntime.InferenceSession:
+def straight(start: np.ndarray, stop: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """Points (n, d) of the line from `start` to `stop` (d,), at shares `along` (n, 1) of the way."""
+    return start + along * (stop - start)
+
+
+def arc(start: np.ndarray, stop: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """Points (n, d) of the arc, as `straight`; where the two point the same way, or one is the origin, the line."""
+    lengths = np.linalg.norm(start) * np.linalg.norm(stop)
+    angle = np.arccos(np.clip(start @ stop / lengths, -1.0, 1.0)) if lengths else 0.0
+    if np.sin(angle) < 1e-6:
+        return straight(start, stop, along)
+    return (np.sin((1.0 - along) * angle) * start + np.sin(along * angle) * stop) / np.sin(angle)
+
+
+PATHS = {"linear": straight, "spherical": arc}
+
+
+def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:
     """One graph, ready to run. Thread counts are set explicitly: onnxruntime's default pins cores and fails in containers."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores() if threads is None else whole("threads", threads, 1, 1024)
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    content = read_graph(bundle, name)
     try:
-        return onnxruntime.InferenceSession(bundle.graphs[name], options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(
             f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name}; "
@@ -253,33 +532,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def listed(texts: Any) -> list[str]:
-    """One text or several as a list, or `DataError`."""
-    texts = [texts] if isinstance(texts, str) else texts
-    if isinstance(texts, Iterable) and not isinstance(texts, bytes):
-        texts = list(texts)
-        if all(isinstance(text, str) for text in texts):
-            return texts
-    raise DataError(f"texts must be one str or a sequence of str, got {texts!r:.80}")
-
-
 def chunks(n: int) -> Iterator[tuple[int, int]]:
     """(start, count) of pieces of at most `CHUNK` rows."""
     return ((start, min(CHUNK, n - start)) for start in range(0, n, CHUNK))
-
-
-def whole(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int in [low, high], or `ConfigError`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-    return int(value)
-
-
-def real(name: str, value: Any) -> float:
-    """`value` as a number, or `ConfigError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise ConfigError(f"{name} must be a number, got {value!r}")
-    return float(value)
 
 
 def first_line(error: Exception) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .bundle import ENDPOINTS
 from .errors import CheckFailed
 from .sampler import Sampler
 
 
 def verify(path: str | Path) -> dict[str, Any]:
-    """Read every file, compare all sums, start every graph, and sample the texts that the manifest remembers.
+    """Read every file, compare all sums, look through every graph for what does not belong there, start it, and sample the
+    texts that the manifest remembers.
 
     Returns what was checked, with the parity record of the export; raises `BundleError` for files that are not as they
     were written and `CheckFailed` when the sampler writes other texts than it did when it was exported.
     """
-    sampler = Sampler.load(path)
+    sampler = Sampler.load(path, endpoints=ENDPOINTS)
     remembered = sampler.manifest["seed_test"]
     texts = sampler.sample(remembered["rows"], remembered["seed"])
     if texts != remembered["texts"]:
@@ -28,4 +30,5 @@ def verify(path: str | Path) -> dict[str, Any]:
         "files": len(sampler.manifest["endpoints"]),
         "seed_test_texts": len(texts),
         "parity_at_export": sampler.manifest["parity"],
+        **({"quantization": sampler.manifest["quantization"]} if "quantization" in sampler.manifest else {}),
     }

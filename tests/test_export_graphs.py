@@ -27,12 +27,12 @@ def runner(graph: onnx.ModelProto) -> Any:
     """A function of the graph's inputs, those of the sampler with defaults."""
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    def run(z: np.ndarray = CODES, **given: float) -> list[np.ndarray]:
-        choices = {"seed": 0, "first_row": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_length": 16, **given}
+    def run(z: np.ndarray = CODES, seed: int = 0, first_row: int = 0, **given: float) -> list[np.ndarray]:
+        choices = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_length": 0, "max_length": 16, **given}
         kinds = {"temperature": np.float32, "top_p": np.float32}
-        return session.run(
-            None, {"z": z, **{name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()}}
-        )
+        place = {"seed": np.full(len(z), seed), "row": first_row + np.arange(len(z))}
+        scalars = {name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()}
+        return session.run(None, {"z": z, **place, **scalars})
 
     return run
 

@@ -7,17 +7,18 @@ from onnx import TensorProto, helper
 from scipy import stats
 
 from kvae.export.nodes import Nodes, tensor
-from kvae.export.random_numbers import key_of, normals, reference_normals, row_numbers, threefry, uniform
+from kvae.export.random_numbers import key_of, normals, row_numbers, threefry, uniform
+from kvae.serving import random_numbers
 
 
 def session(g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str]]]) -> onnxruntime.InferenceSession:
     declared = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()]
-    model = g.model("test", [tensor(name, "int64") for name in inputs], declared)
+    model = g.model("test", [tensor(name, "int64", "rows") for name in inputs], declared)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-def run(made: onnxruntime.InferenceSession, **inputs: int) -> list[np.ndarray]:
-    return made.run(None, {name: np.array(value, np.int64) for name, value in inputs.items()})
+def run(made: onnxruntime.InferenceSession, seed: int, first_row: int, count: int) -> list[np.ndarray]:
+    return made.run(None, {"seed": np.full(count, seed), "row": first_row + np.arange(count)})
 
 
 @pytest.mark.parametrize(
@@ -49,14 +50,14 @@ def test_a_seed_becomes_its_low_and_its_high_word(seed: int) -> None:
     g = Nodes()
     for word, name in zip(key_of(g, "seed"), ("low", "high"), strict=True):
         g.named(word, name)
-    found = run(session(g, ["seed"], {name: (TensorProto.UINT32, []) for name in ("low", "high")}), seed=seed)
-    assert [int(word) for word in found] == [seed & 0xFFFFFFFF, seed >> 32]
+    made = session(g, ["seed"], {name: (TensorProto.UINT32, ["rows"]) for name in ("low", "high")})
+    assert [int(word[0]) for word in made.run(None, {"seed": np.array([seed])})] == [seed & 0xFFFFFFFF, seed >> 32]
 
 
 def noise_session(size: int) -> onnxruntime.InferenceSession:
     g = Nodes()
-    g.named(normals(g, key_of(g, "seed"), row_numbers(g, "first_row", "count"), size), "noise")
-    return session(g, ["seed", "first_row", "count"], {"noise": (TensorProto.FLOAT, ["rows", str(size)])})
+    g.named(normals(g, key_of(g, "seed"), row_numbers(g, "row"), size), "noise")
+    return session(g, ["seed", "row"], {"noise": (TensorProto.FLOAT, ["rows", str(size)])})
 
 
 @pytest.mark.parametrize("size", [1, 5, 32])
@@ -80,15 +81,15 @@ def test_a_row_of_noise_depends_on_the_seed_and_the_row_alone() -> None:
 @pytest.mark.parametrize("seed", [0, 2**40 + 5])
 def test_noise_is_what_numpy_computes(seed: int) -> None:
     (noise,) = run(noise_session(7), seed=seed, first_row=2, count=50)
-    np.testing.assert_allclose(noise, reference_normals(seed, np.arange(2, 52), 7), atol=1e-6)
+    np.testing.assert_allclose(noise, random_numbers.normals(seed, np.arange(2, 52), 7), atol=1e-6)
 
 
 def test_uniforms_fill_the_unit_interval_evenly() -> None:
     g = Nodes()
     zero = g.constant(0, np.uint32)
-    words = threefry(g, key_of(g, "seed"), (row_numbers(g, "first_row", "count"), zero))
+    words = threefry(g, key_of(g, "seed"), (row_numbers(g, "row"), zero))
     g.named(uniform(g, words[0]), "uniform")
-    made = session(g, ["seed", "first_row", "count"], {"uniform": (TensorProto.FLOAT, ["rows"])})
+    made = session(g, ["seed", "row"], {"uniform": (TensorProto.FLOAT, ["rows"])})
     (numbers,) = run(made, seed=1, first_row=0, count=50_000)
     assert 0.0 <= numbers.min() < numbers.max() < 1.0
     assert stats.kstest(numbers, "uniform").pvalue > 1e-3

@@ -70,9 +70,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an edited manifest": (lambda bundle: flip(bundle / "manifest.json", 40), "manifest.json"),
     "an endpoint too few": (lambda bundle: rewrite(bundle, endpoints={}), "lacks 'sampler'"),
     "no vocabulary": (lambda bundle: rewrite(bundle, vocabulary=None), "lacks 'vocabulary'"),
-    "format 0": (lambda bundle: rewrite(bundle, format_version=0), "bundle format 0"),
+    "format 0": (
+        lambda bundle: rewrite(bundle, format_version=0),
+        "bundle format 0, this kvae reads 2; export it anew",
+    ),
     "a file elsewhere": (elsewhere, "names a file outside the bundle"),
-    "a missing file": (lambda bundle: (bundle / "encoder.onnx").unlink(), "encoder.onnx: cannot be read"),
+    "a missing file": (lambda bundle: (bundle / "encoder.onnx").unlink(), "encoder.onnx: is missing"),
     "an empty file": (
         lambda bundle: (bundle / "prior.onnx").write_bytes(b""),
         "prior.onnx: truncated or extended, 0 bytes",
@@ -80,7 +83,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truncated file": (lambda bundle: truncate(bundle / "sampler.onnx"), "sampler.onnx: truncated"),
     "a flipped byte": (lambda bundle: flip(bundle / "sampler.onnx", 5000), "sampler.onnx: damaged"),
     "another tokenizer": (lambda bundle: rewrite(bundle, vocabulary={"tokenizer": "wordpiece"}), "tokenizer 'char'"),
-    "a graph that is none": (other_graph, "cannot load the sampler"),
+    "a graph that is none": (other_graph, "sampler.onnx: not an ONNX file"),
 }
 
 

@@ -1,0 +1,52 @@
+"""Which symbol comes next: the likeliest, or drawn by inverse distribution function, as nodes of an ONNX graph."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from .nodes import Nodes, tensor
+
+
+def choose(g: Nodes, logits: str, uniforms: str) -> str:
+    """Symbols (batch,) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`."""
+    zero, one, column = g.constant(0.0, np.float32), g.constant(1.0, np.float32), g.constant([1], np.int64)
+    is_greedy = g.Equal("temperature", zero)
+    probabilities = g.Softmax(g.Div(logits, g.Where(is_greedy, one, "temperature")), axis=1)
+
+    everything, filtered = Nodes(g), Nodes(g)
+    all_of_it = everything.Identity(probabilities)
+    kept = likeliest(filtered, probabilities)
+    restricts = g.Or(g.Greater("top_k", g.constant(0, np.int64)), g.Less("top_p", one))
+    probabilities = g.If(
+        restricts,
+        then_branch=filtered.body("filtered", [], [tensor(kept, "float", "batch", "symbols")]),
+        else_branch=everything.body("everything", [], [tensor(all_of_it, "float", "batch", "symbols")]),
+    )
+    cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
+    total = g.ReduceSum(probabilities, column, keepdims=1)
+    passed = g.LessOrEqual(cumulative, g.Mul(g.Unsqueeze(uniforms, column), total))
+    drawn = g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=0)
+    # Rounding may push the draw behind the last symbol that has any probability: step back to that one.
+    positive = g.Cast(g.Greater(probabilities, zero), to=TensorProto.FLOAT)
+    last = g.ArgMax(positive, axis=1, keepdims=0, select_last_index=1)
+    return g.Where(is_greedy, g.ArgMax(logits, axis=1, keepdims=0), g.Min(drawn, last))
+
+
+def likeliest(g: Nodes, probabilities: str) -> str:
+    """Probabilities (batch, V) with zeros outside the `top_k` likeliest symbols and, of those, the `top_p` nucleus.
+
+    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest symbols with a share of at least `top_p`.
+    """
+    zero, column = g.constant(0.0, np.float32), g.constant([1], np.int64)
+    symbols = g.Slice(g.Shape(probabilities), g.constant([1], np.int64), g.constant([2], np.int64))
+    sorted_probabilities, _ = g.TopK(probabilities, symbols, axis=1, outputs=2)
+    ranks = g.Range(g.constant(0, np.int64), g.Squeeze(symbols), g.constant(1, np.int64))
+    no_limit = g.Equal("top_k", g.constant(0, np.int64))
+    within_k = g.Or(g.Less(ranks, "top_k"), no_limit)
+    first_k = g.Where(within_k, sorted_probabilities, zero)
+    shares = g.Div(first_k, g.ReduceSum(first_k, column, keepdims=1))
+    before = g.CumSum(shares, g.constant(1, np.int64), exclusive=1)
+    in_nucleus = g.And(g.Less(before, "top_p"), g.Greater(first_k, zero))
+    smallest = g.ReduceMin(g.Where(in_nucleus, first_k, g.constant(2.0, np.float32)), column, keepdims=1)
+    return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)

@@ -1,0 +1,170 @@
+"""Weights of a graph in eight bits: a quarter of the size, and products of whole numbers in the decoding loop.
+
+Every matrix is stored as int8 with a scale for each column. Products with a matrix are computed in whole numbers: what comes in
+is rounded row by row, each row with its own scale, so that a text does not depend on the batch it is written in (one scale
+for the whole batch, as dynamic quantization usually has it, would make it). Convolutions and recurrent operations get their
+weights back as float32 when the graph is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, numpy_helper
+
+from kvae.serving.alphabet import PAD
+
+from .convert import checked
+from .graphs import LOGITS
+from .nodes import Nodes
+from .parity import with_logits
+
+SMALLEST = 512
+"""Tensors with fewer numbers stay as they are: biases, scales, norms."""
+
+WEIGHT_LEVELS = 63
+"""Weights are whole numbers from -63 to 63: two products with bytes then never overflow the 16 bits in which processors without
+8-bit dot products add them up, so that the sums are the same on every processor."""
+
+CENTRE, INPUT_LEVELS = 128, 127
+"""Inputs are bytes, 128 stands for 0."""
+
+
+def quantized(model: onnx.ModelProto, symbols: int) -> onnx.ModelProto:
+    """A copy of a graph of `kvae.export.graphs` with its weights in eight bits.
+
+    The product that gives the logits of `symbols` stays in float32: it is a small one, and what is likeliest is decided there.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    large = {item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)}
+    outer = Nodes(prefix="eight_bits_")
+    inside_out = reversed([graph, *nested(graph)])  # a graph's nodes are copies once it has been written anew
+    replaced = {name for part in inside_out for name in replace_uses(part, large, outer, symbols)}
+    kept = {name for part in (graph, *nested(graph)) for node in part.node for name in node.input} & large.keys()
+    for name in sorted(kept):
+        restore(outer, name, large[name])
+    weights = [item for item in graph.initializer if item.name not in kept | replaced]
+    nodes = [*outer.nodes, *graph.node]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend([*weights, *outer.initializers])
+    graph.node.extend(nodes)
+    return checked(copy)
+
+
+def is_weight(item: onnx.TensorProto) -> bool:
+    """Whether a constant is a matrix, or a stack of them, worth storing in eight bits."""
+    return item.data_type == TensorProto.FLOAT and len(item.dims) >= 2 and int(np.prod(item.dims)) >= SMALLEST
+
+
+def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a graph's nodes, and those in theirs."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                yield inner
+                yield from nested(inner)
+
+
+def replace_uses(graph: onnx.GraphProto, large: dict[str, np.ndarray], outer: Nodes, symbols: int) -> set[str]:
+    """Put whole-number products and look-ups where a graph uses large matrices; returns the names of those."""
+    replaced: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        g = Nodes(outer)
+        name = node.input[1] if len(node.input) > 1 else ""
+        if node.op_type == "MatMul" and name in large and large[name].ndim == 2 and large[name].shape[1] != symbols:
+            found = product(g, node.input[0], large[name])
+        elif node.op_type == "Gather" and node.input[0] in large and looks_up_rows(node):
+            name = node.input[0]
+            found = rows_of(g, large[name], node.input[1])
+        else:
+            nodes.append(node)
+            continue
+        g.named(found, node.output[0])
+        nodes += g.nodes
+        replaced.add(name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return replaced
+
+
+def looks_up_rows(node: onnx.NodeProto) -> bool:
+    """Whether a `Gather` takes rows."""
+    return all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
+
+
+def product(g: Nodes, inputs: str, matrix: np.ndarray) -> str:
+    """inputs (..., n) times matrix (n, m), in whole numbers."""
+    whole, scales = rounded(matrix, axis=0)
+    largest = g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
+    scale = g.Div(g.Max(largest, g.constant(1e-20, np.float32)), g.constant(INPUT_LEVELS, np.float32))
+    levels = g.Add(g.Round(g.Div(inputs, scale)), g.constant(CENTRE, np.float32))
+    sums = g.MatMulInteger(
+        g.Cast(levels, to=TensorProto.UINT8), g.constant(whole, np.int8), g.constant(CENTRE, np.uint8)
+    )
+    return g.Mul(g.Mul(g.Cast(sums, to=TensorProto.FLOAT), scale), g.constant(scales, np.float32))
+
+
+def rows_of(g: Nodes, matrix: np.ndarray, places: str) -> str:
+    """Rows of matrix (n, ...) at `places`."""
+    whole, scales = rounded(matrix, axis=-1, levels=127)
+    rows = g.Cast(g.Gather(g.constant(whole, np.int8), places, axis=0), to=TensorProto.FLOAT)
+    return g.Mul(rows, g.Gather(g.constant(scales, np.float32), places, axis=0))
+
+
+def restore(g: Nodes, name: str, weights: np.ndarray) -> None:
+    """`weights` under their name, as float32 that a runtime computes from eight bits once, when it loads the graph."""
+    shared = {2: 0, 3: 2}.get(weights.ndim, tuple(range(1, weights.ndim)))
+    whole, scales = rounded(weights, axis=shared, levels=127)
+    g.named(g.Mul(g.Cast(g.constant(whole, np.int8), to=TensorProto.FLOAT), g.constant(scales, np.float32)), name)
+
+
+def rounded(
+    weights: np.ndarray, axis: int | tuple[int, ...], levels: int = WEIGHT_LEVELS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as int8 from -levels to levels, and the scales that give them back; `axis` is what shares a scale."""
+    scales = np.maximum(np.abs(weights).max(axis=axis, keepdims=True), 1e-20) / levels
+    return np.round(weights / scales).astype(np.int8), scales.astype(np.float32)
+
+
+def agreement(
+    exact: Mapping[str, onnx.ModelProto], small: Mapping[str, onnx.ModelProto], tokens: np.ndarray
+) -> dict[str, Any]:
+    """What eight bits change, on tokens (n, T): the bound, the likeliest symbol at each position behind the true ones, and
+    the size of all graphs."""
+    inputs: dict[str, Any] = {"tokens": tokens, "seed": np.zeros(len(tokens), np.int64), "row": np.arange(len(tokens))}
+    if any(value.name == "attribute" for value in exact["scorer"].graph.input):
+        inputs["attribute"] = np.full(len(tokens), -1, np.int32)
+    runs = [scored(graphs["scorer"], inputs) for graphs in (exact, small)]
+    counted = tokens[:, : runs[0][1].shape[1]] != PAD
+    likeliest = [logits.argmax(axis=-1)[counted] for _, logits in runs]
+    bounds = [float(bound.mean()) for bound, _ in runs]
+    sizes = [sum(graph.ByteSize() for graph in graphs.values()) for graphs in (exact, small)]
+    return {
+        "kind": "int8",
+        "texts": len(tokens),
+        "symbols": int(counted.sum()),
+        "likeliest_symbols_unchanged": float((likeliest[0] == likeliest[1]).mean()),
+        "bound": bounds[1],
+        "bound_in_float32": bounds[0],
+        "size_ratio": sizes[1] / sizes[0],
+    }
+
+
+def scored(scorer: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The bound (n,) and the logits (n, time, V) of a scorer."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(scorer)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        with_logits(copy).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    reconstruction, kl, logits = session.run(["reconstruction", "kl", LOGITS], dict(inputs))
+    return reconstruction + kl, logits.transpose(1, 0, 2)

@@ -1,0 +1,110 @@
+"""Deadlines and cancellation: a call that takes too long, or that nobody waits for any more, ends within milliseconds.
+
+onnxruntime looks at the `terminate` flag of a call's options between two nodes of a graph, each turn of the decoding loop
+included.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import onnxruntime
+
+from .checks import real
+from .errors import Cancelled, ConfigError, DeadlineError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Cancellation:
+    """Handed to calls as `cancel`; `cancel()` ends those that run and those that begin later, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: list[onnxruntime.RunOptions] = []
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """End all calls that hold this."""
+        with self._lock:
+            self.cancelled = True
+            for options in self._running:
+                options.terminate = True
+
+    @contextmanager
+    def _ending(self, options: onnxruntime.RunOptions) -> Iterator[None]:
+        """Within this, `cancel` ends what runs with `options`."""
+        with self._lock:
+            options.terminate = self.cancelled
+            self._running.append(options)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.remove(options)
+
+
+@contextmanager
+def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[onnxruntime.RunOptions]:
+    """Options for the runs of one call that has `deadline` seconds and may be cancelled.
+
+    Raises `DeadlineError` or `Cancelled` for whatever fails inside once time is up or the call cancelled.
+    """
+    if deadline is not None and not 0 < real("deadline", deadline) <= threading.TIMEOUT_MAX:
+        raise ConfigError(f"deadline must be a number of seconds above 0, got {deadline!r}")
+    options, cancel = onnxruntime.RunOptions(), cancel or Cancellation()
+    options.log_severity_level = 4
+    passed = threading.Event()
+
+    def end() -> None:
+        passed.set()
+        options.terminate = True
+
+    timer = None if deadline is None else threading.Timer(deadline, end)
+    with cancel._ending(options):
+        if timer:
+            timer.daemon = True
+            timer.start()
+        try:
+            yield options
+        except Exception as error:
+            if cancel.cancelled:
+                raise Cancelled("the call was cancelled") from error
+            if passed.is_set():
+                raise DeadlineError(
+                    f"deadline: not done in {deadline} seconds; give it more time, or ask for less at once"
+                ) from error
+            raise
+        finally:
+            if timer:
+                timer.cancel()
+
+
+_options: ContextVar[onnxruntime.RunOptions | None] = ContextVar("options", default=None)
+
+
+def current_options() -> onnxruntime.RunOptions | None:
+    """The options of the limited call that this code is part of."""
+    return _options.get()
+
+
+def limited(method: Function) -> Function:
+    """A method that takes `deadline` (seconds) and `cancel` (a `Cancellation`) besides its own arguments."""
+
+    @wraps(method)
+    def call(*arguments: Any, deadline: float | None = None, cancel: Cancellation | None = None, **named: Any) -> Any:
+        if deadline is None and cancel is None:
+            return method(*arguments, **named)
+        with stopping(deadline, cancel) as options:
+            token = _options.set(options)
+            try:
+                return method(*arguments, **named)
+            finally:
+                _options.reset(token)
+
+    return cast(Function, call)

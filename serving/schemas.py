@@ -1,0 +1,168 @@
+"""What the server takes and gives, as JSON: each endpoint's request and answer, and the problem that an error is told as."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .sampler import LARGEST
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST["seed"])]
+Row = Annotated[int, Field(ge=0, le=LARGEST["row"])]
+
+
+class Request(BaseModel):
+    """JSON types are taken as they are, and a name that is not known is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    deadline: float | None = Field(
+        None, gt=0, description="seconds after which the answer is a 504; the server's own limit stays"
+    )
+
+
+class Choices(Request):
+    """How symbols are chosen."""
+
+    greedy: bool = Field(False, description="always the likeliest symbol; alone, without the other choices")
+    temperature: float | None = Field(
+        None, ge=1e-3, le=1e3, description="below 1 safer, above 1 wilder; 1 if not given"
+    )
+    top_k: int = Field(0, ge=0, le=LARGEST["row"], description="draw from the k likeliest symbols; 0 is off")
+    top_p: float = Field(1.0, ge=1e-6, le=1.0, description="draw from the likeliest symbols that hold this share")
+    min_length: int = Field(0, ge=0, description="tokens at least")
+    max_length: int | None = Field(None, ge=1, description="tokens at most; the model's length if not given")
+    attribute: str | None = Field(None, description="the label to write for, of a model that was trained with labels")
+
+    def options(self) -> dict[str, Any]:
+        """As keyword arguments of `Sampler`."""
+        return {name: getattr(self, name) for name in Choices.model_fields if name != "deadline"}
+
+
+class SampleRequest(Choices):
+    n: int = Field(1, ge=0, description="how many texts")
+    seed: Seed | None = Field(None, description="same seed, same texts; drawn and told if not given")
+    first_row: Row = Field(0, description="row of the seed to go on from")
+
+
+class StreamRequest(Choices):
+    seed: Seed | None = Field(None, description="same seed, same text; drawn and told if not given")
+    row: Row = Field(0, description="row of the seed")
+
+
+class Reading(Request):
+    unknown: Literal["refuse", "replace"] = Field("refuse", description="characters or words the model never saw")
+
+
+class TextsRequest(Reading):
+    texts: list[str]
+
+
+class InterpolateRequest(Reading):
+    first: str
+    last: str
+    steps: int = Field(7, ge=2, description="texts, ends included")
+    path: Literal["linear", "spherical"] = "linear"
+
+
+class ScoreRequest(Request):
+    texts: list[str]
+    samples: int = Field(1, ge=1, description="codes drawn for each text")
+    seed: Seed = 0
+    attribute: str | None = Field(None, description="the label of all texts; guessed if not given")
+    unknown: Literal["refuse", "replace"] = Field("replace", description="characters or words the model never saw")
+    too_long: Literal["refuse", "cut"] = Field("refuse", description="texts longer than the model")
+
+
+class Sampled(BaseModel):
+    text: str
+    seed: int
+    row: int
+    log_probability: float = Field(description="log p(text | z) at temperature 1, nats, the end mark included")
+    finished: bool = Field(description="whether the model ended the text, or its length did")
+    attribute: str | None
+
+
+class Samples(BaseModel):
+    samples: list[Sampled]
+
+
+class Code(BaseModel):
+    text: str
+    code: list[float]
+
+
+class Codes(BaseModel):
+    codes: list[Code]
+
+
+class Reconstruction(BaseModel):
+    text: str
+    reconstruction: str
+    equal: bool
+
+
+class Reconstructions(BaseModel):
+    reconstructions: list[Reconstruction]
+
+
+class Interpolation(BaseModel):
+    interpolation: list[str]
+
+
+class Scored(BaseModel):
+    text: str
+    bound: float = Field(description="upper bound on -log p(text): reconstruction + kl, nats")
+    reconstruction: float = Field(description="-log p(text | z), nats, the end mark included")
+    kl: float = Field(description="what the code costs, nats")
+    bits_per_character: float = Field(description="the bound by characters and end mark")
+    nats: list[float] = Field(description="the reconstruction token by token, the end mark last")
+
+
+class Scores(BaseModel):
+    scores: list[Scored]
+
+
+class Status(BaseModel):
+    status: str
+
+
+class Info(BaseModel):
+    """The bundle's manifest, and what this server allows."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model_id: str
+    limits: dict[str, float]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="which kind of problem: urn:kvae:problem:...")
+    title: str
+    status: int
+    detail: str = Field(description="one sentence: the argument, the rule, the value received, the way out")
+
+
+PROBLEMS = {
+    400: ("not-json", "the body is not JSON"),
+    404: ("not-found", "there is nothing at this address"),
+    405: ("method-not-allowed", "this address takes another method"),
+    408: ("slow-request", "the body took too long to arrive"),
+    413: ("body-too-large", "the body is too large"),
+    422: ("invalid-input", "the request asks for something impossible"),
+    429: ("busy", "too many requests wait"),
+    500: ("failed", "the server failed"),
+    503: ("not-ready", "the server is starting or shutting down"),
+    504: ("deadline", "the answer took too long"),
+}
+"""Every status of an error: the last part of its type, and its title."""
+
+
+def problem(status: int, detail: str) -> dict[str, Any]:
+    """An error as its JSON says it."""
+    slug, title = PROBLEMS.get(status) or ("http", HTTPStatus(status).phrase.lower())
+    return {"type": f"urn:kvae:problem:{slug}", "title": title, "status": status, "detail": detail}
