@@ -19,7 +19,7 @@ class Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     deadline: float | None = Field(
-        None, gt=0, description="seconds after which the answer is a 504; the server's own limit stays"
+        None, ge=1e-3, description="seconds after which the answer is a 504; the server's own limit stays"
     )
 
 

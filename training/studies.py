@@ -35,14 +35,14 @@ ISSUE = "our own aim"
 
 STEPS = {
     "toy": 1200,
-    "twitter": 1000,
-    "historyless": 3000,
-    "length": 2400,
-    "alpha": 2000,
-    "receptive-field": 2000,
+    "twitter": 250,
+    "historyless": 2000,
+    "length": 1600,
+    "alpha": 1500,
+    "receptive-field": 500,
     "tweets": 3000,
-    "kl-target": 3000,
-    "anti-collapse": 1500,
+    "kl-target": 1000,
+    "anti-collapse": 250,
 }
 """How long small rows are trained."""
 
