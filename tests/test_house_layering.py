@@ -35,8 +35,10 @@ LAZY = {
     "kvae/cli.py": {"kvae.demo", "kvae.training", "kvae.export", "kvae.serving"},
     "kvae/demo.py": {"kvae.training", "kvae.export", "kvae.serving"},
     "kvae/__init__.py": {"kvae.serving"},
+    "serving/server.py": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "serving/schemas.py": {"pydantic"},
 }
-"""Where the parts are put together: imported inside functions (the demo itself is imported that way)."""
+"""Where the parts are put together: imported inside functions (the demo and the server are themselves imported that way)."""
 
 
 def python_files() -> list[Path]:

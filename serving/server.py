@@ -1,0 +1,767 @@
+"""`kvae serve`: a bundle as a web service, with limits on all that a request may cost.
+
+Requests that may share a batch do, with the answers that each would get alone (`batching`). Every error is a problem of one
+sentence (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import ipaddress
+import json
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import prometheus_client
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from . import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, KvaeError, Sampler, schemas
+from .batching import Batcher, Busy, Job
+from .bundle import ENDPOINTS
+from .checks import real, whole
+from .sampler import CHUNK
+
+PAGE = Path(__file__).with_name("page.html")
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+RETRY_SECONDS = 1
+"""What Retry-After says."""
+
+CLIENT_LEFT = 499
+"""Status in the metrics of a request whose client did not wait for the answer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes on."""
+
+    max_texts: int = 1024
+    """Texts a request: written, read or on the way between two; of scores, texts by samples."""
+    max_body_bytes: int = 2**20
+    """Bytes of a request's body."""
+    queue: int = 256
+    """Requests that wait for the model, and as many streams."""
+    deadline: float = 30.0
+    """Seconds for a request, from its first byte to its answer, or to the last piece of a stream."""
+    streams: int = 4
+    """Streams that are written at once."""
+    window: float = 0.003
+    """Seconds that an idle model waits for requests to share a batch."""
+    shutdown_deadline: float = 30.0
+    """Seconds for what runs when the server is told to stop."""
+
+    def __post_init__(self) -> None:
+        for name, most in {"max_texts": 100_000, "max_body_bytes": 2**30, "queue": 100_000, "streams": 256}.items():
+            whole(name, getattr(self, name), 1, most)
+        for name in ("deadline", "shutdown_deadline", "window"):
+            if not 0 < real(name, getattr(self, name)) <= 86_400:
+                raise ConfigError(f"{name} must be above 0 and at most 86400 seconds, got {getattr(self, name)}")
+
+
+class Unavailable(KvaeError):
+    """The server is starting or shutting down."""
+
+
+STATUS: Mapping[type[KvaeError], int] = {
+    Busy: 429,
+    Unavailable: 503,
+    Cancelled: 503,
+    DeadlineError: 504,
+    ConfigError: 422,
+    DataError: 422,
+}
+"""Which errors are whose fault; any other is the server's: 500."""
+
+
+class Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
+        named: dict[str, Any] = {"registry": self.registry}
+        self.requests = prometheus_client.Counter("kvae_requests", "Requests answered", ["endpoint", "status"], **named)
+        self.seconds = prometheus_client.Histogram(
+            "kvae_request_seconds",
+            "From a request's first byte to the last of its answer",
+            ["endpoint"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            **named,
+        )
+        self.queue_depth = prometheus_client.Gauge("kvae_queue_depth", "Requests that wait for the model", **named)
+        sizes = {"buckets": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
+        self.batch_texts = prometheus_client.Histogram(
+            "kvae_batch_texts", "Texts run together", ["endpoint"], **sizes, **named
+        )
+        self.batch_requests = prometheus_client.Histogram(
+            "kvae_batch_requests", "Requests run together", ["endpoint"], **sizes, **named
+        )
+        self.texts_written = prometheus_client.Counter(
+            "kvae_texts_written", "Texts the model wrote", ["endpoint"], **named
+        )
+
+    def batch(self, jobs: Sequence[Job]) -> None:
+        """Count a batch that is about to run; the first part of a job's kind is its endpoint."""
+        endpoint = jobs[0].kind[0]  # type: ignore[index]
+        self.batch_requests.labels(endpoint).observe(len(jobs))
+        self.batch_texts.labels(endpoint).observe(sum(job.weight for job in jobs))
+
+
+class Service:
+    """A model behind a queue: what the endpoints share. `load` starts the graphs."""
+
+    def __init__(self, load: Callable[[], Sampler], limits: Limits) -> None:
+        self.load, self.limits, self.metrics = load, limits, Metrics()
+        self.sampler: Sampler | None = None
+        self.failure: Exception | None = None
+        """Why the graphs did not start."""
+        self.running = 0
+        """Requests that are being answered."""
+        self.streams = 0
+        self.started, self.stopping = asyncio.Event(), asyncio.Event()
+        self.batcher = Batcher(limits.queue, CHUNK, limits.window, self.metrics.batch)
+        self.metrics.queue_depth.set_function(lambda: len(self.batcher.waiting))
+        self._stream_threads = ThreadPoolExecutor(limits.streams, "kvae-stream")
+
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Within this the graphs start, and requests are taken once they have."""
+        tasks = [asyncio.create_task(self.start()), asyncio.create_task(self.batcher.work())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.batcher.close()
+            self._stream_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def start(self) -> None:
+        """Start the graphs, or remember why they did not start."""
+        try:
+            self.sampler = await asyncio.to_thread(self.load)
+        except Exception as error:
+            self.failure = error
+            self.stopping.set()
+        self.started.set()
+
+    async def stopped(self) -> None:
+        """Return when the server was told to stop and nothing runs any more, or has run for too long."""
+        await self.stopping.wait()
+        until = time.monotonic() + self.limits.shutdown_deadline
+        while self.running and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        self.batcher.abandon(Unavailable("the server shut down before this was done; try again in a moment"))
+
+    def model(self, request: Request) -> Sampler:
+        """The sampler, or `Unavailable` where the request came before the graphs ran or after the server was told to stop."""
+        if request.state.late:
+            raise Unavailable("the server is shutting down; try again in a moment")
+        if self.sampler is None:
+            raise Unavailable("the graphs are being started; try again in a moment")
+        return self.sampler
+
+    def check_texts(self, name: str, texts: int) -> None:
+        """Raise `ConfigError` for more texts than a request may ask for."""
+        if texts > self.limits.max_texts:
+            raise ConfigError(
+                f"{name} must be at most {self.limits.max_texts} texts a request, got {texts}; send several"
+            )
+
+    def deadline(self, request: Request, wanted: float | None) -> float:
+        """When a request is to be answered, on the clock of `time.monotonic`."""
+        return request.state.began + min(self.limits.deadline, wanted or self.limits.deadline)
+
+    async def run(
+        self,
+        request: Request,
+        wanted: float | None,
+        run: Callable[..., Sequence[Any]],
+        items: Sequence[Any],
+        weight: int,
+        *shared: Any,
+    ) -> list[Any]:
+        """One result an item. Requests of equal endpoint and `shared` run together."""
+        deadline = self.deadline(request, wanted)
+        job = Job((request.url.path[1:], *shared), run, items, weight)
+        answer = self.batcher.submit(job)
+        gone = asyncio.create_task(client_left(request))
+        try:
+            await asyncio.wait({answer, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not answer.done():
+                answer.cancel()
+        if not answer.cancelled():
+            return answer.result()
+        if gone.done() and not gone.cancelled():
+            raise HTTPException(CLIENT_LEFT, "the client left")
+        raise too_late(deadline - request.state.began)
+
+    async def pieces(self, sampler: Sampler, deadline: float, seconds: float, **options: Any) -> AsyncIterator[str]:
+        """The pieces of one text as they are written; left early, the writing ends."""
+        if self.streams >= self.limits.queue:
+            raise Busy(f"{self.streams} streams wait or are being written, no more may; try again in a moment")
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | Exception | None]()
+        cancellation = Cancellation()
+        put = partial(loop.call_soon_threadsafe, queue.put_nowait)
+
+        def write() -> None:
+            try:
+                for piece in sampler.stream(**options, cancel=cancellation):
+                    put(piece)
+                put(None)
+            except Exception as error:
+                put(error)
+
+        writing = loop.run_in_executor(self._stream_threads, write)
+        self.streams += 1
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        item = await queue.get()
+                except TimeoutError:
+                    raise too_late(seconds) from None
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            self.streams -= 1
+            cancellation.cancel()
+            writing.cancel()
+
+
+def too_late(seconds: float) -> DeadlineError:
+    return DeadlineError(f"deadline: not done in {seconds:g} seconds; give it more time, or ask for less at once")
+
+
+async def client_left(request: Request) -> None:
+    """Return when the client closed the connection; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# --- endpoints -------------------------------------------------------------------------------------------------------
+
+
+def service_of(request: Request) -> Service:
+    return request.app.state.service
+
+
+async def sample(body: schemas.SampleRequest, request: Request) -> Response:
+    """New texts. Row i of a seed is the same text whatever `n`, and whoever else asks at the same time."""
+    service = service_of(request)
+    model, options = service.model(request), body.options()
+    service.check_texts("n", body.n)
+    seed = secrets.randbits(32) if body.seed is None else body.seed
+    places = [(seed, body.first_row + i) for i in range(body.n)]
+
+    def write(places: Sequence[tuple[int, int]], **limits: Any) -> list[Any]:
+        return model.generate_rows([place[0] for place in places], [place[1] for place in places], **options, **limits)
+
+    samples = await service.run(request, body.deadline, write, places, body.n, *options.items())
+    service.metrics.texts_written.labels("sample").inc(len(samples))
+    return Answer({"samples": [vars(item) for item in samples]})
+
+
+async def stream(body: schemas.StreamRequest, request: Request) -> Response:
+    """One text as server-sent events: `data: {"piece": ...}` again and again, then the event `done` with text, seed and row,
+    or the event `problem`. The pieces joined are the text that /sample writes at that seed and row."""
+    service = service_of(request)
+    model = service.model(request)
+    seed = secrets.randbits(32) if body.seed is None else body.seed
+    deadline = service.deadline(request, body.deadline)
+    pieces = service.pieces(model, deadline, deadline - request.state.began, seed=seed, row=body.row, **body.options())
+    first = await anext(pieces, None)
+
+    async def events() -> AsyncIterator[bytes]:
+        text = ""
+        try:
+            async with contextlib.aclosing(pieces):
+                for piece in filter(None, [first]):
+                    text += piece
+                    yield event({"piece": piece})
+                async for piece in pieces:
+                    text += piece
+                    yield event({"piece": piece})
+        except KvaeError as error:
+            yield event(schemas.problem(status_of(error), str(error)), "problem")
+            return
+        service.metrics.texts_written.labels("stream").inc()
+        yield event({"text": text, "seed": seed, "row": body.row}, "done")
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+
+
+def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
+    """A server-sent event."""
+    return f"{f'event: {name}' + chr(10) if name else ''}data: {json.dumps(data)}\n\n".encode()
+
+
+async def encode(body: schemas.TextsRequest, request: Request) -> Response:
+    """The latent codes of texts: the means of their posteriors."""
+    service = service_of(request)
+    codes = await read(service, request, body, lambda model: model.encode)
+    return Answer(
+        {"codes": [{"text": text, "code": code.tolist()} for text, code in zip(body.texts, codes, strict=True)]}
+    )
+
+
+async def reconstruct(body: schemas.TextsRequest, request: Request) -> Response:
+    """Texts through their codes and back, greedily."""
+    service = service_of(request)
+    again = await read(service, request, body, lambda model: model.reconstruct)
+    service.metrics.texts_written.labels("reconstruct").inc(len(again))
+    pairs = zip(body.texts, again, strict=True)
+    return Answer(
+        {"reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]}
+    )
+
+
+async def read(
+    service: Service, request: Request, body: schemas.TextsRequest, method: Callable[[Sampler], Callable[..., Any]]
+) -> list[Any]:
+    """One result a text, of a method that takes texts and `unknown`."""
+    model = service.model(request)
+    service.check_texts("texts", len(body.texts))
+    run = partial(method(model), unknown=body.unknown)
+    return await service.run(request, body.deadline, run, body.texts, len(body.texts), body.unknown)
+
+
+async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
+    """Texts on the way from one to another."""
+    service = service_of(request)
+    model = service.model(request)
+    service.check_texts("steps", body.steps)
+
+    def walk(ends: Sequence[tuple[str, str]], **limits: Any) -> list[list[str]]:
+        return [
+            model.interpolate(first, last, body.steps, body.path, unknown=body.unknown, **limits)
+            for first, last in ends
+        ]
+
+    alone = object()
+    (texts,) = await service.run(request, body.deadline, walk, [(body.first, body.last)], body.steps, alone)
+    service.metrics.texts_written.labels("interpolate").inc(len(texts))
+    return Answer({"interpolation": texts})
+
+
+async def score(body: schemas.ScoreRequest, request: Request) -> Response:
+    """How surprising texts are: upper bounds on -log p(text), nats, with their parts."""
+    service = service_of(request)
+    model = service.model(request)
+    service.check_texts("texts by samples", len(body.texts) * body.samples)
+    options = body.model_dump(exclude={"texts", "deadline"})
+    run, weight = partial(model.score, **options), len(body.texts) * body.samples
+    scores = await service.run(request, body.deadline, run, body.texts, weight, *options.items())
+    return Answer({"scores": [vars(item) for item in scores]})
+
+
+async def health() -> Response:
+    """Whether the process lives."""
+    return Answer({"status": "alive"})
+
+
+async def ready(request: Request) -> Response:
+    """Whether requests are taken: not while the graphs start, and not while the server shuts down."""
+    service_of(request).model(request)
+    return Answer({"status": "ready"})
+
+
+async def metrics(request: Request) -> Response:
+    """For Prometheus."""
+    content = prometheus_client.generate_latest(service_of(request).metrics.registry)
+    return Response(content, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+
+async def info(request: Request) -> Response:
+    """The bundle's manifest: vocabulary, latent code, training summary, versions; and the server's limits."""
+    service = service_of(request)
+    return Answer({**service.model(request).info(), "limits": asdict(service.limits)})
+
+
+async def page() -> Response:
+    """Playing with the model, and what there is to call."""
+    return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
+
+
+Handler = Callable[..., Any]
+
+MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = {
+    "/sample": (sample, schemas.Samples),
+    "/stream": (stream, None),
+    "/encode": (encode, schemas.Codes),
+    "/reconstruct": (reconstruct, schemas.Reconstructions),
+    "/interpolate": (interpolate, schemas.Interpolation),
+    "/score": (score, schemas.Scores),
+}
+"""What is POSTed, with what it answers; None: server-sent events."""
+
+STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tuple[int, ...]]] = {
+    "/health": (health, schemas.Status, ()),
+    "/ready": (ready, schemas.Status, (503,)),
+    "/metrics": (metrics, None, ()),
+    "/info": (info, schemas.Info, (503,)),
+}
+"""What one GETs, with the statuses of its errors; None: plain text."""
+
+MODEL_PROBLEMS = (400, 408, 413, 422, 429, 500, 503, 504)
+ENDPOINT_NAMES = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}
+
+
+def application(load: Callable[[], Sampler], limits: Limits | None = None) -> FastAPI:
+    """The web application (ASGI) of the model that `load` starts; `state.service` is what it shares."""
+    limits = limits or Limits()
+
+    service = Service(load, limits)
+    app = FastAPI(title="kvae", lifespan=lambda _: service.at_work(), docs_url=None, redoc_url=None)
+    app.state.service = service
+    for path, (handler, model) in MODEL_ENDPOINTS.items():
+        done: dict[int | str, Any] = (
+            {} if model else {200: content_of("text/event-stream", "events, each with JSON as data", EVENT)}
+        )
+        app.post(
+            path,
+            response_class=Response if model is None else Answer,
+            responses=done | problems(MODEL_PROBLEMS),
+            operation_id=path[1:],
+            response_model=model,
+        )(handler)
+    for path, (handler, model, statuses) in STATE_ENDPOINTS.items():
+        done = {} if model else {200: content_of("text/plain", "Prometheus' text format", {"type": "string"})}
+        app.get(
+            path,
+            response_class=Response if model is None else Answer,
+            responses=done | problems(statuses),
+            operation_id=path[1:],
+            response_model=model,
+        )(handler)
+    for path in ("/", "/docs"):
+        app.get(path, include_in_schema=False)(page)
+    app.openapi = partial(described, app, limits)  # type: ignore[method-assign]
+    app.add_middleware(watched, limits=limits)  # type: ignore[arg-type]
+    app.add_exception_handler(KvaeError, of_kvae)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, of_validation)  # type: ignore[arg-type]
+    app.add_exception_handler(AnyHTTPException, of_http)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, of_anything)
+    return app
+
+
+# --- problems --------------------------------------------------------------------------------------------------------
+
+
+class Answer(JSONResponse):
+    """JSON in ASCII, whatever characters a text has."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
+
+
+class Refusal(Answer):
+    media_type = "application/problem+json"
+
+
+def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A problem as an answer."""
+    again = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else {}
+    return Refusal(schemas.problem(status, detail), status, {**again, **(headers or {})})
+
+
+def status_of(error: KvaeError) -> int:
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+
+
+async def of_kvae(request: Request, error: KvaeError) -> Response:
+    return refusal(status_of(error), str(error))
+
+
+async def of_validation(request: Request, error: RequestValidationError) -> Response:
+    faults = list(error.errors())
+    if faults[0]["type"] == "json_invalid":
+        return refusal(400, f"body: must be JSON, {faults[0]['ctx']['error']} at character {faults[0]['loc'][1]}")
+    return refusal(422, "; ".join(map(sentence, faults[:5])))
+
+
+async def of_http(request: Request, error: AnyHTTPException) -> Response:
+    if error.status_code == CLIENT_LEFT:
+        return Response(status_code=CLIENT_LEFT)
+    known = {
+        400: "body: must be JSON, in UTF-8, with numbers and nesting of sensible size",
+        404: f"{request.url.path}: nothing is here; /docs lists what there is",
+        405: f"{request.url.path}: does not take {request.method}; /docs lists what there is",
+    }
+    return refusal(error.status_code, known.get(error.status_code, str(error.detail)), error.headers)
+
+
+async def of_anything(request: Request, error: Exception) -> Response:
+    return refusal(500, f"the server failed with {type(error).__name__}; its log says more")
+
+
+def sentence(fault: Mapping[str, Any]) -> str:
+    """One of pydantic's faults: the argument, the rule, the value received."""
+    place = ".".join(map(str, fault["loc"][1:])) or "body"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place, ARGUMENTS, 1)
+        return f"{place}: is no argument here" + (f"; did you mean {near[0]}?" if near else "; /docs lists them")
+    rule = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    if place == "body" and fault["type"] != "missing":
+        rule = "must be one JSON object, with Content-Type: application/json"
+    received = "" if fault["type"] == "missing" else f", got {shortened(fault['input'])}"
+    return f"{place}: {rule[0].lower()}{rule[1:]}{received}"
+
+
+ARGUMENTS = sorted(
+    {
+        name
+        for model in (
+            schemas.SampleRequest,
+            schemas.StreamRequest,
+            schemas.TextsRequest,
+            schemas.InterpolateRequest,
+            schemas.ScoreRequest,
+        )
+        for name in model.model_fields
+    }
+)
+
+
+def shortened(value: Any) -> str:
+    """A value as Python writes it, of at most 80 characters."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a very large number"
+    return f"{value!r:.80}"
+
+
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "event": {"enum": ["message", "done", "problem"], "default": "message"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+"""An event of /stream, as OpenAPI 3.2 describes the parts of a stream."""
+
+
+def problems(statuses: Sequence[int]) -> dict[int | str, Any]:
+    """How OpenAPI tells of errors."""
+    told: dict[int | str, Any] = {}
+    for status in statuses:
+        told[status] = {
+            "description": schemas.PROBLEMS[status][1],
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        if status in (429, 503):
+            told[status]["headers"] = {
+                "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}
+            }
+    return told
+
+
+def content_of(media_type: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {media_type: {"itemSchema" if schema is EVENT else "schema": schema}},
+    }
+
+
+def described(app: FastAPI, limits: Limits) -> dict[str, Any]:
+    """The OpenAPI description, this server's limits included."""
+    if not app.openapi_schema:
+        schema = get_openapi(title="kvae", version="1", description="Texts from a bundle of kvae.", routes=app.routes)
+        parts = schema["components"]["schemas"]
+        parts["Problem"] = schemas.Problem.model_json_schema()
+        parts["SampleRequest"]["properties"]["n"]["maximum"] = limits.max_texts
+        parts["InterpolateRequest"]["properties"]["steps"]["maximum"] = limits.max_texts
+        parts["ScoreRequest"]["properties"]["samples"]["maximum"] = limits.max_texts
+        for name in ("TextsRequest", "ScoreRequest"):
+            parts[name]["properties"]["texts"]["maxItems"] = limits.max_texts
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+# --- around every request --------------------------------------------------------------------------------------------
+
+
+def watched(app: Any, limits: Limits) -> Any:
+    """ASGI around `app`: requests are counted and timed, and their bodies limited in size and time."""
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        service: Service = scope["app"].state.service
+        endpoint = scope["path"][1:] or "page" if scope["path"] in ENDPOINT_NAMES else "other"
+        began, status, works = time.monotonic(), 500, scope["path"] in MODEL_ENDPOINTS
+        scope.setdefault("state", {}).update(began=began, late=service.stopping.is_set())
+
+        async def telling(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        service.running += works
+        try:
+            await app(scope, bounded(scope, receive, limits, began), telling)
+        finally:
+            service.running -= works
+            service.metrics.requests.labels(endpoint, str(status)).inc()
+            service.metrics.seconds.labels(endpoint).observe(time.monotonic() - began)
+
+    return around
+
+
+def bounded(scope: Any, receive: Any, limits: Limits, began: float) -> Any:
+    """`receive` that raises when the body is too large, or takes too long to arrive."""
+    declared = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+    taken, complete = 0, False
+
+    async def receiving() -> Any:
+        nonlocal taken, complete
+        if complete:
+            return await receive()
+        try:
+            async with asyncio.timeout(began + limits.deadline - time.monotonic()):
+                message = await receive() if declared <= limits.max_body_bytes else {}
+        except TimeoutError:
+            raise HTTPException(408, f"body: did not arrive in {limits.deadline:g} seconds; send it faster") from None
+        taken += len(message.get("body", b""))
+        if max(declared, taken) > limits.max_body_bytes:
+            raise HTTPException(
+                413, f"body: must have at most {limits.max_body_bytes:,} bytes; send it in several requests"
+            )
+        complete = not message.get("more_body", False)
+        return message
+
+    return receiving
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+class Server(uvicorn.Server):
+    """A server that is told to stop, not stopped, by a signal; a second one stops it."""
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.stop, self.told = stop, False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by a signal, between two steps of the event loop."""
+        self.should_exit = self.force_exit = self.told
+        self.told = True
+        self.stop()
+
+
+def serve(
+    path: str,
+    host: str,
+    port: int,
+    limits: Limits,
+    say: Callable[[str], None],
+    started: Callable[[str, str], None],
+    threads: int | None = None,
+) -> None:
+    """Serve the bundle at `path` until a signal; then finish what runs and return.
+
+    `started(url, model_id)` is called once the graphs run. Raises `ConfigError` for an address that cannot be had and
+    `BundleError` for a bundle that cannot be used.
+    """
+    listening = bound(host, port)
+    if reaches_others(listening.getsockname()[0]):
+        say(f"--host {host}: whoever reaches this machine can use the model, without password or encryption")
+    with contextlib.closing(listening):
+        app = application(partial(Sampler.load, path, threads, ENDPOINTS), limits)
+        asyncio.run(serving(app, listening, url_of(listening), started))
+    failure = app.state.service.failure
+    if failure:
+        raise failure
+
+
+async def serving(app: FastAPI, listening: socket.socket, url: str, started: Callable[[str, str], None]) -> None:
+    """Take requests until told to stop."""
+    loop = asyncio.get_running_loop()
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = Server(config, lambda: loop.call_soon_threadsafe(app.state.service.stopping.set))
+    running = asyncio.create_task(server.serve([listening]))
+    while not server.started and not running.done():
+        await asyncio.sleep(0.01)
+    service: Service = app.state.service
+    telling = asyncio.create_task(tell_start(service, partial(started, url)))
+    stopped = asyncio.create_task(service.stopped())
+    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await running
+    for task in (telling, stopped):
+        task.cancel()
+
+
+async def tell_start(service: Service, started: Callable[[str], None]) -> None:
+    await service.started.wait()
+    if service.sampler:
+        started(service.sampler.manifest["model_id"])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket, or `ConfigError`."""
+    whole("--port", port, 0, 65_535)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--host: must be an address of this machine, got {host!r} ({error})") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"--port: {port} of {host} cannot be had ({error.strerror}); give another, or 0 for one that is free"
+        ) from error
+    listening.setblocking(False)
+    return listening
+
+
+def reaches_others(address: str) -> bool:
+    """Whether other machines may come in at an IP address."""
+    return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
