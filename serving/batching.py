@@ -26,7 +26,7 @@ class Busy(KvaeError):
 class Job:
     """What one request wants done; jobs of equal `kind` have the same `run` but for their items."""
 
-    kind: Hashable
+    kind: tuple[Hashable, ...]
     run: Run
     items: Sequence[Any]
     weight: int

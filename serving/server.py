@@ -11,12 +11,12 @@ import contextlib
 import difflib
 import ipaddress
 import json
+import reprlib
 import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -30,11 +30,11 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from . import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, KvaeError, Sampler, schemas
-from .batching import Batcher, Busy, Job
+from . import Cancelled, ConfigError, DataError, DeadlineError, KvaeError, Sampler, schemas
+from .batching import Busy
 from .bundle import ENDPOINTS
-from .checks import real, whole
-from .sampler import CHUNK
+from .checks import whole
+from .service import ClientLeft, Limits, Service, Unavailable
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -52,37 +52,6 @@ CLIENT_LEFT = 499
 """Status in the metrics of a request whose client did not wait for the answer."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes on."""
-
-    max_texts: int = 1024
-    """Texts a request: written, read or on the way between two; of scores, texts by samples."""
-    max_body_bytes: int = 2**20
-    """Bytes of a request's body."""
-    queue: int = 256
-    """Requests that wait for the model, and as many streams."""
-    deadline: float = 30.0
-    """Seconds for a request, from its first byte to its answer, or to the last piece of a stream."""
-    streams: int = 4
-    """Streams that are written at once."""
-    window: float = 0.003
-    """Seconds that an idle model waits for requests to share a batch."""
-    shutdown_deadline: float = 30.0
-    """Seconds for what runs when the server is told to stop."""
-
-    def __post_init__(self) -> None:
-        for name, most in {"max_texts": 100_000, "max_body_bytes": 2**30, "queue": 100_000, "streams": 256}.items():
-            whole(name, getattr(self, name), 1, most)
-        for name in ("deadline", "shutdown_deadline", "window"):
-            if not 0 < real(name, getattr(self, name)) <= 86_400:
-                raise ConfigError(f"{name} must be above 0 and at most 86400 seconds, got {getattr(self, name)}")
-
-
-class Unavailable(KvaeError):
-    """The server is starting or shutting down."""
-
-
 STATUS: Mapping[type[KvaeError], int] = {
     Busy: 429,
     Unavailable: 503,
@@ -92,176 +61,6 @@ STATUS: Mapping[type[KvaeError], int] = {
     DataError: 422,
 }
 """Which errors are whose fault; any other is the server's: 500."""
-
-
-class Metrics:
-    """What Prometheus is told."""
-
-    def __init__(self) -> None:
-        self.registry = prometheus_client.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self.registry)
-        named: dict[str, Any] = {"registry": self.registry}
-        self.requests = prometheus_client.Counter("kvae_requests", "Requests answered", ["endpoint", "status"], **named)
-        self.seconds = prometheus_client.Histogram(
-            "kvae_request_seconds",
-            "From a request's first byte to the last of its answer",
-            ["endpoint"],
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-            **named,
-        )
-        self.queue_depth = prometheus_client.Gauge("kvae_queue_depth", "Requests that wait for the model", **named)
-        sizes = {"buckets": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
-        self.batch_texts = prometheus_client.Histogram(
-            "kvae_batch_texts", "Texts run together", ["endpoint"], **sizes, **named
-        )
-        self.batch_requests = prometheus_client.Histogram(
-            "kvae_batch_requests", "Requests run together", ["endpoint"], **sizes, **named
-        )
-        self.texts_written = prometheus_client.Counter(
-            "kvae_texts_written", "Texts the model wrote", ["endpoint"], **named
-        )
-
-    def batch(self, jobs: Sequence[Job]) -> None:
-        """Count a batch that is about to run; the first part of a job's kind is its endpoint."""
-        endpoint = jobs[0].kind[0]  # type: ignore[index]
-        self.batch_requests.labels(endpoint).observe(len(jobs))
-        self.batch_texts.labels(endpoint).observe(sum(job.weight for job in jobs))
-
-
-class Service:
-    """A model behind a queue: what the endpoints share. `load` starts the graphs."""
-
-    def __init__(self, load: Callable[[], Sampler], limits: Limits) -> None:
-        self.load, self.limits, self.metrics = load, limits, Metrics()
-        self.sampler: Sampler | None = None
-        self.failure: Exception | None = None
-        """Why the graphs did not start."""
-        self.running = 0
-        """Requests that are being answered."""
-        self.streams = 0
-        self.started, self.stopping = asyncio.Event(), asyncio.Event()
-        self.batcher = Batcher(limits.queue, CHUNK, limits.window, self.metrics.batch)
-        self.metrics.queue_depth.set_function(lambda: len(self.batcher.waiting))
-        self._stream_threads = ThreadPoolExecutor(limits.streams, "kvae-stream")
-
-    @contextlib.asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
-        """Within this the graphs start, and requests are taken once they have."""
-        tasks = [asyncio.create_task(self.start()), asyncio.create_task(self.batcher.work())]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            self.batcher.close()
-            self._stream_threads.shutdown(wait=False, cancel_futures=True)
-
-    async def start(self) -> None:
-        """Start the graphs, or remember why they did not start."""
-        try:
-            self.sampler = await asyncio.to_thread(self.load)
-        except Exception as error:
-            self.failure = error
-            self.stopping.set()
-        self.started.set()
-
-    async def stopped(self) -> None:
-        """Return when the server was told to stop and nothing runs any more, or has run for too long."""
-        await self.stopping.wait()
-        until = time.monotonic() + self.limits.shutdown_deadline
-        while self.running and time.monotonic() < until:
-            await asyncio.sleep(0.02)
-        self.batcher.abandon(Unavailable("the server shut down before this was done; try again in a moment"))
-
-    def model(self, request: Request) -> Sampler:
-        """The sampler, or `Unavailable` where the request came before the graphs ran or after the server was told to stop."""
-        if request.state.late:
-            raise Unavailable("the server is shutting down; try again in a moment")
-        if self.sampler is None:
-            raise Unavailable("the graphs are being started; try again in a moment")
-        return self.sampler
-
-    def check_texts(self, name: str, texts: int) -> None:
-        """Raise `ConfigError` for more texts than a request may ask for."""
-        if texts > self.limits.max_texts:
-            raise ConfigError(
-                f"{name} must be at most {self.limits.max_texts} texts a request, got {texts}; send several"
-            )
-
-    def deadline(self, request: Request, wanted: float | None) -> float:
-        """When a request is to be answered, on the clock of `time.monotonic`."""
-        return request.state.began + min(self.limits.deadline, wanted or self.limits.deadline)
-
-    async def run(
-        self,
-        request: Request,
-        wanted: float | None,
-        run: Callable[..., Sequence[Any]],
-        items: Sequence[Any],
-        weight: int,
-        *shared: Any,
-    ) -> list[Any]:
-        """One result an item. Requests of equal endpoint and `shared` run together."""
-        deadline = self.deadline(request, wanted)
-        job = Job((request.url.path[1:], *shared), run, items, weight)
-        answer = self.batcher.submit(job)
-        gone = asyncio.create_task(client_left(request))
-        try:
-            await asyncio.wait({answer, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not answer.done():
-                answer.cancel()
-        if not answer.cancelled():
-            return answer.result()
-        if gone.done() and not gone.cancelled():
-            raise HTTPException(CLIENT_LEFT, "the client left")
-        raise too_late(deadline - request.state.began)
-
-    async def pieces(self, sampler: Sampler, deadline: float, seconds: float, **options: Any) -> AsyncIterator[str]:
-        """The pieces of one text as they are written; left early, the writing ends."""
-        if self.streams >= self.limits.queue:
-            raise Busy(f"{self.streams} streams wait or are being written, no more may; try again in a moment")
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | Exception | None]()
-        cancellation = Cancellation()
-        put = partial(loop.call_soon_threadsafe, queue.put_nowait)
-
-        def write() -> None:
-            try:
-                for piece in sampler.stream(**options, cancel=cancellation):
-                    put(piece)
-                put(None)
-            except Exception as error:
-                put(error)
-
-        writing = loop.run_in_executor(self._stream_threads, write)
-        self.streams += 1
-        try:
-            while True:
-                try:
-                    async with asyncio.timeout(deadline - time.monotonic()):
-                        item = await queue.get()
-                except TimeoutError:
-                    raise too_late(seconds) from None
-                if item is None:
-                    return
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-        finally:
-            self.streams -= 1
-            cancellation.cancel()
-            writing.cancel()
-
-
-def too_late(seconds: float) -> DeadlineError:
-    return DeadlineError(f"deadline: not done in {seconds:g} seconds; give it more time, or ask for less at once")
-
-
-async def client_left(request: Request) -> None:
-    """Return when the client closed the connection; the body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 # --- endpoints -------------------------------------------------------------------------------------------------------
@@ -295,15 +94,14 @@ async def stream(body: schemas.StreamRequest, request: Request) -> Response:
     seed = secrets.randbits(32) if body.seed is None else body.seed
     deadline = service.deadline(request, body.deadline)
     pieces = service.pieces(model, deadline, deadline - request.state.began, seed=seed, row=body.row, **body.options())
-    first = await anext(pieces, None)
+    first = await anext(pieces, "")
 
     async def events() -> AsyncIterator[bytes]:
-        text = ""
+        text = first
         try:
             async with contextlib.aclosing(pieces):
-                for piece in filter(None, [first]):
-                    text += piece
-                    yield event({"piece": piece})
+                if first:
+                    yield event({"piece": first})
                 async for piece in pieces:
                     text += piece
                     yield event({"piece": piece})
@@ -319,7 +117,8 @@ async def stream(body: schemas.StreamRequest, request: Request) -> Response:
 
 def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
     """A server-sent event."""
-    return f"{f'event: {name}' + chr(10) if name else ''}data: {json.dumps(data)}\n\n".encode()
+    lines = [f"event: {name}"] * (name is not None) + [f"data: {json.dumps(data)}"]
+    return ("\n".join(lines) + "\n\n").encode()
 
 
 async def encode(body: schemas.TextsRequest, request: Request) -> Response:
@@ -401,7 +200,8 @@ async def metrics(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """The bundle's manifest: vocabulary, latent code, training summary, versions; and the server's limits."""
     service = service_of(request)
-    return Answer({**service.model(request).info(), "limits": asdict(service.limits)})
+    manifest = json.dumps(service.model(request).info())
+    return Answer({**json.loads(manifest, parse_constant=lambda _: None), "limits": asdict(service.limits)})
 
 
 async def page() -> Response:
@@ -436,7 +236,6 @@ ENDPOINT_NAMES = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.js
 def application(load: Callable[[], Sampler], limits: Limits | None = None) -> FastAPI:
     """The web application (ASGI) of the model that `load` starts; `state.service` is what it shares."""
     limits = limits or Limits()
-
     service = Service(load, limits)
     app = FastAPI(title="kvae", lifespan=lambda _: service.at_work(), docs_url=None, redoc_url=None)
     app.state.service = service
@@ -463,10 +262,11 @@ def application(load: Callable[[], Sampler], limits: Limits | None = None) -> Fa
     for path in ("/", "/docs"):
         app.get(path, include_in_schema=False)(page)
     app.openapi = partial(described, app, limits)  # type: ignore[method-assign]
-    app.add_middleware(watched, limits=limits)  # type: ignore[arg-type]
+    app.add_middleware(watched, limits=limits)
     app.add_exception_handler(KvaeError, of_kvae)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, of_validation)  # type: ignore[arg-type]
     app.add_exception_handler(AnyHTTPException, of_http)  # type: ignore[arg-type]
+    app.add_exception_handler(ClientLeft, of_nobody)
     app.add_exception_handler(Exception, of_anything)
     return app
 
@@ -507,14 +307,16 @@ async def of_validation(request: Request, error: RequestValidationError) -> Resp
 
 
 async def of_http(request: Request, error: AnyHTTPException) -> Response:
-    if error.status_code == CLIENT_LEFT:
-        return Response(status_code=CLIENT_LEFT)
     known = {
         400: "body: must be JSON, in UTF-8, with numbers and nesting of sensible size",
         404: f"{request.url.path}: nothing is here; /docs lists what there is",
         405: f"{request.url.path}: does not take {request.method}; /docs lists what there is",
     }
     return refusal(error.status_code, known.get(error.status_code, str(error.detail)), error.headers)
+
+
+async def of_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_LEFT)
 
 
 async def of_anything(request: Request, error: Exception) -> Response:
@@ -550,10 +352,8 @@ ARGUMENTS = sorted(
 
 
 def shortened(value: Any) -> str:
-    """A value as Python writes it, of at most 80 characters."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a very large number"
-    return f"{value!r:.80}"
+    """A value as Python writes it, of at most 80 characters and not deep."""
+    return f"{reprlib.repr(value):.80}"
 
 
 EVENT = {
@@ -716,11 +516,15 @@ async def serving(app: FastAPI, listening: socket.socket, url: str, started: Cal
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    server = Server(config, lambda: loop.call_soon_threadsafe(app.state.service.stopping.set))
+    service: Service = app.state.service
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(service.stopping.set)
+
+    server = Server(config, stop)
     running = asyncio.create_task(server.serve([listening]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
-    service: Service = app.state.service
     telling = asyncio.create_task(tell_start(service, partial(started, url)))
     stopped = asyncio.create_task(service.stopped())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -36,6 +36,7 @@ LAZY = {
     "kvae/demo.py": {"kvae.training", "kvae.export", "kvae.serving"},
     "kvae/__init__.py": {"kvae.serving"},
     "serving/server.py": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
+    "serving/service.py": {"fastapi", "prometheus_client"},
     "serving/schemas.py": {"pydantic"},
 }
 """Where the parts are put together: imported inside functions (the demo and the server are themselves imported that way)."""

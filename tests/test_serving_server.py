@@ -23,7 +23,8 @@ fastapi_testclient = pytest.importorskip("fastapi.testclient")
 schemathesis = pytest.importorskip("schemathesis")
 httpx = pytest.importorskip("httpx")
 
-from kvae.serving.server import PAGE, Limits, application, bound, reaches_others  # noqa: E402
+from kvae.serving.server import PAGE, application, bound, reaches_others  # noqa: E402
+from kvae.serving.service import Limits  # noqa: E402
 
 TEXTS = ["KAMITO", "RUNEKA", "MI"]
 POSTED = ("/sample", "/stream", "/encode", "/reconstruct", "/interpolate", "/score")
@@ -409,10 +410,18 @@ def test_what_is_asked_in_vain_is_a_problem_of_one_sentence(
         (b'{"\\ud800": "\\ud800"}', 422),
         (b'{"attribute": "\\ud800"}', 422),
         (b"null", 422),
+        (b'{"n": ' + b"9" * 4000 + b"}", 422),
     ],
 )
 def test_no_body_brings_the_server_down(client: Any, content: bytes, status: int) -> None:
     check_problem(client.post("/sample", content=content, headers={"Content-Type": "application/json"}), status)
+
+
+@pytest.mark.parametrize("depth", [10, 400, 800, 900, 950, 980])
+def test_nesting_of_any_depth_is_the_fault_of_the_request(client: Any, depth: int) -> None:
+    content = b'{"texts": ' + b"[" * depth + b"]" * depth + b"}"
+    answered = client.post("/encode", content=content, headers={"Content-Type": "application/json"})
+    assert answered.status_code in (400, 422)
 
 
 def test_other_addresses_and_methods_are_problems_too(client: Any) -> None:
