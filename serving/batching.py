@@ -30,18 +30,33 @@ class Job:
     run: Run
     items: Sequence[Any]
     weight: int
-    """How many texts that is for the model."""
+    """How many texts an item is for the model."""
+    results: list[Any] = field(default_factory=list)
     answer: asyncio.Future[list[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def next_items(self, texts: int) -> Sequence[Any]:
+        """The next items, of about so many texts."""
+        start = len(self.results)
+        return self.items[start : start + max(1, texts // self.weight)]
+
+    @property
+    def texts_left(self) -> int:
+        return (len(self.items) - len(self.results)) * self.weight
+
+
+Batch = Sequence[tuple[Job, Sequence[Any]]]
+"""Jobs, with the items of each that run now."""
 
 
 class Batcher:
     """A queue of at most `longest` jobs and the thread that runs them, `most` texts at a time.
 
-    A batch is what has the kind of the oldest job. `window` is how many seconds an idle model waits for company; while it
-    is busy, the jobs that come collect by themselves. `observe(jobs)` is told of each batch.
+    A batch is what has the kind of the oldest job. What is larger than a batch goes to the end of the queue after each, so
+    that small requests overtake large ones. `window` is how many seconds an idle model waits for company; while it is
+    busy, the jobs that come collect by themselves. `observe(batch)` is told of each batch.
     """
 
-    def __init__(self, longest: int, most: int, window: float, observe: Callable[[Sequence[Job]], None]) -> None:
+    def __init__(self, longest: int, most: int, window: float, observe: Callable[[Batch], None]) -> None:
         self.longest, self.most, self.window, self.observe = longest, most, window, observe
         self.waiting: list[Job] = []
         self.running: list[Job] = []
@@ -65,8 +80,10 @@ class Batcher:
                 await self._arrived.wait()
                 await asyncio.sleep(self.window)
             if self.waiting:
-                self.running = self._next_batch()
-                await self._run(self.running)
+                batch = self._next_batch()
+                self.running = [job for job, _ in batch]
+                await self._run(batch)
+                self.waiting += [job for job in self.running if not job.answer.done()]
                 self.running = []
 
     def abandon(self, error: KvaeError) -> None:
@@ -85,40 +102,46 @@ class Batcher:
         if not answer.cancelled():
             answer.exception()  # seen, even where nobody waits for it any more
 
-    def _next_batch(self) -> list[Job]:
-        """The oldest job, and of its kind what fits beside it."""
-        batch, texts = [self.waiting[0]], self.waiting[0].weight
+    def _next_batch(self) -> Batch:
+        """Of the oldest job what a batch holds, and of its kind what fits beside it."""
+        oldest = self.waiting[0]
+        batch = [(oldest, oldest.next_items(self.most))]
+        room = self.most - len(batch[0][1]) * oldest.weight
         for job in self.waiting[1:]:
-            if job.kind == batch[0].kind and texts + job.weight <= self.most:
-                batch.append(job)
-                texts += job.weight
-        self.waiting = [job for job in self.waiting if job not in batch]
+            if job.kind == oldest.kind and job.texts_left <= room:
+                batch.append((job, job.next_items(self.most)))
+                room -= job.texts_left
+        taken = {id(job) for job, _ in batch}
+        self.waiting = [job for job in self.waiting if id(job) not in taken]
         return batch
 
-    async def _run(self, jobs: Sequence[Job]) -> None:
-        """One batch; what cannot be run together for the fault of one runs one by one."""
+    async def _run(self, batch: Batch) -> None:
+        """Run a batch. What cannot run together for the fault of one runs one by one and whole, so that an error is that of
+        the request alone."""
         cancellation = Cancellation()
 
         def unwanted(_: Any) -> None:
-            if all(job.answer.done() for job in jobs):
+            if all(job.answer.done() for job, _ in batch):
                 cancellation.cancel()
 
-        for job in jobs:
+        for job, _ in batch:
             job.answer.add_done_callback(unwanted)
-        self.observe(jobs)
-        items = [item for job in jobs for item in job.items]
-        call = partial(jobs[0].run, items, cancel=cancellation)
+        self.observe(batch)
+        call = partial(batch[0][0].run, [item for _, items in batch for item in items], cancel=cancellation)
         try:
             results = list(await asyncio.get_running_loop().run_in_executor(self._pool, call))
         except Exception as error:
-            shared = len(jobs) == 1 or isinstance(error, Cancelled) or not isinstance(error, KvaeError)
-            for job in jobs:
-                if not job.answer.done() and shared:
+            alone = len(batch) == 1 and len(batch[0][1]) == len(batch[0][0].items)
+            final = alone or isinstance(error, Cancelled) or not isinstance(error, KvaeError)
+            for job in [job for job, _ in batch if not job.answer.done()]:
+                if final:
                     job.answer.set_exception(error)
-                elif not job.answer.done():
-                    await self._run([job])
+                else:
+                    job.results.clear()
+                    await self._run([(job, job.items)])
             return
-        for job in jobs:
-            mine, results = results[: len(job.items)], results[len(job.items) :]
-            if not job.answer.done():
-                job.answer.set_result(mine)
+        for job, items in batch:
+            job.results += results[: len(items)]
+            results = results[len(items) :]
+            if not job.answer.done() and not job.texts_left:
+                job.answer.set_result(job.results)

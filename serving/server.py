@@ -81,7 +81,7 @@ async def sample(body: schemas.SampleRequest, request: Request) -> Response:
     def write(places: Sequence[tuple[int, int]], **limits: Any) -> list[Any]:
         return model.generate_rows([place[0] for place in places], [place[1] for place in places], **options, **limits)
 
-    samples = await service.run(request, body.deadline, write, places, body.n, *options.items())
+    samples = await service.run(request, body.deadline, write, places, 1, *options.items())
     service.metrics.texts_written.labels("sample").inc(len(samples))
     return Answer({"samples": [vars(item) for item in samples]})
 
@@ -148,7 +148,7 @@ async def read(
     model = service.model(request)
     service.check_texts("texts", len(body.texts))
     run = partial(method(model), unknown=body.unknown)
-    return await service.run(request, body.deadline, run, body.texts, len(body.texts), body.unknown)
+    return await service.run(request, body.deadline, run, body.texts, 1, body.unknown)
 
 
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
@@ -175,8 +175,8 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
     model = service.model(request)
     service.check_texts("texts by samples", len(body.texts) * body.samples)
     options = body.model_dump(exclude={"texts", "deadline"})
-    run, weight = partial(model.score, **options), len(body.texts) * body.samples
-    scores = await service.run(request, body.deadline, run, body.texts, weight, *options.items())
+    run = partial(model.score, **options)
+    scores = await service.run(request, body.deadline, run, body.texts, body.samples, *options.items())
     return Answer({"scores": [vars(item) for item in scores]})
 
 

@@ -14,7 +14,7 @@ import prometheus_client
 from fastapi import Request
 
 from . import Cancellation, ConfigError, DeadlineError, KvaeError, Sampler
-from .batching import Batcher, Busy, Job
+from .batching import Batch, Batcher, Busy, Job
 from .checks import real, whole
 from .sampler import CHUNK
 
@@ -81,11 +81,11 @@ class Metrics:
             "kvae_texts_written", "Texts the model wrote", ["endpoint"], **named
         )
 
-    def batch(self, jobs: Sequence[Job]) -> None:
+    def batch(self, batch: Batch) -> None:
         """Count a batch that is about to run; the first part of a job's kind is its endpoint."""
-        endpoint = jobs[0].kind[0]
-        self.batch_requests.labels(endpoint).observe(len(jobs))
-        self.batch_texts.labels(endpoint).observe(sum(job.weight for job in jobs))
+        endpoint = batch[0][0].kind[0]
+        self.batch_requests.labels(endpoint).observe(len(batch))
+        self.batch_texts.labels(endpoint).observe(sum(job.weight * len(items) for job, items in batch))
 
 
 class Service:
@@ -161,7 +161,7 @@ class Service:
         weight: int,
         *shared: Hashable,
     ) -> list[Any]:
-        """One result an item. Requests of equal endpoint and `shared` run together."""
+        """One result an item, of `weight` texts each. Requests of equal endpoint and `shared` run together."""
         deadline = self.deadline(request, wanted)
         job = Job((request.url.path[1:], *shared), run, items, weight)
         answer: asyncio.Future[Any] = self.batcher.submit(job)

@@ -59,8 +59,10 @@ class Blocked:
 
     def __init__(self) -> None:
         self.called, self.free, self.cancelled = threading.Event(), threading.Event(), threading.Event()
+        self.sizes: list[int] = []
 
     def generate_rows(self, seeds: list[int], rows: list[int], *, cancel: Any, **options: Any) -> list[Any]:
+        self.sizes.append(len(seeds))
         self.called.set()
         while not self.free.wait(0.005):
             if cancel.cancelled:
@@ -238,6 +240,28 @@ def test_what_is_wrong_with_one_request_of_a_batch_is_told_to_that_one(sampler: 
         good, bad, fine = together(client, [("/reconstruct", body) for body in bodies])
     check_problem(bad, 422, "'k' 1")
     assert [item.json()["reconstructions"][0]["text"] for item in (good, fine)] == ["KAMITO", "RUNEKA"]
+
+
+def test_what_is_wrong_with_a_large_request_is_told_as_of_the_whole(client: Any) -> None:
+    texts = ["KAMITO"] * 200 + ["KA" * 20]
+    check_problem(client.post("/encode", json={"texts": texts}), 422, "text 200 has 40 characters")
+
+
+def test_a_large_request_is_as_the_sampler_answers_it(client: Any, sampler: Sampler) -> None:
+    answered = client.post("/sample", json={"n": 300, "seed": 1}).json()
+    assert answered == {"samples": [vars(sample) for sample in sampler.generate(300, 1)]}
+
+
+def test_a_small_request_overtakes_a_large_one() -> None:
+    model = Blocked()
+    with serving(model) as client, ThreadPoolExecutor(2) as pool:
+        large = pool.submit(client.post, "/sample", json={"n": 300})
+        assert model.called.wait(20)
+        small = pool.submit(client.post, "/sample", json={"n": 1, "greedy": True})
+        until(lambda: metric(client, "kvae_queue_depth") == 1)
+        model.free.set()
+        assert [len(answer.result().json()["samples"]) for answer in (large, small)] == [300, 1]
+    assert model.sizes == [128, 1, 128, 44]
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
