@@ -670,5 +670,5 @@ def test_whatever_is_sent_is_answered_as_described(url: str, path: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", POSTED)
-def test_whatever_is_sent_a_thousand_times_is_answered_as_described(url: str, path: str) -> None:
-    fuzz(url, path, 1000)
+def test_whatever_is_sent_for_minutes_is_answered_as_described(url: str, path: str) -> None:
+    fuzz(url, path, 300)
