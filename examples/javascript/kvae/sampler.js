@@ -1,0 +1,249 @@
+/** Sampler: texts from a bundle, with the graphs and the random numbers of the Python `Sampler`. */
+
+import * as ort from "onnxruntime-web";
+
+import { Alphabet, END, PAD } from "./alphabet.js";
+import { atUrl, readGraph, readManifest } from "./bundle.js";
+import { codesOf, known, listed, real, whole } from "./checks.js";
+import { BundleError, CheckFailed, ConfigError, DataError } from "./errors.js";
+
+ort.env.wasm.numThreads = 1;
+
+/** Rows decoded at once: what bounds the memory of a call, whatever its size. */
+const CHUNK = 128;
+const LARGEST = { seed: 2n ** 63n - 1n, row: 2n ** 32n - 1n };
+const HOW_TO_CHOOSE = ["greedy", "temperature", "topK", "topP", "minLength", "maxLength"];
+
+export class Sampler {
+  #read;
+  #sessions = new Map();
+
+  constructor(read, manifest) {
+    this.#read = read;
+    this.manifest = manifest;
+    this.alphabet = new Alphabet(manifest.vocabulary);
+    this.latentSize = manifest.latent.size;
+    this.attributes = manifest.latent.attributes ?? [];
+  }
+
+  /** Opens the bundle at a URL, or the one that `source`, an `async (name) => Uint8Array`, reads. */
+  static async load(source) {
+    const read = typeof source === "function" ? source : atUrl(source);
+    const sampler = new Sampler(read, await readManifest(read));
+    await sampler.#session("sampler");
+    return sampler;
+  }
+
+  /**
+   * `n` new texts. Row i of a seed is the same text whatever `n`, and the same as in Python.
+   *
+   * Options: `greedy: true` or `temperature: 0.8` (default 1), `topK`, `topP`, `minLength`, `maxLength`, `firstRow`, and
+   * `attribute: "positive"` for a model that was trained with labels.
+   */
+  async sample(n, seed, options) {
+    return (await this.generate(n, seed, options)).map((sample) => sample.text);
+  }
+
+  /** As `sample`, with seed, row, log-probability (nats) and whether each text is finished. */
+  async generate(n, seed = randomSeed(), { firstRow = 0, attribute, ...options } = {}) {
+    this.#checkAttribute(attribute);
+    const choices = choicesOf(this.manifest, options);
+    return inChunks(checkedPlaces(n, seed, firstRow), async (places) => {
+      const codes = this.attributes.length ? await this.#drawn(places, attribute) : [];
+      return this.#write(codes, places, choices);
+    });
+  }
+
+  /** The codes behind rows `firstRow`, `firstRow + 1`, ... of a seed, a Float32Array each: samples of the prior. */
+  async drawCodes(n, seed, { firstRow = 0, attribute } = {}) {
+    this.#checkAttribute(attribute);
+    return inChunks(checkedPlaces(n, seed, firstRow), (places) => this.#drawn(places, attribute));
+  }
+
+  /** The codes of texts: the posterior's means. What the model never saw is refused, or with `unknown: "replace"` replaced. */
+  async encode(texts, { unknown = "refuse", ...others } = {}) {
+    known(others, ["unknown"]);
+    if (this.manifest.latent.kind === "none") {
+      throw new ConfigError("this model is a language model and has no code of a text: sample from it");
+    }
+    const rows = this.#tokens(listed(texts), unknown);
+    return inChunks({ count: rows.length }, async ({ start, count }) => {
+      const ids = Int32Array.from(rows.slice(start, start + count).flat());
+      const { mean } = await this.#run("encoder", { tokens: new ort.Tensor("int32", ids, [count, this.manifest.length]) });
+      return rowsOf(mean);
+    });
+  }
+
+  /** The texts of codes, greedily unless `temperature`, `topK` or `topP` is given (then `seed` counts). */
+  async decode(codes, seed = 0, options = {}) {
+    const list = codesOf(codes, this.latentSize);
+    const greedy = !["temperature", "topK", "topP"].some((name) => name in options);
+    const choices = choicesOf(this.manifest, { greedy, ...options });
+    const write = (places) => this.#write(list.slice(places.start, places.start + places.count), places, choices);
+    return (await inChunks(checkedPlaces(list.length, seed, 0), write)).map((sample) => sample.text);
+  }
+
+  /** Each text through its code and back, greedily: what the model remembers of it. */
+  async reconstruct(texts, options) {
+    return this.decode(await this.encode(texts, options));
+  }
+
+  /** Texts at `steps` equal paces on the straight line from the code of `first` to that of `last`, ends included. */
+  async interpolate(first, last, steps = 7, options) {
+    const paces = Number(whole("steps", steps, 2, 100_000)) - 1;
+    const [start, stop] = await this.encode([first, last], options);
+    return this.decode(Array.from({ length: paces + 1 }, (_, pace) => between(start, stop, pace / paces)));
+  }
+
+  /** Raises `CheckFailed` unless this runtime writes the texts that the bundle wrote where it was made. */
+  async verify() {
+    const { seed, rows, texts } = this.manifest.seed_test;
+    const written = await this.sample(rows, seed);
+    const place = written.findIndex((text, row) => text !== texts[row]);
+    if (place >= 0) {
+      const [here, there] = [written[place], texts[place]].map((text) => JSON.stringify(text));
+      throw new CheckFailed(`row ${place} of seed ${seed} is ${here} here and was ${there} where the bundle was made`);
+    }
+  }
+
+  async #drawn(places, attribute) {
+    const codes = rowsOf((await this.#run("prior", placeInputs(places))).z);
+    return attribute === undefined ? codes : this.#labelled(codes, attribute);
+  }
+
+  /** Texts of codes, or where there are none of those that the graph draws itself. */
+  async #write(codes, places, choices) {
+    const numbers = Float32Array.from(codes.flatMap((code) => Array.from(code)));
+    const z = new ort.Tensor("float32", numbers, [codes.length, this.latentSize]);
+    const found = await this.#run("sampler", { z, ...placeInputs(places), ...choices });
+    const complete = this.manifest.mode === "fixed" && found.ids.dims[1] === this.manifest.length;
+    return rowsOf(found.ids).map((row, place) => {
+      const ids = Array.from(row, Number);
+      return {
+        text: this.alphabet.decode(ids),
+        seed: places.seed,
+        row: places.firstRow + places.start + place,
+        logProbability: found.log_probability.data[place],
+        finished: complete || ids.includes(END),
+      };
+    });
+  }
+
+  #checkAttribute(attribute) {
+    if (attribute === undefined || this.attributes.includes(attribute)) return;
+    const choice = this.attributes.length ? `choose one of ${this.attributes.join(", ")}` : "the model was trained without labels";
+    throw new ConfigError(`attribute '${attribute}' is unknown: ${choice}`);
+  }
+
+  /** Codes whose last numbers, one for each value of the label, say `attribute`. */
+  #labelled(codes, attribute) {
+    const first = this.latentSize - this.attributes.length;
+    const value = this.attributes.indexOf(attribute);
+    return codes.map((code) => code.map((number, place) => (place < first ? number : Number(place - first === value))));
+  }
+
+  /** Texts as rows of ids: in lines an END and then PAD follow, a window of a stream is text alone. Never cuts. */
+  #tokens(texts, unknown) {
+    if (!["refuse", "replace"].includes(unknown)) throw new ConfigError(`unknown must be 'refuse' or 'replace', got '${unknown}'`);
+    const { length, mode } = this.manifest;
+    const { tokens, unit } = this.alphabet.rules;
+    const strange = unknown === "refuse" ? this.alphabet.unknown(texts).slice(0, 5) : [];
+    if (strange.length) {
+      const shown = strange.map(([symbol, count]) => `${JSON.stringify(symbol)} ${count}`).join(", ");
+      throw new DataError(`texts hold ${unit} the model never saw: ${shown}; remove them, or have them replaced: unknown: "replace"`);
+    }
+    return texts.map((text, row) => {
+      const ids = this.alphabet.ids(text);
+      if (mode === "lines" ? ids.length >= length : ids.length !== length) {
+        const rule = mode === "lines" ? `the model takes at most ${length - 1}` : `this model reads windows of exactly ${length}`;
+        throw new DataError(`text ${row} has ${ids.length} ${tokens}, ${rule}`);
+      }
+      return mode === "lines" ? [...ids, END, ...Array(length - 1 - ids.length).fill(PAD)] : ids;
+    });
+  }
+
+  /** The running graph of an endpoint, verified and started when it is first needed. */
+  #session(endpoint) {
+    if (!this.#sessions.has(endpoint)) {
+      const starting = this.#started(endpoint);
+      starting.catch(() => this.#sessions.delete(endpoint));
+      this.#sessions.set(endpoint, starting);
+    }
+    return this.#sessions.get(endpoint);
+  }
+
+  async #started(endpoint) {
+    const content = await readGraph(this.#read, this.manifest, endpoint);
+    return ort.InferenceSession.create(content, { executionProviders: ["wasm"], logSeverityLevel: 4 }).catch((error) => {
+      throw new BundleError(`the ${endpoint} cannot be started by onnxruntime-web ${ort.env.versions.web} (${firstLine(error)})`);
+    });
+  }
+
+  async #run(endpoint, inputs) {
+    const session = await this.#session(endpoint);
+    return session.run(inputs).catch((error) => {
+      throw new BundleError(`the bundle's ${endpoint} did not run (${firstLine(error)})`);
+    });
+  }
+}
+
+/** How symbols are chosen, as the sampler graph's inputs: temperature 0 is greedy, top_k 0 and top_p 1 are off. */
+function choicesOf({ length }, options) {
+  known(options, HOW_TO_CHOOSE);
+  const { greedy = false, temperature, topK = 0, topP = 1, minLength = 0, maxLength = length } = options;
+  if (greedy && (temperature !== undefined || topK || topP !== 1)) {
+    throw new ConfigError("greedy takes the likeliest symbol: give it alone, without temperature, topK or topP");
+  }
+  const longest = whole("maxLength", maxLength, 1, length);
+  return {
+    temperature: float32(greedy ? 0 : real("temperature", temperature ?? 1, 1e-3, 1e3)),
+    top_k: int64(whole("topK", topK, 0, LARGEST.row)),
+    top_p: float32(real("topP", topP, 1e-6, 1)),
+    min_length: int64(whole("minLength", minLength, 0, longest)),
+    max_length: int64(longest),
+  };
+}
+
+const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
+
+/** Rows `firstRow`, `firstRow + 1`, ... of a seed, `count` of them from the row `start` places on. */
+function checkedPlaces(n, seed, firstRow) {
+  const count = whole("n", n, 0, LARGEST.row);
+  whole("seed", seed, 0, LARGEST.seed);
+  return { seed, firstRow: Number(whole("firstRow", firstRow, 0, LARGEST.row - count)), start: 0, count: Number(count) };
+}
+
+function placeInputs({ seed, firstRow, start, count }) {
+  const rows = Array.from({ length: count }, (_, place) => BigInt(firstRow + start + place));
+  return { seed: int64(rows.map(() => BigInt(seed))), row: int64(rows) };
+}
+
+/** The results of `task` for at most `CHUNK` of the places at a time, joined. */
+async function inChunks(places, task) {
+  const results = [];
+  for (let start = 0; start < places.count; start += CHUNK) {
+    results.push(...(await task({ ...places, start, count: Math.min(CHUNK, places.count - start) })));
+  }
+  return results;
+}
+
+/** A code at `share` of the way from `start` to `stop`, in the single precision of numpy. */
+export function between(start, stop, share) {
+  const along = Math.fround(share);
+  return start.map((number, place) => number + Math.fround(along * Math.fround(stop[place] - number)));
+}
+
+/** A vector of BigInts, or one as a scalar. */
+const int64 = (value) =>
+  typeof value === "bigint"
+    ? new ort.Tensor("int64", BigInt64Array.of(value), [])
+    : new ort.Tensor("int64", BigInt64Array.from(value), [value.length]);
+
+const float32 = (value) => new ort.Tensor("float32", Float32Array.of(value), []);
+
+/** The rows of a tensor (n, width). */
+function rowsOf({ data, dims: [n, width] }) {
+  return Array.from({ length: n }, (_, row) => data.slice(row * width, (row + 1) * width));
+}
+
+const firstLine = (error) => String(error?.message ?? error).trim().split("\n")[0].slice(0, 160);

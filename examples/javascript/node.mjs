@@ -1,0 +1,103 @@
+#!/usr/bin/env node
+/** Texts from a bundle on the command line: `node node.mjs BUNDLE -n 5 --seed 0`. */
+
+import { parseArgs } from "node:util";
+
+import { inFolder } from "./kvae/folder.js";
+import { ConfigError, KvaeError, Sampler } from "./kvae/index.js";
+
+const USAGE = `usage: node node.mjs BUNDLE [COMMAND] [TEXT ...] [OPTIONS]
+
+  sample                     new texts, the default
+  encode TEXT ...            their codes, one JSON list a line
+  reconstruct TEXT ...       each through its code and back
+  interpolate FIRST LAST     texts between the two
+  verify                     does this machine write what the bundle wrote where it was made?
+
+  -n 5  --seed 0  --first-row 0  --attribute VALUE
+  --greedy | --temperature 0.8  --top-k 40  --top-p 0.95
+  --min-length 0  --max-length 40  --steps 7  --unknown replace  --json`;
+
+const NUMBER = { type: "string" };
+const OPTIONS = {
+  n: { ...NUMBER, short: "n" },
+  seed: NUMBER,
+  "first-row": NUMBER,
+  attribute: { type: "string" },
+  greedy: { type: "boolean" },
+  temperature: NUMBER,
+  "top-k": NUMBER,
+  "top-p": NUMBER,
+  "min-length": NUMBER,
+  "max-length": NUMBER,
+  steps: NUMBER,
+  unknown: { type: "string" },
+  json: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+};
+const TEXTUAL = ["attribute", "greedy", "unknown", "json", "help"];
+
+/** Each command as an object to print as JSON, and the lines to print without. */
+const COMMANDS = {
+  async sample(sampler, texts, { n = 5, seed, ...options }) {
+    const samples = await sampler.generate(n, seed, options);
+    return [{ samples }, samples.map((sample) => sample.text)];
+  },
+  async encode(sampler, texts, options) {
+    const codes = (await sampler.encode(texts, options)).map((code) => Array.from(code));
+    return [{ codes }, codes.map((code) => JSON.stringify(code))];
+  },
+  async reconstruct(sampler, texts, options) {
+    const reconstructions = await sampler.reconstruct(texts, options);
+    return [{ reconstructions }, reconstructions];
+  },
+  async interpolate(sampler, texts, { steps, ...options }) {
+    if (texts.length !== 2) throw new ConfigError(`interpolate takes two texts, got ${texts.length}`);
+    const between = await sampler.interpolate(...texts, steps, options);
+    return [{ texts: between }, between];
+  },
+  async verify(sampler) {
+    await sampler.verify();
+    return [{ verified: true }, ["the texts are those that the bundle wrote where it was made"]];
+  },
+};
+
+/** Options as `Sampler` names and takes them. */
+function optionsOf(values) {
+  const named = ([name, value]) => [
+    name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase()),
+    TEXTUAL.includes(name) ? value : numberOf(value),
+  ];
+  return Object.fromEntries(Object.entries(values).map(named));
+}
+
+/** A number as JavaScript has it, a large whole one as a BigInt; what is none is left for `Sampler` to refuse. */
+function numberOf(value) {
+  if (/^\d{16,}$/.test(value)) return BigInt(value);
+  return value.trim() === "" || Number.isNaN(Number(value)) ? value : Number(value);
+}
+
+function parsed(words) {
+  try {
+    const { values, positionals } = parseArgs({ args: words, options: OPTIONS, allowPositionals: true });
+    return { positionals, ...optionsOf(values) };
+  } catch (error) {
+    throw new ConfigError(error.message);
+  }
+}
+
+async function main(words) {
+  const { positionals, json, help, ...options } = parsed(words);
+  const [bundle, command = "sample", ...texts] = positionals;
+  if (help || !bundle) return console.log(USAGE);
+  if (!Object.hasOwn(COMMANDS, command)) throw new ConfigError(`command '${command}' is unknown\n\n${USAGE}`);
+  const sampler = await Sampler.load(inFolder(bundle));
+  const [object, lines] = await COMMANDS[command](sampler, texts, options);
+  for (const line of json ? [JSON.stringify(object, (_, value) => (typeof value === "bigint" ? String(value) : value))] : lines) console.log(line);
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  if (!(error instanceof KvaeError)) throw error;
+  console.error(`error: ${error.message}`);
+  process.exitCode = error.exitCode;
+});

@@ -1,0 +1,78 @@
+#!/usr/bin/env node
+/** The page on this machine: `node serve.mjs BUNDLE --port 8080`; or as files for any web server: `--write FOLDER`. */
+
+import { createReadStream } from "node:fs";
+import { cp, stat } from "node:fs/promises";
+import { createServer } from "node:http";
+import { dirname, extname, join, normalize } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+const RUNTIME = "node_modules/onnxruntime-web/dist";
+/** All that the page loads, where it lies in this folder and under the same address. */
+const PARTS = [
+  "web",
+  "kvae",
+  `${RUNTIME}/ort.wasm.bundle.min.mjs`,
+  `${RUNTIME}/ort-wasm-simd-threaded.wasm`,
+];
+const KINDS = {
+  ".html": "text/html; charset=utf-8",
+  ".css": "text/css; charset=utf-8",
+  ".js": "text/javascript; charset=utf-8",
+  ".mjs": "text/javascript; charset=utf-8",
+  ".json": "application/json",
+  ".wasm": "application/wasm",
+};
+
+/** The file behind an address, undefined for all that is neither a part of the page nor in the bundle. */
+function fileOf(address, bundle) {
+  const path = normalize(address).slice(1);
+  if (path.startsWith("bundle/")) return join(bundle, path.slice("bundle/".length));
+  const isPart = PARTS.some((part) => path === part || path.startsWith(`${part}/`));
+  return isPart ? join(HERE, path.endsWith("/") ? `${path}index.html` : path) : undefined;
+}
+
+async function answer(request, response, bundle) {
+  const { pathname } = new URL(request.url, "http://localhost");
+  if (pathname === "/") return response.writeHead(302, { Location: "/web/" }).end();
+  const file = fileOf(decodeURIComponent(pathname), bundle);
+  const found = file && (await stat(file).catch(() => undefined));
+  if (!found?.isFile()) return response.writeHead(404).end("not found\n");
+  const kind = KINDS[extname(file)] ?? "application/octet-stream";
+  response.writeHead(200, { "Content-Type": kind, "Content-Length": found.size, "Cache-Control": "no-cache" });
+  return request.method === "HEAD" ? response.end() : createReadStream(file).pipe(response);
+}
+
+/** A server of the page for this machine alone, once it listens; port 0 takes a free one. */
+export async function serve(bundle, port) {
+  const server = createServer((request, response) => {
+    answer(request, response, bundle).catch(() => response.writeHead(400).end());
+  });
+  await new Promise((resolve, reject) => server.once("error", reject).listen(port, "127.0.0.1", resolve));
+  return server;
+}
+
+/** The page and the bundle as a folder of files: `FOLDER/web/` is its address. */
+async function write(bundle, folder) {
+  for (const part of PARTS) await cp(join(HERE, part), join(folder, part), { recursive: true });
+  await cp(bundle, join(folder, "bundle"), { recursive: true });
+}
+
+async function main(words) {
+  const options = { port: { type: "string", default: "8080" }, write: { type: "string" } };
+  const { values, positionals } = parseArgs({ args: words, options, allowPositionals: true });
+  const [bundle] = positionals;
+  if (!bundle) throw new Error("usage: node serve.mjs BUNDLE [--port 8080 | --write FOLDER]");
+  if (values.write) return write(bundle, values.write);
+  const server = await serve(bundle, Number(values.port));
+  console.log(`http://localhost:${server.address().port}/web/`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  main(process.argv.slice(2)).catch((error) => {
+    console.error(`error: ${error.message}`);
+    process.exitCode = 1;
+  });
+}
