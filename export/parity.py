@@ -114,15 +114,10 @@ def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> floa
     difference, as a share."""
     rows = np.arange(len(tokens))
     reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
-    noise = normals(0, rows, model.parts.noise_size)
-    attribute = np.full(len(tokens), -1, np.int32)
-    outputs = model.parts.outputs(tokens, noise, attribute, training=False)
-    labelled = bool(model.model_config.attributes)
-    terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if labelled else tokens, outputs)
-    expected_kl = np.array(terms["kl"]) + np.array(terms.get("attribute_kl", 0.0))
+    expected = model.bound(tokens, normals(0, rows, model.parts.noise_size))
     return max(
-        require("scorer", "reconstruction", share(reconstruction, np.array(terms["reconstruction"]))),
-        require("scorer", "KL", share(kl, expected_kl)),
+        require("scorer", "reconstruction", share(reconstruction, np.array(expected["reconstruction"]))),
+        require("scorer", "KL", share(kl, np.array(expected["kl"]))),
     )
 
 

@@ -21,11 +21,14 @@ from .convert import check_backend
 
 
 def write_saved_model(model: TextVAE, path: str | Path) -> None:
-    """Write `model` to the folder `path` with three signatures; `encode` is also `serving_default`.
+    """Write `model` to the folder `path` with four signatures; `encode` is also `serving_default`.
 
         encode  tokens (n, T) int32                        -> mean, log_variance (n, d)
         decode  z (n, d) float32                           -> ids (n, T) int32, greedy
         sample  seed, count int32, temperature float32     -> ids (count, T) int32, z (count, d)
+        score   tokens (n, T), seed int32                  -> reconstruction, kl (n,): the bound on -log p(tokens), nats
+
+    A path that ends in a number, as `models/names/1`, is a version of the model `names` to TensorFlow Serving.
 
     Raises `ConfigError` when `path` exists and `CheckFailed` when what was written, loaded again, is not the model. The
     texts of `sample` are not those of a bundle's seed.
@@ -56,12 +59,18 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
         z = tf.ensure_shape(z, (None, size))
         return {"ids": decode(model, z, choose), "z": z}
 
+    def score(tokens: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        noise = tf.random.stateless_normal([tf.shape(tokens)[0], model.parts.noise_size], tf.stack([seed, 0]))
+        return model.bound(tokens, noise)
+
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("encode", encode, [tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")])
+    tokens_spec = tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")
+    archive.add_endpoint("encode", encode, [tokens_spec])
     archive.add_endpoint("decode", decode_greedily, [tf.TensorSpec((None, size), tf.float32, "z")])
     scalars = {"seed": tf.int32, "count": tf.int32, "temperature": tf.float32}
     archive.add_endpoint("sample", sample, [tf.TensorSpec((), dtype, name) for name, dtype in scalars.items()])
+    archive.add_endpoint("score", score, [tokens_spec, tf.TensorSpec((), tf.int32, "seed")])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -82,5 +91,8 @@ def check(model: TextVAE, folder: Path) -> None:
     expected = model.encode(ids)
     found = signatures["encode"](tokens=ids)
     same_codes = all(np.allclose(found[name], expected[name], atol=1e-4) for name in ("mean", "log_variance"))
+    bounds = signatures["score"](tokens=ids, seed=tf.constant(0))
+    noise = tf.random.stateless_normal((20, model.parts.noise_size), (0, 0))
+    same_codes &= all(np.allclose(bounds[name], value, rtol=1e-4) for name, value in model.bound(ids, noise).items())
     if not same_codes or not np.array_equal(signatures["decode"](z=z)["ids"], ids):
         raise CheckFailed("the SavedModel is not the model: its signatures give other results")

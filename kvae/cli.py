@@ -45,6 +45,13 @@ SYSTEMS, BOOK, ALL = "systems", "book", "all"
 """What else `kvae reproduce` makes: every preset on one corpus, the book without training, every study."""
 
 
+CHOICES = ("greedy", "temperature", "top_k", "top_p", "min_length", "max_length", "attribute")
+"""Arguments that say how a text is written."""
+
+SCORED_AT_ONCE = 1024
+"""Texts between two lines of progress."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
@@ -274,27 +281,78 @@ def latent_line(latent: Mapping[str, Any]) -> str:
 
 def sample(options: argparse.Namespace) -> None:
     sampler = load_sampler(options)
-    chosen = {
-        name: getattr(options, name)
-        for name in ("greedy", "temperature", "top_k", "top_p", "max_length", "first_row", "attribute")
-    }
-    samples = sampler.generate(options.n, options.seed, **chosen)
-    if options.seed is None and samples:
-        say(f"seed {samples[0].seed}")
-    if samples or options.json:  # an empty line would be an empty text
-        show(options, {"samples": [vars(item) for item in samples]}, "\n".join(one_line(item.text) for item in samples))
+    chosen = {name: getattr(options, name) for name in (*CHOICES, "first_row")}
+    if options.json:
+        samples = sampler.generate(options.n, options.seed, **chosen, deadline=options.deadline)
+        print(json.dumps({"samples": [vars(item) for item in samples]}, ensure_ascii=False))
+        return
+    with stopping(options.deadline):
+        for number, item in enumerate(sampler.iterate(options.n, options.seed, **chosen)):
+            if options.seed is None and number == 0:
+                say(f"seed {item.seed}")
+            print(one_line(item.text))
+
+
+def stream(options: argparse.Namespace) -> None:
+    import secrets
+
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    chosen = {name: getattr(options, name) for name in CHOICES}
+    pieces = load_sampler(options).stream(seed, options.row, **chosen, deadline=options.deadline)
+    if options.json:
+        found = list(pieces)
+        print(
+            json.dumps({"seed": seed, "row": options.row, "text": "".join(found), "pieces": found}, ensure_ascii=False)
+        )
+        return
+    if options.seed is None:
+        say(f"seed {seed}")
+    for piece in pieces:
+        print(one_line(piece), end="", flush=True)
+    print()
+
+
+def score(options: argparse.Namespace) -> None:
+    sampler, texts = load_sampler(options), input_texts(options)
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts, start=1):
+        places.setdefault(text, []).append(place)
+    distinct, found = list(places), []
+    with stopping(options.deadline):
+        for start in range(0, len(distinct), SCORED_AT_ONCE):
+            some = distinct[start : start + SCORED_AT_ONCE]
+            found += sampler.score(
+                some,
+                options.samples,
+                options.seed,
+                attribute=options.attribute,
+                unknown=options.unknown,
+                too_long=options.too_long,
+            )
+            if len(distinct) > SCORED_AT_ONCE:
+                say(f"{len(found):,} of {len(distinct):,} distinct texts")
+    ranked = sorted(found, key=lambda each: -getattr(each, options.by))[: options.n]
+    report = [{"places": places[each.text], **vars(each)} for each in ranked]
+    heading = f"{'bound':>9} {'bits/char':>9} {'times':>6} {'first':>7}  text"
+    rows = [
+        f"{each.bound:>9.2f} {each.bits_per_character:>9.3f} {len(places[each.text]):>6,} {places[each.text][0]:>7,}  "
+        f"{one_line(each.text)}"
+        for each in ranked
+    ]
+    show(options, {"scores": report}, "\n".join([heading, *rows]))
 
 
 def encode(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
-    codes = sampler.encode(texts, options.unknown).tolist()
+    codes = sampler.encode(texts, options.unknown, deadline=options.deadline).tolist()
     report = {"codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]}
     show(options, report, "\n".join(" ".join(f"{number:.6g}" for number in code) for code in codes))
 
 
 def reconstruct(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
-    pairs = list(zip(texts, sampler.reconstruct(texts, options.unknown), strict=True))
+    again = sampler.reconstruct(texts, options.unknown, deadline=options.deadline)
+    pairs = list(zip(texts, again, strict=True))
     report = {
         "reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]
     }
@@ -302,14 +360,36 @@ def reconstruct(options: argparse.Namespace) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    texts = load_sampler(options).interpolate(options.first, options.last, options.steps, options.unknown)
+    texts = load_sampler(options).interpolate(
+        options.first, options.last, options.steps, options.path, options.unknown, deadline=options.deadline
+    )
     show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
+
+
+def variations(options: argparse.Namespace) -> None:
+    texts = load_sampler(options).variations(
+        options.text, options.n, options.scale, options.seed, options.unknown, deadline=options.deadline
+    )
+    show(options, {"variations": texts}, "\n".join(map(one_line, texts)))
+
+
+def neighbours(options: argparse.Namespace) -> None:
+    found = load_sampler(options).neighbours(
+        options.text, input_texts(options), options.n, options.unknown, deadline=options.deadline
+    )
+    report = [{"text": text, "distance": distance} for text, distance in found]
+    show(options, {"neighbours": report}, "\n".join(f"{distance:>8.3f}  {one_line(text)}" for text, distance in found))
+
+
+def arithmetic(options: argparse.Namespace) -> None:
+    text = load_sampler(options).arithmetic(options.plus, options.minus, options.unknown, deadline=options.deadline)
+    show(options, {"text": text}, one_line(text))
 
 
 def serve(options: argparse.Namespace) -> None:
     with heavy_imports("server"):
-        from kvae.serving.server import Limits
         from kvae.serving.server import serve as serve_bundle
+        from kvae.serving.service import Limits
     names = ("max_texts", "max_body_bytes", "queue", "deadline", "shutdown_deadline")
     limits = Limits(**{name: getattr(options, name) for name in names})
 
@@ -459,10 +539,12 @@ def parser() -> argparse.ArgumentParser:
         added = command(name, run, description)
         added.add_argument("bundle", metavar="BUNDLE", help="the folder that `kvae export` wrote")
         added.add_argument("--threads", type=int, help="cores to use (default: all)")
+        added.add_argument(
+            "--deadline", type=float, metavar="SECONDS", help="give up after this time, with exit code 5"
+        )
         return added
 
-    def text_command(name: str, run: Any, description: str) -> None:
-        added = bundle_command(name, run, description)
+    def file_argument(added: argparse.ArgumentParser, unknown: str = "refuse") -> None:
         added.add_argument(
             "file",
             metavar="FILE",
@@ -470,8 +552,28 @@ def parser() -> argparse.ArgumentParser:
             default="-",
             help="one text a line, .gz and .xz too; - is standard input (default)",
         )
+        unknown_argument(added, unknown)
+
+    def unknown_argument(added: argparse.ArgumentParser, default: str = "refuse") -> None:
         added.add_argument(
-            "--unknown", choices=("refuse", "replace"), default="refuse", help="characters or words the model never saw"
+            "--unknown",
+            choices=("refuse", "replace"),
+            default=default,
+            help="characters or words the model never saw (default: %(default)s)",
+        )
+
+    def choice_arguments(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
+        added.add_argument("--greedy", action="store_true", help="always the likeliest symbol")
+        added.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
+        added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
+        added.add_argument(
+            "--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share"
+        )
+        added.add_argument("--min-length", type=int, default=0, help="tokens at least")
+        added.add_argument("--max-length", type=int, help="tokens at most")
+        added.add_argument(
+            "--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)"
         )
 
     added = command(
@@ -577,28 +679,61 @@ def parser() -> argparse.ArgumentParser:
 
     added = bundle_command("sample", sample, "write new texts")
     added.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
-    added.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
     added.add_argument(
         "--first-row", type=int, default=0, help="go on from this row of the seed (default: %(default)s)"
     )
-    added.add_argument("--greedy", action="store_true", help="always the likeliest symbol")
-    added.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
-    added.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
-    added.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
-    added.add_argument("--max-length", type=int, help="tokens at most")
-    added.add_argument("--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)")
+    choice_arguments(added)
+    added = bundle_command("stream", stream, "write one text as it comes, symbol by symbol")
+    added.add_argument("--row", type=int, default=0, help="of the seed (default: %(default)s)")
+    choice_arguments(added)
 
-    text_command("encode", encode, "the latent codes of texts")
-    text_command("reconstruct", reconstruct, "texts through their codes and back, tab-separated")
+    added = bundle_command("score", score, "how surprising texts are, the oddest first")
+    file_argument(added, "replace")
+    added.add_argument("-n", type=int, help="how many to show (default: all)")
+    added.add_argument(
+        "--by",
+        choices=("bound", "bits_per_character"),
+        default="bits_per_character",
+        help="what to rank by: nats a text, or bits a character, which spares long texts (default: %(default)s)",
+    )
+    added.add_argument("--samples", type=int, default=1, help="codes a text to average over (default: %(default)s)")
+    added.add_argument("--seed", type=int, default=0, help="of the codes (default: %(default)s)")
+    added.add_argument("--attribute", metavar="VALUE", help="the label of all texts (default: guessed, at a price)")
+    added.add_argument(
+        "--too-long",
+        choices=("refuse", "cut"),
+        default="cut",
+        help="texts longer than the model (default: %(default)s)",
+    )
+
+    file_argument(bundle_command("encode", encode, "the latent codes of texts"))
+    file_argument(bundle_command("reconstruct", reconstruct, "texts through their codes and back, tab-separated"))
     added = bundle_command("interpolate", interpolate, "texts on the way from one to another")
     added.add_argument("first")
     added.add_argument("last")
-    added.add_argument(
-        "--unknown", choices=("refuse", "replace"), default="refuse", help="characters or words the model never saw"
-    )
     added.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
+    added.add_argument("--path", choices=("linear", "spherical"), default="linear", help="(default: %(default)s)")
+    unknown_argument(added)
+    added = bundle_command("variations", variations, "texts from codes around that of a text")
+    added.add_argument("text")
+    added.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
+    added.add_argument(
+        "--scale", type=float, default=1.0, help="how far, in standard deviations of its code (default: %(default)s)"
+    )
+    added.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    unknown_argument(added)
+    added = bundle_command("neighbours", neighbours, "the texts of a file whose codes are closest to that of a text")
+    added.add_argument("text")
+    file_argument(added)
+    added.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
+    added = bundle_command("arithmetic", arithmetic, "the text of a sum of codes")
+    added.add_argument("--plus", nargs="+", required=True, metavar="TEXT", help="codes to add")
+    added.add_argument("--minus", nargs="+", default=[], metavar="TEXT", help="codes to take away")
+    unknown_argument(added)
 
-    added = bundle_command("serve", serve, "a web service and a page to play with, for this machine")
+    added = command("serve", serve, "a web service and a page to play with, for this machine")
+    added.add_argument("bundle", metavar="BUNDLE", help="the folder that `kvae export` wrote")
+    added.add_argument("--threads", type=int, help="cores to use (default: all)")
     added.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
     )
@@ -680,6 +815,13 @@ def load_sampler(options: argparse.Namespace) -> Any:
     from kvae.serving.sampler import Sampler
 
     return Sampler.load(options.bundle, options.threads)
+
+
+def stopping(deadline: float | None) -> Any:
+    """Within this, a command has `deadline` seconds."""
+    from kvae.serving.limits import within
+
+    return within(deadline)
 
 
 def input_texts(options: argparse.Namespace) -> list[str]:

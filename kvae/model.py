@@ -166,6 +166,15 @@ class TextVAE(keras.Model):
         """Standard normal noise (B, noise_size) as codes of the prior (B, code_size)."""
         return self.parts.codes(noise)
 
+    def bound(self, tokens: Any, noise: Any) -> dict[str, Any]:
+        """{"reconstruction", "kl"} of tokens (B, T), nats, (B,), with codes drawn by noise (B, noise_size): their
+        sum bounds -log p(tokens) from above. An attribute is guessed, and what that costs is part of `kl`."""
+        attribute = -ops.ones_like(tokens[:, 0]) if self.model_config.attributes else None
+        outputs = self.parts.outputs(tokens, noise, attribute, training=False)
+        inputs = tokens if attribute is None else {"tokens": tokens, "attribute": attribute}
+        terms = self.loss_terms(inputs, outputs)
+        return {"reconstruction": terms["reconstruction"], "kl": terms["kl"] + terms.get("attribute_kl", 0.0)}
+
     @property
     def inference_weights(self) -> list[Any]:
         """What learns q(z|x)."""

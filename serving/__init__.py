@@ -1,5 +1,6 @@
 """Serving: texts from a bundle with numpy and onnxruntime alone. It imports nothing of kvae outside its own folder."""
 
+from .asynchronous import AsyncSampler
 from .errors import (
     BundleError,
     Cancelled,
@@ -14,6 +15,7 @@ from .limits import Cancellation
 from .sampler import Sample, Sampler, Score
 
 __all__ = [
+    "AsyncSampler",
     "BundleError",
     "Cancellation",
     "Cancelled",

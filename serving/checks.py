@@ -44,7 +44,8 @@ def listed(texts: Any) -> list[str]:
 def numbers(name: str, values: Any, width: int) -> np.ndarray:
     """`values` as finite float32 of shape (n, width), or `DataError`."""
     try:
-        found = np.asarray(values, np.float32)
+        with np.errstate(over="ignore"):  # infinite, and refused below
+            found = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} must be numbers of shape (n, {width}), got {type(values).__name__}") from error
     if found.ndim != 2 or found.shape[1] != width or not np.isfinite(found).all():

@@ -93,18 +93,26 @@ def current_options() -> onnxruntime.RunOptions | None:
     return _options.get()
 
 
+@contextmanager
+def within(deadline: float | None = None, cancel: Cancellation | None = None) -> Iterator[None]:
+    """All calls of a `Sampler` inside this, together, have `deadline` seconds and may be cancelled."""
+    if deadline is None and cancel is None:
+        yield
+        return
+    with stopping(deadline, cancel) as options:
+        token = _options.set(options)
+        try:
+            yield
+        finally:
+            _options.reset(token)
+
+
 def limited(method: Function) -> Function:
     """A method that takes `deadline` (seconds) and `cancel` (a `Cancellation`) besides its own arguments."""
 
     @wraps(method)
     def call(*arguments: Any, deadline: float | None = None, cancel: Cancellation | None = None, **named: Any) -> Any:
-        if deadline is None and cancel is None:
+        with within(deadline, cancel):
             return method(*arguments, **named)
-        with stopping(deadline, cancel) as options:
-            token = _options.set(options)
-            try:
-                return method(*arguments, **named)
-            finally:
-                _options.reset(token)
 
     return cast(Function, call)

@@ -153,6 +153,7 @@ PROBLEMS = {
     405: ("method-not-allowed", "this address takes another method"),
     408: ("slow-request", "the body took too long to arrive"),
     413: ("body-too-large", "the body is too large"),
+    421: ("other-host", "the request is for another host"),
     422: ("invalid-input", "the request asks for something impossible"),
     429: ("busy", "too many requests wait"),
     500: ("failed", "the server failed"),

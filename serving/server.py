@@ -222,19 +222,23 @@ MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = 
 """What is POSTed, with what it answers; None: server-sent events."""
 
 STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tuple[int, ...]]] = {
-    "/health": (health, schemas.Status, ()),
-    "/ready": (ready, schemas.Status, (503,)),
-    "/metrics": (metrics, None, ()),
-    "/info": (info, schemas.Info, (503,)),
+    "/health": (health, schemas.Status, (421,)),
+    "/ready": (ready, schemas.Status, (421, 503)),
+    "/metrics": (metrics, None, (421,)),
+    "/info": (info, schemas.Info, (421, 503)),
 }
 """What one GETs, with the statuses of its errors; None: plain text."""
 
-MODEL_PROBLEMS = (400, 408, 413, 422, 429, 500, 503, 504)
+MODEL_PROBLEMS = (400, 408, 413, 421, 422, 429, 500, 503, 504)
 ENDPOINT_NAMES = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}
 
 
-def application(load: Callable[[], Sampler], limits: Limits | None = None) -> FastAPI:
-    """The web application (ASGI) of the model that `load` starts; `state.service` is what it shares."""
+def application(load: Callable[[], Sampler], limits: Limits | None = None, local: bool = False) -> FastAPI:
+    """The web application (ASGI) of the model that `load` starts; `state.service` is what it shares.
+
+    `local` refuses requests that name a host by another name than localhost: a page from elsewhere whose name was made to
+    point at this machine would otherwise read what the model says.
+    """
     limits = limits or Limits()
     service = Service(load, limits)
     app = FastAPI(title="kvae", lifespan=lambda _: service.at_work(), docs_url=None, redoc_url=None)
@@ -262,7 +266,7 @@ def application(load: Callable[[], Sampler], limits: Limits | None = None) -> Fa
     for path in ("/", "/docs"):
         app.get(path, include_in_schema=False)(page)
     app.openapi = partial(described, app, limits)  # type: ignore[method-assign]
-    app.add_middleware(watched, limits=limits)
+    app.add_middleware(watched, limits=limits, local=local)
     app.add_exception_handler(KvaeError, of_kvae)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, of_validation)  # type: ignore[arg-type]
     app.add_exception_handler(AnyHTTPException, of_http)  # type: ignore[arg-type]
@@ -407,7 +411,7 @@ def described(app: FastAPI, limits: Limits) -> dict[str, Any]:
 # --- around every request --------------------------------------------------------------------------------------------
 
 
-def watched(app: Any, limits: Limits) -> Any:
+def watched(app: Any, limits: Limits, local: bool) -> Any:
     """ASGI around `app`: requests are counted and timed, and their bodies limited in size and time."""
 
     async def around(scope: Any, receive: Any, send: Any) -> None:
@@ -425,9 +429,16 @@ def watched(app: Any, limits: Limits) -> Any:
                 status = message["status"]
             await send(message)
 
+        host = header(scope, b"host")
         service.running += works
         try:
-            await app(scope, bounded(scope, receive, limits, began), telling)
+            if local and not is_local(host):
+                detail = (
+                    f"Host: must be localhost or an address, got {shortened(host)}; a proxy has to send where it calls"
+                )
+                await refusal(421, detail)(scope, receive, telling)
+            else:
+                await app(scope, bounded(scope, receive, limits, began), telling)
         finally:
             service.running -= works
             service.metrics.requests.labels(endpoint, str(status)).inc()
@@ -438,7 +449,7 @@ def watched(app: Any, limits: Limits) -> Any:
 
 def bounded(scope: Any, receive: Any, limits: Limits, began: float) -> Any:
     """`receive` that raises when the body is too large, or takes too long to arrive."""
-    declared = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+    declared = int(header(scope, b"content-length") or 0)
     taken, complete = 0, False
 
     async def receiving() -> Any:
@@ -459,6 +470,20 @@ def bounded(scope: Any, receive: Any, limits: Limits, began: float) -> Any:
         return message
 
     return receiving
+
+
+def header(scope: Any, name: bytes) -> str:
+    """A header of a request, empty where it has none."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+def is_local(host: str) -> bool:
+    """Whether a Host header names no domain but localhost."""
+    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        return name in ("", "localhost") or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 # --- the process -----------------------------------------------------------------------------------------------------
@@ -493,10 +518,11 @@ def serve(
     `BundleError` for a bundle that cannot be used.
     """
     listening = bound(host, port)
-    if reaches_others(listening.getsockname()[0]):
+    open_to_others = reaches_others(listening.getsockname()[0])
+    if open_to_others:
         say(f"--host {host}: whoever reaches this machine can use the model, without password or encryption")
     with contextlib.closing(listening):
-        app = application(partial(Sampler.load, path, threads, ENDPOINTS), limits)
+        app = application(partial(Sampler.load, path, threads, ENDPOINTS), limits, local=not open_to_others)
         asyncio.run(serving(app, listening, url_of(listening), started))
     failure = app.state.service.failure
     if failure:

@@ -42,7 +42,7 @@ def call(signatures: Any, name: str, **inputs: Any) -> dict[str, np.ndarray]:
 
 
 def test_its_signatures_are_named(signatures: Any) -> None:
-    assert set(signatures) == {"encode", "decode", "sample", "serving_default"}
+    assert set(signatures) == {"encode", "decode", "sample", "score", "serving_default"}
 
 
 def test_encode_is_the_models_posterior(model: Any, signatures: Any) -> None:
@@ -64,6 +64,23 @@ def test_sample_repeats_at_a_seed_and_changes_with_it(signatures: Any) -> None:
     np.testing.assert_array_equal(sample(1), sample(1))
     assert (sample(1) != sample(2)).any(axis=1).mean() > 0.5
     assert len({row.tobytes() for row in sample(1)}) > 20
+
+
+def test_score_is_the_models_bound(model: Any, signatures: Any) -> None:
+    tokens = random_tokens(5)
+    found = call(signatures, "score", tokens=tokens, seed=np.int32(3))
+    noise = tf.random.stateless_normal((5, 4), (3, 0))
+    terms = model.loss_terms(tokens, model.parts.outputs(tokens, noise, training=False))
+    for name in ("reconstruction", "kl"):
+        np.testing.assert_allclose(found[name], terms[name], rtol=1e-4)
+
+
+def test_a_numbered_folder_is_a_version_as_tensorflow_serving_reads_it(model: Any, tmp_path: Path) -> None:
+    write_saved_model(model, tmp_path / "names" / "1")
+    (version,) = (tmp_path / "names").iterdir()
+    assert (version.name, (version / "saved_model.pb").is_file(), (version / "variables").is_dir()) == ("1", True, True)
+    signature = tf.saved_model.load(str(version)).signatures["serving_default"]
+    assert set(signature.structured_outputs) == {"mean", "log_variance"}
 
 
 def test_a_folder_that_exists_is_refused(model: Any, folder: Path) -> None:

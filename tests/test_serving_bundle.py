@@ -1,14 +1,18 @@
 """Reading a bundle: twelve ways to be broken, each with its own words, none with a traceback of somebody else's."""
 
+import contextlib
+import hashlib
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from kvae.serving import BundleError, Sampler
-from kvae.serving.bundle import FORMAT_VERSION, manifest_text
+from kvae.serving.bundle import ENDPOINTS, FORMAT_VERSION, OPSET, manifest_text
 
 
 def rewrite(bundle: Path, **changes: object) -> None:
@@ -30,17 +34,6 @@ def truncate(file: Path) -> None:
 def replace_with_a_file(bundle: Path) -> None:
     shutil.rmtree(bundle)
     bundle.write_text("not a folder")
-
-
-def other_graph(bundle: Path) -> None:
-    """Somebody else's bytes under a manifest that vouches for them."""
-    import hashlib
-
-    content = b"not an ONNX file at all"
-    (bundle / "sampler.onnx").write_bytes(content)
-    endpoints = json.loads((bundle / "manifest.json").read_text())["endpoints"]
-    endpoints["sampler"] = {"file": "sampler.onnx", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    rewrite(bundle, endpoints=endpoints)
 
 
 def elsewhere(bundle: Path) -> None:
@@ -83,7 +76,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truncated file": (lambda bundle: truncate(bundle / "sampler.onnx"), "sampler.onnx: truncated"),
     "a flipped byte": (lambda bundle: flip(bundle / "sampler.onnx", 5000), "sampler.onnx: damaged"),
     "another tokenizer": (lambda bundle: rewrite(bundle, vocabulary={"tokenizer": "wordpiece"}), "tokenizer 'char'"),
-    "a graph that is none": (other_graph, "sampler.onnx: not an ONNX file"),
 }
 
 
@@ -99,6 +91,126 @@ def test_a_broken_bundle_is_refused_in_one_line_that_names_the_damage(
     assert message in str(caught.value)
     assert str(bundle) in str(caught.value) or damage == "another tokenizer"
     assert "\n" not in str(caught.value)
+
+
+def vouched(bundle: Path, name: str) -> None:
+    """Let the manifest vouch for what an endpoint's file holds now, as whoever changed both would."""
+    content = (bundle / f"{name}.onnx").read_bytes()
+    endpoints = json.loads((bundle / "manifest.json").read_text())["endpoints"]
+    entry = {"file": f"{name}.onnx", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    rewrite(bundle, endpoints={**endpoints, name: entry})
+
+
+def changed(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], object]:
+    """A damage that rewrites a graph in its own format."""
+
+    def apply(file: Path) -> None:
+        model = onnx.load(file)
+        change(model)
+        file.write_bytes(model.SerializeToString())
+
+    return apply
+
+
+def metadata(**changes: object) -> Callable[[Path], object]:
+    """A damage to what a graph says of itself."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (entry,) = model.metadata_props
+        entry.value = json.dumps({**json.loads(entry.value), **changes})
+
+    return changed(change)
+
+
+def keep_numbers_elsewhere(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def replace_with_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def somebody_elses(file: Path) -> None:
+    """A valid model of another program."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [x], [y])
+    opset = [onnx.helper.make_opsetid("", OPSET)]
+    file.write_bytes(onnx.helper.make_model(graph, opset_imports=opset).SerializeToString())
+
+
+FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
+    "missing": (Path.unlink, "is missing; copy the bundle again", False),
+    "empty": (lambda file: file.write_bytes(b""), "truncated or extended, 0 bytes", False),
+    "truncated": (truncate, "truncated or extended", False),
+    "truncated, vouched for": (truncate, "not an ONNX file", True),
+    "random bytes": (lambda file: file.write_bytes(random.Random(0).randbytes(5000)), "not an ONNX file", True),
+    "text": (lambda file: file.write_text("hello\n" * 500), "not an ONNX file", True),
+    "a directory": (replace_with_a_folder, "is a folder; copy the bundle again", False),
+    "a flipped bit": (lambda file: flip(file, 5000), "damaged, its sha256 is not the one", False),
+    "wrong metadata": (metadata(endpoint="nonsense"), "its endpoint is 'nonsense'", True),
+    "metadata that are no JSON": (
+        changed(lambda model: setattr(model.metadata_props[0], "value", "{")),
+        "its metadata are damaged",
+        True,
+    ),
+    "a newer format": (metadata(format_version=99), "its format_version is 99 and not 2", True),
+    "unknown opset": (
+        changed(lambda model: setattr(model.opset_import[0], "version", 99)),
+        "written for ONNX operator set 99, this kvae reads 18",
+        True,
+    ),
+    "external data": (changed(keep_numbers_elsewhere), "keeps numbers in other files", True),
+    "somebody else's model": (somebody_elses, "no graph of kvae", True),
+    "another model's graph": (metadata(model_id="0" * 16), "belongs to another bundle, its model_id is '000", True),
+    "a foreign operation": (
+        changed(lambda model: model.graph.node.add(op_type="RandomNormal", output=["noise"])),
+        "holds operations that no graph of kvae has (RandomNormal)",
+        True,
+    ),
+    "an operation of another domain": (
+        changed(lambda model: model.graph.node.add(op_type="Run", domain="evil", output=["noise"])),
+        "(evil.Run)",
+        True,
+    ),
+}
+"""What is done to a graph's file, what is said, and whether the manifest vouches for the damaged file."""
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("damage", FORGED)
+def test_a_damaged_graph_is_refused_before_a_runtime_sees_it(
+    bundle_folder: Path, tmp_path: Path, damage: str, endpoint: str, sampler: Sampler
+) -> None:
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    spoil, message, vouches = FORGED[damage]
+    spoil(bundle / f"{endpoint}.onnx")
+    if vouches:
+        vouched(bundle, endpoint)
+    with pytest.raises(BundleError) as caught:
+        Sampler.load(bundle, endpoints=ENDPOINTS)
+    assert message in str(caught.value)
+    assert f"{endpoint}.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(sampler.sample(2, seed=0)) == 2  # the process goes on
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_arbitrary_damage_is_a_bundle_error_or_none(bundle_folder: Path, tmp_path: Path, seed: int) -> None:
+    """Bytes of a graph changed, cut out or put in, with a manifest that vouches for them."""
+    bundle, generator = shutil.copytree(bundle_folder, tmp_path / "bundle"), random.Random(seed)
+    file = bundle / "encoder.onnx"
+    content = bytearray(file.read_bytes())
+    for _ in range(generator.randint(1, 20)):
+        place = generator.randrange(len(content))
+        content[place : place + generator.randint(0, 3)] = generator.randbytes(generator.randint(0, 3))
+    file.write_bytes(bytes(content))
+    vouched(bundle, "encoder")
+    with contextlib.suppress(BundleError):
+        Sampler.load(bundle, endpoints=["encoder"]).encode("KAMI")
 
 
 def test_every_single_flipped_byte_of_a_manifest_is_found(bundle_folder: Path, tmp_path: Path) -> None:
