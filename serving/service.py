@@ -69,6 +69,7 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             **named,
         )
+        self.running = prometheus_client.Gauge("kvae_requests_running", "Requests being answered", **named)
         self.queue_depth = prometheus_client.Gauge("kvae_queue_depth", "Requests that wait for the model", **named)
         sizes: dict[str, Any] = {"buckets": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
         self.batch_texts = prometheus_client.Histogram(
@@ -101,6 +102,7 @@ class Service:
         self.streams = 0
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.batcher = Batcher(limits.queue, CHUNK, limits.window, self.metrics.batch)
+        self.metrics.running.set_function(lambda: self.running)
         self.metrics.queue_depth.set_function(lambda: len(self.batcher.waiting))
         self._stream_threads = ThreadPoolExecutor(limits.streams, "kvae-stream")
 

@@ -526,7 +526,7 @@ def test_every_status_is_described(client: Any) -> None:
     assert set(paths) == {*POSTED, *GOTTEN}
     for path in POSTED:
         told = paths[path]["post"]["responses"]
-        assert set(told) == {"200", "400", "408", "413", "422", "429", "500", "503", "504"}
+        assert set(told) == {"200", "400", "408", "413", "421", "422", "429", "500", "503", "504"}
         assert all("application/problem+json" in told[status]["content"] for status in told if status != "200")
 
 
@@ -535,6 +535,24 @@ def test_the_description_knows_the_limits(sampler: Sampler) -> None:
         parts = client.get("/openapi.json").json()["components"]["schemas"]
     assert parts["SampleRequest"]["properties"]["n"]["maximum"] == 5
     assert parts["TextsRequest"]["properties"]["texts"]["maxItems"] == 5
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("example.org:8000", 421),
+        ("127.0.0.1.example.org", 421),
+    ],
+)
+def test_a_name_from_elsewhere_is_not_this_machine(sampler: Sampler, host: str, status: int) -> None:
+    with fastapi_testclient.TestClient(application(lambda: sampler, local=True)) as client:
+        answered = client.get("/health", headers={"Host": host})
+    assert answered.status_code == status
+    if status == 421:
+        check_problem(answered, 421, repr(host))
 
 
 @pytest.mark.parametrize(("address", "open_to_others"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
@@ -571,7 +589,7 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(bundle_folder:
         host, port = url.removeprefix("http://").split(":")
         running.connect((host, int(port)))
         running.sendall(head.encode() + body[:5])
-        until(lambda: "kvae_queue_depth" in httpx.get(f"{url}/metrics").text)
+        until(lambda: "kvae_requests_running 1.0" in httpx.get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
         until(lambda: httpx.get(f"{url}/ready").status_code == 503)
         check_problem(httpx.post(f"{url}/sample", json={}), 503, "shutting down")
