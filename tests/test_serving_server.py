@@ -584,7 +584,7 @@ def url(bundle_folder: Path) -> Iterator[str]:
 
 def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(bundle_folder: Path, sampler: Sampler) -> None:
     body = json.dumps({"n": 3, "seed": 7}).encode()
-    head = f"POST /sample HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /sample HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with kvae_serve(bundle_folder) as (process, url), socket.socket() as running:
         host, port = url.removeprefix("http://").split(":")
         running.connect((host, int(port)))
