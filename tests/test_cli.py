@@ -110,6 +110,50 @@ def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, cor
     ]
 
 
+def test_score_puts_the_oddest_line_first(kvae: Any, bundle_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("KAMITO\nRUNEKA\nKA%%&&\nKAMITO\nMITORU\n" + "KAMI" * 30 + "\n")
+    command = ["score", bundle_folder, tmp_path / "names.txt"]
+    heading, first, *rest = kvae(*command)[1].splitlines()
+    assert heading.split() == ["bound", "bits/char", "times", "first", "text"]
+    assert first.split()[2:] == ["1", "3", "KA%%&&"]
+    assert len(rest) == 4
+    scores = json_of(kvae(*command, "--json", "-n", 2, "--by", "bound"))["scores"]
+    assert [score["bound"] for score in scores] == sorted((score["bound"] for score in scores), reverse=True)
+    assert set(scores[0]) == {"places", "text", "bound", "reconstruction", "kl", "bits_per_character", "nats"}
+    assert next(s for s in json_of(kvae(*command, "--json"))["scores"] if s["text"] == "KAMITO")["places"] == [1, 4]
+    assert kvae(*command, "--too-long", "refuse")[0] == 4
+
+
+def test_a_stream_prints_the_sampled_text(kvae: Any, bundle_folder: Path) -> None:
+    expected = kvae("sample", bundle_folder, "-n", 1, "--seed", 7, "--first-row", 3)
+    assert kvae("stream", bundle_folder, "--seed", 7, "--row", 3) == expected
+    found = json_of(kvae("stream", bundle_folder, "--seed", 7, "--row", 3, "--json"))
+    assert "".join(found["pieces"]) == found["text"] == expected[1].strip()
+    assert kvae("stream", bundle_folder)[2].startswith("seed ")
+
+
+def test_walks_through_latent_space(kvae: Any, bundle_folder: Path, corpus_file: Path, sampler: Any) -> None:
+    assert json_of(kvae("variations", bundle_folder, "KAMI", "-n", 3, "--json"))["variations"] == sampler.variations(
+        "KAMI", 3
+    )
+    nearest = json_of(kvae("neighbours", bundle_folder, "KAMITO", corpus_file, "-n", 2, "--json"))["neighbours"]
+    assert (nearest[0]["text"], len(nearest)) == ("KAMITO", 2)
+    sums = ["arithmetic", bundle_folder, "--plus", "KAMI", "RUNE", "--minus", "RUNE"]
+    assert kvae(*sums)[1].strip() == sampler.reconstruct("KAMI")[0]
+    assert kvae("interpolate", bundle_folder, "KAMI", "TORU", "--path", "spherical")[0] == 0
+
+
+def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_path: Path) -> None:
+    code, out, err = kvae("export", run_folder, tmp_path / "small", "--int8")
+    assert code == 0, err
+    assert "likeliest symbols unchanged" in out
+    code, out, err = kvae("verify", tmp_path / "small", "--against", run_folder)
+    assert code == 0, err
+    assert "int8" in out
+    record = json_of(kvae("info", tmp_path / "small", "--json"))["quantization"]
+    assert abs(record["bound"] - record["bound_in_float32"]) < 0.01 * record["bound_in_float32"]
+
+
 def test_reconstruct_reads_standard_input_and_prints_pairs(
     kvae: Any, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +242,12 @@ BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
     ),
     "an unknown character": (lambda at: ["interpolate", at.bundle, "KAMI", "mi"], 4, "characters the model never saw"),
     "a bad temperature": (lambda at: ["sample", at.bundle, "--temperature", "-1"], 2, "temperature must be from 0.001"),
+    "a deadline that passes": (
+        lambda at: ["sample", at.bundle, "-n", 1_000_000, "--json", "--deadline", 0.2],
+        5,
+        "deadline: not done in 0.2 seconds",
+    ),
+    "a deadline of nothing": (lambda at: ["sample", at.bundle, "--deadline", 0], 2, "deadline must be a number"),
     "a bundle that exists": (lambda at: ["export", at.run, at.bundle], 2, "exists already"),
     "an unknown study": (lambda at: ["reproduce", "toys"], 2, "invalid choice"),
     "an unknown row": (lambda at: ["reproduce", "toy", "--out", at.tmp / "new", "--rows", "lvae"], 2, "did you mean"),
@@ -276,9 +326,14 @@ def test_help_names_every_command(kvae: Any) -> None:
         "verify",
         "info",
         "sample",
+        "stream",
+        "score",
         "encode",
         "reconstruct",
         "interpolate",
+        "variations",
+        "neighbours",
+        "arithmetic",
         "presets",
         "data",
     ]:
