@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-jax test-all check format wheel clean
+.PHONY: demo test test-jax test-javascript test-all check format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
@@ -15,6 +15,10 @@ test: test-jax  ## the everyday tests
 
 test-jax: $(READY)  ## those of them that run on JAX too
 	KERAS_BACKEND=jax $(BIN)/pytest -m "both and not slow" -n auto --dist worksteal
+
+test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 20, npm and Chromium
+	cd examples/javascript && npm install --no-package-lock --no-audit --no-fund
+	KERAS_BACKEND=tensorflow $(BIN)/pytest tests/test_examples_javascript.py
 
 test-all: $(READY)  ## the slow ones too
 	$(BIN)/pytest -m ""

@@ -77,6 +77,9 @@ function numberOf(value) {
   return value.trim() === "" || Number.isNaN(Number(value)) ? value : Number(value);
 }
 
+/** A seed beyond 2^53 is text in JSON, where readers would round it. */
+const withoutBigInts = (_, value) => (typeof value === "bigint" ? String(value) : value);
+
 function parsed(words) {
   try {
     const { values, positionals } = parseArgs({ args: words, options: OPTIONS, allowPositionals: true });
@@ -93,7 +96,7 @@ async function main(words) {
   if (!Object.hasOwn(COMMANDS, command)) throw new ConfigError(`command '${command}' is unknown\n\n${USAGE}`);
   const sampler = await Sampler.load(inFolder(bundle));
   const [object, lines] = await COMMANDS[command](sampler, texts, options);
-  for (const line of json ? [JSON.stringify(object, (_, value) => (typeof value === "bigint" ? String(value) : value))] : lines) console.log(line);
+  console.log(json ? JSON.stringify(object, withoutBigInts) : lines.join("\n"));
 }
 
 main(process.argv.slice(2)).catch((error) => {

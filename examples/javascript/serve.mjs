@@ -11,12 +11,7 @@ import { parseArgs } from "node:util";
 const HERE = dirname(fileURLToPath(import.meta.url));
 const RUNTIME = "node_modules/onnxruntime-web/dist";
 /** All that the page loads, where it lies in this folder and under the same address. */
-const PARTS = [
-  "web",
-  "kvae",
-  `${RUNTIME}/ort.wasm.bundle.min.mjs`,
-  `${RUNTIME}/ort-wasm-simd-threaded.wasm`,
-];
+const PARTS = ["web", "kvae", `${RUNTIME}/ort.wasm.bundle.min.mjs`, `${RUNTIME}/ort-wasm-simd-threaded.wasm`];
 const KINDS = {
   ".html": "text/html; charset=utf-8",
   ".css": "text/css; charset=utf-8",

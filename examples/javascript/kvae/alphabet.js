@@ -18,7 +18,7 @@ const PUNCTUATION = /^\p{P}$/u;
 const INVISIBLE = /^[ \p{Cc}\p{Cf}]$/u;
 /** Ranges of code points that are units of their own, as in BERT. */
 const IDEOGRAPH =
-  /^[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b820}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]$/u;
+  /^[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2ceaf}\u{2f800}-\u{2fa1f}]$/u;
 
 const words = (line) => line.split(WHITE_SPACE).filter(Boolean);
 
@@ -46,7 +46,12 @@ const textOfPieces = (pieces) => textOfWords(pieces.join(" ").replaceAll(` ${CON
 
 /** How a text is taken apart and put together; `unit` is what is known or unknown, `replacement` stands for UNKNOWN. */
 const TOKENIZERS = {
-  char: { tokens: "characters", unit: "characters", units: (text) => Array.from(text), text: (found) => found.join("") },
+  char: {
+    tokens: "characters",
+    unit: "characters",
+    units: (text) => Array.from(text),
+    text: (found) => found.join(""),
+  },
   byte: { tokens: "bytes", unit: "bytes", units: bytesOf, text: textOfBytes, replacement: "\xff" },
   word: { tokens: "words", unit: "words", units: wordsOf, text: textOfWords },
   wordpiece: { tokens: "wordpieces", unit: "words", units: unitsOfPieces, text: textOfPieces },
@@ -87,7 +92,8 @@ export class Alphabet {
   }
 
   #units(text) {
-    if (!text.isWellFormed()) throw new DataError(`text holds half a character (a lone surrogate): ${JSON.stringify(text)}`);
+    if (!text.isWellFormed())
+      throw new DataError(`text holds half a character (a lone surrogate): ${JSON.stringify(text)}`);
     return this.rules.units(text);
   }
 

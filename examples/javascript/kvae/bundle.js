@@ -16,7 +16,8 @@ export function atUrl(url) {
     const response = await fetch(address).catch((error) => {
       throw new BundleError(`${address}: cannot be fetched (${error.message}); is the server still there?`);
     });
-    if (!response.ok) throw new BundleError(`${address}: is missing (${response.status}); is this where the bundle lies?`);
+    if (!response.ok)
+      throw new BundleError(`${address}: is missing (${response.status}); is this where the bundle lies?`);
     return new Uint8Array(await response.arrayBuffer());
   };
 }
@@ -27,7 +28,9 @@ export async function readManifest(read) {
   const manifest = parsed(text);
   if (manifest?.format !== FORMAT) throw new BundleError(`${MANIFEST}: not the manifest of a kvae bundle`);
   if (manifest.format_version !== FORMAT_VERSION) {
-    throw new BundleError(`bundle format ${manifest.format_version}, these examples read ${FORMAT_VERSION}; export it anew`);
+    throw new BundleError(
+      `bundle format ${manifest.format_version}, these examples read ${FORMAT_VERSION}; export it anew`,
+    );
   }
   if (manifest.sha256 !== (await sha256(new TextEncoder().encode(summed(text))))) {
     throw new BundleError(`${MANIFEST}: changed since it was written (its sum differs); ${AGAIN}`);
@@ -41,10 +44,13 @@ export async function readManifest(read) {
 export async function readGraph(read, manifest, endpoint) {
   const entry = manifest.endpoints[endpoint];
   if (!entry) throw new BundleError(`${MANIFEST}: names no ${endpoint}; export it anew`);
-  if (!/^[\w-]+\.onnx$/.test(entry.file)) throw new BundleError(`${MANIFEST}: names a file outside the bundle (${entry.file})`);
+  if (!/^[\w-]+\.onnx$/.test(entry.file))
+    throw new BundleError(`${MANIFEST}: names a file outside the bundle (${entry.file})`);
   const content = await read(entry.file);
   if (content.length !== entry.size) {
-    throw new BundleError(`${entry.file}: truncated or extended, ${content.length} bytes instead of ${entry.size}; ${AGAIN}`);
+    throw new BundleError(
+      `${entry.file}: truncated or extended, ${content.length} bytes instead of ${entry.size}; ${AGAIN}`,
+    );
   }
   if ((await sha256(content)) !== entry.sha256) {
     throw new BundleError(`${entry.file}: damaged, its sha256 is not the one in the manifest; ${AGAIN}`);
@@ -61,7 +67,8 @@ function parsed(text) {
 }
 
 async function sha256(content) {
-  if (!globalThis.crypto?.subtle) throw new BundleError("files can only be verified on https or on localhost; open the page there");
+  if (!globalThis.crypto?.subtle)
+    throw new BundleError("files can only be verified on https or on localhost; open the page there");
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

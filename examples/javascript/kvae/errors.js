@@ -1,4 +1,4 @@
-/** The errors that can be met: one line each, that says what is wrong and what to do. `exitCode` is what a command returns. */
+/** The errors that can be met, each with one line that says what to do; `exitCode` is what a command returns. */
 
 export class KvaeError extends Error {
   exitCode = 1;

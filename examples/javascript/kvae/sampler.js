@@ -60,7 +60,7 @@ export class Sampler {
     return inChunks(checkedPlaces(n, seed, firstRow), (places) => this.#drawn(places, attribute));
   }
 
-  /** The codes of texts: the posterior's means. What the model never saw is refused, or with `unknown: "replace"` replaced. */
+  /** The codes of texts, the posterior's means. What the model never saw is refused, or replaced: `unknown: "replace"`. */
   async encode(texts, { unknown = "refuse", ...others } = {}) {
     known(others, ["unknown"]);
     if (this.manifest.latent.kind === "none") {
@@ -69,7 +69,9 @@ export class Sampler {
     const rows = this.#tokens(listed(texts), unknown);
     return inChunks({ count: rows.length }, async ({ start, count }) => {
       const ids = Int32Array.from(rows.slice(start, start + count).flat());
-      const { mean } = await this.#run("encoder", { tokens: new ort.Tensor("int32", ids, [count, this.manifest.length]) });
+      const { mean } = await this.#run("encoder", {
+        tokens: new ort.Tensor("int32", ids, [count, this.manifest.length]),
+      });
       return rowsOf(mean);
     });
   }
@@ -131,7 +133,9 @@ export class Sampler {
 
   #checkAttribute(attribute) {
     if (attribute === undefined || this.attributes.includes(attribute)) return;
-    const choice = this.attributes.length ? `choose one of ${this.attributes.join(", ")}` : "the model was trained without labels";
+    const choice = this.attributes.length
+      ? `choose one of ${this.attributes.join(", ")}`
+      : "the model was trained without labels";
     throw new ConfigError(`attribute '${attribute}' is unknown: ${choice}`);
   }
 
@@ -144,18 +148,22 @@ export class Sampler {
 
   /** Texts as rows of ids: in lines an END and then PAD follow, a window of a stream is text alone. Never cuts. */
   #tokens(texts, unknown) {
-    if (!["refuse", "replace"].includes(unknown)) throw new ConfigError(`unknown must be 'refuse' or 'replace', got '${unknown}'`);
+    if (!["refuse", "replace"].includes(unknown))
+      throw new ConfigError(`unknown must be 'refuse' or 'replace', got '${unknown}'`);
     const { length, mode } = this.manifest;
     const { tokens, unit } = this.alphabet.rules;
     const strange = unknown === "refuse" ? this.alphabet.unknown(texts).slice(0, 5) : [];
     if (strange.length) {
       const shown = strange.map(([symbol, count]) => `${JSON.stringify(symbol)} ${count}`).join(", ");
-      throw new DataError(`texts hold ${unit} the model never saw: ${shown}; remove them, or have them replaced: unknown: "replace"`);
+      throw new DataError(
+        `texts hold ${unit} the model never saw: ${shown}; remove them, or have them replaced: unknown: "replace"`,
+      );
     }
     return texts.map((text, row) => {
       const ids = this.alphabet.ids(text);
       if (mode === "lines" ? ids.length >= length : ids.length !== length) {
-        const rule = mode === "lines" ? `the model takes at most ${length - 1}` : `this model reads windows of exactly ${length}`;
+        const rule =
+          mode === "lines" ? `the model takes at most ${length - 1}` : `this model reads windows of exactly ${length}`;
         throw new DataError(`text ${row} has ${ids.length} ${tokens}, ${rule}`);
       }
       return mode === "lines" ? [...ids, END, ...Array(length - 1 - ids.length).fill(PAD)] : ids;
@@ -174,9 +182,13 @@ export class Sampler {
 
   async #started(endpoint) {
     const content = await readGraph(this.#read, this.manifest, endpoint);
-    return ort.InferenceSession.create(content, { executionProviders: ["wasm"], logSeverityLevel: 4 }).catch((error) => {
-      throw new BundleError(`the ${endpoint} cannot be started by onnxruntime-web ${ort.env.versions.web} (${firstLine(error)})`);
-    });
+    return ort.InferenceSession.create(content, { executionProviders: ["wasm"], logSeverityLevel: 4 }).catch(
+      (error) => {
+        throw new BundleError(
+          `the ${endpoint} cannot be started by onnxruntime-web ${ort.env.versions.web} (${firstLine(error)})`,
+        );
+      },
+    );
   }
 
   async #run(endpoint, inputs) {
@@ -210,7 +222,12 @@ const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 function checkedPlaces(n, seed, firstRow) {
   const count = whole("n", n, 0, LARGEST.row);
   whole("seed", seed, 0, LARGEST.seed);
-  return { seed, firstRow: Number(whole("firstRow", firstRow, 0, LARGEST.row - count)), start: 0, count: Number(count) };
+  return {
+    seed,
+    firstRow: Number(whole("firstRow", firstRow, 0, LARGEST.row - count)),
+    start: 0,
+    count: Number(count),
+  };
 }
 
 function placeInputs({ seed, firstRow, start, count }) {
@@ -246,4 +263,8 @@ function rowsOf({ data, dims: [n, width] }) {
   return Array.from({ length: n }, (_, row) => data.slice(row * width, (row + 1) * width));
 }
 
-const firstLine = (error) => String(error?.message ?? error).trim().split("\n")[0].slice(0, 160);
+const firstLine = (error) =>
+  String(error?.message ?? error)
+    .trim()
+    .split("\n")[0]
+    .slice(0, 160);

@@ -103,7 +103,9 @@ function showText(text) {
   if (output.value && output.value !== text) {
     element("trail").prepend(Object.assign(document.createElement("li"), { textContent: output.value }));
     Array.from(element("trail").children).forEach((item, age) => item.style.setProperty("--age", age));
-    Array.from(element("trail").children).slice(REMEMBERED).forEach((item) => item.remove());
+    Array.from(element("trail").children)
+      .slice(REMEMBERED)
+      .forEach((item) => item.remove());
   }
   output.value = text;
 }
@@ -120,8 +122,11 @@ function python() {
   const chosen = temperature ? `temperature=${temperature}` : "greedy=True";
   const label = attribute ? `, attribute=${JSON.stringify(attribute)}` : "";
   const lines = ["from kvae.serving import Sampler", "", 'sampler = Sampler.load("bundle")'];
-  if (seed !== undefined && !state.moved) return [...lines, `sampler.sample(1, seed=${seed}, ${chosen}${label})`].join("\n");
-  const codes = state.moved ? `[[${Array.from(state.code, (value) => Number(value.toPrecision(9))).join(", ")}]]` : `sampler.encode(${JSON.stringify(text)})`;
+  if (seed !== undefined && !state.moved) {
+    return [...lines, `sampler.sample(1, seed=${seed}, ${chosen}${label})`].join("\n");
+  }
+  const numbers = Array.from(state.code, (value) => Number(value.toPrecision(9)));
+  const codes = state.moved ? `[[${numbers.join(", ")}]]` : `sampler.encode(${JSON.stringify(text)})`;
   return [...lines, `codes = ${codes}`, `sampler.decode(codes, seed=${seed ?? 0}, ${chosen})`].join("\n");
 }
 
@@ -129,7 +134,10 @@ async function showModel(sampler) {
   const { manifest, alphabet, latentSize } = sampler;
   const source = manifest.training?.source ?? manifest.model_id;
   const longest = `${manifest.length - (manifest.mode === "lines")} ${alphabet.rules.tokens}`;
-  const verdict = await sampler.verify().then(() => "writes what it wrote where it was made", (error) => error.message);
+  const verdict = await sampler.verify().then(
+    () => "same texts as where it was made",
+    (error) => error.message,
+  );
   element("model").textContent =
     `trained on ${source}: ${latentSize} latent numbers, ${alphabet.texts.length} symbols, at most ${longest}; ${verdict}`;
 }
@@ -151,10 +159,13 @@ function addSlider(direction) {
   element("sliders").append(label);
   state.directions.push({ ...direction, slider, shown });
   const place = state.directions.length - 1;
-  slider.addEventListener("input", attempt(() => {
-    moveAlong(state.directions[place], Number(slider.value));
-    return show();
-  }));
+  slider.addEventListener(
+    "input",
+    attempt(() => {
+      moveAlong(state.directions[place], Number(slider.value));
+      return show();
+    }),
+  );
 }
 
 function addAttributes(attributes) {

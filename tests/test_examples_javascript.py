@@ -1,0 +1,460 @@
+"""The JavaScript examples write what Python writes, in Node and in a browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+from kvae.serving import Sampler
+from kvae.serving.alphabet import SPECIALS, Alphabet
+from kvae.serving.errors import BundleError, ConfigError, DataError
+
+from .conftest import small_model
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "javascript"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "javascript.md"
+NODE = shutil.which("node")
+CHROMIUM = os.environ.get("KVAE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.javascript,
+    pytest.mark.skipif(NODE is None, reason="needs Node 20 or newer on the PATH"),
+    pytest.mark.skipif(
+        not (EXAMPLES / "node_modules").is_dir(), reason="needs examples/javascript/node_modules: make test-javascript"
+    ),
+]
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH or its path in KVAE_CHROMIUM")
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "greedy": {"greedy": True},
+    "sampled": {"temperature": 1.0},
+    "hot": {"temperature": 1.4, "min_length": 3, "max_length": 9, "first_row": 2**32 - 20},
+    "restricted": {"temperature": 0.9, "top_k": 4, "top_p": 0.8},
+}
+SEEDS = (0, 7, 2**40 + 5)
+ROWS = 6
+
+LOADED = """
+    const { Sampler } = await import("./kvae/index.js");
+    const { inFolder } = await import("./kvae/folder.js");
+    const sampler = await Sampler.load(inFolder(given.bundle));
+"""
+
+
+def node(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(NODE), *arguments], cwd=EXAMPLES, input=given, capture_output=True, text=True, timeout=300
+    )
+
+
+def evaluated(body: str, given: Any) -> Any:
+    """What the JavaScript function body `body` returns for the object `given`."""
+    code = f"""
+        import {{ text }} from "node:stream/consumers";
+        const work = async (given) => {{ {body} }};
+        console.log(JSON.stringify(await work(JSON.parse(await text(process.stdin)))));
+    """
+    done = node("--input-type=module", "--eval", code, given=json.dumps(given))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def javascript_name(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+# --- bundles ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's system on the demo's alphabet, untrained: texts of 48 nearly equally likely symbols."""
+    from kvae.demo import demo_config
+    from kvae.export.bundle import write_bundle
+    from kvae.model import TextVAE
+    from kvae.training.corpora import unicode_names
+
+    alphabet = Alphabet.build(unicode_names())
+    shape = replace(demo_config().model, length=48, vocabulary_size=len(alphabet))
+    config = replace(demo_config(), model=shape)
+    path = tmp_path_factory.mktemp("bundles") / "demo"
+    write_bundle(TextVAE(shape, config.objective), alphabet, config, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def labelled_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of bytes with labels and a code of more numbers than there are sliders for."""
+    return small_bundle(tmp_path_factory, Alphabet.of_bytes(), latent_size=70, attributes=("short", "long"))
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model of words that reads and writes windows."""
+    words = Alphabet(("\n", "a", "cat", "sat", "über"), "word")
+    shape = {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0, "auxiliary": False}
+    return small_bundle(tmp_path_factory, words, mode="windows", **shape)
+
+
+def small_bundle(
+    tmp_path_factory: pytest.TempPathFactory, alphabet: Alphabet, mode: str = "lines", **shape: Any
+) -> Path:
+    from kvae.configuration import Config
+    from kvae.export.bundle import write_bundle
+
+    model = small_model(vocabulary_size=len(alphabet), tokenizer=alphabet.tokenizer, **shape)
+    config = Config().with_settings({"data.mode": mode})
+    path = tmp_path_factory.mktemp("bundles") / "small"
+    write_bundle(model, alphabet, replace(config, model=model.model_config), path)
+    return path
+
+
+@pytest.fixture(params=["bundle_folder", "demo_like", "labelled_bytes", "language_model"])
+def bundle(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+# --- texts in Node ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
+    options = {javascript_name(name): value for name, value in CHOICES[choice].items()}
+    work = f"{LOADED} return Promise.all(given.seeds.map((seed) => sampler.generate(given.rows, seed, given.options)));"
+    written = evaluated(work, {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options})
+    sampler = Sampler.load(bundle)
+    expected = [sample for seed in SEEDS for sample in sampler.generate(ROWS, seed, **CHOICES[choice])]
+    found = [sample for samples in written for sample in samples]
+    assert [(it["text"], it["seed"], it["row"], it["finished"]) for it in found] == [
+        (it.text, it.seed, it.row, it.finished) for it in expected
+    ]
+    logarithms = [it.log_probability for it in expected]
+    np.testing.assert_allclose([it["logProbability"] for it in found], logarithms, rtol=1e-4, atol=1e-3)
+
+
+def test_rows_of_several_chunks_are_the_rows_of_python(bundle_folder: Path) -> None:
+    work = f"{LOADED} return sampler.sample(300, 1);"
+    assert evaluated(work, {"bundle": str(bundle_folder)}) == Sampler.load(bundle_folder).sample(300, seed=1)
+
+
+def test_node_writes_for_a_label_as_python_does(labelled_bytes: Path) -> None:
+    work = f'{LOADED} return sampler.sample(5, 3, {{ attribute: "long" }});'
+    expected = Sampler.load(labelled_bytes).sample(5, seed=3, attribute="long")
+    assert evaluated(work, {"bundle": str(labelled_bytes)}) == expected
+
+
+def test_node_reads_texts_as_python_does(bundle_folder: Path) -> None:
+    texts = ["KAMITO", "NE", ""]
+    work = f"""{LOADED} return {{
+        codes: (await sampler.encode(given.texts)).map((code) => Array.from(code)),
+        reconstructions: await sampler.reconstruct(given.texts),
+        between: await sampler.interpolate(given.texts[0], given.texts[1], 5),
+        replaced: await sampler.reconstruct("KA?", {{ unknown: "replace" }}),
+    }};"""
+    found = evaluated(work, {"bundle": str(bundle_folder), "texts": texts})
+    sampler = Sampler.load(bundle_folder)
+    np.testing.assert_allclose(found["codes"], sampler.encode(texts), atol=1e-5)
+    assert found["reconstructions"] == sampler.reconstruct(texts)
+    assert found["between"] == sampler.interpolate("KAMITO", "NE", steps=5)
+    assert found["replaced"] == sampler.reconstruct("KA?", unknown="replace")
+
+
+def test_the_command_prints_texts_or_json(bundle_folder: Path) -> None:
+    expected = Sampler.load(bundle_folder).sample(4, seed=2, temperature=0.8, top_k=3)
+    arguments = [str(bundle_folder), "-n", "4", "--seed", "2", "--temperature", "0.8", "--top-k", "3"]
+    assert node("node.mjs", *arguments).stdout.splitlines() == expected
+    samples = json.loads(node("node.mjs", *arguments, "--json").stdout)["samples"]
+    assert [sample["text"] for sample in samples] == expected
+
+
+def test_a_bundle_can_be_checked_without_python(bundle: Path) -> None:
+    assert node("node.mjs", str(bundle), "verify").returncode == 0
+
+
+# --- symbols ---------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "",
+    "the  cat's Ümlaut\tsat 🙂",
+    "line\none \n\n two\r\nthree\u2028four\x85five\x1csix\ufeffseven\u00a0eight",
+    "日本語, 한국어: §5 \u2013 «quoted» a\u200db e\u0301 [x]^_`~ $1+1=2",
+    "\ud7ff\ue000\U00010000\U0010ffff",
+    "a" * 101 + " " + "é" * 50 + " " + "é" * 51,
+]
+ALPHABETS = {
+    "char": Alphabet.build(TEXTS[1:3]),
+    "byte": Alphabet.of_bytes(),
+    "word": Alphabet.build([*TEXTS[1:4], "\n"], tokenizer="word"),
+    "wordpiece": Alphabet(
+        ("\n", "a", "##a", "cat", "the", "s", "##at", "'", "é", "##é", "日", "\U0001f642", "##🙂", "line", "one"),
+        "wordpiece",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_javascript_takes_texts_apart_and_together_as_python_does(name: str) -> None:
+    alphabet = ALPHABETS[name]
+    generator = np.random.default_rng(0)
+    rows = generator.integers(0, len(alphabet), (200, 12)).tolist()
+    rows += (generator.integers(len(SPECIALS), len(alphabet), (200, 12))).tolist()
+    work = """
+        const { Alphabet } = await import("./kvae/alphabet.js");
+        const alphabet = new Alphabet(given.vocabulary);
+        return {
+            ids: given.texts.map((text) => alphabet.ids(text)),
+            texts: given.rows.map((row) => alphabet.decode(row)),
+            unknown: Object.fromEntries(alphabet.unknown(given.texts)),
+        };
+    """
+    found = evaluated(work, {"vocabulary": alphabet.to_dict(), "texts": TEXTS, "rows": rows})
+    assert found["ids"] == [alphabet.ids(text) for text in TEXTS]
+    assert found["texts"] == alphabet.decode(np.array(rows))
+    assert found["unknown"] == dict(alphabet.unknown(TEXTS))
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def changed_manifest(bundle: Path, **entries: Any) -> None:
+    file = bundle / "manifest.json"
+    manifest = json.loads(file.read_text(encoding="utf-8")) | entries
+    file.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def flipped_byte(bundle: Path) -> None:
+    file = bundle / "sampler.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no manifest": (lambda bundle: (bundle / "manifest.json").unlink(), "cannot be read"),
+    "no JSON": (lambda bundle: (bundle / "manifest.json").write_text("{"), "not JSON"),
+    "foreign": (lambda bundle: (bundle / "manifest.json").write_text("[]"), "not the manifest"),
+    "other version": (partial(changed_manifest, format_version=1), "bundle format 1"),
+    "other length": (partial(changed_manifest, length=3), "its sum differs"),
+    "no sampler": (lambda bundle: (bundle / "sampler.onnx").unlink(), "cannot be read"),
+    "truncated": (lambda bundle: (bundle / "sampler.onnx").write_bytes(b"short"), "5 bytes instead of"),
+    "flipped byte": (flipped_byte, "sha256"),
+}
+
+
+@pytest.fixture
+def copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_bundle_is_refused_with_the_reason(copy: Path, damage: str) -> None:
+    spoil, reason = DAMAGES[damage]
+    spoil(copy)
+    done = node("node.mjs", str(copy))
+    assert done.returncode == BundleError.exit_code
+    assert done.stdout == ""
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_bundle_that_writes_other_texts_is_told_apart(bundle_folder: Path) -> None:
+    work = f"""{LOADED}
+        sampler.manifest.seed_test.texts[1] += "!";
+        return sampler.verify().catch((error) => error.message);
+    """
+    assert "row 1 of seed 7" in evaluated(work, {"bundle": str(bundle_folder)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "reason"),
+    [
+        (["--seed", "-1"], ConfigError, "argument is ambiguous"),
+        (["--seed", "x"], ConfigError, "seed must be a whole number"),
+        (["--seed", str(2**63)], ConfigError, "seed must be a whole number"),
+        (["-n", "1.5"], ConfigError, "n must be a whole number"),
+        (["--temperature", "0"], ConfigError, "temperature must be a number from 0.001"),
+        (["--greedy", "--top-k", "3"], ConfigError, "give it alone"),
+        (["--steps", "3"], ConfigError, "'steps' is unknown"),
+        (["--attribute", "x"], ConfigError, "trained without labels"),
+        (["sing"], ConfigError, "'sing' is unknown"),
+        (["encode", "KA?"], DataError, '"?" 1'),
+        (["encode", "KA" * 20], DataError, "has 40 characters, the model takes at most 15"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_as_in_python(
+    bundle_folder: Path, arguments: list[str], error: type[Exception], reason: str
+) -> None:
+    done = node("node.mjs", str(bundle_folder), *arguments)
+    assert (done.returncode, done.stdout) == (error.exit_code, "")  # type: ignore[attr-defined]
+    assert reason in done.stderr
+
+
+def test_a_language_model_has_no_codes_of_texts(language_model: Path) -> None:
+    done = node("node.mjs", str(language_model), "encode", "a cat")
+    assert done.returncode == ConfigError.exit_code
+    assert "language model" in done.stderr
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page_of() -> Iterator[Callable[[Path], str]]:
+    """The address of the page for a bundle, from the example's own server."""
+    servers: list[subprocess.Popen[str]] = []
+
+    def serve(path: Path) -> str:
+        command = [str(NODE), "serve.mjs", str(path), "--port", "0"]
+        servers.append(subprocess.Popen(command, cwd=EXAMPLES, stdout=subprocess.PIPE, text=True))
+        assert servers[-1].stdout
+        return servers[-1].stdout.readline().strip()
+
+    yield serve
+    for server in servers:
+        server.terminate()
+        server.communicate()
+
+
+def driven(page: str, *actions: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """What the page shows after it was opened, and after each action."""
+    done = subprocess.run(
+        [str(NODE), "drive.mjs", page],
+        cwd=EXAMPLES,
+        env={**os.environ, "KVAE_CHROMIUM": str(CHROMIUM)},
+        input=json.dumps(actions),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    observed: list[dict[str, Any]] = json.loads(done.stdout)
+    return observed
+
+
+@in_a_browser
+@pytest.mark.parametrize("bundle", ["bundle_folder", "demo_like", "language_model"], indirect=True)
+def test_the_page_shows_the_text_of_a_seed(bundle: Path, page_of: Callable[[Path], str]) -> None:
+    actions = [
+        action for seed in SEEDS for action in (("fill", "seed", seed), *(("fill", "temperature", t) for t in (1, 0)))
+    ]
+    opened, *observed = driven(page_of(bundle), *actions)
+    assert opened["problem"] == ""
+    assert "same texts as where it was made" in opened["model"]
+    sampler = Sampler.load(bundle)
+    for number, seed in enumerate(SEEDS):
+        greedy = sampler.sample(1, seed, greedy=True)[0]
+        texts = [shown["text"] for shown in observed[3 * number : 3 * number + 3]]
+        assert texts == [greedy, sampler.sample(1, seed)[0], greedy]
+    assert all(address.startswith(opened["origin"]) for address in observed[-1]["addresses"])
+
+
+@in_a_browser
+@pytest.mark.parametrize("bundle", ["bundle_folder", "demo_like", "labelled_bytes"], indirect=True)
+def test_a_slider_moves_the_code_and_the_text_follows(bundle: Path, page_of: Callable[[Path], str]) -> None:
+    positions = [("drag", number, place) for number in (0, 1, 2) for place in (4, -4)]
+    opened, *observed = driven(page_of(bundle), *positions)
+    assert len(opened["sliders"]) == min(8, Sampler.load(bundle).latent_size)
+    assert len({shown["text"] for shown in [opened, *observed]}) > 1
+    for shown, (_, number, place) in zip(observed, positions, strict=True):
+        assert float(shown["sliders"][number]) == pytest.approx(place, abs=0.01)
+        assert shown["text"] == said_by_python(shown["python"], bundle)
+
+
+def said_by_python(code: str, bundle: Path) -> str:
+    """The text that the code shown on the page gives."""
+    *lines, last = code.replace('"bundle"', repr(str(bundle))).splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    (text,) = eval(last, names)
+    return str(text)
+
+
+@in_a_browser
+def test_the_page_starts_from_a_text_and_goes_towards_another(
+    bundle_folder: Path, page_of: Callable[[Path], str]
+) -> None:
+    _, _, encoded, _, _, half, arrived, _, refused, random = driven(
+        page_of(bundle_folder),
+        ("fill", "own", "KAMITO"),
+        ("press", "encode"),
+        ("fill", "goal", "RUNENE"),
+        ("press", "set"),
+        ("fill", "way", 0.5),
+        ("fill", "way", 1),
+        ("fill", "own", "KA?"),
+        ("press", "encode"),
+        ("press", "random"),
+    )
+    sampler = Sampler.load(bundle_folder)
+    assert encoded["text"] == sampler.reconstruct("KAMITO")[0] == said_by_python(encoded["python"], bundle_folder)
+    assert half["text"] == sampler.interpolate("KAMITO", "RUNENE", steps=3)[1]
+    assert arrived["text"] == sampler.reconstruct("RUNENE")[0]
+    assert '"?" 1' in refused["problem"]
+    assert refused["usable"]
+    assert random["problem"] == ""
+    assert random["text"] == said_by_python(random["python"], bundle_folder)
+
+
+@in_a_browser
+def test_the_page_writes_for_a_label(labelled_bytes: Path, page_of: Callable[[Path], str]) -> None:
+    *_, shown = driven(page_of(labelled_bytes), ("fill", "seed", 3), ("choose", "attribute", "long"))
+    assert shown["text"] == Sampler.load(labelled_bytes).sample(1, seed=3, greedy=True, attribute="long")[0]
+
+
+@in_a_browser
+@pytest.mark.parametrize("damage", ["no manifest", "flipped byte"])
+def test_the_page_says_what_is_wrong_with_a_bundle(copy: Path, damage: str, page_of: Callable[[Path], str]) -> None:
+    DAMAGES[damage][0](copy)
+    (shown,) = driven(page_of(copy))
+    assert not shown["usable"]
+    assert {"no manifest": "manifest.json: is missing (404)", "flipped byte": "sampler.onnx: damaged"}[damage] in shown[
+        "problem"
+    ]
+
+
+def test_the_server_gives_the_page_and_the_bundle_and_nothing_else(
+    bundle_folder: Path, page_of: Callable[[Path], str]
+) -> None:
+    root = page_of(bundle_folder).removesuffix("web/")
+    assert urlopen(f"{root}bundle/manifest.json").read() == (bundle_folder / "manifest.json").read_bytes()
+    for path in ("node.mjs", "package.json", "bundle/../node.mjs", "bundle/%2e%2e/config.json", "kvae/", "%00", "%"):
+        with pytest.raises(HTTPError, match=r"40[04]"):
+            urlopen(root + path)
+
+
+@in_a_browser
+def test_the_page_runs_from_any_web_server(bundle_folder: Path, tmp_path: Path) -> None:
+    assert node("serve.mjs", str(bundle_folder), "--write", str(tmp_path / "site")).returncode == 0
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (shown,) = driven(f"http://localhost:{server.server_port}/site/web/")
+        server.shutdown()
+    assert shown["text"] == Sampler.load(bundle_folder).sample(1, seed=0, greedy=True)[0]
+
+
+# --- other languages -------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_for_other_languages_writes_the_texts_of_the_sampler(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(bundle_folder.parent)
+    exec(recipe, {})
+    assert capsys.readouterr().out.splitlines() == Sampler.load(bundle_folder).sample(5, seed=0)
