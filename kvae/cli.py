@@ -224,7 +224,7 @@ def verify(options: argparse.Namespace) -> None:
         if model_id(run.model) == report["model_id"]:
             report["against"] = str(run_folder)
             if "quantization" not in report:  # rounded weights are not the model's, by how much was measured at export
-                report["parity"] = compare(run.model, read_bundle(options.bundle))
+                report["parity"] = compare(run.model, read_bundle(options.bundle), held_out_tokens(run))
         elif options.against:
             raise CheckFailed(f"{run_folder} holds the model {model_id(run.model)}, the bundle {report['model_id']}")
     lines = [
