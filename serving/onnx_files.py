@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 MODEL = {"graph": 7, "opset_import": 8, "metadata_props": 14, "functions": 25}
 GRAPH = {"node": 1, "initializer": 5, "sparse_initializer": 15}
@@ -45,8 +46,8 @@ def contents_of(data: bytes) -> Contents:
         model = list(fields(memoryview(data)))
         for number, value in model:
             if number == MODEL["opset_import"]:
-                opset = dict(fields(value))
-                found.opsets[text(opset.get(OPSET["domain"], b""))] = opset[OPSET["version"]]
+                opset: dict[int, Any] = dict(fields(value))
+                found.opsets[text(opset.get(OPSET["domain"], b""))] = int(opset[OPSET["version"]])
             elif number == MODEL["metadata_props"]:
                 entry = dict(fields(value))
                 found.metadata[text(entry[ENTRY["key"]])] = text(entry.get(ENTRY["value"], b""))
@@ -94,15 +95,15 @@ def read_tensor(data: memoryview, found: Contents) -> None:
     found.external |= any(number == TENSOR["external_data"] for number, _ in fields(data))
 
 
-def fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(number, value) of each field; the value of a varint is an int, which only the caller who asks for it gets to see."""
+def fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """(number, value) of each field, the value a memoryview, or an int where the field is a varint."""
     position, end = 0, len(data)
     while position < end:
         key, position = varint(data, position)
         number, kind = key >> 3, key & 7
         if kind == VARINT:
             value, position = varint(data, position)
-            yield number, value  # type: ignore[misc]
+            yield number, value
             continue
         if kind == BYTES:
             size, position = varint(data, position)

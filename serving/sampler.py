@@ -276,7 +276,7 @@ class Sampler:
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
         runs = [self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute) for row in range(samples)]
-        reconstruction, kl, nats = (np.mean([run[part] for run in runs], axis=0, dtype=np.float64) for part in range(3))
+        reconstruction, kl, nats = (np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in range(3))
         ends = self.manifest["mode"] == "lines"
         return [
             Score(
@@ -426,7 +426,7 @@ class Sampler:
     def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
         one_of("unknown", unknown, ("refuse", "replace"))
         one_of("too_long", too_long, ("refuse", "cut"))
-        strange = self.alphabet.unknown(texts) if unknown == "refuse" else {}
+        strange = self.alphabet.unknown(texts if unknown == "refuse" else [])
         if strange:
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
             raise DataError(

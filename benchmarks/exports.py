@@ -1,0 +1,127 @@
+"""Does every system leave as the same model, and write the same texts in Python and in Node?
+
+    python benchmarks/exports.py [--out runs/exports] [--page docs/exports.md] [--presets NAME ...]
+
+Each preset in small, and each tokenizer, is trained for a few steps, exported with up to 200 held-out texts and compared with
+Keras; its bundle then writes 20 texts of 3 seeds here and, where `make test-javascript` has been run, in Node. A row that is
+there is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+from kvae.configuration import Config
+from kvae.export.bundle import write_bundle
+from kvae.model import TextVAE
+from kvae.presets import PUBLISHED, preset
+from kvae.serving import Sampler
+from kvae.training.corpora import prepare
+from kvae.training.pipeline import training_stream
+from kvae.training.systems import distinct
+
+STEPS, BATCH = 60, 64
+SEEDS = (0, 1, 2)
+TEXTS = 20
+NODE = Path(__file__).parents[1] / "examples" / "javascript"
+
+
+def systems(names: list[str]) -> Iterator[tuple[str, Config]]:
+    """Every preset's system on the sines, and the default one on names with each tokenizer."""
+    for name, config, _ in distinct(names):
+        yield name, config
+    if names == list(PUBLISHED):
+        for tokenizer in ("char", "byte", "word", "wordpiece"):
+            yield (
+                f"hybrid-lstm, {tokenizer}",
+                preset("hybrid-lstm-small").with_settings({"model.tokenizer": tokenizer, "data.max_symbols": 500}),
+            )
+
+
+def exported(config: Config, bundle: Path) -> dict[str, Any]:
+    """Train, export and compare one; the record of its manifest."""
+    keras.utils.set_random_seed(0)
+    data = prepare(config.with_settings({"training.batch_size": BATCH, "training.start_from": None}))
+    model = TextVAE(data.config.model, data.config.objective)
+    model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=5.0), jit_compile=False)
+    model.fit(training_stream(data), steps_per_epoch=STEPS, epochs=1, verbose=0)
+    shutil.rmtree(bundle, ignore_errors=True)
+    started = time.perf_counter()
+    manifest = write_bundle(model, data.alphabet, data.config, bundle, held_out=data.validation)
+    size = sum(entry["size"] for entry in manifest["endpoints"].values())
+    return {**manifest["parity"], "export_seconds": time.perf_counter() - started, "megabytes": size / 1e6}
+
+
+def same_in_node(bundle: Path) -> int | None:
+    """How many of the texts Node writes as Python does; None where it cannot be asked."""
+    if not shutil.which("node") or not (NODE / "node_modules").is_dir():
+        return None
+    sampler, equal = Sampler.load(bundle), 0
+    for seed in SEEDS:
+        command = ["node", "node.mjs", str(bundle.resolve()), "-n", str(TEXTS), "--seed", str(seed), "--json"]
+        done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=True)
+        texts = [sample["text"] for sample in json.loads(done.stdout)["samples"]]
+        equal += sum(ours == theirs for ours, theirs in zip(sampler.sample(TEXTS, seed), texts, strict=True))
+    return equal
+
+
+HEAD = f"""# Every system, exported
+
+Made by `python benchmarks/exports.py --page docs/exports.md`: each preset in small, {STEPS} steps of {BATCH} on `sines`,
+and the default one on the Unicode names with each tokenizer; exported, and compared with Keras on 200 codes of the prior
+and 200 encodings of held-out texts (none for language models). *Logit*, *code*: largest differences; *bound*: largest
+difference of the scorer's halves of the bound, as a share. *Greedy*: rows that decode to the same text. *Node*: of {TEXTS}
+texts of each of {len(SEEDS)} seeds at temperature 1, how many Node writes as Python does.
+
+| system | logit | code | bound | greedy | held-out rows | Node | MB |
+|---|---:|---:|---:|---:|---:|---:|---:|
+"""
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """The table."""
+    return HEAD + "".join(
+        f"| `{name}` | {row['largest_logit_difference']:.1e} | {row['largest_code_difference']:.1e} | "
+        f"{row['largest_bound_difference']:.1e} | {row['greedy_rows_equal']} of {row['rows']} | {row['held_out_rows']} | "
+        + ("-" if row["node"] is None else f"{row['node']} of {len(SEEDS) * TEXTS}")
+        + f" | {row['megabytes']:.1f} |\n"
+        for name, row in rows.items()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/exports"))
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--presets", nargs="+", default=list(PUBLISHED))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for name, config in systems(options.presets):
+        kept = options.out / f"{name.replace(', ', '-')}.json"
+        if not kept.exists():
+            bundle = options.out / kept.stem
+            kept.write_text(json.dumps({**exported(config, bundle), "node": same_in_node(bundle)}))
+            shutil.rmtree(bundle)
+        rows[name] = json.loads(kept.read_text())
+        print(f"{name}: {rows[name]}", flush=True)
+        keras.backend.clear_session()
+    if options.page:
+        options.page.write_text(page(rows), encoding="utf-8")
+    print(page(rows))
+
+
+if __name__ == "__main__":
+    main()
