@@ -1,0 +1,106 @@
+"""Weights in eight bits: a quarter of the size, almost the same numbers, and still the same text in any batch."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from kvae.export.graphs import bundle_graphs
+from kvae.export.nodes import Nodes, tensor
+from kvae.export.quantization import WEIGHT_LEVELS, agreement, nested, product, quantized, rounded
+from kvae.serving.bundle import OPERATIONS
+from kvae.serving.onnx_files import contents_of
+
+from .conftest import random_tokens, small_model
+
+WIDE: dict[str, Any] = {"head_units": 64, "encoder_units": (32, 64), "expander_filters": (64, 32)}
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, onnx.ModelProto]:
+    model = small_model(**WIDE)
+    for weight in model.trainable_weights:
+        weight.assign(0.4 * weight)  # of the size that training leaves: posteriors of a few nats
+    return bundle_graphs(model)
+
+
+@pytest.fixture(scope="module")
+def small(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
+    return {name: quantized(graph, symbols=9) for name, graph in graphs.items()}
+
+
+def run(graph: onnx.ModelProto, **inputs: Any) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: np.asarray(value) for name, value in inputs.items()})
+
+
+def sample(graph: onnx.ModelProto, rows: np.ndarray) -> list[np.ndarray]:
+    choices = {"temperature": np.float32(1), "top_k": 0, "top_p": np.float32(1), "min_length": 16, "max_length": 16}
+    return run(graph, seed=np.full(len(rows), 3), row=rows, z=np.zeros((0, 4), np.float32), **choices)
+
+
+def test_every_graph_shrinks_and_holds_nothing_foreign(
+    graphs: dict[str, onnx.ModelProto], small: dict[str, onnx.ModelProto]
+) -> None:
+    for name in ("sampler", "scorer", "encoder", "step"):
+        assert small[name].ByteSize() < 0.75 * graphs[name].ByteSize()  # at these widths half of a file is nodes
+    for graph in small.values():
+        assert contents_of(graph.SerializeToString()).operations <= OPERATIONS
+
+
+def test_the_products_of_the_loop_are_of_whole_numbers(small: dict[str, onnx.ModelProto]) -> None:
+    graph = small["sampler"].graph
+    in_loop = [node.op_type for body in nested(graph) for node in body.node]
+    assert in_loop.count("MatMulInteger") == 1  # the recurrence; the classifier stays exact
+    assert in_loop.count("MatMul") == 1
+    weights = [numpy_helper.to_array(item) for item in graph.initializer if item.data_type == TensorProto.INT8]
+    assert len(weights) >= 4
+
+
+def test_a_row_is_the_same_alone_and_in_any_batch(small: dict[str, onnx.ModelProto]) -> None:
+    together = sample(small["sampler"], np.arange(40))
+    for row in range(0, 40, 9):
+        for alone, all_of_them in zip(sample(small["sampler"], np.array([row])), together, strict=True):
+            np.testing.assert_array_equal(alone[0], all_of_them[row])
+
+
+def test_scores_hardly_change(graphs: dict[str, onnx.ModelProto], small: dict[str, onnx.ModelProto]) -> None:
+    record = agreement(graphs, small, random_tokens(200))
+    assert record["texts"] == 200
+    assert record["likeliest_symbols_unchanged"] > 0.95
+    assert record["bound"] == pytest.approx(record["bound_in_float32"], rel=0.01)
+    assert record["bound"] != record["bound_in_float32"]
+
+
+def test_a_product_is_that_of_the_rounded_numbers_exactly() -> None:
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(300, 40)).astype(np.float32)
+    inputs = generator.normal(size=(7, 300)).astype(np.float32) * 10.0 ** np.arange(-3, 4)[:, None].astype(np.float32)
+    g = Nodes()
+    g.named(product(g, "x", matrix), "y")
+    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
+    (found,) = run(model, x=inputs)
+    whole, scales = rounded(matrix, axis=0)
+    assert np.abs(whole).max() == WEIGHT_LEVELS
+    largest = np.abs(inputs).max(axis=1, keepdims=True) / 127
+    expected = (np.round(inputs / largest).astype(np.int64) @ whole.astype(np.int64)) * largest * scales
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        found, inputs @ matrix, atol=0.05 * np.abs(inputs @ matrix).max(axis=1, keepdims=True).max()
+    )
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    g = Nodes()
+    g.named(product(g, "x", np.ones((8, 3), np.float32)), "y")
+    model = g.model("test", [tensor("x", "float", "n", 8)], [tensor("y", "float", "n", 3)])
+    np.testing.assert_array_equal(run(model, x=np.zeros((2, 8), np.float32))[0], 0.0)
+
+
+def test_rounding_is_within_half_a_level() -> None:
+    weights = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
+    whole, scales = rounded(weights, axis=0, levels=127)
+    assert np.abs(whole * scales - weights).max() <= scales.max() / 2 + 1e-7
