@@ -23,6 +23,11 @@ from .graphs import LOGITS
 TOLERANCE = 1e-4
 """Largest difference of a logit or a code between Keras and the bundle."""
 
+ROUNDINGS = 10
+"""A logit may also differ by so many times what one rounding of the code changes in Keras itself at that position: in a
+wide recurrence that grows from position to position (1e-6 becomes 1e-3 in 128 steps of 1,000 untrained units), whatever
+computes it. At the first positions it is far below `TOLERANCE`, and a graph that is not the model shows there."""
+
 ROWS = 200
 """Codes of the test grid that are drawn from the prior at seed 0, and at most as many encodings of held-out texts."""
 
@@ -40,8 +45,8 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     Compared are the prior's codes (with Threefry and Box-Muller in numpy), the logits of every step and the log-probability of
     every text (with the teacher-forced pass of Keras on the same symbols), greedy text (with decoding in Keras), the step
     by step decoding of a stream, and the encoder and the scorer on the texts that came out and on those held out. Raises
-    `CheckFailed` at the first that differs by more than `TOLERANCE` or is no number; greedy symbols may differ where two
-    logits tie within it.
+    `CheckFailed` at the first that differs by more than `TOLERANCE` (logits: or `ROUNDINGS`) or is no number; greedy symbols
+    may differ where two logits tie within it.
     """
     sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
@@ -68,6 +73,7 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
         "held_out_rows": len(texts),
         "symbols": sum(each["symbols"] for each in written),
         "largest_logit_difference": max(each["logit"] for each in written),
+        "largest_logit_difference_of_one_rounding": max(each["own"] for each in written),
         "largest_code_difference": code,
         "largest_bound_difference": compare_bounds(model, sampler, tokens[:: len(TEMPERATURES)]),
         "greedy_rows_equal": written[0]["equal"],
@@ -78,21 +84,59 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
 def compare_texts(model: TextVAE, bundle: Bundle, z: np.ndarray, temperature: float) -> dict[str, Any]:
     """The sampler on codes `z`, its logits and log-probabilities against those of Keras for the same symbols."""
     ids, logits, log_probability = watched(read_graph(bundle, "sampler"), z, model.model_config.length, temperature)
-    features = model.expander(z, training=False)
-    forced = np.array(model.head(features, shifted(ids), training=False)) + np.array(writable(logits.shape[-1]))
+    forced, again = (forced_logits(model, codes, ids) for codes in (z, rounded_otherwise(z)))
     counted = ids != PAD
-    gains = np.array(ops.log_softmax(forced))[np.arange(len(z))[:, None], np.arange(ids.shape[1]), ids]
-    logit = require("sampler", "logit", difference(logits[counted], forced[counted]))
-    require("sampler", "log-probability", share(log_probability, (gains * counted).sum(axis=1)))
+    gaps, own = (by_position(logits_there, forced, counted) for logits_there in (logits, again))
+    allowed = tolerated(own)
+    worst = int(np.argmax(gaps - allowed))
+    require("sampler", "logit", gaps[worst], allowed[worst])
+    gains, gains_again = (gains_of(forced_there, ids, counted) for forced_there in (forced, again))
+    require("sampler", "log-probability", share(log_probability, gains), float(tolerated(share(gains_again, gains))))
     equal = len(z)
     if temperature == 0.0:
         reference = np.array(decode(model, z))
-        equal = sum(same_choices(ids[row], reference[row], forced[row]) for row in range(len(z)))
+        equal = sum(same_choices(ids[row], reference[row], forced[row], allowed) for row in range(len(z)))
         if equal != len(z):
             raise CheckFailed(
                 f"the sampler is not the model: greedy decoding differs in {len(z) - equal} of {len(z)} rows"
             )
-    return {"ids": ids, "logit": logit, "symbols": int(counted.sum()), "equal": equal}
+    return {
+        "ids": ids,
+        "logit": float(gaps.max()),
+        "own": float(own.max()),
+        "symbols": int(counted.sum()),
+        "equal": equal,
+    }
+
+
+def tolerated(own: Any) -> np.ndarray:
+    """What a difference may be where one rounding makes one of `own`; a model of infinities and NaN has no excuse."""
+    return np.maximum(TOLERANCE, np.where(np.isfinite(own), ROUNDINGS * np.asarray(own), 0.0))
+
+
+def forced_logits(model: TextVAE, z: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Keras' logits (B, T, V) of codes behind the symbols before each position; what may not be written is out of reach."""
+    features = model.expander(z, training=False)
+    logits = np.array(model.head(features, shifted(ids), training=False))
+    return logits + np.array(writable(logits.shape[-1]))
+
+
+def rounded_otherwise(z: np.ndarray) -> np.ndarray:
+    """Codes whose last bit fell the other way, up or down by chance."""
+    up = np.random.default_rng(0).random(z.shape) < 0.5
+    return np.nextafter(z, np.where(up, np.inf, -np.inf).astype(z.dtype))
+
+
+def by_position(found: np.ndarray, expected: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """The largest difference of logits (B, T, V) at each position (T,) of texts; infinite where one is no number."""
+    gap = np.abs(found.astype(np.float64) - expected).max(axis=-1)
+    return np.where(counted, np.where(np.isfinite(gap), gap, np.inf), 0.0).max(axis=0)
+
+
+def gains_of(logits: np.ndarray, ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Log-probabilities (B,) of the symbols under logits (B, T, V), nats."""
+    each = np.take_along_axis(np.array(ops.log_softmax(logits)), ids[..., None], axis=-1)[..., 0]
+    return (each * counted).sum(axis=1)
 
 
 def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
@@ -132,11 +176,11 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.where(np.isfinite(gap), gap, np.inf).max(initial=0.0))
 
 
-def require(endpoint: str, what: str, gap: float) -> float:
-    """`gap`, if it is within the tolerance."""
-    if gap > TOLERANCE:
+def require(endpoint: str, what: str, gap: float, allowed: float = TOLERANCE) -> float:
+    """`gap`, if it is within what is allowed."""
+    if not gap <= allowed:
         raise CheckFailed(
-            f"the {endpoint} is not the model: a {what} differs by {gap:.2g}, at most {TOLERANCE:g} is allowed"
+            f"the {endpoint} is not the model: a {what} differs by {gap:.2g}, at most {allowed:.2g} is allowed"
         )
     return gap
 
@@ -176,13 +220,13 @@ def makes(graph: onnx.GraphProto, name: str) -> bool:
     return any(name in node.output for node in graph.node)
 
 
-def same_choices(ids: np.ndarray, expected: np.ndarray, logits: np.ndarray) -> bool:
-    """Whether two greedy rows agree, or part at a symbol where the reference logits (T, V) tie within the tolerance."""
+def same_choices(ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, allowed: np.ndarray) -> bool:
+    """Whether two greedy rows agree, or part where the reference logits (T, V) tie within what is `allowed` (T,)."""
     apart = np.flatnonzero(ids != expected)
     if not apart.size:
         return True
     position = apart[0]
-    return bool(abs(logits[position, ids[position]] - logits[position, expected[position]]) <= 2 * TOLERANCE)
+    return bool(abs(logits[position, ids[position]] - logits[position, expected[position]]) <= 2 * allowed[position])
 
 
 def readable(ids: np.ndarray, sampler: Sampler) -> np.ndarray:
