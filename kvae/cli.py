@@ -943,14 +943,11 @@ def cell(value: Any) -> str:
 
 def parity_line(record: Mapping[str, Any]) -> str:
     """A parity record as a sentence."""
-    own = record.get("largest_logit_difference_of_one_rounding", 0.0)
-    grows = (
-        f"; one rounding makes {own:.1e} in Keras itself"
-        if record["largest_logit_difference"] > record["tolerance"]
-        else ""
-    )
+    largest, limit = record["largest_logit_difference"], f"at most {record['tolerance']:g}"
+    if largest > record["tolerance"]:
+        limit = f"one rounding makes {record['largest_logit_difference_of_one_rounding']:.1e} in Keras itself"
     return (
-        f"largest logit difference against Keras {record['largest_logit_difference']:.1e} (at most {record['tolerance']:g}{grows}), "
+        f"largest logit difference against Keras {largest:.1e} ({limit}), "
         f"greedy decoding equal in {record['greedy_rows_equal']} of {record['rows']} rows"
     )
 

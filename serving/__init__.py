@@ -1,6 +1,7 @@
 """Serving: texts from a bundle with numpy and onnxruntime alone. It imports nothing of kvae outside its own folder."""
 
-from .asynchronous import AsyncSampler
+from typing import Any
+
 from .errors import (
     BundleError,
     Cancelled,
@@ -29,3 +30,12 @@ __all__ = [
     "Sampler",
     "Score",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`AsyncSampler` when it is asked for: asyncio takes longer to import than all the rest of this folder."""
+    if name != "AsyncSampler":
+        raise AttributeError(f"module 'kvae.serving' has no attribute {name!r}")
+    from .asynchronous import AsyncSampler
+
+    return AsyncSampler

@@ -276,7 +276,9 @@ class Sampler:
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
         runs = [self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute) for row in range(samples)]
-        reconstruction, kl, nats = (np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in range(3))
+        reconstruction, kl, nats = (
+            np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in range(3)
+        )
         ends = self.manifest["mode"] == "lines"
         return [
             Score(

@@ -36,8 +36,8 @@ ISSUE = "our own aim"
 STEPS = {
     "toy": 1200,
     "twitter": 250,
-    "historyless": 2000,
-    "length": 1600,
+    "historyless": 500,
+    "length": 800,
     "alpha": 1500,
     "receptive-field": 500,
     "tweets": 3000,
@@ -720,12 +720,6 @@ def some_are_alive(numbers: Numbers) -> tuple[bool, str]:
     )
 
 
-TOO_SHORT = (
-    "In so few steps the code is hardly read by the time the KL has its full weight, but at the largest alpha with annealing, "
-    "whose bound has not come down yet."
-)
-"""Why the small rows of figure 5 do not show what it shows."""
-
 SCALES = ("small", "paper")
 
 
@@ -841,14 +835,20 @@ STUDIES: dict[str, Study] = {
         columns=FIGURE_COLUMNS,
         draw=cost_and_kl("alpha"),
         statements=(
-            Statement("KL rises with alpha.", f"{S17}, fig. 5", kl_rises_with_alpha, TOO_SHORT),
+            Statement(
+                "KL rises with alpha.",
+                f"{S17}, fig. 5",
+                kl_rises_with_alpha,
+                "With annealing it does. At full weight from the first step the KL ends the code at every alpha up to 0.3.",
+            ),
             Statement(
                 "The bound is slightly worse (at most 10 %) at the largest alpha than at 0.",
                 f"{S17}, 4.2",
                 bound_pays_little,
-                TOO_SHORT,
+                "A large auxiliary loss buys more nats of code than the head has learned to use in so few steps; the paper "
+                "trains a hundred times longer.",
             ),
-            Statement("Annealing gives more KL at small alpha.", f"{S17}, 4.2", annealing_helps, TOO_SHORT),
+            Statement("Annealing gives more KL at small alpha.", f"{S17}, 4.2", annealing_helps),
         ),
     ),
     "receptive-field": Study(
@@ -976,6 +976,8 @@ STUDIES: dict[str, Study] = {
                 f"The VAE reaches at most {BEST_PUBLISHED} nats a sentence with a KL of at least 4.",
                 ISSUE,
                 best_published,
+                "The language model that it begins with is no better itself after seven epochs, and the code costs nothing: "
+                "what is missing is a better language model.",
             ),
         ),
     ),
