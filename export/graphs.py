@@ -12,7 +12,7 @@ Sampler, scorer and step put the same converted head around their own turns, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import onnx
 import tensorflow as tf
 from onnx import TensorProto
 
-from kvae.decoding import writable
+from kvae.decoding import FORBIDDEN, writable
 from kvae.model import TextVAE
 from kvae.objectives import price_of_guesses
 from kvae.parts import named_kls
@@ -34,9 +34,6 @@ from .random_numbers import key_of, normals, row_numbers, threefry, uniform
 
 LOGITS = "logits"
 """The name that a loop's body gives the logits of a step, so that parity can watch them."""
-
-FORBIDDEN = -1e9
-"""Added to the logit of a symbol that may not be written."""
 
 PLACE = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
 """Row `row` of `seed`: what all randomness of a text depends on."""
@@ -51,17 +48,51 @@ CHOICES = (
 position `min_length`."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What several graphs hold, each converted once."""
+
+    model: TextVAE
+    codes: onnx.ModelProto
+    """noise -> z."""
+    expand: onnx.ModelProto
+    """z -> projected and the head's first states."""
+    step: onnx.ModelProto
+    """projected, previous, states -> logits and the next states."""
+    states: Sequence[onnx.ValueInfoProto]
+    """The declarations of the head's states."""
+    width: int
+    """P: how many numbers a step reads from the expander."""
+
+    @classmethod
+    def of(cls, model: TextVAE) -> Shared:
+        features = model.expander(tf.zeros((1, model.parts.code_size)), training=False)
+        width = model.head.project(features).shape[-1]
+        specs = [
+            tf.TensorSpec((None, *state.shape[1:]), state.dtype, f"state_{number}")
+            for number, state in enumerate(model.head.initial_state(features))
+        ]
+        states = [tensor(spec.name, spec.dtype.name, "batch", *spec.shape[1:]) for spec in specs]
+        names = [spec.name for spec in specs]
+        return cls(model, codes_part(model), expand_part(model, names), step_part(model, width, specs), states, width)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the states."""
+        return [state.name for state in self.states]
+
+
 def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
     """Every endpoint of a bundle, by name."""
-    graphs: dict[str, Callable[[TextVAE], onnx.ModelProto]] = {
-        "sampler": sampler_graph,
-        "encoder": encoder_graph,
-        "prior": prior_graph,
-        "scorer": scorer_graph,
-        "expand": expand_graph,
-        "step": step_graph,
+    shared = Shared.of(model)
+    return {
+        "sampler": sampler_graph(shared),
+        "encoder": encoder_graph(model),
+        "prior": prior_graph(shared),
+        "scorer": scorer_graph(shared),
+        "expand": expand_graph(shared),
+        "step": step_graph(shared),
     }
-    return {name: graph(model) for name, graph in graphs.items()}
 
 
 def encoder_graph(model: TextVAE) -> onnx.ModelProto:
@@ -74,14 +105,14 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
     return converted(encode, [tokens_spec(model)], ["mean", "log_variance"])
 
 
-def prior_graph(model: TextVAE) -> onnx.ModelProto:
+def prior_graph(shared: Shared) -> onnx.ModelProto:
     """seed, row (batch,) -> z (batch, d): the codes of rows of seeds."""
     g = Nodes()
-    g.named(drawn_codes(g, model), "z")
-    return checked(g.model("prior", PLACE, [tensor("z", "float", "batch", model.parts.code_size)]))
+    g.named(drawn_codes(g, shared), "z")
+    return checked(g.model("prior", PLACE, [tensor("z", "float", "batch", shared.model.parts.code_size)]))
 
 
-def sampler_graph(model: TextVAE) -> onnx.ModelProto:
+def sampler_graph(shared: Shared) -> onnx.ModelProto:
     """seed, row (batch,), z (batch, d) and choices -> ids (batch, time), lengths (batch,), log_probability (batch,).
 
     With a `z` of no rows the codes are those of the prior. The symbol of a text at position t depends on its code, the choices,
@@ -89,7 +120,7 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
     count the text without its end mark; `log_probability` is nats at temperature 1 with it.
     """
     g = Nodes()
-    decoder = Decoder.of(model, g, given_or_drawn_codes(g, model))
+    decoder = Decoder.of(shared, g, given_or_drawn_codes(g, shared))
     batch = g.Shape("seed")
     carried = [
         g.Expand(g.constant(START, np.int64), batch),
@@ -103,7 +134,7 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
     text = g.And(g.Not(g.Equal(ids, g.constant(END, np.int64))), g.Not(g.Equal(ids, g.constant(PAD, np.int64))))
     g.named(g.ReduceSum(g.Cast(text, to=TensorProto.INT64), g.constant([1], np.int64), keepdims=0), "lengths")
     g.named(carried[2], "log_probability")
-    z = tensor("z", "float", "codes", model.parts.code_size)
+    z = tensor("z", "float", "codes", shared.model.parts.code_size)
     outputs = [
         tensor("ids", "int64", "batch", "time"),
         tensor("lengths", "int64", "batch"),
@@ -112,19 +143,19 @@ def sampler_graph(model: TextVAE) -> onnx.ModelProto:
     return checked(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs))
 
 
-def scorer_graph(model: TextVAE) -> onnx.ModelProto:
+def scorer_graph(shared: Shared) -> onnx.ModelProto:
     """tokens (batch, T) int32, seed, row -> reconstruction, kl (batch,) and nats (batch, time), the bound's two halves and
     the first one position by position, of a code drawn from q(z|x).
 
     With attributes there is an input `attribute` (batch,) int32, -1 where the classifier is to choose; `kl` then holds the
     price of its choice.
     """
-    g = Nodes()
+    g, model = Nodes(), shared.model
     noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), model.parts.noise_size)
     labelled = bool(model.model_config.attributes)
     bound = {"tokens": "tokens", "noise": noise} | ({"attribute": "attribute"} if labelled else {})
     code, kl = g.inline(inference_part(model), bound, "infer_")
-    decoder = Decoder.of(model, g, code)
+    decoder = Decoder.of(shared, g, code)
     g.named(kl, "kl")
     tokens = g.Cast("tokens", to=TensorProto.INT64)
     counted = g.Cast(g.Not(g.Equal(tokens, g.constant(PAD, np.int64))), to=TensorProto.INT64)
@@ -143,52 +174,50 @@ def scorer_graph(model: TextVAE) -> onnx.ModelProto:
     return checked(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")]))
 
 
-def expand_graph(model: TextVAE) -> onnx.ModelProto:
+def expand_graph(shared: Shared) -> onnx.ModelProto:
     """z (batch, d) -> projected (batch, T, P) and the head's first states."""
-    part = expand_part(model)
-    part.graph.output[0].CopyFrom(tensor("projected", "float", "batch", model.model_config.length, width_of(model)))
+    part = onnx.ModelProto()
+    part.CopyFrom(shared.expand)
+    length = shared.model.model_config.length
+    part.graph.output[0].CopyFrom(tensor("projected", "float", "batch", length, shared.width))
     return checked(part)
 
 
-def step_graph(model: TextVAE) -> onnx.ModelProto:
+def step_graph(shared: Shared) -> onnx.ModelProto:
     """One turn of the sampler's loop: projected (batch, P) of a position, the symbols before it and the states -> symbol,
     log_probability (batch,) and the new states."""
     g = Nodes()
-    specs = state_specs(model)
-    turn = step_part(model)
-    logits, *states = g.inline(turn, {name: name for name in ("projected", "previous", *specs)}, "step_")
-    symbol, gain = next_symbol(g, model, logits, (key_of(g, "seed"), row_numbers(g, "row")))
+    logits, *states = g.inline(shared.step, {name: name for name in ("projected", "previous", *shared.names)}, "step_")
+    symbol, gain = next_symbol(g, shared.model, logits, (key_of(g, "seed"), row_numbers(g, "row")))
     g.named(symbol, "symbol")
     g.named(gain, "log_probability")
-    for state, name in zip(states, specs, strict=True):
-        g.named(state, f"new_{name}")
-    read = [tensor("projected", "float", "batch", width_of(model)), tensor("previous", "int64", "batch")]
-    outputs = [tensor("symbol", "int64", "batch"), tensor("log_probability", "float", "batch")]
-    outputs += state_tensors(specs, "new_")
-    place = [tensor("position", "int64"), *PLACE]
-    return checked(g.model("step", [*read, *state_tensors(specs), *place, *CHOICES], outputs))
+    new = [
+        renamed(before, g.named(after, f"new_{before.name}"))
+        for before, after in zip(shared.states, states, strict=True)
+    ]
+    read = [tensor("projected", "float", "batch", shared.width), tensor("previous", "int64", "batch")]
+    outputs = [tensor("symbol", "int64", "batch"), tensor("log_probability", "float", "batch"), *new]
+    return checked(g.model("step", [*read, *shared.states, tensor("position", "int64"), *PLACE, *CHOICES], outputs))
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A head between the nodes of a graph: what it reads at each position, its first states, and one step of it."""
+    """A head between the nodes of a graph: what it reads at each position, and its first states."""
 
-    model: TextVAE
+    shared: Shared
     by_position: str
     """(T, batch, P)."""
     states: Sequence[str]
-    specs: dict[str, tf.TensorSpec]
-    step: onnx.ModelProto
 
     @classmethod
-    def of(cls, model: TextVAE, g: Nodes, code: str) -> Decoder:
-        projected, *states = g.inline(expand_part(model), {"z": code}, "expand_")
-        return cls(model, g.Transpose(projected, perm=[1, 0, 2]), states, state_specs(model), step_part(model))
+    def of(cls, shared: Shared, g: Nodes, code: str) -> Decoder:
+        projected, *states = g.inline(shared.expand, {"z": code}, "expand_")
+        return cls(shared, g.Transpose(projected, perm=[1, 0, 2]), states)
 
     def turn(self, g: Nodes) -> tuple[str, list[str]]:
         """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
         bindings = {"projected": g.Gather(self.by_position, "position", axis=0), "previous": "previous"}
-        logits, *states = g.inline(self.step, bindings | {name: name for name in self.specs}, "step_")
+        logits, *states = g.inline(self.shared.step, bindings | {name: name for name in self.shared.names}, "step_")
         return logits, states
 
     def body(
@@ -201,19 +230,17 @@ class Decoder:
         written: onnx.ValueInfoProto,
     ) -> onnx.GraphProto:
         """The nodes as a loop's body that carries `carried` (as it comes in, and the name as it goes out) and the states."""
+        carried = [*carried, *zip(self.shared.states, states, strict=True)]
         inputs = [tensor("position", "int64"), tensor("go_on", "bool"), *(before for before, _ in carried)]
         outputs = [tensor(go_on, "bool"), *(renamed(before, g.Identity(after)) for before, after in carried)]
-        outputs += [
-            renamed(before, g.Identity(after)) for before, after in zip(state_tensors(self.specs), states, strict=True)
-        ]
-        return g.body(name, [*inputs, *state_tensors(self.specs)], [*outputs, written])
+        return g.body(name, inputs, [*outputs, written])
 
 
 def writing_body(outer: Nodes, decoder: Decoder, randomness: Any) -> onnx.GraphProto:
     """One turn of writing: the head's step, the choice of a symbol, and whether any row still writes."""
     g = Nodes(outer)
     logits, states = decoder.turn(g)
-    chosen, gain = next_symbol(g, decoder.model, logits, randomness)
+    chosen, gain = next_symbol(g, decoder.shared.model, logits, randomness)
     symbol = g.Where("finished", g.constant(PAD, np.int64), chosen)
     total = g.Add("log_probability_before", g.Where("finished", g.constant(0.0, np.float32), gain))
     finished = g.Or("finished", g.Equal(symbol, g.constant(END, np.int64)))
@@ -257,22 +284,20 @@ def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
     return g.Squeeze(g.GatherElements(g.LogSoftmax(logits, axis=1), g.Unsqueeze(symbols, column), axis=1), column)
 
 
-def drawn_codes(g: Nodes, model: TextVAE) -> str:
+def drawn_codes(g: Nodes, shared: Shared) -> str:
     """Codes (batch, d) of the prior for `seed` and `row`."""
-    size = model.parts.noise_size
-    noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), size)
-    part = converted(lambda noise: model.codes(tf.identity(noise)), [tf.TensorSpec((None, size), name="noise")], ["z"])
-    (z,) = g.inline(part, {"noise": noise}, "prior_")
+    noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), shared.model.parts.noise_size)
+    (z,) = g.inline(shared.codes, {"noise": noise}, "prior_")
     return z
 
 
-def given_or_drawn_codes(g: Nodes, model: TextVAE) -> str:
+def given_or_drawn_codes(g: Nodes, shared: Shared) -> str:
     """`z`, or codes of the prior where it has no rows."""
     rows = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
     drawn, given = Nodes(g), Nodes(g)
     z = [
-        tensor(name, "float", "rows", model.parts.code_size)
-        for name in (drawn_codes(drawn, model), given.Identity("z"))
+        tensor(name, "float", "rows", shared.model.parts.code_size)
+        for name in (drawn_codes(drawn, shared), given.Identity("z"))
     ]
     return g.If(
         g.Equal(g.Squeeze(rows), g.constant(0, np.int64)),
@@ -295,42 +320,32 @@ def inference_part(model: TextVAE) -> onnx.ModelProto:
     return converted(infer, [tokens_spec(model), noise, *attribute], ["code", "kl"])
 
 
-def expand_part(model: TextVAE) -> onnx.ModelProto:
-    """z (batch, d) -> projected (batch, T, P), all that a step needs from the expander, and the head's first state."""
+def codes_part(model: TextVAE) -> onnx.ModelProto:
+    """noise (batch, noise_size) -> z (batch, d)."""
+    noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
+    return converted(lambda noise: model.codes(tf.identity(noise)), [noise], ["z"])
+
+
+def expand_part(model: TextVAE, states: Sequence[str]) -> onnx.ModelProto:
+    """z (batch, d) -> projected (batch, T, P), all that a step needs from the expander, and the head's first states."""
 
     def expand(z: Any) -> list[Any]:
         features = model.expander(z, training=False)
         return [model.head.project(features), *model.head.initial_state(features)]
 
     z = tf.TensorSpec((None, model.parts.code_size), name="z")
-    return converted(expand, [z], ["projected", *(f"first_{name}" for name in state_specs(model))])
+    return converted(expand, [z], ["projected", *(f"first_{name}" for name in states)])
 
 
-def step_part(model: TextVAE) -> onnx.ModelProto:
+def step_part(model: TextVAE, width: int, states: Sequence[tf.TensorSpec]) -> onnx.ModelProto:
     """projected (batch, P), previous (batch,), states -> logits (batch, V), states."""
-    specs = state_specs(model)
-    inputs = [
-        tf.TensorSpec((None, width_of(model)), name="projected"),
-        tf.TensorSpec((None,), tf.int64, "previous"),
-        *specs.values(),
-    ]
 
     def step(projected: Any, previous: Any, *state: Any) -> list[Any]:
         logits, new_state = model.head.step(projected, previous, list(state))
         return [tf.identity(logits), *new_state]
 
-    return converted(step, inputs, ["logits", *(f"new_{name}" for name in specs)])
-
-
-def state_specs(model: TextVAE) -> dict[str, tf.TensorSpec]:
-    """Name, shape and type of each tensor of the head's state."""
-    states = enumerate(model.head.initial_state(features_of_zero(model)))
-    return {f"state_{i}": tf.TensorSpec((None, *state.shape[1:]), state.dtype, f"state_{i}") for i, state in states}
-
-
-def state_tensors(specs: dict[str, tf.TensorSpec], prefix: str = "") -> list[onnx.ValueInfoProto]:
-    """The declarations of a head's states."""
-    return [tensor(prefix + name, spec.dtype.name, "batch", *spec.shape[1:]) for name, spec in specs.items()]
+    read = [tf.TensorSpec((None, width), name="projected"), tf.TensorSpec((None,), tf.int64, "previous")]
+    return converted(step, [*read, *states], ["logits", *(f"new_{state.name}" for state in states)])
 
 
 def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
@@ -344,13 +359,3 @@ def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
 def tokens_spec(model: TextVAE) -> tf.TensorSpec:
     """tokens (batch, T) int32."""
     return tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")
-
-
-def width_of(model: TextVAE) -> int:
-    """P: how many numbers a step reads from the expander."""
-    return model.head.project(features_of_zero(model)).shape[-1]
-
-
-def features_of_zero(model: TextVAE) -> Any:
-    """What the expander makes of one zero code: features of the shapes and types that the head gets."""
-    return model.expander(tf.zeros((1, model.parts.code_size)), training=False)

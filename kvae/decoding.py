@@ -14,6 +14,9 @@ from kvae.serving.errors import ConfigError
 from .configuration import nearest
 from .model import TextVAE
 
+FORBIDDEN = -1e9
+"""Added to the logit of a symbol that may not be written."""
+
 Chooser = Callable[[Any], Any]
 """From logits (B, V) to the next symbols (B,)."""
 
@@ -51,8 +54,8 @@ def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None) -
 
 
 def writable(vocabulary_size: int) -> Any:
-    """(V,): 0 for symbols a decoder may write, -1e9 for the others; added to logits."""
-    return ops.convert_to_tensor([-1e9 if number in NEVER_WRITTEN else 0.0 for number in range(vocabulary_size)])
+    """(V,): 0 for symbols a decoder may write, `FORBIDDEN` for the others; added to logits."""
+    return ops.convert_to_tensor([FORBIDDEN if number in NEVER_WRITTEN else 0.0 for number in range(vocabulary_size)])
 
 
 def sample(

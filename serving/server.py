@@ -243,26 +243,12 @@ def application(load: Callable[[], Sampler], limits: Limits | None = None, local
     service = Service(load, limits)
     app = FastAPI(title="kvae", lifespan=lambda _: service.at_work(), docs_url=None, redoc_url=None)
     app.state.service = service
+    stream = content_of("text/event-stream", "events, each with JSON as data", EVENT)
+    text = content_of("text/plain", "Prometheus' text format", {"type": "string"})
     for path, (handler, model) in MODEL_ENDPOINTS.items():
-        done: dict[int | str, Any] = (
-            {} if model else {200: content_of("text/event-stream", "events, each with JSON as data", EVENT)}
-        )
-        app.post(
-            path,
-            response_class=Response if model is None else Answer,
-            responses=done | problems(MODEL_PROBLEMS),
-            operation_id=path[1:],
-            response_model=model,
-        )(handler)
+        register(app.post, path, handler, model, stream, MODEL_PROBLEMS)
     for path, (handler, model, statuses) in STATE_ENDPOINTS.items():
-        done = {} if model else {200: content_of("text/plain", "Prometheus' text format", {"type": "string"})}
-        app.get(
-            path,
-            response_class=Response if model is None else Answer,
-            responses=done | problems(statuses),
-            operation_id=path[1:],
-            response_model=model,
-        )(handler)
+        register(app.get, path, handler, model, text, statuses)
     for path in ("/", "/docs"):
         app.get(path, include_in_schema=False)(page)
     app.openapi = partial(described, app, limits)  # type: ignore[method-assign]
@@ -273,6 +259,24 @@ def application(load: Callable[[], Sampler], limits: Limits | None = None, local
     app.add_exception_handler(ClientLeft, of_nobody)
     app.add_exception_handler(Exception, of_anything)
     return app
+
+
+def register(
+    method: Callable[..., Any],
+    path: str,
+    handler: Handler,
+    model: type[schemas.BaseModel] | None,
+    otherwise: Mapping[str, Any],
+    statuses: Sequence[int],
+) -> None:
+    """An endpoint that answers with `model`, or, where that is None, with what `otherwise` describes."""
+    method(
+        path,
+        response_class=Response if model is None else Answer,
+        responses=({} if model else {200: otherwise}) | problems(statuses),
+        operation_id=path[1:],
+        response_model=model,
+    )(handler)
 
 
 # --- problems --------------------------------------------------------------------------------------------------------
