@@ -283,14 +283,13 @@ def sample(options: argparse.Namespace) -> None:
     sampler = load_sampler(options)
     chosen = {name: getattr(options, name) for name in (*CHOICES, "first_row")}
     if options.json:
-        samples = sampler.generate(options.n, options.seed, **chosen, deadline=options.deadline)
+        samples = sampler.generate(options.n, options.seed, **chosen)
         print(json.dumps({"samples": [vars(item) for item in samples]}, ensure_ascii=False))
         return
-    with stopping(options.deadline):
-        for number, item in enumerate(sampler.iterate(options.n, options.seed, **chosen)):
-            if options.seed is None and number == 0:
-                say(f"seed {item.seed}")
-            print(one_line(item.text))
+    for number, item in enumerate(sampler.iterate(options.n, options.seed, **chosen)):
+        if options.seed is None and number == 0:
+            say(f"seed {item.seed}")
+        print(one_line(item.text))
 
 
 def stream(options: argparse.Namespace) -> None:
@@ -298,7 +297,7 @@ def stream(options: argparse.Namespace) -> None:
 
     seed = secrets.randbits(32) if options.seed is None else options.seed
     chosen = {name: getattr(options, name) for name in CHOICES}
-    pieces = load_sampler(options).stream(seed, options.row, **chosen, deadline=options.deadline)
+    pieces = load_sampler(options).stream(seed, options.row, **chosen)
     if options.json:
         found = list(pieces)
         print(
@@ -318,19 +317,11 @@ def score(options: argparse.Namespace) -> None:
     for place, text in enumerate(texts, start=1):
         places.setdefault(text, []).append(place)
     distinct, found = list(places), []
-    with stopping(options.deadline):
-        for start in range(0, len(distinct), SCORED_AT_ONCE):
-            some = distinct[start : start + SCORED_AT_ONCE]
-            found += sampler.score(
-                some,
-                options.samples,
-                options.seed,
-                attribute=options.attribute,
-                unknown=options.unknown,
-                too_long=options.too_long,
-            )
-            if len(distinct) > SCORED_AT_ONCE:
-                say(f"{len(found):,} of {len(distinct):,} distinct texts")
+    reading = {"attribute": options.attribute, "unknown": options.unknown, "too_long": options.too_long}
+    for start in range(0, len(distinct), SCORED_AT_ONCE):
+        found += sampler.score(distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **reading)
+        if len(distinct) > SCORED_AT_ONCE:
+            say(f"{len(found):,} of {len(distinct):,} distinct texts")
     ranked = sorted(found, key=lambda each: -getattr(each, options.by))[: options.n]
     report = [{"places": places[each.text], **vars(each)} for each in ranked]
     heading = f"{'bound':>9} {'bits/char':>9} {'times':>6} {'first':>7}  text"
@@ -344,14 +335,14 @@ def score(options: argparse.Namespace) -> None:
 
 def encode(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
-    codes = sampler.encode(texts, options.unknown, deadline=options.deadline).tolist()
+    codes = sampler.encode(texts, options.unknown).tolist()
     report = {"codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]}
     show(options, report, "\n".join(" ".join(f"{number:.6g}" for number in code) for code in codes))
 
 
 def reconstruct(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
-    again = sampler.reconstruct(texts, options.unknown, deadline=options.deadline)
+    again = sampler.reconstruct(texts, options.unknown)
     pairs = list(zip(texts, again, strict=True))
     report = {
         "reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]
@@ -360,29 +351,23 @@ def reconstruct(options: argparse.Namespace) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    texts = load_sampler(options).interpolate(
-        options.first, options.last, options.steps, options.path, options.unknown, deadline=options.deadline
-    )
+    texts = load_sampler(options).interpolate(options.first, options.last, options.steps, options.path, options.unknown)
     show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
 
 
 def variations(options: argparse.Namespace) -> None:
-    texts = load_sampler(options).variations(
-        options.text, options.n, options.scale, options.seed, options.unknown, deadline=options.deadline
-    )
+    texts = load_sampler(options).variations(options.text, options.n, options.scale, options.seed, options.unknown)
     show(options, {"variations": texts}, "\n".join(map(one_line, texts)))
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    found = load_sampler(options).neighbours(
-        options.text, input_texts(options), options.n, options.unknown, deadline=options.deadline
-    )
+    found = load_sampler(options).neighbours(options.text, input_texts(options), options.n, options.unknown)
     report = [{"text": text, "distance": distance} for text, distance in found]
     show(options, {"neighbours": report}, "\n".join(f"{distance:>8.3f}  {one_line(text)}" for text, distance in found))
 
 
 def arithmetic(options: argparse.Namespace) -> None:
-    text = load_sampler(options).arithmetic(options.plus, options.minus, options.unknown, deadline=options.deadline)
+    text = load_sampler(options).arithmetic(options.plus, options.minus, options.unknown)
     show(options, {"text": text}, one_line(text))
 
 
@@ -536,7 +521,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     def bundle_command(name: str, run: Any, description: str) -> argparse.ArgumentParser:
-        added = command(name, run, description)
+        added = command(name, within_deadline(run), description)
         added.add_argument("bundle", metavar="BUNDLE", help="the folder that `kvae export` wrote")
         added.add_argument("--threads", type=int, help="cores to use (default: all)")
         added.add_argument(
@@ -666,7 +651,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--int8",
         action="store_true",
-        help="weights in eight bits: a quarter of the size, faster, almost the same texts",
+        help="weights in eight bits: a quarter of the size, faster where the model is wide",
     )
 
     added = bundle_command(
@@ -817,11 +802,16 @@ def load_sampler(options: argparse.Namespace) -> Any:
     return Sampler.load(options.bundle, options.threads)
 
 
-def stopping(deadline: float | None) -> Any:
-    """Within this, a command has `deadline` seconds."""
-    from kvae.serving.limits import within
+def within_deadline(run: Any) -> Any:
+    """A command that has `--deadline` seconds."""
 
-    return within(deadline)
+    def limited(options: argparse.Namespace) -> None:
+        from kvae.serving.limits import within
+
+        with within(options.deadline):
+            run(options)
+
+    return limited
 
 
 def input_texts(options: argparse.Namespace) -> list[str]:

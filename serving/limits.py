@@ -49,14 +49,26 @@ class Cancellation:
                 self._running.remove(options)
 
 
+_options: ContextVar[onnxruntime.RunOptions | None] = ContextVar("options", default=None)
+
+
+def current_options() -> onnxruntime.RunOptions | None:
+    """The options of the limited call that this code is part of."""
+    return _options.get()
+
+
 @contextmanager
-def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[onnxruntime.RunOptions]:
-    """Options for the runs of one call that has `deadline` seconds and may be cancelled.
+def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[onnxruntime.RunOptions | None]:
+    """Options for the runs of one call that has `deadline` seconds and may be cancelled; with neither, those of the call that
+    it is part of.
 
     Raises `DeadlineError` or `Cancelled` for whatever fails inside once time is up or the call cancelled.
     """
     if deadline is not None and not 0 < real("deadline", deadline) <= threading.TIMEOUT_MAX:
         raise ConfigError(f"deadline must be a number of seconds above 0, got {deadline!r}")
+    if deadline is None and cancel is None:
+        yield current_options()
+        return
     options, cancel = onnxruntime.RunOptions(), cancel or Cancellation()
     options.log_severity_level = 4
     passed = threading.Event()
@@ -85,20 +97,9 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[on
                 timer.cancel()
 
 
-_options: ContextVar[onnxruntime.RunOptions | None] = ContextVar("options", default=None)
-
-
-def current_options() -> onnxruntime.RunOptions | None:
-    """The options of the limited call that this code is part of."""
-    return _options.get()
-
-
 @contextmanager
 def within(deadline: float | None = None, cancel: Cancellation | None = None) -> Iterator[None]:
     """All calls of a `Sampler` inside this, together, have `deadline` seconds and may be cancelled."""
-    if deadline is None and cancel is None:
-        yield
-        return
     with stopping(deadline, cancel) as options:
         token = _options.set(options)
         try:
