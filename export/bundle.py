@@ -17,9 +17,10 @@ import onnx
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.alphabet import PAD, Alphabet
-from kvae.serving.bundle import ENDPOINTS, FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
+from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
 from kvae.serving.errors import ConfigError
 from kvae.serving.sampler import Sampler, choices
+from kvae.serving.verification import verify
 
 from .convert import check_backend
 from .graphs import bundle_graphs
@@ -67,10 +68,11 @@ def write_bundle(
         if int8:
             exact, graphs = graphs, {name: quantized(graph, len(alphabet)) for name, graph in graphs.items()}
             manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, partial, held_out))
+            write_files(partial, manifest, graphs)
         sampler = Sampler.load(partial)
         manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
         write_files(partial, manifest, graphs)
-        Sampler.load(partial, endpoints=ENDPOINTS)
+        verify(partial)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

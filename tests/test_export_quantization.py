@@ -1,5 +1,6 @@
 """Weights in eight bits: a quarter of the size, almost the same numbers, and still the same text in any batch."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from kvae.configuration import Config
+from kvae.export.bundle import write_bundle
 from kvae.export.graphs import bundle_graphs
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.quantization import WEIGHT_LEVELS, agreement, nested, product, quantized, rounded
+from kvae.serving import Sampler
+from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import OPERATIONS
 from kvae.serving.onnx_files import contents_of
+from kvae.serving.verification import verify
 
 from .conftest import random_tokens, small_model
 
@@ -20,10 +26,15 @@ WIDE: dict[str, Any] = {"head_units": 64, "encoder_units": (32, 64), "expander_f
 
 
 @pytest.fixture(scope="module")
-def graphs() -> dict[str, onnx.ModelProto]:
-    model = small_model(**WIDE)
-    for weight in model.trainable_weights:
+def model() -> Any:
+    made = small_model(**WIDE)
+    for weight in made.trainable_weights:
         weight.assign(0.4 * weight)  # of the size that training leaves: posteriors of a few nats
+    return made
+
+
+@pytest.fixture(scope="module")
+def graphs(model: Any) -> dict[str, onnx.ModelProto]:
     return bundle_graphs(model)
 
 
@@ -49,6 +60,16 @@ def test_every_graph_shrinks_and_holds_nothing_foreign(
         assert small[name].ByteSize() < 0.75 * graphs[name].ByteSize()  # at these widths half of a file is nodes
     for graph in small.values():
         assert contents_of(graph.SerializeToString()).operations <= OPERATIONS
+
+
+def test_a_bundle_in_eight_bits_remembers_its_own_texts(model: Any, tmp_path: Path) -> None:
+    config = Config(model=model.model_config, objective=model.objective_config)
+    for name, int8 in {"exact": False, "small": True}.items():
+        write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / name, int8=int8)
+    assert verify(tmp_path / "small")["quantization"]["size_ratio"] < 0.75
+    exact, small = (Sampler.load(tmp_path / name).generate(50, seed=0) for name in ("exact", "small"))
+    assert exact != small
+    assert small == Sampler.load(tmp_path / "small").generate(50, seed=0)
 
 
 def test_the_products_of_the_loop_are_of_whole_numbers(small: dict[str, onnx.ModelProto]) -> None:
