@@ -1,9 +1,9 @@
 """Weights of a graph in eight bits: a quarter of the size, and products of whole numbers in the decoding loop.
 
-Every matrix is stored as int8 with a scale for each column. Products with a matrix are computed in whole numbers: what comes in
-is rounded row by row, each row with its own scale, so that a text does not depend on the batch it is written in (one scale
-for the whole batch, as dynamic quantization usually has it, would make it). Convolutions and recurrent operations get their
-weights back as float32 when the graph is loaded.
+Every matrix is stored as int8 with a scale for each column. Products with a wide matrix are computed in whole numbers: what
+comes in is rounded row by row, each row with its own scale, so that a text does not depend on the batch it is written in (one
+scale for the whole batch, as dynamic quantization usually has it, would make it). All else gets its weights back as float32
+when the graph is loaded.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ SMALLEST = 512
 WEIGHT_LEVELS = 63
 """Weights are whole numbers from -63 to 63: two products with bytes then never overflow the 16 bits in which processors without
 8-bit dot products add them up, so that the sums are the same on every processor."""
+
+WIDE = 2**20
+"""Numbers in a matrix from which on products in whole numbers are the faster ones at every batch size: below, rounding what
+comes in takes more time than they save (measured with LSTMs of 128, 500 and 1,000 units)."""
 
 CENTRE, INPUT_LEVELS = 128, 127
 """Inputs are bytes, 128 stands for 0."""
@@ -78,7 +82,7 @@ def replace_uses(graph: onnx.GraphProto, large: dict[str, np.ndarray], outer: No
     for node in graph.node:
         g = Nodes(outer)
         name = node.input[1] if len(node.input) > 1 else ""
-        if node.op_type == "MatMul" and name in large and large[name].ndim == 2 and large[name].shape[1] != symbols:
+        if node.op_type == "MatMul" and name in large and multiplies_whole(large[name], symbols):
             found = product(g, node.input[0], large[name])
         elif node.op_type == "Gather" and node.input[0] in large and looks_up_rows(node):
             name = node.input[0]
@@ -92,6 +96,11 @@ def replace_uses(graph: onnx.GraphProto, large: dict[str, np.ndarray], outer: No
     del graph.node[:]
     graph.node.extend(nodes)
     return replaced
+
+
+def multiplies_whole(matrix: np.ndarray, symbols: int) -> bool:
+    """Whether products with this matrix are computed in whole numbers."""
+    return matrix.ndim == 2 and matrix.size >= WIDE and matrix.shape[1] != symbols
 
 
 def looks_up_rows(node: onnx.NodeProto) -> bool:

@@ -69,6 +69,7 @@ def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = F
         f"TensorBoard logs are in {trained.path}/logs, the learning curves in {trained.path}/report/curves.png. Try:\n"
     )
     print(f"  {program('kvae')} sample {bundle} -n 10 --temperature 0.8")
+    print(f"  {program('kvae')} serve {bundle}")
     print(f"  {program('tensorboard')} --logdir {trained.path}/logs")
     print(f"  {program('kvae')} train --data YOUR_FILE.txt --out runs/mine")
 

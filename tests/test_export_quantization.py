@@ -1,5 +1,6 @@
 """Weights in eight bits: a quarter of the size, almost the same numbers, and still the same text in any batch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from kvae.configuration import Config
+from kvae.export import quantization
 from kvae.export.bundle import write_bundle
 from kvae.export.graphs import bundle_graphs
 from kvae.export.nodes import Nodes, tensor
@@ -38,9 +40,24 @@ def graphs(model: Any) -> dict[str, onnx.ModelProto]:
     return bundle_graphs(model)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def wide() -> Iterator[None]:
+    """What counts as wide in models that a test can afford."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "WIDE", quantization.SMALLEST)
+        yield
+
+
 @pytest.fixture(scope="module")
 def small(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
     return {name: quantized(graph, symbols=9) for name, graph in graphs.items()}
+
+
+def test_narrow_products_stay_in_float32(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "WIDE", 2**20)
+    sampler = quantized(graphs["sampler"], symbols=9)
+    assert "MatMulInteger" not in contents_of(sampler.SerializeToString()).operations
+    assert sampler.ByteSize() < 0.75 * graphs["sampler"].ByteSize()
 
 
 def run(graph: onnx.ModelProto, **inputs: Any) -> list[np.ndarray]:
