@@ -14,6 +14,8 @@ import tf2onnx
 from kvae.serving.bundle import OPSET
 from kvae.serving.errors import CheckFailed, ConfigError
 
+from .simplify import simplified
+
 
 def check_backend() -> None:
     """Raise `ConfigError` where Keras runs on another backend than TensorFlow, whose functions are what is converted."""
@@ -37,6 +39,7 @@ def converted(function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], out
     foreign = sorted({node.op_type for node in graph.node if node.domain not in ("", "ai.onnx")})
     if foreign:
         raise CheckFailed(f"export: operations that ONNX does not have: {', '.join(foreign)}")
+    simplified(model)
     rename(graph, [spec.name for spec in inputs], list(outputs))
     return checked(model)
 

@@ -56,7 +56,7 @@ class Shared:
     codes: onnx.ModelProto
     """noise -> z."""
     expand: onnx.ModelProto
-    """z -> projected and the head's first states."""
+    """z -> projected (T, batch, P) and the head's first states."""
     step: onnx.ModelProto
     """projected, previous, states -> logits and the next states."""
     states: Sequence[onnx.ValueInfoProto]
@@ -128,7 +128,7 @@ def sampler_graph(shared: Shared) -> onnx.ModelProto:
         g.Expand(g.constant(0.0, np.float32), batch),
         *decoder.states,
     ]
-    body = writing_body(g, decoder, (key_of(g, "seed"), row_numbers(g, "row")))
+    body = writing_body(g, decoder, draws(g, "max_length"))
     *carried, written = g.Loop("max_length", g.constant(True, bool), *carried, outputs=len(carried) + 1, body=body)
     ids = g.named(g.Transpose(written, perm=[1, 0]), "ids")
     text = g.And(g.Not(g.Equal(ids, g.constant(END, np.int64))), g.Not(g.Equal(ids, g.constant(PAD, np.int64))))
@@ -176,11 +176,14 @@ def scorer_graph(shared: Shared) -> onnx.ModelProto:
 
 def expand_graph(shared: Shared) -> onnx.ModelProto:
     """z (batch, d) -> projected (batch, T, P) and the head's first states."""
-    part = onnx.ModelProto()
-    part.CopyFrom(shared.expand)
-    length = shared.model.model_config.length
-    part.graph.output[0].CopyFrom(tensor("projected", "float", "batch", length, shared.width))
-    return checked(part)
+    g, config = Nodes(), shared.model.model_config
+    projected, *states = g.inline(shared.expand, {"z": "z"}, "expand_")
+    g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
+    first = [
+        renamed(state, g.named(name, f"first_{state.name}")) for state, name in zip(shared.states, states, strict=True)
+    ]
+    outputs = [tensor("projected", "float", "batch", config.length, shared.width), *first]
+    return checked(g.model("expand", [tensor("z", "float", "batch", shared.model.parts.code_size)], outputs))
 
 
 def step_graph(shared: Shared) -> onnx.ModelProto:
@@ -188,7 +191,9 @@ def step_graph(shared: Shared) -> onnx.ModelProto:
     log_probability (batch,) and the new states."""
     g = Nodes()
     logits, *states = g.inline(shared.step, {name: name for name in ("projected", "previous", *shared.names)}, "step_")
-    symbol, gain = next_symbol(g, shared.model, logits, (key_of(g, "seed"), row_numbers(g, "row")))
+    counter = (row_numbers(g, "row"), g.Cast("position", to=TensorProto.UINT32))
+    drawn = uniform(g, threefry(g, key_of(g, "seed"), counter)[0])
+    symbol, gain = next_symbol(g, shared.model, logits, drawn)
     g.named(symbol, "symbol")
     g.named(gain, "log_probability")
     new = [
@@ -212,7 +217,7 @@ class Decoder:
     @classmethod
     def of(cls, shared: Shared, g: Nodes, code: str) -> Decoder:
         projected, *states = g.inline(shared.expand, {"z": code}, "expand_")
-        return cls(shared, g.Transpose(projected, perm=[1, 0, 2]), states)
+        return cls(shared, projected, states)
 
     def turn(self, g: Nodes) -> tuple[str, list[str]]:
         """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
@@ -236,11 +241,19 @@ class Decoder:
         return g.body(name, inputs, [*outputs, written])
 
 
-def writing_body(outer: Nodes, decoder: Decoder, randomness: Any) -> onnx.GraphProto:
+def draws(g: Nodes, positions: str) -> str:
+    """What decides the symbols: numbers in [0, 1), (positions, batch), for `seed` and `row`, all drawn before the loop."""
+    every = g.Cast(g.Range(g.constant(0, np.int64), positions, g.constant(1, np.int64)), to=TensorProto.UINT32)
+    return uniform(
+        g, threefry(g, key_of(g, "seed"), (row_numbers(g, "row"), g.Unsqueeze(every, g.constant([1], np.int64))))[0]
+    )
+
+
+def writing_body(outer: Nodes, decoder: Decoder, drawn: str) -> onnx.GraphProto:
     """One turn of writing: the head's step, the choice of a symbol, and whether any row still writes."""
     g = Nodes(outer)
     logits, states = decoder.turn(g)
-    chosen, gain = next_symbol(g, decoder.shared.model, logits, randomness)
+    chosen, gain = next_symbol(g, decoder.shared.model, logits, g.Gather(drawn, "position", axis=0))
     symbol = g.Where("finished", g.constant(PAD, np.int64), chosen)
     total = g.Add("log_probability_before", g.Where("finished", g.constant(0.0, np.float32), gain))
     finished = g.Or("finished", g.Equal(symbol, g.constant(END, np.int64)))
@@ -265,16 +278,15 @@ def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
     return decoder.body(g, "read", g.Identity("go_on"), carried, states, tensor(nats, "float", "batch"))
 
 
-def next_symbol(g: Nodes, model: TextVAE, logits: str, randomness: Any) -> tuple[str, str]:
-    """The symbols (batch,) chosen from logits (batch, V) at `position`, and their log-probability at temperature 1."""
-    key, rows = randomness
+def next_symbol(g: Nodes, model: TextVAE, logits: str, drawn: str) -> tuple[str, str]:
+    """The symbols (batch,) chosen from logits (batch, V) at `position` by numbers (batch,) in [0, 1), and their log-probability
+    at temperature 1."""
     anywhere = np.array(writable(model.model_config.vocabulary_size), np.float32)
     before_the_least = anywhere.copy()
     before_the_least[END] = FORBIDDEN
     barrier = g.Where(g.Less("position", "min_length"), g.constant(before_the_least), g.constant(anywhere))
     logits = g.named(g.Add(logits, barrier), LOGITS)
-    words = threefry(g, key, (rows, g.Cast("position", to=TensorProto.UINT32)))
-    chosen = choose(g, logits, uniform(g, words[0]))
+    chosen = choose(g, logits, drawn)
     return chosen, log_probability_of(g, logits, chosen)
 
 
@@ -327,11 +339,15 @@ def codes_part(model: TextVAE) -> onnx.ModelProto:
 
 
 def expand_part(model: TextVAE, states: Sequence[str]) -> onnx.ModelProto:
-    """z (batch, d) -> projected (batch, T, P), all that a step needs from the expander, and the head's first states."""
+    """z (batch, d) -> projected (T, batch, P), all that a step needs from the expander, and the head's first states.
+
+    Features are put in the order of their positions before they are projected, while they are narrow.
+    """
 
     def expand(z: Any) -> list[Any]:
         features = model.expander(z, training=False)
-        return [model.head.project(features), *model.head.initial_state(features)]
+        by_position = tf.transpose(features, (1, 0, 2))
+        return [model.head.project(by_position), *model.head.initial_state(features)]
 
     z = tf.TensorSpec((None, model.parts.code_size), name="z")
     return converted(expand, [z], ["projected", *(f"first_{name}" for name in states)])

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from .backends import backend_steps
 from .configuration import ModelConfig, ObjectiveConfig
 from .replicas import drawn
 
@@ -152,6 +153,12 @@ class LSTMCell(layers.Layer):
         hidden = output_gate * ops.tanh(self.normalize_cell(cell))
         return hidden, [hidden, cell]
 
+    @property
+    def norms(self) -> list[layers.LayerNormalization]:
+        """Of what the kernel makes and of the cell, or none."""
+        both = [self.normalize_hidden, self.normalize_cell]
+        return [norm for norm in both if isinstance(norm, layers.LayerNormalization)]
+
     @staticmethod
     def first_bias(shape: Any, dtype: Any = None) -> Any:
         """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
@@ -281,7 +288,7 @@ class RecurrentHead(layers.Layer):
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
         inputs = self.read(self.project(features), previous, training)
-        hidden = self.recurrence(inputs, initial_state=self.initial_state(features))
+        hidden = backend_steps().over_positions(self.recurrence, inputs, self.initial_state(features), training)
         return self.logits(self.dropout(hidden, training=training))
 
     def logits(self, hidden: Any) -> Any:

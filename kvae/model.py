@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Any
 
 import keras
@@ -12,6 +11,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
+from .backends import backend_steps
 from .configuration import ModelConfig, ObjectiveConfig
 from .misfits import check_slots
 from .objectives import (
@@ -24,9 +24,6 @@ from .objectives import (
 )
 from .parts import Parts, named_kls
 from .replicas import drawn, everywhere, is_split
-
-BACKENDS = ("tensorflow", "jax")
-"""Backends of Keras that kvae trains on."""
 
 NEVER = 2**31 - 1
 """The start of a ramp that waits."""
@@ -280,11 +277,3 @@ def inputs_of(model: TextVAE, data: Any) -> Any:
     if model.model_config.attributes and not (isinstance(inputs, dict) and {"tokens", "attribute"} <= inputs.keys()):
         raise ConfigError(f"this model was made with attributes: give {wanted}, the attribute -1 where it is not known")
     return inputs
-
-
-def backend_steps() -> Any:
-    """The module of `kvae.training` that holds the steps of the backend in use; imported when training starts."""
-    backend = keras.backend.backend()
-    if backend not in BACKENDS:
-        raise ConfigError(f"KERAS_BACKEND is {backend!r}; kvae trains on {' and '.join(map(repr, BACKENDS))}")
-    return import_module(f"kvae.training.{backend}_step")

@@ -83,7 +83,7 @@ def prepared(name: str) -> tuple[Any, Any]:
 
 def terms(name: str) -> dict[str, np.ndarray]:
     """Every term of a system, (ROWS,) each, in inference mode."""
-    from kvae.model import backend_steps
+    from kvae.backends import backend_steps
 
     model, inputs = prepared(name)
     if os.environ.get("KERAS_BACKEND") != "jax":

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.backends import backend_steps
 from kvae.distributions import LOG_TWO_PI
-from kvae.model import TextVAE, backend_steps
+from kvae.model import TextVAE
 from kvae.objectives import bits_per_character, importance_weighted_nll
 from kvae.serving.errors import ConfigError
 

@@ -116,6 +116,12 @@ def after(scope: Scope, variables: Sequence[Any], before: Values) -> Values:
     return [old if new is None else new for new, old in zip(found, before, strict=True)]
 
 
+def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
+    """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states, in Keras' own loop: under XLA alone a
+    gradient by hand is no faster (`docs/decisions.md`, 72)."""
+    return recurrence(inputs, initial_state=states)
+
+
 def compiled(
     model: TextVAE, function: Callable[..., dict[str, Any]], inputs: Sequence[Any]
 ) -> Callable[..., dict[str, np.ndarray]]:

@@ -19,8 +19,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
-from kvae.model import backend_steps
 from kvae.runs import CONFIG, METRICS, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 

@@ -36,7 +36,7 @@ ISSUE = "our own aim"
 STEPS = {
     "toy": 1200,
     "twitter": 250,
-    "historyless": 500,
+    "historyless": 2000,
     "length": 800,
     "alpha": 1500,
     "receptive-field": 500,

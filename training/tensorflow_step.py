@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from kvae.heads import LSTMCell
 from kvae.model import TextVAE, inputs_of
 from kvae.replicas import WHOLE, Replica, replica
+
+from .tensorflow_recurrence import lstm
 
 
 def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
@@ -88,6 +92,13 @@ def reducible(logs: dict[str, Any], context: tf.distribute.ReplicaContext) -> di
     """Logs as Keras can average them: between several workers it does so along their first axis."""
     together = isinstance(context.strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return {name: value[None] for name, value in logs.items()} if together else logs
+
+
+def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
+    """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states."""
+    if isinstance(recurrence.cell, LSTMCell):
+        return lstm(recurrence.cell, inputs, states, training)
+    return recurrence(inputs, initial_state=states)
 
 
 def compiled(

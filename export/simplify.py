@@ -1,0 +1,152 @@
+"""Fewer nodes for the same numbers: what tf2onnx spells out in a dozen operations and ONNX has a single one for.
+
+A decoding loop runs every node once a symbol, and a node of a small batch costs more than what it computes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+Pattern = Any
+"""A name that stands for any tensor, the same one wherever it occurs, or an operation with patterns of its inputs."""
+
+MEAN = ("ReduceMean", "values", "axes")
+DEVIATION = ("Sub", "values", MEAN)
+VARIANCE = ("ReduceMean", ("Mul", DEVIATION, DEVIATION), "axes")
+FACTOR = ("Mul", ("Reciprocal", ("Sqrt", ("Add", VARIANCE, "epsilon"))), "scale")
+CENTRE = ("Mul", ("Neg", MEAN), FACTOR)
+NORMALIZATIONS: tuple[Pattern, ...] = (
+    ("Add", ("Mul", "values", FACTOR), ("Add", CENTRE, "shift")),
+    ("Add", ("Mul", "values", FACTOR), CENTRE),
+)
+"""`keras.layers.LayerNormalization`, and the same where its shift is 0 and was folded away."""
+
+LOOKUP: Pattern = (
+    "Gather",
+    "table",
+    ("Add", ("Mul", "negative", ("Add", "index", "rows")), ("Mul", "index", "others")),
+)
+"""Rows of a table, with places below 0 counted from its end: no symbol is below 0."""
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with layer normalisations and look-ups as one node each, in place."""
+    graph = Graph(model.graph)
+    for node in list(model.graph.node):
+        for pattern in NORMALIZATIONS:
+            if found := graph.match(node.output[0], pattern):
+                graph.normalize(node, found)
+                break
+        if found := graph.match(node.output[0], LOOKUP):
+            node.input[1] = found["index"]
+    drop_unused(model.graph)
+    return model
+
+
+class Graph:
+    """The nodes and constants of a graph by the names of what they make."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.constants = {item.name: item for item in graph.initializer}
+
+    def match(self, name: str, pattern: Pattern) -> Mapping[str, str] | None:
+        """What the names in a pattern stand for where it describes the tensor `name`."""
+        return next(self.matches(name, pattern, {}), None)
+
+    def matches(self, name: str, pattern: Pattern, known: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+        """Every way to read the tensor `name` as `pattern`, given what is known of its names."""
+        if isinstance(pattern, str):
+            if known.get(pattern, name) == name:
+                yield {**known, pattern: name}
+            return
+        operation, *wanted = pattern
+        node = self.makers.get(name)
+        if node is None or node.op_type != operation or len(node.input) != len(wanted):
+            return
+        orders = [list(node.input)]
+        if operation in ("Add", "Mul"):
+            orders.append(orders[0][::-1])
+        for inputs in orders:
+            yield from self.all_match(inputs, wanted, known)
+
+    def all_match(
+        self, names: list[str], patterns: list[Pattern], known: Mapping[str, str]
+    ) -> Iterator[Mapping[str, str]]:
+        if not names:
+            yield known
+            return
+        for first in self.matches(names[0], patterns[0], known):
+            yield from self.all_match(names[1:], patterns[1:], first)
+
+    def normalize(self, node: onnx.NodeProto, found: Mapping[str, str]) -> None:
+        """Make `node` the layer normalisation that was found, if it is one over the last axis by constants."""
+        values = {name: self.constant(found.get(name, "")) for name in ("axes", "epsilon", "scale", "shift")}
+        axes, epsilon, scale, shift = values.values()
+        if axes is None or axes.size != 1 or epsilon is None or epsilon.size != 1 or scale is None:
+            return
+        if "shift" not in found:
+            shift = np.zeros_like(scale)
+        if (
+            shift is None
+            or shift.size != scale.size
+            or scale.shape[-1] != scale.size
+            or not self.is_last(found, int(axes.item()))
+        ):
+            return
+        weights = [self.held(array, f"{node.output[0]}_{name}") for name, array in (("scale", scale), ("shift", shift))]
+        replacement = helper.make_node(
+            "LayerNormalization", [found["values"], *weights], list(node.output), axis=-1, epsilon=float(epsilon.item())
+        )
+        node.CopyFrom(replacement)
+
+    def is_last(self, found: Mapping[str, str], axis: int) -> bool:
+        """Whether an axis is the last one: said so, or that of a scale as long as it."""
+        return axis == -1 or axis == self.rank(found["values"]) - 1
+
+    def rank(self, name: str) -> int:
+        """The number of axes of a tensor, or 0 where it is not known."""
+        shapes = {
+            item.name: len(item.type.tensor_type.shape.dim) for item in (*self.graph.value_info, *self.graph.input)
+        }
+        return shapes.get(name, 0)
+
+    def constant(self, name: str) -> np.ndarray | None:
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def held(self, array: np.ndarray, name: str) -> str:
+        """A vector as a constant of the graph."""
+        self.graph.initializer.append(numpy_helper.from_array(array.reshape(-1), name))
+        return name
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants that nothing reads."""
+    outputs = {value.name for value in graph.output}
+    while True:
+        read = Counter(read_by(graph))
+        unread = [node for node in graph.node if not any(read[name] or name in outputs for name in node.output)]
+        if not unread:
+            break
+        for node in unread:
+            graph.node.remove(node)
+    kept = [item for item in graph.initializer if read[item.name] or item.name in outputs]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def read_by(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names that the nodes of a graph read, those inside their bodies included."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from read_by(body)
+                yield from (value.name for value in body.output)
