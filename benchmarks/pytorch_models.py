@@ -208,7 +208,7 @@ class Sampler(nn.Module):
                 }.items():
                     theirs.copy_(torch.from_numpy(weights[f"expander_normalization_{level}/{ours}"]))
             self.head.read_previous.weight.copy_(torch.from_numpy(weights["rows/embeddings"]))
-            self.head.bias.copy_(torch.from_numpy(weights["head/bias"]))
+            self.head.bias.copy_(torch.from_numpy(weights["cell/bias"]))
             self.head.lstm.kernel.copy_(torch.from_numpy(weights["cell/kernel"]))
         self.eval()
 

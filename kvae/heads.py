@@ -124,10 +124,10 @@ def normalizer(config: ModelConfig, name: str) -> layers.Layer:
 
 
 class LSTMCell(layers.Layer):
-    """The recurrent part of an LSTM: takes what the gates get from outside, (B, 4 units), and adds what memory says.
+    """An LSTM for inputs (B, 4 units) that are already what the gates read from outside; it adds what memory says.
 
     Gates stand in the order input, forget, output, candidate. With layer normalisation as in Ba et al. 2016, supplementary
-    eq. 20-22: the hidden state's share is normalised before it joins the gates, and the cell before it is shown.
+    eq. 20-22: the inputs and the hidden state's share are normalised before they meet, and the cell before it is shown.
     """
 
     gates = 4
@@ -136,18 +136,21 @@ class LSTMCell(layers.Layer):
         super().__init__(**kwargs)
         self.units = self.output_size = config.head_units
         self.state_size = [self.units, self.units]
+        self.normalize_inputs = normalizer(config, "normalize_inputs")
         self.normalize_hidden = normalizer(config, "normalize_hidden")
         self.normalize_cell = normalizer(config, "normalize_cell")
 
     def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
         self.kernel = self.add_weight(shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel")
+        self.bias = self.add_weight(shape=(4 * self.units,), initializer=open_forget_gate, name="bias")
+        self.normalize_inputs.build((None, 4 * self.units))
         self.normalize_hidden.build((None, 4 * self.units))
         self.normalize_cell.build((None, self.units))
         self.built = True
 
     def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         hidden, cell = states
-        gates = inputs + self.normalize_hidden(ops.matmul(hidden, self.kernel))
+        gates = self.normalize_inputs(inputs) + self.normalize_hidden(ops.matmul(hidden, self.kernel)) + self.bias
         input_gate, forget_gate, output_gate = ops.split(ops.sigmoid(gates[:, : 3 * self.units]), 3, axis=-1)
         cell = forget_gate * cell + input_gate * ops.tanh(gates[:, 3 * self.units :])
         hidden = output_gate * ops.tanh(self.normalize_cell(cell))
@@ -155,15 +158,9 @@ class LSTMCell(layers.Layer):
 
     @property
     def norms(self) -> list[layers.LayerNormalization]:
-        """Of what the kernel makes and of the cell, or none."""
-        both = [self.normalize_hidden, self.normalize_cell]
-        return [norm for norm in both if isinstance(norm, layers.LayerNormalization)]
-
-    @staticmethod
-    def first_bias(shape: Any, dtype: Any = None) -> Any:
-        """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
-        units = shape[0] // 4
-        return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
+        """Of the inputs, of what the kernel makes and of the cell; or none."""
+        every = [self.normalize_inputs, self.normalize_hidden, self.normalize_cell]
+        return [norm for norm in every if isinstance(norm, layers.LayerNormalization)]
 
     @staticmethod
     def first_state(linear: Any) -> list[Any]:
@@ -171,8 +168,14 @@ class LSTMCell(layers.Layer):
         return [ops.tanh(linear), linear]
 
 
+def open_forget_gate(shape: Any, dtype: Any = None) -> Any:
+    """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
+    units = shape[0] // 4
+    return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
+
+
 class GRUCell(layers.Layer):
-    """The recurrent part of a GRU (Cho et al. 2014), gates in the order reset, update, candidate.
+    """A GRU (Cho et al. 2014) for inputs (B, 3 units) as `LSTMCell` takes them, gates in the order reset, update, candidate.
 
     The reset gate acts on the hidden state's share of the candidate, as in cuDNN and in Ba et al. 2016, supplementary eq.
     25; with layer normalisation that share is normalised for all three at once, where they normalise gates and candidate
@@ -185,28 +188,29 @@ class GRUCell(layers.Layer):
         super().__init__(**kwargs)
         self.units = self.output_size = config.head_units
         self.state_size = [self.units]
+        self.normalize_inputs = normalizer(config, "normalize_inputs")
         self.normalize_hidden = normalizer(config, "normalize_hidden")
 
     def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
         self.kernel = self.add_weight(shape=(self.units, 3 * self.units), initializer="orthogonal", name="kernel")
+        self.bias = self.add_weight(shape=(3 * self.units,), initializer="zeros", name="bias")
+        self.normalize_inputs.build((None, 3 * self.units))
         self.normalize_hidden.build((None, 3 * self.units))
         self.built = True
 
     def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         (hidden,) = states
+        read = self.normalize_inputs(inputs) + self.bias
         remembered = self.normalize_hidden(ops.matmul(hidden, self.kernel))
         both = slice(None, 2 * self.units)
-        reset, update = ops.split(ops.sigmoid(inputs[:, both] + remembered[:, both]), 2, axis=-1)
-        candidate = ops.tanh(inputs[:, 2 * self.units :] + reset * remembered[:, 2 * self.units :])
+        reset, update = ops.split(ops.sigmoid(read[:, both] + remembered[:, both]), 2, axis=-1)
+        candidate = ops.tanh(read[:, 2 * self.units :] + reset * remembered[:, 2 * self.units :])
         hidden = update * hidden + (1.0 - update) * candidate
         return hidden, [hidden]
 
     @staticmethod
-    def first_bias(shape: Any, dtype: Any = None) -> Any:
-        return ops.zeros(shape)
-
-    @staticmethod
     def first_state(linear: Any) -> list[Any]:
+        """The hidden state from a linear map of the features."""
         return [ops.tanh(linear)]
 
 
@@ -236,8 +240,7 @@ class RecurrentHead(layers.Layer):
     (Bowman et al. 2016), or both (`head_reads`).
 
     Because the features of all positions are known, their share of the gates is one product outside the recurrence; the
-    share of a previous symbol is a learned row. With layer normalisation their sum is normalised (Ba et al. 2016,
-    supplementary eq. 20).
+    share of a previous symbol is a learned row.
     """
 
     def __init__(self, config: ModelConfig, cell: Any, input_dropout: float, **kwargs: Any) -> None:
@@ -248,7 +251,6 @@ class RecurrentHead(layers.Layer):
         self.read_features = feature_reader(config, width) if config.head_reads != "state" else None
         self.read_state = layers.Dense(self.units, name="read_state") if config.head_reads != "steps" else None
         self.read_previous = PreviousSymbol(config, width, input_dropout, name="read_previous")
-        self.normalize_inputs = normalizer(config, "normalize_inputs")
         self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
         self.dropout = Dropout(config.head_dropout, name="dropout")
         self.tied = config.tied_embeddings
@@ -265,10 +267,8 @@ class RecurrentHead(layers.Layer):
         if self.read_state is not None:
             self.read_state.build((features_shape[0], features_shape[-1]))
         self.read_previous.build(previous_shape)
-        self.normalize_inputs.build(gates)
         self.recurrence.build(gates)
         self.classify.build((None, self.units))
-        self.bias = self.add_weight(shape=(self.width,), initializer=self.recurrence.cell.first_bias, name="bias")
         self.built = True
 
     def project(self, features: Any) -> Any:
@@ -300,8 +300,7 @@ class RecurrentHead(layers.Layer):
 
     def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
         """Everything the gates get from outside the recurrence: (..., gates)."""
-        inputs = self.normalize_inputs(projected + self.read_previous(previous, training=training))
-        return inputs + ops.cast(self.bias, self.compute_dtype)  # where the steps call it, Keras has not cast it
+        return projected + self.read_previous(previous, training=training)
 
 
 class CausalConvolution(layers.Layer):

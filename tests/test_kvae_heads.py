@@ -271,6 +271,7 @@ def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.
 
     cell.build((3, kernel.shape[-1]))
     cell.kernel.assign(reordered(recurrent_kernel))
+    cell.bias.assign(0.0 * cell.bias)
     outside = np.array(inputs) @ reordered(kernel) + reordered(bias if bias.ndim == 1 else bias.sum(axis=0))
     ours = keras.layers.RNN(cell, return_sequences=True)(outside.astype(np.float32))
     return np.array(ours), np.array(layer(inputs))
@@ -318,8 +319,8 @@ def test_the_normalised_lstm_is_ba_et_al_equations_20_to_22(variant: str) -> Non
     hidden = np.tanh(memory)
     expected = []
     for t in range(16):
-        inputs = normalised(features[:, t] @ kernel_x + rows[previous[:, t]], head.normalize_inputs)
-        gates = inputs + normalised(hidden @ np.array(cell.kernel), cell.normalize_hidden) + np.array(head.bias)
+        inputs = normalised(features[:, t] @ kernel_x + rows[previous[:, t]], cell.normalize_inputs)
+        gates = inputs + normalised(hidden @ np.array(cell.kernel), cell.normalize_hidden) + np.array(cell.bias)
         i, f, o, g = np.split(gates, 4, axis=-1)
         memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(normalised(memory, cell.normalize_cell))
@@ -364,4 +365,4 @@ def test_the_forget_gate_is_open_at_first() -> None:
     config = small_config(head_units=3)
     head = RecurrentHead(config, LSTMCell(config, name="cell"), 0.0)
     head.build((None, 16, 8), (None, 16))
-    np.testing.assert_array_equal(np.array(head.bias), [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(np.array(head.recurrence.cell.bias), [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])

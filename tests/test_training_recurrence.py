@@ -76,7 +76,7 @@ def test_outputs_and_every_gradient_are_those_of_keras(normalised: bool, positio
     recurrence = recurrence_of(normalised)
     found = outputs_and_gradients(learning, recurrence, positions, jit_compile)
     wanted = outputs_and_gradients(by_keras, recurrence, positions)
-    assert len(found) == len(wanted) == (9 if normalised else 5)
+    assert len(found) == len(wanted) == (12 if normalised else 6)
     for own, keras_own in zip(found, wanted, strict=True):
         np.testing.assert_allclose(own, keras_own, atol=2e-5, rtol=1e-4)
 
@@ -95,9 +95,9 @@ def test_the_gradient_is_that_of_finite_differences(normalised: bool) -> None:
         kernel.assign(before)
         return float((hidden.astype(np.float64) * weighting).sum())
 
-    direction = np.random.default_rng(2).normal(size=kernel.shape) * 1e-2
+    direction = np.random.default_rng(2).normal(size=kernel.shape) * 2e-3
     slope = (loss_with(direction) - loss_with(-direction)) / 2
-    assert slope == pytest.approx(float((gradient * direction).sum()), rel=2e-3)
+    assert slope == pytest.approx(float((gradient * direction).sum()), rel=5e-3)
 
 
 def test_half_precision_stays_near_single() -> None:

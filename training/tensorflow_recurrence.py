@@ -7,33 +7,53 @@ loops stands one product a position, and no more beside it than the equations ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from kvae.heads import LSTMCell
 
+CORES = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+
 
 class Kept(NamedTuple):
-    """What the way back reads, position by position: (T, B, ...) as arrays of tensors."""
+    """What the way back reads, position by position: (T, B, ...) as arrays of tensors. The last six exist with layer
+    normalisation alone: what each made normal, and the factor (B, 1) that made it so."""
 
     gates: Any
     """Input, forget and output gate: (B, 3 units)."""
     candidate: Any
-    cell: Any
-    """Before the position."""
+    before: Any
+    """The cell before the position."""
     shown: Any
     """tanh of the (normalised) cell behind it."""
-    product: Any
-    """Of hidden state and kernel, normalised: (B, 4 units)."""
-    product_scale: Any
-    """What it was divided by: (B, 1), as its reciprocal."""
-    normal_cell: Any
-    cell_scale: Any
+    inputs: Any = None
+    inputs_factor: Any = None
+    product: Any = None
+    product_factor: Any = None
+    cell: Any = None
+    cell_factor: Any = None
 
 
-NORMALIZED = ("product", "product_scale", "normal_cell", "cell_scale")
+class Weights(NamedTuple):
+    """Of a cell, in float32 but for the kernel; scales and shifts are those of the layer normalisation."""
+
+    kernel: Any
+    bias: Any
+    inputs_scale: Any = None
+    inputs_shift: Any = None
+    product_scale: Any = None
+    product_shift: Any = None
+    cell_scale: Any = None
+    cell_shift: Any = None
+
+    @property
+    def shift(self) -> Any:
+        """All that is added to the gates wherever they come from."""
+        return self.bias if self.inputs_shift is None else self.bias + self.inputs_shift + self.product_shift
 
 
 def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], training: bool) -> tf.Tensor:
@@ -45,24 +65,47 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
     epsilon = layer.normalize_hidden.epsilon if layer.norms else 0.0
     precision = inputs.dtype
 
+    def read(keep: bool, weights: Weights, *of_texts: Any) -> tuple[Any, list[tuple[Any, ...]]]:
+        found = []
+        for inputs, hidden, cell in zip(*map(shares, of_texts), strict=True):
+            outputs, kept = forward(by_position(inputs), hidden, cell, weights, epsilon, keep)
+            found.append((outputs, kept, hidden))
+        return tf.concat([by_position(outputs) for outputs, *_ in found], axis=0), found
+
     @tf.custom_gradient
-    def learning(inputs: Any, hidden: Any, cell: Any, kernel: Any, *norms: Any) -> tuple[Any, Callable[[Any], Any]]:
-        kernel = tf.cast(kernel, precision)
-        outputs, kept = forward(by_position(inputs), hidden, cell, kernel, norms, epsilon, keep=True)
+    def learning(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> tuple[Any, Callable[[Any], Any]]:
+        weights = Weights(tf.cast(kernel, precision), *others)
+        outputs, parts = read(True, weights, inputs, hidden, cell)
 
         def gradient(upstream: Any) -> list[Any]:
-            of_inputs, *others = backward(by_position(upstream), outputs, kept, hidden, kernel, norms)
-            return [tf.cast(by_position(of_inputs), precision), *others]
+            each = [
+                backward(by_position(of_part), *part, weights)
+                for of_part, part in zip(shares(upstream), parts, strict=True)
+            ]
+            of_inputs, of_hidden, of_cell, *of_weights = zip(*each, strict=True)
+            of_inputs = [tf.cast(by_position(part), precision) for part in of_inputs]
+            of_texts = [tf.concat(of_parts, axis=0) for of_parts in (of_inputs, of_hidden, of_cell)]
+            return [*of_texts, *map(tf.add_n, of_weights)]
 
-        return by_position(outputs), gradient
+        return outputs, gradient
 
-    def reading(inputs: Any, hidden: Any, cell: Any, kernel: Any, *norms: Any) -> Any:
-        kernel = tf.cast(kernel, precision)
-        return by_position(forward(by_position(inputs), hidden, cell, kernel, norms, epsilon, keep=False)[0])
+    def reading(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> Any:
+        return read(False, Weights(tf.cast(kernel, precision), *others), inputs, hidden, cell)[0]
 
     run = learning if training else reading
-    weights = [layer.kernel, *(weight for norm in layer.norms for weight in (norm.gamma, norm.beta))]
+    weights = [layer.kernel, layer.bias, *(weight for norm in layer.norms for weight in (norm.gamma, norm.beta))]
     return tf.cast(run(inputs, *(tf.cast(value, tf.float32) for value in (*states, *weights))), precision)
+
+
+def shares(values: tf.Tensor) -> list[tf.Tensor]:
+    """(B, ...) in as many parts as there are processors to go through positions side by side: within a position there is too
+    little to do for two. An accelerator has it whole."""
+    count = 1 if tf.config.list_logical_devices("GPU") else CORES
+    if count == 1:
+        return [values]
+    texts = tf.shape(values)[0]
+    edges = [texts * number // count for number in range(count + 1)]
+    return [values[start:end] for start, end in pairwise(edges)]
 
 
 def by_position(values: tf.Tensor) -> tf.Tensor:
@@ -75,107 +118,113 @@ def multiplied(values: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tenso
     return tf.cast(tf.matmul(tf.cast(values, kernel.dtype), kernel, **options), tf.float32)
 
 
-def forward(
-    inputs: Any, hidden: Any, cell: Any, kernel: Any, norms: Sequence[Any], epsilon: float, keep: bool
-) -> tuple[Any, Kept]:
+def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool) -> tuple[Any, Kept]:
     """Hidden states (T, B, units), and what the way back wants, where it is to be kept."""
     units, positions = hidden.shape[-1], tf.shape(inputs)[0]
+    normalised = weights.inputs_scale is not None
     read = tf.TensorArray(inputs.dtype, positions, element_shape=inputs.shape[1:]).unstack(inputs)
-    names = [name for name in Kept._fields if keep and (norms or name not in NORMALIZED)]
+    names = Kept._fields[: 10 if normalised else 4] if keep else ()
     arrays = [tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in ("hidden", *names)]
+    shift = weights.shift
 
     def turn(position: Any, hidden: Any, cell: Any, *arrays: Any) -> tuple[Any, ...]:
-        kept = {"cell": cell}
-        product = multiplied(hidden, kernel)
-        if norms:
-            kept["product"], kept["product_scale"] = normal(product, epsilon)
-            product = kept["product"] * norms[0] + norms[1]
-        sums = tf.cast(read.read(position), tf.float32) + product
-        kept["gates"] = tf.sigmoid(sums[:, : 3 * units])
-        kept["candidate"] = tf.tanh(sums[:, 3 * units :])
-        input_gate, forget_gate, output_gate = tf.split(kept["gates"], 3, axis=-1)
-        cell = forget_gate * cell + input_gate * kept["candidate"]
+        found = {"before": cell}
+        product, inputs = multiplied(hidden, weights.kernel), tf.cast(read.read(position), tf.float32)
+        if normalised:
+            found["inputs"], found["inputs_factor"] = normal(inputs, epsilon)
+            found["product"], found["product_factor"] = normal(product, epsilon)
+            inputs, product = found["inputs"] * weights.inputs_scale, found["product"] * weights.product_scale
+        sums = inputs + product + shift
+        found["gates"] = tf.sigmoid(sums[:, : 3 * units])
+        found["candidate"] = tf.tanh(sums[:, 3 * units :])
+        input_gate, forget_gate, output_gate = tf.split(found["gates"], 3, axis=-1)
+        cell = forget_gate * cell + input_gate * found["candidate"]
         shown = cell
-        if norms:
-            kept["normal_cell"], kept["cell_scale"] = normal(cell, epsilon)
-            shown = kept["normal_cell"] * norms[2] + norms[3]
-        kept["shown"] = tf.tanh(shown)
-        hidden = output_gate * kept["shown"]
-        written = [hidden, *(kept[name] for name in names)]
-        arrays = [array.write(position, value) for array, value in zip(arrays, written, strict=True)]
+        if normalised:
+            found["cell"], found["cell_factor"] = normal(cell, epsilon)
+            shown = found["cell"] * weights.cell_scale + weights.cell_shift
+        found["shown"] = tf.tanh(shown)
+        hidden = output_gate * found["shown"]
+        new = [hidden, *(found[name] for name in names)]
+        arrays = tuple(array.write(position, value) for array, value in zip(arrays, new, strict=True))
         return position + 1, hidden, cell, *arrays
 
-    _, _, _, outputs, *arrays = tf.while_loop(
+    _, _, _, outputs, *kept = tf.while_loop(
         lambda position, *_: position < positions, turn, (0, hidden, cell, *arrays), parallel_iterations=1
     )
-    return outputs.stack(), Kept(**{**dict.fromkeys(Kept._fields), **dict(zip(names, arrays, strict=True))})
+    return outputs.stack(), Kept(*kept) if keep else Kept(*[None] * 4)
 
 
-def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, kernel: Any, norms: Sequence[Any]) -> list[Any]:
-    """Gradients of inputs, first hidden and cell state, kernel and norms, from those of the hidden states."""
+def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weights) -> list[Any]:
+    """Gradients of inputs, first hidden and cell state and of the weights in their order, from those of the hidden states."""
     units, positions = hidden.shape[-1], tf.shape(upstream)[0]
-    read = tf.TensorArray(tf.float32, positions).unstack(upstream)
-    arrays = [tf.TensorArray(tf.float32, positions) for _ in range(2 if norms else 1)]
-    turned = tf.transpose(kernel)
-    of_norms = [tf.zeros_like(norm) for norm in norms]
+    normalised = weights.inputs_scale is not None
+    read = tf.TensorArray(upstream.dtype, positions).unstack(upstream)
+    arrays = [tf.TensorArray(tf.float32, positions) for _ in range(2 if normalised else 1)]
+    turned = tf.transpose(weights.kernel)
+    scales = [weights.bias, weights.inputs_scale, weights.product_scale, weights.cell_scale, weights.cell_shift]
+    summed = scales if normalised else scales[:1]
 
-    def turn(position: Any, of_hidden: Any, of_cell: Any, arrays: Any, of_norms: Any) -> tuple[Any, ...]:
+    def turn(position: Any, of_hidden: Any, of_cell: Any, arrays: Any, of_others: Any) -> tuple[Any, ...]:
         at = Kept(*(array and array.read(position) for array in kept))
         input_gate, forget_gate, output_gate = tf.split(at.gates, 3, axis=-1)
-        of_hidden = of_hidden + read.read(position)
+        of_hidden = of_hidden + tf.cast(read.read(position), tf.float32)
+        of_norms: list[Any] = []
         of_shown = of_hidden * output_gate * (1.0 - tf.square(at.shown))
-        if norms:
-            of_norms = [
-                *of_norms[:2],
-                of_norms[2] + over_texts(of_shown * at.normal_cell),
-                of_norms[3] + over_texts(of_shown),
-            ]
-            of_shown = through_normal(of_shown * norms[2], at.normal_cell, at.cell_scale)
+        if normalised:
+            of_norms = [over_texts(of_shown * at.cell), over_texts(of_shown)]
+            of_shown = through_normal(of_shown * weights.cell_scale, at.cell, at.cell_factor)
         of_cell = of_cell + of_shown
-        of_gates = tf.concat([of_cell * at.candidate, of_cell * at.cell, of_hidden * at.shown], axis=-1)
+        of_gates = tf.concat([of_cell * at.candidate, of_cell * at.before, of_hidden * at.shown], axis=-1)
         of_sums = tf.concat(
             [of_gates * at.gates * (1.0 - at.gates), of_cell * input_gate * (1.0 - tf.square(at.candidate))], axis=-1
         )
-        of_product = of_sums
-        if norms:
-            of_norms = [
-                of_norms[0] + over_texts(of_sums * at.product),
-                of_norms[1] + over_texts(of_sums),
-                *of_norms[2:],
-            ]
-            of_product = through_normal(of_sums * norms[0], at.product, at.product_scale)
-        written = (of_sums, of_product)
-        arrays = [array.write(position, value) for array, value in zip(arrays, written, strict=False)]
-        return position - 1, multiplied(of_product, turned), of_cell * forget_gate, arrays, of_norms
+        of_inputs = of_product = of_sums
+        if normalised:
+            of_inputs = through_normal(of_sums * weights.inputs_scale, at.inputs, at.inputs_factor)
+            of_product = through_normal(of_sums * weights.product_scale, at.product, at.product_factor)
+            of_norms = [over_texts(of_sums * at.inputs), over_texts(of_sums * at.product), *of_norms]
+        here = [over_texts(of_sums), *of_norms]
+        of_others = [before + more for before, more in zip(of_others, here, strict=True)]
+        new = (of_product, of_inputs)
+        arrays = [array.write(position, value) for array, value in zip(arrays, new, strict=False)]
+        return position - 1, multiplied(of_product, turned), of_cell * forget_gate, arrays, of_others
 
-    _, of_hidden, of_cell, arrays, of_norms = tf.while_loop(
+    _, of_hidden, of_cell, arrays, of_others = tf.while_loop(
         lambda position, *_: position >= 0,
         turn,
-        (positions - 1, tf.zeros_like(hidden), tf.zeros_like(hidden), arrays, of_norms),
+        (
+            positions - 1,
+            tf.zeros_like(hidden),
+            tf.zeros_like(hidden),
+            arrays,
+            [tf.zeros_like(weight) for weight in summed],
+        ),
         parallel_iterations=1,
     )
-    of_sums, of_products = arrays[0].stack(), arrays[-1].stack()
-    before = tf.concat([hidden[None], outputs[:-1]], axis=0)
-    of_kernel = multiplied(
-        tf.reshape(before, (-1, units)),
-        tf.cast(tf.reshape(of_products, (-1, 4 * units)), kernel.dtype),
-        transpose_a=True,
-    )
-    return [of_sums, of_hidden, of_cell, of_kernel, *of_norms]
+    of_products, of_inputs = arrays[0].stack(), arrays[-1].stack()
+    before = tf.reshape(tf.concat([hidden[None], outputs[:-1]], axis=0), (-1, units))
+    columns = tf.cast(tf.reshape(of_products, (-1, 4 * units)), weights.kernel.dtype)
+    of_kernel = multiplied(before, columns, transpose_a=True)
+    found = [of_inputs, of_hidden, of_cell, of_kernel]
+    if not normalised:
+        return [*found, *of_others]
+    of_shift, of_inputs_scale, of_product_scale, *of_cell_norm = of_others
+    return [*found, of_shift, of_inputs_scale, of_shift, of_product_scale, of_shift, *of_cell_norm]
 
 
 def normal(values: Any, epsilon: float) -> tuple[Any, Any]:
     """Values (B, n) with mean 0 and variance 1 in each row, and the factor (B, 1) that made it so."""
     centred = values - tf.reduce_mean(values, axis=-1, keepdims=True)
-    scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
-    return centred * scale, scale
+    factor = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
+    return centred * factor, factor
 
 
-def through_normal(of_values: Any, values: Any, scale: Any) -> Any:
+def through_normal(of_values: Any, values: Any, factor: Any) -> Any:
     """The gradient of what `normal` was given, from that of what it made."""
     mean = tf.reduce_mean(of_values, axis=-1, keepdims=True)
     along = tf.reduce_mean(of_values * values, axis=-1, keepdims=True)
-    return scale * (of_values - mean - values * along)
+    return factor * (of_values - mean - values * along)
 
 
 def over_texts(values: Any) -> Any:
