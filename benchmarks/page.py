@@ -1,0 +1,123 @@
+"""docs/performance.md out of the figures in docs/performance/, which the comparisons write.
+
+python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from turns import RESULTS
+
+Report = Mapping[str, Any]
+
+HEAD = """# Performance
+
+What one would use instead, beside kvae, on the same work: each rival in a process of its own, all in turn, medians. Made by
+`python benchmarks/page.py` from the figures that the scripts of `benchmarks/` write into `docs/performance/`; each script says
+at its top how to run it again. Trust the ratios more than the speeds, and neither beyond a tenth.
+"""
+
+
+def sampling(report: Report) -> str:
+    """Characters a second, and the ratios to PyTorch."""
+    seconds = report["seconds"]
+    names = [name for name in next(iter(seconds.values())) if name != "ceiling"]
+    rows = [
+        f"| {name} | " + " | ".join(cell(int(batch), found, name, report["length"]) for batch, found in seconds.items())
+        for name in names
+    ]
+    ceiling = " | ".join(
+        f"{int(batch) * report['length'] / found['ceiling']:,.0f} ({share(found):.0%})"
+        for batch, found in seconds.items()
+    )
+    return f"""## Writing
+
+Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
+{report["length"]}), all with the same random weights ({report["same_texts"]:.0%} of 64 greedy texts are equal between the
+bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is. The last row is what the products alone
+would allow at the measured speed of PyTorch's matrix product of such a batch, and which share of that the bundle reaches.
+
+| batch | {" | ".join(seconds)} |
+|---|{"---:|" * len(seconds)}
+{chr(10).join(row + " |" for row in rows)}
+| products alone | {ceiling} |
+
+{report["machine"]}, median of {report["rounds"]}: `python benchmarks/sampling.py`.
+"""
+
+
+def cell(batch: int, found: Mapping[str, float], name: str, length: int) -> str:
+    return f"{batch * length / found[name]:,.0f} ({found['PyTorch'] / found[name]:.2f})"
+
+
+def share(found: Mapping[str, float]) -> float:
+    """Of the speed that the products alone allow."""
+    return found["ceiling"] / found["bundle"]
+
+
+def training(report: Report) -> str:
+    """Examples a second of each system and framework."""
+    seconds, batch = report["seconds"], report["batch"]
+    systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
+    frameworks = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in seconds))
+    rows = "\n".join(
+        f"| {system}, {report['parameters'][f'{system}, {frameworks[0]}'] / 1e6:.2f} M | "
+        + " | ".join(
+            f"{batch / seconds[f'{system}, {name}']:.0f} ({seconds[f'{system}, PyTorch'] / seconds[f'{system}, {name}']:.2f})"
+            for name in frameworks
+        )
+        + " |"
+        for system in systems
+    )
+    alone = report["recurrence"]
+    lengths = ", ".join(f"{1e3 * taken / int(length):.1f} at {length}" for length, taken in report["lengths"].items())
+    return f"""## Training
+
+Examples a second, T {report["length"]}, LSTM 500, batch {batch}, and in brackets how many times PyTorch's speed that is: its
+layer-normalised LSTM is written by hand, its plain one is `nn.LSTM`.
+
+| system | {" | ".join(frameworks)} |
+|---|{"---:|" * len(frameworks)}
+{rows}
+
+The recurrence alone, forward and backward, reaches {alone["products"] / alone["recurrence, normalised"]:.0%} (normalised) and
+{alone["products"] / alone["recurrence, plain"]:.0%} (plain) of the speed of its products, which the machine computes at
+{alone["gflops"]:.0f} GFLOP/s. Milliseconds a position of the hybrid's step: {lengths}.
+
+{report["machine"]}, median of {report["rounds"]}: `python benchmarks/training.py`.
+"""
+
+
+def pipeline(report: Report) -> str:
+    """Examples a second that are delivered and consumed."""
+    found = report["examples_per_second"]
+    rows = "\n".join(f"| {name} | {rate:,} |" for name, rate in found.items())
+    return f"""## Data
+
+Examples a second, T {report["length"]}, batch {report["batch"]}: the pipeline (*from memory*, *from disk*; *cold* from the
+opening of the file to the end of the first epoch), what small presets consume, and what one would write instead. The slowest pipeline
+delivers {report["times_fastest_model"]:.0f} times what the fastest preset consumes, that of lines in memory
+{report["times_loader"]:.1f} times a `DataLoader`.
+
+| | examples a second |
+|---|---:|
+{rows}
+
+{report["machine"]}, median of {report["rounds"]}: `python benchmarks/pipeline.py`.
+"""
+
+
+CHAPTERS: dict[str, Callable[[Report], str]] = {"sampling": sampling, "training": training, "pipeline": pipeline}
+
+
+def main() -> None:
+    found = {name: RESULTS / f"{name}.json" for name in CHAPTERS}
+    chapters = [CHAPTERS[name](json.loads(path.read_text())) for name, path in found.items() if path.exists()]
+    RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
