@@ -98,8 +98,8 @@ def pipeline(report: Report) -> str:
     return f"""## Data
 
 Examples a second, T {report["length"]}, batch {report["batch"]}: the pipeline (*from memory*, *from disk*; *cold* from the
-opening of the file to the end of the first epoch), what small presets consume, and what one would write instead. The slowest pipeline
-delivers {report["times_fastest_model"]:.0f} times what the fastest preset consumes, that of lines in memory
+opening of the file to the end of the first epoch), what small presets consume, and what one would write instead. The slowest
+pipeline delivers {report["times_fastest_model"]:.0f} times what the fastest preset consumes, that of lines in memory
 {report["times_loader"]:.1f} times a `DataLoader`.
 
 | | examples a second |

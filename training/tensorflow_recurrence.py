@@ -65,7 +65,7 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
     epsilon = layer.normalize_hidden.epsilon if layer.norms else 0.0
     precision = inputs.dtype
 
-    def read(keep: bool, weights: Weights, *of_texts: Any) -> tuple[Any, list[tuple[Any, ...]]]:
+    def read(keep: bool, weights: Weights, *of_texts: Any) -> tuple[Any, list[tuple[Any, Kept, Any]]]:
         found = []
         for inputs, hidden, cell in zip(*map(shares, of_texts), strict=True):
             outputs, kept = forward(by_position(inputs), hidden, cell, weights, epsilon, keep)
@@ -79,12 +79,12 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
 
         def gradient(upstream: Any) -> list[Any]:
             each = [
-                backward(by_position(of_part), *part, weights)
-                for of_part, part in zip(shares(upstream), parts, strict=True)
+                backward(by_position(of_outputs), own, kept, hidden, weights)
+                for of_outputs, (own, kept, hidden) in zip(shares(upstream), parts, strict=True)
             ]
             of_inputs, of_hidden, of_cell, *of_weights = zip(*each, strict=True)
-            of_inputs = [tf.cast(by_position(part), precision) for part in of_inputs]
-            of_texts = [tf.concat(of_parts, axis=0) for of_parts in (of_inputs, of_hidden, of_cell)]
+            by_text = [tf.cast(by_position(part), precision) for part in of_inputs]
+            of_texts = [tf.concat(of_parts, axis=0) for of_parts in (by_text, of_hidden, of_cell)]
             return [*of_texts, *map(tf.add_n, of_weights)]
 
         return outputs, gradient
