@@ -17,7 +17,8 @@ HEAD = """# Performance
 
 What one would use instead, beside kvae, on the same work: each rival in a process of its own, all in turn, medians. Made by
 `python benchmarks/page.py` from the figures that the scripts of `benchmarks/` write into `docs/performance/`; each script says
-at its top how to run it again. Trust the ratios more than the speeds, and neither beyond a tenth.
+at its top how to run it again. Trust the ratios more than the speeds, and least at batch 1: on the shared machine these are
+of, two runs in a row differed by up to a half there, and by a tenth at batch 64.
 """
 
 
@@ -38,7 +39,8 @@ def sampling(report: Report) -> str:
 Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
 {report["length"]}), all with the same random weights ({report["same_texts"]:.0%} of 64 greedy texts are equal between the
 bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is. The last row is what the products alone
-would allow at the measured speed of PyTorch's matrix product of such a batch, and which share of that the bundle reaches.
+would allow at the measured speed of the matrix product of such a batch (PyTorch's or onnxruntime's, whichever is faster), and
+which share of that the bundle reaches.
 
 | batch | {" | ".join(seconds)} |
 |---|{"---:|" * len(seconds)}

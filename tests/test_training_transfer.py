@@ -16,7 +16,7 @@ from kvae.training.experiment import built, resume, run
 from kvae.training.transfer import start_from, weights_of
 
 SHARED = {
-    "head/bias",
+    "head/recurrence/cell/bias",
     "head/read_previous/rows/embeddings",
     "head/read_previous/linear/kernel",
     "head/recurrence/cell/kernel",
