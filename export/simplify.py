@@ -27,12 +27,13 @@ NORMALIZATIONS: tuple[Pattern, ...] = (
 )
 """`keras.layers.LayerNormalization`, and the same where its shift is 0 and was folded away."""
 
+BELOW = ("Less", ("Cast", "index"), "zero")
 LOOKUP: Pattern = (
     "Gather",
     "table",
-    ("Add", ("Mul", "negative", ("Add", "index", "rows")), ("Mul", "index", "others")),
+    ("Add", ("Mul", ("Cast", BELOW), ("Add", "index", "rows")), ("Mul", "index", ("Cast", ("Not", BELOW)))),
 )
-"""Rows of a table, with places below 0 counted from its end: no symbol is below 0."""
+"""Rows of a table, with places below 0 counted from its end: what `Gather` does by itself."""
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,36 +88,18 @@ class Graph:
             yield from self.all_match(names[1:], patterns[1:], first)
 
     def normalize(self, node: onnx.NodeProto, found: Mapping[str, str]) -> None:
-        """Make `node` the layer normalisation that was found, if it is one over the last axis by constants."""
-        values = {name: self.constant(found.get(name, "")) for name in ("axes", "epsilon", "scale", "shift")}
-        axes, epsilon, scale, shift = values.values()
-        if axes is None or axes.size != 1 or epsilon is None or epsilon.size != 1 or scale is None:
+        """Make `node` the layer normalisation that was found, where it is one over the last axis by constant vectors."""
+        axes, epsilon, scale = (self.constant(found[name]) for name in ("axes", "epsilon", "scale"))
+        if axes is None or epsilon is None or scale is None or axes.tolist() != [-1] or epsilon.size != 1:
             return
-        if "shift" not in found:
-            shift = np.zeros_like(scale)
-        if (
-            shift is None
-            or shift.size != scale.size
-            or scale.shape[-1] != scale.size
-            or not self.is_last(found, int(axes.item()))
-        ):
+        shift = self.constant(found["shift"]) if "shift" in found else np.zeros_like(scale)
+        if shift is None or not scale.size == scale.shape[-1] == shift.size == shift.shape[-1]:
             return
         weights = [self.held(array, f"{node.output[0]}_{name}") for name, array in (("scale", scale), ("shift", shift))]
         replacement = helper.make_node(
             "LayerNormalization", [found["values"], *weights], list(node.output), axis=-1, epsilon=float(epsilon.item())
         )
         node.CopyFrom(replacement)
-
-    def is_last(self, found: Mapping[str, str], axis: int) -> bool:
-        """Whether an axis is the last one: said so, or that of a scale as long as it."""
-        return axis == -1 or axis == self.rank(found["values"]) - 1
-
-    def rank(self, name: str) -> int:
-        """The number of axes of a tensor, or 0 where it is not known."""
-        shapes = {
-            item.name: len(item.type.tensor_type.shape.dim) for item in (*self.graph.value_info, *self.graph.input)
-        }
-        return shapes.get(name, 0)
 
     def constant(self, name: str) -> np.ndarray | None:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None

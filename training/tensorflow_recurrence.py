@@ -7,7 +7,6 @@ loops stands one product a position, and no more beside it than the equations ne
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,7 +15,10 @@ import tensorflow as tf
 
 from kvae.heads import LSTMCell
 
-CORES = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+from .devices import usable_cores
+
+MOST_PARTS = 4
+"""Of a batch: smaller ones multiply slowly."""
 
 
 class Kept(NamedTuple):
@@ -65,7 +67,7 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
     epsilon = layer.normalize_hidden.epsilon if layer.norms else 0.0
     precision = inputs.dtype
 
-    def read(keep: bool, weights: Weights, *of_texts: Any) -> tuple[Any, list[tuple[Any, Kept, Any]]]:
+    def read(keep: bool, weights: Weights, *of_texts: Any) -> tuple[Any, list[tuple[Any, Any, Any]]]:
         found = []
         for inputs, hidden, cell in zip(*map(shares, of_texts), strict=True):
             outputs, kept = forward(by_position(inputs), hidden, cell, weights, epsilon, keep)
@@ -100,9 +102,7 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
 def shares(values: tf.Tensor) -> list[tf.Tensor]:
     """(B, ...) in as many parts as there are processors to go through positions side by side: within a position there is too
     little to do for two. An accelerator has it whole."""
-    count = 1 if tf.config.list_logical_devices("GPU") else CORES
-    if count == 1:
-        return [values]
+    count = 1 if tf.config.list_logical_devices("GPU") else min(usable_cores(), MOST_PARTS)
     texts = tf.shape(values)[0]
     edges = [texts * number // count for number in range(count + 1)]
     return [values[start:end] for start, end in pairwise(edges)]
@@ -118,12 +118,12 @@ def multiplied(values: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tenso
     return tf.cast(tf.matmul(tf.cast(values, kernel.dtype), kernel, **options), tf.float32)
 
 
-def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool) -> tuple[Any, Kept]:
-    """Hidden states (T, B, units), and what the way back wants, where it is to be kept."""
+def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool) -> tuple[Any, Any]:
+    """Hidden states (T, B, units), and what the way back wants, or None where nothing is to be kept."""
     units, positions = hidden.shape[-1], tf.shape(inputs)[0]
     normalised = weights.inputs_scale is not None
     read = tf.TensorArray(inputs.dtype, positions, element_shape=inputs.shape[1:]).unstack(inputs)
-    names = Kept._fields[: 10 if normalised else 4] if keep else ()
+    names = [name for name in Kept._fields if keep and (normalised or name not in Kept._field_defaults)]
     arrays = [tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in ("hidden", *names)]
     shift = weights.shift
 
@@ -152,7 +152,7 @@ def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: floa
     _, _, _, outputs, *kept = tf.while_loop(
         lambda position, *_: position < positions, turn, (0, hidden, cell, *arrays), parallel_iterations=1
     )
-    return outputs.stack(), Kept(*kept) if keep else Kept(*[None] * 4)
+    return outputs.stack(), Kept(*kept) if keep else None
 
 
 def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weights) -> list[Any]:
