@@ -20,11 +20,6 @@ from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
 
-def usable_cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def workers() -> int:
     """Processes that train together, from TF_CONFIG; 1 without it."""
     cluster = settings().get("cluster", {})

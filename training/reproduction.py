@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,6 @@ from kvae.runs import CONFIG, METRICS, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
 from .corpora import Prepared
-from .devices import usable_cores
 from .experiment import completed
 
 RESULT = "result.json"
@@ -250,7 +250,8 @@ def hardware() -> str:
     accelerators = backend_steps().accelerators()
     if accelerators:
         return ", ".join(f"{accelerators.count(name)} {name}" for name in dict.fromkeys(accelerators))
-    return f"{usable_cores()} CPU core(s), {processor()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU core(s), {processor()}"
 
 
 def processor() -> str:

@@ -8,17 +8,11 @@ loops stands one product a position, and no more beside it than the equations ne
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from kvae.heads import LSTMCell
-
-from .devices import usable_cores
-
-MOST_PARTS = 4
-"""Of a batch: smaller ones multiply slowly."""
 
 
 class Kept(NamedTuple):
@@ -67,45 +61,24 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
     epsilon = layer.normalize_hidden.epsilon if layer.norms else 0.0
     precision = inputs.dtype
 
-    def read(keep: bool, weights: Weights, *of_texts: Any) -> tuple[Any, list[tuple[Any, Any, Any]]]:
-        found = []
-        for inputs, hidden, cell in zip(*map(shares, of_texts), strict=True):
-            outputs, kept = forward(by_position(inputs), hidden, cell, weights, epsilon, keep)
-            found.append((outputs, kept, hidden))
-        return tf.concat([by_position(outputs) for outputs, *_ in found], axis=0), found
-
     @tf.custom_gradient
     def learning(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> tuple[Any, Callable[[Any], Any]]:
         weights = Weights(tf.cast(kernel, precision), *others)
-        outputs, parts = read(True, weights, inputs, hidden, cell)
+        outputs, kept = forward(by_position(inputs), hidden, cell, weights, epsilon, keep=True)
 
         def gradient(upstream: Any) -> list[Any]:
-            each = [
-                backward(by_position(of_outputs), own, kept, hidden, weights)
-                for of_outputs, (own, kept, hidden) in zip(shares(upstream), parts, strict=True)
-            ]
-            of_inputs, of_hidden, of_cell, *of_weights = zip(*each, strict=True)
-            by_text = [tf.cast(by_position(part), precision) for part in of_inputs]
-            of_texts = [tf.concat(of_parts, axis=0) for of_parts in (by_text, of_hidden, of_cell)]
-            return [*of_texts, *map(tf.add_n, of_weights)]
+            of_inputs, *of_others = backward(by_position(upstream), outputs, kept, hidden, weights)
+            return [tf.cast(by_position(of_inputs), precision), *of_others]
 
-        return outputs, gradient
+        return by_position(outputs), gradient
 
     def reading(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> Any:
-        return read(False, Weights(tf.cast(kernel, precision), *others), inputs, hidden, cell)[0]
+        weights = Weights(tf.cast(kernel, precision), *others)
+        return by_position(forward(by_position(inputs), hidden, cell, weights, epsilon, keep=False)[0])
 
     run = learning if training else reading
     weights = [layer.kernel, layer.bias, *(weight for norm in layer.norms for weight in (norm.gamma, norm.beta))]
     return tf.cast(run(inputs, *(tf.cast(value, tf.float32) for value in (*states, *weights))), precision)
-
-
-def shares(values: tf.Tensor) -> list[tf.Tensor]:
-    """(B, ...) in as many parts as there are processors to go through positions side by side: within a position there is too
-    little to do for two. An accelerator has it whole."""
-    count = 1 if tf.config.list_logical_devices("GPU") else min(usable_cores(), MOST_PARTS)
-    texts = tf.shape(values)[0]
-    edges = [texts * number // count for number in range(count + 1)]
-    return [values[start:end] for start, end in pairwise(edges)]
 
 
 def by_position(values: tf.Tensor) -> tf.Tensor:
