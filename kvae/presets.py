@@ -222,17 +222,16 @@ LANGUAGE_MODEL_PTB_WORD = Config(
         head_units=512,
         head_embedding=256,
         tied_embeddings=True,
-        head_dropout=0.5,
+        head_dropout=0.4,
         head_layer_normalization=False,
     ),
     objective=ObjectiveConfig(alpha=0.0, count_padding=False),
     training=TrainingConfig(
-        epochs=7,
+        epochs=6,
         batch_size=32,
         length_buckets=True,
         learning_rate=2e-3,
         clip_norm=20.0,
-        precision="mixed_bfloat16",
         jit_compile=False,
     ),
     data=DataConfig(source="ptb-word"),
@@ -249,7 +248,7 @@ LSTM_PTB_WORD = changed(
         "head_reads": "both",
     },
     objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 4.5, "ramp_steps": 0},
-    training={"epochs": 4, "learning_rate": 1e-3},
+    training={"epochs": 3, "learning_rate": 1e-3},
 )
 
 S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"

@@ -36,8 +36,14 @@ def is_text(tokens: np.ndarray) -> bool:
     return bool((tokens[behind] == PAD).all()) and not np.isin(tokens[~behind], NEVER_WRITTEN).any()
 
 
+DISTINCT = list(distinct_presets())
+"""What every run trains; `make test-all` trains the published sizes too, and what another corpus alone tells apart."""
+
+
 @pytest.mark.both
-@pytest.mark.parametrize("name", list(distinct_presets()) if JAX else PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in DISTINCT else pytest.mark.slow) for name in PRESETS]
+)
 def test_a_preset_trains_is_saved_and_writes_texts(name: str, tmp_path: Path) -> None:
     item = PRESETS[name]
     model = sized(item.config, 16, 9 if name.endswith(SMALL) else item.shape[1])

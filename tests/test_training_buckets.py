@@ -48,8 +48,14 @@ def corpus(rows: np.ndarray = ROWS) -> Prepared:
     return Prepared(Config().with_settings(settings), alphabet, rows, rows[:57], [], [], ())
 
 
+def places(order: Any, first: int, count: int) -> list[np.ndarray]:
+    """The rows of `count` steps from the `first` on."""
+    steps = tf.data.Dataset.range(first, first + count).map(order.places)
+    return list(steps.as_numpy_iterator())
+
+
 def spread_within(order: Any, lengths: np.ndarray) -> float:
-    batches = [lengths[order.places(tf.constant(step, tf.int64)).numpy()] for step in range(60)]
+    batches = [lengths[rows] for rows in places(order, 0, 60)]
     return float(np.mean([batch.max() - batch.min() for batch in batches]))
 
 
@@ -57,10 +63,7 @@ def test_a_pass_through_buckets_reads_every_row_once_in_batches_of_similar_lengt
     lengths = lengths_of(ROWS)
     order = bucketed_rows(lengths, 10, seed=1)
     assert order.steps == 321 > 6 * POOL
-    first, second = (
-        np.concatenate([order.places(tf.constant(number * 321 + step, tf.int64)) for step in range(321)])
-        for number in range(2)
-    )
+    first, second = (np.concatenate(places(order, number * 321, 321)) for number in range(2))
     assert sorted(first) == sorted(second) == list(range(3210))
     assert (first != second).any()
     assert spread_within(order, lengths) < 0.1 * spread_within(shuffled_rows(3210, 10, seed=1), lengths)
@@ -68,7 +71,7 @@ def test_a_pass_through_buckets_reads_every_row_once_in_batches_of_similar_lengt
 
 def test_batches_of_a_pool_come_in_an_order_that_their_lengths_do_not_tell() -> None:
     order, lengths = bucketed_rows(lengths_of(ROWS), 10, seed=1), lengths_of(ROWS)
-    means = [lengths[order.places(tf.constant(step, tf.int64)).numpy()].mean() for step in range(POOL)]
+    means = [lengths[rows].mean() for rows in places(order, 0, POOL)]
     assert abs(np.corrcoef(means, np.arange(POOL))[0, 1]) < 0.4
 
 

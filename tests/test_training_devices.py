@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +51,41 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
-    """Runs `one`, `two` (devices) and `workers` (two processes), and two on JAX, trained at the same time."""
+def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Callable[..., Path]:
+    """A function that gives the folder of the runs it is asked for: `one` and `two` (devices), both also on JAX, and
+    `workers` with its `second` (two processes). Those that are missing are trained at the same time.
+    """
     folder = tmp_path_factory.mktemp("devices")
     (folder / "held_out.txt").write_text("\n".join(corpus_file.read_text().split()[:8]))
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
-    processes = {
-        "one": start(folder / "one", corpus_file, 1),
-        "two": start(folder / "two", corpus_file, 2),
-        "workers": start(folder / "workers", corpus_file, 1, TF_CONFIG=tasks[0]),
-        "second": start(folder / "second", corpus_file, 1, TF_CONFIG=tasks[1]),
-        "jax_one": start(folder / "jax_one", corpus_file, 1, **JAX),
-        "jax_two": start(folder / "jax_two", corpus_file, 2, **JAX),
+    runs: dict[str, tuple[int, dict[str, str]]] = {
+        "one": (1, {}),
+        "two": (2, {}),
+        "workers": (1, {"TF_CONFIG": tasks[0]}),
+        "second": (1, {"TF_CONFIG": tasks[1]}),
+        "jax_one": (1, JAX),
+        "jax_two": (2, JAX),
     }
-    for name, process in processes.items():
-        assert process.wait(timeout=600) == 0, (folder / f"{name}.log").read_text()
-    return folder
+
+    def trained(*names: str) -> Path:
+        missing = [name for name in names if not (folder / f"{name}.log").exists()]
+        processes = {name: start(folder / name, corpus_file, runs[name][0], **runs[name][1]) for name in missing}
+        for name, process in processes.items():
+            assert process.wait(timeout=600) == 0, (folder / f"{name}.log").read_text()
+        return folder
+
+    return trained
 
 
-@pytest.mark.parametrize(("whole", "name"), [("one", "two"), ("one", "workers"), ("jax_one", "jax_two")])
-def test_a_batch_that_is_split_trains_as_a_whole_one(folder: Path, whole: str, name: str) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [("one", "two"), ("jax_one", "jax_two"), pytest.param(("one", "workers", "second"), marks=pytest.mark.slow)],
+    ids=lambda names: "-".join(names),
+)
+def test_a_batch_that_is_split_trains_as_a_whole_one(trained: Callable[..., Path], names: tuple[str, ...]) -> None:
+    folder = trained(*names)
+    whole, name, *_ = names
     one, split = records(folder / whole), records(folder / name)
     assert [line["step"] for line in split] == [4, 8, 12]
     for line, other in zip(one, split, strict=True):
@@ -89,7 +104,9 @@ def test_held_out_texts_that_do_not_divide_are_left_out_of_validation_alone(corp
     assert batches == [4, 2]
 
 
-def test_only_the_first_worker_writes_the_run(folder: Path) -> None:
+@pytest.mark.slow
+def test_only_the_first_worker_writes_the_run(trained: Callable[..., Path]) -> None:
+    folder = trained("workers", "second")
     assert (folder / "workers" / "model.keras").is_file()
     assert not (folder / "second").exists()
 

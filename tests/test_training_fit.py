@@ -25,7 +25,10 @@ def fitted(**options: Any) -> Any:
     return model, history
 
 
-@pytest.mark.parametrize(("compiled", "together"), [(COMPILED, 3), ({"jit_compile": True}, 6)])
+@pytest.mark.parametrize(
+    ("compiled", "together"),
+    [(COMPILED, 3), pytest.param({"jit_compile": True}, 6, marks=pytest.mark.slow)],  # XLA compiles for a minute
+)
 def test_steps_per_execution_change_no_number(compiled: dict[str, Any], together: int) -> None:
     """With the same compilation: on TensorFlow XLA draws other random numbers from a seed."""
     (expected, history), (model, found) = fitted(**compiled), fitted(steps_per_execution=together, **compiled)
