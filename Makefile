@@ -34,11 +34,11 @@ format: $(READY)  ## apply what check asks for
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: $(READY)  ## dist/*.whl, built from a source archive, so that no stale file slips in
-	rm -rf build dist && $(BIN)/python -m build --no-isolation
+wheel: $(READY)  ## dist/*.whl, kvae and the sampler alone, built from source archives, so that no stale file slips in
+	rm -rf build dist && $(BIN)/python -m build --no-isolation && $(BIN)/python -m build --no-isolation --outdir dist serving
 
 clean:  ## everything made by the targets above
-	rm -rf $(VENV) build dist runs *.egg-info
+	rm -rf $(VENV) build dist runs *.egg-info serving/*.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

@@ -112,7 +112,41 @@ pipeline delivers {report["times_fastest_model"]:.0f} times what the fastest pre
 """
 
 
-CHAPTERS: dict[str, Callable[[Report], str]] = {"sampling": sampling, "training": training, "pipeline": pipeline}
+def startup(report: Report) -> str:
+    """Seconds and megabytes to the first text."""
+    ending = ", the first text"
+    ours = f"kvae{ending}"
+    seconds, peak = report["seconds"], report["peak_megabytes"]
+    rows = "\n".join(
+        f"| {name.removesuffix(ending)} | {seconds[name]:.2f} ({seconds[name] / seconds[ours]:.1f}) | "
+        f"{megabytes:,.0f} ({megabytes / peak[ours]:.1f}) |"
+        for name, megabytes in peak.items()
+    )
+    imports = seconds["import kvae.serving"] / seconds["import numpy, onnxruntime"]
+    whole, alone = report["kvae"], report["kvae-serving"]
+    return f"""## Start
+
+From the start of a process to the end of its first text, the tweet-sized hybrid, T 128, and in brackets how many times ours
+that is.
+
+| | seconds | peak memory, MB |
+|---|---:|---:|
+{rows}
+
+`import kvae.serving` takes {imports:.2f} times what `import numpy, onnxruntime` takes. Installed with its byte-code,
+kvae-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and what those need ({alone["numpy and onnxruntime"]:.0f}
+MB); kvae, which holds training and export too, {whole["installed"]:.2f} MB ({whole["source"]:.2f} of source).
+
+{report["machine"]}, median of {report["rounds"]}: `python benchmarks/startup.py`.
+"""
+
+
+CHAPTERS: dict[str, Callable[[Report], str]] = {
+    "sampling": sampling,
+    "training": training,
+    "pipeline": pipeline,
+    "startup": startup,
+}
 
 
 def main() -> None:

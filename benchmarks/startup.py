@@ -1,16 +1,15 @@
-"""How soon, and how large, is the sampler where nothing but its base dependencies is installed?
+"""How soon is the first text there, and how large is what writes it, beside what one would use instead?
 
-    python benchmarks/startup.py BUNDLE|--tweets [--rounds 7] [--json FILE]
+    python benchmarks/startup.py [BUNDLE] [--rounds 7]
 
-Makes a fresh environment with the wheel of this checkout, then measures in turn, in a process each: importing numpy and
-onnxruntime, importing kvae.serving, and from the start of a process to the first text. `--tweets` makes the bundle, one of
-the tweet-sized hybrid (z 100, five deconvolutions, LSTM 1000, T 128) with random weights.
+Makes two fresh environments with the wheels of this checkout, kvae and the sampler alone (kvae-serving), and says what each
+adds to numpy and onnxruntime. Then in turn, a process each: importing numpy and onnxruntime, importing kvae.serving, and from
+the start of a process to the end of its first text; the last also with the SavedModel and with PyTorch where BUNDLE is left
+out, which means the tweet-sized hybrid of `benchmarks/sampling.py` with random weights (34 MB of sampler).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -19,38 +18,30 @@ import time
 import venv
 from pathlib import Path
 
+from sampling import BUNDLE, prepare
+from turns import arguments, written
+
 ROOT = Path(__file__).parents[1]
-SAMPLE = "from kvae.serving import Sampler; print(Sampler.load({bundle!r}).sample(1, seed=0)[0])"
-MEMORY = "; print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+MEMORY = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+TEXT = "from kvae.serving import Sampler; Sampler.load({bundle!r}).sample(1, seed=0); " + MEMORY
+RIVAL = "import sys; sys.path.insert(0, 'benchmarks'); from sampling import of_name; of_name({name!r})(1); " + MEMORY
+FIRST_TEXT, IMPORT, BASE = "kvae, the first text", "import kvae.serving", "import numpy, onnxruntime"
 
 
-def tweet_sized(path: Path) -> Path:
-    """A bundle of the tweet-sized hybrid with random weights."""
-    from kvae.export.bundle import write_bundle
-    from kvae.model import TextVAE
-    from kvae.presets import preset
-    from kvae.serving.alphabet import Alphabet
-
-    config = preset("hybrid-lstm-tweets").with_settings({"model.length": 128, "model.vocabulary_size": 260})
-    model = TextVAE(config.model, config.objective)
-    write_bundle(model, Alphabet.of_bytes(), config, path)
-    return path
-
-
-def environment(folder: Path) -> Path:
-    """The Python of a fresh environment with the wheel of this checkout."""
+def environment(folder: Path, project: Path) -> tuple[Path, dict[str, float]]:
+    """The Python of a fresh environment with a project's wheel, and the megabytes of what lies in it."""
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    subprocess.run([*wheel, str(ROOT)], check=True)
+    subprocess.run([*wheel, str(project)], check=True)
     (file,) = folder.glob("*.whl")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
+    empty = megabytes(folder)
     subprocess.run([*pip, "numpy", "onnxruntime"], check=True)
-    print(f"numpy and onnxruntime: {megabytes(folder):.1f} MB of site-packages")
-    before, own = megabytes(folder), megabytes(folder, "*.py")
+    base, source = megabytes(folder), megabytes(folder, "*.py")
     subprocess.run([*pip, str(file)], check=True)
-    print(f"kvae adds {megabytes(folder) - before:.2f} MB, {megabytes(folder, '*.py') - own:.2f} of them source")
-    return python
+    added = {"source": megabytes(folder, "*.py") - source, "installed": megabytes(folder) - base}
+    return python, {"numpy and onnxruntime": base - empty, **added}
 
 
 def megabytes(folder: Path, pattern: str = "*") -> float:
@@ -59,45 +50,44 @@ def megabytes(folder: Path, pattern: str = "*") -> float:
     return sum(file.stat().st_size for file in packages.rglob(pattern) if file.is_file()) / 1e6
 
 
-def seconds(python: Path, code: str) -> float:
-    """A process that runs `code`, start and end included."""
+def process(python: Path, code: str) -> tuple[float, int]:
+    """Seconds of a process that runs `code`, start and end included, and the last number that it prints."""
     started = time.perf_counter()
-    subprocess.run([str(python), "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - started
+    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    return time.perf_counter() - started, int((done.stdout.split() or ["0"])[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "startup", rounds=7)
     parser.add_argument("bundle", nargs="?", type=Path)
-    parser.add_argument("--tweets", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    own = Path(sys.executable)
+    if options.bundle is None:
+        prepare()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        bundle = tweet_sized(folder / "bundle") if options.tweets else options.bundle.resolve()
-        python = environment(folder)
+        _, whole = environment(Path(temporary, "whole"), ROOT)
+        python, alone = environment(Path(temporary, "alone"), ROOT / "serving")
         programs = {
-            "an empty program": "",
-            "import numpy, onnxruntime": "import numpy, onnxruntime",
-            "import kvae.serving": "import kvae.serving",
-            "the first text": SAMPLE.format(bundle=str(bundle)),
+            "an empty program": (python, ""),
+            BASE: (python, "import numpy, onnxruntime"),
+            IMPORT: (python, "import kvae.serving"),
+            FIRST_TEXT: (python, TEXT.format(bundle=str((options.bundle or ROOT / BUNDLE).resolve()))),
         }
-        taken: dict[str, list[float]] = {name: [] for name in programs}
+        if options.bundle is None:
+            rivals = {"SavedModel": "SavedModel", "PyTorch, eager": "PyTorch"}
+            programs |= {f"{name}, the first text": (own, RIVAL.format(name=rival)) for name, rival in rivals.items()}
+        taken: dict[str, list[tuple[float, int]]] = {name: [] for name in programs}
         for _ in range(options.rounds):
-            for name, code in programs.items():
-                taken[name].append(seconds(python, code))
-        memory = SAMPLE.format(bundle=str(bundle)) + MEMORY
-        done = subprocess.run([str(python), "-c", memory], check=True, capture_output=True, text=True)
-        peak = int(done.stdout.split()[-1]) // 1024
-    medians = {name: statistics.median(values) for name, values in taken.items()}
-    for name, value in medians.items():
-        print(f"{name:28} {value:6.3f} s  (best {min(taken[name]):.3f})")
-    own, base = (medians[name] for name in ("import kvae.serving", "import numpy, onnxruntime"))
-    print(f"import kvae.serving takes {own / base:.2f} times the import of numpy and onnxruntime")
-    print(f"peak memory with the first text: {peak} MB")
-    if options.json:
-        options.json.write_text(json.dumps({"medians": medians, "peak_megabytes": peak}))
+            for name, program in programs.items():
+                taken[name].append(process(*program))
+    seconds = {name: statistics.median(each for each, _ in values) for name, values in taken.items()}
+    peak = {name: statistics.median(kilobytes for _, kilobytes in values) / 1024 for name, values in taken.items()}
+    for name, value in seconds.items():
+        print(f"{name:28} {value:6.3f} s  {peak[name]:6.0f} MB" if peak[name] else f"{name:28} {value:6.3f} s")
+    print(f"import kvae.serving takes {seconds[IMPORT] / seconds[BASE]:.2f} times the import of numpy and onnxruntime")
+    print(f"megabytes: kvae adds {whole['installed']:.2f}, kvae-serving {alone['installed']:.2f}")
+    report = {"seconds": seconds, "peak_megabytes": {name: value for name, value in peak.items() if value}}
+    written(options.json, {**report, "kvae": whole, "kvae-serving": alone, "rounds": options.rounds})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -11,21 +12,37 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"kvae": "kvae", "training": "kvae/training", "export": "kvae/export", "serving": "kvae/serving"}
+PROJECTS = (ROOT / "pyproject.toml", ROOT / "serving" / "pyproject.toml")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a clean copy of the sources."""
-    source, target = tmp_path_factory.mktemp("source") / "kvae", tmp_path_factory.mktemp("wheel")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy of the sources."""
+    source = tmp_path_factory.mktemp("source") / "kvae"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return source
+
+
+def built(project: Path, target: Path) -> Path:
+    """The wheel of a project, which then lies in `target`."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    subprocess.run([*command, str(target), str(source)], check=True, capture_output=True)
+    subprocess.run([*command, str(target), str(project)], check=True, capture_output=True)
     (file,) = target.glob("*.whl")
     return file
+
+
+@pytest.fixture(scope="module")
+def wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(sources, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sampler_wheel(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(sources / "serving", tmp_path_factory.mktemp("sampler"))
 
 
 def test_the_wheel_holds_every_module_of_every_folder(wheel: Path) -> None:
@@ -42,8 +59,28 @@ def test_the_wheel_puts_only_kvae_into_site_packages(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"kvae"}
 
 
-def test_the_base_dependencies_are_numpy_and_onnxruntime(wheel: Path) -> None:
-    archive = zipfile.ZipFile(wheel)
+def test_the_sampler_alone_writes_texts_and_takes_less_than_a_megabyte(
+    sampler_wheel: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--compile", "--target"]
+    subprocess.run([*command, str(tmp_path / "packages"), str(sampler_wheel)], check=True, capture_output=True)
+    installed = [path for path in (tmp_path / "packages").rglob("*") if path.is_file()]
+    assert {path.name for path in installed} >= {"sampler.py", "page.html", "py.typed"}
+    assert {path.parent.name for path in installed if path.suffix == ".py"} == {"serving"}
+    assert sum(path.stat().st_size for path in installed) < 1e6
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "packages")!r})
+from kvae.serving import Sampler, sampler
+print(Sampler.load({str(bundle_folder)!r}).sample(2, seed=0), sampler.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert str(tmp_path / "packages") in done.stdout
+
+
+@pytest.mark.parametrize("name", ["wheel", "sampler_wheel"])
+def test_the_base_dependencies_are_numpy_and_onnxruntime(name: str, request: pytest.FixtureRequest) -> None:
+    archive = zipfile.ZipFile(request.getfixturevalue(name))
     (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
     required = re.findall(r"^Requires-Dist: ([\w-]+)([^\n]*)$", archive.read(metadata).decode(), re.MULTILINE)
     assert {name for name, rest in required if "extra ==" not in rest} == {"numpy", "onnxruntime"}
@@ -55,16 +92,20 @@ def test_every_direct_dependency_is_pinned() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    named = set(re.findall(r'"([a-z][\w-]*)>=', (ROOT / "pyproject.toml").read_text()))
-    assert named <= pinned
+    for project in PROJECTS:
+        assert set(re.findall(r'"([a-z][\w-]*)>=', project.read_text())) <= pinned
+
+
+def test_the_sampler_alone_asks_for_what_kvae_asks_for() -> None:
+    whole, alone = (tomllib.loads(project.read_text())["project"] for project in PROJECTS)
+    assert alone["dependencies"] == whole["dependencies"]
+    assert alone["optional-dependencies"]["server"] == whole["optional-dependencies"]["server"]
 
 
 def test_the_version_is_the_same_everywhere() -> None:
     import kvae
 
-    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert declared
-    assert declared[1] == kvae.__version__
+    assert {tomllib.loads(project.read_text())["project"]["version"] for project in PROJECTS} == {kvae.__version__}
     assert f"## {kvae.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
