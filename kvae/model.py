@@ -217,6 +217,14 @@ class TextVAE(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras, but the optimizer's variables are there before: TensorFlow traces a step twice that makes them."""
+        strategy = getattr(self, "distribute_strategy", None)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, *arguments: Any) -> Any:
         """One optimisation step, written once per backend in `kvae.training`."""
         return backend_steps().train_step(self, *arguments)
