@@ -141,11 +141,31 @@ MB); kvae, which holds training and export too, {whole["installed"]:.2f} MB ({wh
 """
 
 
+def profiles(report: Report) -> str:
+    """Shares of the time by operation."""
+    rows = "\n".join(
+        f"| {name} | " + ", ".join(f"{operation} {share:.0%}" for operation, share in shares.items()) + " |"
+        for name, shares in report["shares"].items()
+    )
+    return f"""## What limits it
+
+Where the time goes, by kind of operation, on one thread: the graphs of *Writing* by onnxruntime's profile, a step of the
+layer-normalised hybrid of *Training* by TensorFlow's.
+
+| | share of the time in operations |
+|---|---|
+{rows}
+
+{report["machine"]}: `python benchmarks/profiles.py`.
+"""
+
+
 CHAPTERS: dict[str, Callable[[Report], str]] = {
     "sampling": sampling,
     "training": training,
     "pipeline": pipeline,
     "startup": startup,
+    "profiles": profiles,
 }
 
 
