@@ -1,10 +1,10 @@
-"""Does every system leave as the same model, and write the same texts in Python and in Node?
+"""Does every system leave as the same model, and write the same texts in Python, in Node and in a browser?
 
     python benchmarks/exports.py [--out runs/exports] [--page docs/exports.md] [--presets NAME ...]
 
 Each preset in small, and each tokenizer, is trained for a few steps, exported with up to 200 held-out texts and compared with
-Keras; its bundle then writes 20 texts of 3 seeds here and, where `make test-javascript` has been run, in Node. A row that is
-there is kept.
+Keras; its bundle then writes 20 texts of 3 seeds here and, where `make test-javascript` has been run, in Node, and the page of
+`examples/javascript` shows one of 10 seeds in Chromium. A row that is there is kept.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from kvae.training.systems import distinct
 STEPS, BATCH = 60, 64
 SEEDS = (0, 1, 2)
 TEXTS = 20
+SHOWN = range(10)
+"""Seeds whose first text the page shows."""
 NODE = Path(__file__).parents[1] / "examples" / "javascript"
 
 
@@ -64,7 +66,7 @@ def exported(config: Config, bundle: Path) -> dict[str, Any]:
 
 def same_in_node(bundle: Path) -> int | None:
     """How many of the texts Node writes as Python does; None where it cannot be asked."""
-    if not shutil.which("node") or not (NODE / "node_modules").is_dir():
+    if not has_node():
         return None
     sampler, equal = Sampler.load(bundle), 0
     for seed in SEEDS:
@@ -75,16 +77,49 @@ def same_in_node(bundle: Path) -> int | None:
     return equal
 
 
+def same_in_browser(bundle: Path) -> int | None:
+    """How many seeds show the text of Python on the page; None where it cannot be asked."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not has_node() or not chromium:
+        return None
+    actions = [["fill", "temperature", 1], *(["fill", "seed", seed] for seed in SHOWN)]
+    command = ["node", "serve.mjs", str(bundle.resolve()), "--port", "0"]
+    with subprocess.Popen(command, cwd=NODE, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            page = server.stdout.readline().strip()
+            environment = {**os.environ, "KVAE_CHROMIUM": chromium}
+            done = subprocess.run(
+                ["node", "drive.mjs", page],
+                cwd=NODE,
+                env=environment,
+                input=json.dumps(actions),
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        finally:
+            server.terminate()
+    sampler = Sampler.load(bundle)
+    _, _, *shown = json.loads(done.stdout)
+    return sum(sampler.sample(1, seed)[0] == each["text"] for seed, each in zip(SHOWN, shown, strict=True))
+
+
+def has_node() -> bool:
+    return bool(shutil.which("node")) and (NODE / "node_modules").is_dir()
+
+
 HEAD = f"""# Every system, exported
 
 Made by `python benchmarks/exports.py --page docs/exports.md`: each preset in small, {STEPS} steps of {BATCH} on `sines`,
 and the default one on the Unicode names with each tokenizer; exported, and compared with Keras on 200 codes of the prior
 and 200 encodings of held-out texts (none for language models). *Logit*, *code*: largest differences; *bound*: largest
 difference of the scorer's halves of the bound, as a share. *Greedy*: rows that decode to the same text. *Node*: of {TEXTS}
-texts of each of {len(SEEDS)} seeds at temperature 1, how many Node writes as Python does.
+texts of each of {len(SEEDS)} seeds at temperature 1, how many Node writes as Python does; *browser*: of {len(SHOWN)}
+seeds, how many show Python's first text on the page in Chromium.
 
-| system | logit | code | bound | greedy | held-out rows | Node | MB |
-|---|---:|---:|---:|---:|---:|---:|---:|
+| system | logit | code | bound | greedy | held-out rows | Node | browser | MB |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|
 """
 
 
@@ -94,6 +129,8 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         f"| `{name}` | {row['largest_logit_difference']:.1e} | {row['largest_code_difference']:.1e} | "
         f"{row['largest_bound_difference']:.1e} | {row['greedy_rows_equal']} of {row['rows']} | {row['held_out_rows']} | "
         + ("-" if row["node"] is None else f"{row['node']} of {len(SEEDS) * TEXTS}")
+        + " | "
+        + ("-" if row["browser"] is None else f"{row['browser']} of {len(SHOWN)}")
         + f" | {row['megabytes']:.1f} |\n"
         for name, row in rows.items()
     )
@@ -111,7 +148,8 @@ def main() -> None:
         kept = options.out / f"{name.replace(', ', '-')}.json"
         if not kept.exists():
             bundle = options.out / kept.stem
-            kept.write_text(json.dumps({**exported(config, bundle), "node": same_in_node(bundle)}))
+            row = exported(config, bundle)
+            kept.write_text(json.dumps({**row, "node": same_in_node(bundle), "browser": same_in_browser(bundle)}))
             shutil.rmtree(bundle)
         rows[name] = json.loads(kept.read_text())
         print(f"{name}: {rows[name]}", flush=True)
