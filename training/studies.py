@@ -956,7 +956,8 @@ STUDIES: dict[str, Study] = {
             "A sentence a text, 10,000 words; the *test* columns are of its 3,761 sentences, 82,430 tokens with end "
             "marks. The VAE begins with the weights of the language model and 4.5 nats of its KL cost nothing. In "
             "brackets texar's VAE with an LSTM; the best published of this size is 101.61 (texar-pytorch, "
-            "Transformer). Small and paper are the same rows here."
+            "Transformer). Dropout 0.4 was chosen after 0.5 had given 101.70 and 101.66. Small and paper are the same "
+            "rows here."
         ),
         scales=scales(ptb_word),
         columns={
@@ -976,7 +977,7 @@ STUDIES: dict[str, Study] = {
                 f"The VAE reaches at most {BEST_PUBLISHED} nats a sentence with a KL of at least 4.",
                 ISSUE,
                 best_published,
-                "The language model that it begins with is no better itself after seven epochs, and the code costs nothing: "
+                "The language model that it begins with is no better itself after six epochs, and the code costs nothing: "
                 "what is missing is a better language model.",
             ),
         ),
