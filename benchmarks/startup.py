@@ -53,7 +53,7 @@ def megabytes(folder: Path, pattern: str = "*") -> float:
 def process(python: Path, code: str) -> tuple[float, int]:
     """Seconds of a process that runs `code`, start and end included, and the last number that it prints."""
     started = time.perf_counter()
-    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([str(python), "-P", "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     return time.perf_counter() - started, int((done.stdout.split() or ["0"])[-1])
 
 
