@@ -32,8 +32,8 @@ def environment(folder: Path, project: Path) -> tuple[Path, dict[str, float]]:
     """The Python of a fresh environment with a project's wheel, and the megabytes of what lies in it."""
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    subprocess.run([*wheel, str(project)], check=True)
+    wheel = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(project)]
+    subprocess.run(wheel, check=True, capture_output=True)  # from a source archive: nothing is built within the project
     (file,) = folder.glob("*.whl")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
     empty = megabytes(folder)
