@@ -89,7 +89,7 @@ The recurrence alone, forward and backward, reaches {alone["products"] / alone["
 {alone["products"] / alone["recurrence, plain"]:.0%} (plain) of the speed of its products, which the machine computes at
 {alone["gflops"]:.0f} GFLOP/s. Milliseconds a position of the hybrid's step: {lengths}.
 
-{report["machine"]}, median of {report["rounds"]}: `python benchmarks/training.py`.
+{report["machine"]}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
 """
 
 

@@ -4,7 +4,7 @@
 
 By kind of operation, as shares of the time that a thread spends in operations: the sampler's graph of the tweet-sized hybrid of
 `benchmarks/sampling.py`, read off onnxruntime's profile, and a training step of Penn Treebank's hybrid of
-`benchmarks/training.py` as a graph on TensorFlow, read off TensorFlow's.
+`benchmarks/training_step.py` as a graph on TensorFlow, read off TensorFlow's.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from sampling import BUNDLE, EIGHT_BITS, prepare
+from training_step import LENGTH, ours
 from turns import arguments, written
-
-from training import LENGTH, ours
 
 CONTAINERS = {"Loop", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"}
 """Operations whose time is that of others within them."""

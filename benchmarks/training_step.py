@@ -1,6 +1,6 @@
 """How fast does training run, beside the same networks in PyTorch?
 
-    python benchmarks/training.py [--rounds 5] [--lengths 12 24 60 120 240 480]
+    python benchmarks/training_step.py [--rounds 5] [--lengths 12 24 60 120 240 480]
 
 Penn Treebank's hybrid and LSTM VAE of Semeniuta et al. 2017 (T 60, LSTM 500, batch 64), with the paper's layer-normalised LSTM
 and with a plain one: ours on TensorFlow, as a graph and under XLA, and on JAX; in PyTorch the former written by hand and
