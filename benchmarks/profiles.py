@@ -1,6 +1,6 @@
 """Where does the time go, in writing and in a training step?
 
-    python benchmarks/profiles.py [--batches 1 64]
+    python benchmarks/profiles.py [--batches 1 64] [--rounds 3]
 
 By kind of operation, as shares of the time that a thread spends in operations: the sampler's graph of the tweet-sized hybrid of
 `benchmarks/sampling.py`, read off onnxruntime's profile, and a training step of Penn Treebank's hybrid of
@@ -29,8 +29,8 @@ CONTAINERS = {"Loop", "While", "StatelessWhile", "PartitionedCall", "StatefulPar
 SHOWN = 8
 
 
-def of_writing(path: Path, batch: int) -> Counter[str]:
-    """Microseconds by operation of a batch of texts at full length."""
+def of_writing(path: Path, batch: int, rounds: int) -> Counter[str]:
+    """Microseconds by operation of `rounds` batches of texts at full length."""
     import onnxruntime
 
     from kvae.serving import Sampler
@@ -45,7 +45,7 @@ def of_writing(path: Path, batch: int) -> Counter[str]:
             (path / "sampler.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
         )
         sampler._sessions["sampler"] = profiled
-        for _ in range(2):
+        for _ in range(rounds):
             sampler.generate(batch, seed=0, min_length=sampler.length)
         events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
     taken: Counter[str] = Counter()
@@ -55,8 +55,8 @@ def of_writing(path: Path, batch: int) -> Counter[str]:
     return taken
 
 
-def of_training() -> Counter[str]:
-    """Microseconds by operation of three steps."""
+def of_training(rounds: int) -> Counter[str]:
+    """Microseconds by operation of `rounds` steps."""
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -66,7 +66,7 @@ def of_training() -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0)
         with tf.profiler.experimental.Profile(folder, options=options):
-            for _ in range(3):
+            for _ in range(rounds):
                 step()
         space = xplane_pb2.XSpace()
         (file,) = Path(folder).rglob("*.xplane.pb")
@@ -90,16 +90,16 @@ def shares(taken: Mapping[str, float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, "profiles", rounds=1)
+    parser = arguments(__doc__, "profiles", rounds=3)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     options = parser.parse_args()
     prepare()
     measured: dict[str, Callable[[], Counter[str]]] = {
-        f"{name}, batch {batch}": lambda path=path, batch=batch: of_writing(path, batch)
+        f"{name}, batch {batch}": lambda path=path, batch=batch: of_writing(path, batch, options.rounds)
         for name, path in (("writing", BUNDLE), ("writing in eight bits", EIGHT_BITS))
         for batch in options.batches
     }
-    measured["a training step"] = of_training
+    measured["a training step"] = lambda: of_training(options.rounds)
     report: dict[str, Any] = {}
     for name, measure in measured.items():
         report[name] = shares(measure())

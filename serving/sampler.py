@@ -276,9 +276,8 @@ class Sampler:
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
         runs = [self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute) for row in range(samples)]
-        reconstruction, kl, nats = (
-            np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in range(3)
-        )
+        kl, nats = (np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in (1, 2))
+        reconstruction = nats.sum(axis=1)  # the graph's own sum is float32, and rounds by the size of the batch
         ends = self.manifest["mode"] == "lines"
         return [
             Score(

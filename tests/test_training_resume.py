@@ -99,8 +99,9 @@ def test_rules_that_wait_remember_what_they_waited_for(
         training__early_stopping=2,
     )
     run(config, tmp_path / "whole", quiet)
-    interrupted(40)
-    run(config, tmp_path / "broken", quiet)
+    for step in (10, 40, 60):
+        interrupted(step)
+        (resume if (tmp_path / "broken").exists() else run)(config, tmp_path / "broken", quiet)
     interrupted(0)
     resume(config, tmp_path / "broken", quiet)
     assert largest_difference(tmp_path / "whole", tmp_path / "broken") <= 1e-6
