@@ -12,7 +12,7 @@ from kvae.parts import shifted
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
 from kvae.serving.errors import ConfigError
 
-from .conftest import random_tokens, small_config, small_model
+from .conftest import COMPILED, random_tokens, small_config, small_model
 
 pytestmark = pytest.mark.both
 
@@ -120,6 +120,16 @@ def test_a_saved_model_gives_the_same_outputs_and_trains_on(tmp_path: Path) -> N
 def test_predict_returns_every_output_for_every_row() -> None:
     found = compiled().predict(random_tokens(20), batch_size=16, verbose=0)
     assert {name: len(values) for name, values in found.items()} == dict.fromkeys(found, 20)
+
+
+def test_the_training_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow traces a function again that has made variables, which takes most of the time of a small run."""
+    model, traced = small_model(), []
+    step = model.train_step
+    monkeypatch.setattr(model, "train_step", lambda *arguments: traced.append(1) or step(*arguments))
+    model.compile("adam", **COMPILED)
+    model.fit(random_tokens(12), batch_size=4, verbose=0)
+    assert len(traced) == 1
 
 
 def test_the_training_step_compiles_with_xla() -> None:
