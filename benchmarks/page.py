@@ -6,7 +6,7 @@ python benchmarks/page.py
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from turns import RESULTS
@@ -160,6 +160,77 @@ layer-normalised hybrid of *Training* by TensorFlow's.
 """
 
 
+PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "ConvTranspose", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+"""Operations that multiply matrices, by their names in onnxruntime and TensorFlow."""
+
+
+def aims(reports: Mapping[str, Report]) -> str:
+    """What was wanted, what is measured, and what free operations other than the products would give."""
+    rows = "\n".join(
+        f"| {name} | {wanted:g} | {found:.2f} | {'yes' if found >= wanted else 'no'} | {most} |"
+        for name, wanted, found, most in [*writing_aims(reports), *training_aims(reports), *other_aims(reports)]
+    )
+    return f"""## What was aimed at
+
+The last column is what would be measured if products of matrices took as long as they do and everything else nothing: for
+writing by the measured speed of the products alone, for a training step by the shares above. What lies beyond it needs faster
+products, not fewer other operations.
+
+| times | wanted | measured | reached | with free other operations |
+|---|---:|---:|---|---:|
+{rows}
+"""
+
+
+Aim = tuple[str, float, float, str]
+
+
+def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+    seconds = reports["sampling"]["seconds"]
+    for name, rival, wanted in (
+        ("bundle", "PyTorch", {"1": 3.0, "64": 1.5}),
+        ("bundle", "SavedModel", {"1": 1.5, "64": 1.5}),
+        ("bundle, eight bits", "PyTorch", {"1": 8.0, "64": 2.5}),
+    ):
+        for batch, least in wanted.items():
+            found = seconds[batch]
+            most = "" if "eight" in name else f"{found[rival] / found['ceiling']:.2f}"
+            yield f"writing, {name}, batch {batch}, the speed of {rival}", least, found[rival] / found[name], most
+    yield "writing, bundle, batch 64, the speed of the products alone", 0.85, share(seconds["64"]), "1.00"
+
+
+def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+    report = reports["training"]
+    seconds, alone = report["seconds"], report["recurrence"]
+    free = 1 / sum(reports["profiles"]["shares"]["a training step"].get(name, 0.0) for name in PRODUCTS)
+
+    def ours(system: str) -> float:
+        return min(seconds[f"{system}, {name}"] for name in ("TensorFlow", "TensorFlow XLA"))
+
+    for system, wanted in (("hybrid, normalised", 1.8), ("hybrid, plain", 0.9)):
+        ratio = seconds[f"{system}, PyTorch"] / ours(system)
+        most = (
+            f"{free * seconds[f'{system}, PyTorch'] / seconds[f'{system}, TensorFlow']:.2f}" if "norm" in system else ""
+        )
+        yield f"training, {system}, TensorFlow, the speed of PyTorch", wanted, ratio, most
+    for kind in ("normalised", "plain"):
+        found = alone["products"] / alone[f"recurrence, {kind}"]
+        yield f"training, recurrence, {kind}, the speed of its products", 0.55, found, "1.00"
+        vae = ours(f"LSTM VAE, {kind}") / ours(f"hybrid, {kind}")
+        yield f"training, {kind}, hybrid, the speed of the LSTM VAE", 2.0, vae, ""
+
+
+def other_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+    data, start = reports["pipeline"], reports["startup"]
+    yield "data, slowest pipeline, the fastest preset's need", 10.0, data["times_fastest_model"], ""
+    yield "data, lines in memory, the speed of a DataLoader", 3.0, data["times_loader"], ""
+    ending = ", the first text"
+    for name in ("SavedModel", "PyTorch, eager"):
+        for unit, key, wanted in (("seconds", "seconds", 5.0), ("peak memory", "peak_megabytes", 3.0)):
+            found = start[key]
+            yield f"start, {unit} of {name}, of ours", wanted, found[name + ending] / found[f"kvae{ending}"], ""
+
+
 CHAPTERS: dict[str, Callable[[Report], str]] = {
     "sampling": sampling,
     "training": training,
@@ -170,9 +241,11 @@ CHAPTERS: dict[str, Callable[[Report], str]] = {
 
 
 def main() -> None:
-    found = {name: RESULTS / f"{name}.json" for name in CHAPTERS}
-    chapters = [CHAPTERS[name](json.loads(path.read_text())) for name, path in found.items() if path.exists()]
-    RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters]), encoding="utf-8")
+    files = {name: RESULTS / f"{name}.json" for name in CHAPTERS}
+    reports = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.exists()}
+    chapters = [CHAPTERS[name](report) for name, report in reports.items()]
+    last = [aims(reports)] if len(reports) == len(CHAPTERS) else []
+    RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters, *last]), encoding="utf-8")
 
 
 if __name__ == "__main__":

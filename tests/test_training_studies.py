@@ -106,9 +106,12 @@ def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
 def test_tweets_wants_the_code_for_nothing() -> None:
     hybrids = {name: {"elbo": 150.0, "kl": 10.0, "distinct_greedy": 99} for name in HYBRIDS}
     numbers = {**hybrids, "lstm-vae-p0.2": {"elbo": 149.0, "kl": 1.0, "distinct_greedy": 3}}
-    numbers["hybrid-alpha-falls-free-12"] = {"elbo": 148.0, "kl": 6.0, "distinct_greedy": 97}
+    numbers["hybrid-alpha-falls-free-8"] = {"elbo": 147.0, "kl": 6.0, "distinct_greedy": 50}
+    assert verdicts(STUDIES["tweets"], numbers) == [True, False, True]
+    numbers["hybrid-alpha-1-falls-free-8"] = {"elbo": 148.0, "kl": 6.0, "distinct_greedy": 97}
     assert verdicts(STUDIES["tweets"], numbers) == [True, True, True]
-    numbers["hybrid-alpha-falls-free-12"] = {"elbo": 148.0, "kl": 4.0, "distinct_greedy": 97}
+    for name in ("hybrid-alpha-falls-free-8", "hybrid-alpha-1-falls-free-8"):
+        numbers[name] = {"elbo": 148.0, "kl": 4.0, "distinct_greedy": 97}
     assert verdicts(STUDIES["tweets"], numbers) == [False, True, True]
     numbers["lstm-vae-p0.2"]["distinct_greedy"] = 80
     assert verdicts(STUDIES["tweets"], numbers)[2] is False
@@ -121,6 +124,11 @@ def test_alpha_wants_more_kl_for_little() -> None:
         for kind in ("annealed", "at-once")
     }
     assert verdicts(STUDIES["alpha"], rows) == [True, True, True]
+    rows |= {"alpha-0-at-once": {"kl": 0.02, "elbo": 90.0}, "alpha-0.1-at-once": {"kl": 0.01, "elbo": 90.5}}
+    assert verdicts(STUDIES["alpha"], rows) == [True, True, True]  # dead is dead
+    rows["alpha-0.3-at-once"] = {"kl": 0.05, "elbo": 90.0}
+    rows["alpha-1-at-once"] = {"kl": 0.01, "elbo": 90.0}
+    assert verdicts(STUDIES["alpha"], rows)[0] is False  # and nothing rises where all are
     rows["alpha-1-annealed"] = {"kl": 1.0, "elbo": 120.0}
     rows["alpha-0-at-once"] = {"kl": 2.0, "elbo": 90.0}
     assert verdicts(STUDIES["alpha"], rows) == [False, False, False]
