@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as _numpy  # noqa: F401  (imported by onnxruntime from within this package it takes 20 ms longer)
+
 from .errors import (
     BundleError,
     Cancelled,
