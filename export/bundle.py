@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from kvae.configuration import Config
+from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
 from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
@@ -23,7 +24,7 @@ from kvae.serving.sampler import Sampler, choices
 from kvae.serving.verification import verify
 
 from .convert import check_backend
-from .graphs import bundle_graphs
+from .graphs import HIDDEN, bundle_graphs
 from .parity import compare, readable
 from .quantization import agreement, quantized
 
@@ -66,7 +67,8 @@ def write_bundle(
         write_files(partial, manifest, graphs)
         manifest["parity"] = compare(model, read_bundle(partial), held_out)
         if int8:
-            exact, graphs = graphs, {name: quantized(graph, len(alphabet)) for name, graph in graphs.items()}
+            hidden = {HIDDEN} if isinstance(model.head, RecurrentHead) else set()
+            exact, graphs = graphs, {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()}
             manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, partial, held_out))
             write_files(partial, manifest, graphs)
         sampler = Sampler.load(partial)

@@ -9,7 +9,8 @@ from .nodes import Nodes, tensor
 
 
 def choose(g: Nodes, logits: str, uniforms: str) -> str:
-    """Symbols (batch,) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`."""
+    """Symbols (batch,) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`
+    (batch, 1), multiples of 2^-24 below 1."""
     zero, one, column = g.constant(0.0, np.float32), g.constant(1.0, np.float32), g.constant([1], np.int64)
     is_greedy = g.Equal("temperature", zero)
     probabilities = g.Softmax(g.Div(logits, g.Where(is_greedy, one, "temperature")), axis=1)
@@ -24,13 +25,11 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
         else_branch=everything.body("everything", [], [tensor(all_of_it, "float", "batch", "symbols")]),
     )
     cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
-    total = g.ReduceSum(probabilities, column, keepdims=1)
-    passed = g.LessOrEqual(cumulative, g.Mul(g.Unsqueeze(uniforms, column), total))
+    total = g.Gather(cumulative, g.constant([-1], np.int64), axis=1)
+    # The largest of them times the total is rounded to less than the total: the draw never passes the last likely symbol.
+    passed = g.LessOrEqual(cumulative, g.Mul(uniforms, total))
     drawn = g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=0)
-    # Rounding may push the draw behind the last symbol that has any probability: step back to that one.
-    positive = g.Cast(g.Greater(probabilities, zero), to=TensorProto.FLOAT)
-    last = g.ArgMax(positive, axis=1, keepdims=0, select_last_index=1)
-    return g.Where(is_greedy, g.ArgMax(logits, axis=1, keepdims=0), g.Min(drawn, last))
+    return g.Where(is_greedy, g.ArgMax(logits, axis=1, keepdims=0), drawn)
 
 
 def likeliest(g: Nodes, probabilities: str) -> str:

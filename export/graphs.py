@@ -31,9 +31,16 @@ from .choices import choose
 from .convert import checked, converted
 from .nodes import Nodes, tensor
 from .random_numbers import key_of, normals, row_numbers, threefry, uniform
+from .simplify import hoisted
 
 LOGITS = "logits"
 """The name that a loop's body gives the logits of a step, so that parity can watch them."""
+
+STEP = "step_"
+"""What names of the head's step begin with."""
+
+HIDDEN = f"{STEP}state_0"
+"""The first state of the head's step: of an LSTM or GRU the hidden state, whose numbers lie between -1 and 1."""
 
 PLACE = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
 """Row `row` of `seed`: what all randomness of a text depends on."""
@@ -140,7 +147,7 @@ def sampler_graph(shared: Shared) -> onnx.ModelProto:
         tensor("lengths", "int64", "batch"),
         tensor("log_probability", "float", "batch"),
     ]
-    return checked(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs))
+    return checked(hoisted(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs)))
 
 
 def scorer_graph(shared: Shared) -> onnx.ModelProto:
@@ -171,7 +178,7 @@ def scorer_graph(shared: Shared) -> onnx.ModelProto:
     inputs = [tensor("tokens", "int32", "batch", model.model_config.length), *PLACE]
     inputs += [tensor("attribute", "int32", "batch")] if labelled else []
     outputs = [*(tensor(name, "float", "batch") for name in ("reconstruction", "kl"))]
-    return checked(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")]))
+    return checked(hoisted(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")])))
 
 
 def expand_graph(shared: Shared) -> onnx.ModelProto:
@@ -190,10 +197,9 @@ def step_graph(shared: Shared) -> onnx.ModelProto:
     """One turn of the sampler's loop: projected (batch, P) of a position, the symbols before it and the states -> symbol,
     log_probability (batch,) and the new states."""
     g = Nodes()
-    logits, *states = g.inline(shared.step, {name: name for name in ("projected", "previous", *shared.names)}, "step_")
+    logits, *states = g.inline(shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP)
     counter = (row_numbers(g, "row"), g.Cast("position", to=TensorProto.UINT32))
-    drawn = uniform(g, threefry(g, key_of(g, "seed"), counter)[0])
-    symbol, gain = next_symbol(g, shared.model, logits, drawn)
+    symbol, gain = next_symbol(g, shared.model, logits, uniforms(g, counter))
     g.named(symbol, "symbol")
     g.named(gain, "log_probability")
     new = [
@@ -222,7 +228,7 @@ class Decoder:
     def turn(self, g: Nodes) -> tuple[str, list[str]]:
         """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
         bindings = {"projected": g.Gather(self.by_position, "position", axis=0), "previous": "previous"}
-        logits, *states = g.inline(self.shared.step, bindings | {name: name for name in self.shared.names}, "step_")
+        logits, *states = g.inline(self.shared.step, bindings | {name: name for name in self.shared.names}, STEP)
         return logits, states
 
     def body(
@@ -242,11 +248,14 @@ class Decoder:
 
 
 def draws(g: Nodes, positions: str) -> str:
-    """What decides the symbols: numbers in [0, 1), (positions, batch), for `seed` and `row`, all drawn before the loop."""
+    """What decides the symbols: numbers in [0, 1), (positions, batch, 1), for `seed` and `row`, all drawn before the loop."""
     every = g.Cast(g.Range(g.constant(0, np.int64), positions, g.constant(1, np.int64)), to=TensorProto.UINT32)
-    return uniform(
-        g, threefry(g, key_of(g, "seed"), (row_numbers(g, "row"), g.Unsqueeze(every, g.constant([1], np.int64))))[0]
-    )
+    return uniforms(g, (row_numbers(g, "row"), g.Unsqueeze(every, g.constant([1], np.int64))))
+
+
+def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
+    """Numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (..., batch)."""
+    return g.Unsqueeze(uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64))
 
 
 def writing_body(outer: Nodes, decoder: Decoder, drawn: str) -> onnx.GraphProto:
@@ -257,13 +266,13 @@ def writing_body(outer: Nodes, decoder: Decoder, drawn: str) -> onnx.GraphProto:
     symbol = g.Where("finished", g.constant(PAD, np.int64), chosen)
     total = g.Add("log_probability_before", g.Where("finished", g.constant(0.0, np.float32), gain))
     finished = g.Or("finished", g.Equal(symbol, g.constant(END, np.int64)))
-    writing = g.ReduceMax(g.Cast(g.Not(finished), to=TensorProto.INT32), keepdims=0)
+    all_finished = g.ReduceMin(g.Cast(finished, to=TensorProto.INT32), keepdims=0)
     carried = [
         (tensor("previous", "int64", "batch"), symbol),
         (tensor("finished", "bool", "batch"), finished),
         (tensor("log_probability_before", "float", "batch"), total),
     ]
-    go_on = g.Cast(writing, to=TensorProto.BOOL)
+    go_on = g.Equal(all_finished, g.constant(0, np.int32))
     return decoder.body(g, "write", go_on, carried, states, tensor(symbol, "int64", "batch"))
 
 
@@ -279,8 +288,8 @@ def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
 
 
 def next_symbol(g: Nodes, model: TextVAE, logits: str, drawn: str) -> tuple[str, str]:
-    """The symbols (batch,) chosen from logits (batch, V) at `position` by numbers (batch,) in [0, 1), and their log-probability
-    at temperature 1."""
+    """The symbols (batch,) chosen from logits (batch, V) at `position` by numbers (batch, 1) in [0, 1), and their
+    log-probability at temperature 1."""
     anywhere = np.array(writable(model.model_config.vocabulary_size), np.float32)
     before_the_least = anywhere.copy()
     before_the_least[END] = FORBIDDEN

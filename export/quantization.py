@@ -2,13 +2,13 @@
 
 Every matrix is stored as int8 with a scale for each column. Products with a wide matrix are computed in whole numbers: what
 comes in is rounded row by row, each row with its own scale, so that a text does not depend on the batch it is written in (one
-scale for the whole batch, as dynamic quantization usually has it, would make it). All else gets its weights back as float32
-when the graph is loaded.
+scale for the whole batch, as dynamic quantization usually has it, would make it). Hidden states of a recurrence lie between -1
+and 1 and need no scale of their own. All else gets its weights back as float32 when the graph is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,11 @@ CENTRE, INPUT_LEVELS = 128, 127
 """Inputs are bytes, 128 stands for 0."""
 
 
-def quantized(model: onnx.ModelProto, symbols: int) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, symbols: int, within_one: Container[str] = ()) -> onnx.ModelProto:
     """A copy of a graph of `kvae.export.graphs` with its weights in eight bits.
 
-    The product that gives the logits of `symbols` stays in float32: it is a small one, and what is likeliest is decided there.
+    `within_one`: tensors whose numbers lie between -1 and 1. The product that gives the logits of `symbols` stays in
+    float32: it is a small one, and what is likeliest is decided there.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -49,7 +50,7 @@ def quantized(model: onnx.ModelProto, symbols: int) -> onnx.ModelProto:
     large = {item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)}
     outer = Nodes(prefix="eight_bits_")
     inside_out = reversed([graph, *nested(graph)])  # a graph's nodes are copies once it has been written anew
-    replaced = {name for part in inside_out for name in replace_uses(part, large, outer, symbols)}
+    replaced = {name for part in inside_out for name in replace_uses(part, large, outer, symbols, within_one)}
     kept = {name for part in (graph, *nested(graph)) for node in part.node for name in node.input} & large.keys()
     for name in sorted(kept):
         restore(outer, name, large[name])
@@ -75,22 +76,19 @@ def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from nested(inner)
 
 
-def replace_uses(graph: onnx.GraphProto, large: dict[str, np.ndarray], outer: Nodes, symbols: int) -> set[str]:
-    """Put whole-number products and look-ups where a graph uses large matrices; returns the names of those."""
+def replace_uses(
+    graph: onnx.GraphProto, large: dict[str, np.ndarray], outer: Nodes, symbols: int, within_one: Container[str]
+) -> set[str]:
+    """Put whole-number products where a graph multiplies by wide matrices; returns the names of those."""
     replaced: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        g = Nodes(outer)
-        name = node.input[1] if len(node.input) > 1 else ""
-        if node.op_type == "MatMul" and name in large and multiplies_whole(large[name], symbols):
-            found = product(g, node.input[0], large[name])
-        elif node.op_type == "Gather" and node.input[0] in large and looks_up_rows(node):
-            name = node.input[0]
-            found = rows_of(g, large[name], node.input[1])
-        else:
+        name = node.input[1] if node.op_type == "MatMul" else ""
+        if name not in large or not multiplies_whole(large[name], symbols):
             nodes.append(node)
             continue
-        g.named(found, node.output[0])
+        g = Nodes(outer)
+        g.named(product(g, node.input[0], large[name], node.input[0] in within_one), node.output[0])
         nodes += g.nodes
         replaced.add(name)
     del graph.node[:]
@@ -103,14 +101,14 @@ def multiplies_whole(matrix: np.ndarray, symbols: int) -> bool:
     return matrix.ndim == 2 and matrix.size >= WIDE and matrix.shape[1] != symbols
 
 
-def looks_up_rows(node: onnx.NodeProto) -> bool:
-    """Whether a `Gather` takes rows."""
-    return all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
-
-
-def product(g: Nodes, inputs: str, matrix: np.ndarray) -> str:
-    """inputs (..., n) times matrix (n, m), in whole numbers."""
+def product(g: Nodes, inputs: str, matrix: np.ndarray, within_one: bool = False) -> str:
+    """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1 to 1."""
     whole, scales = rounded(matrix, axis=0)
+    if within_one:
+        centre = g.constant(CENTRE, np.uint8)
+        levels = g.QuantizeLinear(inputs, g.constant(1 / INPUT_LEVELS, np.float32), centre)
+        sums = g.MatMulInteger(levels, g.constant(whole, np.int8), centre)
+        return g.Mul(g.Cast(sums, to=TensorProto.FLOAT), g.constant(scales / INPUT_LEVELS, np.float32))
     largest = g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
     scale = g.Div(g.Max(largest, g.constant(1e-20, np.float32)), g.constant(INPUT_LEVELS, np.float32))
     levels = g.Add(g.Round(g.Div(inputs, scale)), g.constant(CENTRE, np.float32))
@@ -118,13 +116,6 @@ def product(g: Nodes, inputs: str, matrix: np.ndarray) -> str:
         g.Cast(levels, to=TensorProto.UINT8), g.constant(whole, np.int8), g.constant(CENTRE, np.uint8)
     )
     return g.Mul(g.Mul(g.Cast(sums, to=TensorProto.FLOAT), scale), g.constant(scales, np.float32))
-
-
-def rows_of(g: Nodes, matrix: np.ndarray, places: str) -> str:
-    """Rows of matrix (n, ...) at `places`."""
-    whole, scales = rounded(matrix, axis=-1, levels=127)
-    rows = g.Cast(g.Gather(g.constant(whole, np.int8), places, axis=0), to=TensorProto.FLOAT)
-    return g.Mul(rows, g.Gather(g.constant(scales, np.float32), places, axis=0))
 
 
 def restore(g: Nodes, name: str, weights: np.ndarray) -> None:

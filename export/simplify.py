@@ -1,4 +1,5 @@
-"""Fewer nodes for the same numbers: what tf2onnx spells out in a dozen operations and ONNX has a single one for.
+"""Fewer nodes for the same numbers: what tf2onnx spells out in a dozen operations and ONNX has a single one for, and what a
+loop need not do in every turn.
 
 A decoding loop runs every node once a symbol, and a node of a small batch costs more than what it computes.
 """
@@ -48,6 +49,33 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
             node.input[1] = found["index"]
     drop_unused(model.graph)
     return model
+
+
+def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with what is the same in every turn of its loops before them, in place."""
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type == "Loop":
+            nodes += moved_out(next(attribute.g for attribute in node.attribute if attribute.name == "body"))
+        nodes.append(node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def moved_out(body: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a loop's body that read nothing of its turn, removed from it; what is put out of it stays."""
+    turn = {value.name for value in (*body.input, *body.output)}
+    moved = []
+    for node in list(body.node):
+        branches = any(attribute.HasField("g") for attribute in node.attribute)
+        if branches or turn.intersection(node.input) or turn.intersection(node.output):
+            turn.update(node.output)
+        else:
+            moved.append(node)
+            body.node.remove(node)
+    return moved
 
 
 class Graph:

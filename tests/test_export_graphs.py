@@ -8,8 +8,10 @@ import onnxruntime
 import pytest
 from scipy import special, stats
 
-from kvae.decoding import decode, writable
-from kvae.export.graphs import Shared, bundle_graphs, sampler_graph
+from kvae.decoding import FORBIDDEN, decode, writable
+from kvae.export.choices import choose
+from kvae.export.graphs import CHOICES, Shared, bundle_graphs, sampler_graph
+from kvae.export.nodes import Nodes, tensor
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
 
 from .conftest import random_tokens, small_model
@@ -91,6 +93,25 @@ def test_symbols_are_drawn_in_proportion_to_their_probability_at_a_temperature(
     possible = expected * 4000 > 1e-3
     assert counts[~possible].sum() == 0
     assert stats.chisquare(counts[possible], expected[possible] / expected[possible].sum() * 4000).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("restricted", [{}, {"top_k": 4}])
+def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(restricted: dict[str, int]) -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(0, 3, size=(20_000, 12)).astype(np.float32)
+    logits[:, [0, 1, -2, -1]] = FORBIDDEN
+    largest = np.float32(1 - 2.0**-24)
+    g = Nodes()
+    g.named(choose(g, "logits", "uniforms"), "symbol")
+    inputs = [tensor("logits", "float", "n", 12), tensor("uniforms", "float", "n", 1), *CHOICES]
+    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n")])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    given: dict[str, Any] = {"temperature": np.float32(1), "top_k": 0, "top_p": np.float32(1), "min_length": 0}
+    for uniform in (np.float32(0), largest):
+        given |= {"logits": logits, "uniforms": np.full((len(logits), 1), uniform), **restricted}
+        (symbols,) = session.run(None, {name: np.asarray(value) for name, value in given.items()})
+        assert symbols.min() >= 2
+        assert symbols.max() <= 9
 
 
 def test_top_k_draws_from_the_k_likeliest_in_their_proportion(model: Any, sample: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from kvae.configuration import Config
 from kvae.export import quantization
 from kvae.export.bundle import write_bundle
-from kvae.export.graphs import bundle_graphs
+from kvae.export.graphs import HIDDEN, bundle_graphs
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.quantization import WEIGHT_LEVELS, agreement, nested, product, quantized, rounded
 from kvae.serving import Sampler
@@ -50,7 +51,7 @@ def wide() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def small(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
-    return {name: quantized(graph, symbols=9) for name, graph in graphs.items()}
+    return {name: quantized(graph, symbols=9, within_one={HIDDEN}) for name, graph in graphs.items()}
 
 
 def test_narrow_products_stay_in_float32(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +95,7 @@ def test_the_products_of_the_loop_are_of_whole_numbers(small: dict[str, onnx.Mod
     in_loop = [node.op_type for body in nested(graph) for node in body.node]
     assert in_loop.count("MatMulInteger") == 1  # the recurrence; the classifier stays exact
     assert in_loop.count("MatMul") == 1
+    assert in_loop.count("QuantizeLinear") == 1  # of the hidden state, which needs no scale of its own
     weights = [numpy_helper.to_array(item) for item in graph.initializer if item.data_type == TensorProto.INT8]
     assert len(weights) >= 4
 
@@ -129,6 +131,33 @@ def test_a_product_is_that_of_the_rounded_numbers_exactly() -> None:
     np.testing.assert_allclose(
         found, inputs @ matrix, atol=0.05 * np.abs(inputs @ matrix).max(axis=1, keepdims=True).max()
     )
+
+
+def test_a_product_of_numbers_within_one_has_one_scale() -> None:
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(300, 40)).astype(np.float32)
+    inputs = generator.uniform(-1, 1, size=(7, 300)).astype(np.float32)
+    inputs[0], inputs[1] = 1.0, -1.0
+    g = Nodes()
+    g.named(product(g, "x", matrix, within_one=True), "y")
+    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
+    (found,) = run(model, x=inputs)
+    whole, scales = rounded(matrix, axis=0)
+    expected = (np.round(inputs * 127).astype(np.int64) @ whole.astype(np.int64)) / 127 * scales
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_hidden_states_lie_within_one(cell: str) -> None:
+    model = small_model(head=cell)
+    for weight in model.head.weights:
+        weight.assign(10.0 * keras.random.normal(weight.shape, seed=1))
+    features = keras.random.normal((50, 16, *model.expander.output_shape[2:]), seed=2)
+    hidden, *_ = state = model.head.initial_state(features)
+    for position in range(16):
+        _, state = model.head.step(model.head.project(features)[:, position], keras.ops.ones(50, "int64"), state)
+        assert float(keras.ops.max(keras.ops.abs(state[0]))) <= 1.0
+    assert float(keras.ops.max(keras.ops.abs(hidden))) <= 1.0
 
 
 def test_rows_of_zeros_stay_zeros() -> None:

@@ -13,7 +13,8 @@ import tensorflow as tf
 import tf2onnx
 
 from kvae.export.graphs import Shared
-from kvae.export.simplify import simplified
+from kvae.export.nodes import Nodes, tensor
+from kvae.export.simplify import hoisted, simplified
 
 from .conftest import small_model
 from .test_kvae_heads import CONVOLUTIONS, RECURRENT, VARIANTS
@@ -94,3 +95,36 @@ def test_a_look_up_is_the_same_in_one_node_also_below_zero(dtype: Any) -> None:
     assert count["Gather"] == 1
     assert not count["Less"]
     np.testing.assert_array_equal(after, before)
+
+
+def test_what_no_turn_changes_is_computed_before_the_loop() -> None:
+    g, body = Nodes(), Nodes()
+    twice = body.Mul("factor", "factor")
+    kept = body.named("factor", "shown")
+    after = body.Add("before", body.Mul(twice, "factor"))
+    numbers = tensor("before", "float", 2)
+    turn = body.body(
+        "turn",
+        [tensor("position", "int64"), tensor("go_on", "bool"), numbers],
+        [tensor(body.Identity("go_on"), "bool"), tensor(after, "float", 2), tensor(kept, "float", 2)],
+    )
+    outputs = g.Loop("turns", g.constant(True, bool), "first", outputs=2, body=turn)
+    for name, source in zip(("last", "all"), outputs, strict=True):
+        g.named(source, name)
+    inputs = [tensor("turns", "int64"), tensor("first", "float", 2), tensor("factor", "float", 2)]
+    model = g.model("test", inputs, [tensor("last", "float", 2), tensor("all", "float", "turns", 2)])
+    given = {
+        "turns": np.array(3),
+        "first": np.array([1.0, 2.0], np.float32),
+        "factor": np.array([2.0, 0.5], np.float32),
+    }
+    before = onnxruntime.InferenceSession(model.SerializeToString()).run(None, given)
+    fewer = hoisted(model)
+    onnx.checker.check_model(fewer, full_check=True)
+    (loop,) = [node for node in fewer.graph.node if node.op_type == "Loop"]
+    (inside,) = [attribute.g for attribute in loop.attribute if attribute.name == "body"]
+    assert sorted(node.op_type for node in inside.node) == ["Add", "Identity", "Identity"]
+    for expected, found in zip(
+        before, onnxruntime.InferenceSession(fewer.SerializeToString()).run(None, given), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)

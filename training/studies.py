@@ -836,8 +836,6 @@ STUDIES: dict[str, Study] = {
                 "The hybrid's share of KL stays within a factor of two from 12 to 60 characters.",
                 f"{S17}, fig. 4",
                 hybrid_share_stays,
-                "Longer windows take longer to learn and all have the same number of steps, a hundredth of the paper's; at the "
-                "same lengths the LSTM VAE's share is nil.",
             ),
         ),
     ),
@@ -888,7 +886,6 @@ STUDIES: dict[str, Study] = {
                 "At alpha 0 it does not up to a field of 3.",
                 f"{S17}, fig. 6",
                 near_fields_stay_alive,
-                "The KL has its full weight after a few hundred steps, where the paper's ramp lasts thousands.",
             ),
             Statement("At alpha 0.2 it does not, at any field.", f"{S17}, fig. 6", alive_with_alpha),
         ),
