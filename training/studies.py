@@ -1023,10 +1023,10 @@ STUDIES: dict[str, Study] = {
                 "Some technique keeps more than a nat at no higher bound.",
                 ISSUE,
                 some_are_alive,
-                "An LSTM encoder that is not made to read does not learn to in so few steps, and the KL it is forced to spend "
-                "is no information (see its column). The batch-normalised posterior and the hybrid's convolutions carry some and "
-                "pay more for it than it saves; the tighter bound of the former is within half a nat of the baseline's. A "
-                "ramp that waits for convergence has not begun.",
+                "An LSTM encoder that is not made to read does not learn to in so few steps, and the KL it is forced to "
+                "spend is no information (see its column). The batch-normalised posterior and the hybrid's convolutions carry "
+                "some and pay more for it than it saves; the tighter bound of the former is within half a nat of the "
+                "baseline's. A ramp that waits for convergence has not begun.",
             ),
         ),
     ),
