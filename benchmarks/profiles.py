@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ from turns import arguments, written
 
 CONTAINERS = {"Loop", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"}
 """Operations whose time is that of others within them."""
+ONEDNN = "^_Mkl(Native)?"
+"""What TensorFlow calls an operation more that it leaves to oneDNN, on some processors."""
 SHOWN = 8
 
 
@@ -77,6 +80,7 @@ def of_training(rounds: int) -> Counter[str]:
     for line in plane.lines:
         for event in line.events:
             _, colon, operation = names[event.metadata_id].rpartition(":")
+            operation = re.sub(ONEDNN, "", operation)
             if colon and hasattr(tf.raw_ops, operation):
                 taken[operation] += event.duration_ps / 1e6
     return taken

@@ -5,8 +5,8 @@
 The tweet-sized hybrid of Semeniuta et al. 2017 (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T 128, bytes)
 with the same random weights as: our bundle, the same in eight bits, Keras (each step a `tf.function`), a SavedModel, PyTorch
 as one writes it (eager) and with its step compiled. Texts run to their full length. Each lives in a process of its own and all
-run in turn; PyTorch has to be there (`pip install torch`). What is made is kept in `runs/benchmarks`. `--bundles` compares
-bundles of your own instead, the first with the others.
+run in turn, for a third of a second or one batch, behind a run that is not counted; PyTorch has to be there (`pip install
+torch`). What is made is kept in `runs/benchmarks`. `--bundles` compares bundles of your own instead, the first with the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import Rival, arguments, in_turn, serve, timed, written
+from turns import Rival, arguments, in_turn, serve, steady, written
 
 MADE = Path("runs/benchmarks")
 BUNDLE, EIGHT_BITS, SAVED, WEIGHTS = (MADE / name for name in ("tweets", "tweets-int8", "tweets-saved", "tweets.npz"))
@@ -113,9 +113,9 @@ def answering(name: str) -> Callable[..., dict[str, Any]]:
     """A worker: seconds of a batch, or of the products that a batch cannot do without."""
     if name == "ceiling":
         multiply = products()
-        return lambda batch: {"seconds": min(timed(run) for run in multiply(batch))}
+        return lambda batch: {"seconds": min(steady(run) for run in multiply(batch))}
     write = of_name(name)
-    return lambda batch: {"seconds": timed(lambda: write(batch))}
+    return lambda batch: {"seconds": steady(lambda: write(batch))}
 
 
 def products() -> Callable[[int], list[Callable[[], Any]]]:

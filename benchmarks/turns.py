@@ -72,6 +72,16 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+def steady(run: Callable[[], Any], least: float = 0.3) -> float:
+    """Seconds of a call: the mean of as many as last `least` seconds, behind one that is not counted and wakes the caches and
+    threads that the other rivals put to sleep."""
+    run()
+    taken: list[float] = []
+    while sum(taken) < least:
+        taken.append(timed(run))
+    return statistics.mean(taken)
+
+
 def in_turn(rivals: Iterable[Rival], rounds: int, **request: Any) -> dict[str, float]:
     """Median of the seconds that each answers, over `rounds` rounds behind one that warms up."""
     taken: dict[str, list[float]] = {rival.name: [] for rival in rivals}
