@@ -20,7 +20,8 @@ from kvae.training.pipeline import validation_batches
 from .conftest import SMALL
 
 STEPS = 12
-JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "8"}
+"""Two devices on one processor. With a thread for each core (`NPROC`) they wait for each other's sums for ever on two cores."""
 
 
 def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
