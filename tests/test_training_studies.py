@@ -99,6 +99,12 @@ def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
         for i, target in enumerate(TARGETS)
     }
     assert verdicts(STUDIES["kl-target"], numbers) == [True, True, True, True]
+    numbers["C-60"] |= {"active_units": 64}
+    numbers["C-100"] |= {"active_units": 64}
+    assert verdicts(STUDIES["kl-target"], numbers)[1] is True  # no more than all
+    numbers["C-15"] |= {"active_units": 64}
+    numbers["C-60"] |= {"active_units": 63}
+    assert verdicts(STUDIES["kl-target"], numbers)[1] is False
     numbers["C-60"] |= {"kl": 64.0, "active_units": 3, "bleu_4": 0.05, "log_determinant": -5}
     assert verdicts(STUDIES["kl-target"], numbers) == [False, False, False, False]
 
