@@ -14,7 +14,7 @@ from kvae.decoding import decode, writable
 from kvae.model import TextVAE
 from kvae.parts import shifted
 from kvae.serving.alphabet import END, PAD
-from kvae.serving.bundle import Bundle, read_graph
+from kvae.serving.bundle import Bundle, checked_graph
 from kvae.serving.errors import CheckFailed
 from kvae.serving.random_numbers import normals
 from kvae.serving.sampler import Sampler, choices
@@ -55,7 +55,7 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     if held_out is not None and model.hierarchy.shapes:
         texts = np.asarray(held_out[:ROWS], np.int32)
         z = np.concatenate([z, np.array(model.encode(texts)["mean"])])
-    graph = read_graph(bundle, "sampler")
+    graph = checked_graph(bundle, "sampler").read_bytes()
     written = [compare_texts(model, graph, z, temperature) for temperature in TEMPERATURES]
     compare_steps(sampler, z[:STREAMED])
     tokens = np.concatenate([texts, *(readable(each["ids"], sampler) for each in written)])

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from .alphabet import END, REPLACEMENT, START, Alphabet
-from .bundle import ENDPOINTS, Bundle, read_bundle, read_graph
+from .bundle import ENDPOINTS, Bundle, checked_graph, read_bundle
 from .checks import listed, numbers, one_of, real, whole
 from .errors import BundleError, ConfigError, DataError
 from .limits import Cancellation, current_options, limited, stopping
@@ -518,9 +518,9 @@ def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSes
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    content = read_graph(bundle, name)
+    file = checked_graph(bundle, name)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(
             f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name}; "
