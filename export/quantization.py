@@ -104,18 +104,13 @@ def multiplies_whole(matrix: np.ndarray, symbols: int) -> bool:
 def product(g: Nodes, inputs: str, matrix: np.ndarray, within_one: bool = False) -> str:
     """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1 to 1."""
     whole, scales = rounded(matrix, axis=0)
-    if within_one:
-        centre = g.constant(CENTRE, np.uint8)
-        levels = g.QuantizeLinear(inputs, g.constant(1 / INPUT_LEVELS, np.float32), centre)
-        sums = g.MatMulInteger(levels, g.constant(whole, np.int8), centre)
-        return g.Mul(g.Cast(sums, to=TensorProto.FLOAT), g.constant(scales / INPUT_LEVELS, np.float32))
-    largest = g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
-    scale = g.Div(g.Max(largest, g.constant(1e-20, np.float32)), g.constant(INPUT_LEVELS, np.float32))
-    levels = g.Add(g.Round(g.Div(inputs, scale)), g.constant(CENTRE, np.float32))
-    sums = g.MatMulInteger(
-        g.Cast(levels, to=TensorProto.UINT8), g.constant(whole, np.int8), g.constant(CENTRE, np.uint8)
-    )
-    return g.Mul(g.Mul(g.Cast(sums, to=TensorProto.FLOAT), scale), g.constant(scales, np.float32))
+    centre = g.constant(CENTRE, np.uint8)
+    largest = "" if within_one else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
+    shares = g.Div(inputs, g.Max(largest, g.constant(1e-20, np.float32))) if largest else inputs
+    levels = g.QuantizeLinear(shares, g.constant(1 / INPUT_LEVELS, np.float32), centre)
+    sums = g.Cast(g.MatMulInteger(levels, g.constant(whole, np.int8), centre), to=TensorProto.FLOAT)
+    found = g.Mul(sums, g.constant(scales / INPUT_LEVELS, np.float32))
+    return g.Mul(found, largest) if largest else found
 
 
 def restore(g: Nodes, name: str, weights: np.ndarray) -> None:

@@ -58,7 +58,6 @@ def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Loop":
             nodes += moved_out(next(attribute.g for attribute in node.attribute if attribute.name == "body"))
         nodes.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model

@@ -132,6 +132,20 @@ def band(distances: set[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("variant", RECURRENT)
+def test_hidden_states_lie_between_minus_one_and_one(variant: str) -> None:
+    """Eight-bit samplers rely on it."""
+    head = head_of(variant)
+    for weight in head.trainable_weights:
+        weight.assign(10.0 * weight)
+    features = 10.0 * features_of()
+    projected, state = head.project(features), head.initial_state(features)
+    for position in range(16):
+        assert np.abs(numbers(state[0])).max() <= 1.0
+        _, state = head.step(projected[:, position], np.array([4, 5, 6, 7]), state)
+    assert 0.5 < np.abs(numbers(state[0])).max() <= 1.0
+
+
+@pytest.mark.parametrize("variant", RECURRENT)
 def test_a_recurrent_position_depends_on_all_tokens_before_it_and_on_no_other(variant: str) -> None:
     np.testing.assert_array_equal(influence(head_of(variant)), band(set(range(1, 16))))
 
