@@ -122,9 +122,8 @@ async def some_texts(port: int) -> list[str]:
     they are read again."""
     status, body = await ask(*await asyncio.open_connection("127.0.0.1", port), "/sample", {"n": 64, "seed": 0})
     assert status == 200, body
-    return [
-        text[: max(len(text) // 3, 1)] for text in (sample["text"] for sample in json.loads(body)["samples"]) if text
-    ]
+    texts = [sample["text"] for sample in json.loads(body)["samples"]]
+    return [text[: len(text) // 3] for text in texts if len(text) >= 3]
 
 
 async def client(port: int, until: float, numbers: Iterator[int], texts: list[str], tally: Tally) -> None:
