@@ -58,9 +58,12 @@ class Bundle:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Open a bundle; raises `BundleError` that says what is wrong and what to do."""
+    """Open a bundle; raises `BundleError` that says what is wrong and what to do.
+
+    Its graphs are read when they are needed, and found then too where the program has changed its working folder.
+    """
     path = Path(path).expanduser()
-    bundle = Bundle(path, read_manifest(path))
+    bundle = Bundle(path.absolute(), read_manifest(path))
     for name in ENDPOINTS:
         file_of(bundle, name)
     return bundle

@@ -36,6 +36,15 @@ def test_texts_do_not_depend_on_the_process(bundle_folder: Path, sampler: Sample
     assert done.stdout.strip() == str(sampler.sample(5, seed=7))
 
 
+def test_graphs_are_found_after_a_change_of_the_working_folder(
+    bundle_folder: Path, sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle_folder.parent)
+    relative = Sampler.load(bundle_folder.name, endpoints=())
+    monkeypatch.chdir(tmp_path)
+    assert relative.sample(5, seed=7) == sampler.sample(5, seed=7)
+
+
 def test_many_rows_are_decoded_in_pieces_that_do_not_show(sampler: Sampler) -> None:
     many = sampler.generate(2 * CHUNK + 3, seed=1)
     assert [sample.row for sample in many] == list(range(2 * CHUNK + 3))
