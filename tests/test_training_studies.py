@@ -99,12 +99,6 @@ def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
         for i, target in enumerate(TARGETS)
     }
     assert verdicts(STUDIES["kl-target"], numbers) == [True, True, True, True]
-    numbers["C-60"] |= {"active_units": 64}
-    numbers["C-100"] |= {"active_units": 64}
-    assert verdicts(STUDIES["kl-target"], numbers)[1] is True  # no more than all
-    numbers["C-15"] |= {"active_units": 64}
-    numbers["C-60"] |= {"active_units": 63}
-    assert verdicts(STUDIES["kl-target"], numbers)[1] is False
     numbers["C-60"] |= {"kl": 64.0, "active_units": 3, "bleu_4": 0.05, "log_determinant": -5}
     assert verdicts(STUDIES["kl-target"], numbers) == [False, False, False, False]
 
@@ -112,12 +106,9 @@ def test_kl_target_wants_five_per_cent_and_a_rise() -> None:
 def test_tweets_wants_the_code_for_nothing() -> None:
     hybrids = {name: {"elbo": 150.0, "kl": 10.0, "distinct_greedy": 99} for name in HYBRIDS}
     numbers = {**hybrids, "lstm-vae-p0.2": {"elbo": 149.0, "kl": 1.0, "distinct_greedy": 3}}
-    numbers["hybrid-alpha-falls-free-8"] = {"elbo": 147.0, "kl": 6.0, "distinct_greedy": 50}
-    assert verdicts(STUDIES["tweets"], numbers) == [True, False, True]
     numbers["hybrid-alpha-1-falls-free-8"] = {"elbo": 148.0, "kl": 6.0, "distinct_greedy": 97}
     assert verdicts(STUDIES["tweets"], numbers) == [True, True, True]
-    for name in ("hybrid-alpha-falls-free-8", "hybrid-alpha-1-falls-free-8"):
-        numbers[name] = {"elbo": 148.0, "kl": 4.0, "distinct_greedy": 97}
+    numbers["hybrid-alpha-1-falls-free-8"] = {"elbo": 148.0, "kl": 4.0, "distinct_greedy": 97}
     assert verdicts(STUDIES["tweets"], numbers) == [False, True, True]
     numbers["lstm-vae-p0.2"]["distinct_greedy"] = 80
     assert verdicts(STUDIES["tweets"], numbers)[2] is False
@@ -129,15 +120,10 @@ def test_alpha_wants_more_kl_for_little() -> None:
         for value in ALPHAS
         for kind in ("annealed", "at-once")
     }
-    assert verdicts(STUDIES["alpha"], rows) == [True, True, True]
-    rows |= {"alpha-0-at-once": {"kl": 0.02, "elbo": 90.0}, "alpha-0.1-at-once": {"kl": 0.01, "elbo": 90.5}}
-    assert verdicts(STUDIES["alpha"], rows) == [True, True, True]  # dead is dead
-    rows["alpha-0.3-at-once"] = {"kl": 0.05, "elbo": 90.0}
-    rows["alpha-1-at-once"] = {"kl": 0.01, "elbo": 90.0}
-    assert verdicts(STUDIES["alpha"], rows)[0] is False  # and nothing rises where all are
+    assert verdicts(STUDIES["alpha"], rows) == [True, True, True, True]
     rows["alpha-1-annealed"] = {"kl": 1.0, "elbo": 120.0}
     rows["alpha-0-at-once"] = {"kl": 2.0, "elbo": 90.0}
-    assert verdicts(STUDIES["alpha"], rows) == [False, False, False]
+    assert verdicts(STUDIES["alpha"], rows) == [False, False, False, False]
 
 
 def test_ptb_word_wants_the_best_published_bound_and_a_code() -> None:

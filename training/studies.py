@@ -353,18 +353,11 @@ def alpha(scale: str) -> list[Row]:
     ]
 
 
-DEAD = 0.1
-"""Nats of KL below which codes are equally dead, and their order is noise."""
-
-
-def kl_rises_with_alpha(numbers: Numbers) -> tuple[bool, str]:
-    rises, found = True, []
-    for kind in ("annealed", "at-once"):
-        values = [numbers[f"alpha-{value:g}-{kind}"]["kl"] for value in ALPHAS]
-        alive = [value for value in values if value >= DEAD]
-        rises = rises and rising(alive) and values[len(values) - len(alive) :] == alive != []
-        found.append(f"{kind}: " + ", ".join(f"{value:.2f}" for value in values))
-    return rises, "KL " + "; ".join(found) + f" at alpha {', '.join(f'{value:g}' for value in ALPHAS)}"
+def kl_rises_with_alpha(kind: str, numbers: Numbers) -> tuple[bool, str]:
+    values = [numbers[f"alpha-{value:g}-{kind}"]["kl"] for value in ALPHAS]
+    return rising(values), (
+        f"KL {', '.join(f'{value:.2f}' for value in values)} at alpha {', '.join(f'{value:g}' for value in ALPHAS)}"
+    )
 
 
 def bound_pays_little(numbers: Numbers) -> tuple[bool, str]:
@@ -520,24 +513,16 @@ def write_and_count(run: Run, prepared: Prepared) -> dict[str, float]:
     return {"distinct_greedy": round(100 * distinct_texts(written(run, prior_codes(run.model, 100, 0), greedy, step)))}
 
 
-def pays_nothing(name: str, numbers: Numbers) -> bool:
-    """Whether a hybrid carries five times the KL of the LSTM VAE at no higher bound."""
-    found, lstm = numbers[name], numbers["lstm-vae-p0.2"]
-    return found["kl"] >= 5 * lstm["kl"] and found["elbo"] <= lstm["elbo"]
-
-
 def best_hybrid(numbers: Numbers) -> str:
-    """Of the hybrids that pay nothing the one with the most distinct samples; without any, the one with the lowest bound."""
-    free = [name for name in HYBRIDS if pays_nothing(name, numbers)]
-    if free:
-        return max(free, key=lambda name: numbers[name]["distinct_greedy"])
-    return min(HYBRIDS, key=lambda name: numbers[name]["elbo"])
+    """The hybrid with the lowest bound among those that carry five times the KL of the LSTM VAE, or among all."""
+    rich = [name for name in HYBRIDS if numbers[name]["kl"] >= 5 * numbers["lstm-vae-p0.2"]["kl"]]
+    return min(rich or HYBRIDS, key=lambda name: numbers[name]["elbo"])
 
 
 def hybrid_pays_nothing(numbers: Numbers) -> tuple[bool, str]:
     best, lstm = best_hybrid(numbers), numbers["lstm-vae-p0.2"]
     found = numbers[best]
-    return pays_nothing(best, numbers), (
+    return found["kl"] >= 5 * lstm["kl"] and found["elbo"] <= lstm["elbo"], (
         f"{best}: bound {found['elbo']:.2f} with KL {found['kl']:.2f}; LSTM VAE (p 0.2): bound {lstm['elbo']:.2f} with KL "
         f"{lstm['kl']:.2f}"
     )
@@ -603,14 +588,6 @@ def rises_with_target(metric: str, numbers: Numbers) -> tuple[bool, str]:
     return rising(values), ", ".join(
         f"{value:.3g} for C = {target}" for target, value in zip(TARGETS, values, strict=True)
     )
-
-
-def active_units_rise(numbers: Numbers) -> tuple[bool, str]:
-    rows = [numbers[f"C-{target}"] for target in TARGETS]
-    values = [found["active_units"] for found in rows]
-    below_all = [value for value, found in zip(values, rows, strict=True) if value < found["latent_size"]]
-    rises = rising(values[: len(below_all) + 1]) and values[: len(below_all)] == below_all
-    return rises, rises_with_target("active_units", numbers)[1] + f", of {rows[0]['latent_size']:.0f}"
 
 
 def falls_with_target(metric: str, numbers: Numbers) -> tuple[bool, str]:
@@ -853,16 +830,21 @@ STUDIES: dict[str, Study] = {
         about=(
             "The hybrid with an LSTM on windows of 52 characters of Penn Treebank, the KL at full weight at once or "
             f"annealed. Small: {STEPS['alpha']:,} steps of 32 windows, annealing over their first half, widths at "
-            f"most 128. KLs below {DEAD} nats count as equal; before the first run had been seen they did not."
+            "most 128. The first two statements were one until the second had been seen to fail."
         ),
         scales=scales(alpha),
         columns=FIGURE_COLUMNS,
         draw=cost_and_kl("alpha"),
         statements=(
             Statement(
-                "KL rises with alpha.",
+                "With annealing KL rises with alpha.", f"{S17}, fig. 5", partial(kl_rises_with_alpha, "annealed")
+            ),
+            Statement(
+                "Without annealing it does too.",
                 f"{S17}, fig. 5",
-                kl_rises_with_alpha,
+                partial(kl_rises_with_alpha, "at-once"),
+                "At full weight from the first step the KL ends the code at every alpha up to 0.3, and the order of what is "
+                "left, thousandths of a nat, is chance.",
             ),
             Statement(
                 "The bound is slightly worse (at most 10 %) at the largest alpha than at 0.",
@@ -907,9 +889,9 @@ STUDIES: dict[str, Study] = {
             "loss falls to 0 over the middle half of training, from 0.2 or, *alpha-1*, from 1; *free-8*: 8 nats of KL cost "
             "nothing. Small: "
             f"tweets below 64 characters (T = 64), {STEPS['tweets']:,} steps of 32 (the paper trains for 300,000), "
-            "widths at most 128, 256 characters instead of bytes. One hybrid is judged: of those that meet the first statement "
-            "the one with the most distinct samples. *alpha-1* was added after the others had failed the second, and the "
-            "8 nats were chosen among 7, 8, 9 and 12, on these held-out texts."
+            "widths at most 128, 256 characters instead of bytes. The hybrid that is judged is the one with the lowest bound "
+            "among those with five times the KL. *alpha-1* was added after the others had failed the second statement, and "
+            "the 8 nats were chosen among 7, 8, 9 and 12, on these held-out texts."
         ),
         scales=scales(tweets),
         columns=TWEETS_COLUMNS,
@@ -941,8 +923,7 @@ STUDIES: dict[str, Study] = {
             "encoder: an LSTM does not learn to read in so few steps, and meets C with a posterior that is far from "
             "the prior and hardly depends on the text. That encoder was chosen after the LSTM had been seen to "
             "fail, and so many steps after 1,000 had left all 64 units active at C = 3 already: it takes thousands until "
-            "units that say the same are pruned. That active units need not rise beyond all of them was added after all "
-            "64 had been seen active from C = 15 on."
+            "units that say the same are pruned."
         ),
         scales=scales(kl_target),
         columns={**FIGURE_COLUMNS, "bleu_4": "BLEU-4 of reconstructions", "log_determinant": "log-determinant"},
@@ -959,7 +940,14 @@ STUDIES: dict[str, Study] = {
         ),
         statements=(
             Statement("The final KL is within 5 % of C.", K19, kl_reaches_target),
-            Statement("Active units rise with C until all are active.", K19, active_units_rise),
+            Statement(
+                "Active units rise with C.",
+                K19,
+                partial(rises_with_target, "active_units"),
+                "All 64 are active from C = 15 on and cannot rise further. Units that say the same are pruned slowly: at C = 3 "
+                "two were left after 10,000 steps in which C itself had risen more slowly; at C = 15 none was pruned in "
+                "15,000, and with an LSTM encoder only six at C = 3 in 8,000.",
+            ),
             Statement("BLEU of the reconstructions rises with C.", K19, partial(rises_with_target, "bleu_4")),
             Statement(
                 "The log-determinant of the aggregated posterior's covariance falls with C.",
