@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from kvae import __version__
@@ -154,7 +155,7 @@ def opened(folder: str) -> Any:
     if behind:
         say(
             f"the newest checkpoint of {folder} is {behind:,} steps ahead of its model: "
-            f"`kvae train --resume --out {folder}` goes on from there"
+            f"`kvae train --resume --out {quote(str(folder))}` goes on from there"
         )
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kvae.serving.alphabet import Alphabet
@@ -37,7 +38,7 @@ class Run:
             return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         except ValueError as error:
             raise ModelError(
-                f"{file}: damaged ({error}); write it anew with `kvae evaluate {self.path} --json`"
+                f"{file}: damaged ({error}); write it anew with `kvae evaluate {quote(str(self.path))} --json`"
             ) from error
 
 
@@ -60,7 +61,8 @@ def load_run(path: str | Path) -> Run:
         )
     if not (path / MODEL).is_file():
         raise ModelError(
-            f"{path}: the run has no {MODEL} yet: its training has not finished; go on with `kvae train --resume --out {path}`"
+            f"{path}: the run has no {MODEL} yet: its training has not finished; "
+            f"go on with `kvae train --resume --out {quote(str(path))}`"
         )
     try:
         config = Config.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))

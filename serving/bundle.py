@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .errors import BundleError
@@ -72,7 +73,7 @@ def read_bundle(path: str | Path) -> Bundle:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, known to be ours, of a version we read, and unchanged since it was written."""
     if not path.exists():
-        raise BundleError(f"{path}: no such bundle; make one with `kvae export RUN {path}`")
+        raise BundleError(f"{path}: no such bundle; make one with `kvae export RUN {quote(str(path))}`")
     file = path / MANIFEST
     if not file.is_file():
         what = "a folder without a manifest.json" if path.is_dir() else "a file; a bundle is a folder"

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import random
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +93,13 @@ def test_a_broken_bundle_is_refused_in_one_line_that_names_the_damage(
     assert message in str(caught.value)
     assert str(bundle) in str(caught.value) or damage == "another tokenizer"
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_of_a_message_can_be_pasted_whatever_the_path(tmp_path: Path) -> None:
+    with pytest.raises(BundleError) as caught:
+        Sampler.load(tmp_path / "my bundle")
+    (command,) = re.findall("`(.*)`", str(caught.value))
+    assert shlex.split(command) == ["kvae", "export", "RUN", str(tmp_path / "my bundle")]
 
 
 def vouched(bundle: Path, name: str) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -377,7 +378,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     except KeyboardInterrupt:
         say(
             f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
-            f"`kvae train --resume --out {out}` goes on"
+            f"`kvae train --resume --out {quote(str(out))}` goes on"
         )
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise CheckFailed(
