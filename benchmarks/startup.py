@@ -3,9 +3,10 @@
     python benchmarks/startup.py [BUNDLE] [--rounds 7]
 
 Makes two fresh environments with the wheels of this checkout, kvae and the sampler alone (kvae-serving), and says what each
-adds to numpy and onnxruntime. Then in turn, a process each: importing numpy and onnxruntime, importing kvae.serving, and from
-the start of a process to the end of its first text; the last also with the SavedModel and with PyTorch where BUNDLE is left
-out, which means the tweet-sized hybrid of `benchmarks/sampling.py` with random weights (34 MB of sampler).
+adds to numpy and onnxruntime. Then in turn, a process each: importing numpy and onnxruntime, these opening the sampler's graph
+unchecked, importing kvae.serving, and from the start of a process to the end of its first text; the last also with the
+SavedModel and with PyTorch where BUNDLE is left out, which means the tweet-sized hybrid of `benchmarks/sampling.py` (34 MB
+of sampler).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ MEMORY = "print([line.split()[1] for line in open('/proc/self/status') if line.s
 TEXT = "from kvae.serving import Sampler; Sampler.load({bundle!r}).sample(1, seed=0); " + MEMORY
 RIVAL = "import sys; sys.path.insert(0, 'benchmarks'); from sampling import of_name; of_name({name!r})(1); " + MEMORY
 FIRST_TEXT, IMPORT, BASE = "kvae, the first text", "import kvae.serving", "import numpy, onnxruntime"
+OPEN = "onnxruntime, the graph open"
+OPENING = "import numpy, onnxruntime; onnxruntime.InferenceSession({graph!r}); " + MEMORY
 
 
 def environment(folder: Path, project: Path) -> tuple[Path, dict[str, float]]:
@@ -64,6 +67,7 @@ def main() -> None:
     own = Path(sys.executable)
     if options.bundle is None:
         prepare()
+    bundle = (options.bundle or ROOT / BUNDLE).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         _, whole = environment(Path(temporary, "whole"), ROOT)
         python, alone = environment(Path(temporary, "alone"), ROOT / "serving")
@@ -71,7 +75,8 @@ def main() -> None:
             "an empty program": (python, ""),
             BASE: (python, "import numpy, onnxruntime"),
             IMPORT: (python, "import kvae.serving"),
-            FIRST_TEXT: (python, TEXT.format(bundle=str((options.bundle or ROOT / BUNDLE).resolve()))),
+            OPEN: (python, OPENING.format(graph=str(bundle / "sampler.onnx"))),
+            FIRST_TEXT: (python, TEXT.format(bundle=str(bundle))),
         }
         if options.bundle is None:
             rivals = {"SavedModel": "SavedModel", "PyTorch, eager": "PyTorch"}

@@ -5,8 +5,8 @@
 Penn Treebank's hybrid and LSTM VAE of Semeniuta et al. 2017 (T 60, LSTM 500, batch 64), with the paper's layer-normalised LSTM
 and with a plain one: ours on TensorFlow, as a graph and under XLA, and on JAX; in PyTorch the former written by hand and
 the latter with `nn.LSTM`. A step is forward, backward and Adam, on a batch that is always there. The LSTM VAE has the hybrid's
-number of parameters. Then the recurrence alone beside the machine's products, and the hybrid's step at other lengths.
-PyTorch has to be there (`pip install torch`).
+number of parameters; the operations of the products of a step of each are counted in PyTorch. Then the recurrence alone
+beside the machine's products, and the hybrid's step at other lengths. PyTorch has to be there (`pip install torch`).
 """
 
 from __future__ import annotations
@@ -81,11 +81,22 @@ def theirs(system: str, plain: bool, length: int) -> tuple[Callable[[], Any], in
     return step, sum(weight.numel() for weight in model.parameters())
 
 
+def operations(system: str) -> int:
+    """Floating-point operations of the products and convolutions of a step, both ways."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    step, _ = theirs(system, plain=True, length=LENGTH)
+    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:  # it hides nn.LSTM's
+        step()
+    return counter.get_total_flops()
+
+
 def some_tokens(length: int) -> np.ndarray:
     return np.random.default_rng(0).integers(4, SYMBOLS, (BATCH, length))
 
 
-def recurrence(plain: bool) -> tuple[Callable[[], Any], int]:
+def recurrence(plain: bool, xla: bool) -> tuple[Callable[[], Any], int]:
     """Forward and backward through the LSTM of the hybrid's head alone."""
     import tensorflow as tf
 
@@ -97,7 +108,7 @@ def recurrence(plain: bool) -> tuple[Callable[[], Any], int]:
     layer.build((BATCH, LENGTH, 4 * UNITS))
     inputs, first = tf.random.normal((BATCH, LENGTH, 4 * UNITS)), tf.zeros((BATCH, UNITS))
 
-    @tf.function
+    @tf.function(jit_compile=xla)
     def run() -> Any:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -130,7 +141,7 @@ def of_name(name: str, length: int) -> tuple[Callable[[], Any], int]:
     system, _, rest = name.partition(", ")
     plain = "plain" in rest
     if system == "recurrence":
-        return recurrence(plain)
+        return recurrence(plain, "XLA" in rest)
     if system == "products":
         return products()
     if "PyTorch" in rest:
@@ -173,8 +184,11 @@ def main() -> None:
         report["seconds"] |= compared(
             [f"{system}, {kind}, {name}" for kind in KINDS for name in FRAMEWORKS], options, report
         )
-    alone = compared(["recurrence, normalised", "recurrence, plain", "products"], options, report)
+    alone = compared(
+        [*(f"recurrence, {kind}, {name}" for kind in KINDS for name in FRAMEWORKS[:2]), "products"], options, report
+    )
     report["recurrence"] = {**alone, "gflops": 3 * 2 * BATCH * UNITS * 4 * UNITS * LENGTH / alone["products"] / 1e9}
+    report["operations"] = {system: operations(system) for system in ("hybrid", "LSTM VAE")}
     report["lengths"] = by_length(options)
     written(options.json, report)
 

@@ -64,17 +64,17 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
     @tf.custom_gradient
     def learning(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> tuple[Any, Callable[[Any], Any]]:
         weights = Weights(tf.cast(kernel, precision), *others)
-        outputs, kept = forward(by_position(inputs), hidden, cell, weights, epsilon, keep=True)
+        outputs, kept = forward(inputs, hidden, cell, weights, epsilon, keep=True)
 
         def gradient(upstream: Any) -> list[Any]:
-            of_inputs, *of_others = backward(by_position(upstream), outputs, kept, hidden, weights)
+            of_inputs, *of_others = backward(upstream, outputs, kept, hidden, weights)
             return [tf.cast(by_position(of_inputs), precision), *of_others]
 
         return by_position(outputs), gradient
 
     def reading(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> Any:
         weights = Weights(tf.cast(kernel, precision), *others)
-        return by_position(forward(by_position(inputs), hidden, cell, weights, epsilon, keep=False)[0])
+        return by_position(forward(inputs, hidden, cell, weights, epsilon, keep=False)[0])
 
     run = learning if training else reading
     weights = [layer.kernel, layer.bias, *(weight for norm in layer.norms for weight in (norm.gamma, norm.beta))]
@@ -93,21 +93,20 @@ def multiplied(values: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tenso
 
 def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool) -> tuple[Any, Any]:
     """Hidden states (T, B, units), and what the way back wants, or None where nothing is to be kept."""
-    units, positions = hidden.shape[-1], tf.shape(inputs)[0]
+    units, positions = hidden.shape[-1], tf.shape(inputs)[1]
     normalised = weights.inputs_scale is not None
-    read = tf.TensorArray(inputs.dtype, positions, element_shape=inputs.shape[1:]).unstack(inputs)
     names = [name for name in Kept._fields if keep and (normalised or name not in Kept._field_defaults)]
     arrays = [tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in ("hidden", *names)]
     shift = weights.shift
 
     def turn(position: Any, hidden: Any, cell: Any, *arrays: Any) -> tuple[Any, ...]:
         found = {"before": cell}
-        product, inputs = multiplied(hidden, weights.kernel), tf.cast(read.read(position), tf.float32)
+        product, read = multiplied(hidden, weights.kernel), tf.cast(inputs[:, position], tf.float32)
         if normalised:
-            found["inputs"], found["inputs_factor"] = normal(inputs, epsilon)
+            found["inputs"], found["inputs_factor"] = normal(read, epsilon)
             found["product"], found["product_factor"] = normal(product, epsilon)
-            inputs, product = found["inputs"] * weights.inputs_scale, found["product"] * weights.product_scale
-        sums = inputs + product + shift
+            read, product = found["inputs"] * weights.inputs_scale, found["product"] * weights.product_scale
+        sums = read + product + shift
         found["gates"] = tf.sigmoid(sums[:, : 3 * units])
         found["candidate"] = tf.tanh(sums[:, 3 * units :])
         input_gate, forget_gate, output_gate = tf.split(found["gates"], 3, axis=-1)
@@ -130,9 +129,8 @@ def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: floa
 
 def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weights) -> list[Any]:
     """Gradients of inputs, first hidden and cell state and of the weights in their order, from those of the hidden states."""
-    units, positions = hidden.shape[-1], tf.shape(upstream)[0]
+    units, positions = hidden.shape[-1], tf.shape(upstream)[1]
     normalised = weights.inputs_scale is not None
-    read = tf.TensorArray(upstream.dtype, positions).unstack(upstream)
     arrays = [tf.TensorArray(tf.float32, positions) for _ in range(2 if normalised else 1)]
     turned = tf.transpose(weights.kernel)
     scales = [weights.bias, weights.inputs_scale, weights.product_scale, weights.cell_scale, weights.cell_shift]
@@ -141,7 +139,7 @@ def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weig
     def turn(position: Any, of_hidden: Any, of_cell: Any, arrays: Any, of_others: Any) -> tuple[Any, ...]:
         at = Kept(*(array and array.read(position) for array in kept))
         input_gate, forget_gate, output_gate = tf.split(at.gates, 3, axis=-1)
-        of_hidden = of_hidden + tf.cast(read.read(position), tf.float32)
+        of_hidden = of_hidden + tf.cast(upstream[:, position], tf.float32)
         of_norms: list[Any] = []
         of_shown = of_hidden * output_gate * (1.0 - tf.square(at.shown))
         if normalised:
