@@ -850,9 +850,9 @@ STUDIES: dict[str, Study] = {
                 "The bound is slightly worse (at most 10 %) at the largest alpha than at 0.",
                 f"{S17}, 4.2",
                 bound_pays_little,
-                "At alpha 1 the code has to spell the text out for the convolutions, and costs more nats than it saves the head. "
-                "More steps did not mend it: after 6,000 the bound was 92.57 with a KL of 65.61, where a head whose code was dead "
-                "had 65.58.",
+                "At alpha 1 the code has to spell the text out for the convolutions, and costs more nats than it saves the "
+                "head. More steps did not mend it: after 6,000 the bound was 92.57 with a KL of 65.61, where a head whose code "
+                "was dead had 65.58.",
             ),
             Statement("Annealing gives more KL at small alpha.", f"{S17}, 4.2", annealing_helps),
         ),
