@@ -6,13 +6,14 @@ import pytest
 
 from kvae.cli import STUDIES as NAMED
 from kvae.misfits import check_slots
-from kvae.presets import preset
+from kvae.presets import PUBLISHED, preset
 from kvae.training.reproduction import Study
 from kvae.training.studies import (
     ALPHAS,
     HYBRIDS,
     LAYERS,
     LENGTHS,
+    POSITIONS,
     STUDIES,
     TARGETS,
     TOY,
@@ -58,6 +59,16 @@ def test_toy_wants_low_bounds_and_a_living_code() -> None:
     assert verdicts(STUDIES["toy"], good | {"cnn-map": {"elbo": 20.5, "kl": 9.0}}) == [False, True, True]
     assert verdicts(STUDIES["toy"], good | {"rnn-dense": {"elbo": 8.9, "kl": 2.9}}) == [True, False, True]
     assert verdicts(STUDIES["toy"], good | {"lvae-3": {"elbo": 8.8, "kl": 3.5}})[2] is False
+
+
+@pytest.mark.parametrize(("study", "rows"), [("toy", TOY), ("twitter", TWITTER)])
+def test_what_petersen_reports_in_our_unit_is_the_same_in_the_book_and_of_the_presets(
+    study: str, rows: dict[str, tuple[float, float, float]]
+) -> None:
+    for row in STUDIES[study].scales["small"]():
+        _, reconstruction, kl = rows[row.name]
+        in_our_unit = round(POSITIONS[study] * reconstruction + kl, 1)
+        assert PUBLISHED[f"{row.name}-{study}"].honest == in_our_unit == row.published["elbo"]
 
 
 def test_twitter_wants_a_ladder_in_front() -> None:

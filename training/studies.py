@@ -97,6 +97,9 @@ TWITTER = {
 }
 """What P18 prints of each system: his ELBO, nats per character of reconstruction, nats per sequence of KL."""
 
+POSITIONS = {"toy": 16, "twitter": 31}
+"""Of a text of his: tweets are shorter than 32 characters. Ours have one more for the end mark."""
+
 PETERSEN_COLUMNS = {
     "elbo": "bound, honest",
     "kl": "KL",
@@ -107,14 +110,14 @@ PETERSEN_COLUMNS = {
 }
 
 
-def petersen_row(name: str, config: Config, length: int, printed: tuple[float, float, float]) -> Row:
-    """A row of P18 with what he prints, and the sum his numbers really make."""
+def petersen_row(name: str, config: Config, positions: int, printed: tuple[float, float, float]) -> Row:
+    """A row of P18 with what he prints, and the sum his numbers really make at so many positions a text."""
     elbo, reconstruction, kl = printed
     return Row(
         name,
         config,
         published={
-            "elbo": round(length * reconstruction + kl, 1),
+            "elbo": round(positions * reconstruction + kl, 1),
             "kl": kl,
             "reconstruction_per_position": reconstruction,
             "petersen_elbo": elbo,
@@ -141,7 +144,7 @@ def toy(scale: str) -> list[Row]:
             from_the_start(lasting(preset(f"{name}-toy{SMALL}"), *LONGER.get(name, (STEPS["toy"], 64))))
             if scale == "small"
             else preset(f"{name}-toy"),
-            16,
+            POSITIONS["toy"],
             printed,
         )
         for name, printed in TOY.items()
@@ -165,7 +168,7 @@ def twitter(scale: str) -> list[Row]:
                 if small
                 else preset(f"{name}-twitter")
             ).with_settings(settings),
-            32,
+            POSITIONS["twitter"],
             printed,
         )
         for name, printed in TWITTER.items()
@@ -766,8 +769,8 @@ STUDIES: dict[str, Study] = {
         source=f"{P18}, table 2",
         about=(
             "The systems that P18 trained on short tweets of another collection (Sentiment140, 150,000 of them), on "
-            "66,639 of ours, with 82 symbols. Units as in *toy*; guessing costs 136.6 nats there. Small: "
-            f"{STEPS['twitter']:,} steps of 64 tweets, widths at most 128, the KL in full."
+            "66,639 of ours, with 82 symbols. Units as in *toy*, his at 31 positions, where guessing costs 136.6 nats. "
+            f"Small: {STEPS['twitter']:,} steps of 64 tweets, widths at most 128, the KL in full."
         ),
         scales=scales(twitter),
         columns=PETERSEN_COLUMNS,
