@@ -894,8 +894,10 @@ STUDIES: dict[str, Study] = {
             "nothing. Small: "
             f"tweets below 64 characters (T = 64), {STEPS['tweets']:,} steps of 32 (the paper trains for 300,000), "
             "widths at most 128, 256 characters instead of bytes. The hybrid that is judged is the one with the lowest bound "
-            "among those with five times the KL. *alpha-1* was added after the others had failed the second statement, and "
-            "the 8 nats were chosen among 7, 8, 9 and 12, on these held-out texts."
+            "among those with five times the KL, over all seeds. *alpha-1* was added after the others had failed the second "
+            "statement, and the 8 nats were chosen among 7, 8, 9 and 12, on these held-out texts and at the first seed. At "
+            "each seed alone the two statements hold for the first two of three; at the third its bound is 0.7 nats above "
+            "that of the LSTM VAE, and 93 samples are distinct."
         ),
         scales=scales(tweets),
         columns=TWEETS_COLUMNS,
