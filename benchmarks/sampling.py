@@ -3,8 +3,8 @@
     python benchmarks/sampling.py [--batches 1 16 64 256] [--rounds 5] [--bundles BUNDLE ...]
 
 The tweet-sized hybrid of Semeniuta et al. 2017 (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T 128, bytes),
-trained on tweets for 1,200 steps of 32 (`kvae data get tweets` first), as: our bundle, the same in eight bits, Keras (each
-step a `tf.function`), a SavedModel, PyTorch as one writes it (eager) and with its step compiled. Texts run to their full
+trained on tweets for 1,200 steps of 32 (`kvae data get tweets --from FOLDER`), as: our bundle, the same in eight bits, Keras
+(each step a `tf.function`), a SavedModel, PyTorch as one writes it (eager) and with its step compiled. Texts run to their full
 length. Each lives in a process of its own and all run in turn, for a third of a second or one batch, behind a run that is
 not counted; PyTorch has to be there (`pip install torch`). What is made is kept in `runs/benchmarks`: training takes a quarter
 of an hour, once. `--bundles` compares bundles of your own instead, the first with the others.

@@ -207,7 +207,7 @@ def compared(names: list[str], options: argparse.Namespace, report: dict[str, An
 
 
 def by_length(options: argparse.Namespace) -> dict[int, float]:
-    """Median seconds of a step of the hybrid, and of one with a plain LSTM in PyTorch, by the number of positions."""
+    """Median seconds of a step of the hybrid on TensorFlow, by the number of positions."""
     rival = Rival(__file__, "hybrid, normalised, TensorFlow")
     found = {length: in_turn([rival], options.rounds, length=length)[rival.name] for length in options.lengths}
     for length, seconds in found.items():

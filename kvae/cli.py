@@ -396,12 +396,14 @@ def reproduce_studies(options: argparse.Namespace) -> None:
         raise ConfigError(f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER")
     with heavy_imports("train"):
         from kvae.training.book import VERDICTS, add_chapter, results_table, sentence
+        from kvae.training.corpora import require_corpora
         from kvae.training.reproduction import FIGURE, judged
         from kvae.training.reproduction import reproduce as run_study
         from kvae.training.studies import STUDIES
     names = list(STUDIES) if options.id == ALL else [options.id]
     if options.id == ALL and options.rows:
         raise ConfigError(f"--rows: belongs to one study; name it instead of {ALL!r}")
+    require_corpora(row.config for name in names for row in STUDIES[name].scales[options.scale]())
     reports, failed = {}, 0
     for name in names:
         study, folder = STUDIES[name], Path(options.out or "runs/reproduce") / name / options.scale

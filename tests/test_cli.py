@@ -276,6 +276,16 @@ def test_bad_input_is_one_clear_line_the_right_exit_code_and_nothing_left_behind
     assert sorted(tmp_path.rglob("*")) + sorted(run_folder.rglob("*")) == before
 
 
+def test_all_studies_begin_only_where_the_data_of_all_are_there(
+    kvae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
+    code, _, err = kvae("reproduce", "all", "--out", tmp_path / "runs")
+    assert code == 4
+    assert "tweets.train.txt is not in" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a_statement(
     kvae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

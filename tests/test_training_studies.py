@@ -89,12 +89,13 @@ def test_length_wants_one_share_to_vanish_and_the_other_to_stay() -> None:
     assert verdicts(STUDIES["length"], lengths([20, 20, 20, 20, 20], [20, 15, 15, 12, 9])) == [False, False]
 
 
-def test_receptive_field_wants_collapse_without_alpha_beyond_three_only() -> None:
-    alive = {f"alpha-{alpha}-layers-{layers}": {"kl": 5.0} for alpha in ("0", "0.2") for layers in LAYERS["small"]}
+@pytest.mark.parametrize("scale", LAYERS)
+def test_receptive_field_wants_collapse_without_alpha_beyond_three_only(scale: str) -> None:
+    alive = {row.name: {"kl": 5.0} for row in STUDIES["receptive-field"].scales[scale]()}
     assert verdicts(STUDIES["receptive-field"], alive) == [False, True, True]
-    dead = {f"alpha-0-layers-{layers}": {"kl": 0.1} for layers in LAYERS["small"] if layers > 2}
+    dead = {f"alpha-0-layers-{layers}": {"kl": 0.1} for layers in LAYERS[scale] if layers > 2}
     assert verdicts(STUDIES["receptive-field"], alive | dead) == [True, True, True]
-    wrong = {"alpha-0-layers-2": {"kl": 0.1}, "alpha-0.2-layers-8": {"kl": 0.1}}
+    wrong = {"alpha-0-layers-2": {"kl": 0.1}, f"alpha-0.2-layers-{LAYERS[scale][-1]}": {"kl": 0.1}}
     assert verdicts(STUDIES["receptive-field"], alive | dead | wrong) == [True, False, False]
 
 

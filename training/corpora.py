@@ -10,7 +10,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from kvae.configuration import Config, DataConfig, dotted_value, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
-from .downloads import file_of
+from .downloads import file_of, missing
 from .files import STANDARD_INPUT, files_of, read_file, split_lines
 from .large import Large, is_large, large
 from .rules import (
@@ -125,6 +125,14 @@ CORPORA: dict[str, Corpus] = {
     ),
     "tweets": collected("tweets", "English tweets, one a line", {"model.length": 128}),
 }
+
+
+def require_corpora(configs: Iterable[Config]) -> None:
+    """Raise `DataError` for the first corpus of these whose files are not in the data folder."""
+    for source in dict.fromkeys(config.data.source for config in configs):
+        if source in CORPORA and (collection := CORPORA[source].collection):
+            for file in missing(collection):
+                file_of(collection, file)
 
 
 @dataclass(frozen=True)

@@ -416,8 +416,10 @@ def near_fields_stay_alive(numbers: Numbers) -> tuple[bool, str]:
 
 
 def kl_by_field(alpha: str, numbers: Numbers) -> dict[int, float]:
-    """KL by the decoder's receptive field."""
-    return {layers + 1: numbers[f"alpha-{alpha}-layers-{layers}"]["kl"] for layers in LAYERS["small"]}
+    """KL by the decoder's receptive field, of the scale whose rows are all there."""
+    rows = {scale: {f"alpha-{alpha}-layers-{layers}": layers + 1 for layers in each} for scale, each in LAYERS.items()}
+    found = next((each for each in rows.values() if each.keys() <= numbers.keys()), rows["small"])
+    return {field: numbers[row]["kl"] for row, field in found.items()}
 
 
 def alive_with_alpha(numbers: Numbers) -> tuple[bool, str]:
@@ -481,8 +483,8 @@ def tweets(scale: str) -> list[Row]:
         changed = {key.replace("__", "."): value for key, value in settings.items()}
         if changed.pop("alpha_falls", False):
             changed |= {"objective.alpha_hold": total // 4, "objective.alpha_decay_steps": total // 2}
-        shape = {"model.length": 64, "data.too_long": "drop"} if small else {"model.length": 128}
-        return config.with_settings({"data.source": "tweets", **shape, **changed})
+        shape = {"model.length": 64} if small else {"model.length": 128, "model.tokenizer": "byte"}
+        return config.with_settings({"data.source": "tweets", "data.too_long": "drop", **shape, **changed})
 
     return [
         Row("language-model", on_tweets("lstm-lm-tweets")),
