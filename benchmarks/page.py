@@ -42,9 +42,9 @@ def sampling(report: Report) -> str:
 
 Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
 {report["length"]}), all with the same weights, trained on tweets for 1,200 steps ({report["same_texts"]:.0%} of 64 greedy texts
-are equal between the bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is. The last rows are what
-the products alone would allow, measured at these sizes in the same run (by PyTorch or onnxruntime, whichever is faster; in
-eight bits those of the LSTM's state), and which share of that the bundle reaches.
+are equal between the bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is, and how long a batch
+takes. The last rows are what the products alone would allow, measured at these sizes in the same run (by PyTorch or
+onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and which share of that the bundle reaches.
 
 | batch | {" | ".join(seconds)} |
 |---|{"---:|" * len(seconds)}
@@ -63,7 +63,8 @@ PRODUCTS_OF = {"bundle": "products", "bundle, eight bits": "products, eight bits
 
 
 def cell(batch: int, found: Mapping[str, float], name: str, length: int) -> str:
-    return f"{batch * length / found[name]:,.0f} ({found['PyTorch'] / found[name]:.2f})"
+    taken = found[name]
+    return f"{batch * length / taken:,.0f} ({found['PyTorch'] / taken:.2f}; {1e3 * taken:,.0f} ms)"
 
 
 def share(found: Mapping[str, float], name: str = "bundle") -> float:
