@@ -44,14 +44,14 @@ LENGTH, CODE, UNITS, FEATURES, SYMBOLS = 128, 100, 1000, 200, 260
 
 def prepare() -> None:
     """Make what is not there."""
-    settings = [f"--set={key}={json.dumps(value).strip(chr(34))}" for key, value in SETTINGS.items()]
+    settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
     for made, command in (
-        (RUN, ["train", *TRAINING.split(), *settings, "--resume", f"--out={RUN}"]),
+        (RUN / "model.keras", ["train", *TRAINING.split(), *settings, "--resume", f"--out={RUN}"]),
         (BUNDLE, ["export", str(RUN), str(BUNDLE)]),
         (EIGHT_BITS, ["export", str(RUN), str(EIGHT_BITS), "--int8"]),
         (SAVED, ["export", str(RUN), f"--saved-model={SAVED}"]),
     ):
-        if not (made / "model.keras" if made == RUN else made).exists():
+        if not made.exists():
             print(f"making {made}: minutes, once", file=sys.stderr)
             subprocess.run([sys.executable, "-P", "-m", "kvae", *command], check=True, stdout=sys.stderr)
     if not WEIGHTS.exists():

@@ -155,7 +155,7 @@ def opened(folder: str) -> Any:
     if behind:
         say(
             f"the newest checkpoint of {folder} is {behind:,} steps ahead of its model: "
-            f"`kvae train --resume --out {quote(str(folder))}` goes on from there"
+            f"`kvae train --resume --out {quote(folder)}` goes on from there"
         )
     return run
 
@@ -397,17 +397,19 @@ def reproduce_studies(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training.book import VERDICTS, add_chapter, results_table, sentence
         from kvae.training.corpora import require_corpora
-        from kvae.training.reproduction import FIGURE, judged
+        from kvae.training.reproduction import FIGURE, judged, unfinished
         from kvae.training.reproduction import reproduce as run_study
         from kvae.training.studies import STUDIES
     names = list(STUDIES) if options.id == ALL else [options.id]
     if options.id == ALL and options.rows:
         raise ConfigError(f"--rows: belongs to one study; name it instead of {ALL!r}")
-    require_corpora(row.config for name in names for row in STUDIES[name].scales[options.scale]())
+    folders = {name: Path(options.out or "runs/reproduce") / name / options.scale for name in names}
+    asked = (options.scale, options.seeds, options.rows)
+    require_corpora(config for name, folder in folders.items() for config in unfinished(STUDIES[name], folder, *asked))
     reports, failed = {}, 0
-    for name in names:
-        study, folder = STUDIES[name], Path(options.out or "runs/reproduce") / name / options.scale
-        found = run_study(study, folder, say, options.scale, options.seeds, options.rows)
+    for name, folder in folders.items():
+        study = STUDIES[name]
+        found = run_study(study, folder, say, *asked)
         verdicts = [
             {"statement": statement.text, "source": statement.source, **vars(verdict)}
             for statement, verdict in judged(study, found)

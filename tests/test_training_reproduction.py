@@ -12,7 +12,18 @@ from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import experiment, reproduction
 from kvae.training.figures import stacked
-from kvae.training.reproduction import Progress, Row, Statement, Study, asked, changes, judged, kept, reproduce
+from kvae.training.reproduction import (
+    Progress,
+    Row,
+    Statement,
+    Study,
+    asked,
+    changes,
+    judged,
+    kept,
+    reproduce,
+    unfinished,
+)
 
 from .conftest import stopping_checkpoints
 
@@ -193,6 +204,20 @@ def test_the_time_left_follows_the_size_of_what_is_left(tmp_path: Path) -> None:
     progress.finished(rows[0], {"seconds": 100})
     progress.announce(rows[1], 0)
     assert said == ["[1 of 2] a, seed 0", "[2 of 2] b, seed 0, about 5 minutes left"]
+
+
+def test_the_time_left_is_known_from_the_first_run_that_is_missing(untrained: list[Path], tmp_path: Path) -> None:
+    said: list[str] = []
+    reproduce(study(), tmp_path, said.append, rows=["free"])
+    said.clear()
+    reproduce(study(), tmp_path, said.append)
+    assert said == ["1 of 2 runs are there already", "[2 of 2] half, seed 0, about 1 minutes left"]
+
+
+def test_only_what_is_not_there_is_to_be_trained(untrained: list[Path], tmp_path: Path) -> None:
+    reproduce(study(), tmp_path, lambda sentence: None, rows=["free"])
+    assert unfinished(study(), tmp_path) == [study().scales["small"]()[1].config]
+    assert unfinished(study(), tmp_path, rows=["free"]) == []
 
 
 def test_the_settings_of_a_result_make_its_configuration() -> None:

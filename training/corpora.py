@@ -21,7 +21,7 @@ from kvae.configuration import Config, DataConfig, dotted_value, nearest
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
-from .downloads import file_of, missing
+from .downloads import COLLECTIONS, file_of
 from .files import STANDARD_INPUT, files_of, read_file, split_lines
 from .large import Large, is_large, large
 from .rules import (
@@ -131,7 +131,7 @@ def require_corpora(configs: Iterable[Config]) -> None:
     """Raise `DataError` for the first corpus of these whose files are not in the data folder."""
     for source in dict.fromkeys(config.data.source for config in configs):
         if source in CORPORA and (collection := CORPORA[source].collection):
-            for file in missing(collection):
+            for file in COLLECTIONS[collection].files:
                 file_of(collection, file)
 
 

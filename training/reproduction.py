@@ -109,12 +109,8 @@ def reproduce(
     and fewer seeds than 1, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
     """
     everything = list(study.scales[scale]())
-    chosen = selected(everything, rows)
-    count = study.seeds if seeds is None else seeds
-    if count < 1:
-        raise ConfigError(f"--seeds must be at least 1, got {count}")
+    todo = planned(study, scale, seeds, rows)
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [(row, seed) for seed in range(count) for row in chosen]
     progress = Progress(todo, folder, say)
     for row, seed in todo:
         if existing(folder, row, seed) is None:
@@ -125,7 +121,7 @@ def reproduce(
                 say(f"{row.name}, seed {seed}: {error}")
             else:
                 progress.finished(row, result)
-    results = list(collected(folder, everything, max(count, 1)))
+    results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
     beside = study_numbers(study, folder, everything, say)
     report = {"scale": scale, "rows": results, "study": beside}
     write_json(folder / RESULTS, report)
@@ -139,6 +135,22 @@ def judged(study: Study, report: Mapping[str, Any]) -> list[tuple[Statement, Ver
     """The study's statements with what the numbers of a report say of them."""
     numbers = {**means(report["rows"]), "study": report["study"]}
     return [(statement, statement.judge(numbers)) for statement in study.statements]
+
+
+def planned(study: Study, scale: str, seeds: int | None, rows: Sequence[str]) -> list[tuple[Row, int]]:
+    """The runs of a study, each a row and a seed, in their order."""
+    chosen = selected(list(study.scales[scale]()), rows)
+    count = study.seeds if seeds is None else seeds
+    if count < 1:
+        raise ConfigError(f"--seeds must be at least 1, got {count}")
+    return [(row, seed) for seed in range(count) for row in chosen]
+
+
+def unfinished(
+    study: Study, folder: Path, scale: str = "small", seeds: int | None = None, rows: Sequence[str] = ()
+) -> list[Config]:
+    """What `reproduce` would train."""
+    return [row.config for row, seed in planned(study, scale, seeds, rows) if existing(folder, row, seed) is None]
 
 
 def selected(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
@@ -171,10 +183,12 @@ class Progress:
 
     def __init__(self, todo: Sequence[tuple[Row, int]], folder: Path, say: Say) -> None:
         self.say, self.total = say, len(todo)
-        missing = [row for row, seed in todo if existing(folder, row, seed) is None]
-        self.done, self.left = self.total - len(missing), sum(size(row.config) for row in missing)
-        self.seconds, self.trained = 0.0, 0.0
-        if self.done:
+        self.seconds, self.trained, self.left = 0.0, 0.0, sum(size(row.config) for row, _ in todo)
+        there = [(row, result) for row, seed in todo if (result := existing(folder, row, seed))]
+        for row, result in there:
+            self.finished(row, result)
+        self.done = len(there)
+        if there:
             say(f"{self.done} of {self.total} runs are there already")
 
     def announce(self, row: Row, seed: int) -> None:

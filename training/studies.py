@@ -416,10 +416,10 @@ def near_fields_stay_alive(numbers: Numbers) -> tuple[bool, str]:
 
 
 def kl_by_field(alpha: str, numbers: Numbers) -> dict[int, float]:
-    """KL by the decoder's receptive field, of the scale whose rows are all there."""
-    rows = {scale: {f"alpha-{alpha}-layers-{layers}": layers + 1 for layers in each} for scale, each in LAYERS.items()}
-    found = next((each for each in rows.values() if each.keys() <= numbers.keys()), rows["small"])
-    return {field: numbers[row]["kl"] for row, field in found.items()}
+    """KL by the decoder's receptive field, of the scale whose last row is there."""
+    row = f"alpha-{alpha}-layers-{{}}".format
+    every = next((each for each in LAYERS.values() if row(each[-1]) in numbers), LAYERS["small"])
+    return {layers + 1: numbers[row(layers)]["kl"] for layers in every}
 
 
 def alive_with_alpha(numbers: Numbers) -> tuple[bool, str]:
