@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from turns import RESULTS
 
@@ -17,15 +17,22 @@ HEAD = """# Performance
 
 What one would use instead, beside kvae, on the same work: each rival in a process of its own, all in turn, medians. Made by
 `python benchmarks/page.py` from the figures that the scripts of `benchmarks/` write into `docs/performance/`; each script says
-at its top how to run it again. Trust the ratios more than the speeds, and least at batch 1: on the shared machine these are
-of, two runs in a row differed by up to a half there, and by a tenth at batch 64.
+at its top how to run it again, in `.venv` with PyTorch (`pip install --constraint constraints.txt --editable '.[benchmarks]'`).
+Trust the ratios more than the speeds, and least at batch 1: on the shared machines these are of, two runs in a row differed by
+up to a half there, and by a tenth at batch 64.
 """
+
+
+def made_on(report: Report) -> str:
+    """The machine, and the versions of what was compared."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return f"{report['machine']}; {versions}"
 
 
 def sampling(report: Report) -> str:
     """Characters a second, and the ratios to PyTorch."""
     seconds, changed = report["seconds"], report["quantization"]
-    names = [name for name in next(iter(seconds.values())) if name not in PRODUCTS_OF.values()]
+    names = [name for name in next(iter(seconds.values())) if not name.startswith("products")]
     rows = [
         f"| {name} | " + " | ".join(cell(int(batch), found, name, report["length"]) for batch, found in seconds.items())
         for name in names
@@ -41,20 +48,24 @@ def sampling(report: Report) -> str:
     return f"""## Writing
 
 Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
-{report["length"]}), all with the same weights, trained on tweets for 1,200 steps ({report["same_texts"]:.0%} of 64 greedy texts
-are equal between the bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is, and how long a batch
-takes. The last rows are what the products alone would allow, measured at these sizes in the same run (by PyTorch or
-onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and which share of that the bundle reaches.
+{report["length"]}), all with the same weights, trained on {report["corpus"]} for 1,200 steps ({report["same_texts"]:.0%} of 64
+greedy texts are equal between the bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is, and how
+long a batch takes. The last rows are what the products alone would allow, measured at these sizes in the same run (by PyTorch
+or onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and which share of that the bundle reaches.
 
 | batch | {" | ".join(seconds)} |
 |---|{"---:|" * len(seconds)}
 {chr(10).join(row + " |" for row in rows)}
 
-In eight bits the bound of {changed["texts"]} held-out tweets is {changed["bound"]:.2f} nats instead of
+The products of a position read {4 * report["weights"] / 1e6:.0f} MB of weights, whatever the batch: at batch 1 the bundle reads
+{weights_per_second(report):.0f} GB/s of them. Memory reads and writes {report["memory_gigabytes_per_second"]:.0f} GB/s
+(the triad of large arrays); what is read faster comes from the caches.
+
+In eight bits the bound of {changed["texts"]} held-out texts is {changed["bound"]:.2f} nats instead of
 {changed["bound_in_float32"]:.2f} ({worse(changed):+.2%}), {changed["likeliest_symbols_unchanged"]:.2%} of the likeliest next
 symbols behind the true ones stay the same, and the files are {changed["size_ratio"]:.0%} as large.
 
-{report["machine"]}, median of {report["rounds"]}: `python benchmarks/sampling.py`.
+{made_on(report)}, median of {report["rounds"]}: `python benchmarks/sampling.py`.
 """
 
 
@@ -65,6 +76,11 @@ PRODUCTS_OF = {"bundle": "products", "bundle, eight bits": "products, eight bits
 def cell(batch: int, found: Mapping[str, float], name: str, length: int) -> str:
     taken = found[name]
     return f"{batch * length / taken:,.0f} ({found['PyTorch'] / taken:.2f}; {1e3 * taken:,.0f} ms)"
+
+
+def weights_per_second(report: Report) -> float:
+    """Gigabytes of the products' weights that the bundle reads at batch 1."""
+    return 4 * report["weights"] * report["length"] / report["seconds"]["1"]["bundle"] / 1e9
 
 
 def share(found: Mapping[str, float], name: str = "bundle") -> float:
@@ -79,41 +95,88 @@ def worse(changed: Mapping[str, float]) -> float:
 
 def training(report: Report) -> str:
     """Examples a second of each system and framework."""
-    seconds, batch = report["seconds"], report["batch"]
-    systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
-    frameworks = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in seconds))
-    rows = "\n".join(
-        f"| {system}, {report['parameters'][f'{system}, {frameworks[0]}'] / 1e6:.2f} M | "
-        + " | ".join(
-            f"{batch / seconds[f'{system}, {name}']:.0f} ({seconds[f'{system}, PyTorch'] / seconds[f'{system}, {name}']:.2f})"
-            for name in frameworks
-        )
-        + " |"
-        for system in systems
-    )
-    alone = report["recurrence"]
-    lengths = ", ".join(f"{1e3 * taken / int(length):.1f} at {length}" for length, taken in report["lengths"].items())
     return f"""## Training
 
-Examples a second, T {report["length"]}, LSTM 500, batch {batch}, and in brackets how many times PyTorch's speed that is: its
-layer-normalised LSTM is written by hand, its plain one is `nn.LSTM`.
+{training_table(report)}
 
-| system | {" | ".join(frameworks)} |
-|---|{"---:|" * len(frameworks)}
-{rows}
+{recurrence_sentence(report)} The products of the LSTM VAE's step take {fewer_operations(report):.2f}
+times the operations of the hybrid's. {growth_sentence(report)}
 
-The recurrence alone, forward and backward, reaches {share_of_recurrence(alone, "normalised"):.0%} (normalised) and
-{share_of_recurrence(alone, "plain"):.0%} (plain) of the speed of its products, the faster way on TensorFlow, which the machine
-computes at {alone["gflops"]:.0f} GFLOP/s. The products of the LSTM VAE's step take {fewer_operations(report):.2f} times the
-operations of the hybrid's. Milliseconds a position of the hybrid's step: {lengths}.
-
-{report["machine"]}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
+{made_on(report)}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
 """
 
 
-def share_of_recurrence(alone: Mapping[str, float], kind: str) -> float:
-    """Of the speed that the recurrence's products alone allow, by the faster way on TensorFlow."""
-    return alone["products"] / min(alone[f"recurrence, {kind}, {name}"] for name in ("TensorFlow", "TensorFlow XLA"))
+def training_on_gpu(report: Report) -> str:
+    """The same comparison on a GPU, where one was there."""
+    return f"""## Training on a GPU
+
+{training_table(report)}
+
+{report["device"]}, {made_on(report)}, median of {report["rounds"]}:
+`python benchmarks/training_step.py --frameworks JAX PyTorch`.
+"""
+
+
+def training_table(report: Report) -> str:
+    """Examples a second, the ratio to PyTorch and the share of the machine's largest speed."""
+    seconds, batch = report["seconds"], report["batch"]
+    systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
+    frameworks = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in seconds))
+
+    def shown(system: str, framework: str) -> str:
+        taken = seconds[f"{system}, {framework}"]
+        peak = share_of_peak(report, system.partition(", ")[0], taken)
+        return f"{batch / taken:,.0f} ({seconds[f'{system}, PyTorch'] / taken:.2f}; {peak:.0%})"
+
+    rows = "\n".join(
+        f"| {system}, {report['parameters'][f'{system}, {frameworks[0]}'] / 1e6:.2f} M | "
+        + " | ".join(shown(system, framework) for framework in frameworks)
+        + " |"
+        for system in systems
+    )
+    return f"""Examples a second, T {report["length"]}, LSTM 500, batch {batch}, and in brackets how many times PyTorch's speed
+that is (its layer-normalised LSTM is written by hand, its plain one is `nn.LSTM`), and which share the products of a step are
+of what the machine computes in the same time at its best: {report["peak_gflops"]:,.0f} GFLOP/s, the product of two large
+matrices in single precision. Memory reads and writes {report["memory_gigabytes_per_second"]:,.0f} GB/s.
+
+| system | {" | ".join(frameworks)} |
+|---|{"---:|" * len(frameworks)}
+{rows}"""
+
+
+def share_of_peak(report: Report, system: str, seconds: float) -> float:
+    """Of the largest speed of products, by the operations of a step."""
+    return report["operations"][system] / seconds / report["peak_gflops"] / 1e9
+
+
+def recurrence_sentence(report: Report) -> str:
+    """Which share of the speed of its products the recurrence alone reaches."""
+    ways = ("TensorFlow", "TensorFlow XLA", "JAX")
+    shares = "; ".join(
+        f"{kind} " + ", ".join(f"{share_of_recurrence(report, kind, way):.0%} on {way}" for way in ways)
+        for kind in ("normalised", "plain")
+    )
+    return f"""The recurrence alone, forward and backward, beside its products, which the machine computes at
+{report["products_gflops"]:.0f} GFLOP/s (by TensorFlow or PyTorch, whichever is faster): {shares}."""
+
+
+def growth_sentence(report: Report) -> str:
+    """Milliseconds a position by the number of positions."""
+    return (
+        "Milliseconds a position of the hybrid's step: "
+        + "; ".join(
+            f"{name} " + ", ".join(f"{1e3 * taken / int(length):.1f} at {length}" for length, taken in lengths.items())
+            for name, lengths in report["lengths"].items()
+        )
+        + "."
+    )
+
+
+def share_of_recurrence(report: Report, kind: str, *ways: str) -> float:
+    """Of the speed that the recurrence's products alone allow, by the fastest of some ways."""
+    alone = report["recurrence"]
+    products = min(taken for name, taken in alone.items() if name.startswith("products"))
+    return products / min(alone[f"recurrence, {kind}, {way}"] for way in ways)
 
 
 def fewer_operations(report: Report) -> float:
@@ -136,7 +199,7 @@ pipeline delivers {report["times_fastest_model"]:.0f} times what the fastest pre
 |---|---:|
 {rows}
 
-{report["machine"]}, median of {report["rounds"]}: `python benchmarks/pipeline.py`.
+{made_on(report)}, median of {report["rounds"]}: `python benchmarks/pipeline.py`.
 """
 
 
@@ -171,7 +234,7 @@ writes nothing. `import kvae.serving` takes {imports:.2f} times what `import num
 kvae-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and what those need ({alone["numpy and onnxruntime"]:.0f}
 MB); kvae, which holds training and export too, {whole["installed"]:.2f} MB ({whole["source"]:.2f} of source).
 
-{report["machine"]}, median of {report["rounds"]}: `python benchmarks/startup.py`.
+{made_on(report)}, median of {report["rounds"]}: `python benchmarks/startup.py`.
 """
 
 
@@ -183,48 +246,87 @@ def profiles(report: Report) -> str:
     )
     return f"""## What limits it
 
-Where the time goes, by kind of operation, on one thread: the graphs of *Writing* by onnxruntime's profile, a step of the
-layer-normalised hybrid of *Training* by TensorFlow's. To note an operation takes longer than a small one: at batch 1 the
-products' share is larger than it seems here, see the rows of products above.
+Where the time goes, by kind of operation, on one thread: the graphs of *Writing* by onnxruntime's profile; a step of the
+layer-normalised hybrid and LSTM VAE of *Training* and the recurrence alone, there and back, by TensorFlow's, as graphs and
+under XLA (*fused* is what it has made of neighbouring operations). To note an operation takes longer than a small one: at
+batch 1 the products' share is larger than it seems here, see the rows of products above.
 
 | | share of the time in operations |
 |---|---|
 {rows}
 
-{report["machine"]}: `python benchmarks/profiles.py`.
+{made_on(report)}: `python benchmarks/profiles.py`.
 """
 
 
-PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "ConvTranspose", "Conv2DBackpropInput", "Conv2DBackpropFilter")
-"""Operations that multiply matrices, by their names in onnxruntime and TensorFlow."""
+PRODUCTS = (
+    *("MatMul", "MatMulInteger", "Gemm", "ConvTranspose", "Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
+    *("dot", "convolution", "convolution-base-dilated", "convolution-window-dilated"),
+)
+"""Operations that multiply matrices, by their names in onnxruntime, TensorFlow and XLA."""
 
 
-Aim = tuple[str, float, float, float | None]
-"""What is compared, the ratio that was wanted, the one that is measured, and that with free operations other than products."""
+class Aim(NamedTuple):
+    """What is compared, the ratio that was wanted, the one that is measured, that with free operations other than products,
+    and what limits it."""
+
+    name: str
+    wanted: float
+    found: float
+    most: float | None = None
+    limit: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.found >= self.wanted
 
 
 def aims(reports: Mapping[str, Report]) -> str:
-    """What was wanted and what is reached."""
+    """What was wanted, what is reached, and why not."""
+    every = [aim for chapter in (writing_aims, training_aims, data_aims, start_aims) for aim in chapter(reports)]
     rows = "\n".join(
-        f"| {name} | {wanted:g} | {found:.4g} | {'yes' if found >= wanted else 'no'} | {f'{most:.2f}' if most else ''} |"
-        for chapter in (writing_aims, training_aims, data_aims, start_aims)
-        for name, wanted, found, most in chapter(reports)
+        f"| {aim.name} | {aim.wanted:g} | {aim.found:.4g} | {'yes' if aim.reached else 'no'} | "
+        f"{f'{aim.most:.2f}' if aim.most else ''} |"
+        for aim in every
+    )
+    limits = "\n".join(
+        f"- *{aim.name}*: {aim.found:.2f} of {aim.wanted:g}. {aim.limit}" for aim in every if not aim.reached
     )
     return f"""## What was aimed at
 
 The last column is what would be measured if products of matrices took as long as they do and everything else of ours nothing:
 for writing by the measured speed of the products alone, for a training step by the shares above. What lies beyond it needs
 faster products, not fewer other operations. Between the hybrid and the LSTM VAE it is the ratio of the operations of their
-products, what the hybrid saves by itself. A step has a fixed cost beside that of its positions, which the shortest texts feel.
+products, what the hybrid saves by itself.
 
 | times | wanted | measured | reached | with free other operations |
 |---|---:|---:|---|---:|
 {rows}
+
+What limits those that are not reached, by the profiles above:
+
+{limits}
 """
 
 
+def profiled(reports: Mapping[str, Report], name: str) -> str:
+    """What takes the time, by the profile of that name: the products, and the largest others."""
+    shares = reports["profiles"]["shares"][name]
+    others = [(operation, part) for operation, part in shares.items() if operation not in (*PRODUCTS, "others")]
+    return f"products take {products_in(shares):.0%} of the time in operations, " + ", ".join(
+        f"{operation} {part:.0%}" for operation, part in others[:4]
+    )
+
+
+def products_in(shares: Mapping[str, float]) -> float:
+    """The share of products in a profile."""
+    return sum(shares.get(name, 0.0) for name in PRODUCTS)
+
+
 def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
-    seconds = reports["sampling"]["seconds"]
+    report = reports["sampling"]
+    seconds, changed = report["seconds"], report["quantization"]
+    profile = {"bundle": "writing", "bundle, eight bits": "writing in eight bits"}
     for name, rival, batch, wanted in (
         ("bundle", "PyTorch", "1", 3.0),
         ("bundle", "PyTorch", "64", 1.5),
@@ -235,53 +337,114 @@ def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
     ):
         found = seconds[batch]
         most = found[rival] / found[PRODUCTS_OF[name]]
-        yield f"writing, {name}, batch {batch}, the speed of {rival}", wanted, found[rival] / found[name], most
-    yield "writing, bundle, batch 64, the speed of the products alone", 0.85, share(seconds["64"]), 1.0
-    changed = reports["sampling"]["quantization"]
-    yield "writing, bundle, eight bits, the bound of float32", 0.995, 1 / (1 + worse(changed)), None
-    yield (
-        "writing, bundle, eight bits, likeliest symbols of float32",
-        0.99,
-        changed["likeliest_symbols_unchanged"],
-        None,
+        limit = (
+            f"The products alone would take {share(found, name):.0%} of its time; in the profile of one thread "
+            f"{profiled(reports, f'{profile[name]}, batch {batch}')}."
+        )
+        if name == "bundle":
+            limit += by_onnxruntime(found)
+        yield Aim(
+            f"writing, {name}, batch {batch}, the speed of {rival}", wanted, found[rival] / found[name], most, limit
+        )
+    yield Aim(
+        "writing, bundle, batch 64, the speed of the products alone",
+        0.85,
+        share(seconds["64"]),
+        1.0,
+        f"In the profile of one thread {profiled(reports, 'writing, batch 64')}.{by_onnxruntime(seconds['64'])}",
     )
+    yield Aim("writing, bundle, eight bits, the bound of float32", 0.995, 1 / (1 + worse(changed)))
+    yield Aim("writing, bundle, eight bits, likeliest symbols of float32", 0.99, changed["likeliest_symbols_unchanged"])
+
+
+def by_onnxruntime(found: Mapping[str, float]) -> str:
+    """How near onnxruntime's products, which a bundle has to use, come to those of the faster."""
+    part = found["products"] / found["products, by onnxruntime"]
+    return f" Onnxruntime computes these products at {part:.0%} of the speed of the faster library."
 
 
 def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
-    seconds, alone = reports["training"]["seconds"], reports["training"]["recurrence"]
-    shares = reports["profiles"]["shares"]["a training step"]
-    products = sum(shares.get(name, 0.0) for name in PRODUCTS) * seconds["hybrid, normalised, TensorFlow"]
-    ours = {
-        system: min(seconds[f"{system}, {name}"] for name in ("TensorFlow", "TensorFlow XLA"))
+    report, shares = reports["training"], reports["profiles"]["shares"]
+    seconds = report["seconds"]
+    faster = {
+        system: min(("TensorFlow", "TensorFlow XLA"), key=lambda name, system=system: seconds[f"{system}, {name}"])
         for system in ("hybrid, normalised", "hybrid, plain", "LSTM VAE, normalised", "LSTM VAE, plain")
     }
-    each = [taken / int(length) for length, taken in reports["training"]["lengths"].items()]
-    yield "training, hybrid, time a position, the shortest of the longest", 0.85, min(each) / max(each), None
+    ours = {system: seconds[f"{system}, {name}"] for system, name in faster.items()}
+    suffix = ", XLA" if faster["hybrid, normalised"] == "TensorFlow XLA" else ""
+    for framework, lengths in report["lengths"].items():
+        each = [taken / int(length) for length, taken in lengths.items()]
+        yield Aim(
+            f"training, hybrid on {framework}, time a position, the shortest of the longest",
+            0.85,
+            min(each) / max(each),
+            None,
+            fixed_cost(lengths),
+        )
+    products = products_in(shares[f"training, hybrid{suffix}"]) * ours["hybrid, normalised"]
+    fewer = fewer_operations(report)
     for kind, wanted, least in (("normalised", 1.8, products), ("plain", 0.9, None)):
         rival, hybrid = seconds[f"hybrid, {kind}, PyTorch"], ours[f"hybrid, {kind}"]
-        recurrence = share_of_recurrence(alone, kind)
-        yield f"training, hybrid, {kind}, the speed of PyTorch", wanted, rival / hybrid, least and rival / least
-        yield f"training, recurrence, {kind}, the speed of its products", 0.55, recurrence, 1.0
-        fewer = fewer_operations(reports["training"])
-        yield f"training, hybrid, {kind}, the speed of the LSTM VAE", 2.0, ours[f"LSTM VAE, {kind}"] / hybrid, fewer
+        yield Aim(
+            f"training, hybrid, {kind}, the speed of PyTorch",
+            wanted,
+            rival / hybrid,
+            least and rival / least,
+            f"In a step {profiled(reports, f'training, hybrid{suffix}')}.",
+        )
+        yield Aim(
+            f"training, recurrence, {kind}, the speed of its products",
+            0.55,
+            share_of_recurrence(report, kind, "TensorFlow", "TensorFlow XLA"),
+            1.0,
+            f"Of the normalised one under XLA {profiled(reports, 'training, recurrence, XLA')}; as a graph "
+            f"{profiled(reports, 'training, recurrence')}.",
+        )
+        yield Aim(
+            f"training, hybrid, {kind}, the speed of the LSTM VAE",
+            2.0,
+            ours[f"LSTM VAE, {kind}"] / hybrid,
+            fewer,
+            f"Its products have {fewer:.2f} times fewer operations; of a step of the LSTM VAE "
+            f"{profiled(reports, f'training, LSTM VAE{suffix}')}.",
+        )
+
+
+def fixed_cost(lengths: Mapping[str, float]) -> str:
+    """What of a step does not grow with its positions, by the shortest and the longest."""
+    (short, first), (long, last) = (
+        (int(length), lengths[length]) for length in (min(lengths, key=int), max(lengths, key=int))
+    )
+    each = (last - first) / (long - short)
+    return (
+        f"From {short} to {long} positions a step grows by {1e3 * each:.1f} ms a position; "
+        f"{1e3 * (first - each * short):.0f} ms of it, {1 - each * short / first:.0%} at {short}, do not grow."
+    )
 
 
 def data_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
     report = reports["pipeline"]
-    yield "data, slowest pipeline, the fastest preset's need", 10.0, report["times_fastest_model"], None
-    yield "data, lines in memory, the speed of a DataLoader", 3.0, report["times_loader"], None
+    yield Aim("data, slowest pipeline, the fastest preset's need", 10.0, report["times_fastest_model"])
+    yield Aim("data, lines in memory, the speed of a DataLoader", 3.0, report["times_loader"])
 
 
 def start_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
-    for unit, key, wanted in (("seconds", "seconds", 5.0), ("peak memory", "peak_megabytes", 3.0)):
-        found = reports["startup"][key]
+    report = reports["startup"]
+    for what, key, wanted, unit in (("seconds", "seconds", 5.0, "s"), ("peak memory", "peak_megabytes", 3.0, "MB")):
+        found = report[key]
+        limit = (
+            f"Of ours, {found[f'kvae{ENDING}']:.3g} {unit}, {found[OPENED]:.3g} are onnxruntime's, which opens the graph and "
+            "writes nothing."
+        )
         for name in ("SavedModel", "PyTorch, eager"):
-            yield f"start, {unit} of {name}, of ours", wanted, found[name + ENDING] / found[f"kvae{ENDING}"], None
+            ratio = found[name + ENDING] / found[f"kvae{ENDING}"]
+            yield Aim(f"start, {what} of {name}, of ours", wanted, ratio, None, limit)
 
 
 CHAPTERS: dict[str, Callable[[Report], str]] = {
     "sampling": sampling,
     "training": training,
+    "training-gpu": training_on_gpu,
     "pipeline": pipeline,
     "startup": startup,
     "profiles": profiles,
@@ -292,7 +455,7 @@ def main() -> None:
     files = {name: RESULTS / f"{name}.json" for name in CHAPTERS}
     reports = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.exists()}
     chapters = [CHAPTERS[name](report) for name, report in reports.items()]
-    last = [aims(reports)] if len(reports) == len(CHAPTERS) else []
+    last = [aims(reports)] if set(CHAPTERS) - {"training-gpu"} <= set(reports) else []
     RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters, *last]), encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ Examples per second that the pipeline delivers (tokens in memory and on disk, li
 presets consume from a batch that is always there, those of a PyTorch `DataLoader` over the same lines (in its own process
 and with two workers) and of a generator in plain Python, round by round in turn; and lines per second of the pipeline cold,
 from the opening of the file to the end of the first epoch. Printed are medians. PyTorch has to be there
-(`pip install torch`).
+(the extra `benchmarks`).
 """
 
 from __future__ import annotations

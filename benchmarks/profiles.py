@@ -3,8 +3,8 @@
     python benchmarks/profiles.py [--batches 1 64] [--rounds 3]
 
 By kind of operation, as shares of the time that a thread spends in operations: the sampler's graph of the tweet-sized hybrid of
-`benchmarks/sampling.py`, read off onnxruntime's profile, and a training step of Penn Treebank's hybrid of
-`benchmarks/training_step.py` as a graph on TensorFlow, read off TensorFlow's.
+`benchmarks/sampling.py`, read off onnxruntime's profile, and a training step of Penn Treebank's hybrid and LSTM VAE of
+`benchmarks/training_step.py` and the recurrence alone, as a graph and under XLA, read off TensorFlow's.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import tensorflow as tf
 from sampling import BUNDLE, EIGHT_BITS, prepare
-from training_step import LENGTH, ours
+from training_step import LENGTH, ours, recurrence
 from turns import arguments, written
 
 CONTAINERS = {"Loop", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"}
-"""Operations whose time is that of others within them."""
+CONTAINERS |= {"while", "call", "conditional"}
+"""Operations whose time is that of others within them, TensorFlow's and XLA's."""
 ONEDNN = "^_Mkl(Native)?"
 """What TensorFlow calls an operation more that it leaves to oneDNN, on some processors."""
 SHOWN = 8
@@ -58,32 +60,45 @@ def of_writing(path: Path, batch: int, rounds: int) -> Counter[str]:
     return taken
 
 
-def of_training(rounds: int) -> Counter[str]:
-    """Microseconds by operation of `rounds` steps."""
-    import tensorflow as tf
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    step, _ = ours("hybrid", plain=False, length=LENGTH, xla=False)
+def of_training(step: Callable[[], Any], rounds: int) -> Counter[str]:
+    """Microseconds by operation of `rounds` steps: TensorFlow's, or XLA's where it has compiled the step."""
     step()
     with tempfile.TemporaryDirectory() as folder:
         options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0)
         with tf.profiler.experimental.Profile(folder, options=options):
             for _ in range(rounds):
                 step()
-        space = xplane_pb2.XSpace()
         (file,) = Path(folder).rglob("*.xplane.pb")
-        space.ParseFromString(file.read_bytes())
+        return operations_in(file)
+
+
+def operations_in(trace: Path) -> Counter[str]:
+    """Microseconds by operation in a trace of TensorFlow's profiler."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(trace.read_bytes())
     taken: Counter[str] = Counter()
     (plane,) = (plane for plane in space.planes if plane.name == "/host:CPU")
     names = {number: kind.name for number, kind in plane.event_metadata.items()}
-    for line in plane.lines:
-        for event in line.events:
-            _, colon, operation = names[event.metadata_id].rpartition(":")
-            operation = re.sub(ONEDNN, "", operation)
-            if colon and hasattr(tf.raw_ops, operation):
-                taken[operation] += event.duration_ps / 1e6
+    compiled = {number for number, kind in plane.stat_metadata.items() if kind.name == "hlo_op"}
+    for event in (event for line in plane.lines for event in line.events):
+        name = names[event.metadata_id]
+        _, colon, operation = name.rpartition(":")
+        operation = re.sub(ONEDNN, "", operation)
+        if compiled & {stat.metadata_id for stat in event.stats}:
+            taken[xla_kind(name)] += event.duration_ps / 1e6
+        elif colon and hasattr(tf.raw_ops, operation):
+            taken[operation] += event.duration_ps / 1e6
     return taken
+
+
+def xla_kind(name: str) -> str:
+    """What one of XLA's operations is: those that it has fused, or made of one of TensorFlow's, by what they have in common."""
+    plain = re.sub(r"(_\d+)?(\.\d+)*$", "", name)
+    if "fusion" in plain:
+        return "fused"
+    return plain.removeprefix("wrapped_")
 
 
 def shares(taken: Mapping[str, float]) -> dict[str, float]:
@@ -98,12 +113,23 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     options = parser.parse_args()
     prepare()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     measured: dict[str, Callable[[], Counter[str]]] = {
         f"{name}, batch {batch}": lambda path=path, batch=batch: of_writing(path, batch, options.rounds)
         for name, path in (("writing", BUNDLE), ("writing in eight bits", EIGHT_BITS))
         for batch in options.batches
     }
-    measured["a training step"] = lambda: of_training(options.rounds)
+    steps = {
+        "hybrid": lambda: ours("hybrid", False, LENGTH, xla=False)[0],
+        "hybrid, XLA": lambda: ours("hybrid", False, LENGTH, xla=True)[0],
+        "LSTM VAE": lambda: ours("LSTM VAE", False, LENGTH, xla=False)[0],
+        "LSTM VAE, XLA": lambda: ours("LSTM VAE", False, LENGTH, xla=True)[0],
+        "recurrence": lambda: recurrence(False, "TensorFlow")[0],
+        "recurrence, XLA": lambda: recurrence(False, "TensorFlow XLA")[0],
+    }
+    measured |= {
+        f"training, {name}": lambda make=make: of_training(make(), options.rounds) for name, make in steps.items()
+    }
     report: dict[str, Any] = {}
     for name, measure in measured.items():
         report[name] = shares(measure())

@@ -2,12 +2,13 @@
 
     python benchmarks/sampling.py [--batches 1 16 64 256] [--rounds 5] [--bundles BUNDLE ...]
 
-The tweet-sized hybrid of Semeniuta et al. 2017 (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T 128, bytes),
-trained on tweets for 1,200 steps of 32 (`kvae data get tweets --from FOLDER`), as: our bundle, the same in eight bits, Keras
-(each step a `tf.function`), a SavedModel, PyTorch as one writes it (eager) and with its step compiled. Texts run to their full
-length. Each lives in a process of its own and all run in turn, for a third of a second or one batch, behind a run that is
-not counted; PyTorch has to be there (`pip install torch`). What is made is kept in `runs/benchmarks`: training takes a quarter
-of an hour, once. `--bundles` compares bundles of your own instead, the first with the others.
+The tweet-sized hybrid of Semeniuta et al. 2017 (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T 128,
+bytes), trained for 1,200 steps of 32 on tweets (`kvae data get tweets --from FOLDER`; where they are not there on the names of
+the Unicode characters), as: our bundle, the same in eight bits, Keras (each step a `tf.function`), a SavedModel, PyTorch as
+one writes it (eager) and with its step compiled. Texts run to their full length. Each lives in a process of its own and all
+run in turn, for a third of a second or one batch, behind a run that is not counted; PyTorch has to be there (the extra
+`benchmarks`). What is made is kept in `runs/benchmarks`: training takes a quarter of an hour, once. `--bundles` compares
+bundles of your own instead, the first with the others.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import Rival, arguments, in_turn, serve, steady, written
+from turns import MEMORY, Rival, arguments, bandwidth, in_turn, serve, steady, triad, written
 
 MADE = Path("runs/benchmarks")
 RUN, BUNDLE, EIGHT_BITS, SAVED, WEIGHTS = (
     MADE / name for name in ("tweets-run", "tweets", "tweets-int8", "tweets-saved", "tweets.npz")
 )
-TRAINING = "--preset hybrid-lstm-tweets --data tweets --tokenizer byte --steps 1200 --batch-size 32"
+TRAINING = "--preset hybrid-lstm-tweets --tokenizer byte --steps 1200 --batch-size 32"
 SETTINGS = {
     "data.too_long": "cut",
     "training.learning_rate": 2e-3,
@@ -38,15 +39,23 @@ SETTINGS = {
     "objective.ramp_steps": 600,
 }
 RIVALS = ("bundle", "bundle, eight bits", "Keras", "SavedModel", "PyTorch", "PyTorch, compiled")
-CEILINGS = ("products", "products, eight bits")
+CEILINGS: dict[str, dict[str, bool]] = {
+    "products": {},
+    "products, by onnxruntime": {"pytorch_too": False},
+    "products, eight bits": {"eight_bits": True},
+}
+"""What the products that a batch cannot do without are measured with."""
 LENGTH, CODE, UNITS, FEATURES, SYMBOLS = 128, 100, 1000, 200, 260
 
 
 def prepare() -> None:
     """Make what is not there."""
+    from kvae.training.downloads import missing
+
+    corpus = "unicode-names" if missing("tweets") else "tweets"
     settings = [f"--set={key}={value}" for key, value in SETTINGS.items()]
     for made, command in (
-        (RUN / "model.keras", ["train", *TRAINING.split(), *settings, "--resume", f"--out={RUN}"]),
+        (RUN / "model.keras", ["train", *TRAINING.split(), f"--data={corpus}", *settings, "--resume", f"--out={RUN}"]),
         (BUNDLE, ["export", str(RUN), str(BUNDLE)]),
         (EIGHT_BITS, ["export", str(RUN), str(EIGHT_BITS), "--int8"]),
         (SAVED, ["export", str(RUN), f"--saved-model={SAVED}"]),
@@ -55,16 +64,16 @@ def prepare() -> None:
             print(f"making {made}: minutes, once", file=sys.stderr)
             subprocess.run([sys.executable, "-P", "-m", "kvae", *command], check=True, stdout=sys.stderr)
     if not WEIGHTS.exists():
-        model = trained()
+        model = trained().model
         parts = [*model.expander.weights, *model.head.weights]
         np.savez(WEIGHTS, **{"/".join(weight.path.split("/")[-2:]): np.asarray(weight.value) for weight in parts})
 
 
 def trained() -> Any:
-    """The model."""
+    """The run."""
     from kvae.runs import load_run
 
-    return load_run(RUN).model
+    return load_run(RUN)
 
 
 def of_bundle(path: str) -> Callable[[int], Any]:
@@ -78,7 +87,7 @@ def of_keras() -> Callable[[int], Any]:
     from kvae.decoding import at_temperature, sample
     from kvae.training.generation import compiled
 
-    model = trained()
+    model = trained().model
     model.head.step = compiled(model.head.step)
     return lambda batch: np.asarray(sample(model, batch, at_temperature(1.0, 0), seed=0))
 
@@ -118,21 +127,22 @@ def of_name(name: str) -> Callable[[int], Any]:
 
 
 def answering(name: str) -> Callable[..., dict[str, Any]]:
-    """A worker: seconds of a batch, or of the products that a batch cannot do without."""
+    """A worker: seconds of a batch, or of the products that a batch cannot do without, or of the memory's triad."""
+    if name == MEMORY:
+        return triad()
     if name in CEILINGS:
-        eight_bits = name == CEILINGS[1]
-        return lambda batch: {"seconds": seconds_of_products(batch, eight_bits)}
+        return lambda batch: {"seconds": seconds_of_products(batch, **CEILINGS[name])}
     write = of_name(name)
     return lambda batch: {"seconds": steady(lambda: write(batch))}
 
 
-def seconds_of_products(batch: int, eight_bits: bool) -> float:
+def seconds_of_products(batch: int, eight_bits: bool = False, pytorch_too: bool = True) -> float:
     """Of a batch: at every position the state times the LSTM's kernel and times the classifier's, and at once the features
     times what the gates read of them; the deconvolutions are taken to be as fast as the latter. Each by PyTorch or onnxruntime,
-    whichever is faster; in eight bits the first, which alone is computed so, by onnxruntime."""
-    recurrence = LENGTH * product(batch, UNITS, 4 * UNITS, eight_bits)
-    classifier = LENGTH * product(batch, UNITS, SYMBOLS)
-    features = product(batch * LENGTH, FEATURES, 4 * UNITS, calls=1)
+    whichever is faster, or by the latter; in eight bits the first, which alone is computed so, by onnxruntime."""
+    recurrence = LENGTH * product(batch, UNITS, 4 * UNITS, pytorch_too and not eight_bits, eight_bits)
+    classifier = LENGTH * product(batch, UNITS, SYMBOLS, pytorch_too)
+    features = product(batch * LENGTH, FEATURES, 4 * UNITS, pytorch_too, calls=1)
     return recurrence + classifier + features * (1 + of_expander() / (LENGTH * FEATURES * 4 * UNITS))
 
 
@@ -146,8 +156,8 @@ def of_expander() -> int:
     return found
 
 
-def product(rows: int, inner: int, columns: int, eight_bits: bool = False, calls: int = 16) -> float:
-    """Seconds of a product of (rows, inner) and (inner, columns) numbers, of so many in a row."""
+def product(rows: int, inner: int, columns: int, pytorch_too: bool, eight_bits: bool = False, calls: int = 16) -> float:
+    """Seconds of a product of (rows, inner) and (inner, columns) numbers, of so many in a row, by onnxruntime or the faster."""
     import onnxruntime
     import torch
     from onnx import TensorProto, helper, numpy_helper
@@ -170,7 +180,7 @@ def product(rows: int, inner: int, columns: int, eight_bits: bool = False, calls
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feed = dict.fromkeys(names, inputs)
     ways = [lambda: session.run(None, feed)]
-    if not eight_bits:
+    if pytorch_too:
         left, right = torch.from_numpy(inputs), torch.from_numpy(kernel)
         ways.append(lambda: [torch.mm(left, right) for _ in names])
     return min(map(steady, ways)) / calls
@@ -215,14 +225,20 @@ def main() -> None:
                 f"batch {batch:4}  {speed:9,.0f} characters/s  {found['PyTorch'] / taken:5.2f} times PyTorch  {name}",
                 flush=True,
             )
-    for rival in rivals:
+    memory = Rival(__file__, MEMORY)
+    gigabytes = bandwidth(in_turn([memory], options.rounds)[MEMORY])
+    for rival in (*rivals, memory):
         rival.close()
+    print(f"memory: {gigabytes:.0f} GB/s", flush=True)
     manifest = json.loads((EIGHT_BITS / "manifest.json").read_text(encoding="utf-8"))
     written(
         options.json,
         {
             "seconds": seconds,
+            "memory_gigabytes_per_second": gigabytes,
+            "weights": UNITS * (4 * UNITS + SYMBOLS),
             "same_texts": same_texts(),
+            "corpus": trained().config.data.source,
             "quantization": manifest["quantization"],
             "rounds": options.rounds,
             "length": LENGTH,

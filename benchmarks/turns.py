@@ -7,6 +7,7 @@ A worker is `python benchmarks/FILE.py --rival NAME ...`, which calls `serve`; t
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -103,9 +104,58 @@ def arguments(description: str | None, name: str, rounds: int) -> argparse.Argum
 
 
 def written(path: Path, report: Mapping[str, Any]) -> None:
-    """The figures, with the machine that they are of."""
+    """The figures, with the machine and the versions that they are of."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**report, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+    report = {**report, "machine": machine(), "versions": versions()}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Of what is compared, where it is there."""
+    names = ("numpy", "onnxruntime", "keras", "tensorflow", "jax", "torch")
+    there = {found.metadata["Name"].lower() for found in importlib.metadata.distributions()}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in names if name in there
+    }
+
+
+MEMORY = "memory"
+"""The rival that measures its bandwidth."""
+ARRAY = 2**26
+"""Numbers in each of its arrays, a quarter of a gigabyte: more than caches hold."""
+
+
+def fastest_device() -> str:
+    """What PyTorch calls the GPU, or the CPU where there is none."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def finish(device: str) -> None:
+    """Wait for what a GPU has been told to do."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def triad(device: str = "cpu") -> Callable[..., dict[str, float]]:
+    """A worker whose seconds are those of a = b + 3 c, all cores together (McCalpin 1995)."""
+    import torch
+
+    a, b, c = (torch.ones(ARRAY, device=device) for _ in range(3))
+
+    def run() -> None:
+        torch.add(b, c, alpha=3.0, out=a)
+        finish(device)
+
+    return lambda **request: {"seconds": steady(run)}
+
+
+def bandwidth(seconds: float) -> float:
+    """Gigabytes a second that a triad in so many seconds reads and writes."""
+    return 3 * 4 * ARRAY / seconds / 1e9
 
 
 def machine() -> str:
