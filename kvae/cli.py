@@ -1,7 +1,7 @@
 """The command line. Each command imports what it needs when it runs: `kvae sample` works with numpy and onnxruntime alone.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a check failed, 2 usage,
-3 bad model or bundle, 4 bad input or data.
+3 bad model or bundle, 4 bad input or data, 5 not done in the time of --deadline.
 """
 
 from __future__ import annotations
@@ -395,7 +395,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
     if options.page is not None:
         raise ConfigError(f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER")
     with heavy_imports("train"):
-        from kvae.training.book import VERDICTS, add_chapter, results_table, sentence
+        from kvae.training.book import VERDICTS, add_chapter, by_seed, results_table, sample_lines, sentence
         from kvae.training.corpora import require_corpora
         from kvae.training.reproduction import FIGURE, judged, unfinished
         from kvae.training.reproduction import reproduce as run_study
@@ -410,19 +410,19 @@ def reproduce_studies(options: argparse.Namespace) -> None:
     for name, folder in folders.items():
         study = STUDIES[name]
         found = run_study(study, folder, say, *asked)
-        verdicts = [
-            {"statement": statement.text, "source": statement.source, **vars(verdict)}
-            for statement, verdict in judged(study, found)
-        ]
-        failed += sum(verdict["passed"] is False for verdict in verdicts)
-        reports[name] = {**found, "verdicts": verdicts, "folder": str(folder)}
+        verdicts = judged(study, found)
+        failed += sum(verdict.passed is False for _, verdict in verdicts)
+        said = [{"statement": each.text, "source": each.source, **vars(verdict)} for each, verdict in verdicts]
+        reports[name] = {**found, "verdicts": said, "folder": str(folder)}
         if options.book:
             reports[name]["page"] = str(add_chapter(Path(options.book), name, folder, found, STUDIES))
         if not options.json:
             print(f"{study.title} ({study.source})\n\n{results_table(study, found['rows'])}\n")
-            for verdict in verdicts:
-                print(f"{VERDICTS[verdict['passed']]}  {verdict['statement']} {sentence(verdict['evidence'])}")
-            print(f"\nfigure: {folder / FIGURE}\n")
+            for statement, verdict in verdicts:
+                print(
+                    f"{VERDICTS[verdict.passed]}  {statement.text} {sentence(verdict.evidence)} {by_seed(verdict)}".rstrip()
+                )
+            print("\n".join(["", *sample_lines(study, found), f"figure: {folder / FIGURE}", ""]))
     if options.json:
         print(json.dumps(reports[options.id] if options.id != ALL else reports))
     if failed:

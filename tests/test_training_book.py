@@ -1,13 +1,14 @@
 """The book of results: made of results alone, and the one in docs is what its results make."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvae.training.book import add_chapter, book_text, cell, write_book
-from kvae.training.reproduction import Statement, Study
+from kvae.training.book import add_chapter, book_text, cell, sample_lines, write_book
+from kvae.training.reproduction import SAMPLES, Statement, Study
 from kvae.training.studies import STUDIES
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -54,21 +55,34 @@ def test_a_chapter_shows_means_spread_published_numbers_and_verdicts(tmp_path: P
     assert "## two\n\n**Two systems** (somebody 2020, table 1). On nothing much." in text
     assert "kvae reproduce two --scale small --seeds 2" in text
     assert "| first | 9.20 ± 0.14 (40.8) | 7.00 ± 0.00 |" in text
-    assert "- **PASS** First is lower. (somebody 2020) 9.2 and 12.5.\n" in text
+    assert "- **PASS** First is lower. (somebody 2020) 9.2 and 12.5. At 2 of 2 seeds alone.\n" in text
     assert "It is odd." not in text
     assert "4 runs, 6 minutes in all; python 3.11, keras 3.15 on 1 CPU core(s), a fast one (tensorflow)" in text
-    assert "| [two](#two) | Two systems | somebody 2020, table 1 | PASS |" in text
+    assert "| [two](#two) | Two systems | somebody 2020, table 1 | 6 | PASS |" in text
 
 
 def test_a_failure_stays_with_its_explanation_and_both_scales_have_a_section(tmp_path: Path) -> None:
     studies = {"two": study(False), "three": study(True)}
     add_chapter(tmp_path, "two", tmp_path, report(), studies)
     text = add_chapter(tmp_path, "two", tmp_path, report(scale="paper"), studies).read_text(encoding="utf-8")
-    assert text.count("- **FAIL** First is lower. (somebody 2020) 9.2 and 12.5. *It is odd.*") == 2
+    failed = "- **FAIL** First is lower. (somebody 2020) 9.2 and 12.5. At 0 of 2 seeds alone."
+    assert text.count(failed) == 2
+    assert text.count(f"{failed} *It is odd.*") == 1, "what is known is of the small scale"
     assert "--scale paper" in text
     assert "two-paper.json" in text
-    assert "| [three](#three) | Two systems | somebody 2020, table 1 | not run yet |" in text
+    assert "| [three](#three) | Two systems | somebody 2020, table 1 |  | not run yet |" in text
     assert "Not run yet: `kvae reproduce three --book docs`" in text
+
+
+def test_the_first_seed_of_the_rows_that_a_study_names_shows_its_samples() -> None:
+    found = report()
+    for result in found["rows"]:
+        result[SAMPLES] = [f"{result['row']} of seed {result['seed']}", "two\n```lines", "x" * 200]
+    shown = replace(study(True), samples=lambda numbers: ["second", "absent"])
+    assert sample_lines(study(True), found) == []
+    assert sample_lines(shown, found) == [
+        "Greedy samples of *second*, in their order:\n\n```\nsecond of seed 0\ntwo '''lines\n" + "x" * 99 + "…\n```\n"
+    ]
 
 
 def test_the_book_is_written_again_from_its_results(tmp_path: Path) -> None:
@@ -105,3 +119,12 @@ def test_every_chapter_has_all_rows_seeds_and_its_figure(name: str) -> None:
         seeds = {result["seed"] for result in found["rows"] if result["row"] == row.name}
         assert seeds >= set(range(study.seeds)), row.name
     assert (DOCS / "results" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_figure_can_be_drawn_from_its_chapter(name: str, tmp_path: Path) -> None:
+    found = json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    draw = STUDIES[name].draw
+    assert draw is not None
+    draw(found["rows"], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

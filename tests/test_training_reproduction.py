@@ -13,6 +13,7 @@ from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import experiment, reproduction
 from kvae.training.figures import stacked
 from kvae.training.reproduction import (
+    SAMPLES,
     Progress,
     Row,
     Statement,
@@ -49,7 +50,7 @@ def study(**fields: Any) -> Study:
         "statements": (
             Statement("Half is lower.", "here", lambda n: (n["half"]["elbo"] < n["free"]["elbo"], "as measured")),
         ),
-        "draw": stacked,
+        "draw": stacked(),
     }
     return Study(**{**about, **fields})
 
@@ -79,11 +80,13 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
     said: list[str] = []
-    measured = study(measure=lambda run, prepared: {"texts_seen": len(prepared.validation)})
+    measured = study(measure=lambda run, prepared: {"texts_seen": len(prepared.validation), SAMPLES: ["a", "b"]})
     found = reproduce(measured, tmp_path, said.append, seeds=2, rows=["free"])
     assert [(result["row"], result["seed"]) for result in found["rows"]] == [("free", 0), ("free", 1)]
     assert found["rows"][0]["elbo"] != found["rows"][1]["elbo"]  # another seed, other weights
     assert found["rows"][0]["texts_seen"] == 10_000
+    assert found["rows"][0][SAMPLES] == ["a", "b"]
+    assert SAMPLES not in (tmp_path / "results.csv").read_text(encoding="utf-8"), "texts are no column"
     assert found["rows"][0]["settings"]["training.epochs"] == 2
     assert found["rows"][0]["made_with"]["hardware"]
     assert len(found["rows"][0]["curve"]["val_elbo"]) == 2
@@ -130,6 +133,17 @@ def test_a_statement_is_judged_by_the_means_over_seeds() -> None:
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [True]
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[2:] + rows[1:2], "study": {}})] == [True]
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[3:] + rows[:2], "study": {}})] == [False]
+
+
+def test_of_several_seeds_a_verdict_says_what_each_finds_alone() -> None:
+    rows = [
+        {"row": name, "seed": seed, "elbo": bound}
+        for name, bounds in {"free": (10.0, 12.0), "half": (9.0, 12.5)}.items()
+        for seed, bound in enumerate(bounds)
+    ]
+    assert [verdict.seeds for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [[True, False]]
+    one = [row for row in rows if not row["seed"]]
+    assert [verdict.seeds for _, verdict in judged(study(), {"rows": one, "study": {}})] == [()]
 
 
 def test_a_run_that_diverges_is_said_and_the_others_go_on(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kvae.cli import STUDIES as NAMED
@@ -75,6 +76,22 @@ def test_twitter_wants_a_ladder_in_front() -> None:
     rows = {name: {"elbo": 60.0 + place, "kl": 5.0} for place, name in enumerate(reversed(TWITTER))}
     assert verdicts(STUDIES["twitter"], rows) == [True]
     assert verdicts(STUDIES["twitter"], rows | {"cnn-map": {"elbo": 50.0, "kl": 5.0}}) == [False]
+
+
+def test_historyless_wants_one_to_fail_by_more_than_chance_and_the_other_to_fit() -> None:
+    def rows(lstm: list[float], convolutional: list[float]) -> dict[str, dict[str, float]]:
+        bits = {"LSTM": lstm, "convolutional": convolutional}
+        return {
+            f"{series}-{length}": {"reconstruction": 10 * value * np.log(2.0), "positions": 10.0, "texts": 1.0}
+            for series, values in bits.items()
+            for length, value in zip((12, 28, 52), values, strict=True)
+        } | {"study": {"step_ratio": 2.0}}
+
+    study = STUDIES["historyless"]
+    assert verdicts(study, rows([0.5, 2.0, 3.0], [0.1, 0.2, 0.9])) == [True, True]
+    assert verdicts(study, rows([0.5, 2.0, 2.01], [0.1, 0.2, 0.9]))[0] is False, "no worse at 52 than at 28"
+    assert verdicts(study, rows([0.5, 0.9, 3.0], [0.1, 0.2, 0.9]))[0] is False, "the LSTM fits 28 characters"
+    assert verdicts(study, rows([0.5, 2.0, 3.0], [0.1, 0.2, 1.1]))[0] is False, "convolutions do not fit 52"
 
 
 def lengths(lstm: list[float], hybrid: list[float]) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kvae.runs import write_json
 
-from .reproduction import FIGURE, TABLE, Study, by_row, judged
+from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, by_row, judged, means
 
 PAGE, PARTS = "results.md", "results"
 
@@ -34,6 +34,9 @@ in brackets stands what the source reports, in the unit of the column; behind ±
 
 VERDICTS = {True: "PASS", False: "FAIL", None: "OPEN"}
 """OPEN: not all of its numbers are there."""
+
+WIDEST = 100
+"""Characters of a sample that are shown."""
 
 
 def file_stem(name: str, scale: str) -> str:
@@ -77,10 +80,13 @@ def reports_of(parts: Path, name: str, study: Study) -> Iterator[dict[str, Any]]
 
 def overview(studies: Mapping[str, Study], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A line for each study: what it is, and its verdicts."""
-    lines = ["| study | what | source | verdicts |", "|---|---|---|---|"]
+    lines = ["| study | what | source | minutes | verdicts |", "|---|---|---|---:|---|"]
     for name, study in studies.items():
         marks = [VERDICTS[verdict.passed] for report in found[name] for _, verdict in judged(study, report)]
-        lines.append(f"| [{name}](#{name}) | {study.title} | {study.source} | {', '.join(marks) or 'not run yet'} |")
+        took = ", ".join(f"{minutes(report['rows']):,.0f}" for report in found[name])
+        lines.append(
+            f"| [{name}](#{name}) | {study.title} | {study.source} | {took} | {', '.join(marks) or 'not run yet'} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -103,6 +109,7 @@ def section(name: str, study: Study, report: Mapping[str, Any], stem: str) -> st
     if study.draw:
         pieces.append(f"![{study.title}]({stem}.png)")
     pieces.append("\n".join(verdict_lines(study, report)))
+    pieces.append("\n".join(sample_lines(study, report)).rstrip())
     pieces.append(provenance(results, stem))
     return "\n" + "\n\n".join(piece for piece in pieces if piece) + "\n"
 
@@ -134,16 +141,41 @@ def verdict_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
     """PASS, FAIL or OPEN for each statement, with the numbers that say so."""
     lines = []
     for statement, verdict in judged(study, report):
-        why = f" *{statement.otherwise}*" if verdict.passed is False and statement.otherwise else ""
-        lines.append(
-            f"- **{VERDICTS[verdict.passed]}** {statement.text} ({statement.source}) {sentence(verdict.evidence)}{why}"
-        )
+        known = verdict.passed is False and report["scale"] == "small" and statement.otherwise
+        why = f"*{statement.otherwise}*" if known else ""
+        parts = (statement.text, f"({statement.source})", sentence(verdict.evidence), by_seed(verdict), why)
+        lines.append(f"- **{VERDICTS[verdict.passed]}** {' '.join(part for part in parts if part)}")
     return lines
+
+
+def by_seed(verdict: Verdict) -> str:
+    """At how many seeds a statement about means holds by itself."""
+    return f"At {sum(verdict.seeds)} of {len(verdict.seeds)} seeds alone." if verdict.seeds else ""
+
+
+def sample_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
+    """What the chosen rows write, a line each, cut where it is long: the texts are a model's."""
+    if study.samples is None:
+        return []
+    texts = {result["row"]: result[SAMPLES] for result in report["rows"] if not result["seed"] and SAMPLES in result}
+    shown = [name for name in study.samples(means(report["rows"])) if name in texts]
+    return [f"Greedy samples of *{name}*, in their order:\n\n```\n{shortened(texts[name])}\n```\n" for name in shown]
+
+
+def shortened(texts: Sequence[str]) -> str:
+    """A line a text, at most `WIDEST` characters of it."""
+    lines = (text.replace("\n", " ").replace("`", "'") for text in texts)
+    return "\n".join(line if len(line) <= WIDEST else line[: WIDEST - 1] + "…" for line in lines)
 
 
 def sentence(text: str) -> str:
     """With a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def minutes(results: Sequence[Mapping[str, Any]]) -> float:
+    """What all runs took."""
+    return sum(result["seconds"] for result in results) / 60
 
 
 def provenance(results: Sequence[Mapping[str, Any]], stem: str) -> str:
@@ -155,8 +187,7 @@ def provenance(results: Sequence[Mapping[str, Any]], stem: str) -> str:
         where, backend = with_what.pop("hardware"), with_what.pop("backend")
         versions = ", ".join(f"{name} {version}" for name, version in with_what.items())
         lines.append(f"{versions} on {where} ({backend})")
-    minutes = sum(result["seconds"] for result in results) / 60
     return (
-        f"{len(results)} runs, {minutes:,.0f} minutes in all; {'; '.join(lines)}. Every number: [csv]({stem}.csv); "
+        f"{len(results)} runs, {minutes(results):,.0f} minutes in all; {'; '.join(lines)}. Every number: [csv]({stem}.csv); "
         f"settings of each row: [json]({stem}.json)."
     )

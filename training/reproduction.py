@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from .experiment import completed
 
 RESULT = "result.json"
 RESULTS, TABLE, FIGURE = "results.json", "results.csv", "figure.png"
+SAMPLES = "samples"
+"""The texts in a run's result."""
+
 Say = Callable[[str], None]
 Numbers = Mapping[str, Mapping[str, float]]
 """Means over the seeds: the rows by name, each metric by name; `study` holds what `Study.beside` measured."""
@@ -56,6 +59,8 @@ class Verdict:
 
     passed: bool | None
     evidence: str
+    seeds: Sequence[bool] = ()
+    """Whether it holds of each seed alone, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Statement:
     source: str
     check: Callable[[Numbers], tuple[bool, str]]
     otherwise: str = ""
-    """What is known about why it failed, for the book."""
+    """What is known about why it failed at the small scale, for the book."""
 
     def judge(self, numbers: Numbers) -> Verdict:
         """The verdict; rows that are missing leave it open."""
@@ -75,6 +80,14 @@ class Statement:
         except KeyError as missing:
             return Verdict(None, f"not measured: {missing.args[0]}")
         return Verdict(bool(passed), evidence)
+
+    def judge_report(self, report: Mapping[str, Any]) -> Verdict:
+        """The verdict on the means of a report's runs, and on each seed."""
+        rows, study = report["rows"], {"study": report["study"]}
+        by_seed = [[row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})]
+        alone = [self.judge({**means(each), **study}).passed for each in by_seed]
+        seeds = [bool(passed) for passed in alone if passed is not None]
+        return replace(self.judge({**means(rows), **study}), seeds=seeds if len(seeds) > 1 else ())
 
 
 @dataclass(frozen=True)
@@ -92,10 +105,12 @@ class Study:
     statements: Sequence[Statement] = ()
     draw: Callable[[Sequence[Mapping[str, Any]], Path], None] | None = None
     """Writes the figure from the results."""
-    measure: Callable[[Run, Prepared], dict[str, float]] | None = None
-    """More metrics of a trained row."""
+    measure: Callable[[Run, Prepared], dict[str, Any]] | None = None
+    """More metrics of a trained row; texts may stand under `SAMPLES`."""
     beside: Callable[[Sequence[Row], Say], dict[str, float]] | None = None
     """Metrics of the study as a whole."""
+    samples: Callable[[Numbers], Sequence[str]] | None = None
+    """The rows whose samples the book shows: the first seed's, of those that `measure` puts under `SAMPLES`."""
     seeds: int = 1
 
 
@@ -133,8 +148,7 @@ def reproduce(
 
 def judged(study: Study, report: Mapping[str, Any]) -> list[tuple[Statement, Verdict]]:
     """The study's statements with what the numbers of a report say of them."""
-    numbers = {**means(report["rows"]), "study": report["study"]}
-    return [(statement, statement.judge(numbers)) for statement in study.statements]
+    return [(statement, statement.judge_report(report)) for statement in study.statements]
 
 
 def planned(study: Study, scale: str, seeds: int | None, rows: Sequence[str]) -> list[tuple[Row, int]]:
@@ -220,7 +234,7 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 def measured(
-    folder: Path, config: Config, measure: Callable[[Run, Prepared], dict[str, float]] | None, say: Say
+    folder: Path, config: Config, measure: Callable[[Run, Prepared], dict[str, Any]] | None, say: Say
 ) -> dict[str, Any]:
     """Train and evaluate one run, or go on with it, and write its result; Ctrl-C ends the command."""
     started = time.monotonic()
@@ -335,7 +349,8 @@ def by_row(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[flo
 
 def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """A line for each run, its numbers in columns."""
-    names = list(dict.fromkeys(key for item in results for key, value in item.items() if not isinstance(value, dict)))
+    plain = (key for item in results for key, value in item.items() if not isinstance(value, dict | list))
+    names = list(dict.fromkeys(plain))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
