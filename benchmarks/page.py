@@ -48,10 +48,11 @@ def sampling(report: Report) -> str:
     return f"""## Writing
 
 Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
-{report["length"]}), all with the same weights, trained on {report["corpus"]} for 1,200 steps ({report["same_texts"]:.0%} of 64
-greedy texts are equal between the bundle and PyTorch), and in brackets how many times PyTorch's eager speed that is, and how
-long a batch takes. The last rows are what the products alone would allow, measured at these sizes in the same run (by PyTorch
-or onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and which share of that the bundle reaches.
+{report["length"]}), all with the same weights, trained for {report["steps"]} steps on {report["texts"]:,} texts
+({report["same_texts"]:.0%} of 64 greedy texts are equal between the bundle and PyTorch), and in brackets how many times
+PyTorch's eager speed that is, and how long a batch takes. The last rows are what the products alone would allow, measured
+at these sizes in the same run (by PyTorch or onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and
+which share of that the bundle reaches.
 
 | batch | {" | ".join(seconds)} |
 |---|{"---:|" * len(seconds)}

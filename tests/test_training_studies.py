@@ -1,13 +1,15 @@
 """The studies as data: their rows can be built, their statements can hold and can fail."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
-import numpy as np
 import pytest
 
 from kvae.cli import STUDIES as NAMED
 from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
+from kvae.runs import Run
+from kvae.training.corpora import Prepared
 from kvae.training.reproduction import Study
 from kvae.training.studies import (
     ALPHAS,
@@ -82,7 +84,7 @@ def test_historyless_wants_one_to_fail_by_more_than_chance_and_the_other_to_fit(
     def rows(lstm: list[float], convolutional: list[float]) -> dict[str, dict[str, float]]:
         bits = {"LSTM": lstm, "convolutional": convolutional}
         return {
-            f"{series}-{length}": {"reconstruction": 10 * value * np.log(2.0), "positions": 10.0, "texts": 1.0}
+            f"{series}-{length}": {"reconstruction_bits": value}
             for series, values in bits.items()
             for length, value in zip((12, 28, 52), values, strict=True)
         } | {"study": {"step_ratio": 2.0}}
@@ -164,5 +166,6 @@ def test_ptb_word_wants_the_best_published_bound_and_a_code() -> None:
 
 
 def test_reconstruction_in_bits_counts_positions() -> None:
-    numbers = {"row": {"reconstruction": 30.0, "positions": 1000.0, "texts": 100.0}}
-    assert reconstruction_bits(numbers, "row") == pytest.approx(3.0 / 0.6931, rel=1e-3)
+    run = SimpleNamespace(evaluation={"reconstruction": 30.0, "positions": 1000.0, "texts": 100.0})
+    found = reconstruction_bits(cast(Run, run), cast(Prepared, None))
+    assert found["reconstruction_bits"] == pytest.approx(3.0 / 0.6931, rel=1e-3)
