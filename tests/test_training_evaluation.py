@@ -5,7 +5,7 @@ import pytest
 
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.evaluation import UNITS, active_units, aggregated, collect, evaluate, mutual_information
+from kvae.training.evaluation import UNITS, active_units, aggregated, collect, evaluate, mutual_information, perplexity
 
 from .conftest import random_tokens, small_model
 
@@ -145,3 +145,8 @@ def test_a_ladder_whose_text_says_nothing_has_no_active_units(latent: str) -> No
 def test_fewer_than_no_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least 0, got -3"):
         evaluate(small_model(), random_tokens(5), importance_samples=-3)
+
+
+def test_a_perplexity_beyond_all_numbers_is_left_out() -> None:
+    assert perplexity(700.0) == pytest.approx({"perplexity": np.exp(700.0)})
+    assert perplexity(710.0) == {}

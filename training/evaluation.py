@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -82,7 +84,7 @@ def evaluate(
         "bits_per_character": float(
             bits_per_character(elbo, characters / len(rows) if characters else means["positions"])
         ),
-        "perplexity": float(np.exp(elbo / means["positions"])),
+        **perplexity(elbo / means["positions"]),
         "reconstruction_with_padding": means["reconstruction_with_padding"],
         "elbo_with_padding": elbo - means["reconstruction"] + means["reconstruction_with_padding"],
         "active_units": active_units(collected["shift"]),
@@ -98,6 +100,11 @@ def evaluate(
         nats = importance_weighted(model, rows, importance_samples, batch_size, seed, attribute)
         found |= {"importance_weighted_nll": float(nats.mean()), "importance_samples": importance_samples}
     return found
+
+
+def perplexity(nats_per_token: float) -> dict[str, float]:
+    """Where it is a number: where the KL costs nothing it may exceed all of them, and JSON has no infinity."""
+    return {"perplexity": math.exp(nats_per_token)} if nats_per_token < math.log(sys.float_info.max) else {}
 
 
 LATENT = ("mean", "log_variance", "z")
