@@ -252,7 +252,7 @@ def main() -> None:
             "memory_gigabytes_per_second": gigabytes,
             "weights": UNITS * (4 * UNITS + SYMBOLS),
             "same_texts": same_texts(),
-            "steps": STEPS,
+            "steps": int(trained().model.training_steps.numpy()),
             "texts": len(TEXTS.read_text(encoding="utf-8").splitlines()),
             "quantization": manifest["quantization"],
             "rounds": options.rounds,

@@ -654,14 +654,6 @@ def best_published(numbers: Numbers) -> tuple[bool, str]:
 # --- every technique against collapse, on one corpus and one budget --------------------------------------------------
 
 
-GATED: dict[str, Any] = {
-    "model__head": "gated_conv",
-    "model__head_layers": 2,
-    "model__head_kernel": 5,
-    "model__head_reads": "steps",
-}
-
-
 def anti_collapse(scale: str) -> list[Row]:
     """One LSTM VAE that collapses by itself, and everything kvae has against it."""
     size = 24 if scale == "small" else 60
@@ -686,16 +678,7 @@ def anti_collapse(scale: str) -> list[Row]:
             lstm_vae(objective__schedule="cyclical", objective__ramp_start=0, objective__ramp_steps=int(0.9 * steps)),
             "schedule",
         ),
-        Row(
-            "ramp-after-convergence",
-            lstm_vae(
-                objective__ramp_after_convergence=True,
-                objective__ramp_steps=steps // 4,
-                training__epochs=20,
-                training__steps_per_epoch=steps // 20,
-            ),
-            "schedule",
-        ),
+        Row("ramp-after-convergence", lstm_vae(objective__ramp_after_convergence=True), "schedule"),
         Row("input-dropout-0.5", lstm_vae(objective__input_dropout=0.5, **at_once), "decoder"),
         Row("input-dropout-0.5-annealed", lstm_vae(objective__input_dropout=0.5), "decoder"),
         Row("free-bits", lstm_vae(objective__penalty="free_bits", **free, **at_once), "penalty"),
@@ -734,22 +717,15 @@ def anti_collapse(scale: str) -> list[Row]:
             ),
             "prior",
         ),
-        Row("gated-convolutions", lstm_vae(**GATED, **at_once), "decoder"),
-        Row("convolutional-encoder", lstm_vae(**CONVOLUTIONAL_ENCODER), "encoder"),
-        Row("convolutional-encoder-free-8", lstm_vae(**CONVOLUTIONAL_ENCODER, **FREE), "encoder"),
-        Row("hybrid-alpha-0", hybrid(objective__alpha=0.0), "hybrid"),
-        Row("hybrid-alpha-0.2", hybrid(), "hybrid"),
-        Row("hybrid-alpha-falls", hybrid(**alpha_falls(steps)), "hybrid"),
-        Row("hybrid-alpha-1-falls-free-8", hybrid(objective__alpha=1.0, **alpha_falls(steps), **FREE), "hybrid"),
-        Row("hybrid-bytenet", windows("hybrid-bytenet-ptb", size, steps, scale), "hybrid"),
+        Row("hybrid-alpha-0", hybrid(objective__alpha=0.0), "decoder"),
+        Row("hybrid-alpha-0.2", hybrid(), "decoder"),
     ]
 
 
 def tighter_bound(run: Run, prepared: Prepared) -> dict[str, float]:
-    """The bound less what 32 codes a text gain on 1,000 held-out texts (Burda et al. 2016), so that it is of all texts."""
-    model, rows = run.model.in_float32(), spread(prepared.validation, 1000)
-    gain = evaluate(model, rows)["elbo"] - float(importance_weighted(model, rows, 32).mean())
-    return {"importance_weighted_nll": run.evaluation["elbo"] - gain}
+    """The importance-weighted bound with 32 codes a text, on 1,000 held-out texts."""
+    rows = spread(prepared.validation, 1000)
+    return {"importance_weighted_nll": float(importance_weighted(run.model.in_float32(), rows, 32).mean())}
 
 
 def collapsed_by_itself(numbers: Numbers) -> tuple[bool, str]:
@@ -1045,8 +1021,8 @@ STUDIES: dict[str, Study] = {
         about=(
             "One LSTM VAE whose decoder sees all of its history and whose code dies by itself, and what kvae has "
             "against it, on the same windows of Penn Treebank's characters and the same number of steps. *tighter "
-            "bound*: the bound less what 32 codes a text gain on 1,000 of the held-out windows. *free-8*: 8 nats of KL cost "
-            "nothing; *alpha-falls*: to 0 over the middle half of training. Small: windows of 24 characters, "
+            "bound*: 32 codes a text on 1,000 of the held-out windows, which cost more than all of them, by what rows "
+            "without a code show. Small: windows of 24 characters, "
             f"{STEPS['anti-collapse']:,} steps of 32; seconds include set-up, compilation and evaluation, on one core of a "
             "machine that did other work."
         ),
