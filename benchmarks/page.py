@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from turns import RESULTS
+from turns import PRODUCTS, RESULTS
 
 Report = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ def sampling(report: Report) -> str:
     return f"""## Writing
 
 Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
-{report["length"]}), all with the same weights, trained for {report["steps"]} steps on {report["texts"]:,} texts
+{report["length"]}), all with the same weights, trained for {report["steps"]} steps of 32 out of {report["texts"]:,} texts
 ({report["same_texts"]:.0%} of 64 greedy texts are equal between the bundle and PyTorch), and in brackets how many times
 PyTorch's eager speed that is, and how long a batch takes. The last rows are what the products alone would allow, measured
 at these sizes in the same run (by PyTorch or onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and
@@ -114,7 +114,7 @@ def training_on_gpu(report: Report) -> str:
 {training_table(report)}
 
 {report["device"]}, {made_on(report)}, median of {report["rounds"]}:
-`python benchmarks/training_step.py --frameworks JAX PyTorch`.
+`python benchmarks/training_step.py --frameworks JAX PyTorch --json docs/performance/training-gpu.json`.
 """
 
 
@@ -260,13 +260,6 @@ batch 1 the products' share is larger than it seems here, see the rows of produc
 """
 
 
-PRODUCTS = (
-    *("MatMul", "MatMulInteger", "Gemm", "ConvTranspose", "Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
-    *("dot", "convolution", "convolution-base-dilated", "convolution-window-dilated"),
-)
-"""Operations that multiply matrices, by their names in onnxruntime, TensorFlow and XLA."""
-
-
 class Aim(NamedTuple):
     """What is compared, the ratio that was wanted, the one that is measured, that with free operations other than products,
     and what limits it."""
@@ -312,16 +305,13 @@ What limits those that are not reached, by the profiles above:
 
 def profiled(reports: Mapping[str, Report], name: str) -> str:
     """What takes the time, by the profile of that name: the products, and the largest others."""
-    shares = reports["profiles"]["shares"][name]
-    others = [(operation, part) for operation, part in shares.items() if operation not in (*PRODUCTS, "others")]
-    return f"products take {products_in(shares):.0%} of the time in operations, " + ", ".join(
-        f"{operation} {part:.0%}" for operation, part in others[:4]
-    )
-
-
-def products_in(shares: Mapping[str, float]) -> float:
-    """The share of products in a profile."""
-    return sum(shares.get(name, 0.0) for name in PRODUCTS)
+    report = reports["profiles"]
+    others = [
+        f"{operation} {part:.0%}"
+        for operation, part in report["shares"][name].items()
+        if operation not in (*PRODUCTS, "others")
+    ]
+    return f"products take {report['products'][name]:.0%} of the time in operations, " + ", ".join(others[:4])
 
 
 def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
@@ -365,14 +355,17 @@ def by_onnxruntime(found: Mapping[str, float]) -> str:
 
 
 def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
-    report, shares = reports["training"], reports["profiles"]["shares"]
+    report = reports["training"]
     seconds = report["seconds"]
     faster = {
         system: min(("TensorFlow", "TensorFlow XLA"), key=lambda name, system=system: seconds[f"{system}, {name}"])
         for system in ("hybrid, normalised", "hybrid, plain", "LSTM VAE, normalised", "LSTM VAE, plain")
     }
     ours = {system: seconds[f"{system}, {name}"] for system, name in faster.items()}
-    suffix = ", XLA" if faster["hybrid, normalised"] == "TensorFlow XLA" else ""
+    profile = {
+        system: f"training, {system}" + (", XLA" if faster[f"{system}, normalised"] == "TensorFlow XLA" else "")
+        for system in ("hybrid", "LSTM VAE")
+    }
     for framework, lengths in report["lengths"].items():
         each = [taken / int(length) for length, taken in lengths.items()]
         yield Aim(
@@ -380,9 +373,9 @@ def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
             0.85,
             min(each) / max(each),
             None,
-            fixed_cost(lengths),
+            growth(lengths),
         )
-    products = products_in(shares[f"training, hybrid{suffix}"]) * ours["hybrid, normalised"]
+    products = reports["profiles"]["products"][profile["hybrid"]] * ours["hybrid, normalised"]
     fewer = fewer_operations(report)
     for kind, wanted, least in (("normalised", 1.8, products), ("plain", 0.9, None)):
         rival, hybrid = seconds[f"hybrid, {kind}, PyTorch"], ours[f"hybrid, {kind}"]
@@ -391,7 +384,7 @@ def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
             wanted,
             rival / hybrid,
             least and rival / least,
-            f"In a step {profiled(reports, f'training, hybrid{suffix}')}.",
+            f"In a step of the normalised one {profiled(reports, profile['hybrid'])}.",
         )
         yield Aim(
             f"training, recurrence, {kind}, the speed of its products",
@@ -406,21 +399,22 @@ def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
             2.0,
             ours[f"LSTM VAE, {kind}"] / hybrid,
             fewer,
-            f"Its products have {fewer:.2f} times fewer operations; of a step of the LSTM VAE "
-            f"{profiled(reports, f'training, LSTM VAE{suffix}')}.",
+            f"Its products have {fewer:.2f} times fewer operations; in a step of the normalised LSTM VAE "
+            f"{profiled(reports, profile['LSTM VAE'])}.",
         )
 
 
-def fixed_cost(lengths: Mapping[str, float]) -> str:
-    """What of a step does not grow with its positions, by the shortest and the longest."""
+def growth(lengths: Mapping[str, float]) -> str:
+    """How a step grows, and what of the shortest does not."""
     (short, first), (long, last) = (
         (int(length), lengths[length]) for length in (min(lengths, key=int), max(lengths, key=int))
     )
     each = (last - first) / (long - short)
-    return (
-        f"From {short} to {long} positions a step grows by {1e3 * each:.1f} ms a position; "
-        f"{1e3 * (first - each * short):.0f} ms of it, {1 - each * short / first:.0%} at {short}, do not grow."
-    )
+    fixed = first - each * short
+    text = f"From {short} to {long} positions a step grows by {1e3 * each:.1f} ms a position"
+    if fixed < 0:
+        return f"{text}, where the first {short} take {1e3 * first / short:.1f} each."
+    return f"{text}; {1e3 * fixed:.0f} ms, {fixed / first:.0%} of the step at {short}, do not grow."
 
 
 def data_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:

@@ -24,13 +24,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 from sampling import BUNDLE, EIGHT_BITS, prepare
 from training_step import LENGTH, ours, recurrence
-from turns import arguments, written
+from turns import PRODUCTS, arguments, written
 
 CONTAINERS = {"Loop", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"}
 CONTAINERS |= {"while", "call", "conditional"}
 """Operations whose time is that of others within them, TensorFlow's and XLA's."""
-ONEDNN = "^_Mkl(Native)?"
-"""What TensorFlow calls an operation more that it leaves to oneDNN, on some processors."""
+FUSED = "^_(Mkl|Native)*(Fused)?"
+"""What TensorFlow calls an operation more that it leaves to oneDNN, on some processors, or has fused with what follows."""
 SHOWN = 8
 
 
@@ -85,7 +85,7 @@ def operations_in(trace: Path) -> Counter[str]:
     for event in (event for line in plane.lines for event in line.events):
         name = names[event.metadata_id]
         _, colon, operation = name.rpartition(":")
-        operation = re.sub(ONEDNN, "", operation)
+        operation = re.sub(FUSED, "", operation)
         if compiled & {stat.metadata_id for stat in event.stats}:
             taken[xla_kind(name)] += event.duration_ps / 1e6
         elif colon and hasattr(tf.raw_ops, operation):
@@ -101,9 +101,13 @@ def xla_kind(name: str) -> str:
     return plain.removeprefix("wrapped_")
 
 
-def shares(taken: Mapping[str, float]) -> dict[str, float]:
+def without_containers(taken: Mapping[str, float]) -> Counter[str]:
+    """What operations take themselves."""
+    return Counter({name: value for name, value in taken.items() if name not in CONTAINERS})
+
+
+def shares(own: Counter[str]) -> dict[str, float]:
     """The largest, and what is left together."""
-    own = Counter({name: value for name, value in taken.items() if name not in CONTAINERS})
     found = {name: value / own.total() for name, value in own.most_common(SHOWN)}
     return {**found, "others": 1 - sum(found.values())}
 
@@ -112,8 +116,8 @@ def main() -> None:
     parser = arguments(__doc__, "profiles", rounds=3)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     options = parser.parse_args()
-    prepare()
     tf.config.threading.set_intra_op_parallelism_threads(1)
+    prepare()
     measured: dict[str, Callable[[], Counter[str]]] = {
         f"{name}, batch {batch}": lambda path=path, batch=batch: of_writing(path, batch, options.rounds)
         for name, path in (("writing", BUNDLE), ("writing in eight bits", EIGHT_BITS))
@@ -130,13 +134,14 @@ def main() -> None:
     measured |= {
         f"training, {name}": lambda make=make: of_training(make(), options.rounds) for name, make in steps.items()
     }
-    report: dict[str, Any] = {}
+    report: dict[str, dict[str, Any]] = {"shares": {}, "products": {}}
     for name, measure in measured.items():
-        report[name] = shares(measure())
-        print(
-            f"{name}: " + ", ".join(f"{operation} {share:.0%}" for operation, share in report[name].items()), flush=True
-        )
-    written(options.json, {"shares": report})
+        own = without_containers(measure())
+        report["shares"][name] = shares(own)
+        report["products"][name] = sum(own[product] for product in PRODUCTS) / own.total()
+        shown = ", ".join(f"{operation} {share:.0%}" for operation, share in report["shares"][name].items())
+        print(f"{name}: products {report['products'][name]:.0%}: {shown}", flush=True)
+    written(options.json, report)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,13 @@ from typing import Any
 RESULTS = Path(__file__).parents[1] / "docs" / "performance"
 """Where the figures of docs/performance.md lie."""
 
+PRODUCTS = {
+    *("MatMul", "BatchMatMulV2", "Einsum", "MatMulInteger", "Gemm", "ConvTranspose"),
+    *("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
+    *("dot", "convolution", "convolution-base-dilated", "convolution-window-dilated"),
+}
+"""Operations that multiply matrices, by their names in onnxruntime, TensorFlow and XLA."""
+
 
 class Rival:
     """A process that answers each request, an object, with another."""

@@ -85,6 +85,14 @@ def test_the_first_seed_of_the_rows_that_a_study_names_shows_its_samples() -> No
     ]
 
 
+def test_samples_are_shown_too_where_the_rows_that_choose_them_are_missing() -> None:
+    found = report()
+    for result in found["rows"]:
+        result[SAMPLES] = [result["row"]]
+    shown = replace(study(True), samples=lambda numbers: [str(numbers["absent"])])
+    assert len(sample_lines(shown, found)) == 2
+
+
 def test_the_book_is_written_again_from_its_results(tmp_path: Path) -> None:
     page = add_chapter(tmp_path, "two", tmp_path, report(), {"two": study(True)})
     before = page.read_text(encoding="utf-8")

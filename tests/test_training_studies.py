@@ -10,7 +10,7 @@ from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
 from kvae.runs import Run
 from kvae.training.corpora import Prepared
-from kvae.training.reproduction import Study
+from kvae.training.reproduction import Study, judged
 from kvae.training.studies import (
     ALPHAS,
     HYBRIDS,
@@ -143,6 +143,18 @@ def test_tweets_wants_the_code_for_nothing() -> None:
     assert verdicts(STUDIES["tweets"], numbers) == [False, True, True]
     numbers["lstm-vae-p0.2"]["distinct_greedy"] = 80
     assert verdicts(STUDIES["tweets"], numbers)[2] is False
+
+
+def test_tweets_judges_at_each_seed_the_hybrid_that_the_means_choose() -> None:
+    def row(name: str, seed: int, bound: float, kl: float) -> dict[str, Any]:
+        return {"row": name, "seed": seed, "elbo": bound, "kl": kl, "distinct_greedy": 99 if kl > 5 else 20}
+
+    rows = [row(name, seed, 160.0, 2.0) for name in HYBRIDS for seed in (0, 1) if name != "hybrid"]
+    rows += [row("hybrid", 0, 150.0, 6.0), row("hybrid", 1, 151.0, 6.0)]
+    rows += [row("lstm-vae-p0.2", 0, 152.0, 0.9), row("lstm-vae-p0.2", 1, 150.5, 1.4)]
+    first, distinct, _ = (verdict for _, verdict in judged(STUDIES["tweets"], {"rows": rows, "study": {}}))
+    assert (first.passed, first.seeds) == (True, [True, False])
+    assert (distinct.passed, distinct.seeds) == (True, [True, True])
 
 
 def test_alpha_wants_more_kl_for_little() -> None:

@@ -28,7 +28,7 @@ its command, a statement is marked PASS or FAIL by the numbers of its table, and
 Bound, reconstruction, KL and information are nats a text on the whole held-out split, the KL in full, one drawn code a
 text; the bound is reconstruction + KL and lower is better; padding counts only where a column says so. Behind a number
 in brackets stands what the source reports, in the unit of the column; behind ± the standard deviation over seeds.
-[metrics.md](metrics.md) defines every number, [systems/](systems/README.md) the systems.
+[metrics.md](metrics.md) defines the numbers that `kvae evaluate` gives too, [systems/](systems/README.md) the systems.
 
 """
 
@@ -158,7 +158,10 @@ def sample_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
     if study.samples is None:
         return []
     texts = {result["row"]: result[SAMPLES] for result in report["rows"] if not result["seed"] and SAMPLES in result}
-    shown = [name for name in study.samples(means(report["rows"])) if name in texts]
+    try:
+        shown = [name for name in study.samples(means(report["rows"])) if name in texts]
+    except KeyError:  # a row that chooses them is missing
+        shown = list(texts)
     return [f"Greedy samples of *{name}*, in their order:\n\n```\n{shortened(texts[name])}\n```\n" for name in shown]
 
 

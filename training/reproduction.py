@@ -34,7 +34,9 @@ SAMPLES = "samples"
 
 Say = Callable[[str], None]
 Numbers = Mapping[str, Mapping[str, float]]
-"""Means over the seeds: the rows by name, each metric by name; `study` holds what `Study.beside` measured."""
+"""Means over the seeds: the rows by name, each metric by name; `study` holds what `Study.beside` measured. Of one seed alone
+they also hold the means, so that what is judged is the row that they choose (`OVERALL`)."""
+OVERALL = "overall"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Statement:
         """The verdict on the means of a report's runs, and on each seed."""
         rows, study = report["rows"], {"study": report["study"]}
         by_seed = [[row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})]
-        alone = [self.judge({**means(each), **study}).passed for each in by_seed]
+        overall: Any = means(rows)
+        alone = [self.judge({**means(each), **study, OVERALL: overall}).passed for each in by_seed]
         seeds = [bool(passed) for passed in alone if passed is not None]
         return replace(self.judge({**means(rows), **study}), seeds=seeds if len(seeds) > 1 else ())
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ from .evaluation import evaluate, importance_weighted, spread
 from .figures import cost_and_kl, dots, panels_over_x, stacked, training_curves
 from .generation import compiled, posterior_codes, prior_codes, written
 from .pipeline import training_stream
-from .reproduction import SAMPLES, Numbers, Row, Say, Statement, Study
+from .reproduction import OVERALL, SAMPLES, Numbers, Row, Say, Statement, Study
 from .text_metrics import CUT, bleu, distinct_texts
 
 ISSUE = "our own aim"
@@ -66,6 +66,11 @@ def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Con
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
     )
+
+
+def over_seeds(numbers: Numbers) -> Numbers:
+    """The means over all seeds, also where the numbers are of one."""
+    return cast(Numbers, numbers.get(OVERALL, numbers))
 
 
 def rising(values: Sequence[float]) -> bool:
@@ -186,10 +191,10 @@ def at_most_twenty(numbers: Numbers) -> tuple[bool, str]:
 
 def near_entropy(numbers: Numbers) -> tuple[bool, str]:
     entropy = CORPORA["sines"].entropy or 0.0
-    alive = {name: numbers[name]["elbo"] for name in TOY if numbers[name]["kl"] >= 3}
-    best = min(alive, key=alive.__getitem__)
+    means = over_seeds(numbers)
+    best = min((name for name in TOY if means[name]["kl"] >= 3), key=lambda name: means[name]["elbo"])
     found = numbers[best]
-    return found["elbo"] <= 1.05 * entropy, (
+    return found["elbo"] <= 1.05 * entropy and found["kl"] >= 3, (
         f"{best}: bound {found['elbo']:.2f} nats with KL {found['kl']:.2f}; 5 % above the entropy of {entropy} is "
         f"{1.05 * entropy:.2f}"
     )
@@ -536,8 +541,9 @@ def lstm_and_best_hybrid(numbers: Numbers) -> tuple[str, str]:
 
 def best_hybrid(numbers: Numbers) -> str:
     """The hybrid with the lowest bound among those that carry five times the KL of the LSTM VAE, or among all."""
-    rich = [name for name in HYBRIDS if numbers[name]["kl"] >= 5 * numbers["lstm-vae-p0.2"]["kl"]]
-    return min(rich or HYBRIDS, key=lambda name: numbers[name]["elbo"])
+    means = over_seeds(numbers)
+    rich = [name for name in HYBRIDS if means[name]["kl"] >= 5 * means["lstm-vae-p0.2"]["kl"]]
+    return min(rich or HYBRIDS, key=lambda name: means[name]["elbo"])
 
 
 def hybrid_pays_nothing(numbers: Numbers) -> tuple[bool, str]:
@@ -806,7 +812,9 @@ STUDIES: dict[str, Study] = {
             "Autoencoders (beta 0: the KL costs nothing and grows at will) of windows of Penn Treebank's characters whose "
             "decoder sees no history: an LSTM, "
             f"and deconvolutions. Small: windows of 12, 28 and 52 characters, {STEPS['historyless']:,} steps of 32, "
-            "widths at most 128."
+            "widths at most 128. What counts as not fitted, a bit a character, and as worse, a fiftieth, was set before these "
+            "runs; in 5,000 steps at half the learning rate the statement had failed: the LSTM knew only the frequencies of "
+            "characters at 28 and at 52, and the convolutions had 1.03 bits at 52."
         ),
         scales=scales(historyless),
         columns={
