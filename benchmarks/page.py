@@ -6,7 +6,7 @@ python benchmarks/page.py
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from turns import PRODUCTS, RESULTS
@@ -19,14 +19,43 @@ What one would use instead, beside kvae, on the same work: each rival in a proce
 `python benchmarks/page.py` from the figures that the scripts of `benchmarks/` write into `docs/performance/`; each script says
 at its top how to run it again, in `.venv` with PyTorch (`pip install --constraint constraints.txt --editable '.[benchmarks]'`).
 Trust the ratios more than the speeds, and least at batch 1: on the shared machines these are of, two runs in a row differed by
-up to a half there, and by a tenth at batch 64.
+up to a half there, and by a tenth at batch 64. Between machines they differ more, see the lines that begin with *On*: where
+memory is slow, all that writes or trains waits for it alike.
 """
 
 
 def made_on(report: Report) -> str:
     """The machine, and the versions of what was compared."""
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    return f"{report['machine']}; {versions}"
+    versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
+    return "; ".join(filter(None, [report["machine"], versions]))
+
+
+def elsewhere(name: str, ratios: Callable[[Report], Mapping[str, Sequence[float]]]) -> str:
+    """How many times PyTorch's speed it was on other machines, whose figures lie beside as NAME-MACHINE.json."""
+    lines = []
+    for path in sorted(RESULTS.glob(f"{name}-*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not report.get("device"):
+            found = "; ".join(
+                f"{what} {', '.join(f'{ratio:.2f}' for ratio in each)}" for what, each in ratios(report).items()
+            )
+            lines.append(f"On {report['machine']}, times PyTorch's speed in the order of the columns: {found}.")
+    return "\n\n".join(lines)
+
+
+def writing_ratios(report: Report) -> dict[str, list[float]]:
+    """Of each bundle, by batch."""
+    return {name: [found["PyTorch"] / found[name] for found in report["seconds"].values()] for name in PRODUCTS_OF}
+
+
+def training_ratios(report: Report) -> dict[str, list[float]]:
+    """Of each system, by framework of ours."""
+    seconds = report["seconds"]
+    systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
+    ours = ("TensorFlow", "TensorFlow XLA", "JAX")
+    return {
+        system: [seconds[f"{system}, PyTorch"] / seconds[f"{system}, {name}"] for name in ours] for system in systems
+    }
 
 
 def sampling(report: Report) -> str:
@@ -66,6 +95,8 @@ In eight bits the bound of {changed["texts"]} held-out texts is {changed["bound"
 {changed["bound_in_float32"]:.2f} ({worse(changed):+.2%}), {changed["likeliest_symbols_unchanged"]:.2%} of the likeliest next
 symbols behind the true ones stay the same, and the files are {changed["size_ratio"]:.0%} as large.
 
+{elsewhere("sampling", writing_ratios)}
+
 {made_on(report)}, median of {report["rounds"]}: `python benchmarks/sampling.py`.
 """
 
@@ -102,6 +133,8 @@ def training(report: Report) -> str:
 
 {recurrence_sentence(report)} The products of the LSTM VAE's step take {fewer_operations(report):.2f}
 times the operations of the hybrid's. {growth_sentence(report)}
+
+{elsewhere("training", training_ratios)}
 
 {made_on(report)}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
 """
@@ -351,7 +384,9 @@ def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
 def by_onnxruntime(found: Mapping[str, float]) -> str:
     """How near onnxruntime's products, which a bundle has to use, come to those of the faster."""
     part = found["products"] / found["products, by onnxruntime"]
-    return f" Onnxruntime computes these products at {part:.0%} of the speed of the faster library."
+    return (
+        f" Onnxruntime computes these products at {part:.0%} of the speed of the faster library." if part < 0.95 else ""
+    )
 
 
 def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
