@@ -482,11 +482,6 @@ HYBRIDS: dict[str, dict[str, Any]] = {
 """The hybrid of the paper, and its settings in the rows that keep its code without paying for it."""
 
 
-def alpha_falls(steps: int) -> dict[str, int]:
-    """The auxiliary loss falls to 0 over the middle half of so many steps."""
-    return {"objective__alpha_hold": steps // 4, "objective__alpha_decay_steps": steps // 2}
-
-
 def tweets(scale: str) -> list[Row]:
     """Table 2, and ways to keep the code without paying for it."""
     small = scale == "small"
@@ -494,7 +489,7 @@ def tweets(scale: str) -> list[Row]:
 
     def on_tweets(name: str, falls: bool = False, **settings: Any) -> Config:
         config = lasting(preset(name + SMALL), steps, 32) if small else preset(name)
-        settings |= alpha_falls(steps) if falls else {}
+        settings |= {"objective__alpha_hold": steps // 4, "objective__alpha_decay_steps": steps // 2} if falls else {}
         changed = {key.replace("__", "."): value for key, value in settings.items()}
         shape = {"model.length": 64} if small else {"model.length": 128, "model.tokenizer": "byte"}
         return config.with_settings({"data.source": "tweets", "data.too_long": "drop", **shape, **changed})
@@ -571,12 +566,6 @@ def lstm_samples_repeat(numbers: Numbers) -> tuple[bool, str]:
 # --- K19: the explicit KL constraint ---------------------------------------------------------------------------------
 
 TARGETS = (3, 15, 60, 100)
-CONVOLUTIONAL_ENCODER: dict[str, Any] = {
-    "model__encoder": "conv",
-    "model__encoder_units": [64, 128],
-    "model__encoder_embedding": 0,
-}
-"""In the place of an LSTM: it reads windows after few steps."""
 
 
 def kl_target(scale: str) -> list[Row]:
@@ -588,7 +577,12 @@ def held_at(target: float, scale: str) -> Config:
     """The LSTM VAE with that C; in small its encoder is convolutional, an LSTM does not learn to read in so few steps."""
     settings: dict[str, Any] = {"data__mode": "windows", "objective__kl_target": target, "model__latent_size": 64}
     if scale == "small":
-        settings |= {"objective__ramp_start": 0, **CONVOLUTIONAL_ENCODER}
+        settings |= {
+            "objective__ramp_start": 0,
+            "model__encoder": "conv",
+            "model__encoder_units": [64, 128],
+            "model__encoder_embedding": 0,
+        }
     return windows("kl-target-lstm", 40 if scale == "small" else 60, STEPS["kl-target"], scale, **settings)
 
 
@@ -807,8 +801,7 @@ STUDIES: dict[str, Study] = {
         source=f"{S17}, fig. 3",
         about=(
             "Autoencoders (beta 0: the KL costs nothing and grows at will) of windows of Penn Treebank's characters whose "
-            "decoder sees no history: an LSTM, "
-            f"and deconvolutions. Small: windows of 12, 28 and 52 characters, {STEPS['historyless']:,} steps of 32, "
+            f"decoder sees no history: an LSTM, and deconvolutions. Small: windows of 12, 28 and 52 characters, {STEPS['historyless']:,} steps of 32, "
             "widths at most 128. What counts as not fitted, a bit a character, and as worse, a fiftieth, was set before these "
             "runs; in 5,000 steps at half the learning rate the statement had failed: the LSTM knew only the frequencies of "
             "characters at 28 and at 52, and the convolutions had 1.03 bits at 52."
