@@ -801,7 +801,8 @@ STUDIES: dict[str, Study] = {
         source=f"{S17}, fig. 3",
         about=(
             "Autoencoders (beta 0: the KL costs nothing and grows at will) of windows of Penn Treebank's characters whose "
-            f"decoder sees no history: an LSTM, and deconvolutions. Small: windows of 12, 28 and 52 characters, {STEPS['historyless']:,} steps of 32, "
+            "decoder sees no history: an LSTM, and deconvolutions. Small: windows of 12, 28 and 52 characters, "
+            f"{STEPS['historyless']:,} steps of 32, "
             "widths at most 128. What counts as not fitted, a bit a character, and as worse, a fiftieth, was set before these "
             "runs; in 5,000 steps at half the learning rate the statement had failed: the LSTM knew only the frequencies of "
             "characters at 28 and at 52, and the convolutions had 1.03 bits at 52."
