@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import TensorProto
 
@@ -9,27 +11,39 @@ from .nodes import Nodes, tensor
 
 
 def choose(g: Nodes, logits: str, uniforms: str) -> str:
-    """Symbols (batch,) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`
+    """Symbols (batch, 1) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`
     (batch, 1), multiples of 2^-24 below 1."""
-    zero, one, column = g.constant(0.0, np.float32), g.constant(1.0, np.float32), g.constant([1], np.int64)
-    is_greedy = g.Equal("temperature", zero)
+    one, column = g.constant(1.0, np.float32), g.constant([1], np.int64)
+    is_greedy = g.Equal("temperature", g.constant(0.0, np.float32))
     probabilities = g.Softmax(g.Div(logits, g.Where(is_greedy, one, "temperature")), axis=1)
+    filters = g.Or(g.Greater("top_k", g.constant(0, np.int64)), g.Less("top_p", one))
 
-    everything, filtered = Nodes(g), Nodes(g)
-    all_of_it = everything.Identity(probabilities)
-    kept = likeliest(filtered, probabilities)
-    restricts = g.Or(g.Greater("top_k", g.constant(0, np.int64)), g.Less("top_p", one))
-    probabilities = g.If(
-        restricts,
-        then_branch=filtered.body("filtered", [], [tensor(kept, "float", "batch", "symbols")]),
-        else_branch=everything.body("everything", [], [tensor(all_of_it, "float", "batch", "symbols")]),
-    )
+    def restricted(g: Nodes) -> str:
+        return either(g, is_greedy, lambda g: certainly(g, logits), lambda g: likeliest(g, probabilities))
+
+    probabilities = either(g, g.Or(is_greedy, filters), restricted, lambda g: g.Identity(probabilities))
     cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
     total = g.Gather(cumulative, g.constant([-1], np.int64), axis=1)
     # The largest of them times the total is rounded to less than the total: the draw never passes the last likely symbol.
     passed = g.LessOrEqual(cumulative, g.Mul(uniforms, total))
-    drawn = g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=0)
-    return g.Where(is_greedy, g.ArgMax(logits, axis=1, keepdims=0), drawn)
+    return g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=1)
+
+
+def either(g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Callable[[Nodes], str]) -> str:
+    """The probabilities (batch, V) of one of two branches; the other one is not computed."""
+    branches = {}
+    for name, make in {"then_branch": then, "else_branch": otherwise}.items():
+        branch = Nodes(g)
+        made = make(branch)
+        branches[name] = branch.body(name, [], [tensor(made, "float", "batch", "symbols")])
+    return g.If(condition, **branches)
+
+
+def certainly(g: Nodes, logits: str) -> str:
+    """1 for the likeliest symbol, the first one of equals, and 0 for the others."""
+    symbols = g.Slice(g.Shape(logits), g.constant([1], np.int64), g.constant([2], np.int64))
+    every = g.Range(g.constant(0, np.int64), g.Squeeze(symbols), g.constant(1, np.int64))
+    return g.Cast(g.Equal(every, g.ArgMax(logits, axis=1, keepdims=1)), to=TensorProto.FLOAT)
 
 
 def likeliest(g: Nodes, probabilities: str) -> str:

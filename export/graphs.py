@@ -129,18 +129,16 @@ def sampler_graph(shared: Shared) -> onnx.ModelProto:
     g = Nodes()
     decoder = Decoder.of(shared, g, given_or_drawn_codes(g, shared))
     batch = g.Shape("seed")
-    carried = [
-        g.Expand(g.constant(START, np.int64), batch),
-        g.Expand(g.constant(False, bool), batch),
-        g.Expand(g.constant(0.0, np.float32), batch),
-        *decoder.states,
-    ]
-    body = writing_body(g, decoder, draws(g, "max_length"))
-    *carried, written = g.Loop("max_length", g.constant(True, bool), *carried, outputs=len(carried) + 1, body=body)
-    ids = g.named(g.Transpose(written, perm=[1, 0]), "ids")
-    text = g.And(g.Not(g.Equal(ids, g.constant(END, np.int64))), g.Not(g.Equal(ids, g.constant(PAD, np.int64))))
-    g.named(g.ReduceSum(g.Cast(text, to=TensorProto.INT64), g.constant([1], np.int64), keepdims=0), "lengths")
-    g.named(carried[2], "log_probability")
+    carried = [g.Expand(g.constant(START, np.int64), batch), g.Expand(g.constant(True, bool), batch), *decoder.states]
+    body = writing_body(g, decoder, "max_length")
+    *_, written, gains = g.Loop("max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body)
+    ids, column = g.named(g.Transpose(written, perm=[1, 0]), "ids"), g.constant([1], np.int64)
+    text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
+    g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
+    gains = g.Transpose(g.Squeeze(gains, g.constant([2], np.int64)), perm=[1, 0])
+    gains = g.Where(g.Equal(ids, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), gains)
+    total = g.ReduceSum(g.Cast(gains, to=TensorProto.DOUBLE), column, keepdims=0)
+    g.named(g.Cast(total, to=TensorProto.FLOAT), "log_probability")
     z = tensor("z", "float", "codes", shared.model.parts.code_size)
     outputs = [
         tensor("ids", "int64", "batch", "time"),
@@ -199,9 +197,9 @@ def step_graph(shared: Shared) -> onnx.ModelProto:
     g = Nodes()
     logits, *states = g.inline(shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP)
     counter = (row_numbers(g, "row"), g.Cast("position", to=TensorProto.UINT32))
-    symbol, gain = next_symbol(g, shared.model, logits, uniforms(g, counter))
-    g.named(symbol, "symbol")
-    g.named(gain, "log_probability")
+    symbol, gain = next_symbol(g, logits, barrier(g, shared.model, "position"), uniforms(g, counter))
+    g.named(g.Squeeze(symbol, g.constant([1], np.int64)), "symbol")
+    g.named(g.Squeeze(gain, g.constant([1], np.int64)), "log_probability")
     new = [
         renamed(before, g.named(after, f"new_{before.name}"))
         for before, after in zip(shared.states, states, strict=True)
@@ -238,19 +236,13 @@ class Decoder:
         go_on: str,
         carried: Sequence[tuple[onnx.ValueInfoProto, str]],
         states: Sequence[str],
-        written: onnx.ValueInfoProto,
+        *written: onnx.ValueInfoProto,
     ) -> onnx.GraphProto:
         """The nodes as a loop's body that carries `carried` (as it comes in, and the name as it goes out) and the states."""
         carried = [*carried, *zip(self.shared.states, states, strict=True)]
         inputs = [tensor("position", "int64"), tensor("go_on", "bool"), *(before for before, _ in carried)]
-        outputs = [tensor(go_on, "bool"), *(renamed(before, g.Identity(after)) for before, after in carried)]
-        return g.body(name, inputs, [*outputs, written])
-
-
-def draws(g: Nodes, positions: str) -> str:
-    """What decides the symbols: numbers in [0, 1), (positions, batch, 1), for `seed` and `row`, all drawn before the loop."""
-    every = g.Cast(g.Range(g.constant(0, np.int64), positions, g.constant(1, np.int64)), to=TensorProto.UINT32)
-    return uniforms(g, (row_numbers(g, "row"), g.Unsqueeze(every, g.constant([1], np.int64))))
+        outputs = [tensor(go_on, "bool"), *(renamed(before, after) for before, after in carried)]
+        return g.body(name, inputs, [*outputs, *written])
 
 
 def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
@@ -258,51 +250,57 @@ def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
     return g.Unsqueeze(uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64))
 
 
-def writing_body(outer: Nodes, decoder: Decoder, drawn: str) -> onnx.GraphProto:
-    """One turn of writing: the head's step, the choice of a symbol, and whether any row still writes."""
-    g = Nodes(outer)
+def writing_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
+    """One turn of writing: the head's step, the choice of a symbol, and whether any row still writes: of what is written only
+    END, and PAD behind it, are not above END."""
+    every = outer.Range(outer.constant(0, np.int64), positions, outer.constant(1, np.int64))
+    every = outer.Unsqueeze(every, outer.constant([1], np.int64))
+    drawn = uniforms(outer, (row_numbers(outer, "row"), outer.Cast(every, to=TensorProto.UINT32)))
+    barriers = barrier(outer, decoder.shared.model, every)
+    g, end = Nodes(outer), outer.constant(END, np.int64)
     logits, states = decoder.turn(g)
-    chosen, gain = next_symbol(g, decoder.shared.model, logits, g.Gather(drawn, "position", axis=0))
-    symbol = g.Where("finished", g.constant(PAD, np.int64), chosen)
-    total = g.Add("log_probability_before", g.Where("finished", g.constant(0.0, np.float32), gain))
-    finished = g.Or("finished", g.Equal(symbol, g.constant(END, np.int64)))
-    all_finished = g.ReduceMin(g.Cast(finished, to=TensorProto.INT32), keepdims=0)
+    here = [g.Gather(numbers, "position", axis=0) for numbers in (barriers, drawn)]
+    chosen, gain = next_symbol(g, logits, *here)
+    symbol = g.Where("writing", g.Squeeze(chosen, g.constant([1], np.int64)), g.constant(PAD, np.int64))
     carried = [
         (tensor("previous", "int64", "batch"), symbol),
-        (tensor("finished", "bool", "batch"), finished),
-        (tensor("log_probability_before", "float", "batch"), total),
+        (tensor("writing", "bool", "batch"), g.Greater(symbol, end)),
     ]
-    go_on = g.Equal(all_finished, g.constant(0, np.int32))
-    return decoder.body(g, "write", go_on, carried, states, tensor(symbol, "int64", "batch"))
+    written = [tensor(g.Identity(symbol), "int64", "batch"), tensor(gain, "float", "batch", 1)]
+    return decoder.body(g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *written)
 
 
 def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
     """One turn of reading: nats of the symbol that stands at the position, 0 on padding."""
     g = Nodes(outer)
     logits, states = decoder.turn(g)
-    symbol = g.Gather(by_position, "position", axis=0)
-    nats = g.Neg(log_probability_of(g, g.named(logits, LOGITS), symbol))
+    symbol, column = g.Gather(by_position, "position", axis=0), g.constant([1], np.int64)
+    gain = log_probability_of(g, g.named(logits, LOGITS), g.Unsqueeze(symbol, column))
+    nats = g.Neg(g.Squeeze(gain, column))
     nats = g.Where(g.Equal(symbol, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), nats)
     carried = [(tensor("previous", "int64", "batch"), symbol)]
     return decoder.body(g, "read", g.Identity("go_on"), carried, states, tensor(nats, "float", "batch"))
 
 
-def next_symbol(g: Nodes, model: TextVAE, logits: str, drawn: str) -> tuple[str, str]:
-    """The symbols (batch,) chosen from logits (batch, V) at `position` by numbers (batch, 1) in [0, 1), and their
-    log-probability at temperature 1."""
+def barrier(g: Nodes, model: TextVAE, positions: str) -> str:
+    """What is added to logits at positions (...), so that no symbol is chosen that may not stand there: (..., V)."""
     anywhere = np.array(writable(model.model_config.vocabulary_size), np.float32)
     before_the_least = anywhere.copy()
     before_the_least[END] = FORBIDDEN
-    barrier = g.Where(g.Less("position", "min_length"), g.constant(before_the_least), g.constant(anywhere))
+    return g.Where(g.Less(positions, "min_length"), g.constant(before_the_least), g.constant(anywhere))
+
+
+def next_symbol(g: Nodes, logits: str, barrier: str, drawn: str) -> tuple[str, str]:
+    """The symbols (batch, 1) chosen from logits (batch, V) behind a barrier, by numbers (batch, 1) in [0, 1), and their
+    log-probability at temperature 1."""
     logits = g.named(g.Add(logits, barrier), LOGITS)
     chosen = choose(g, logits, drawn)
     return chosen, log_probability_of(g, logits, chosen)
 
 
 def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
-    """log softmax(logits) (batch, V) at symbols (batch,), nats, (batch,)."""
-    column = g.constant([1], np.int64)
-    return g.Squeeze(g.GatherElements(g.LogSoftmax(logits, axis=1), g.Unsqueeze(symbols, column), axis=1), column)
+    """log softmax(logits) (batch, V) at symbols (batch, 1), nats, (batch, 1)."""
+    return g.GatherElements(g.LogSoftmax(logits, axis=1), symbols, axis=1)
 
 
 def drawn_codes(g: Nodes, shared: Shared) -> str:

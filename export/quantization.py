@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 from kvae.serving.alphabet import PAD
 
 from .convert import checked
-from .graphs import LOGITS
+from .graphs import LOGITS, STEP
 from .nodes import Nodes
 from .parity import with_logits
 
@@ -30,9 +30,10 @@ WEIGHT_LEVELS = 63
 """Weights are whole numbers from -63 to 63: two products with bytes then never overflow the 16 bits in which processors without
 8-bit dot products add them up, so that the sums are the same on every processor."""
 
-WIDE = 2**20
-"""Numbers in a matrix from which on products in whole numbers are the faster ones at every batch size: below, rounding what
-comes in takes more time than they save (measured with LSTMs of 128, 500 and 1,000 units)."""
+WIDE, WIDE_AT_ONCE = 2**20, 2**19
+"""Numbers in a matrix from which on products in whole numbers are the faster ones at every batch size, once a symbol and for
+all positions at once: below, rounding what comes in takes more time than they save (measured with LSTMs of 128, 500 and 1,000
+units, and with the features of the last)."""
 
 CENTRE, INPUT_LEVELS = 128, 127
 """Inputs are bytes, 128 stands for 0."""
@@ -84,7 +85,7 @@ def replace_uses(
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        if name not in large or not multiplies_whole(large[name], symbols):
+        if name not in large or not multiplies_whole(large[name], symbols, node.output[0].startswith(STEP)):
             nodes.append(node)
             continue
         g = Nodes(outer)
@@ -96,20 +97,23 @@ def replace_uses(
     return replaced
 
 
-def multiplies_whole(matrix: np.ndarray, symbols: int) -> bool:
+def multiplies_whole(matrix: np.ndarray, symbols: int, in_step: bool) -> bool:
     """Whether products with this matrix are computed in whole numbers."""
-    return matrix.ndim == 2 and matrix.size >= WIDE and matrix.shape[1] != symbols
+    return matrix.ndim == 2 and matrix.size >= (WIDE if in_step else WIDE_AT_ONCE) and matrix.shape[1] != symbols
 
 
 def product(g: Nodes, inputs: str, matrix: np.ndarray, within_one: bool = False) -> str:
-    """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1 to 1."""
+    """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1 to 1.
+
+    It is written as a product of numbers that are rounded and read back, which onnxruntime computes as one of whole numbers.
+    """
     whole, scales = rounded(matrix, axis=0)
-    centre = g.constant(CENTRE, np.uint8)
     largest = "" if within_one else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
     shares = g.Div(inputs, g.Max(largest, g.constant(1e-20, np.float32))) if largest else inputs
-    levels = g.QuantizeLinear(shares, g.constant(1 / INPUT_LEVELS, np.float32), centre)
-    sums = g.Cast(g.MatMulInteger(levels, g.constant(whole, np.int8), centre), to=TensorProto.FLOAT)
-    found = g.Mul(sums, g.constant(scales / INPUT_LEVELS, np.float32))
+    level = g.constant(1 / INPUT_LEVELS, np.float32), g.constant(CENTRE, np.uint8)
+    columns = g.constant(scales.reshape(-1)), g.constant(np.zeros(scales.size, np.int8))
+    weights = g.DequantizeLinear(g.constant(whole, np.int8), *columns, axis=1)
+    found = g.MatMul(g.DequantizeLinear(g.QuantizeLinear(shares, *level), *level), weights)
     return g.Mul(found, largest) if largest else found
 
 

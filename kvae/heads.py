@@ -151,8 +151,9 @@ class LSTMCell(layers.Layer):
     def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         hidden, cell = states
         gates = self.normalize_inputs(inputs) + self.normalize_hidden(ops.matmul(hidden, self.kernel)) + self.bias
-        input_gate, forget_gate, output_gate = ops.split(ops.sigmoid(gates[:, : 3 * self.units]), 3, axis=-1)
-        cell = forget_gate * cell + input_gate * ops.tanh(gates[:, 3 * self.units :])
+        gates, candidate = ops.split(gates, [3 * self.units], axis=-1)
+        input_gate, forget_gate, output_gate = ops.split(ops.sigmoid(gates), 3, axis=-1)
+        cell = forget_gate * cell + input_gate * ops.tanh(candidate)
         hidden = output_gate * ops.tanh(self.normalize_cell(cell))
         return hidden, [hidden, cell]
 

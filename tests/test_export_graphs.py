@@ -104,7 +104,7 @@ def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(rest
     g = Nodes()
     g.named(choose(g, "logits", "uniforms"), "symbol")
     inputs = [tensor("logits", "float", "n", 12), tensor("uniforms", "float", "n", 1), *CHOICES]
-    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n")])
+    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n", 1)])
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     given: dict[str, Any] = {"temperature": np.float32(1), "top_k": 0, "top_p": np.float32(1), "min_length": 0}
     for uniform in (np.float32(0), largest):
