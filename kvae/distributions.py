@@ -15,6 +15,10 @@ from keras import ops
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
+MOST_LOG_VARIANCE = 20.0
+"""A log variance that a network makes stays between this and its negative: a deviation of 5e-5 is all that float32 can tell
+apart around numbers of a few dozen, and beyond 88 a KL is infinity times 0."""
+
 
 class Distribution(Protocol):
     """What a prior is."""
@@ -162,6 +166,11 @@ def choice(noise: Any, weights: Any) -> Any:
     uniform = 0.5 * (1.0 + ops.erf(noise / math.sqrt(2.0)))
     passed = ops.expand_dims(uniform, -1) >= ops.cumsum(weights)[:-1]
     return ops.sum(ops.cast(passed, "int32"), axis=-1)
+
+
+def bounded(log_variance: Any) -> Any:
+    """What a network makes, as a log variance that can be computed with."""
+    return ops.clip(log_variance, -MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
 
 
 def event_sum(values: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from kvae.distributions import Autoregressive, Gaussian
 from kvae.hierarchy import Level
@@ -248,3 +249,17 @@ def test_batch_normalised_means_keep_their_spread_however_small_the_weights() ->
     drawn = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     found = model.parts.outputs(random_tokens(64), drawn, training=True)
     np.testing.assert_allclose(np.std(found["mean"], axis=0), 0.7, rtol=0.1)
+
+
+@pytest.mark.parametrize("log_variance", [-200.0, 200.0])
+def test_a_prior_or_a_text_that_is_far_too_sure_or_unsure_leaves_all_numbers_finite(log_variance: float) -> None:
+    model = small_model(**LADDERS["dense"])
+    for weight in model.trainable_weights:
+        if "log_variance" in weight.path and weight.path.endswith("bias"):
+            weight.assign(log_variance + 0.0 * weight)
+    tokens = random_tokens(ROWS)
+    outputs = model.parts.outputs(tokens, noise("dense"), training=True)
+    for name in ("kl_level_0", "kl_level_1", "kl_level_2", "log_ratio"):
+        assert np.isfinite(outputs[name]).all()
+    for gradient in gradients(lambda: ops.mean(model.terms(tokens, training=True)["loss"]), model.trainable_weights):
+        assert np.isfinite(gradient).all()

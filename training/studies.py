@@ -35,7 +35,7 @@ ISSUE = "our own aim"
 
 STEPS = {
     "toy": 1200,
-    "twitter": 250,
+    "twitter": 2500,
     "historyless": 15_000,
     "length": 2000,
     "alpha": 1500,
@@ -478,6 +478,13 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     "hybrid-alpha-falls": {"falls": True},
     "hybrid-alpha-falls-free-8": {"falls": True, **FREE},
     "hybrid-alpha-1-falls-free-8": {"falls": True, "objective__alpha": 1.0, **FREE},
+    "hybrid-alpha-1-falls-free-8-vamp": {
+        "falls": True,
+        "objective__alpha": 1.0,
+        "model__prior": "vamp",
+        "model__prior_components": 50,
+        **FREE,
+    },
 }
 """The hybrid of the paper, and its settings in the rows that keep its code without paying for it."""
 
@@ -786,9 +793,8 @@ STUDIES: dict[str, Study] = {
         about=(
             "The systems that P18 trained on short tweets of another collection (Sentiment140, 150,000 of them), on "
             "66,639 of ours, with 82 symbols. Units as in *toy*, his at 31 positions, where guessing costs 136.6 nats. "
-            f"Small: {STEPS['twitter']:,} steps of 64 tweets, widths at most 128, the KL in full. A row whose KL is near "
-            "0 leads as a language model: after 2,500 steps *lvae-3* led with 41.4 and a KL of 0.0, before *hybrid-dense* with "
-            "42.4 and 4.3, and *lvae-5* had diverged."
+            f"Small: {STEPS['twitter']:,} steps of 64 tweets, widths at most 128, the KL at full weight from the middle of "
+            "training on. A row whose KL is near 0 leads as a language model."
         ),
         scales=scales(twitter),
         columns=PETERSEN_COLUMNS,
@@ -914,7 +920,10 @@ STUDIES: dict[str, Study] = {
             f"tweets below 64 characters (T = 64), {STEPS['tweets']:,} steps of 32 (the paper trains for 300,000), "
             "widths at most 128, 256 characters instead of bytes. The hybrid that is judged is the one with the lowest bound "
             "among those with five times the KL, over all seeds. *alpha-1* was added after the others had failed the second "
-            "statement, and the 8 nats were chosen among 7, 8, 9 and 12, on these held-out texts and at the first seed."
+            "statement, and the 8 nats were chosen among 7, 8, 9 and 12, on these held-out texts and at the first seed. "
+            "*vamp* was added last, for a bound with a margin: its prior, the mean posterior of 50 learned texts, was the best "
+            "(78.4 nats, 79.4 without it) of five changes at a seed that is not shown here; a mixture of 50 Gaussians gave "
+            "79.2, 16 dimensions instead of 32 79.0, three times the auxiliary loss 81.8, its fall over the second half 82.5."
         ),
         scales=scales(tweets),
         columns=TWEETS_COLUMNS,
