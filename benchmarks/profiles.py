@@ -109,7 +109,7 @@ def without_containers(taken: Mapping[str, float]) -> Counter[str]:
 def shares(own: Counter[str]) -> dict[str, float]:
     """The largest, and what is left together."""
     found = {name: value / own.total() for name, value in own.most_common(SHOWN)}
-    return {**found, "others": 1 - sum(found.values())}
+    return {**found, "others": max(1 - sum(found.values()), 0.0)}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "performance"
 """Where the figures of docs/performance.md lie."""
 
 PRODUCTS = {
-    *("MatMul", "BatchMatMulV2", "Einsum", "MatMulInteger", "Gemm", "ConvTranspose"),
+    *("MatMul", "BatchMatMulV2", "Einsum", "MatMulIntegerToFloat", "Gemm", "ConvTranspose"),
     *("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter"),
     *("dot", "convolution", "convolution-base-dilated", "convolution-window-dilated"),
 }
