@@ -41,8 +41,7 @@ def either(g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Ca
 
 def certainly(g: Nodes, logits: str) -> str:
     """1 for the likeliest symbol, the first one of equals, and 0 for the others."""
-    symbols = g.Slice(g.Shape(logits), g.constant([1], np.int64), g.constant([2], np.int64))
-    every = g.Range(g.constant(0, np.int64), g.Squeeze(symbols), g.constant(1, np.int64))
+    _, every = symbols_of(g, logits)
     return g.Cast(g.Equal(every, g.ArgMax(logits, axis=1, keepdims=1)), to=TensorProto.FLOAT)
 
 
@@ -52,9 +51,8 @@ def likeliest(g: Nodes, probabilities: str) -> str:
     The nucleus (Holtzman et al. 2020) is the smallest set of likeliest symbols with a share of at least `top_p`.
     """
     zero, column = g.constant(0.0, np.float32), g.constant([1], np.int64)
-    symbols = g.Slice(g.Shape(probabilities), g.constant([1], np.int64), g.constant([2], np.int64))
-    sorted_probabilities, _ = g.TopK(probabilities, symbols, axis=1, outputs=2)
-    ranks = g.Range(g.constant(0, np.int64), g.Squeeze(symbols), g.constant(1, np.int64))
+    count, ranks = symbols_of(g, probabilities)
+    sorted_probabilities, _ = g.TopK(probabilities, count, axis=1, outputs=2)
     no_limit = g.Equal("top_k", g.constant(0, np.int64))
     within_k = g.Or(g.Less(ranks, "top_k"), no_limit)
     first_k = g.Where(within_k, sorted_probabilities, zero)
@@ -63,3 +61,9 @@ def likeliest(g: Nodes, probabilities: str) -> str:
     in_nucleus = g.And(g.Less(before, "top_p"), g.Greater(first_k, zero))
     smallest = g.ReduceMin(g.Where(in_nucleus, first_k, g.constant(2.0, np.float32)), column, keepdims=1)
     return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)
+
+
+def symbols_of(g: Nodes, table: str) -> tuple[str, str]:
+    """V (1,), and the numbers from 0 below it (V,), of a table (batch, V)."""
+    count = g.Slice(g.Shape(table), g.constant([1], np.int64), g.constant([2], np.int64))
+    return count, g.Range(g.constant(0, np.int64), g.Squeeze(count), g.constant(1, np.int64))

@@ -16,7 +16,7 @@ from keras import ops
 LOG_TWO_PI = math.log(2 * math.pi)
 
 MOST_LOG_VARIANCE = 20.0
-"""A log variance that a network makes stays between this and its negative: a deviation of 5e-5 is all that float32 can tell
+"""A log variance that is learned stays between this and its negative: a deviation of 5e-5 is all that float32 can tell
 apart around numbers of a few dozen, and beyond 88 a KL is infinity times 0."""
 
 
@@ -168,8 +168,8 @@ def choice(noise: Any, weights: Any) -> Any:
     return ops.sum(ops.cast(passed, "int32"), axis=-1)
 
 
-def bounded(log_variance: Any) -> Any:
-    """What a network makes, as a log variance that can be computed with."""
+def clipped(log_variance: Any) -> Any:
+    """What is learned, as a log variance that can be computed with."""
     return ops.clip(log_variance, -MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
 
 

@@ -17,7 +17,7 @@ from kvae.serving.errors import ConfigError
 
 from .blocks import normalized
 from .configuration import ModelConfig
-from .distributions import Distribution, Gaussian, bounded, event_sum
+from .distributions import Distribution, Gaussian, clipped, event_sum
 from .priors import total
 
 Shape = tuple[int, ...]
@@ -141,7 +141,7 @@ def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level:
         name: ops.cast(layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part), "float32")
         for name, part in statistics.items()
     }
-    return keras.Model(z, {**flat, "log_variance": bounded(flat["log_variance"])}, name=f"down_{level}")
+    return keras.Model(z, {**flat, "log_variance": clipped(flat["log_variance"])}, name=f"down_{level}")
 
 
 def conv_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:

@@ -14,7 +14,7 @@ from keras import layers, ops
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Gaussian, bounded
+from .distributions import Gaussian, clipped
 from .encoders import Features
 
 
@@ -42,7 +42,7 @@ def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
     return [
         Gaussian(
             mean_of(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
-            bounded(layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs)),
+            clipped(layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs)),
         )
         for level, (inputs, size) in enumerate(zip(features, config.latent_size, strict=True))
     ]

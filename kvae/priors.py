@@ -14,7 +14,7 @@ from keras import initializers, layers, ops
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Autoregressive, Distribution, Gaussian, Mixture
+from .distributions import Autoregressive, Distribution, Gaussian, Mixture, clipped
 
 PseudoPosterior = Callable[[Any], Gaussian]
 """Soft texts (K, T, E), as the encoder reads them, to the posterior of the top level, (K, d)."""
@@ -48,7 +48,7 @@ class MixturePrior(layers.Layer):
         self.built = True
 
     def distribution(self, like: Any) -> Distribution:
-        components = Gaussian(ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.log_variance))
+        components = Gaussian(ops.convert_to_tensor(self.mean), clipped(self.log_variance))
         return Mixture(ops.log_softmax(self.logits), components)
 
 

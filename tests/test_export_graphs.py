@@ -100,18 +100,34 @@ def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(rest
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 3, size=(20_000, 12)).astype(np.float32)
     logits[:, [0, 1, -2, -1]] = FORBIDDEN
-    largest = np.float32(1 - 2.0**-24)
-    g = Nodes()
-    g.named(choose(g, "logits", "uniforms"), "symbol")
-    inputs = [tensor("logits", "float", "n", 12), tensor("uniforms", "float", "n", 1), *CHOICES]
-    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n", 1)])
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    given: dict[str, Any] = {"temperature": np.float32(1), "top_k": 0, "top_p": np.float32(1), "min_length": 0}
-    for uniform in (np.float32(0), largest):
-        given |= {"logits": logits, "uniforms": np.full((len(logits), 1), uniform), **restricted}
-        (symbols,) = session.run(None, {name: np.asarray(value) for name, value in given.items()})
+    for uniform in (0.0, LARGEST):
+        symbols = chosen(logits, uniform, **restricted)
         assert symbols.min() >= 2
         assert symbols.max() <= 9
+
+
+def test_greedy_takes_the_first_of_equals_whatever_is_drawn() -> None:
+    logits = np.random.default_rng(0).integers(0, 3, size=(500, 12)).astype(np.float32)
+    for uniform in (0.0, 0.5, LARGEST):
+        np.testing.assert_array_equal(chosen(logits, uniform, temperature=0.0)[:, 0], logits.argmax(axis=1))
+
+
+LARGEST = 1 - 2.0**-24
+"""Of the numbers that decide a symbol."""
+
+
+def chosen(logits: np.ndarray, uniform: float, **choices: float) -> np.ndarray:
+    """The symbols (n, 1) that one number draws from logits (n, V)."""
+    g, size = Nodes(), logits.shape[1]
+    g.named(choose(g, "logits", "uniforms"), "symbol")
+    inputs = [tensor("logits", "float", "n", size), tensor("uniforms", "float", "n", 1), *CHOICES]
+    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n", 1)])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_length": 0, **choices}
+    types = {"temperature": np.float32, "top_k": np.int64, "top_p": np.float32, "min_length": np.int64}
+    feed = {name: np.asarray(value, types[name]) for name, value in given.items()}
+    uniforms = np.full((len(logits), 1), uniform, np.float32)
+    return session.run(None, {"logits": logits, "uniforms": uniforms, **feed})[0]
 
 
 def test_top_k_draws_from_the_k_likeliest_in_their_proportion(model: Any, sample: Any) -> None:

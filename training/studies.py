@@ -473,18 +473,13 @@ FREE: dict[str, Any] = {
     "objective__free_bits": 8.0,
     "objective__free_bits_over": "total",
 }
+SPELT_OUT_FIRST: dict[str, Any] = {"falls": True, "objective__alpha": 1.0, **FREE}
 HYBRIDS: dict[str, dict[str, Any]] = {
     "hybrid": {},
     "hybrid-alpha-falls": {"falls": True},
     "hybrid-alpha-falls-free-8": {"falls": True, **FREE},
-    "hybrid-alpha-1-falls-free-8": {"falls": True, "objective__alpha": 1.0, **FREE},
-    "hybrid-alpha-1-falls-free-8-vamp": {
-        "falls": True,
-        "objective__alpha": 1.0,
-        "model__prior": "vamp",
-        "model__prior_components": 50,
-        **FREE,
-    },
+    "hybrid-alpha-1-falls-free-8": SPELT_OUT_FIRST,
+    "hybrid-alpha-1-falls-free-8-vamp": {**SPELT_OUT_FIRST, "model__prior": "vamp", "model__prior_components": 50},
 }
 """The hybrid of the paper, and its settings in the rows that keep its code without paying for it."""
 
