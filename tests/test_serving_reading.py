@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler
+from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler, verification
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS
 from kvae.serving.sampler import CHUNK, PATHS
@@ -251,3 +251,9 @@ def test_cancel_wants_a_cancellation(sampler: Sampler, wrong: Any) -> None:
     for call in (sampler.sample, lambda n, **given: list(sampler.stream(n, **given))):
         with pytest.raises(ConfigError, match="cancel must be a Cancellation"):
             call(1, cancel=wrong)
+
+
+def test_a_seed_test_that_does_not_end_is_ended(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "SEED_TEST_SECONDS", 1e-4)
+    with pytest.raises(DeadlineError, match=r"not done in 0\.0001 seconds"):
+        verification.verify(bundle_folder)
