@@ -21,7 +21,7 @@ from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
 from kvae.serving.errors import ConfigError
 from kvae.serving.sampler import Sampler, choices
-from kvae.serving.verification import verify
+from kvae.serving.verification import seed_test_texts, verify
 
 from .convert import check_backend
 from .graphs import HIDDEN, bundle_graphs
@@ -72,7 +72,7 @@ def write_bundle(
             manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, partial, held_out))
             write_files(partial, manifest, graphs)
         sampler = Sampler.load(partial)
-        manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
+        manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         write_files(partial, manifest, graphs)
         verify(partial)
         partial.rename(path)

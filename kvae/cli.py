@@ -560,7 +560,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share"
         )
-        added.add_argument("--min-length", type=int, default=0, help="tokens at least")
+        added.add_argument("--min-length", type=int, default=1, help="tokens at least (default: %(default)s)")
         added.add_argument("--max-length", type=int, help="tokens at most")
         added.add_argument(
             "--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)"

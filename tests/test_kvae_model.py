@@ -158,6 +158,14 @@ def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
     np.testing.assert_array_equal(tokens[counted], logits.argmax(axis=-1)[counted])
 
 
+def test_no_text_is_empty_unless_that_is_allowed() -> None:
+    model = small_model()
+    model.head.classify.bias.assign(np.array([0, 0, 50.0, 0, 0, 0, 0, 0, 0], np.float32))
+    z = np.zeros((20, 4), np.float32)
+    assert (np.array(decode(model, z))[:, :2] != END).sum(axis=1).tolist() == [1] * 20
+    assert (np.array(decode(model, z, min_length=0))[:, 0] == END).all()
+
+
 def test_decoding_at_a_seed_repeats() -> None:
     model = small_model()
     first, second = (np.array(sample(model, 20, at_temperature(1.0, seed=3), seed=3)) for _ in range(2))
