@@ -167,7 +167,7 @@ then not what an uninterrupted one would have been."""
 def stored_config(out: Path) -> Config:
     """The configuration of a run folder."""
     try:
-        return Config.from_dict(json.loads((out / CONFIG).read_text(encoding="utf-8")))
+        return Config.from_stored(json.loads((out / CONFIG).read_text(encoding="utf-8")))
     except (ValueError, ConfigError) as error:
         raise ModelError(f"{out / CONFIG}: damaged ({error}); train the run anew") from error
 
