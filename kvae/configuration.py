@@ -252,6 +252,10 @@ class Config(Section):
         section = data.get("data") if isinstance(data, Mapping) else None
         return cls.from_dict({**data, "data": {**BEFORE, **section}} if isinstance(section, Mapping) else data)
 
+    def with_split_of(self, stored: Config) -> Config:
+        """A copy that holds out what a run of `stored` does where all else is the same."""
+        return self.with_settings({"data.split": stored.data.split})
+
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
         """A copy with dotted keys replaced: `config.with_settings({"model.latent_size": 64})`."""
         changed = self

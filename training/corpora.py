@@ -363,6 +363,12 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     return train, validation
 
 
+def holds_lines_out(config: Config) -> bool:
+    """Whether the held-out texts are lines of the corpus itself."""
+    corpus = CORPORA.get(config.data.source)
+    return config.data.validation is None and config.data.mode != "windows" and not (corpus and corpus.held_out)
+
+
 def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
     """What of a stream is to be learned from, and its end, which is held out; words are not cut in two."""
     cut = end_of_learning(config, len(stream))
