@@ -74,13 +74,15 @@ def cells_of(places: np.ndarray, fraction: float) -> np.ndarray:
 def by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarray) -> Split:
     """The split whose share of the lines is near the fraction, from the cells that hold texts, in order, and their lines.
 
-    A text that alone has more lines than are wanted is no part of the share. The limit is the fraction, as if each text had
-    one line, moved as little as brings the lines to between `NEAR` and 1 / `NEAR` times those wanted, or else as near to them
-    as whole texts allow; at least one text is chosen and one is not. Whatever the order of the lines the split is the same, and
-    few texts change sides when a line is added.
+    A text that alone has more lines than are wanted is no part of the share, and of the lines of the others at most half are,
+    where the fraction is no more. The limit is the fraction, as if each text had one line, moved as little as brings the lines
+    to between `NEAR` and 1 / `NEAR` times those wanted, or else as near to them as whole texts allow; at least one text is
+    chosen and one is not. Whatever the order of the lines the split is the same, and few texts change sides when a line is
+    added.
     """
     wanted = fraction * lines.sum()
     rare = lines <= max(wanted, lines.min())
+    wanted = min(wanted, max(fraction, 0.5) * lines[rare].sum())
     found, chosen = cells[rare], np.cumsum(lines[rare])
     usual, behind = cells_below(fraction), np.append(found[1:], np.inf)
     moved = np.maximum(
@@ -127,8 +129,7 @@ def note_share(config: Config, held: int, lines: int, notes: list[str]) -> None:
     if is_far(held / lines, asked):
         notes.append(
             f"{data.source}: {held:,} of {lines:,} lines are held out, {held / lines:.2%} where "
-            f"data.validation_fraction asks for {asked:.2%}: {COARSE[data.split]}, or is told what to hold out "
-            f"with --validation FILE"
+            f"data.validation_fraction asks for {asked:.2%}: {COARSE[data.split]}; --validation FILE gives others to hold out"
         )
 
 
