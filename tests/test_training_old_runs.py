@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvae.runs import CONFIG, METRICS, VOCABULARY, load_run, write_json
+from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
 from kvae.training import large
 from kvae.training.corpora import held_out, prepare
 from kvae.training.experiment import completed, fingerprint, stored_config
@@ -40,7 +40,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts, folder = tmp_path / "access.txt", tmp_path / "old"
     texts.write_text("\n".join(access_log()) + "\n")
     (tmp_path / "labels.txt").write_text("\n".join("abc"[number % 3] for number in range(400)) + "\n")
-    folder.mkdir()
+    (folder / REPORT).mkdir(parents=True)
     config = json.loads(json.dumps(OLD["config"]))
     config["data"]["source"] = str(texts)
     write_json(folder / CONFIG, config)
