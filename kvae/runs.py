@@ -65,7 +65,7 @@ def load_run(path: str | Path) -> Run:
             f"go on with `kvae train --resume --out {quote(str(path))}`"
         )
     try:
-        config = Config.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
+        config = Config.from_stored(json.loads((path / CONFIG).read_text(encoding="utf-8")))
         alphabet = Alphabet.from_dict(json.loads((path / VOCABULARY).read_text(encoding="utf-8")))
         model = keras.saving.load_model(path / MODEL)
     except ConfigError as error:

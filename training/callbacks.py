@@ -182,8 +182,8 @@ class EncoderAhead(keras.callbacks.Callback):
         self.say, self.best = say, -float("inf")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if not number(self.model.encoder_updates):
-            return
+        if not number(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
+            return  # without different texts held out there is none
         found = (logs or {})["val_mutual_information"]
         if found < self.best:
             self.model.encoder_updates.assign(0)

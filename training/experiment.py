@@ -42,7 +42,7 @@ from .callbacks import (
 from .checkpoints import Checkpoint, latest, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
 from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
-from .evaluation import evaluate, spread
+from .evaluation import evaluate, spread, varied
 from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
@@ -50,7 +50,7 @@ from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validatio
 from .plots import plot_curves
 from .store import StoredRows
 from .tensorboard import TensorBoardMonitor
-from .transfer import note_gap, start_from
+from .transfer import note_gap, note_other_split, start_from
 
 Say = Callable[[str], None]
 
@@ -72,6 +72,7 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
         model = built(prepared, say)
         if config.training.start_from is not None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
+            note_other_split(prepared.config, config.training.start_from, say)
         appear(own, prepared)
         try:
             return trained(own, prepared, model, None, say), prepared
@@ -112,11 +113,11 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
 
 
 def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
-    """The run of `config` in `out`, trained to its end: an interrupted one goes on, one of another configuration gives way.
-    Raises `KeyboardInterrupt` when it is stopped before."""
+    """The run of `config` in `out`, trained to its end: an interrupted one goes on, with the split that it began with, one of
+    another configuration gives way. Raises `KeyboardInterrupt` when it is stopped before."""
     if (out / CONFIG).is_file():
         try:
-            finished, prepared = resume(config, out, say)
+            finished, prepared = resume(config.with_split_of(stored_config(out)), out, say)
         except (ConfigError, ModelError) as error:
             say(f"{error}: training {out} anew")
             finished, prepared = run(config, out, say, overwrite=True)
@@ -167,7 +168,7 @@ then not what an uninterrupted one would have been."""
 def stored_config(out: Path) -> Config:
     """The configuration of a run folder."""
     try:
-        return Config.from_dict(json.loads((out / CONFIG).read_text(encoding="utf-8")))
+        return Config.from_stored(json.loads((out / CONFIG).read_text(encoding="utf-8")))
     except (ValueError, ConfigError) as error:
         raise ModelError(f"{out / CONFIG}: damaged ({error}); train the run anew") from error
 
@@ -402,7 +403,7 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
         *([EncoderAhead(say)] if objective.encoder_updates else []),
         *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / BEST, say)] if settings.early_stopping else []),
-        *([alarm] if settings.on_collapse != "ignore" else []),
+        *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,
         keras.callbacks.TerminateOnNaN(),

@@ -9,10 +9,16 @@ from typing import Any
 
 import keras
 
+from kvae.configuration import Config, dotted_value
 from kvae.model import TextVAE
-from kvae.runs import EVALUATION, REPORT, load_run
+from kvae.runs import CONFIG, EVALUATION, REPORT, load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
+
+from .corpora import holds_lines_out
+
+SPLIT = ("data.split", "data.split_seed", "data.validation_fraction")
+"""Settings that the held-out lines of a corpus follow from."""
 
 READER, WRITER = "reader/embedding/embeddings", "head/read_previous/rows/embeddings"
 """The vectors of symbols that an encoder reads, and those of the previous symbols that a head reads."""
@@ -33,6 +39,21 @@ def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Call
     for name in taken:
         ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
     say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
+
+
+def note_other_split(config: Config, source: str | Path, say: Callable[[str], None]) -> None:
+    """Say where the run that this one begins with held out other lines of the same corpus, by their settings."""
+    try:
+        before = Config.from_stored(json.loads((Path(source) / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ConfigError):
+        return  # a `.keras` file, or a run that was moved
+    ours, theirs = ({key: dotted_value(each, key) for key in SPLIT} for each in (config, before))
+    if holds_lines_out(config) and config.data.source == before.data.source and ours != theirs:
+        same = " ".join(f"--set {key}={value}" for key, value in theirs.items() if value is not None)
+        say(
+            f"{source} held out other lines of {config.data.source}: it may have learned some that are held out here, which "
+            f"makes the bound too low; hold out the same ones with {same}"
+        )
 
 
 def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str], None]) -> None:

@@ -129,12 +129,12 @@ def tune(
     """
     out = Path(out)
     search = search or usual_search(config)
-    asked = {"config": config.to_dict(), "search": {key: list(values) for key, values in search.items()}}
-    check_same(out / "tune.json", asked)
+    ranges = {key: list(values) for key, values in search.items()}
+    config = as_begun(out / "tune.json", config, ranges)
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "tune.json", asked)
+    write_json(out / "tune.json", {"config": config.to_dict(), "search": ranges})
     with standard_output_to_error():  # KerasTuner says there that it goes on
         tuner = RunTuner(config, search, out, trials, say)
     try:
@@ -152,12 +152,18 @@ def tune(
     return results
 
 
-def check_same(file: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse to mix two searches in a folder."""
-    if file.parent.exists() and not file.is_file():
-        raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != asked:
+def as_begun(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Config:
+    """The configuration of the search that `file` keeps, with the split that it began with, or `config` where none has begun.
+    Two searches are not mixed in a folder: raises `ConfigError` where anything else differs."""
+    if not file.is_file():
+        if file.parent.exists():
+            raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
+        return config
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    stored = Config.from_stored(kept["config"])
+    if stored != config.with_split_of(stored) or kept["search"] != json.loads(json.dumps(ranges)):
         raise ConfigError(f"--out {file.parent}: holds a search over other settings; give a new folder")
+    return stored
 
 
 def shown(value: Any) -> str:
@@ -171,7 +177,11 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     columns = ["elbo", "kl", "active_units"]
     names = [*columns, *keys]
     rows = [
-        [f"{result['elbo']:.3f}", f"{result['kl']:.3f}", f"{result['active_units']:.0f}"]
+        [
+            f"{result['elbo']:.3f}",
+            f"{result['kl']:.3f}",
+            f"{result['active_units']:.0f}" if "active_units" in result else "-",
+        ]
         + [shown(value) for value in result["settings"].values()]
         for result in results
     ]
