@@ -8,6 +8,9 @@ from keras import layers
 
 from .configuration import ModelConfig
 
+DATA_FORMAT = "channels_last"
+"""Rows are (B, T, C) whatever `keras.json` says of images."""
+
 
 def normalized(config: ModelConfig, features: Any, part: str, level: int) -> Any:
     """Batch normalisation (Ioffe and Szegedy 2015) and ReLU behind a linear layer, named for its part and level."""

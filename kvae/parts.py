@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from kvae.serving.alphabet import PAD, START
 
+from .blocks import DATA_FORMAT
 from .configuration import ModelConfig, ObjectiveConfig
 from .distributions import Gaussian
 from .encoders import ENCODERS, Features
@@ -70,7 +71,7 @@ class Parts:
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.cast(
-                ops.concatenate([layers.Flatten()(getattr(level, name)) for level in levels], axis=-1), "float32"
+                ops.concatenate([layers.Flatten(DATA_FORMAT)(getattr(level, name)) for level in levels], axis=-1), "float32"
             )
             for name in ("mean", "log_variance")
         }
