@@ -71,7 +71,8 @@ class Parts:
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.cast(
-                ops.concatenate([layers.Flatten(DATA_FORMAT)(getattr(level, name)) for level in levels], axis=-1), "float32"
+                ops.concatenate([layers.Flatten(DATA_FORMAT)(getattr(level, name)) for level in levels], axis=-1),
+                "float32",
             )
             for name in ("mean", "log_variance")
         }

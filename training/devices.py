@@ -19,7 +19,6 @@ from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
-
 ROLES = ("chief", "worker")
 """The processes of TF_CONFIG that train, alike but that the first one writes the run."""
 
@@ -42,8 +41,8 @@ def members() -> list[tuple[str, int]]:
 
 
 def settings() -> dict[str, Any]:
-    """`cluster` and `task` of TF_CONFIG, empty without it. Raises `ConfigError` for one that does not say which processes train,
-    and in a process that is not one of them."""
+    """`cluster` and `task` of TF_CONFIG, empty without it. Raises `ConfigError` for one that does not say which processes
+    train, and in a process that is not one of them."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         found = json.loads(text)
@@ -58,7 +57,7 @@ def settings() -> dict[str, Any]:
 def complaints(found: Any) -> Iterator[str]:
     """What is wrong with a TF_CONFIG, the first cause first."""
     if not isinstance(found, dict):
-        yield f"not an object of JSON ({found}); give {{\"cluster\": ..., \"task\": ...}}, or unset it to train in one process"
+        yield f'not an object of JSON ({found}); give {{"cluster": ..., "task": ...}}, or unset it to train in one process'
         return
     cluster, task = found.get("cluster") or {}, found.get("task") or {}
     for name, part in {"cluster": cluster, "task": task}.items():
