@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def start_keras() -> None:
     """Import Keras for a command: with the number formats that our models are written for, whatever `keras.json` says for
     other programs. Raises `ConfigError` for a setting with which Keras or its backend does not start."""
     check_backend()
+    warnings.simplefilter("ignore", DeprecationWarning)  # of packages we stand on; PYTHONWARNINGS=error would end a run
     try:
         import keras
     except Exception as error:

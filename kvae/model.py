@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from kvae.serving.errors import ConfigError
 
 from .backends import backend_steps
+from .blocks import Part
 from .configuration import ModelConfig, ObjectiveConfig
 from .inputs import FirstBatch, prepared
 from .misfits import check_slots
@@ -28,6 +29,11 @@ from .objectives import (
 )
 from .parts import Parts, named_kls
 from .replicas import drawn, each_repeated, everywhere, is_split, weights_of_texts
+
+NOT_QUANTIZED = (
+    "quantize: the `.keras` file of a quantized TextVAE would not load; `kvae export --int8`, or write_bundle(..., int8=True), "
+    "writes a bundle with weights in eight bits"
+)
 
 NEVER = 2**31 - 1
 """The start of a ramp that waits."""
@@ -262,7 +268,7 @@ class TextVAE(keras.Model):
         return self.looking(super().predict_on_batch, arguments, options)
 
     def looking(self, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises `DataError`, `ConfigError`."""
+        """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises what `prepared` raises."""
         given = inspect.signature(method).bind(*arguments, **options).arguments
         look = FirstBatch(self.model_config)
         try:
@@ -281,7 +287,24 @@ class TextVAE(keras.Model):
         """One evaluation step, as `train_step`."""
         return backend_steps().test_step(self, *arguments)
 
+    def quantize(self, *arguments: Any, **options: Any) -> None:
+        """Refused, as `refuse_quantized` says."""
+        raise ConfigError(NOT_QUANTIZED)
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """As in Keras; raises `ConfigError` before anything is written where a layer was quantized."""
+        self.refuse_quantized()
+        super().save(*arguments, **options)
+
+    def refuse_quantized(self) -> None:
+        """Raise `ConfigError` where a layer was quantized by itself: a file names the configuration, not the layers, and would
+        not load."""
+        policies = (getattr(layer, "dtype_policy", None) for layer in self._flatten_layers())
+        if any(isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) for policy in policies):
+            raise ConfigError(NOT_QUANTIZED)
+
     def get_config(self) -> dict[str, Any]:
+        self.refuse_quantized()
         return {"name": self.name, "model": self.model_config.to_dict(), "objective": self.objective_config.to_dict()}
 
     @classmethod
@@ -309,7 +332,7 @@ def number(counter: Any) -> int:
     return int(ops.convert_to_numpy(ops.convert_to_tensor(counter)))
 
 
-class StandardNoise(layers.Layer):
+class StandardNoise(Part):
     """A row of standard normal noise (size,) for each row of tokens, from a generator that is saved with the model."""
 
     def __init__(self, size: int, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from kvae.serving.alphabet import PAD, START
 
-from .blocks import DATA_FORMAT
+from .blocks import DATA_FORMAT, Part
 from .configuration import ModelConfig, ObjectiveConfig
 from .distributions import Gaussian
 from .encoders import ENCODERS, Features
@@ -186,7 +186,7 @@ class Parts:
         return [part for part in (self.hierarchy, self.expander, self.head, self.auxiliary) if part is not None]
 
 
-class Reader(layers.Layer):
+class Reader(Part):
     """Tokens (B, T) as symbols (B, T, E), one-hot or learned vectors, and the position of the last counted one (B,)."""
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
