@@ -21,6 +21,7 @@ from shlex import quote
 from typing import Any
 
 from kvae import __version__
+from kvae.backends import first_line, start_keras
 from kvae.runs import CONFIG
 from kvae.serving.alphabet import one_line
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
@@ -48,6 +49,9 @@ SYSTEMS, BOOK, ALL = "systems", "book", "all"
 
 CHOICES = ("greedy", "temperature", "top_k", "top_p", "min_length", "max_length", "attribute")
 """Arguments that say how a text is written."""
+
+KERAS_EXTRAS = {"train", "export", "tune"}
+"""Extras whose commands run on Keras."""
 
 SCORED_AT_ONCE = 1024
 """Texts between two lines of progress."""
@@ -214,20 +218,18 @@ def verify(options: argparse.Namespace) -> None:
     from kvae.serving.verification import verify as check
 
     report = check(options.bundle)
-    run_folder = options.against or beside(options.bundle)
-    if run_folder:
-        with heavy_imports("export"):
-            from kvae.export.bundle import model_id
-            from kvae.export.parity import compare
-            from kvae.runs import load_run
-            from kvae.serving.bundle import read_bundle
-        run = load_run(run_folder)
+    run = run_to_compare(options.bundle, options.against)
+    if run is not None:
+        from kvae.export.bundle import model_id
+        from kvae.export.parity import compare
+        from kvae.serving.bundle import read_bundle
+
         if model_id(run.model) == report["model_id"]:
-            report["against"] = str(run_folder)
+            report["against"] = str(run.path)
             if "quantization" not in report:  # rounded weights are not the model's, by how much was measured at export
                 report["parity"] = compare(run.model, read_bundle(options.bundle), held_out_tokens(run))
         elif options.against:
-            raise CheckFailed(f"{run_folder} holds the model {model_id(run.model)}, the bundle {report['model_id']}")
+            raise CheckFailed(f"{run.path} holds the model {model_id(run.model)}, the bundle {report['model_id']}")
     lines = [
         f"{report['files']} files are as they were written",
         f"{report['seed_test_texts']} texts of the seed test are the same",
@@ -239,6 +241,23 @@ def verify(options: argparse.Namespace) -> None:
     )
     lines += [quantization_line(report["quantization"])] if "quantization" in report else []
     show(options, report, "\n".join(lines))
+
+
+def run_to_compare(bundle: str, asked: str | None) -> Any:
+    """The run whose Keras model a bundle is compared with: the one asked for or, where it opens, the one the bundle lies in."""
+    folder = asked or beside(bundle)
+    if folder is None:
+        return None
+    try:
+        with heavy_imports("export"):
+            import kvae.export.parity  # noqa: F401
+            from kvae.runs import load_run
+        return load_run(folder)
+    except Exception as error:  # whatever a Keras that does not work raises: a bundle is checked without it
+        if asked:
+            raise
+        say(f"not compared with the Keras model of {folder}: {first_line(error)}")
+        return None
 
 
 def info(options: argparse.Namespace) -> None:
@@ -846,11 +865,13 @@ def heavy_imports(*extras: str) -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_standard_error():
         try:
+            if KERAS_EXTRAS & set(extras):
+                start_keras()
             yield
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("kvae"):
                 raise
-            wanted = ",".join(extras)
+            wanted = "jax" if error.name in ("jax", "jaxlib") else ",".join(extras)
             raise ConfigError(
                 f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'"
             ) from error

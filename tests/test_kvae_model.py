@@ -90,12 +90,6 @@ def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
         assert found["loss"][0] == pytest.approx(found["reconstruction"][0] + step / 8 * found["kl"][0], rel=1e-5)
 
 
-def test_targets_and_sample_weights_are_refused() -> None:
-    model, tokens = compiled(), random_tokens(16)
-    with pytest.raises(ConfigError, match="neither targets nor sample weights"):
-        model.fit(tokens, tokens, verbose=0)
-
-
 def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
     model = compiled()
     tokens = random_tokens(20)
