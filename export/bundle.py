@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, 
 from kvae.serving.errors import ConfigError
 from kvae.serving.sampler import Sampler, choices
 from kvae.serving.verification import seed_test_texts, verify
+from kvae.writing import new
 
 from .convert import check_backend
 from .graphs import HIDDEN, bundle_graphs
@@ -49,19 +48,15 @@ def write_bundle(
     that changes is measured and recorded.
 
     Everything is written and verified in a neighbouring folder that takes the name at the end: whatever fails, raises
-    and leaves nothing. Raises `ConfigError` when `path` exists and `CheckFailed` when the graphs are not the model.
+    and leaves nothing. Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when
+    the graphs are not the model.
     """
-    path = Path(path)
-    if path.exists():
-        raise ConfigError(f"{path} exists already; give another folder or remove it")
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError("export: alphabet, configuration and model belong to different runs; take all three from one")
     check_backend()
-    model = model.in_float32()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        partial.chmod(0o755)
+    with new(Path(path)) as partial:
+        model = model.in_float32()
+        partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
         write_files(partial, manifest, graphs)
@@ -75,9 +70,6 @@ def write_bundle(
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         write_files(partial, manifest, graphs)
         verify(partial)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

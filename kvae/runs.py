@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CONFIG, VOCABULARY, MODEL = "config.json", "vocabulary.json", "model.keras"
 METRICS, LOGS, REPORT, CHECKPOINTS = "metrics.jsonl", "logs", "report", "checkpoints"
 EVALUATION = "evaluation.json"
+IDENTITY = "run.json"
+"""Which run this is, as its checkpoints repeat it."""
 
 
 @dataclass(frozen=True)

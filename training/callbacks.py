@@ -123,12 +123,15 @@ class EarlyStop(keras.callbacks.Callback):
     """Stops when `patience` epochs in which the ramp had reached its height have not lowered the held-out bound.
 
     While the ramp rises the bound is not what is learned, so those epochs do not count. `conclude` gives the model the
-    weights of the best epoch, which are kept in the file `best`: a run that is made longer may still find none better.
+    weights of the best epoch, which are kept in the file `best` with `about`: a run that is made longer may still find none
+    better.
     """
 
-    def __init__(self, patience: int, best: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, patience: int, best: Path, say: Callable[[str], None], about: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.patience, self.file, self.say = patience, best, say
+        self.patience, self.file, self.say, self.about = patience, best, say, about or {}
         self.best, self.waited, self.best_step = float("inf"), 0, 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -137,7 +140,7 @@ class EarlyStop(keras.callbacks.Callback):
         found = (logs or {})["val_elbo"]
         if found < self.best:
             self.best, self.waited, self.best_step = found, 0, number(self.model.training_steps)
-            write_checkpoint(self.file, self.model, {})
+            write_checkpoint(self.file, self.model, self.about)
         else:
             self.waited += 1
         if self.waited >= self.patience:

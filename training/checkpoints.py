@@ -116,6 +116,17 @@ def assign(
                 variable.assign(value)
 
 
+def check_run(checkpoint: Checkpoint, run: str) -> None:
+    """Raise `ModelError` for a checkpoint of another run than `run`, which may have the same shapes; one of an earlier
+    version of kvae names no run and passes."""
+    found = checkpoint.about.get("run") or run
+    if found != run:
+        raise ModelError(
+            f"{checkpoint.path}: belongs to another run ({found}, this one is {run}); move it out of the folder, and --resume "
+            f"goes on from the newest checkpoint of this run"
+        )
+
+
 def latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint of a folder that is whole; `say` hears of damaged ones."""
     for path in reversed(numbered(folder)):

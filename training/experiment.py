@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import secrets
 import shutil
 import signal
 import sys
@@ -25,8 +26,21 @@ from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
-from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
+from kvae.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATION,
+    IDENTITY,
+    LOGS,
+    METRICS,
+    MODEL,
+    REPORT,
+    VOCABULARY,
+    Run,
+    write_json,
+)
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
+from kvae.writing import LOCK, claimed, remove
 
 from .alarm import CollapseAlarm
 from .callbacks import (
@@ -39,7 +53,7 @@ from .callbacks import (
     RampAfterConvergence,
     RunningMetrics,
 )
-from .checkpoints import Checkpoint, latest, restore_checkpoint
+from .checkpoints import Checkpoint, check_run, latest, read_checkpoint, restore_checkpoint
 from .corpora import Prepared, entropy_of, prepare
 from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
 from .evaluation import evaluate, spread, varied
@@ -58,67 +72,98 @@ BEST = "best.npz"
 """The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
 
+PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, IDENTITY, VOCABULARY, CONFIG)
+"""What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
+
+BESIDE = ("bundle", "bundle-int8", "result.json", "results.json")
+"""What other commands put into a run folder about that run: `kvae export`, `kvae reproduce`, `kvae tune`."""
+
+
+class AnotherConfiguration(ConfigError):
+    """A run folder that holds a run of another configuration."""
+
+
+class AnotherCorpus(ModelError):
+    """A run folder whose run has learned from other texts."""
+
+
 def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> tuple[Run, Prepared]:
     """Train what `config` describes into the new folder `out`; `say` gets a sentence now and then.
 
-    The folder appears, and with `overwrite` an earlier run gives way to it, only when the data and the model are ready.
-    Ctrl-C ends it after the step that is under way, with a checkpoint, and the model of that moment is saved. Raises
-    `ConfigError` when `out` is in the way, and whatever `prepare` and `TextVAE` raise.
+    The folder is this process's from the first moment on, before the data is read; where nothing comes of it, it is gone
+    again. With `overwrite` an earlier run gives way when the data and the model are ready; other files in its folder stay.
+    Ctrl-C ends the run after the step that is under way, with a checkpoint, and the model of that moment is saved. Raises
+    `ConfigError` when `out` is in the way or another process writes it, and whatever `prepare` and `TextVAE` raise.
     """
-    out = Path(out)
-    with own_folder(out) as own, split_between(config):
-        check_free(own, overwrite)
+    with running(config, out, say, overwrite) as found:
+        return found
+
+
+@contextlib.contextmanager
+def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> Iterator[tuple[Run, Prepared]]:
+    """`run`, whose folder stays this process's until the block ends."""
+    with own_folder(Path(out)) as own, split_between(config), claimed(own) as kept:
+        earlier = giving_way(own, overwrite)
+        if earlier:
+            note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         model = built(prepared, say)
         if config.training.start_from is not None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
             note_other_split(prepared.config, config.training.start_from, say)
-        appear(own, prepared)
+        for path in earlier:
+            remove(path)
         try:
-            return trained(own, prepared, model, None, say), prepared
+            appear(own, prepared, secrets.token_hex(8))
+            found = trained(own, prepared, model, None, say), prepared
         except Exception:
             if not any((own / CHECKPOINTS).glob("*.npz")):
-                shutil.rmtree(own, ignore_errors=True)
+                for name in PARTS:
+                    remove(own / name)
             raise
+        yield found
 
 
 def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     """Go on with the run in `out` from its last checkpoint, to the same losses as if it had not been interrupted (CPU).
 
     `config` must be the run's own (`stored_config`) but for settings in `MAY_CHANGE`. Raises `ConfigError` where something
-    else differs, and `ModelError` when the texts are not those of the run.
+    else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, split_between(config):
+    with own_folder(out) as own, split_between(config), claimed(own) as kept:
+        note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
         checkpoint = latest(out / CHECKPOINTS, say)
+        identity = identity_of(out) or (checkpoint and checkpoint.about.get("run")) or secrets.token_hex(8)
+        if checkpoint:
+            check_run(checkpoint, identity)
         if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
-            raise ModelError(
+            raise AnotherCorpus(
                 f"{out}: {config.data.source} is not the corpus of this run, or has changed since; give the same texts"
             )
+        best = out / CHECKPOINTS / BEST
+        if config.training.early_stopping and best.is_file():
+            check_run(read_checkpoint(best), identity)
         model = built(prepared, say)
         if config.training.start_from is not None and checkpoint is None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
-        if own == out:
-            write_json(out / CONFIG, prepared.config.to_dict())
-        else:
-            appear(own, prepared)
-            best = out / CHECKPOINTS / BEST
-            if best.is_file():
-                (own / CHECKPOINTS).mkdir()
-                shutil.copy(best, own / CHECKPOINTS / BEST)
+        appear(own, prepared, identity)
+        if own != out and best.is_file():
+            (own / CHECKPOINTS).mkdir()
+            shutil.copy(best, own / CHECKPOINTS / BEST)
         say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
         return trained(own, prepared, model, checkpoint, say), prepared
 
 
 def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
     """The run of `config` in `out`, trained to its end: an interrupted one goes on, with the split that it began with, one of
-    another configuration gives way. Raises `KeyboardInterrupt` when it is stopped before."""
+    another configuration or corpus gives way. Raises `KeyboardInterrupt` when it is stopped before."""
     if (out / CONFIG).is_file():
         try:
             finished, prepared = resume(config.with_split_of(stored_config(out)), out, say)
-        except (ConfigError, ModelError) as error:
+        except (AnotherConfiguration, AnotherCorpus) as error:
             say(f"{error}: training {out} anew")
             finished, prepared = run(config, out, say, overwrite=True)
     else:
@@ -179,7 +224,7 @@ def compare(stored: Config, asked: Config, say: Say) -> None:
     changes = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     for key, (old, new) in changes.items():
         if key not in MAY_CHANGE:
-            raise ConfigError(
+            raise AnotherConfiguration(
                 f"--resume: {key} is {old!r} in the run and {new!r} now; leave it out, or start a new run"
             )
     for key, (old, new) in changes.items():
@@ -212,19 +257,29 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
     return model
 
 
-def appear(out: Path, prepared: Prepared) -> None:
-    """Make the run folder, whole from its first moment, in the place of an earlier run."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / REPORT).mkdir(parents=True)
+def appear(out: Path, prepared: Prepared, identity: str) -> None:
+    """Make a run of the claimed folder `out`. The configuration comes first: with it alone, `resume` makes the rest again."""
+    write_json(out / CONFIG, prepared.config.to_dict())
+    write_json(out / VOCABULARY, prepared.alphabet.to_dict())
+    write_json(out / IDENTITY, {"run": identity})
+    (out / REPORT).mkdir(exist_ok=True)
+
+
+def identity_of(out: Path) -> str | None:
+    """What names the run in `out`; None where an earlier version has begun it."""
+    file = out / IDENTITY
     try:
-        write_json(partial / CONFIG, prepared.config.to_dict())
-        write_json(partial / VOCABULARY, prepared.alphabet.to_dict())
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return json.loads(file.read_text(encoding="utf-8"))["run"] if file.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{file}: damaged ({error}); remove this file, its checkpoints name the run too") from error
+
+
+def note_lock(out: Path, kept: bool, say: Say) -> None:
+    """Say where nothing keeps two processes from one run folder."""
+    if not kept:
+        say(
+            f"{out} lies on a disk that keeps no locks: nothing keeps a second process from training it at the same time"
+        )
 
 
 def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoint | None, say: Say) -> Run:
@@ -252,19 +307,22 @@ def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     return report if entropy is None else {**report, "entropy": entropy}
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Raise `ConfigError` unless a run may be written to `out`; what is not a run is never overwritten."""
-    if not out.exists():
-        return
+def giving_way(out: Path, overwrite: bool) -> list[Path]:
+    """What a new run in the claimed folder `out` removes: nothing of an empty one, with `overwrite` the parts of the run that
+    it holds now but for the two files that are then replaced. Raises `ConfigError` where the folder is not free."""
+    there = [path for path in out.iterdir() if path.name != LOCK]
+    if not there:
+        return []
     if not overwrite:
         raise ConfigError(
-            f"--out {out}: exists already; go on with it (--resume), give a new folder, remove it, or add --overwrite"
+            f"--out {out}: exists already; go on with it (--resume), give a new folder, or replace it with --overwrite"
         )
     missing = [name for name in (CONFIG, VOCABULARY) if not (out / name).is_file()]
     if missing:
         raise ConfigError(
             f"--overwrite: {out} is not a run folder (no {missing[0]}), it is left alone; give another --out"
         )
+    return [out / name for name in (*BESIDE, *PARTS[:-2]) if out / name in there]
 
 
 def fingerprint(prepared: Prepared) -> str:
@@ -350,7 +408,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
             f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
         )
     stop = threading.Event()
-    about = {"corpus": fingerprint(prepared)}
+    about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
     checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
     again = [RunningMetrics(checkpoint)] if checkpoint else []
     started = time.monotonic()
@@ -396,13 +454,14 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
     report = LatentReport(prepared.validation, prepared.validation_attribute)
     monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared))
     alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
+    best, about = out / CHECKPOINTS / BEST, {"run": identity_of(out)}
     return [
         report,
         Progress(),
         *([DecoderReset()] if objective.warm_start_steps else []),
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
         *([EncoderAhead(say)] if objective.encoder_updates else []),
-        *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / BEST, say)] if settings.early_stopping else []),
+        *([EarlyStop(settings.early_stopping, best, say, about)] if settings.early_stopping else []),
         *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.serving.alphabet import UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError
+from kvae.writing import beside, sole_writer, whole
 
 from .downloads import data_folder
 from .files import OPENERS, STANDARD_INPUT, files_of, pieces_of
@@ -56,6 +56,9 @@ LONGEST_LINE = 2**24
 
 POINTS = 0x110000
 """Code points of Unicode."""
+
+ABOUT, ALIAS = "store.json", ".alias"
+"""What is not tokens, in a store; and the ending of a file that holds the name of another store."""
 
 BLANK, LEARNED, HELD_OUT = range(3)
 
@@ -97,25 +100,33 @@ def size_of_text(file: str) -> int:
 def large(config: Config) -> Large:
     """The corpus that `config` names, from the data folder; written there first where it is not yet."""
     check_symbols(config)
-    folder = data_folder() / "stores"
-    wanted = folder / key(config)
-    alias = wanted.with_suffix(".alias")
-    if alias.is_file():
-        wanted = folder / alias.read_text(encoding="utf-8")
-    if not (wanted / "store.json").is_file():
-        partial = folder / f"partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            completed = (stream_store if config.data.mode == "windows" else lines_store)(config, partial)
-            wanted = folder / key(completed)
-            if not wanted.exists():
-                partial.rename(wanted)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        if wanted.name != alias.stem:
-            alias.write_text(wanted.name, encoding="utf-8")
-    return opened(config, wanted)
+    wanted = data_folder() / "stores" / key(config)
+    if not (found := stored(wanted)):
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        with sole_writer(beside(wanted), wanted, wait=True) as alone:
+            found = stored(wanted) or written(config, wanted, alone)
+    return opened(config, found)
+
+
+def stored(wanted: Path) -> Path | None:
+    """The finished store of that name, or the one whose name stands in its alias; None where there is none yet."""
+    alias = wanted.with_suffix(ALIAS)
+    names = [wanted.name, *([alias.read_text(encoding="utf-8")] if alias.is_file() else [])]
+    return next((wanted.with_name(name) for name in names if (wanted.with_name(name) / ABOUT).is_file()), None)
+
+
+def written(config: Config, wanted: Path, alone: bool) -> Path:
+    """Write a store and let the configuration that its settings complete find it too; `alone` as in `kvae.writing.whole`."""
+    with whole(wanted, alone) as partial:
+        partial.mkdir()
+        completed = (stream_store if config.data.mode == "windows" else lines_store)(config, partial)
+        if key(config) != wanted.name:
+            raise DataError(f"{config.data.source}: changed while it was read; start again when it is complete")
+    other = wanted.with_name(key(completed))
+    if other != wanted:
+        with whole(other.with_suffix(ALIAS)) as partial:
+            partial.write_text(wanted.name, encoding="utf-8")
+    return wanted
 
 
 def key(config: Config) -> str:
@@ -132,7 +143,7 @@ def key(config: Config) -> str:
 
 def opened(config: Config, folder: Path) -> Large:
     """What a finished store holds."""
-    about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     alphabet = Alphabet.from_dict(about["vocabulary"])
     tokens = Column(folder, "tokens", id_type(alphabet))
     config = config.with_settings({"model.length": about["length"]})
@@ -156,7 +167,7 @@ def finish(
         "held_out": held_out,
         "notes": notes,
     }
-    (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 # Lines

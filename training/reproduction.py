@@ -23,6 +23,7 @@ from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
 from kvae.runs import CONFIG, METRICS, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.writing import LOCK, occupied, sole_writer, whole
 
 from .corpora import Prepared
 from .experiment import completed
@@ -123,8 +124,9 @@ def reproduce(
     """Train, measure and judge a study in `folder`; what is there with the same configuration is not trained again.
 
     Returns what `folder`/results.json holds: `scale`, `rows` (one for each row and seed) and `study`. `rows` names some of
-    the rows; statements that need others stay open, as they do where a run diverged. Raises `ConfigError` for unknown rows
-    and fewer seeds than 1, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
+    the rows; statements that need others stay open, as they do where a run diverged. Another process may train other rows of
+    the folder at the same time. Raises `ConfigError` for unknown rows, fewer seeds than 1 and a run that another process is
+    training, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
     """
     everything = list(study.scales[scale]())
     todo = planned(study, scale, seeds, rows)
@@ -139,13 +141,16 @@ def reproduce(
                 say(f"{row.name}, seed {seed}: {error}")
             else:
                 progress.finished(row, result)
-    results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
     beside = study_numbers(study, folder, everything, say)
-    report = {"scale": scale, "rows": results, "study": beside}
-    write_json(folder / RESULTS, report)
-    write_csv(folder / TABLE, results)
-    if study.draw and results:
-        study.draw(results, folder / FIGURE)
+    with sole_writer(folder / LOCK, folder, wait=True):  # another process may train other rows of the study
+        results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
+        report = {"scale": scale, "rows": results, "study": beside}
+        write_json(folder / RESULTS, report)
+        with whole(folder / TABLE) as partial:
+            write_csv(partial, results)
+        if study.draw and results:
+            with whole(folder / FIGURE) as partial:
+                study.draw(results, partial)
     return report
 
 
@@ -241,9 +246,8 @@ def measured(
 ) -> dict[str, Any]:
     """Train and evaluate one run, or go on with it, and write its result; Ctrl-C ends the command."""
     started = time.monotonic()
-    if folder.exists() and not (folder / CONFIG).is_file():
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or occupied(folder)):
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     trained, prepared = completed(config, folder, say)
     seconds = round(time.monotonic() - started)
     result = {
@@ -256,7 +260,8 @@ def measured(
         **(measure(trained, prepared) if measure else {}),
         "curve": curve(folder / METRICS),
     }
-    write_json(folder / RESULT, result)
+    with whole(folder / RESULT) as partial:
+        write_json(partial, result)
     keras.backend.clear_session()
     return result
 
@@ -328,7 +333,8 @@ def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> 
         return {}
     file = folder / "study.json"
     if not file.is_file():
-        write_json(file, study.beside(rows, say))
+        with whole(file) as partial:
+            write_json(partial, study.beside(rows, say))
     return json.loads(file.read_text(encoding="utf-8"))
 
 

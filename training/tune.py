@@ -13,6 +13,7 @@ import keras_tuner
 from kvae.configuration import Config, dotted_keys, nearest
 from kvae.runs import write_json
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.writing import Taken, claimed, occupied
 
 from .experiment import completed, standard_output_to_error
 
@@ -88,6 +89,8 @@ class RunTuner(keras_tuner.Tuner):
         try:
             config = self.base.with_settings(settings)
             trained, _ = completed(config, folder, self.say)
+        except Taken as error:  # another process has the trial's folder: no fault of the trial either
+            raise keras_tuner.errors.FatalError(str(error)) from error
         except (ConfigError, CheckFailed) as error:
             self.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
@@ -125,15 +128,22 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Train `trials` variants of `config`, drawn at random from the search (Bergstra and Bengio 2012), and return what each
     reached, the best first: the lowest held-out bound, with beta 1 whatever is trained. A search in `out` that was
-    interrupted goes on.
+    interrupted goes on. Raises `ConfigError` where another process searches in `out`.
     """
     out = Path(out)
     search = search or usual_search(config)
-    ranges = {key: list(values) for key, values in search.items()}
-    config = as_begun(out / "tune.json", config, ranges)
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
-    out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
+        return searched(config, search, out, trials, say)
+
+
+def searched(
+    config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """`tune` in the claimed folder `out`."""
+    ranges = {key: list(values) for key, values in search.items()}
+    config = as_begun(out / "tune.json", config, ranges)
     write_json(out / "tune.json", {"config": config.to_dict(), "search": ranges})
     with standard_output_to_error():  # KerasTuner says there that it goes on
         tuner = RunTuner(config, search, out, trials, say)
@@ -156,7 +166,7 @@ def as_begun(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Con
     """The configuration of the search that `file` keeps, with the split that it began with, or `config` where none has begun.
     Two searches are not mixed in a folder: raises `ConfigError` where anything else differs."""
     if not file.is_file():
-        if file.parent.exists():
+        if occupied(file.parent):
             raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
         return config
     kept = json.loads(file.read_text(encoding="utf-8"))
