@@ -11,6 +11,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
+from . import learning_rates as _registers_the_schedules  # noqa: F401
 from .backends import backend_steps
 from .configuration import ModelConfig, ObjectiveConfig
 from .misfits import check_slots

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -21,7 +20,7 @@ import numpy as np
 
 from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
-from kvae.runs import CONFIG, METRICS, Run, write_json
+from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
 from .corpora import Prepared
@@ -232,7 +231,7 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
     file = folder / RESULT
     if not file.is_file():
         return None
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = parse_json(file.read_text(encoding="utf-8"))
     return result if Config.from_dict(result["asked"]) == config else None
 
 
@@ -245,6 +244,7 @@ def measured(
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
     folder.parent.mkdir(parents=True, exist_ok=True)
     trained, prepared = completed(config, folder, say)
+    check_bound(trained)
     seconds = round(time.monotonic() - started)
     result = {
         "asked": config.to_dict(),
@@ -301,7 +301,7 @@ def curve(metrics: Path) -> dict[str, list[float]]:
     """The learning curve of a run: an entry for each epoch."""
     if not metrics.is_file():
         return {}
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = epochs_of(metrics)
     return {name: [record[name] for record in records] for name in CURVES if all(name in item for item in records)}
 
 
@@ -329,7 +329,7 @@ def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> 
     file = folder / "study.json"
     if not file.is_file():
         write_json(file, study.beside(rows, say))
-    return json.loads(file.read_text(encoding="utf-8"))
+    return parse_json(file.read_text(encoding="utf-8"))
 
 
 def means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

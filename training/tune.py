@@ -11,7 +11,7 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
-from kvae.runs import write_json
+from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
 from .experiment import completed, standard_output_to_error
@@ -88,6 +88,7 @@ class RunTuner(keras_tuner.Tuner):
         try:
             config = self.base.with_settings(settings)
             trained, _ = completed(config, folder, self.say)
+            check_bound(trained)
         except (ConfigError, CheckFailed) as error:
             self.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
@@ -142,7 +143,7 @@ def tune(
     except keras_tuner.errors.FatalError as error:
         raise error.__cause__ or error from None
     results = [
-        {"run": str(file.parent), **json.loads(file.read_text(encoding="utf-8"))}
+        {"run": str(file.parent), **parse_json(file.read_text(encoding="utf-8"))}
         for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
     ]
     if not results:
