@@ -22,7 +22,7 @@ from typing import Any
 
 from kvae import __version__
 from kvae.backends import first_line, start_keras
-from kvae.runs import CONFIG
+from kvae.runs import CONFIG, to_json
 from kvae.serving.alphabet import one_line
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 
@@ -151,12 +151,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def opened(folder: str) -> Any:
-    """A run for evaluation or export; a sentence where its model is not the latest of its training."""
-    from kvae.runs import load_run, steps_behind
+    """A run for evaluation or export; a sentence where its model is not the latest of its training, or that diverged."""
+    from kvae.runs import after_divergence, divergence, load_run, said_of, steps_behind
 
     run = load_run(folder)
-    behind = steps_behind(run)
-    if behind:
+    diverged, behind = divergence(run.path), steps_behind(run)
+    if diverged:
+        say(
+            f"{folder}: {said_of(diverged)}, this is its model of step {int(run.model.training_steps):,}; "
+            f"{after_divergence(run.path, run.config)}"
+        )
+    elif behind:
         say(
             f"the newest checkpoint of {folder} is {behind:,} steps ahead of its model: "
             f"`kvae train --resume --out {quote(folder)}` goes on from there"
@@ -304,7 +309,7 @@ def sample(options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in (*CHOICES, "first_row")}
     if options.json:
         samples = sampler.generate(options.n, options.seed, **chosen)
-        print(json.dumps({"samples": [vars(item) for item in samples]}, ensure_ascii=False))
+        print(to_json({"samples": [vars(item) for item in samples]}))
         return
     for number, item in enumerate(sampler.iterate(options.n, options.seed, **chosen)):
         if options.seed is None and number == 0:
@@ -320,9 +325,7 @@ def stream(options: argparse.Namespace) -> None:
     pieces = load_sampler(options).stream(seed, options.row, **chosen)
     if options.json:
         found = list(pieces)
-        print(
-            json.dumps({"seed": seed, "row": options.row, "text": "".join(found), "pieces": found}, ensure_ascii=False)
-        )
+        print(to_json({"seed": seed, "row": options.row, "text": "".join(found), "pieces": found}))
         return
     if options.seed is None:
         say(f"seed {seed}")
@@ -443,7 +446,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
                 )
             print("\n".join(["", *sample_lines(study, found), f"figure: {folder / FIGURE}", ""]))
     if options.json:
-        print(json.dumps(reports[options.id] if options.id != ALL else reports))
+        print(to_json(reports[options.id] if options.id != ALL else reports))
     if failed:
         raise CheckFailed(f"{failed} statement(s) do not hold of these numbers")
 
@@ -465,7 +468,7 @@ def reproduce_systems(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training.systems import reproduce as systems
     page = systems(options.out or f"runs/{SYSTEMS}", say, options.rows, options.page)
-    print(json.dumps({"page": str(page)}) if options.json else page.read_text(encoding="utf-8"))
+    print(to_json({"page": str(page)}) if options.json else page.read_text(encoding="utf-8"))
 
 
 def presets(options: argparse.Namespace) -> None:
@@ -916,7 +919,7 @@ def say(sentence: str) -> None:
 
 def show(options: argparse.Namespace, report: Any, text: str) -> None:
     """A command's result: one JSON object with --json, else text."""
-    print(json.dumps(report, ensure_ascii=False) if options.json else text)
+    print(to_json(report) if options.json else text)
 
 
 def table(rows: Mapping[str, Any]) -> str:

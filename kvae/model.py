@@ -14,6 +14,7 @@ from keras import ops
 
 from kvae.serving.errors import ConfigError
 
+from . import learning_rates as _registers_the_schedules  # noqa: F401
 from .backends import backend_steps
 from .blocks import Part
 from .configuration import ModelConfig, ObjectiveConfig

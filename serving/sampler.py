@@ -288,7 +288,7 @@ class Sampler:
         self, texts: list[str], tokens: np.ndarray, samples: int, seed: int, attribute: str | None
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
-        kl = nats = np.float64(0.0)  # sums in double precision
+        kl, nats = np.zeros(len(texts)), np.zeros(tokens.shape)
         for row in range(samples):
             _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
             kl, nats = kl + some_kl, nats + some_nats

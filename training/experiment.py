@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import secrets
 import shutil
 import signal
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -29,6 +28,7 @@ from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import (
     CHECKPOINTS,
     CONFIG,
+    DIVERGED,
     EVALUATION,
     IDENTITY,
     LOGS,
@@ -37,8 +37,14 @@ from kvae.runs import (
     REPORT,
     VOCABULARY,
     Run,
+    after_divergence,
+    divergence,
+    read_config,
+    read_json,
+    said_of,
     write_json,
 )
+from kvae.saved_models import is_whole
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
 from kvae.writing import LOCK, claimed, remove
 
@@ -46,6 +52,7 @@ from .alarm import CollapseAlarm
 from .callbacks import (
     Checkpoints,
     DecoderReset,
+    Divergence,
     EarlyStop,
     EncoderAhead,
     MetricsFile,
@@ -53,7 +60,16 @@ from .callbacks import (
     RampAfterConvergence,
     RunningMetrics,
 )
-from .checkpoints import Checkpoint, check_run, latest, read_checkpoint, restore_checkpoint
+from .checkpoints import (
+    Checkpoint,
+    Diverged,
+    check_run,
+    latest,
+    read_checkpoint,
+    restore_checkpoint,
+    restore_states,
+    values_of,
+)
 from .corpora import Prepared, entropy_of, prepare
 from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
 from .evaluation import evaluate, spread, varied
@@ -72,7 +88,7 @@ BEST = "best.npz"
 """The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
 
-PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, IDENTITY, VOCABULARY, CONFIG)
+PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
 """What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
 
 BESIDE = ("bundle", "bundle-int8", "result.json", "results.json")
@@ -117,7 +133,7 @@ def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) 
             appear(own, prepared, secrets.token_hex(8))
             found = trained(own, prepared, model, None, say), prepared
         except Exception:
-            if not any((own / CHECKPOINTS).glob("*.npz")):
+            if not any((own / CHECKPOINTS).glob("*.npz")) and not (own / DIVERGED).is_file():
                 for name in PARTS:
                     remove(own / name)
             raise
@@ -135,7 +151,7 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
-        checkpoint = latest(out / CHECKPOINTS, say)
+        checkpoint = last_state(out, say)
         identity = identity_of(out) or (checkpoint and checkpoint.about.get("run")) or secrets.token_hex(8)
         if checkpoint:
             check_run(checkpoint, identity)
@@ -212,10 +228,26 @@ then not what an uninterrupted one would have been."""
 
 def stored_config(out: Path) -> Config:
     """The configuration of a run folder."""
+    return read_config(out)
+
+
+def last_state(out: Path, say: Say) -> Checkpoint | None:
+    """Where a run goes on: at its newest whole checkpoint, after a divergence at the newest good one; None where it begins.
+    Raises `ModelError` where a run that has a model or checkpoints would have to begin anew."""
+    diverged = divergence(out)
+    if diverged:
+        say(f"{said_of(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps")
+    start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
+    way = start if (out / MODEL).is_file() else "or train a new run in another --out"
     try:
-        return Config.from_stored(json.loads((out / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, ConfigError) as error:
-        raise ModelError(f"{out / CONFIG}: damaged ({error}); train the run anew") from error
+        found = latest(out / CHECKPOINTS, say, good=diverged is not None)
+    except ModelError as error:
+        raise ModelError(f"--resume: {error}, {way}; nothing was changed") from error
+    if found is None and (out / MODEL).is_file():
+        raise ModelError(
+            f"--resume: {out} has a model and no checkpoint to go on from; take one from a copy, {way}; nothing was changed"
+        )
+    return found
 
 
 def compare(stored: Config, asked: Config, say: Say) -> None:
@@ -268,10 +300,7 @@ def appear(out: Path, prepared: Prepared, identity: str) -> None:
 def identity_of(out: Path) -> str | None:
     """What names the run in `out`; None where an earlier version has begun it."""
     file = out / IDENTITY
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))["run"] if file.is_file() else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file}: damaged ({error}); remove this file, its checkpoints name the run too") from error
+    return read_json(file, "remove this file, its checkpoints name the run too").get("run") if file.is_file() else None
 
 
 def note_lock(out: Path, kept: bool, say: Say) -> None:
@@ -286,9 +315,11 @@ def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoin
     """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
     finished = fit(model, prepared, out, checkpoint, say)
     run = Run(out, prepared.config, prepared.alphabet, model)
-    if finished and (out / REPORT / EVALUATION).is_file():
+    if finished and is_whole(out / MODEL) and is_evaluated(run):
         say("the run was finished already")
+        (out / DIVERGED).unlink(missing_ok=True)  # of an attempt to make it longer, which is given up
         return run
+    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on the model that gives way
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
     report = evaluated(model, prepared)
@@ -297,6 +328,14 @@ def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoin
         note_gap(report, prepared.config.training.start_from, say)
     plot_curves(out / METRICS, out / REPORT / "curves.png")
     return run
+
+
+def is_evaluated(run: Run) -> bool:
+    """Whether the numbers of a finished run are there and can be read."""
+    try:
+        return bool(run.evaluation)
+    except ModelError:
+        return False
 
 
 def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
@@ -389,7 +428,6 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     first_step = number(model.training_steps)
     if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
         return True
-    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on other weights
     if not checkpoint:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
@@ -398,9 +436,8 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     note_ramp(model, prepared.config, total_steps, say)
     callbacks = callbacks_of(prepared, out, say)
     stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
-    for name, state in checkpoint.about["callbacks"].items() if checkpoint else ():
-        if name in stateful:
-            stateful[name].restore(state)
+    if checkpoint:
+        restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
     parts = equal_parts()
     left_out = len(prepared.validation) % parts
     if left_out:
@@ -409,43 +446,70 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
         )
     stop = threading.Event()
     about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
-    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
+    good = last_good(checkpoint)
+    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop, good)
     again = [RunningMetrics(checkpoint)] if checkpoint else []
     started = time.monotonic()
-    try:
-        with standard_output_to_error(), ending_at_a_signal(stop, say):
-            for callback in (*callbacks, checkpoints):
-                callback.set_model(model)
-            stopped = checkpoint and checkpoint.about.get("stopped")
-            for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
-                model.fit(
-                    training_stream(prepared, segment.first_step),
-                    steps_per_epoch=segment.steps_per_epoch,
-                    validation_data=validation_batches(prepared, parts=parts),
-                    initial_epoch=segment.epochs[0],
-                    epochs=segment.epochs[1],
-                    callbacks=[*again, *callbacks, checkpoints],
-                    shuffle=False,
-                    verbose=1 if sys.stderr.isatty() else 2,
-                )
-                if model.stop_training:
-                    break
-        for callback in callbacks:
-            if hasattr(callback, "conclude"):
-                callback.conclude()
-        checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
-    except KeyboardInterrupt:
-        say(
-            f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
-            f"`kvae train --resume --out {quote(str(out))}` goes on"
-        )
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise CheckFailed(
-            f"training diverged within {number(model.training_steps):,} steps, the weights are no numbers any more; "
-            f"lower the rate, as with --set training.learning_rate={settings.learning_rate / 4:g}"
-        )
+    with marking_divergence(out, prepared.config, callbacks):
+        try:
+            with standard_output_to_error(), ending_at_a_signal(stop, say):
+                for callback in (*callbacks, checkpoints):
+                    callback.set_model(model)
+                stopped = checkpoint and checkpoint.about.get("stopped")
+                for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
+                    model.fit(
+                        training_stream(prepared, segment.first_step),
+                        steps_per_epoch=segment.steps_per_epoch,
+                        validation_data=validation_batches(prepared, parts=parts),
+                        initial_epoch=segment.epochs[0],
+                        epochs=segment.epochs[1],
+                        callbacks=[*again, *callbacks, checkpoints],
+                        shuffle=False,
+                        verbose=1 if sys.stderr.isatty() else 2,
+                    )
+                    if model.stop_training:
+                        break
+            for callback in callbacks:
+                if hasattr(callback, "conclude"):
+                    callback.conclude()
+            values_of(model)  # finite, or the model and numbers of an earlier end stay
+            (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
+            checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
+        except KeyboardInterrupt:
+            values_of(model)
+            say(
+                f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
+                f"`kvae train --resume --out {quote(str(out))}` goes on"
+            )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
     return False
+
+
+SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
+"""Callbacks with a state that `MAY_CHANGE` lets a resumed run have and its checkpoint lack."""
+
+
+def last_good(checkpoint: Checkpoint | None) -> Path | None:
+    """The file of the newest good checkpoint of a run that goes on from this one."""
+    if checkpoint is None or checkpoint.good:
+        return checkpoint and checkpoint.path
+    found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
+    return found.path if found and found.good else None
+
+
+@contextlib.contextmanager
+def marking_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> Iterator[None]:
+    """Where training diverges within this, note it in the run folder, let the callbacks that have a `diverged` write what they
+    know, and raise `CheckFailed` with the way on."""
+    try:
+        yield
+    except Diverged as error:
+        found = {"step": error.step, "what": error.what}
+        write_json(out / DIVERGED, found)
+        for callback in callbacks:
+            if hasattr(callback, "diverged"):
+                callback.diverged(error)
+        raise CheckFailed(f"{said_of(found)}; {after_divergence(out, config)}") from error
 
 
 def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
@@ -465,7 +529,7 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
         *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,
-        keras.callbacks.TerminateOnNaN(),
+        Divergence(),
     ]
 
 
@@ -512,7 +576,10 @@ def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
 
 
 def save_model(model: TextVAE, path: Path) -> None:
-    """Write a `.keras` file that is complete or not there."""
+    """Write a `.keras` file that is complete or not there, without running means; raises `Diverged` where a number is not
+    finite."""
+    model.reset_metrics()
+    values_of(model)
     partial = path.with_name("partial-" + path.name)
     try:
         model.save(partial)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -21,7 +20,7 @@ import numpy as np
 
 from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
-from kvae.runs import CONFIG, METRICS, Run, write_json
+from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import LOCK, occupied, sole_writer, whole
 
@@ -237,7 +236,7 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
     file = folder / RESULT
     if not file.is_file():
         return None
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = parse_json(file.read_text(encoding="utf-8"))
     return result if Config.from_dict(result["asked"]) == config else None
 
 
@@ -249,6 +248,7 @@ def measured(
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or occupied(folder)):
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
     trained, prepared = completed(config, folder, say)
+    check_bound(trained)
     seconds = round(time.monotonic() - started)
     result = {
         "asked": config.to_dict(),
@@ -306,7 +306,7 @@ def curve(metrics: Path) -> dict[str, list[float]]:
     """The learning curve of a run: an entry for each epoch."""
     if not metrics.is_file():
         return {}
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = epochs_of(metrics)
     return {name: [record[name] for record in records] for name in CURVES if all(name in item for item in records)}
 
 
@@ -335,7 +335,7 @@ def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> 
     if not file.is_file():
         with whole(file) as partial:
             write_json(partial, study.beside(rows, say))
-    return json.loads(file.read_text(encoding="utf-8"))
+    return parse_json(file.read_text(encoding="utf-8"))
 
 
 def means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -11,7 +11,7 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
-from kvae.runs import write_json
+from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import Taken, claimed, occupied
 
@@ -89,6 +89,7 @@ class RunTuner(keras_tuner.Tuner):
         try:
             config = self.base.with_settings(settings)
             trained, _ = completed(config, folder, self.say)
+            check_bound(trained)
         except Taken as error:  # another process has the trial's folder: no fault of the trial either
             raise keras_tuner.errors.FatalError(str(error)) from error
         except (ConfigError, CheckFailed) as error:
@@ -152,7 +153,7 @@ def searched(
     except keras_tuner.errors.FatalError as error:
         raise error.__cause__ or error from None
     results = [
-        {"run": str(file.parent), **json.loads(file.read_text(encoding="utf-8"))}
+        {"run": str(file.parent), **parse_json(file.read_text(encoding="utf-8"))}
         for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
     ]
     if not results:
