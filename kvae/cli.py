@@ -852,7 +852,7 @@ def heavy_imports(*extras: str) -> Iterator[None]:
                 raise
             wanted = ",".join(extras)
             raise ConfigError(
-                f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'"
+                f"this command needs {error.name}, which is not installed: pip install 'kvae-text[{wanted}]'"
             ) from error
 
 
