@@ -1,6 +1,6 @@
 """Millions of texts, across cores and machines, on Dask.
 
-    pip install 'kvae[bulk]'
+    pip install 'kvae-text[bulk]'
     python bulk.py BUNDLE texts -n 1000000                             # all cores of this machine
     python bulk.py BUNDLE texts -n 1000000 --scheduler HOST:8786       # the workers of a Dask cluster that see both folders
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kvae import __version__
 from kvae.configuration import Config
 from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
@@ -108,8 +109,11 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
         "model": shape.to_dict(),
         "training": {"source": Path(config.data.source).name, **training},
         "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("kvae", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
+            "kvae": __version__,
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
+            },
         },
     }
 

@@ -876,7 +876,7 @@ def heavy_imports(*extras: str) -> Iterator[None]:
                 raise
             wanted = "jax" if error.name in ("jax", "jaxlib") else ",".join(extras)
             raise ConfigError(
-                f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'"
+                f"this command needs {error.name}, which is not installed: pip install 'kvae-text[{wanted}]'"
             ) from error
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae import __version__
 from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
 from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
@@ -277,7 +278,7 @@ def changes(config: Config) -> dict[str, Any]:
 def surroundings() -> dict[str, str]:
     """Versions and hardware."""
     backend = keras.backend.backend()
-    versions = {name: importlib.metadata.version(name) for name in ("kvae", "keras", backend)}
+    versions = {"kvae": __version__, **{name: importlib.metadata.version(name) for name in ("keras", backend)}}
     return {"python": platform.python_version(), **versions, "backend": backend, "hardware": hardware()}
 
 
