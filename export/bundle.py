@@ -16,9 +16,11 @@ from kvae import __version__
 from kvae.configuration import Config
 from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
+from kvae.runs import finite
 from kvae.serving.alphabet import PAD, Alphabet
-from kvae.serving.bundle import FORMAT, FORMAT_VERSION, MANIFEST, METADATA_KEY, manifest_text, read_bundle
+from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
 from kvae.serving.errors import ConfigError
+from kvae.serving.manifest import FORMAT, FORMAT_VERSION
 from kvae.serving.sampler import Sampler, choices
 from kvae.serving.verification import seed_test_texts, verify
 from kvae.writing import new
@@ -60,25 +62,25 @@ def write_bundle(
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
-        write_files(partial, manifest, graphs)
-        manifest["parity"] = compare(model, read_bundle(partial), held_out)
+        written = write_files(partial, manifest, graphs)
+        manifest["parity"] = compare(model, written, held_out)
         if int8:
             hidden = {HIDDEN} if isinstance(model.head, RecurrentHead) else set()
             exact, graphs = graphs, {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()}
-            manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, partial, held_out))
-            write_files(partial, manifest, graphs)
-        sampler = Sampler.load(partial)
+            manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, written, held_out))
+            written = write_files(partial, manifest, graphs)
+        sampler = Sampler(written)
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         write_files(partial, manifest, graphs)
         verify(partial)
     return manifest
 
 
-def tokens_for_agreement(model: TextVAE, bundle: Path, held_out: np.ndarray | None) -> np.ndarray:
+def tokens_for_agreement(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
     """Held-out tokens (n, T), or texts of the model's own where there are none."""
     if held_out is not None and len(held_out):
         return np.asarray(held_out[:MOST_FOR_AGREEMENT], np.int32)
-    sampler, rows = Sampler.load(bundle), np.arange(MOST_FOR_AGREEMENT)
+    sampler, rows = Sampler(bundle), np.arange(MOST_FOR_AGREEMENT)
     ids, _ = sampler.write_ids(
         sampler.draw_codes(len(rows), seed=0), np.zeros_like(rows), rows, choices(sampler.manifest)
     )
@@ -107,7 +109,7 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
         },
         "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
         "model": shape.to_dict(),
-        "training": {"source": Path(config.data.source).name, **training},
+        "training": finite({"source": Path(config.data.source).name, **training}),
         "versions": {
             "kvae": __version__,
             **{
@@ -127,12 +129,12 @@ def model_id(model: TextVAE) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]) -> None:
-    """Every graph with the manifest in its metadata, then the manifest with their sums and its own."""
-    shared = {key: value for key, value in manifest.items() if key != "endpoints"}
+def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]) -> Bundle:
+    """Every graph with the manifest in its metadata, then the manifest with their sums and its own. The bundle is that of what
+    was written, before all of its fields are known: reading it from its folder would refuse it."""
     manifest["endpoints"] = {}
     for name, graph in graphs.items():
-        onnx.helper.set_model_props(graph, {METADATA_KEY: json.dumps({"endpoint": name, **shared}, sort_keys=True)})
+        onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(manifest, name)})
         content = graph.SerializeToString(deterministic=True)
         (folder / f"{name}.onnx").write_bytes(content)
         manifest["endpoints"][name] = {
@@ -140,4 +142,6 @@ def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onn
             "size": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+    text = manifest_text(manifest)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return Bundle(folder.absolute(), json.loads(text))

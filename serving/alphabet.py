@@ -17,12 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BundleError, DataError
+from .errors import BundleError, DataError, shown
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>")
 NEVER_WRITTEN = (PAD, START, UNKNOWN)
 """Ids a decoder may not choose; the probability of the others is renormalised."""
+
+LONGEST = 2**16
+"""T at most: positions of a text, its end mark included."""
+
+MOST_SYMBOLS = 2**20
+"""Symbols of an alphabet at most, the special ones not counted."""
 
 REPLACEMENT = "�"
 """How an unknown symbol is shown when ids become text."""
@@ -109,15 +115,50 @@ class Tokenizer:
     """What is known or unknown, in the plural."""
     units: Callable[[str], Sequence[str]]
     text: Callable[[Iterable[str]], str]
+    symbol: str
+    """What a symbol of the alphabet is, in words."""
+    is_symbol: Callable[[str], bool]
+    """The same, as a test of a text that is not empty."""
     replacement: str = REPLACEMENT
     """The symbol that is written for UNKNOWN."""
 
 
+def is_character(symbol: str) -> bool:
+    """One Unicode code point, no half of a surrogate pair."""
+    return len(symbol) == 1 and not "\ud800" <= symbol <= "\udfff"
+
+
+def is_byte(symbol: str) -> bool:
+    """One of the characters U+0000 to U+00FF."""
+    return len(symbol) == 1 and symbol <= "\xff"
+
+
+def is_word(symbol: str) -> bool:
+    """A word as `words_of` finds it: without white space, or a line break."""
+    return words_of(symbol) == [symbol] and is_unicode(symbol)
+
+
+def is_piece(symbol: str) -> bool:
+    """A wordpiece: without blanks, or a line break."""
+    return symbol == "\n" or (" " not in symbol and "\n" not in symbol and is_unicode(symbol))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= symbol <= "\udfff" for symbol in text)
+
+
 TOKENIZERS: dict[str, Tokenizer] = {
-    "char": Tokenizer("characters", "characters", str, "".join),
-    "byte": Tokenizer("bytes", "bytes", bytes_of, text_of_bytes, "\xff"),
-    "word": Tokenizer("words", "words", words_of, text_of_words),
-    "wordpiece": Tokenizer("wordpieces", "words", units_of_pieces, text_of_pieces),
+    "char": Tokenizer("characters", "characters", str, "".join, "one character", is_character),
+    "byte": Tokenizer(
+        "bytes", "bytes", bytes_of, text_of_bytes, "a byte as one character up to U+00FF", is_byte, "\xff"
+    ),
+    "word": Tokenizer(
+        "words", "words", words_of, text_of_words, "a word without white space, or a line break", is_word
+    ),
+    "wordpiece": Tokenizer(
+        "wordpieces", "words", units_of_pieces, text_of_pieces, "a wordpiece without blanks, or a line break", is_piece
+    ),
 }
 
 
@@ -153,13 +194,29 @@ class Alphabet:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Alphabet:
-        """Read what `to_dict` wrote; raises `BundleError` when it is something else."""
-        if data.get("tokenizer") not in TOKENIZERS or list(data.get("specials", ())) != list(SPECIALS):
-            known = ", ".join(map(repr, TOKENIZERS))
-            raise BundleError(
-                f"vocabulary: this kvae reads tokenizer {known}, got {data.get('tokenizer')!r}; update kvae"
-            )
-        return cls(tuple(data["symbols"]), data["tokenizer"])
+        """Read what `to_dict` wrote, of any JSON value; raises `BundleError` when it is something else."""
+        wanted = ("tokenizer", "specials", "symbols")
+        if not isinstance(data, Mapping) or set(data) != set(wanted):
+            raise BundleError(f"vocabulary must be an object of {', '.join(wanted)}, got {shown(data)}")
+        tokenizer, specials, symbols = (data[name] for name in wanted)
+        if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
+            known = " or ".join(map(repr, TOKENIZERS))
+            raise BundleError(f"vocabulary.tokenizer must be {known}, got {shown(tokenizer)}")
+        if specials != list(SPECIALS):
+            raise BundleError(f"vocabulary.specials must be {list(SPECIALS)}, got {shown(specials)}")
+        if not isinstance(symbols, list) or len(symbols) > MOST_SYMBOLS:
+            got = f"a list of {len(symbols):,}" if isinstance(symbols, list) else shown(symbols)
+            raise BundleError(f"vocabulary.symbols must be a list of at most {MOST_SYMBOLS:,} texts, got {got}")
+        rules, seen = TOKENIZERS[tokenizer], set[str]()
+        for place, symbol in enumerate(symbols):
+            if not isinstance(symbol, str) or not symbol or not rules.is_symbol(symbol):
+                raise BundleError(f"vocabulary.symbols[{place}] must be {rules.symbol}, got {shown(symbol)}")
+            if symbol in seen:
+                raise BundleError(
+                    f"vocabulary.symbols[{place}] must differ from all before it, got {shown(symbol)} twice"
+                )
+            seen.add(symbol)
+        return cls(tuple(symbols), tokenizer)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary for JSON."""
@@ -234,8 +291,11 @@ class Alphabet:
         return [*ids, END, *[PAD] * (length - 1 - len(ids))]
 
     def decode(self, tokens: np.ndarray) -> list[str]:
-        """Rows of ids `(B, T)` as texts; a row ends before its first END or PAD."""
-        return [self._text(row) for row in np.asarray(tokens).tolist()]
+        """Rows of ids `(B, T)` as texts; a row ends before its first END or PAD. Raises `DataError` for ids outside 0..V-1."""
+        tokens = np.asarray(tokens)
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(self):
+            raise DataError(f"ids must be from 0 to {len(self) - 1}, got {tokens.min()} to {tokens.max()}")
+        return [self._text(row) for row in tokens.tolist()]
 
     def _text(self, row: list[int]) -> str:
         stops = [row.index(mark) for mark in (END, PAD) if mark in row]

@@ -1,7 +1,8 @@
 """The bundle format: a folder with a `manifest.json` and one ONNX file per endpoint, each file named with size and sha256.
 
-Reading trusts nothing: the manifest carries the sha256 of itself, and a graph's bytes are compared with their sum, and what
-they hold with what a graph of ours may hold, before a runtime sees them.
+Reading trusts nothing: the manifest carries the sha256 of itself and every field has its rule (`kvae.serving.manifest`); a
+graph's bytes are compared with their sum, what they hold with what a graph of ours may hold, and the manifest that they
+repeat with the bundle's, before a runtime sees them. What is larger than it can need is refused before it is read.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from .errors import BundleError
+from .alphabet import one_line
+from .errors import BundleError, shown
+from .manifest import ENDPOINTS, FORMAT, FORMAT_VERSION, LARGEST_MANIFEST, check_manifest
 from .onnx_files import Contents, NotOnnx, contents_of
-
-FORMAT = "kvae-bundle"
-FORMAT_VERSION = 2
-"""1 had one seed for a whole batch and three endpoints."""
 
 OPSET = 18
 """The ONNX operator set of every graph: the newest that tf2onnx 1.17 writes."""
@@ -27,15 +26,6 @@ OPSET = 18
 MANIFEST = "manifest.json"
 METADATA_KEY = "kvae"
 """Under this key every ONNX file repeats the manifest (without the list of files) in its metadata."""
-
-REQUIRED = ("endpoints", "latent", "length", "mode", "model_id", "parity", "seed_test", "vocabulary")
-"""What a manifest must say for a `Sampler` to work; the rest is for people."""
-
-ENTRY = {"file", "size", "sha256"}
-"""What it must say of each endpoint; the file lies in the bundle's own folder."""
-
-ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
-"""What each takes and gives stands in `kvae.export.graphs` and in docs/serving.md."""
 
 OPERATIONS = frozenset(
     """
@@ -48,6 +38,23 @@ OPERATIONS = frozenset(
     """.split()  # noqa: SIM905
 )
 """What a graph of ours consists of. None of them reads a file, runs foreign code or draws random numbers of its own."""
+
+SECOND_AXES: dict[str, dict[str, str]] = {
+    "sampler": {"z": "size"},
+    "encoder": {"tokens": "length", "mean": "size", "log_variance": "size"},
+    "prior": {"z": "size"},
+    "scorer": {"tokens": "length"},
+    "expand": {"z": "size", "projected": "length"},
+    "step": {},
+}
+"""What the graphs take and give whose second axis is the manifest's `length` or `latent.size`."""
+
+NUMBERS_PER_BYTE = 8
+"""Numbers that the constants of a graph may be when it is loaded, for each byte of its file. An eight-bit graph has four: its
+weights, and each step in which a runtime computes them."""
+
+FREE_NUMBERS = 2**20
+"""Numbers that they may be in any case, as the width of a one-hot vector."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +85,52 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         what = "a folder without a manifest.json" if path.is_dir() else "a file; a bundle is a folder"
         raise BundleError(f"{path}: not a kvae bundle, it is {what}; give the folder that `kvae export` wrote")
-    try:
-        text = file.read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise BundleError(
-            f"{file}: damaged, it is not JSON ({error}); copy the bundle again or export it anew"
-        ) from error
+    manifest, unchanged = json_of(file)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         way_out = "update kvae" if isinstance(version, int) and version > FORMAT_VERSION else "export it anew"
-        raise BundleError(f"{path}: bundle format {version}, this kvae reads {FORMAT_VERSION}; {way_out}")
-    if text != manifest_text(manifest):
+        raise BundleError(f"{path}: bundle format {shown(version)}, this kvae reads {FORMAT_VERSION}; {way_out}")
+    if not unchanged:
         raise BundleError(
             f"{file}: changed since it was written (its sum differs); copy the bundle again or export it anew"
         )
-    missing = [name for name in REQUIRED if name not in manifest]
-    missing += [name for name in ENDPOINTS if not missing and set(manifest["endpoints"].get(name, ())) != ENTRY]
-    if missing:
-        raise BundleError(f"{path}: the manifest lacks {missing[0]!r}; export it anew")
+    try:
+        check_manifest(manifest)
+    except BundleError as error:
+        raise BundleError(f"{file}: {error}; export the bundle anew") from error
     return manifest
+
+
+def json_of(file: Path) -> tuple[Any, bool]:
+    """What a manifest's file says, and whether it is spelled as `manifest_text` spells it, its sum included. Size and depth are
+    those that a manifest can have."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST_MANIFEST + 1)
+        if len(content) > LARGEST_MANIFEST:
+            raise BundleError(
+                f"{file}: larger than {LARGEST_MANIFEST:,} bytes, which no manifest of kvae is; export a model of fewer "
+                f"or shorter symbols (data.max_symbols)"
+            )
+        text = content.decode("utf-8").replace("\r\n", "\n")
+        value = json.loads(text)
+        return value, isinstance(value, dict) and text == manifest_text(value)
+    except RecursionError as error:
+        raise BundleError(
+            f"{file}: its brackets nest deeper than those of any manifest; export the bundle anew"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{file}: damaged, it is not JSON ({error}); copy the bundle again or export it anew"
+        ) from error
 
 
 def file_of(bundle: Bundle, name: str) -> Path:
     """The file of an endpoint, known to be there and of the size that the manifest gives."""
     entry = bundle.manifest["endpoints"][name]
     file = bundle.path / entry["file"]
-    if file.parent != bundle.path:
-        raise BundleError(
-            f"{bundle.path}: the manifest names a file outside the bundle ({entry['file']}); do not use it"
-        )
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is missing"
         raise BundleError(f"{file}: {what}; copy the bundle again, all its files")
@@ -137,13 +158,14 @@ def checked_graph(bundle: Bundle, name: str) -> Path:
         found = contents_of(content)
     except NotOnnx as error:
         raise BundleError(f"{file}: not an ONNX file ({error}); export the bundle anew") from error
-    check_contents(file, found)
+    check_contents(file, found, len(content))
     check_metadata(file, name, found.metadata, bundle.manifest)
+    check_shapes(file, name, found.shapes, bundle.manifest)
     return file
 
 
-def check_contents(file: Path, found: Contents) -> None:
-    """Raise `BundleError` for a graph that a runtime should not see."""
+def check_contents(file: Path, found: Contents, size: int) -> None:
+    """Raise `BundleError` for a graph that a runtime should not see; its file has `size` bytes."""
     if found.external:
         raise BundleError(f"{file}: keeps numbers in other files, which a bundle never does; export it anew")
     opset = found.opsets.get("", 0)
@@ -152,26 +174,62 @@ def check_contents(file: Path, found: Contents) -> None:
     foreign = sorted(found.operations - OPERATIONS)
     if foreign:
         raise BundleError(
-            f"{file}: holds operations that no graph of kvae has ({', '.join(foreign)[:80]}); do not use it"
+            f"{file}: holds operations that no graph of kvae has ({one_line(', '.join(foreign))[:80]}); do not use it"
+        )
+    most = NUMBERS_PER_BYTE * size + FREE_NUMBERS
+    if found.numbers > most:
+        raise BundleError(
+            f"{file}: its constants are {found.numbers:,} numbers, a graph of {size:,} bytes has at most {most:,}; "
+            f"do not use it"
+        )
+    if found.not_finite:
+        raise BundleError(
+            f"{file}: weights that are infinite or no numbers ({shown(found.not_finite)}), as after a training that diverged; "
+            f"export a run whose losses are finite"
         )
 
 
 def check_metadata(file: Path, name: str, metadata: Mapping[str, str], manifest: Mapping[str, Any]) -> None:
-    """Raise `BundleError` for a graph of another program, another model or another endpoint."""
+    """Raise `BundleError` for a graph of another program, another model or another endpoint, or whose manifest is not the
+    bundle's in every field."""
     if METADATA_KEY not in metadata:
         raise BundleError(f"{file}: no graph of kvae, its metadata do not name one; copy the bundle again")
+    if metadata[METADATA_KEY] == metadata_text(manifest, name):
+        return
     try:
-        said = json.loads(metadata[METADATA_KEY])
-        found = {key: said[key] for key in ("endpoint", "model_id", "format_version")}
-    except (ValueError, KeyError, TypeError) as error:
+        if len(metadata[METADATA_KEY]) > LARGEST_MANIFEST:
+            raise ValueError("longer than any manifest")
+        said, wanted = (json.loads(text) for text in (metadata[METADATA_KEY], metadata_text(manifest, name)))
+        different = sorted(key for key in said.keys() | wanted.keys() if said.get(key) != wanted.get(key))
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BundleError(
             f"{file}: its metadata are damaged ({type(error).__name__}); export the bundle anew"
         ) from error
-    for key, wanted in {"endpoint": name, "model_id": manifest["model_id"], "format_version": FORMAT_VERSION}.items():
-        if found[key] != wanted:
+    for key in ("model_id", *different):
+        if key in different:
             raise BundleError(
-                f"{file}: belongs to another bundle, its {key} is {found[key]!r} and not {wanted!r}; copy the bundle again"
+                f"{file}: belongs to another bundle, its {key:.80} is {shown(said.get(key))} and not "
+                f"{shown(wanted.get(key))}; copy the bundle again"
             )
+
+
+def check_shapes(
+    file: Path, name: str, shapes: Mapping[str, tuple[int | None, ...]], manifest: Mapping[str, Any]
+) -> None:
+    """Raise `BundleError` for a graph that takes or gives other texts or codes than the manifest says."""
+    lengths = {"length": manifest["length"], "size": manifest["latent"]["size"]}
+    for value, what in SECOND_AXES[name].items():
+        if shapes.get(value, ())[1:2] != (lengths[what],):
+            raise BundleError(
+                f"{file}: its {value} must have {lengths[what]} columns, as the manifest says, and has the shape "
+                f"{shown(shapes.get(value))}; export the bundle anew"
+            )
+
+
+def metadata_text(manifest: Mapping[str, Any], endpoint: str) -> str:
+    """The manifest as the graph of an endpoint repeats it, without the sums of the files."""
+    shared = {key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")}
+    return json.dumps({"endpoint": endpoint, **shared}, sort_keys=True)
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:

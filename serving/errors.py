@@ -3,6 +3,17 @@
 Every message is one line that names the argument, the rule, the value received and the way out.
 """
 
+import reprlib
+from typing import Any
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 3, 6, 6, 80, 80, 40
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: on one line and short, however large or deep it is."""
+    return SHORT.repr(value)
+
 
 class KvaeError(Exception):
     """Base of all errors that kvae raises on purpose. `exit_code` is what the command line returns."""
