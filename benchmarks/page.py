@@ -253,7 +253,7 @@ def startup(report: Report) -> str:
         if name != OPENED
     )
     imports = seconds["import kvae.serving"] / seconds["import numpy, onnxruntime"]
-    whole, alone = report["kvae"], report["kvae-serving"]
+    whole, alone = report["kvae"], report["kvae-text-serving"]
     return f"""## Start
 
 From the start of a process to the end of its first text, the tweet-sized hybrid, T 128, and in brackets how many times ours
@@ -265,8 +265,9 @@ that is.
 
 Of ours, {seconds[OPENED]:.2f} s and {peak[OPENED]:.0f} MB are those of onnxruntime that opens the same graph unchecked and
 writes nothing. `import kvae.serving` takes {imports:.2f} times what `import numpy, onnxruntime` takes. With its byte-code
-kvae-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and what those need ({alone["numpy and onnxruntime"]:.0f}
-MB); kvae, which holds training and export too, {whole["installed"]:.2f} MB ({whole["source"]:.2f} of source).
+kvae-text-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and what those need
+({alone["numpy and onnxruntime"]:.0f} MB); kvae, which holds training and export too, {whole["installed"]:.2f} MB
+({whole["source"]:.2f} of source).
 
 {made_on(report)}, median of {report["rounds"]}: `python benchmarks/startup.py`.
 """

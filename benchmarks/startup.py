@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py [BUNDLE] [--rounds 7]
 
-Makes two fresh environments with the wheels of this checkout, kvae and the sampler alone (kvae-serving), and says what each
-adds to numpy and onnxruntime. Then in turn, a process each: importing numpy and onnxruntime, these opening the sampler's graph
-unchecked, importing kvae.serving, and from the start of a process to the end of its first text; the last also with the
+Makes two fresh environments with the wheels of this checkout, kvae and the sampler alone (kvae-text-serving), and says what
+each adds to numpy and onnxruntime. Then in turn, a process each: importing numpy and onnxruntime, these opening the sampler's
+graph unchecked, importing kvae.serving, and from the start of a process to the end of its first text; the last also with the
 SavedModel and with PyTorch where BUNDLE is left out, which means the tweet-sized hybrid of `benchmarks/sampling.py` (34 MB
 of sampler).
 """
@@ -90,9 +90,9 @@ def main() -> None:
     for name, value in seconds.items():
         print(f"{name:28} {value:6.3f} s  {peak[name]:6.0f} MB" if peak[name] else f"{name:28} {value:6.3f} s")
     print(f"import kvae.serving takes {seconds[IMPORT] / seconds[BASE]:.2f} times the import of numpy and onnxruntime")
-    print(f"megabytes: kvae adds {whole['installed']:.2f}, kvae-serving {alone['installed']:.2f}")
+    print(f"megabytes: kvae adds {whole['installed']:.2f}, kvae-text-serving {alone['installed']:.2f}")
     report = {"seconds": seconds, "peak_megabytes": {name: value for name, value in peak.items() if value}}
-    written(options.json, {**report, "kvae": whole, "kvae-serving": alone, "rounds": options.rounds})
+    written(options.json, {**report, "kvae": whole, "kvae-text-serving": alone, "rounds": options.rounds})
 
 
 if __name__ == "__main__":

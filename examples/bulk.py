@@ -1,6 +1,6 @@
 """Millions of texts, across cores and machines, on Dask.
 
-    pip install 'kvae[bulk]'
+    pip install 'kvae-text[bulk]'
     python bulk.py BUNDLE texts -n 1000000                             # all cores of this machine
     python bulk.py BUNDLE texts -n 1000000 --scheduler HOST:8786       # the workers of a Dask cluster that see both folders
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from distributed import Client, as_completed
 
 from kvae.serving import Sampler
+from kvae.writing import LOCK, sole_writer, whole
 
 SIZE = 10_000
 """Texts a shard."""
@@ -33,9 +34,8 @@ def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int)
     if not file.exists():
         samples = sampler_of(bundle).iterate(count, seed, first_row=first_row)
         lines = [json.dumps({"row": item.row, "text": item.text}, ensure_ascii=False) for item in samples]
-        partial = file.with_suffix(".partial")
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(file)
+        with whole(file) as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return count
 
 
@@ -44,9 +44,11 @@ def generate(client: Client, bundle: str, folder: str, n: int, seed: int = 0, si
     Path(folder).mkdir(parents=True, exist_ok=True)
     order = {"model_id": Sampler.load(bundle, endpoints=()).info()["model_id"], "n": n, "seed": seed, "size": size}
     noted = Path(folder) / "order.json"
-    if noted.exists() and json.loads(noted.read_text()) != order:
-        raise SystemExit(f"{folder} holds another order, {noted.read_text()}; give another folder")
-    noted.write_text(json.dumps(order))
+    with sole_writer(Path(folder) / LOCK, Path(folder), wait=True):  # two orders that begin together do not mix
+        if noted.exists() and json.loads(noted.read_text()) != order:
+            raise SystemExit(f"{folder} holds another order, {noted.read_text()}; give another folder")
+        with whole(noted) as partial:
+            partial.write_text(json.dumps(order))
     shards = [(bundle, folder, seed, first, min(size, n - first)) for first in range(0, n, size)]
     done = 0
     for future in as_completed(client.map(write_shard, *zip(*shards, strict=True), pure=False)):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,18 @@ from typing import Any
 import numpy as np
 import onnx
 
+from kvae import __version__
 from kvae.configuration import Config
 from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
+from kvae.runs import finite
 from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
 from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import FORMAT, FORMAT_VERSION
 from kvae.serving.sampler import Sampler, choices
-from kvae.serving.verification import verify
+from kvae.serving.verification import seed_test_texts, verify
+from kvae.writing import new
 
 from .convert import check_backend
 from .graphs import HIDDEN, bundle_graphs
@@ -50,19 +51,15 @@ def write_bundle(
     that changes is measured and recorded.
 
     Everything is written and verified in a neighbouring folder that takes the name at the end: whatever fails, raises
-    and leaves nothing. Raises `ConfigError` when `path` exists and `CheckFailed` when the graphs are not the model.
+    and leaves nothing. Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when
+    the graphs are not the model.
     """
-    path = Path(path)
-    if path.exists():
-        raise ConfigError(f"{path} exists already; give another folder or remove it")
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError("export: alphabet, configuration and model belong to different runs; take all three from one")
     check_backend()
-    model = model.in_float32()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        partial.chmod(0o755)
+    with new(Path(path)) as partial:
+        model = model.in_float32()
+        partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
         written = write_files(partial, manifest, graphs)
@@ -73,12 +70,9 @@ def write_bundle(
             manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, written, held_out))
             written = write_files(partial, manifest, graphs)
         sampler = Sampler(written)
-        manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
+        manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         write_files(partial, manifest, graphs)
         verify(partial)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
@@ -115,12 +109,13 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
         },
         "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
         "model": shape.to_dict(),
-        "training": json.loads(
-            json.dumps({"source": Path(config.data.source).name, **training}), parse_constant=lambda _: None
-        ),
+        "training": finite({"source": Path(config.data.source).name, **training}),
         "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("kvae", "keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
+            "kvae": __version__,
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
+            },
         },
     }
 

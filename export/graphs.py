@@ -21,7 +21,7 @@ import onnx
 import tensorflow as tf
 from onnx import TensorProto
 
-from kvae.decoding import FORBIDDEN, writable
+from kvae.decoding import writable
 from kvae.model import TextVAE
 from kvae.objectives import price_of_guesses
 from kvae.parts import named_kls
@@ -284,9 +284,8 @@ def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
 
 def barrier(g: Nodes, model: TextVAE, positions: str) -> str:
     """What is added to logits at positions (...), so that no symbol is chosen that may not stand there: (..., V)."""
-    anywhere = np.array(writable(model.model_config.vocabulary_size), np.float32)
-    before_the_least = anywhere.copy()
-    before_the_least[END] = FORBIDDEN
+    size = model.model_config.vocabulary_size
+    before_the_least, anywhere = (np.array(writable(size, end), np.float32) for end in (False, True))
     return g.Where(g.Less(positions, "min_length"), g.constant(before_the_least), g.constant(anywhere))
 
 

@@ -69,6 +69,15 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     above_zero = g.Sub(g.constant(1.0, np.float64), above_zero)
     radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float64), g.Log(above_zero)))
     angle = g.Mul(g.constant(2 * math.pi, np.float64), turn)
-    both = g.Concat(g.Mul(radius, g.Cos(angle)), g.Mul(radius, g.Sin(angle)), axis=1)
+    both = g.Concat(g.Mul(radius, cosine(g, angle)), g.Mul(radius, g.Sin(angle)), axis=1)
     noise = g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
     return g.Cast(noise, to=TensorProto.FLOAT)
+
+
+def cosine(g: Nodes, angle: str) -> str:
+    """The cosine of angles (float64) as a sine a quarter turn ahead.
+
+    onnxruntime computes a cosine in double precision from 1.29 on only, a sine in all versions. Rounded to float32 the two are
+    equal for all 2^24 angles of `normals` but a quarter and three quarters of a turn, where both are below 1e-15.
+    """
+    return g.Sin(g.Add(angle, g.constant(math.pi / 2, np.float64)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import shutil
-import tempfile
 from pathlib import Path
 
 import keras
@@ -15,7 +13,8 @@ import tensorflow as tf
 
 from kvae.decoding import decode
 from kvae.model import TextVAE
-from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.serving.errors import CheckFailed
+from kvae.writing import new
 
 from .convert import check_backend
 
@@ -30,14 +29,19 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
 
     A path that ends in a number, as `models/names/1`, is a version of the model `names` to TensorFlow Serving.
 
-    Raises `ConfigError` when `path` exists and `CheckFailed` when what was written, loaded again, is not the model. The
-    texts of `sample` are not those of a bundle's seed.
+    Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when what was written,
+    loaded again, is not the model. The texts of `sample` are not those of a bundle's seed.
     """
-    path = Path(path)
-    if path.exists():
-        raise ConfigError(f"{path} exists already; give another folder or remove it")
     check_backend()
-    model = model.in_float32()
+    with new(Path(path)) as partial:
+        model = model.in_float32()
+        with contextlib.redirect_stdout(io.StringIO()):
+            archive_of(model).write_out(str(partial), verbose=False)
+        check(model, partial)
+
+
+def archive_of(model: TextVAE) -> keras.export.ExportArchive:
+    """The four signatures of a float32 model, traced."""
     size = model.parts.code_size
 
     def encode(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -71,16 +75,7 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     scalars = {"seed": tf.int32, "count": tf.int32, "temperature": tf.float32}
     archive.add_endpoint("sample", sample, [tf.TensorSpec((), dtype, name) for name, dtype in scalars.items()])
     archive.add_endpoint("score", score, [tokens_spec, tf.TensorSpec((), tf.int32, "seed")])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        partial.chmod(0o755)
-        with contextlib.redirect_stdout(io.StringIO()):
-            archive.write_out(str(partial), verbose=False)
-        check(model, partial)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return archive
 
 
 def check(model: TextVAE, folder: Path) -> None:

@@ -23,12 +23,16 @@ _HOMES = {
     "load_run": "kvae.runs",
 }
 
+_ON_KERAS = ("TextVAE", "load_run")
+
 __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'kvae' has no attribute {name!r}")
+    if name in _ON_KERAS:
+        import_module("kvae.backends").check_backend()
     return getattr(import_module(_HOMES[name]), name)
 
 

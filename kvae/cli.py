@@ -21,7 +21,8 @@ from shlex import quote
 from typing import Any
 
 from kvae import __version__
-from kvae.runs import CONFIG
+from kvae.backends import first_line, start_keras
+from kvae.runs import CONFIG, to_json
 from kvae.serving.alphabet import one_line
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 
@@ -48,6 +49,9 @@ SYSTEMS, BOOK, ALL = "systems", "book", "all"
 
 CHOICES = ("greedy", "temperature", "top_k", "top_p", "min_length", "max_length", "attribute")
 """Arguments that say how a text is written."""
+
+KERAS_EXTRAS = {"train", "export", "tune"}
+"""Extras whose commands run on Keras."""
 
 SCORED_AT_ONCE = 1024
 """Texts between two lines of progress."""
@@ -147,12 +151,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def opened(folder: str) -> Any:
-    """A run for evaluation or export; a sentence where its model is not the latest of its training."""
-    from kvae.runs import load_run, steps_behind
+    """A run for evaluation or export; a sentence where its model is not the latest of its training, or that diverged."""
+    from kvae.runs import after_divergence, divergence, load_run, said_of, steps_behind
 
     run = load_run(folder)
-    behind = steps_behind(run)
-    if behind:
+    diverged, behind = divergence(run.path), steps_behind(run)
+    if diverged:
+        say(
+            f"{folder}: {said_of(diverged)}, this is its model of step {int(run.model.training_steps):,}; "
+            f"{after_divergence(run.path, run.config)}"
+        )
+    elif behind:
         say(
             f"the newest checkpoint of {folder} is {behind:,} steps ahead of its model: "
             f"`kvae train --resume --out {quote(folder)}` goes on from there"
@@ -214,20 +223,18 @@ def verify(options: argparse.Namespace) -> None:
     from kvae.serving.verification import verify as check
 
     report = check(options.bundle)
-    run_folder = options.against or beside(options.bundle)
-    if run_folder:
-        with heavy_imports("export"):
-            from kvae.export.bundle import model_id
-            from kvae.export.parity import compare
-            from kvae.runs import load_run
-            from kvae.serving.bundle import read_bundle
-        run = load_run(run_folder)
+    run = run_to_compare(options.bundle, options.against)
+    if run is not None:
+        from kvae.export.bundle import model_id
+        from kvae.export.parity import compare
+        from kvae.serving.bundle import read_bundle
+
         if model_id(run.model) == report["model_id"]:
-            report["against"] = str(run_folder)
+            report["against"] = str(run.path)
             if "quantization" not in report:  # rounded weights are not the model's, by how much was measured at export
                 report["parity"] = compare(run.model, read_bundle(options.bundle), held_out_tokens(run))
         elif options.against:
-            raise CheckFailed(f"{run_folder} holds the model {model_id(run.model)}, the bundle {report['model_id']}")
+            raise CheckFailed(f"{run.path} holds the model {model_id(run.model)}, the bundle {report['model_id']}")
     lines = [
         f"{report['files']} files are as they were written",
         f"{report['seed_test_texts']} texts of the seed test are the same",
@@ -239,6 +246,23 @@ def verify(options: argparse.Namespace) -> None:
     )
     lines += [quantization_line(report["quantization"])] if "quantization" in report else []
     show(options, report, "\n".join(lines))
+
+
+def run_to_compare(bundle: str, asked: str | None) -> Any:
+    """The run whose Keras model a bundle is compared with: the one asked for or, where it opens, the one the bundle lies in."""
+    folder = asked or beside(bundle)
+    if folder is None:
+        return None
+    try:
+        with heavy_imports("export"):
+            import kvae.export.parity  # noqa: F401
+            from kvae.runs import load_run
+        return load_run(folder)
+    except Exception as error:  # whatever a Keras that does not work raises: a bundle is checked without it
+        if asked:
+            raise
+        say(f"not compared with the Keras model of {folder}: {first_line(error)}")
+        return None
 
 
 def info(options: argparse.Namespace) -> None:
@@ -285,7 +309,7 @@ def sample(options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in (*CHOICES, "first_row")}
     if options.json:
         samples = sampler.generate(options.n, options.seed, **chosen)
-        print(json.dumps({"samples": [vars(item) for item in samples]}, ensure_ascii=False))
+        print(to_json({"samples": [vars(item) for item in samples]}))
         return
     for number, item in enumerate(sampler.iterate(options.n, options.seed, **chosen)):
         if options.seed is None and number == 0:
@@ -301,9 +325,7 @@ def stream(options: argparse.Namespace) -> None:
     pieces = load_sampler(options).stream(seed, options.row, **chosen)
     if options.json:
         found = list(pieces)
-        print(
-            json.dumps({"seed": seed, "row": options.row, "text": "".join(found), "pieces": found}, ensure_ascii=False)
-        )
+        print(to_json({"seed": seed, "row": options.row, "text": "".join(found), "pieces": found}))
         return
     if options.seed is None:
         say(f"seed {seed}")
@@ -424,7 +446,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
                 )
             print("\n".join(["", *sample_lines(study, found), f"figure: {folder / FIGURE}", ""]))
     if options.json:
-        print(json.dumps(reports[options.id] if options.id != ALL else reports))
+        print(to_json(reports[options.id] if options.id != ALL else reports))
     if failed:
         raise CheckFailed(f"{failed} statement(s) do not hold of these numbers")
 
@@ -446,7 +468,7 @@ def reproduce_systems(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training.systems import reproduce as systems
     page = systems(options.out or f"runs/{SYSTEMS}", say, options.rows, options.page)
-    print(json.dumps({"page": str(page)}) if options.json else page.read_text(encoding="utf-8"))
+    print(to_json({"page": str(page)}) if options.json else page.read_text(encoding="utf-8"))
 
 
 def presets(options: argparse.Namespace) -> None:
@@ -560,7 +582,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share"
         )
-        added.add_argument("--min-length", type=int, default=0, help="tokens at least")
+        added.add_argument("--min-length", type=int, default=1, help="tokens at least (default: %(default)s)")
         added.add_argument("--max-length", type=int, help="tokens at most")
         added.add_argument(
             "--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)"
@@ -846,13 +868,15 @@ def heavy_imports(*extras: str) -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_standard_error():
         try:
+            if KERAS_EXTRAS & set(extras):
+                start_keras()
             yield
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("kvae"):
                 raise
-            wanted = ",".join(extras)
+            wanted = "jax" if error.name in ("jax", "jaxlib") else ",".join(extras)
             raise ConfigError(
-                f"this command needs {error.name}, which is not installed: pip install 'kvae[{wanted}]'"
+                f"this command needs {error.name}, which is not installed: pip install 'kvae-text[{wanted}]'"
             ) from error
 
 
@@ -895,7 +919,7 @@ def say(sentence: str) -> None:
 
 def show(options: argparse.Namespace, report: Any, text: str) -> None:
     """A command's result: one JSON object with --json, else text."""
-    print(json.dumps(report, ensure_ascii=False) if options.json else text)
+    print(to_json(report) if options.json else text)
 
 
 def table(rows: Mapping[str, Any]) -> str:

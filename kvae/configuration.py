@@ -217,7 +217,7 @@ class DataConfig(Section):
     storage: Literal["auto", "memory", "disk"] = "auto"
     """Where the tokens to learn from are kept: `auto` puts what is larger than 256 MB on disk, in the folder KVAE_DATA."""
     validation: str | None = None
-    """A file held out by the user; None: `validation_fraction` of the texts is held out, chosen by `split_seed`."""
+    """A file held out by the user; None: `validation_fraction` of the lines is held out, chosen by `split_seed`."""
     labels: str | None = None
     """A file with the label of each line of `source`, empty where unknown; `corpus`: the labels of a named corpus."""
     validation_labels: str | None = None
@@ -226,6 +226,8 @@ class DataConfig(Section):
     """Share of the labels that training may see."""
     validation_fraction: float = bounded(0.05, 0.0001, 0.9)
     split_seed: int = bounded(0, 0, 2**32 - 1)
+    split: Literal["lines", "texts"] = "lines"
+    """What both fractions are shares of, equal lines on one side: the lines, or the different texts, as in runs of before."""
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
     """What happens to lines longer than the model's length."""
     max_symbols: int = bounded(0, 0)
@@ -244,6 +246,16 @@ class Config(Section):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
+    @classmethod
+    def from_stored(cls, data: Mapping[str, Any]) -> Config:
+        """Build from what a run keeps: what it does not name yet has the value that was the only one when it was written."""
+        section = data.get("data") if isinstance(data, Mapping) else None
+        return cls.from_dict({**data, "data": {**BEFORE, **section}} if isinstance(section, Mapping) else data)
+
+    def with_split_of(self, stored: Config) -> Config:
+        """A copy that holds out what a run of `stored` does where all else is the same."""
+        return self.with_settings({"data.split": stored.data.split})
+
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
         """A copy with dotted keys replaced: `config.with_settings({"model.latent_size": 64})`."""
         changed = self
@@ -256,6 +268,10 @@ class Config(Section):
                 raise ConfigError(f"setting {key!r}: {section} has no key {name!r}{nearest(key, dotted_keys())}")
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
+
+
+BEFORE = {"split": "texts"}
+"""Fields of `DataConfig` whose default is not what runs did before the field was there."""
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

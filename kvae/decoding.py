@@ -32,30 +32,33 @@ def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
     return lambda logits: keras.random.categorical(logits / temperature, 1, seed=generator)[:, 0]
 
 
-def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None) -> Any:
-    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen.
+def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, min_length: int = 1) -> Any:
+    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen, nor END before
+    position `min_length`: no corpus holds an empty text.
 
     `step` stands in for the head's, as that compiled for many batches.
     """
     step = step or model.head.step
     features = model.expander(z, training=False)
     projected, state = model.head.project(features), model.head.initial_state(features)
-    barrier = writable(model.model_config.vocabulary_size)
+    size = model.model_config.vocabulary_size
+    before, barrier = writable(size, end=False), writable(size)
     previous = ops.full((ops.shape(z)[0],), START, dtype="int32")
     finished = ops.zeros_like(previous, dtype="bool")
     written = []
     for position in range(model.model_config.length):
         logits, state = step(projected[:, position], previous, state)
-        chosen = ops.cast(choose(logits + barrier), "int32")
+        chosen = ops.cast(choose(logits + (barrier if position >= min_length else before)), "int32")
         previous = ops.where(finished, PAD, chosen)
         finished = ops.logical_or(finished, ops.equal(previous, END))
         written.append(previous)
     return ops.stack(written, axis=1)
 
 
-def writable(vocabulary_size: int) -> Any:
-    """(V,): 0 for symbols a decoder may write, `FORBIDDEN` for the others; added to logits."""
-    return ops.convert_to_tensor([FORBIDDEN if number in NEVER_WRITTEN else 0.0 for number in range(vocabulary_size)])
+def writable(vocabulary_size: int, end: bool = True) -> Any:
+    """(V,): 0 for symbols a decoder may write, END among them or not, `FORBIDDEN` for the others; added to logits."""
+    forbidden = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
+    return ops.convert_to_tensor([FORBIDDEN if number in forbidden else 0.0 for number in range(vocabulary_size)])
 
 
 def sample(

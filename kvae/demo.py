@@ -10,10 +10,12 @@ from kvae.configuration import Config
 from kvae.export.bundle import write_bundle
 from kvae.export.convert import check_backend
 from kvae.presets import preset
+from kvae.runs import Run
 from kvae.serving.sampler import Sampler
 from kvae.serving.verification import verify
+from kvae.training.corpora import Prepared
 from kvae.training.evaluation import spread
-from kvae.training.experiment import run
+from kvae.training.experiment import running
 from kvae.training.generation import ORDER
 from kvae.training.ngram import NGram
 
@@ -33,7 +35,12 @@ def demo_config() -> Config:
 def demonstrate(out: str | Path, say: Callable[[str], None], overwrite: bool = False) -> None:
     """Train, evaluate, export, verify and sample into the new run folder `out`, and print a report."""
     check_backend()
-    trained, prepared = run(demo_config(), out, say, overwrite)
+    with running(demo_config(), out, say, overwrite) as (trained, prepared):  # until its bundle is there too
+        report(trained, prepared, say)
+
+
+def report(trained: Run, prepared: Prepared, say: Callable[[str], None]) -> None:
+    """Export, verify and sample a trained run, and print what came out."""
     say("counting character n-grams for comparison")
     rivals = {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in RIVALS}
     say("exporting, then comparing with Keras")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from keras import layers, ops
 
-from .blocks import normalized
+from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
 
 
@@ -30,10 +30,16 @@ def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     features = symbols
     for level, filters in enumerate(config.encoder_units):
         features = layers.Conv1D(
-            filters, 3, strides=2, padding="same", use_bias=False, name=f"encoder_convolution_{level}"
+            filters,
+            3,
+            strides=2,
+            padding="same",
+            use_bias=False,
+            data_format=DATA_FORMAT,
+            name=f"encoder_convolution_{level}",
         )(features)
         features = normalized(config, features, "encoder", level)
-        found.append(Features(layers.Flatten(name=f"encoder_summary_{level}")(features), features))
+        found.append(Features(layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features))
     return found
 
 
@@ -68,7 +74,7 @@ def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[
 def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     """Dense layers with batch norm and ReLU on the whole text at once (Soenderby et al. 2016); they have no time axis."""
     found = []
-    features = layers.Flatten(name="encoder_symbols")(symbols)
+    features = layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols)
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
         features = normalized(config, features, "encoder", level)

@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import normalized
+from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
 
 
@@ -41,7 +41,13 @@ def deconv(config: ModelConfig, rows: Any) -> Any:
         )
     for level, filters in enumerate(config.expander_filters):
         features = layers.Conv1DTranspose(
-            filters, 3, strides=2, padding="same", use_bias=False, name=f"deconvolution_{level}"
+            filters,
+            3,
+            strides=2,
+            padding="same",
+            use_bias=False,
+            data_format=DATA_FORMAT,
+            name=f"deconvolution_{level}",
         )(features)
         features = normalized(config, features, "expander", level)
     return features

@@ -17,6 +17,7 @@ import keras
 from keras import layers, ops
 
 from .backends import backend_steps
+from .blocks import DATA_FORMAT
 from .configuration import ModelConfig, ObjectiveConfig
 from .replicas import drawn
 
@@ -324,7 +325,8 @@ class CausalConvolution(layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         padded = ops.pad(inputs, [[0, 0], [(self.taps - 1) * self.gap, 0], [0, 0]])
-        return self.normalize(ops.conv(padded, self.kernel, padding="valid", dilation_rate=self.gap)) + self.bias
+        outputs = ops.conv(padded, self.kernel, padding="valid", data_format=DATA_FORMAT, dilation_rate=self.gap)
+        return self.normalize(outputs) + self.bias
 
     def step(self, inputs: Any, before: Any) -> tuple[Any, Any]:
         """One position (B, units), and the inputs that the next one has before it."""

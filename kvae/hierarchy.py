@@ -15,7 +15,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import normalized
+from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
 from .distributions import Distribution, Gaussian, clipped, event_sum
 from .priors import total
@@ -153,7 +153,13 @@ def conv_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: i
             f"ladder of maps needs; use a multiple of {2 ** len(config.encoder_units)}"
         )
     rows = layers.Conv1DTranspose(
-        units, 3, strides=stride, padding="same", use_bias=False, name=f"down_deconvolution_{level}"
+        units,
+        3,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        data_format=DATA_FORMAT,
+        name=f"down_deconvolution_{level}",
     )(rows)
     return normalized(config, rows, "down", level)
 

@@ -16,6 +16,11 @@ from .objectives import TARGETED
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
     """Refuse what does not fit together, with the reason. Slots refuse shapes they cannot work with when they are built."""
+    if keras.config.floatx() != "float32":
+        raise ConfigError(
+            f"floatx of Keras is {keras.config.floatx()!r} (keras.json, or set_floatx), and a TextVAE keeps weights and sums "
+            f"in float32: call keras.config.set_floatx('float32') before it is made"
+        )
     policy = keras.config.dtype_policy().name
     precisions = get_args(get_type_hints(TrainingConfig)["precision"])
     if policy not in precisions:
@@ -47,6 +52,11 @@ def check_training(config: Config) -> None:
     """Refuse ways of training that do not fit the model, the loss or the texts."""
     model, objective, training = config.model, config.objective, config.training
     refused = [
+        (
+            bool(keras.config.max_epochs() or keras.config.max_steps_per_epoch()),
+            "KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set, which ends every training of Keras early, and a run would "
+            "be written as finished: unset it, and shorten the run with --epochs or --steps",
+        ),
         (
             training.length_buckets and not model.any_length,
             "training.length_buckets cuts batches, but weights or numbers of this model depend on T: use it with an encoder "

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from kvae.serving.errors import ConfigError
 
+from . import learning_rates as _registers_the_schedules  # noqa: F401
 from .backends import backend_steps
+from .blocks import Part
 from .configuration import ModelConfig, ObjectiveConfig
+from .inputs import FirstBatch, prepared
 from .misfits import check_slots
 from .objectives import (
     bits_per_character,
@@ -23,7 +29,12 @@ from .objectives import (
     ramp_at,
 )
 from .parts import Parts, named_kls
-from .replicas import drawn, everywhere, is_split
+from .replicas import drawn, each_repeated, everywhere, is_split, weights_of_texts
+
+NOT_QUANTIZED = (
+    "quantize: the `.keras` file of a quantized TextVAE would not load; `kvae export --int8`, or write_bundle(..., int8=True), "
+    "writes a bundle with weights in eight bits"
+)
 
 NEVER = 2**31 - 1
 """The start of a ramp that waits."""
@@ -44,8 +55,9 @@ class TextVAE(keras.Model):
 
     With `attributes` in the configuration the input is {"tokens": (B, T), "attribute": (B,)}, the attribute -1 where it is
     not known. `compile(optimizer)` needs no loss, the objective is part of the configuration; then `fit`, `evaluate` and
-    `predict` take such inputs and nothing else. `parts` holds what decoding and export share. Raises `ConfigError` for
-    slots that do not fit each other.
+    `predict` take such inputs and, but for `predict`, `sample_weight` (n,): what is learned and reported are weighted means.
+    A dataset may yield (inputs, None, weights). `parts` holds what decoding and export share. Raises `ConfigError` for slots
+    that do not fit each other.
     """
 
     def __init__(self, model: ModelConfig, objective: ObjectiveConfig | None = None, **kwargs: Any) -> None:
@@ -98,7 +110,8 @@ class TextVAE(keras.Model):
             "attribute": ops.repeat(ops.arange(values, dtype="int32"), batch),
         }
         outputs = self(every, training=training)  # one pass, so that batch statistics are those of all values
-        terms = self.text_terms(every["tokens"], outputs)
+        with each_repeated(values):
+            terms = self.text_terms(every["tokens"], outputs)
         each = [{name: term[v * batch : (v + 1) * batch] for name, term in terms.items()} for v in range(values)]
         logits = outputs["attribute_logits"][:batch]
         return self.with_classification(marginal_terms(each, attribute, logits), attribute, logits)
@@ -124,15 +137,19 @@ class TextVAE(keras.Model):
         return {**terms, **added}
 
     def track(self, terms: Mapping[str, Any], gradient_norm: Any = None) -> dict[str, Any]:
-        """Add a batch's terms to the running means and return those, under the names of DESIGN's metrics."""
-        weights = {"classification": terms.get("labelled")}
-        for name, tracker in self.trackers.items():
-            if name in terms:
-                tracker.update_state(terms[name], sample_weight=weights.get(name))
+        """Add a batch's terms to the running means and return those, under the names of DESIGN's metrics. A text counts by its
+        weight, in the classifier's means where it has a label, in the bits by its positions too."""
+        positions, of_texts = terms["positions"], weights_of_texts()
+        measured = {name: terms[name] for name in self.trackers if name in terms}
+        measured[self.bits] = bits_per_character(terms["elbo"], positions)
+        counts = {self.bits: positions}
         if "attribute_accuracy" in self.trackers:
-            self.trackers["attribute_accuracy"].update_state(terms["correct"], sample_weight=terms["labelled"])
-        positions = terms["positions"]
-        self.trackers[self.bits].update_state(bits_per_character(terms["elbo"], positions), sample_weight=positions)
+            measured["attribute_accuracy"] = terms["correct"]
+            counts |= dict.fromkeys(("classification", "attribute_accuracy"), terms["labelled"])
+        for name, values in measured.items():
+            factors = [factor for factor in (counts.get(name), of_texts) if factor is not None]
+            weights = functools.reduce(operator.mul, factors) if factors else None
+            self.trackers[name].update_state(values, sample_weight=weights)
         if gradient_norm is not None:
             # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
             scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -225,6 +242,44 @@ class TextVAE(keras.Model):
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    def fit(self, *arguments: Any, **options: Any) -> Any:
+        """As in Keras, with inputs that are looked at once (`kvae.inputs`)."""
+        return self.looking(super().fit, arguments, options)
+
+    def evaluate(self, *arguments: Any, **options: Any) -> Any:
+        """As `fit`."""
+        if "_use_cached_eval_dataset" in options:  # `fit` has looked at its validation data
+            return super().evaluate(*arguments, **options)
+        return self.looking(super().evaluate, arguments, options)
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        """As `fit`."""
+        return self.looking(super().predict, arguments, options)
+
+    def train_on_batch(self, *arguments: Any, **options: Any) -> Any:
+        """As `fit`."""
+        return self.looking(super().train_on_batch, arguments, options)
+
+    def test_on_batch(self, *arguments: Any, **options: Any) -> Any:
+        """As `fit`."""
+        return self.looking(super().test_on_batch, arguments, options)
+
+    def predict_on_batch(self, *arguments: Any, **options: Any) -> Any:
+        """As `fit`."""
+        return self.looking(super().predict_on_batch, arguments, options)
+
+    def looking(self, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises what `prepared` raises."""
+        given = inspect.signature(method).bind(*arguments, **options).arguments
+        look = FirstBatch(self.model_config)
+        try:
+            with backend_steps().keeping_weights(self):
+                return method(**prepared(self.model_config, given, look))
+        except Exception:
+            if look.error is not None:
+                raise look.error from None
+            raise
+
     def train_step(self, *arguments: Any) -> Any:
         """One optimisation step, written once per backend in `kvae.training`."""
         return backend_steps().train_step(self, *arguments)
@@ -233,7 +288,24 @@ class TextVAE(keras.Model):
         """One evaluation step, as `train_step`."""
         return backend_steps().test_step(self, *arguments)
 
+    def quantize(self, *arguments: Any, **options: Any) -> None:
+        """Refused, as `refuse_quantized` says."""
+        raise ConfigError(NOT_QUANTIZED)
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """As in Keras; raises `ConfigError` before anything is written where a layer was quantized."""
+        self.refuse_quantized()
+        super().save(*arguments, **options)
+
+    def refuse_quantized(self) -> None:
+        """Raise `ConfigError` where a layer was quantized by itself: a file names the configuration, not the layers, and would
+        not load."""
+        policies = (getattr(layer, "dtype_policy", None) for layer in self._flatten_layers())
+        if any(isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) for policy in policies):
+            raise ConfigError(NOT_QUANTIZED)
+
     def get_config(self) -> dict[str, Any]:
+        self.refuse_quantized()
         return {"name": self.name, "model": self.model_config.to_dict(), "objective": self.objective_config.to_dict()}
 
     @classmethod
@@ -261,7 +333,7 @@ def number(counter: Any) -> int:
     return int(ops.convert_to_numpy(ops.convert_to_tensor(counter)))
 
 
-class StandardNoise(layers.Layer):
+class StandardNoise(Part):
     """A row of standard normal noise (size,) for each row of tokens, from a generator that is saved with the model."""
 
     def __init__(self, size: int, **kwargs: Any) -> None:
@@ -274,14 +346,3 @@ class StandardNoise(layers.Layer):
             return keras.random.normal((rows, self.size), dtype=self.compute_dtype, seed=self.generator)
 
         return drawn(draw, ops.shape(tokens)[0])
-
-
-def inputs_of(model: TextVAE, data: Any) -> Any:
-    """The inputs among what `fit` and `evaluate` feed a step; raises `ConfigError` for targets, weights and other shapes."""
-    inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
-    wanted = '{"tokens": (n, T), "attribute": (n,)}' if model.model_config.attributes else "tokens (n, T)"
-    if targets is not None or weights is not None:
-        raise ConfigError(f"a TextVAE learns from {wanted} alone: give neither targets nor sample weights")
-    if model.model_config.attributes and not (isinstance(inputs, dict) and {"tokens", "attribute"} <= inputs.keys()):
-        raise ConfigError(f"this model was made with attributes: give {wanted}, the attribute -1 where it is not known")
-    return inputs

@@ -11,7 +11,7 @@ from keras import ops
 from kvae.serving.alphabet import PAD
 
 from .configuration import ObjectiveConfig
-from .replicas import batch_mean
+from .replicas import batch_mean, weights_of_texts
 
 
 def linear(config: ObjectiveConfig, progress: Any) -> Any:
@@ -150,14 +150,24 @@ def cross_entropy(tokens: Any, logits: Any) -> Any:
     return ops.sparse_categorical_crossentropy(tokens, ops.cast(logits, "float32"), from_logits=True)
 
 
-def squared_mmd(z: Any) -> Any:
-    """Squared maximum mean discrepancy between codes (B, d) and N(0, I), Gaussian kernel of variance d (Zhao et al. 2019,
-    4.2), in which everything about N(0, I) has a closed form. Unbiased: it can fall below 0."""
+def squared_mmd(z: Any, weights: Any = None) -> Any:
+    """Squared maximum mean discrepancy between codes (B, d), of `weights` (B,) where they do not count alike, and N(0, I),
+    Gaussian kernel of variance d (Zhao et al. 2019, 4.2), in which everything about N(0, I) has a closed form. Unbiased: it
+    can fall below 0."""
     batch, size = ops.cast(ops.shape(z)[0], "float32"), float(z.shape[-1])
     norms = ops.sum(ops.square(z), axis=-1)
     distances = norms[:, None] + norms[None, :] - 2.0 * ops.matmul(z, ops.transpose(z))
-    among_codes = (ops.sum(ops.exp(-distances / (2.0 * size))) - batch) / ops.maximum(batch * (batch - 1.0), 1.0)
-    to_prior = (size / (size + 1.0)) ** (size / 2) * ops.mean(ops.exp(-norms / (2.0 * (size + 1.0))))
+    kernel, from_origin = ops.exp(-distances / (2.0 * size)), ops.exp(-norms / (2.0 * (size + 1.0)))
+    if weights is None:
+        among_codes = (ops.sum(kernel) - batch) / ops.maximum(batch * (batch - 1.0), 1.0)
+        near_origin = ops.mean(from_origin)
+    else:
+        shares = ops.divide_no_nan(weights, ops.sum(weights))
+        alone = ops.sum(ops.square(shares))
+        pairs = ops.sum(shares[:, None] * kernel * shares[None, :]) - alone
+        among_codes = ops.divide_no_nan(pairs, 1.0 - alone)
+        near_origin = ops.sum(shares * from_origin)
+    to_prior = (size / (size + 1.0)) ** (size / 2) * near_origin
     return among_codes - 2.0 * to_prior + (size / (size + 2.0)) ** (size / 2)
 
 
@@ -188,7 +198,7 @@ def loss_terms(
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
         terms["loss"] += alpha_at(config, step) * ops.sum(trained * auxiliary, axis=-1)
     if config.mmd:
-        terms["mmd"] = like(terms["kl"], squared_mmd(outputs["z"]))
+        terms["mmd"] = like(terms["kl"], squared_mmd(outputs["z"], weights_of_texts()))
         terms["loss"] += config.mmd * penalized * terms["mmd"]
     terms["beta"] = like(terms["kl"], penalized * beta_at(config, ramp))
     terms["positions"] = ops.sum(weights, axis=-1)

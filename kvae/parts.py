@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from kvae.serving.alphabet import PAD, START
 
+from .blocks import DATA_FORMAT, Part
 from .configuration import ModelConfig, ObjectiveConfig
 from .distributions import Gaussian
 from .encoders import ENCODERS, Features
@@ -70,7 +71,8 @@ class Parts:
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.cast(
-                ops.concatenate([layers.Flatten()(getattr(level, name)) for level in levels], axis=-1), "float32"
+                ops.concatenate([layers.Flatten(DATA_FORMAT)(getattr(level, name)) for level in levels], axis=-1),
+                "float32",
             )
             for name in ("mean", "log_variance")
         }
@@ -184,7 +186,7 @@ class Parts:
         return [part for part in (self.hierarchy, self.expander, self.head, self.auxiliary) if part is not None]
 
 
-class Reader(layers.Layer):
+class Reader(Part):
     """Tokens (B, T) as symbols (B, T, E), one-hot or learned vectors, and the position of the last counted one (B,)."""
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:

@@ -1,5 +1,6 @@
-"""A batch that is split between devices: what is drawn or averaged over a batch goes through here, so that the numbers do
-not depend on how many devices share it. A training step says which part is its own; without that a batch is whole.
+"""A batch that is split between devices, or whose texts have weights: what is drawn or averaged over a batch goes through here,
+so that the numbers do not depend on how many devices share it, and a text of weight 2 counts as the same text twice. A training
+step says which part is its own; without that a batch is whole and its texts count alike.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras import ops
@@ -15,11 +16,13 @@ from keras import ops
 
 @dataclass(frozen=True)
 class Replica:
-    """Part `index` of `count` equal parts of a batch; `mean` averages a tensor over all parts."""
+    """Part `index` of `count` equal parts of a batch; `mean` averages a tensor over all parts, `weights` (B,) are those of this
+    part's texts, None where they count alike."""
 
     index: Any = 0
     count: int = 1
     mean: Callable[[Any], Any] = lambda value: value
+    weights: Any = None
 
 
 WHOLE = Replica()
@@ -45,11 +48,45 @@ def drawn(draw: Callable[[Any], Any], rows: Any) -> Any:
     return ops.slice(whole, [part.index * rows, *[0] * (len(whole.shape) - 1)], [rows, *ops.shape(whole)[1:]])
 
 
+@contextlib.contextmanager
+def each_repeated(times: int) -> Iterator[None]:
+    """Within this the batch stands `times` behind itself."""
+    part = _replica.get()
+    weights = None if part.weights is None else ops.tile(part.weights, (times,))
+    with replica(replace(part, weights=weights)):
+        yield
+
+
+def weights_of_texts() -> Any:
+    """The weights (B,) of this part's texts, None where they count alike."""
+    return _replica.get().weights
+
+
+def own_mean(values: Any) -> Any:
+    """The weighted mean over this part's texts, (B, ...) -> (...); 0 where their weights are."""
+    weights = weights_of_texts()
+    if weights is None:
+        return ops.mean(values, axis=0)
+    return ops.divide_no_nan(ops.tensordot(weights, values, 1), ops.sum(weights))
+
+
+def own_share() -> Any:
+    """How much of the whole batch's weight this part has: the whole mean is the sum of each part's mean times its share."""
+    part = _replica.get()
+    if part.weights is None:
+        return 1.0 / part.count
+    own = ops.sum(part.weights)
+    return ops.divide_no_nan(own, part.count * everywhere(own))
+
+
 def batch_mean(values: Any) -> Any:
-    """The mean over the first axis of the whole batch: (B, ...) -> (...). Its gradient is that of this part's share, so that
-    the gradients of all parts add up to that of the whole."""
-    own = ops.mean(values, axis=0)
-    return own + ops.stop_gradient(everywhere(own) - own) if is_split() else own
+    """The weighted mean over the first axis of the whole batch: (B, ...) -> (...). Its gradient is that of this part's own
+    mean: with the loss taken times `own_share`, the gradients of all parts add up to that of the whole."""
+    own = own_mean(values)
+    if not is_split():
+        return own
+    whole = _replica.get().count * everywhere(own_share() * own)
+    return own + ops.stop_gradient(whole - own)
 
 
 def everywhere(values: Any) -> Any:

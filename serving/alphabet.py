@@ -275,17 +275,20 @@ class Alphabet:
 
         A text may have at most `length - 1` tokens: raises `DataError` otherwise, never cuts.
         """
-        tokens = np.full((len(texts), length), PAD, np.int32)
-        for row, text in enumerate(texts):
-            ids = self.ids(text)
-            if len(ids) >= length:
-                raise DataError(
-                    f"text {row} has {len(ids)} {self.rules.tokens}, the model takes at most {length - 1}: {text[:40]!r}...; "
-                    f"shorten it"
-                )
-            tokens[row, : len(ids)] = ids
-            tokens[row, len(ids)] = END
+        tokens = np.empty((len(texts), length), np.int32)
+        for number, text in enumerate(texts):
+            tokens[number] = self.row(text, length, number)
         return tokens
+
+    def row(self, text: str, length: int, number: int = 0) -> list[int]:
+        """The `length` ids of a text, END and PAD; as `encode` for one of many texts, the one that errors call `number`."""
+        ids = self.ids(text)
+        if len(ids) >= length:
+            raise DataError(
+                f"text {number} has {len(ids)} {self.rules.tokens}, the model takes at most {length - 1}: {text[:40]!r}...; "
+                f"shorten it"
+            )
+        return [*ids, END, *[PAD] * (length - 1 - len(ids))]
 
     def decode(self, tokens: np.ndarray) -> list[str]:
         """Rows of ids `(B, T)` as texts; a row ends before its first END or PAD. Raises `DataError` for ids outside 0..V-1."""

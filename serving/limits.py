@@ -1,13 +1,13 @@
 """Deadlines and cancellation: a call that takes too long, or that nobody waits for any more, ends within milliseconds.
 
 onnxruntime looks at the `terminate` flag of a call's options between two nodes of a graph, each turn of the decoding loop
-included.
+included; `check` looks at it between two pieces of work in Python.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -19,6 +19,7 @@ from .checks import real
 from .errors import Cancelled, ConfigError, DeadlineError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Item = TypeVar("Item")
 
 
 class Cancellation:
@@ -57,6 +58,20 @@ def current_options() -> onnxruntime.RunOptions | None:
     return _options.get()
 
 
+def check() -> None:
+    """Raise `Cancelled` once the limited call that this code is part of has to end; `stopping` says why."""
+    options = current_options()
+    if options is not None and options.terminate:
+        raise Cancelled("the call was ended")
+
+
+def checking(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with a `check` before each."""
+    for item in items:
+        check()
+        yield item
+
+
 @contextmanager
 def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[onnxruntime.RunOptions | None]:
     """Options for the runs of one call that has `deadline` seconds and may be cancelled; with neither, those of the call that
@@ -66,6 +81,8 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[on
     """
     if deadline is not None and not 0 < real("deadline", deadline) <= threading.TIMEOUT_MAX:
         raise ConfigError(f"deadline must be a number of seconds above 0, got {deadline!r}")
+    if cancel is not None and not isinstance(cancel, Cancellation):
+        raise ConfigError(f"cancel must be a Cancellation, whose cancel() ends the call, got {cancel!r:.80}")
     if deadline is None and cancel is None:
         yield current_options()
         return

@@ -32,4 +32,5 @@ def normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
             right = (right + schedule[(group + 1) % 3] + group) & word
     first, second = ((bits >> np.uint64(8)) * 2.0**-24 for bits in (left, right))
     radius, angle = np.sqrt(-2.0 * np.log(1.0 - first)), 2 * np.pi * second
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :size].astype(np.float32)
+    both = np.concatenate([radius * np.sin(angle + np.pi / 2), radius * np.sin(angle)], axis=1)
+    return both[:, :size].astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +16,18 @@ import onnxruntime
 from .alphabet import END, REPLACEMENT, START, Alphabet
 from .bundle import ENDPOINTS, Bundle, checked_graph, read_bundle
 from .checks import listed, numbers, one_of, real, whole
+from .cores import usable_cores
 from .errors import BundleError, ConfigError, DataError
-from .limits import Cancellation, current_options, limited, stopping
+from .limits import Cancellation, checking, current_options, limited, stopping
 from .random_numbers import normals
 
 CHUNK = 128
 """Rows decoded at once: what bounds the memory of a call, whatever its size."""
 
 LARGEST = {"seed": 2**63 - 1, "row": 2**32 - 1}
+
+MOST_AROUND = 100_000
+"""Texts of one `interpolate` or `variations`."""
 
 Unknown = Literal["refuse", "replace"]
 TooLong = Literal["refuse", "cut"]
@@ -69,6 +72,9 @@ class Sampler:
     Codes are (n, d) float32. All methods raise errors of the `KvaeError` tree only, and may be called from many threads.
     Those that compute also take `deadline`, seconds from now, after which they raise `DeadlineError`, and `cancel`, a
     `Cancellation` whose `cancel()` ends them from another thread with `Cancelled`.
+
+    A pickled sampler is the bundle's path and `threads`: where it is unpickled or copied, the bundle is opened again, and
+    the graphs start when they are first needed.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -76,9 +82,12 @@ class Sampler:
         self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
         self.length: int = bundle.manifest["length"]
         self.latent_size: int = bundle.manifest["latent"]["size"]
-        self._threads = usable_cores() if threads is None else whole("threads", threads, 1, 1024)
+        self.threads = None if threads is None else whole("threads", threads, 1, 1024)
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._starting = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopened, (type(self), self.bundle.path, self.threads, self.manifest["model_id"])
 
     @classmethod
     def load(cls, path: str | Path, threads: int | None = None, endpoints: Sequence[str] = ("sampler",)) -> Sampler:
@@ -97,8 +106,9 @@ class Sampler:
     def sample(self, n: int, seed: int | None = None, **options: Any) -> list[str]:
         """`n` new texts. Row i of a seed is the same text whatever `n`, machine or threads; without a seed one is drawn.
 
-        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `min_length`, `max_length`,
-        `first_row`, and `attribute="positive"` for a model that was trained with labels.
+        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `min_length` (default 1, since no
+        corpus holds an empty text), `max_length`, `first_row`, and `attribute="positive"` for a model that was trained with
+        labels.
         """
         return [sample.text for sample in self.generate(n, seed, **options)]
 
@@ -129,8 +139,8 @@ class Sampler:
         """Text i is row `rows[i]` of seed `seeds[i]`: what many callers asked for, written together."""
         if len(seeds) != len(rows):
             raise ConfigError(f"seeds and rows must be equally many, got {len(seeds)} and {len(rows)}")
-        all_seeds = np.array([whole("seed", seed, 0, LARGEST["seed"]) for seed in seeds], np.int64)
-        all_rows = np.array([whole("row", row, 0, LARGEST["row"]) for row in rows], np.int64)
+        all_seeds = np.array([whole("seed", seed, 0, LARGEST["seed"]) for seed in checking(seeds)], np.int64)
+        all_rows = np.array([whole("row", row, 0, LARGEST["row"]) for row in checking(rows)], np.int64)
         self._check_attribute(attribute)
         chosen = choices(self.manifest, **options)
         places = (
@@ -207,7 +217,8 @@ class Sampler:
         """The codes (n, d) behind rows first_row, first_row + 1, ... of `seed`: samples of the prior."""
         n, seed = whole("n", n, 0, LARGEST["row"]), whole("seed", seed, 0, LARGEST["seed"])
         first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
-        return self._codes(np.full(n, seed), np.arange(n) + first_row)
+        drawn = (self._codes(np.full(count, seed), np.arange(count) + first_row + start) for start, count in chunks(n))
+        return np.concatenate([np.zeros((0, self.latent_size), np.float32), *drawn])
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -237,8 +248,10 @@ class Sampler:
             raise DataError(
                 f"tokens must be ids from 0 to {len(self.alphabet) - 1}, got {tokens.min()} to {tokens.max()}"
             )
-        tokens = tokens.astype(np.int32)
-        parts = [self._run("encoder", tokens=tokens[start : start + count]) for start, count in chunks(len(tokens))]
+        parts = [
+            self._run("encoder", tokens=tokens[start : start + count].astype(np.int32))
+            for start, count in chunks(len(tokens))
+        ]
         empty = np.zeros((0, self.latent_size), np.float32)
         mean, log_variance = (np.concatenate([empty, *(part[i] for part in parts)]) for i in range(2))
         return mean, log_variance
@@ -268,15 +281,18 @@ class Sampler:
         scores: list[Score] = []
         for start, count in chunks(len(tokens)):
             some = slice(start, start + count)
-            scores += self._score(texts[some], tokens[some], samples, seed, attribute)
+            scores += self._score(texts[some], tokens[some].astype(np.int32), samples, seed, attribute)
         return scores
 
     def _score(
         self, texts: list[str], tokens: np.ndarray, samples: int, seed: int, attribute: str | None
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
-        runs = [self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute) for row in range(samples)]
-        kl, nats = (np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in (1, 2))
+        kl, nats = np.zeros(len(texts)), np.zeros(tokens.shape)
+        for row in range(samples):
+            _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
+            kl, nats = kl + some_kl, nats + some_nats
+        kl, nats = kl / samples, nats / samples
         reconstruction = nats.sum(axis=1)  # the graph's own sum is float32, and rounds by the size of the batch
         ends = self.manifest["mode"] == "lines"
         return [
@@ -333,8 +349,9 @@ class Sampler:
         """Texts at `steps` equal paces from the code of `first` to that of `last`, ends included: on the straight line, or on
         the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
         one_of("path", path, PATHS)
+        steps = whole("steps", steps, 2, MOST_AROUND)
         start, stop = self.encode([first, last], unknown)
-        along = np.linspace(0.0, 1.0, whole("steps", steps, 2, 100_000), dtype=np.float32)[:, None]
+        along = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
         return self.decode(PATHS[path](start, stop, along))
 
     @limited
@@ -345,10 +362,13 @@ class Sampler:
         scale = real("scale", scale)
         if not 0 <= scale <= 1e6:
             raise ConfigError(f"scale must be at least 0, got {scale}")
+        n, seed = whole("n", n, 0, MOST_AROUND), whole("seed", seed, 0, LARGEST["seed"])
         mean, log_variance = self.posterior([text], unknown)
-        rows = np.arange(whole("n", n, 0, LARGEST["row"]))
-        noise = normals(whole("seed", seed, 0, LARGEST["seed"]), rows, self.latent_size)
-        return self.decode(mean + np.float32(scale) * np.exp(log_variance / 2) * noise)
+        deviation, texts = np.float32(scale) * np.exp(log_variance / 2), []
+        for start, count in chunks(n):
+            noise = normals(seed, np.arange(start, start + count), self.latent_size)
+            texts += self.decode(mean + deviation * noise)
+        return texts
 
     @limited
     def neighbours(
@@ -356,9 +376,10 @@ class Sampler:
     ) -> list[tuple[str, float]]:
         """The `n` texts of `among` whose codes are closest to that of `text`, and how far they are (Euclid)."""
         among = listed(among)
+        n = whole("n", n, 0, LARGEST["row"])
         code, codes = self.encode([text], unknown), self.encode(among, unknown)
         distances = np.linalg.norm(codes - code, axis=1)
-        nearest = np.argsort(distances, kind="stable")[: whole("n", n, 0, LARGEST["row"])]
+        nearest = np.argsort(distances, kind="stable")[:n]
         return [(among[place], float(distances[place])) for place in nearest]
 
     @limited
@@ -425,9 +446,10 @@ class Sampler:
         ]
 
     def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
+        """Rows of ids (n, T) of the smallest integer type."""
         one_of("unknown", unknown, ("refuse", "replace"))
         one_of("too_long", too_long, ("refuse", "cut"))
-        strange = self.alphabet.unknown(texts if unknown == "refuse" else [])
+        strange = self.alphabet.unknown(checking(texts) if unknown == "refuse" else [])
         if strange:
             shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
             raise DataError(
@@ -436,22 +458,26 @@ class Sampler:
             )
         lines = self.manifest["mode"] == "lines"
         if too_long == "cut":
-            texts = [self.alphabet.cut(text, self.length - lines) for text in texts]
-        if lines:
-            return self.alphabet.encode(texts, self.length)
-        rows = [self.alphabet.ids(text) for text in texts]
-        for row, ids in enumerate(rows):
-            if len(ids) != self.length:
-                raise DataError(
-                    f"text {row} has {len(ids)} {self.alphabet.rules.tokens}; this model reads windows of exactly {self.length}"
-                )
-        return np.array(rows, np.int32).reshape(-1, self.length)
+            texts = [self.alphabet.cut(text, self.length - lines) for text in checking(texts)]
+        tokens = np.empty((len(texts), self.length), np.min_scalar_type(len(self.alphabet)))
+        for row, text in enumerate(checking(texts)):
+            tokens[row] = self.alphabet.row(text, self.length, row) if lines else self._window(text, row)
+        return tokens
+
+    def _window(self, text: str, row: int) -> list[int]:
+        ids = self.alphabet.ids(text)
+        if len(ids) != self.length:
+            raise DataError(
+                f"text {row} has {len(ids)} {self.alphabet.rules.tokens}; this model reads windows of exactly {self.length}"
+            )
+        return ids
 
     def _session(self, endpoint: str) -> onnxruntime.InferenceSession:
         """The running graph of an endpoint, verified and started when it is first needed."""
         with self._starting:
             if endpoint not in self._sessions:
-                self._sessions[endpoint] = session(self.bundle, endpoint, self._threads)
+                threads = usable_cores() if self.threads is None else self.threads
+                self._sessions[endpoint] = session(self.bundle, endpoint, threads)
             return self._sessions[endpoint]
 
     def _run(self, endpoint: str, stop: Any = None, /, **inputs: Any) -> list[np.ndarray]:
@@ -472,7 +498,7 @@ def choices(
     temperature: float | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
-    min_length: int = 0,
+    min_length: int = 1,
     max_length: int | None = None,
 ) -> dict[str, Any]:
     """How symbols are chosen, as the sampler graph's inputs; temperature 0 is greedy, top_k 0 and top_p 1 are off."""
@@ -528,14 +554,18 @@ def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSes
         ) from error
 
 
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str) -> Sampler:
+    """What a pickled `Sampler` becomes; raises `BundleError` where another model lies at its path now."""
+    sampler = kind.load(path, threads, endpoints=())
+    found = sampler.manifest["model_id"]
+    if found != model_id:
+        raise BundleError(f"{path}: holds the model {found} now, the pickled sampler had {model_id}; load it anew")
+    return sampler
 
 
 def chunks(n: int) -> Iterator[tuple[int, int]]:
-    """(start, count) of pieces of at most `CHUNK` rows."""
-    return ((start, min(CHUNK, n - start)) for start in range(0, n, CHUNK))
+    """(start, count) of pieces of at most `CHUNK` rows, for as long as the call may go on."""
+    return ((start, min(CHUNK, n - start)) for start in checking(range(0, n, CHUNK)))
 
 
 def first_line(error: Exception) -> str:

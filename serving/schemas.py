@@ -32,7 +32,7 @@ class Choices(Request):
     )
     top_k: int = Field(0, ge=0, le=LARGEST["row"], description="draw from the k likeliest symbols; 0 is off")
     top_p: float = Field(1.0, ge=1e-6, le=1.0, description="draw from the likeliest symbols that hold this share")
-    min_length: int = Field(0, ge=0, description="tokens at least")
+    min_length: int = Field(1, ge=0, description="tokens at least")
     max_length: int | None = Field(None, ge=1, description="tokens at most; the model's length if not given")
     attribute: str | None = Field(None, description="the label to write for, of a model that was trained with labels")
 

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from scipy import stats
 
 from kvae.export.nodes import Nodes, tensor
-from kvae.export.random_numbers import key_of, normals, row_numbers, threefry, uniform
+from kvae.export.random_numbers import cosine, key_of, normals, row_numbers, threefry, uniform
 from kvae.serving import random_numbers
 
 
@@ -82,6 +82,28 @@ def test_a_row_of_noise_depends_on_the_seed_and_the_row_alone() -> None:
 def test_noise_is_what_numpy_computes(seed: int) -> None:
     (noise,) = run(noise_session(7), seed=seed, first_row=2, count=50)
     np.testing.assert_allclose(noise, random_numbers.normals(seed, np.arange(2, 52), 7), atol=1e-6)
+
+
+def test_noise_needs_no_cosine_which_onnxruntime_before_1_29_lacks_in_double_precision() -> None:
+    g = Nodes()
+    normals(g, key_of(g, "seed"), row_numbers(g, "row"), 4)
+    assert {"Sin"} == {node.op_type for node in g.nodes} & {"Sin", "Cos"}
+
+
+def test_the_sine_a_quarter_turn_ahead_is_the_cosine_of_every_angle_that_is_drawn() -> None:
+    g = Nodes()
+    g.named(cosine(g, "angle"), "cosine")
+    declared = helper.make_tensor_value_info("cosine", TensorProto.DOUBLE, ["rows"])
+    model = g.model("test", [helper.make_tensor_value_info("angle", TensorProto.DOUBLE, ["rows"])], [declared])
+    made = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    different = []
+    for part in np.split(np.arange(2**24), 8):
+        angle = 2 * np.pi * (part * 2.0**-24)
+        (found,) = made.run(None, {"angle": angle})
+        unequal = found.astype(np.float32) != np.cos(angle).astype(np.float32)
+        assert np.abs(found[unequal]).max(initial=0.0) < 1e-15
+        different += part[unequal].tolist()
+    assert different == [2**22, 3 * 2**22]  # cos(pi / 2) and cos(3 pi / 2): zero, but for rounding
 
 
 def test_uniforms_fill_the_unit_interval_evenly() -> None:

@@ -55,5 +55,5 @@ def test_training_without_its_extra_names_the_extra(tmp_path: Path) -> None:
     run = BLOCK + "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
     done = python(run, "train", "--out", str(tmp_path / "run"))
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith("pip install 'kvae[train]'")
+    assert done.stderr.strip().splitlines()[-1].endswith("pip install 'kvae-text[train]'")
     assert not (tmp_path / "run").exists()

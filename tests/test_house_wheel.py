@@ -109,6 +109,26 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## {kvae.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+FOREIGN = r"kvae\[|pip install '?kvae\b(?!-text)|kvae[-_]serving|dist/kvae(?!_text)"
+"""How installing the `kvae` of the package index looks, which is another project, and the names that ours had before."""
+
+
+def test_whatever_is_installed_has_the_name_that_is_ours_on_the_package_index() -> None:
+    whole, alone = (tomllib.loads(project.read_text())["project"]["name"] for project in PROJECTS)
+    assert (whole, alone) == ("kvae-text", "kvae-text-serving")
+    folders = (ROOT / folder for folder in (*FOLDERS, "tests", "examples", "benchmarks", "docs"))
+    pages = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".toml")]
+    pages += [*ROOT.glob("*.toml"), ROOT / "Makefile", ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    told = {path: re.findall(FOREIGN, path.read_text()) for path in pages if "node_modules" not in path.parts}
+    own, decisions = Path(__file__), ROOT / "docs" / "decisions.md"  # which say what is not, or no longer, so
+    assert {path: found for path, found in told.items() if found and path not in (own, decisions)} == {}
+
+
+def test_nothing_asks_an_environment_for_the_version_of_kvae_which_has_it_at_hand() -> None:
+    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    assert [path for path in sources if re.search(r"""version\(["']kvae|\("kvae", "keras\"""", path.read_text())] == []
+
+
 def test_the_tree_in_the_readme_names_every_file() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [path.name for folder in FOLDERS for path in (ROOT / folder).glob("*.py") if path.name not in readme]

@@ -95,3 +95,13 @@ def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
 
 def test_whole_numbers_are_taken_where_numbers_are_wanted() -> None:
     assert TrainingConfig(learning_rate=1).learning_rate == 1.0
+
+
+def test_what_a_run_keeps_is_read_as_it_was_meant_when_it_was_written() -> None:
+    old = Config().to_dict()
+    del old["data"]["split"]
+    assert Config.from_stored(old) == Config().with_settings({"data.split": "texts"})
+    assert Config.from_stored(Config().to_dict()) == Config()
+    for damaged in ([], {"data": 3}, {"data": {"splt": 1}}):
+        with pytest.raises(ConfigError):
+            Config.from_stored(damaged)  # type: ignore[arg-type]

@@ -90,12 +90,6 @@ def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
         assert found["loss"][0] == pytest.approx(found["reconstruction"][0] + step / 8 * found["kl"][0], rel=1e-5)
 
 
-def test_targets_and_sample_weights_are_refused() -> None:
-    model, tokens = compiled(), random_tokens(16)
-    with pytest.raises(ConfigError, match="neither targets nor sample weights"):
-        model.fit(tokens, tokens, verbose=0)
-
-
 def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
     model = compiled()
     tokens = random_tokens(20)
@@ -156,6 +150,14 @@ def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
     logits[..., list(NEVER_WRITTEN)] = -np.inf
     counted = tokens != PAD
     np.testing.assert_array_equal(tokens[counted], logits.argmax(axis=-1)[counted])
+
+
+def test_no_text_is_empty_unless_that_is_allowed() -> None:
+    model = small_model()
+    model.head.classify.bias.assign(np.array([0, 0, 50.0, 0, 0, 0, 0, 0, 0], np.float32))
+    z = np.zeros((20, 4), np.float32)
+    assert (np.array(decode(model, z))[:, :2] != END).sum(axis=1).tolist() == [1] * 20
+    assert (np.array(decode(model, z, min_length=0))[:, 0] == END).all()
 
 
 def test_decoding_at_a_seed_repeats() -> None:

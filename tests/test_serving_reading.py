@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler
+from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler, verification
+from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS
-from kvae.serving.sampler import PATHS
+from kvae.serving.sampler import CHUNK, PATHS
 
 TEXTS = ["KAMITO", "RUNEKA", "MI", "NENENE"]
 
@@ -173,3 +174,86 @@ def test_graphs_start_when_they_are_needed(bundle_folder: Path) -> None:
     assert set(Sampler.load(bundle_folder, endpoints=ENDPOINTS)._sessions) == set(ENDPOINTS)
     with pytest.raises(ConfigError, match="endpoints must be 'sampler' or"):
         Sampler.load(bundle_folder, endpoints=["decoder"])
+
+
+def test_work_in_python_ends_at_the_deadline_too(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long outside onnxruntime: here reading texts, which is made to wait until time is up."""
+    texts, read = ["KAMITO"] * 1000, []
+
+    def slow(self: Alphabet, text: str, *others: int) -> list[int]:
+        read.append(text)
+        time.sleep(0.02)
+        return row(self, text, *others)
+
+    row = Alphabet.row
+    monkeypatch.setattr(Alphabet, "row", slow)
+    for call in (
+        sampler.encode,
+        sampler.score,
+        sampler.reconstruct,
+        lambda t, **given: sampler.neighbours("KA", t, **given),
+    ):
+        read.clear()
+        with pytest.raises(DeadlineError, match=r"not done in 0\.1 seconds"):
+            call(texts, deadline=0.1)
+        assert len(read) < len(texts)
+
+
+DRAWN: dict[str, Callable[..., Any]] = {
+    "draw_codes": lambda s, n, **limits: s.draw_codes(n, seed=0, **limits),
+    "variations": lambda s, n, **limits: s.variations("KAMITO", n, **limits),
+    "interpolate": lambda s, n, **limits: s.interpolate("KAMITO", "NENENE", n, **limits),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_is_drawn_is_drawn_in_pieces_that_do_not_show_and_end_at_the_deadline(sampler: Sampler, name: str) -> None:
+    rows: list[int] = []
+    run = sampler._run
+
+    def counting(endpoint: str, *arguments: Any, **inputs: Any) -> Any:
+        rows.append(max(len(value) for value in inputs.values() if np.ndim(value)))
+        return run(endpoint, *arguments, **inputs)
+
+    sampler._run = counting  # type: ignore[method-assign]
+    try:
+        many = DRAWN[name](sampler, 2 * CHUNK + 3)
+        assert len(many) == 2 * CHUNK + 3
+        assert max(rows) <= CHUNK
+        with pytest.raises(DeadlineError):
+            DRAWN[name](sampler, 100_000, deadline=0.05)
+    finally:
+        del sampler._run  # type: ignore[method-assign]
+    if name == "draw_codes":
+        np.testing.assert_array_equal(many[CHUNK:], sampler.draw_codes(CHUNK + 3, seed=0, first_row=CHUNK))
+    if name == "variations":
+        assert many[:5] == sampler.variations("KAMITO", 5)
+
+
+def test_as_many_variations_as_steps_of_an_interpolation(sampler: Sampler) -> None:
+    for call in (DRAWN["variations"], DRAWN["interpolate"]):
+        with pytest.raises(ConfigError, match=r"must be a whole number from \d to 100000, got 1000000"):
+            call(sampler, 10**6, deadline=0.3)
+
+
+def test_the_mean_over_codes_does_not_keep_them_and_does_not_depend_on_the_batch(sampler: Sampler) -> None:
+    alone, beside = sampler.score(TEXTS[:1], samples=50), sampler.score(TEXTS, samples=50)
+    assert alone[0] == beside[0]
+    each = [
+        sampler.score_tokens(sampler._tokens(TEXTS, "refuse").astype(np.int32), [0] * len(TEXTS), [row] * len(TEXTS))
+        for row in range(50)
+    ]
+    np.testing.assert_allclose([score.kl for score in beside], np.mean([kl for _, kl, _ in each], axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [True, 1, "yes"])
+def test_cancel_wants_a_cancellation(sampler: Sampler, wrong: Any) -> None:
+    for call in (sampler.sample, lambda n, **given: list(sampler.stream(n, **given))):
+        with pytest.raises(ConfigError, match="cancel must be a Cancellation"):
+            call(1, cancel=wrong)
+
+
+def test_a_seed_test_that_does_not_end_is_ended(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "SEED_TEST_SECONDS", 1e-4)
+    with pytest.raises(DeadlineError, match=r"not done in 0\.0001 seconds"):
+        verification.verify(bundle_folder)

@@ -1,16 +1,22 @@
 """The Sampler: same seed, same text, and plain words for what it cannot do."""
 
+import asyncio
+import copy
+import multiprocessing
+import pickle
+import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
-from kvae.serving import BundleError, ConfigError, DataError, KvaeError, Sampler
-from kvae.serving.sampler import CHUNK
+from kvae.serving import AsyncSampler, BundleError, ConfigError, DataError, KvaeError, Sampler
+from kvae.serving.sampler import CHUNK, choices, reopened
 
 
 def test_sampling_twice_at_a_seed_gives_the_same_texts(sampler: Sampler) -> None:
@@ -179,3 +185,50 @@ def test_every_error_is_a_kvae_error_with_an_exit_code() -> None:
 def test_an_unknown_option_is_pythons_own_error(sampler: Sampler) -> None:
     with pytest.raises(TypeError, match="temprature"):
         sampler.sample(1, temprature=1.0)
+
+
+COPIES: dict[str, Any] = {
+    "pickle": lambda s: pickle.loads(pickle.dumps(s)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "cloudpickle": lambda s: cloudpickle.loads(cloudpickle.dumps(lambda: s))(),  # what Dask, Ray and Spark send
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_sampler_travels(sampler: Sampler, how: str) -> None:
+    again = COPIES[how](sampler)
+    assert again is not sampler
+    assert again.threads == sampler.threads
+    assert again.sample(5, seed=7) == sampler.sample(5, seed=7)
+
+
+def test_an_asynchronous_sampler_travels(sampler: Sampler) -> None:
+    again = pickle.loads(pickle.dumps(AsyncSampler(sampler)))
+    assert asyncio.run(again.sample(5, seed=7)) == sampler.sample(5, seed=7)
+
+
+def test_a_pool_that_spawns_its_processes_takes_a_sampler(sampler: Sampler) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(sampler.sample, 5, 7).result() == sampler.sample(5, 7)
+
+
+def test_a_sampler_that_travels_keeps_its_threads(bundle_folder: Path) -> None:
+    assert pickle.loads(pickle.dumps(Sampler.load(bundle_folder, threads=1))).threads == 1
+
+
+def test_what_arrives_is_the_model_that_left(bundle_folder: Path, sampler: Sampler, tmp_path: Path) -> None:
+    path = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    sent = pickle.dumps(Sampler.load(path, endpoints=()))
+    shutil.rmtree(path)
+    with pytest.raises(BundleError, match="no such bundle"):
+        pickle.loads(sent)
+    kind, path, threads, model_id = sampler.__reduce__()[1]
+    with pytest.raises(BundleError, match=f"holds the model {model_id} now, the pickled sampler had fedcba9876543210"):
+        reopened(kind, path, threads, "fedcba9876543210")
+
+
+def test_no_text_is_empty_unless_that_is_asked_for(bundle_folder: Path) -> None:
+    manifest = Sampler.load(bundle_folder, endpoints=()).manifest
+    assert choices(manifest)["min_length"] == 1
+    assert choices(manifest, min_length=0)["min_length"] == 0

@@ -636,7 +636,7 @@ def test_without_its_extra_it_names_the_extra(bundle_folder: Path) -> None:
     command = [sys.executable, "-c", run, "serve", str(bundle_folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("pip install 'kvae[server]'")
+    assert done.stderr.strip().endswith("pip install 'kvae-text[server]'")
 
 
 def kvae(*arguments: str) -> subprocess.CompletedProcess[str]:

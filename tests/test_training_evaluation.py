@@ -6,6 +6,7 @@ import pytest
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
 from kvae.training.evaluation import UNITS, active_units, aggregated, collect, evaluate, mutual_information, perplexity
+from kvae.training.latent_report import LatentReport
 
 from .conftest import random_tokens, small_model
 
@@ -37,6 +38,20 @@ def test_mutual_information_reaches_ln_n_when_every_text_has_a_place_of_its_own(
 def test_active_units_are_those_whose_mean_moves() -> None:
     mean = np.random.default_rng(0).normal(size=(1000, 4)) * [1.0, 0.2, 0.05, 0.0]
     assert active_units(mean) == 2
+
+
+def test_texts_that_are_all_the_same_have_neither_active_units_nor_information() -> None:
+    """Both would be 0 whatever the model is. A language model has 0 of both on any texts."""
+    model, rows = small_model(), random_tokens(1).repeat(20, axis=0)
+    spoiled = {"active_units", "mutual_information", "mutual_information_texts"}
+    assert not spoiled & evaluate(model, rows).keys()
+    assert spoiled <= evaluate(model, np.concatenate([rows, random_tokens(2)])).keys()
+    report, logs = LatentReport(rows), {}
+    report.set_model(model)
+    report.on_epoch_end(0, logs)
+    assert set(logs) == {"val_kl"}
+    bare = small_model(encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False)
+    assert evaluate(bare, rows)["active_units"] == 0
 
 
 def test_the_aggregated_posterior_is_the_gaussian_of_its_samples() -> None:

@@ -95,6 +95,58 @@ def test_a_store_is_made_once_and_found_by_the_finished_configuration(
     assert "another end" in [*prepare(first.config).train_texts, *prepare(first.config).validation_texts]
 
 
+def repeated() -> list[str]:
+    """A log: one line in two is the same, the others occur once to thirty times."""
+    others = [name for place, name in enumerate(NAMES[3000:3060]) for _ in range(1 + place // 2)]
+    return np.random.default_rng(0).permutation([*others, *[NAMES[0]] * len(others)]).tolist()
+
+
+@pytest.mark.parametrize("split", ["lines", "texts"])
+def test_disk_and_memory_split_repeated_lines_alike(tmp_path: Path, split: str) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join(repeated()))
+    for seed in range(4):
+        settings = {"data__split": split, "data__split_seed": seed}
+        memory = prepare(config(path, **settings, data__storage="memory"))
+        disk = prepare(config(path, **settings, data__storage="disk"))
+        assert list(disk.validation_texts) == list(memory.validation_texts)
+        assert list(disk.train_texts) == list(memory.train_texts)
+        assert disk.alphabet == memory.alphabet
+        assert sorted(disk.notes) == sorted(note for note in memory.notes if "outside the alphabet" not in note)
+
+
+def test_lines_are_counted_again_only_where_the_split_is_not_that_of_different_texts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[large.Split | None] = []
+    survey = large.survey
+
+    def counted(config: Config, files: list[str], split: large.Split | None, folder: Path) -> Any:
+        passes.append(split)
+        return survey(config, files, split, folder)
+
+    monkeypatch.setattr(large, "survey", counted)
+    prepare(config(folder, data__storage="disk"))
+    assert passes == [large.Split(0.05, 0.05)]
+    (tmp_path / "log.txt").write_text("\n".join(repeated()))
+    prepare(config(tmp_path / "log.txt", data__storage="disk"))
+    assert len(passes) == 3
+
+
+def test_of_many_held_out_lines_those_kept_have_their_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the held-out lines are copies of the text that is first by its hash."""
+    monkeypatch.setattr(large, "MOST_HELD_OUT", 400)
+    names = sorted(NAMES[:1000], key=lambda name: large.place_of(name, 0))
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join(names[:1] * 1000 + names[1:] + names[900:] * 200))
+    settings = {"data__storage": "disk", "data__validation_fraction": 0.09}
+    kept = list(prepare(config(path, **settings)).validation_texts)
+    assert len(kept) == 400
+    assert 0.4 < kept.count(names[0]) / 400 < 0.99
+    assert len(set(kept)) > 20
+    assert set(prepare(config(path, **settings, data__split="texts")).validation_texts) == {names[0]}
+
+
 def test_held_out_texts_are_capped_and_that_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare(config(folder, data__storage="disk", data__validation_fraction=0.3))
     monkeypatch.setattr(large, "MOST_HELD_OUT", 7)

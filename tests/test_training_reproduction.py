@@ -11,6 +11,7 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import experiment, reproduction
+from kvae.training.corpora import holds_lines_out
 from kvae.training.figures import stacked
 from kvae.training.reproduction import (
     SAMPLES,
@@ -25,6 +26,7 @@ from kvae.training.reproduction import (
     reproduce,
     unfinished,
 )
+from kvae.training.studies import STUDIES
 
 from .conftest import stopping_checkpoints
 
@@ -237,3 +239,16 @@ def test_only_what_is_not_there_is_to_be_trained(untrained: list[Path], tmp_path
 def test_the_settings_of_a_result_make_its_configuration() -> None:
     config = tiny(**{"objective.beta_max": 0.5})
     assert Config().with_settings(changes(config)) == config
+
+
+def test_no_study_depends_on_how_lines_are_split() -> None:
+    """Their corpora bring held-out texts of their own, so results of before `data.split` stay what they are."""
+    rows = [row for study in STUDIES.values() for scale in study.scales.values() for row in scale()]
+    assert not any(holds_lines_out(row.config) or row.config.data.labelled_fraction < 1 for row in rows)
+
+
+def test_a_result_of_before_a_field_is_kept(tmp_path: Path) -> None:
+    old = tiny().to_dict()
+    del old["data"]["split"]
+    (tmp_path / reproduction.RESULT).write_text(json.dumps({"asked": old}), encoding="utf-8")
+    assert kept(tmp_path, tiny()) == {"asked": old}

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from kvae.configuration import Config
 from kvae.presets import PRESETS, preset
 from kvae.runs import load_run
 from kvae.serving.errors import CheckFailed, ConfigError, DataError
 from kvae.training import experiment
 from kvae.training.callbacks import Checkpoints
-from kvae.training.tune import parse_search, results_table, space, tune, usual_search
+from kvae.training.tune import as_begun, parse_search, results_table, space, tune, usual_search
 
 
 def quiet(sentence: str) -> None:
@@ -107,3 +108,17 @@ def test_a_trial_that_was_stopped_goes_on_with_what_it_had_drawn(
     assert len(trials) == 2
     assert trials[0] == trials[1]
     assert "going on at step 1" in said
+
+
+def test_a_search_of_before_goes_on_with_the_split_that_it_began_with(tmp_path: Path) -> None:
+    ranges: dict[str, list[Any]] = {"objective.alpha": [0.1, 0.2]}
+    old = Config().to_dict()
+    del old["data"]["split"]
+    (tmp_path / "tune.json").write_text(json.dumps({"config": old, "search": ranges}))
+    assert as_begun(tmp_path / "tune.json", Config(), ranges) == Config().with_settings({"data.split": "texts"})
+    for config, search in (
+        (Config().with_settings({"data.split_seed": 1}), ranges),
+        (Config(), {"objective.alpha": [1]}),
+    ):
+        with pytest.raises(ConfigError, match="holds a search over other settings"):
+            as_begun(tmp_path / "tune.json", config, search)

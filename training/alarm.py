@@ -54,7 +54,9 @@ class CollapseAlarm(keras.callbacks.Callback):
             return
         logs = {} if logs is None else logs
         if any(name not in logs for name in NUMBERS):
-            raise ConfigError("CollapseAlarm needs a LatentReport before it in the list of callbacks")
+            raise ConfigError(
+                "CollapseAlarm needs a LatentReport before it in the list of callbacks, of texts that are not all the same"
+            )
         otherwise = ramp_is_over(model) and unused(logs) != self.collapsed
         self.evaluations = self.evaluations + 1 if otherwise else 0
         if self.evaluations == self.patience:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from kvae.model import NEVER, number
+from kvae.model import NEVER, TextVAE, number
+from kvae.runs import DIVERGED, numbered, step_of, to_json
 
-from .checkpoints import KEPT, Checkpoint, numbered, read_checkpoint, restore_weights, write_checkpoint
+from .checkpoints import KEPT, Checkpoint, Diverged, read_checkpoint, restore_weights, write_checkpoint
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl", "val_active_units", "val_mutual_information")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
 
 MINUTES = 10.0
 """Between two checkpoints of an epoch, where no number of steps is set."""
+
+LOST = 2.0
+"""A model whose reconstruction costs more than this many times what guessing costs, T ln V nats, is not a good one: a model
+that has learned nothing costs 1 times as much, one on its way to numbers that are not finite more than twice."""
 
 
 class Progress(keras.callbacks.ProgbarLogger):
@@ -40,12 +44,21 @@ class MetricsFile(keras.callbacks.Callback):
         super().__init__()
         self.path, self.lines, self.started = path, 0, time.monotonic()
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.epoch = epoch
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.lines += 1
-        record = {"epoch": epoch + 1, "step": number(self.model.training_steps), "seconds": round(self.seconds, 2)}
-        record |= {name: float(value) for name, value in (logs or {}).items()}
+        self.write(number(self.model.training_steps), {name: float(value) for name, value in (logs or {}).items()})
+
+    def diverged(self, error: Diverged) -> None:
+        """The last line of an attempt that diverged: why, and the last training metrics that were numbers."""
+        self.write(error.step, {"diverged": error.what, **error.last})
+
+    def write(self, step: int, found: Mapping[str, Any]) -> None:
+        record = {"epoch": self.epoch + 1, "step": step, "seconds": round(self.seconds, 2), **found}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(to_json(record) + "\n")
 
     @property
     def seconds(self) -> float:
@@ -59,7 +72,7 @@ class MetricsFile(keras.callbacks.Callback):
         """Go on behind the lines that were there; what was written after the checkpoint is dropped."""
         self.lines, self.started = state["lines"], time.monotonic() - state["seconds"]
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()[: self.lines]
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[: self.lines]
             partial = self.path.with_name(self.path.name + ".partial")
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
             partial.replace(self.path)
@@ -75,6 +88,20 @@ class StepCallback(keras.callbacks.Callback):
         """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
         call of an epoch may have counted batches that the data did not have."""
         return self.before + batch + 1 >= step and number(self.model.training_steps) >= step
+
+
+class Divergence(StepCallback):
+    """Ends training with `Diverged` at the first step after which the loss is no finite number: the epoch does not end, so
+    nothing else sees the numbers of that model."""
+
+    last: Mapping[str, Any] = {}
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        logs = logs or {}
+        if not math.isfinite(logs.get("loss", 0.0)):
+            last = {name: float(value) for name, value in self.last.items()}
+            raise Diverged(self.before + batch + 1, f"the loss is {float(logs['loss'])}", last)
+        self.last = logs
 
 
 class RampAfterConvergence(keras.callbacks.Callback):
@@ -116,19 +143,22 @@ class RampAfterConvergence(keras.callbacks.Callback):
         return {"best": self.best, "waited": self.waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.waited = found_so_far(state["best"], float("inf")), state["waited"]
 
 
 class EarlyStop(keras.callbacks.Callback):
     """Stops when `patience` epochs in which the ramp had reached its height have not lowered the held-out bound.
 
     While the ramp rises the bound is not what is learned, so those epochs do not count. `conclude` gives the model the
-    weights of the best epoch, which are kept in the file `best`: a run that is made longer may still find none better.
+    weights of the best epoch, which are kept in the file `best` with `about`: a run that is made longer may still find none
+    better.
     """
 
-    def __init__(self, patience: int, best: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, patience: int, best: Path, say: Callable[[str], None], about: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.patience, self.file, self.say = patience, best, say
+        self.patience, self.file, self.say, self.about = patience, best, say, about or {}
         self.best, self.waited, self.best_step = float("inf"), 0, 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -137,7 +167,7 @@ class EarlyStop(keras.callbacks.Callback):
         found = (logs or {})["val_elbo"]
         if found < self.best:
             self.best, self.waited, self.best_step = found, 0, number(self.model.training_steps)
-            write_checkpoint(self.file, self.model, {})
+            write_checkpoint(self.file, self.model, self.about)
         else:
             self.waited += 1
         if self.waited >= self.patience:
@@ -156,7 +186,8 @@ class EarlyStop(keras.callbacks.Callback):
         return {"best": self.best, "waited": self.waited, "best_step": self.best_step}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.waited, self.best_step = state["best"], state["waited"], state["best_step"]
+        self.best = found_so_far(state["best"], float("inf"))
+        self.waited, self.best_step = state["waited"], state["best_step"]
 
 
 class DecoderReset(StepCallback):
@@ -182,8 +213,8 @@ class EncoderAhead(keras.callbacks.Callback):
         self.say, self.best = say, -float("inf")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if not number(self.model.encoder_updates):
-            return
+        if not number(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
+            return  # without different texts held out there is none
         found = (logs or {})["val_mutual_information"]
         if found < self.best:
             self.model.encoder_updates.assign(0)
@@ -196,14 +227,16 @@ class EncoderAhead(keras.callbacks.Callback):
         return {"best": self.best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best = state["best"]
+        self.best = found_so_far(state["best"], -float("inf"))
 
 
 class Checkpoints(StepCallback):
     """Writes `folder`/step-N.npz at the end of each epoch and within it, every `steps` steps or else every ten minutes.
 
     When `stop` is set the step that is under way is the last one: it is written and `KeyboardInterrupt` raised. `about` is
-    remembered in every checkpoint, `stateful` the callbacks, by name, whose state belongs to it. Must be the last callback.
+    remembered in every checkpoint, `stateful` the callbacks, by name, whose state belongs to it. `KEPT` of them stay, and the
+    newest good one (`learns`), at the start `good`. Must be the last callback. Raises `Diverged` where a variable is not
+    finite.
     """
 
     def __init__(
@@ -213,10 +246,12 @@ class Checkpoints(StepCallback):
         stateful: Mapping[str, Any] | None = None,
         steps: int | None = None,
         stop: threading.Event | None = None,
+        good: Path | None = None,
     ) -> None:
         super().__init__()
         self.folder, self.about, self.stateful, self.steps = folder, about, stateful or {}, steps
-        self.stop = stop or threading.Event()
+        self.stop, self.good = stop or threading.Event(), good
+        self.learns = True
         self.written = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -230,29 +265,48 @@ class Checkpoints(StepCallback):
         step = self.before + batch + 1
         due = step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
         if due or self.stop.is_set():
+            self.learns = learns(self.model, logs or {})
             self.write(self.epoch, within_epoch=True)
             self.next_step = step + (self.steps or 0)
         if self.stop.is_set():
             raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.write(epoch + 1, stopped=self.model.stop_training)
+        self.learns = learns(self.model, logs or {})
+        self.write(epoch + 1, stopped=bool(self.model.stop_training))
         if self.stop.is_set():
             raise KeyboardInterrupt
 
     def write(self, epochs: int, **more: Any) -> None:
-        """Write the present moment, after `epochs` complete ones; weights that are no numbers are not kept."""
+        """Write the present moment, after `epochs` complete ones, and remove what it makes superfluous."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-        if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in self.model.trainable_variables):
-            return
         step = number(self.model.training_steps)
         states = {name: callback.state() for name, callback in self.stateful.items()}
-        about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, **more}
-        write_checkpoint(self.folder / f"step-{step:09d}.npz", self.model, about)
-        for old in numbered(self.folder)[:-KEPT]:
+        about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, "good": self.learns, **more}
+        path = self.folder / f"step-{step:09d}.npz"
+        write_checkpoint(path, self.model, about)
+        self.good = path if self.learns else self.good
+        for old in superfluous(numbered(self.folder), path, self.good):
             old.unlink()
+        (self.folder.parent / DIVERGED).unlink(missing_ok=True)
         self.written = time.monotonic()
+
+
+def superfluous(found: Sequence[Path], newest: Path, good: Path | None) -> list[Path]:
+    """Of the checkpoints of a folder those of steps behind `newest`, which an attempt left that was given up, and all before
+    but the last `KEPT` and the last good one."""
+    before = [path for path in found if step_of(path) <= step_of(newest)]
+    return [path for path in found if path not in before[-KEPT:] and path != good]
+
+
+def learns(model: TextVAE, logs: Mapping[str, Any]) -> bool:
+    """Whether an epoch's numbers are those of a model that can be trained on: its bounds are finite, and it reconstructs not
+    much worse than by guessing (`LOST`)."""
+    shape = model.model_config
+    guessing = shape.length * math.log(shape.vocabulary_size)
+    bounds = [float(logs[name]) for name in ("loss", "elbo", "val_loss", "val_elbo") if name in logs]
+    return all(map(math.isfinite, bounds)) and float(logs.get("reconstruction", 0.0)) <= LOST * guessing
 
 
 class RunningMetrics(keras.callbacks.Callback):
@@ -266,6 +320,11 @@ class RunningMetrics(keras.callbacks.Callback):
         if self.checkpoint.about.get("within_epoch") and epoch == self.checkpoint.epoch:
             for place, variable in enumerate(self.model.metrics_variables):
                 variable.assign(self.checkpoint.arrays[f"metric/{place}"])
+
+
+def found_so_far(value: float | None, nothing: float) -> float:
+    """A number of a state; JSON has no infinity, so None stands for the one that says that `nothing` was found yet."""
+    return nothing if value is None else value
 
 
 def shown(logs: Mapping[str, Any] | None) -> dict[str, Any]:

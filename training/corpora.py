@@ -25,13 +25,18 @@ from .downloads import COLLECTIONS, file_of
 from .files import STANDARD_INPUT, files_of, read_file, split_lines
 from .large import Large, is_large, large
 from .rules import (
+    COARSE,
     LONGEST_AUTOMATIC,
     WINDOW,
     end_of_learning,
+    is_far,
     multiple_of_strides,
     next_gap,
+    note_alike,
+    note_share,
     note_too_long,
-    place_of,
+    places_of,
+    split_of,
     with_length_for,
 )
 from .store import StoredRows, StoredStream, StoredTexts, id_type
@@ -195,6 +200,7 @@ def prepare(config: Config) -> Prepared:
     validation, validation_rows = with_rows(config, alphabet, validation, config.data.validation or config.data.source)
     attribute, validation_attribute = seen_labels(config, train, notes), attribute_ids(config, validation)
     note_guessed(validation_attribute, notes)
+    note_alike(config, validation_rows, config.data.validation, notes)
     return Prepared(
         config,
         alphabet,
@@ -215,6 +221,7 @@ def prepare_large(config: Config) -> Prepared:
     config = with_vocabulary_size(stored.config, stored.alphabet)
     notes = list(stored.notes)
     validation, rows = held_out_rows(config, stored.alphabet, held_out_lines(config, stored, notes), notes)
+    note_alike(config, rows, config.data.validation, notes)
     texts: Sequence[str] = StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
     return Prepared(config, stored.alphabet, stored.train, rows, texts, validation.texts, tuple(notes))
 
@@ -307,6 +314,7 @@ def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels
     lines, rows = held_out_rows(config, alphabet, lines, notes, file)
     attribute = attribute_ids(config, lines)
     note_guessed(attribute, notes)
+    note_alike(config, rows, file or config.data.validation, notes)
     return HeldOut(rows, lines.texts, tuple(notes), attribute)
 
 
@@ -344,14 +352,21 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     if data.mode == "windows":
         learned, held = parts_of_stream(lines.texts[0], config)
         return Lines([learned]), Lines([held])
-    train, validation = hold_out(lines, data.validation_fraction, data.split_seed)
+    train, validation = hold_out(lines, data)
     validation = without_new_labels(validation, train)
+    note_share(config, len(validation.texts), len(lines.texts), notes)
     if not train.texts or not validation.texts:
         raise DataError(
             f"{data.source}: needs at least two different lines, one to train on and one to hold out; "
             f"give a longer file, or one more with --validation"
         )
     return train, validation
+
+
+def holds_lines_out(config: Config) -> bool:
+    """Whether the held-out texts are lines of the corpus itself."""
+    corpus = CORPORA.get(config.data.source)
+    return config.data.validation is None and config.data.mode != "windows" and not (corpus and corpus.held_out)
 
 
 def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
@@ -362,11 +377,11 @@ def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
     return stream[:cut], stream[cut:]
 
 
-def hold_out(lines: Lines, fraction: float, seed: int) -> tuple[Lines, Lines]:
+def hold_out(lines: Lines, data: DataConfig) -> tuple[Lines, Lines]:
     """Split by a hash of the text, at least one text held out: equal texts fall on the same side, so none leaks."""
-    places = [place_of(text, seed) for text in lines.texts]
-    limit = max(fraction, min(places))
-    return lines.where([place > limit for place in places]), lines.where([place <= limit for place in places])
+    places = places_of(lines.texts, data.split_seed)
+    held = split_of(data.split, data.validation_fraction, places).chosen(places)
+    return lines.where((~held).tolist()), lines.where(held.tolist())
 
 
 def without_new_labels(validation: Lines, train: Lines) -> Lines:
@@ -461,11 +476,10 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
     ids = attribute_ids(config, train)
     share = config.data.labelled_fraction
     if ids is not None and share < 1.0:
-        hidden = [place_of(text, config.data.split_seed, b"label") >= share for text in train.texts]
-        ids = np.where(hidden, -1, ids).astype(np.int32)
-        notes.append(
-            f"training sees {(ids >= 0).sum():,} of the {len(ids):,} labels (data.labelled_fraction={share:g})"
-        )
+        labels = (ids >= 0).sum()
+        ids = np.where(seen(config.data, train.texts, ids >= 0), ids, -1).astype(np.int32)
+        found = f"training sees {(ids >= 0).sum():,} of the {labels:,} labels (data.labelled_fraction={share:g})"
+        notes.append(f"{found}: {COARSE[config.data.split]}" if is_far((ids >= 0).sum() / labels, share) else found)
     if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
         raise ConfigError(
             f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
@@ -475,6 +489,14 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
     if blind:
         raise DataError(f"data.labelled_fraction={share:g}: training sees no text labelled {blind[0]!r}; show it more")
     return ids
+
+
+def seen(data: DataConfig, texts: Sequence[str], labelled: np.ndarray) -> np.ndarray:
+    """Which of the texts (N,) may show the label that they have: a share of those, equal texts alike."""
+    places = places_of(texts, data.split_seed, b"label")
+    if data.split == "texts" or not data.labelled_fraction:
+        return places < data.labelled_fraction
+    return split_of(data.split, data.labelled_fraction, places[labelled]).chosen(places)
 
 
 def lines_from(source: str, notes: list[str]) -> list[str]:

@@ -19,31 +19,68 @@ from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
+ROLES = ("chief", "worker")
+"""The processes of TF_CONFIG that train, alike but that the first one writes the run."""
+
 
 def workers() -> int:
     """Processes that train together, from TF_CONFIG; 1 without it."""
-    cluster = settings().get("cluster", {})
-    return max(1, len(cluster.get("worker", [])) + len(cluster.get("chief", [])))
+    return max(1, len(members()))
 
 
 def worker() -> int:
     """Which of them this one is; number 0 writes the run."""
-    task = settings().get("task", {})
-    chiefs = len(settings().get("cluster", {}).get("chief", []))
-    return 0 if task.get("type") == "chief" else chiefs + int(task.get("index", 0))
+    together, task = members(), settings()["task"]
+    return together.index((task["type"], int(task["index"]))) if together else 0
+
+
+def members() -> list[tuple[str, int]]:
+    """Role and index of each of them, the chief first."""
+    cluster = settings()["cluster"]
+    return [(role, index) for role in ROLES for index in range(len(cluster.get(role, [])))]
 
 
 def settings() -> dict[str, Any]:
-    """TF_CONFIG, or nothing."""
+    """`cluster` and `task` of TF_CONFIG, empty without it. Raises `ConfigError` for one that does not say which processes
+    train, and in a process that is not one of them."""
+    text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        found = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        if not all(isinstance(part, dict) for part in (found, found.get("cluster", {}), found.get("task", {}))):
-            raise ValueError("cluster and task must be objects")
-        return found
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"TF_CONFIG is not what TensorFlow describes ({error}): {os.environ['TF_CONFIG'][:80]!r}"
-        ) from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = str(error)
+    reason = next(complaints(found), None)
+    if reason:
+        raise ConfigError(f"TF_CONFIG: {reason}; it is {text[:80]!r}")
+    return {"cluster": found.get("cluster") or {}, "task": found.get("task") or {}}
+
+
+def complaints(found: Any) -> Iterator[str]:
+    """What is wrong with a TF_CONFIG, the first cause first."""
+    if not isinstance(found, dict):
+        yield f'not an object of JSON ({found}); give {{"cluster": ..., "task": ...}}, or unset it to train in one process'
+        return
+    cluster, task = found.get("cluster") or {}, found.get("task") or {}
+    for name, part in {"cluster": cluster, "task": task}.items():
+        if not isinstance(part, dict):
+            yield f"{name} must be an object, got {part!r}"
+            return
+    role, index = task.get("type"), task.get("index")
+    if role == "evaluator":
+        yield "this process is an evaluator, and kvae evaluates in the processes that train: start none for it"
+    for name in [*cluster, *([role] if task else [])]:
+        if name not in ROLES:
+            yield f"the role {name!r} is none that kvae has, all its processes train: name them chief and worker"
+    for name, hosts in cluster.items():
+        if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+            yield f'cluster.{name} must be a list of addresses, as ["a:2222", "b:2222"], got {hosts!r}'
+    if not any(cluster.values()):
+        return
+    if len(cluster.get("chief", [])) > 1:
+        yield "cluster lists several chiefs: name one, and the others worker"
+    if isinstance(index, bool) or not str(index).isdecimal():
+        yield f"task.index must be the number of this process in its role, from 0 on, got {index!r}"
+    elif role not in cluster or int(index) >= len(cluster[role]):
+        yield f"task is {role} {index}, which cluster does not list"
 
 
 @contextlib.contextmanager

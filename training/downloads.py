@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvae.serving.errors import ConfigError, DataError
+from kvae.writing import beside, sole_writer, whole
 
 from .files import OPENERS, PIECE, UNREADABLE
 
@@ -94,25 +95,32 @@ def get(collection: str, source: str | None, say: Callable[[str], None], address
 
 
 def fetched(name: str, digest: str, target: Path, source: str | None, address: str, say: Callable[[str], None]) -> Path:
-    """One file into its place, checked."""
-    partial = target.with_name(target.name + ".partial")
-    found = hashlib.sha256()
-    try:
-        with partial.open("wb") as file:
-            for piece in copied(source, name) if source else downloaded(address + name):
-                found.update(piece)
-                file.write(piece)
-        origin = source or address
-        if found.hexdigest() != digest:
+    """One file into its place, checked; another one of that name is left alone."""
+    with sole_writer(beside(target), target, wait=True) as alone:
+        if target.exists() and sha256_of(target) != digest:
             raise DataError(
-                f"{name} from {origin}: its sha256 is {found.hexdigest()[:16]}..., not {digest[:16]}...: another version, or "
-                f"damaged; train on it by its path (--data FILE) if that is meant"
+                f"{target} is there with another content, it is left alone; train on it by its path (--data FILE), and move "
+                f"it away or name another folder in {FOLDER} to have {name} there"
             )
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+        with whole(target, alone) as partial:
+            found = hashlib.sha256()
+            with partial.open("wb") as file:
+                for piece in copied(source, name) if source else downloaded(address + name):
+                    found.update(piece)
+                    file.write(piece)
+            if found.hexdigest() != digest:
+                raise DataError(
+                    f"{name} from {source or address}: its sha256 is {found.hexdigest()[:16]}..., not {digest[:16]}...: "
+                    f"another version, or damaged; train on it by its path (--data FILE) if that is meant"
+                )
     say(f"{target}: {target.stat().st_size:,} bytes, sha256 as it should be")
     return target
+
+
+def sha256_of(path: Path) -> str:
+    """The sum of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copied(source: str, name: str) -> Iterator[bytes]:

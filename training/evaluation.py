@@ -64,7 +64,8 @@ def evaluate(
     With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; that number says nothing about
     a model trained with `count_padding` off. `attribute` (N,) are the labels of a conditional model, whose bound is then on
     -log p(x | label); where a label is -1 the classifier chooses, the choice is paid for, and the bound is on -log p(x).
-    `characters` of all texts, end marks included, are what bits are counted by (default: one a token).
+    `characters` of all texts, end marks included, are what bits are counted by (default: one a token). Active units and
+    mutual information are left out where all texts are the same: both would be 0 whatever the model is.
     """
     if importance_samples < 0:
         raise ConfigError(f"importance_samples must be at least 0, got {importance_samples}")
@@ -87,10 +88,8 @@ def evaluate(
         **perplexity(elbo / means["positions"]),
         "reconstruction_with_padding": means["reconstruction_with_padding"],
         "elbo_with_padding": elbo - means["reconstruction"] + means["reconstruction_with_padding"],
-        "active_units": active_units(collected["shift"]),
+        **differences(model, rows, collected),
         "latent_size": model.hierarchy.size,
-        "mutual_information": information(model, collected),
-        "mutual_information_texts": min(len(rows), MOST_FOR_INFORMATION),
     }
     if model.hierarchy.shapes:
         found |= aggregated(*(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance")))
@@ -160,6 +159,22 @@ def importance_weighted(
         found = collect(model, rows, batch_size, seed + 1 + number, attribute)
         log_weights.append(-found["reconstruction"] - found["log_ratio"] - found.get("attribute_kl", 0.0))
     return keras.ops.convert_to_numpy(importance_weighted_nll(np.stack(log_weights).astype(np.float64)))
+
+
+def differences(model: TextVAE, rows: np.ndarray, collected: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What only texts that differ can show of a code, from the rows (N, T) and what `collect` found of them."""
+    if model.hierarchy.shapes and not varied(rows):
+        return {}
+    return {
+        "active_units": active_units(collected["shift"]),
+        "mutual_information": information(model, collected),
+        "mutual_information_texts": min(len(rows), MOST_FOR_INFORMATION),
+    }
+
+
+def varied(rows: np.ndarray) -> bool:
+    """Whether the rows (N, T) hold two different texts."""
+    return bool((rows != rows[:1]).any())
 
 
 def spread(rows: np.ndarray, count: int) -> np.ndarray:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import secrets
 import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -25,13 +25,34 @@ from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
-from kvae.runs import CHECKPOINTS, CONFIG, EVALUATION, LOGS, METRICS, MODEL, REPORT, VOCABULARY, Run, write_json
+from kvae.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    DIVERGED,
+    EVALUATION,
+    IDENTITY,
+    LOGS,
+    METRICS,
+    MODEL,
+    REPORT,
+    VOCABULARY,
+    Run,
+    after_divergence,
+    divergence,
+    read_config,
+    read_json,
+    said_of,
+    write_json,
+)
+from kvae.saved_models import is_whole
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
+from kvae.writing import LOCK, claimed, remove
 
 from .alarm import CollapseAlarm
 from .callbacks import (
     Checkpoints,
     DecoderReset,
+    Divergence,
     EarlyStop,
     EncoderAhead,
     MetricsFile,
@@ -39,10 +60,19 @@ from .callbacks import (
     RampAfterConvergence,
     RunningMetrics,
 )
-from .checkpoints import Checkpoint, latest, restore_checkpoint
+from .checkpoints import (
+    Checkpoint,
+    Diverged,
+    check_run,
+    latest,
+    read_checkpoint,
+    restore_checkpoint,
+    restore_states,
+    values_of,
+)
 from .corpora import Prepared, entropy_of, prepare
 from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
-from .evaluation import evaluate, spread
+from .evaluation import evaluate, spread, varied
 from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
@@ -50,7 +80,7 @@ from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validatio
 from .plots import plot_curves
 from .store import StoredRows
 from .tensorboard import TensorBoardMonitor
-from .transfer import note_gap, start_from
+from .transfer import note_gap, note_other_split, start_from
 
 Say = Callable[[str], None]
 
@@ -58,66 +88,98 @@ BEST = "best.npz"
 """The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
 
+PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
+"""What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
+
+BESIDE = ("bundle", "bundle-int8", "result.json", "results.json")
+"""What other commands put into a run folder about that run: `kvae export`, `kvae reproduce`, `kvae tune`."""
+
+
+class AnotherConfiguration(ConfigError):
+    """A run folder that holds a run of another configuration."""
+
+
+class AnotherCorpus(ModelError):
+    """A run folder whose run has learned from other texts."""
+
+
 def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> tuple[Run, Prepared]:
     """Train what `config` describes into the new folder `out`; `say` gets a sentence now and then.
 
-    The folder appears, and with `overwrite` an earlier run gives way to it, only when the data and the model are ready.
-    Ctrl-C ends it after the step that is under way, with a checkpoint, and the model of that moment is saved. Raises
-    `ConfigError` when `out` is in the way, and whatever `prepare` and `TextVAE` raise.
+    The folder is this process's from the first moment on, before the data is read; where nothing comes of it, it is gone
+    again. With `overwrite` an earlier run gives way when the data and the model are ready; other files in its folder stay.
+    Ctrl-C ends the run after the step that is under way, with a checkpoint, and the model of that moment is saved. Raises
+    `ConfigError` when `out` is in the way or another process writes it, and whatever `prepare` and `TextVAE` raise.
     """
-    out = Path(out)
-    with own_folder(out) as own, split_between(config):
-        check_free(own, overwrite)
+    with running(config, out, say, overwrite) as found:
+        return found
+
+
+@contextlib.contextmanager
+def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> Iterator[tuple[Run, Prepared]]:
+    """`run`, whose folder stays this process's until the block ends."""
+    with own_folder(Path(out)) as own, split_between(config), claimed(own) as kept:
+        earlier = giving_way(own, overwrite)
+        if earlier:
+            note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         model = built(prepared, say)
         if config.training.start_from is not None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
-        appear(own, prepared)
+            note_other_split(prepared.config, config.training.start_from, say)
+        for path in earlier:
+            remove(path)
         try:
-            return trained(own, prepared, model, None, say), prepared
+            appear(own, prepared, secrets.token_hex(8))
+            found = trained(own, prepared, model, None, say), prepared
         except Exception:
-            if not any((own / CHECKPOINTS).glob("*.npz")):
-                shutil.rmtree(own, ignore_errors=True)
+            if not any((own / CHECKPOINTS).glob("*.npz")) and not (own / DIVERGED).is_file():
+                for name in PARTS:
+                    remove(own / name)
             raise
+        yield found
 
 
 def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     """Go on with the run in `out` from its last checkpoint, to the same losses as if it had not been interrupted (CPU).
 
     `config` must be the run's own (`stored_config`) but for settings in `MAY_CHANGE`. Raises `ConfigError` where something
-    else differs, and `ModelError` when the texts are not those of the run.
+    else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, split_between(config):
+    with own_folder(out) as own, split_between(config), claimed(own) as kept:
+        note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
-        checkpoint = latest(out / CHECKPOINTS, say)
+        checkpoint = last_state(out, say)
+        identity = identity_of(out) or (checkpoint and checkpoint.about.get("run")) or secrets.token_hex(8)
+        if checkpoint:
+            check_run(checkpoint, identity)
         if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
-            raise ModelError(
+            raise AnotherCorpus(
                 f"{out}: {config.data.source} is not the corpus of this run, or has changed since; give the same texts"
             )
+        best = out / CHECKPOINTS / BEST
+        if config.training.early_stopping and best.is_file():
+            check_run(read_checkpoint(best), identity)
         model = built(prepared, say)
         if config.training.start_from is not None and checkpoint is None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
-        if own == out:
-            write_json(out / CONFIG, prepared.config.to_dict())
-        else:
-            appear(own, prepared)
-            best = out / CHECKPOINTS / BEST
-            if best.is_file():
-                (own / CHECKPOINTS).mkdir()
-                shutil.copy(best, own / CHECKPOINTS / BEST)
+        appear(own, prepared, identity)
+        if own != out and best.is_file():
+            (own / CHECKPOINTS).mkdir()
+            shutil.copy(best, own / CHECKPOINTS / BEST)
         say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
         return trained(own, prepared, model, checkpoint, say), prepared
 
 
 def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
-    """The run of `config` in `out`, trained to its end: an interrupted one goes on, one of another configuration gives way.
-    Raises `KeyboardInterrupt` when it is stopped before."""
+    """The run of `config` in `out`, trained to its end: an interrupted one goes on, with the split that it began with, one of
+    another configuration or corpus gives way. Raises `KeyboardInterrupt` when it is stopped before."""
     if (out / CONFIG).is_file():
         try:
-            finished, prepared = resume(config, out, say)
-        except (ConfigError, ModelError) as error:
+            finished, prepared = resume(config.with_split_of(stored_config(out)), out, say)
+        except (AnotherConfiguration, AnotherCorpus) as error:
             say(f"{error}: training {out} anew")
             finished, prepared = run(config, out, say, overwrite=True)
     else:
@@ -166,10 +228,26 @@ then not what an uninterrupted one would have been."""
 
 def stored_config(out: Path) -> Config:
     """The configuration of a run folder."""
+    return read_config(out)
+
+
+def last_state(out: Path, say: Say) -> Checkpoint | None:
+    """Where a run goes on: at its newest whole checkpoint, after a divergence at the newest good one; None where it begins.
+    Raises `ModelError` where a run that has a model or checkpoints would have to begin anew."""
+    diverged = divergence(out)
+    if diverged:
+        say(f"{said_of(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps")
+    start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
+    way = start if (out / MODEL).is_file() else "or train a new run in another --out"
     try:
-        return Config.from_dict(json.loads((out / CONFIG).read_text(encoding="utf-8")))
-    except (ValueError, ConfigError) as error:
-        raise ModelError(f"{out / CONFIG}: damaged ({error}); train the run anew") from error
+        found = latest(out / CHECKPOINTS, say, good=diverged is not None)
+    except ModelError as error:
+        raise ModelError(f"--resume: {error}, {way}; nothing was changed") from error
+    if found is None and (out / MODEL).is_file():
+        raise ModelError(
+            f"--resume: {out} has a model and no checkpoint to go on from; take one from a copy, {way}; nothing was changed"
+        )
+    return found
 
 
 def compare(stored: Config, asked: Config, say: Say) -> None:
@@ -178,7 +256,7 @@ def compare(stored: Config, asked: Config, say: Say) -> None:
     changes = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     for key, (old, new) in changes.items():
         if key not in MAY_CHANGE:
-            raise ConfigError(
+            raise AnotherConfiguration(
                 f"--resume: {key} is {old!r} in the run and {new!r} now; leave it out, or start a new run"
             )
     for key, (old, new) in changes.items():
@@ -211,28 +289,37 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
     return model
 
 
-def appear(out: Path, prepared: Prepared) -> None:
-    """Make the run folder, whole from its first moment, in the place of an earlier run."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / REPORT).mkdir(parents=True)
-    try:
-        write_json(partial / CONFIG, prepared.config.to_dict())
-        write_json(partial / VOCABULARY, prepared.alphabet.to_dict())
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def appear(out: Path, prepared: Prepared, identity: str) -> None:
+    """Make a run of the claimed folder `out`. The configuration comes first: with it alone, `resume` makes the rest again."""
+    write_json(out / CONFIG, prepared.config.to_dict())
+    write_json(out / VOCABULARY, prepared.alphabet.to_dict())
+    write_json(out / IDENTITY, {"run": identity})
+    (out / REPORT).mkdir(exist_ok=True)
+
+
+def identity_of(out: Path) -> str | None:
+    """What names the run in `out`; None where an earlier version has begun it."""
+    file = out / IDENTITY
+    return read_json(file, "remove this file, its checkpoints name the run too").get("run") if file.is_file() else None
+
+
+def note_lock(out: Path, kept: bool, say: Say) -> None:
+    """Say where nothing keeps two processes from one run folder."""
+    if not kept:
+        say(
+            f"{out} lies on a disk that keeps no locks: nothing keeps a second process from training it at the same time"
+        )
 
 
 def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoint | None, say: Say) -> Run:
     """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
     finished = fit(model, prepared, out, checkpoint, say)
     run = Run(out, prepared.config, prepared.alphabet, model)
-    if finished and (out / REPORT / EVALUATION).is_file():
+    if finished and is_whole(out / MODEL) and is_evaluated(run):
         say("the run was finished already")
+        (out / DIVERGED).unlink(missing_ok=True)  # of an attempt to make it longer, which is given up
         return run
+    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on the model that gives way
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
     report = evaluated(model, prepared)
@@ -243,6 +330,14 @@ def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoin
     return run
 
 
+def is_evaluated(run: Run) -> bool:
+    """Whether the numbers of a finished run are there and can be read."""
+    try:
+        return bool(run.evaluation)
+    except ModelError:
+        return False
+
+
 def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     """The evaluation on the held-out split, beside the entropy of a corpus that knows its own."""
     characters = character_count(prepared.validation_texts, prepared.config.data.mode == "lines")
@@ -251,19 +346,22 @@ def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     return report if entropy is None else {**report, "entropy": entropy}
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Raise `ConfigError` unless a run may be written to `out`; what is not a run is never overwritten."""
-    if not out.exists():
-        return
+def giving_way(out: Path, overwrite: bool) -> list[Path]:
+    """What a new run in the claimed folder `out` removes: nothing of an empty one, with `overwrite` the parts of the run that
+    it holds now but for the two files that are then replaced. Raises `ConfigError` where the folder is not free."""
+    there = [path for path in out.iterdir() if path.name != LOCK]
+    if not there:
+        return []
     if not overwrite:
         raise ConfigError(
-            f"--out {out}: exists already; go on with it (--resume), give a new folder, remove it, or add --overwrite"
+            f"--out {out}: exists already; go on with it (--resume), give a new folder, or replace it with --overwrite"
         )
     missing = [name for name in (CONFIG, VOCABULARY) if not (out / name).is_file()]
     if missing:
         raise ConfigError(
             f"--overwrite: {out} is not a run folder (no {missing[0]}), it is left alone; give another --out"
         )
+    return [out / name for name in (*BESIDE, *PARTS[:-2]) if out / name in there]
 
 
 def fingerprint(prepared: Prepared) -> str:
@@ -330,7 +428,6 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     first_step = number(model.training_steps)
     if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
         return True
-    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on other weights
     if not checkpoint:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
@@ -339,9 +436,8 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     note_ramp(model, prepared.config, total_steps, say)
     callbacks = callbacks_of(prepared, out, say)
     stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
-    for name, state in checkpoint.about["callbacks"].items() if checkpoint else ():
-        if name in stateful:
-            stateful[name].restore(state)
+    if checkpoint:
+        restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
     parts = equal_parts()
     left_out = len(prepared.validation) % parts
     if left_out:
@@ -349,44 +445,71 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
             f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
         )
     stop = threading.Event()
-    about = {"corpus": fingerprint(prepared)}
-    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop)
+    about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
+    good = last_good(checkpoint)
+    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop, good)
     again = [RunningMetrics(checkpoint)] if checkpoint else []
     started = time.monotonic()
-    try:
-        with standard_output_to_error(), ending_at_a_signal(stop, say):
-            for callback in (*callbacks, checkpoints):
-                callback.set_model(model)
-            stopped = checkpoint and checkpoint.about.get("stopped")
-            for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
-                model.fit(
-                    training_stream(prepared, segment.first_step),
-                    steps_per_epoch=segment.steps_per_epoch,
-                    validation_data=validation_batches(prepared, parts=parts),
-                    initial_epoch=segment.epochs[0],
-                    epochs=segment.epochs[1],
-                    callbacks=[*again, *callbacks, checkpoints],
-                    shuffle=False,
-                    verbose=1 if sys.stderr.isatty() else 2,
-                )
-                if model.stop_training:
-                    break
-        for callback in callbacks:
-            if hasattr(callback, "conclude"):
-                callback.conclude()
-        checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
-    except KeyboardInterrupt:
-        say(
-            f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
-            f"`kvae train --resume --out {quote(str(out))}` goes on"
-        )
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise CheckFailed(
-            f"training diverged within {number(model.training_steps):,} steps, the weights are no numbers any more; "
-            f"lower the rate, as with --set training.learning_rate={settings.learning_rate / 4:g}"
-        )
+    with marking_divergence(out, prepared.config, callbacks):
+        try:
+            with standard_output_to_error(), ending_at_a_signal(stop, say):
+                for callback in (*callbacks, checkpoints):
+                    callback.set_model(model)
+                stopped = checkpoint and checkpoint.about.get("stopped")
+                for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
+                    model.fit(
+                        training_stream(prepared, segment.first_step),
+                        steps_per_epoch=segment.steps_per_epoch,
+                        validation_data=validation_batches(prepared, parts=parts),
+                        initial_epoch=segment.epochs[0],
+                        epochs=segment.epochs[1],
+                        callbacks=[*again, *callbacks, checkpoints],
+                        shuffle=False,
+                        verbose=1 if sys.stderr.isatty() else 2,
+                    )
+                    if model.stop_training:
+                        break
+            for callback in callbacks:
+                if hasattr(callback, "conclude"):
+                    callback.conclude()
+            values_of(model)  # finite, or the model and numbers of an earlier end stay
+            (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
+            checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
+        except KeyboardInterrupt:
+            values_of(model)
+            say(
+                f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
+                f"`kvae train --resume --out {quote(str(out))}` goes on"
+            )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
     return False
+
+
+SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
+"""Callbacks with a state that `MAY_CHANGE` lets a resumed run have and its checkpoint lack."""
+
+
+def last_good(checkpoint: Checkpoint | None) -> Path | None:
+    """The file of the newest good checkpoint of a run that goes on from this one."""
+    if checkpoint is None or checkpoint.good:
+        return checkpoint and checkpoint.path
+    found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
+    return found.path if found and found.good else None
+
+
+@contextlib.contextmanager
+def marking_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> Iterator[None]:
+    """Where training diverges within this, note it in the run folder, let the callbacks that have a `diverged` write what they
+    know, and raise `CheckFailed` with the way on."""
+    try:
+        yield
+    except Diverged as error:
+        found = {"step": error.step, "what": error.what}
+        write_json(out / DIVERGED, found)
+        for callback in callbacks:
+            if hasattr(callback, "diverged"):
+                callback.diverged(error)
+        raise CheckFailed(f"{said_of(found)}; {after_divergence(out, config)}") from error
 
 
 def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
@@ -395,17 +518,18 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
     report = LatentReport(prepared.validation, prepared.validation_attribute)
     monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared))
     alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
+    best, about = out / CHECKPOINTS / BEST, {"run": identity_of(out)}
     return [
         report,
         Progress(),
         *([DecoderReset()] if objective.warm_start_steps else []),
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
         *([EncoderAhead(say)] if objective.encoder_updates else []),
-        *([EarlyStop(settings.early_stopping, out / CHECKPOINTS / BEST, say)] if settings.early_stopping else []),
-        *([alarm] if settings.on_collapse != "ignore" else []),
+        *([EarlyStop(settings.early_stopping, best, say, about)] if settings.early_stopping else []),
+        *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,
-        keras.callbacks.TerminateOnNaN(),
+        Divergence(),
     ]
 
 
@@ -452,7 +576,10 @@ def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
 
 
 def save_model(model: TextVAE, path: Path) -> None:
-    """Write a `.keras` file that is complete or not there."""
+    """Write a `.keras` file that is complete or not there, without running means; raises `Diverged` where a number is not
+    finite."""
+    model.reset_metrics()
+    values_of(model)
     partial = path.with_name("partial-" + path.name)
     try:
         model.save(partial)

@@ -7,7 +7,8 @@ both backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,11 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from kvae.model import TextVAE, inputs_of
+from kvae.inputs import inputs_of
+from kvae.model import TextVAE
+from kvae.replicas import Replica, own_mean, replica
+
+from .first_batch import watched as watched
 
 Values = Sequence[Any]
 """One array for each variable of a list."""
@@ -37,24 +42,26 @@ def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[di
     zero where the loss does not reach.
     """
     trainable, others, optimizer, metrics = state
-    inputs = inputs_of(model, data)
+    inputs, of_texts = inputs_of(model.model_config, data)
+    part = Replica(weights=of_texts)
     lent = [
         *zip(model.non_trainable_variables, others, strict=True),
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
 
     def scaled_loss(weights: Values) -> tuple[Any, Any]:
-        with Scope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope:
+        with Scope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope, replica(part):
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
-        return scale * jnp.mean(terms["loss"]), (terms, scale, after(scope, model.non_trainable_variables, others))
+            loss = scale * own_mean(terms["loss"])
+        return loss, (terms, scale, after(scope, model.non_trainable_variables, others))
 
     (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(list(trainable))
     apply = update_in_turn if model.objective_config.encoder_updates else update
     trainable, optimizer = apply(model, gradients, trainable, others, optimizer)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient / scale)) for gradient in gradients))
-    logs, metrics = tracked(model, terms, metrics, norm)
+    logs, metrics = tracked(model, terms, metrics, part, norm)
     return logs, (trainable, updated, optimizer, metrics)
 
 
@@ -95,17 +102,19 @@ def test_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dic
         *zip(model.trainable_variables, trainable, strict=True),
         *zip(model.non_trainable_variables, others, strict=True),
     ]
-    with Scope(lent) as scope:
-        terms = model.terms(inputs_of(model, data))
-    logs, metrics = tracked(model, terms, metrics)
+    inputs, weights = inputs_of(model.model_config, data)
+    part = Replica(weights=weights)
+    with Scope(lent) as scope, replica(part):
+        terms = model.terms(inputs)
+    logs, metrics = tracked(model, terms, metrics, part)
     return logs, (trainable, after(scope, model.non_trainable_variables, others), metrics)
 
 
 def tracked(
-    model: TextVAE, terms: Mapping[str, Any], metrics: Values, gradient_norm: Any = None
+    model: TextVAE, terms: Mapping[str, Any], metrics: Values, part: Replica, gradient_norm: Any = None
 ) -> tuple[dict[str, Any], Values]:
-    """`TextVAE.track`: the running means, and the metrics variables after it."""
-    with Scope(list(zip(model.metrics_variables, metrics, strict=True))) as scope:
+    """`TextVAE.track` of that batch: the running means, and the metrics variables after it."""
+    with Scope(list(zip(model.metrics_variables, metrics, strict=True))) as scope, replica(part):
         logs = model.track(terms, gradient_norm)
     return logs, after(scope, model.metrics_variables, metrics)
 
@@ -120,6 +129,21 @@ def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any],
     """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states, in Keras' own loop: under XLA alone a
     gradient by hand is no faster (`docs/decisions.md`, 72)."""
     return recurrence(inputs, initial_state=states)
+
+
+@contextlib.contextmanager
+def keeping_weights(model: TextVAE) -> Iterator[None]:
+    """Keras takes the values out of a model's variables while it trains: where it fails before the first step is done, they are
+    put back."""
+    optimizer = model.optimizer.variables if model.optimizer else []
+    before = [(variable, variable.value) for variable in (*model.variables, *model.metrics_variables, *optimizer)]
+    try:
+        yield
+    except BaseException:
+        for variable, value in before:
+            if variable._value is None:
+                variable.assign(value)
+        raise
 
 
 def compiled(

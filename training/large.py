@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,17 +19,24 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.serving.alphabet import UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError
+from kvae.writing import beside, sole_writer, whole
 
 from .downloads import data_folder
 from .files import OPENERS, STANDARD_INPUT, files_of, pieces_of
 from .rules import (
     LONGEST_AUTOMATIC,
+    SPLITS,
     WINDOW,
+    Split,
+    cells_in_all,
+    cells_of,
     end_of_learning,
     multiple_of_strides,
     next_gap,
+    note_share,
     note_too_long,
     place_of,
+    places_of,
     with_length_for,
 )
 from .store import Column, ColumnWriter, StoredRows, StoredStream, id_type
@@ -50,6 +56,9 @@ LONGEST_LINE = 2**24
 
 POINTS = 0x110000
 """Code points of Unicode."""
+
+ABOUT, ALIAS = "store.json", ".alias"
+"""What is not tokens, in a store; and the ending of a file that holds the name of another store."""
 
 BLANK, LEARNED, HELD_OUT = range(3)
 
@@ -91,25 +100,33 @@ def size_of_text(file: str) -> int:
 def large(config: Config) -> Large:
     """The corpus that `config` names, from the data folder; written there first where it is not yet."""
     check_symbols(config)
-    folder = data_folder() / "stores"
-    wanted = folder / key(config)
-    alias = wanted.with_suffix(".alias")
-    if alias.is_file():
-        wanted = folder / alias.read_text(encoding="utf-8")
-    if not (wanted / "store.json").is_file():
-        partial = folder / f"partial-{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            completed = (stream_store if config.data.mode == "windows" else lines_store)(config, partial)
-            wanted = folder / key(completed)
-            if not wanted.exists():
-                partial.rename(wanted)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        if wanted.name != alias.stem:
-            alias.write_text(wanted.name, encoding="utf-8")
-    return opened(config, wanted)
+    wanted = data_folder() / "stores" / key(config)
+    if not (found := stored(wanted)):
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        with sole_writer(beside(wanted), wanted, wait=True) as alone:
+            found = stored(wanted) or written(config, wanted, alone)
+    return opened(config, found)
+
+
+def stored(wanted: Path) -> Path | None:
+    """The finished store of that name, or the one whose name stands in its alias; None where there is none yet."""
+    alias = wanted.with_suffix(ALIAS)
+    names = [wanted.name, *([alias.read_text(encoding="utf-8")] if alias.is_file() else [])]
+    return next((wanted.with_name(name) for name in names if (wanted.with_name(name) / ABOUT).is_file()), None)
+
+
+def written(config: Config, wanted: Path, alone: bool) -> Path:
+    """Write a store and let the configuration that its settings complete find it too; `alone` as in `kvae.writing.whole`."""
+    with whole(wanted, alone) as partial:
+        partial.mkdir()
+        completed = (stream_store if config.data.mode == "windows" else lines_store)(config, partial)
+        if key(config) != wanted.name:
+            raise DataError(f"{config.data.source}: changed while it was read; start again when it is complete")
+    other = wanted.with_name(key(completed))
+    if other != wanted:
+        with whole(other.with_suffix(ALIAS)) as partial:
+            partial.write_text(wanted.name, encoding="utf-8")
+    return wanted
 
 
 def key(config: Config) -> str:
@@ -118,13 +135,15 @@ def key(config: Config) -> str:
     files = [(file, os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files_of(data.source, [])]
     shape = [model.length or -multiple_of_strides(config, 1), model.tokenizer]
     rules = [data.mode, data.too_long, data.max_symbols, data.min_count, data.validation is None]
-    split = [data.validation_fraction, data.split_seed]
+    split: list[Any] = [data.validation_fraction, data.split_seed]
+    if data.split != "texts" and data.mode == "lines" and data.validation is None:
+        split.append(data.split)
     return hashlib.sha256(json.dumps([files, shape, rules, split]).encode()).hexdigest()[:24]
 
 
 def opened(config: Config, folder: Path) -> Large:
     """What a finished store holds."""
-    about = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     alphabet = Alphabet.from_dict(about["vocabulary"])
     tokens = Column(folder, "tokens", id_type(alphabet))
     config = config.with_settings({"model.length": about["length"]})
@@ -148,7 +167,7 @@ def finish(
         "held_out": held_out,
         "notes": notes,
     }
-    (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 # Lines
@@ -165,22 +184,30 @@ class Tally:
     over: int = 0
     lines: int = 0
     lowest: float = 1.0
+    cells: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Lines in each cell of the places, where there is a split."""
     held_out: list[tuple[float, int, str]] = field(default_factory=list)
+
+    def split(self, config: Config) -> Split:
+        """How a corpus of these lines is split."""
+        cells = np.flatnonzero(self.cells)
+        return SPLITS[config.data.split](config.data.validation_fraction, self.lowest, cells, self.cells[cells])
 
 
 def lines_store(config: Config, folder: Path) -> Config:
     """Write a corpus of lines into a folder: which lines are held out and what symbols there are, then the tokens."""
     notes: list[str] = []
     files = files_of(config.data.source, notes)
-    limit = config.data.validation_fraction if config.data.validation is None else -1.0
-    tally, counts = survey(config, files, limit, folder)
-    if limit >= 0 and tally.lowest > limit and tally.lines:
-        tally, counts = survey(config, files, tally.lowest, folder)
+    fraction = config.data.validation_fraction
+    split = Split(fraction, fraction) if config.data.validation is None else None
+    tally, counts = survey(config, files, split, folder)
+    if split and tally.lines and tally.split(config) != split:  # known only when all lines are counted
+        tally, counts = survey(config, files, tally.split(config), folder)
     if tally.blank:
         notes.append(f"{config.data.source}: {tally.blank:,} blank lines skipped")
     if not tally.lines:
         raise DataError(f"{config.data.source}: has no text; give a file with one text a line")
-    if not tally.learned or (limit >= 0 and not tally.held_out):
+    if not tally.learned or (split and not tally.held_out):
         raise DataError(
             f"{config.data.source}: needs at least two different lines, one to train on and one to hold out; "
             f"give a longer file, or one more with --validation"
@@ -190,6 +217,8 @@ def lines_store(config: Config, folder: Path) -> Config:
         config = with_length_for(config, tally.longest, tally.over, tally.lines, tokens)
     if tally.long:
         note_too_long(config, config.data.source, tally.long, tally.learned, tally.longest, tokens, notes)
+    if split:
+        note_share(config, tally.lines - tally.learned, tally.lines, notes)
     kept = sorted(tally.held_out)[:MOST_HELD_OUT]
     note_capped(len(kept), tally.lines - tally.learned, "lines", notes)
     alphabet = alphabet_of_counts(config, counts)
@@ -199,27 +228,40 @@ def lines_store(config: Config, folder: Path) -> Config:
     return config
 
 
-def survey(config: Config, files: list[str], limit: float, folder: Path) -> tuple[Tally, Counter[str]]:
-    """The first pass: what each line is for, into the column `kinds`; and the symbols of those to learn from, as they will
-    be cut or dropped."""
+KEPT_FIRST: dict[str, Callable[[float, int, int], float]] = {
+    "lines": lambda place, number, seed: place_of(str(number), seed, b"kept"),
+    "texts": lambda place, number, seed: place,
+}
+"""By `data.split`: from the place of a held-out line, its number and the seed, how early it is kept where not all are."""
+
+
+def survey(config: Config, files: list[str], split: Split | None, folder: Path) -> tuple[Tally, Counter[str]]:
+    """The first pass: what each line is for, into the column `kinds`; how many lines each cell has; and the symbols of those
+    to learn from, as they will be cut or dropped."""
     for file in folder.iterdir():
         file.unlink()
     kinds, tally, counting = ColumnWriter(folder, "kinds", np.uint8), Tally(), COUNTERS[config.model.tokenizer]()
-    room = room_of(config)
+    room, data = room_of(config), config.data
+    if split:
+        tally.cells = np.zeros(cells_in_all(split.fraction), np.int64)
     for text in blocks_of_lines(files):
         block = BLOCKS[config.model.tokenizer](text, config.model.tokenizer)
         lines = text.split("\n")[:-1]
         kind = np.array([BLANK if not line or line.isspace() else LEARNED for line in lines], np.uint8)
-        if limit >= 0:
-            for number in np.flatnonzero(kind).tolist():
-                place = place_of(lines[number], config.data.split_seed)
-                tally.lowest = min(tally.lowest, place)
-                if place <= limit:
-                    kind[number] = HELD_OUT
-                    tally.held_out.append((place, tally.lines + tally.blank + number, lines[number]))
+        if split:
+            numbers = np.flatnonzero(kind)
+            places = places_of((lines[number] for number in numbers.tolist()), data.split_seed)
+            tally.lowest = min(tally.lowest, places.min(initial=1.0))
+            cells, found = np.unique(cells_of(places, split.fraction), return_counts=True)
+            tally.cells[cells] += found
+            held = split.chosen(places)
+            kind[numbers[held]] = HELD_OUT
+            for number, place in zip(numbers[held].tolist(), places[held].tolist(), strict=True):
+                line = tally.lines + tally.blank + number
+                tally.held_out.append((KEPT_FIRST[data.split](place, line, data.split_seed), line, lines[number]))
             if len(tally.held_out) > 2 * MOST_HELD_OUT:
                 tally.held_out = sorted(tally.held_out)[:MOST_HELD_OUT]
-        counting.add(block.chosen(block.limits(kind == LEARNED, room, config.data.too_long)))
+        counting.add(block.chosen(block.limits(kind == LEARNED, room, data.too_long)))
         filled = block.lengths[kind != BLANK]
         tally.blank += len(lines) - len(filled)
         tally.lines += len(filled)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from .evaluation import active_units, collect, information, spread
+from .evaluation import active_units, collect, information, spread, varied
 
 MOST_ROWS = 2000
 """Held-out rows that the code is measured on after each epoch."""
@@ -18,7 +18,8 @@ class LatentReport(keras.callbacks.Callback):
     TensorBoard and alarm show the same numbers; it stands before them in the list of callbacks.
 
     `rows` (N, T) are held-out tokens and `attribute` (N,) their labels, at most `MOST_ROWS` of them at equal distances.
-    `found` is what `collect` said of them last. A model without a code has nothing to report.
+    `found` is what `collect` said of them last. A model without a code has nothing to report, and of rows that are all the same
+    both numbers are left out: they would be 0 whatever the model is.
     """
 
     def __init__(self, rows: np.ndarray, attribute: np.ndarray | None = None) -> None:
@@ -34,5 +35,7 @@ class LatentReport(keras.callbacks.Callback):
         self.found = collect(model, self.rows, attribute=self.attribute)
         if logs is not None:
             logs.setdefault("val_kl", float(self.found["kl"].mean()))  # of a fit without validation data
+            if not varied(self.rows):
+                return
             logs["val_active_units"] = active_units(self.found["shift"])
             logs["val_mutual_information"] = information(model, self.found)

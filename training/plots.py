@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from kvae.runs import epochs_of
 
 PANELS = {
     "bound: reconstruction + KL (nats per sequence)": ("elbo",),
@@ -21,16 +25,18 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
     if not metrics.exists():  # stopped before the first epoch ended
         return
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = epochs_of(metrics)
+    if not records:
+        return
     steps = [record["step"] for record in records]
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(5 * len(PANELS), 4), layout="constrained")
     for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
         for color, name in enumerate(names):
-            axis.plot(steps, [record[name] for record in records], "o--", color=f"C{color}", label=f"{name}, training")
+            axis.plot(steps, points(records, name), "o--", color=f"C{color}", label=f"{name}, training")
             if f"val_{name}" in records[0] and name != "beta":
                 axis.plot(
                     steps,
-                    [record[f"val_{name}"] for record in records],
+                    points(records, f"val_{name}"),
                     "o-",
                     color=f"C{color}",
                     label=f"{name}, held out",
@@ -39,3 +45,8 @@ def plot_curves(metrics: Path, picture: Path) -> None:
         axis.legend()
     figure.savefig(picture, dpi=100)
     pyplot.close(figure)
+
+
+def points(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """A metric of each epoch, NaN where it was no finite number: the curve has a gap there."""
+    return [math.nan if record.get(name) is None else record[name] for record in records]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import json
 import os
 import platform
 import time
@@ -19,10 +18,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae import __version__
 from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
-from kvae.runs import CONFIG, METRICS, Run, write_json
+from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.writing import LOCK, occupied, sole_writer, whole
 
 from .corpora import Prepared
 from .experiment import completed
@@ -123,8 +124,9 @@ def reproduce(
     """Train, measure and judge a study in `folder`; what is there with the same configuration is not trained again.
 
     Returns what `folder`/results.json holds: `scale`, `rows` (one for each row and seed) and `study`. `rows` names some of
-    the rows; statements that need others stay open, as they do where a run diverged. Raises `ConfigError` for unknown rows
-    and fewer seeds than 1, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
+    the rows; statements that need others stay open, as they do where a run diverged. Another process may train other rows of
+    the folder at the same time. Raises `ConfigError` for unknown rows, fewer seeds than 1 and a run that another process is
+    training, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
     """
     everything = list(study.scales[scale]())
     todo = planned(study, scale, seeds, rows)
@@ -139,13 +141,16 @@ def reproduce(
                 say(f"{row.name}, seed {seed}: {error}")
             else:
                 progress.finished(row, result)
-    results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
     beside = study_numbers(study, folder, everything, say)
-    report = {"scale": scale, "rows": results, "study": beside}
-    write_json(folder / RESULTS, report)
-    write_csv(folder / TABLE, results)
-    if study.draw and results:
-        study.draw(results, folder / FIGURE)
+    with sole_writer(folder / LOCK, folder, wait=True):  # another process may train other rows of the study
+        results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
+        report = {"scale": scale, "rows": results, "study": beside}
+        write_json(folder / RESULTS, report)
+        with whole(folder / TABLE) as partial:
+            write_csv(partial, results)
+        if study.draw and results:
+            with whole(folder / FIGURE) as partial:
+                study.draw(results, partial)
     return report
 
 
@@ -232,7 +237,7 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
     file = folder / RESULT
     if not file.is_file():
         return None
-    result = json.loads(file.read_text(encoding="utf-8"))
+    result = parse_json(file.read_text(encoding="utf-8"))
     return result if Config.from_dict(result["asked"]) == config else None
 
 
@@ -241,10 +246,10 @@ def measured(
 ) -> dict[str, Any]:
     """Train and evaluate one run, or go on with it, and write its result; Ctrl-C ends the command."""
     started = time.monotonic()
-    if folder.exists() and not (folder / CONFIG).is_file():
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or occupied(folder)):
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     trained, prepared = completed(config, folder, say)
+    check_bound(trained)
     seconds = round(time.monotonic() - started)
     result = {
         "asked": config.to_dict(),
@@ -256,7 +261,8 @@ def measured(
         **(measure(trained, prepared) if measure else {}),
         "curve": curve(folder / METRICS),
     }
-    write_json(folder / RESULT, result)
+    with whole(folder / RESULT) as partial:
+        write_json(partial, result)
     keras.backend.clear_session()
     return result
 
@@ -272,7 +278,7 @@ def changes(config: Config) -> dict[str, Any]:
 def surroundings() -> dict[str, str]:
     """Versions and hardware."""
     backend = keras.backend.backend()
-    versions = {name: importlib.metadata.version(name) for name in ("kvae", "keras", backend)}
+    versions = {"kvae": __version__, **{name: importlib.metadata.version(name) for name in ("keras", backend)}}
     return {"python": platform.python_version(), **versions, "backend": backend, "hardware": hardware()}
 
 
@@ -301,7 +307,7 @@ def curve(metrics: Path) -> dict[str, list[float]]:
     """The learning curve of a run: an entry for each epoch."""
     if not metrics.is_file():
         return {}
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    records = epochs_of(metrics)
     return {name: [record[name] for record in records] for name in CURVES if all(name in item for item in records)}
 
 
@@ -328,8 +334,9 @@ def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> 
         return {}
     file = folder / "study.json"
     if not file.is_file():
-        write_json(file, study.beside(rows, say))
-    return json.loads(file.read_text(encoding="utf-8"))
+        with whole(file) as partial:
+            write_json(partial, study.beside(rows, say))
+    return parse_json(file.read_text(encoding="utf-8"))
 
 
 def means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

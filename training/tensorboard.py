@@ -24,6 +24,7 @@ from kvae.objectives import begun, beta_at
 from kvae.serving.alphabet import Alphabet, one_line
 
 from .callbacks import StepCallback
+from .checkpoints import Diverged
 from .evaluation import UNITS, spread
 from .latent_report import LatentReport
 
@@ -111,7 +112,7 @@ class TensorBoardMonitor(StepCallback):
             self.write_texts()
         with self.writers[SETTINGS].as_default(step=step):
             for name in COMPARED:
-                if f"val_{name}" in logs:
+                if np.isfinite(logs.get(f"val_{name}", np.nan)):
                     tf.summary.scalar(f"final/val_{name}", float(logs[f"val_{name}"]))
         self.write_embeddings()
         self.flush()
@@ -124,13 +125,22 @@ class TensorBoardMonitor(StepCallback):
         for writer in self.writers.values():
             writer.flush()
 
-    def note(self, text: str) -> None:
-        """A remark about the run, at the present step."""
-        with self.writers["validation"].as_default(step=number(self.model.training_steps)):
+    def note(self, text: str, step: int | None = None) -> None:
+        """A remark about the run, at the present step if no other is given."""
+        step = number(self.model.training_steps) if step is None else step
+        with self.writers["validation"].as_default(step=step):
             tf.summary.text("notes", fenced(text))
 
+    def diverged(self, error: Diverged) -> None:
+        """A remark instead of the points of that step; what was written before is kept."""
+        self.note(str(error), error.step)
+        self.flush()
+
     def write_scalar(self, name: str, value: Any) -> None:
-        """A number with what it counts."""
+        """A number with what it counts. One that is not finite is no point of a curve: it would stay there when training has
+        gone on from before."""
+        if not np.isfinite(value):
+            return
         description = UNITS.get(name)
         if name == "mutual_information":
             texts = len(self.report.rows)
@@ -154,7 +164,8 @@ class TensorBoardMonitor(StepCallback):
         """The KL of each dimension, where there is one, level by level."""
         if "kl_per_dimension" in self.report.found:
             for name, part in self.levels("kl_per_dimension", "kl_per_dimension"):
-                tf.summary.histogram(name, part.mean(axis=0))
+                mean = part.mean(axis=0)
+                tf.summary.histogram(name, mean[np.isfinite(mean)])
 
     def write_texts(self) -> None:
         """What the model writes, beside what it read."""
@@ -177,6 +188,8 @@ class TensorBoardMonitor(StepCallback):
             return
         folder, shown = self.folder / "validation", projector.ProjectorConfig()
         for name, means in self.levels("latent_means", "mean"):
+            if not np.isfinite(means).all():
+                continue
             count = max(1, MOST_NUMBERS // means.shape[1])
             metadata, tensors = folder / f"{name}_texts.tsv", folder / f"{name}.tsv"
             if not metadata.exists():

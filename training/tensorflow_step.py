@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.heads import LSTMCell
-from kvae.model import TextVAE, inputs_of
-from kvae.replicas import WHOLE, Replica, replica
+from kvae.inputs import inputs_of
+from kvae.model import TextVAE
+from kvae.replicas import Replica, own_mean, own_share, replica
 
+from .first_batch import watched as watched
 from .tensorflow_recurrence import lstm
 
 
@@ -24,10 +27,12 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """
     context = tf.distribute.get_replica_context()
     parts = context.num_replicas_in_sync
-    with tf.GradientTape() as tape, replica(part_of_batch(context)):
-        terms = model.terms(inputs_of(model, data), training=True)
+    inputs, of_texts = inputs_of(model.model_config, data)
+    part = part_of_batch(context, of_texts)
+    with tf.GradientTape() as tape, replica(part):
+        terms = model.terms(inputs, training=True)
         scale = model.optimizer.scale_loss(tf.ones(()))
-        loss = scale * tf.reduce_mean(terms["loss"]) / parts
+        loss = scale * own_mean(terms["loss"]) * own_share()
     weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
     # Zero where the loss does not reach, as the rows of previous symbols that a historyless decoder never reads.
@@ -46,18 +51,20 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     else:
         model.optimizer.apply(gradients, weights)
     model.training_steps.assign_add(1)
-    with replica(part_of_batch(context)):
+    with replica(part):
         return reducible(model.track(terms, gradient_norm=norm), context)
 
 
-def part_of_batch(context: tf.distribute.ReplicaContext) -> Replica:
-    """Which part of the batch this replica has."""
+def part_of_batch(context: tf.distribute.ReplicaContext, weights: Any) -> Replica:
+    """Which part of the batch this replica has, its texts of `weights` (B,) or None."""
 
     def mean(values: tf.Tensor) -> tf.Tensor:
         return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
 
     parts = context.num_replicas_in_sync
-    return WHOLE if parts == 1 else Replica(context.replica_id_in_sync_group, parts, mean)
+    if parts == 1:
+        return Replica(weights=weights)
+    return Replica(context.replica_id_in_sync_group, parts, mean, weights)
 
 
 def equal_shares(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float | None, parts: int) -> list[tf.Tensor]:
@@ -84,8 +91,9 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
     context = tf.distribute.get_replica_context()
-    with replica(part_of_batch(context)):
-        return reducible(model.track(model.terms(inputs_of(model, data))), context)
+    inputs, weights = inputs_of(model.model_config, data)
+    with replica(part_of_batch(context, weights)):
+        return reducible(model.track(model.terms(inputs)), context)
 
 
 def reducible(logs: dict[str, Any], context: tf.distribute.ReplicaContext) -> dict[str, Any]:
@@ -99,6 +107,12 @@ def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any],
     if isinstance(recurrence.cell, LSTMCell):
         return lstm(recurrence.cell, inputs, states, training)
     return recurrence(inputs, initial_state=states)
+
+
+@contextlib.contextmanager
+def keeping_weights(model: TextVAE) -> Iterator[None]:
+    """Nothing is to be done: variables keep their values here while Keras trains."""
+    yield
 
 
 def compiled(

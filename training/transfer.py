@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from kvae.configuration import Config, dotted_value
 from kvae.model import TextVAE
-from kvae.runs import EVALUATION, REPORT, load_run
+from kvae.runs import EVALUATION, REPORT, load_run, read_config, read_json
+from kvae.saved_models import load_model
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
+
+from .corpora import holds_lines_out
+
+SPLIT = ("data.split", "data.split_seed", "data.validation_fraction")
+"""Settings that the held-out lines of a corpus follow from."""
 
 READER, WRITER = "reader/embedding/embeddings", "head/read_previous/rows/embeddings"
 """The vectors of symbols that an encoder reads, and those of the previous symbols that a head reads."""
@@ -35,13 +42,29 @@ def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Call
     say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
 
 
+def note_other_split(config: Config, source: str | Path, say: Callable[[str], None]) -> None:
+    """Say where the run that this one begins with held out other lines of the same corpus, by their settings."""
+    try:
+        before = read_config(Path(source))
+    except ModelError:
+        return  # a `.keras` file, or a run that was moved
+    ours, theirs = ({key: dotted_value(each, key) for key in SPLIT} for each in (config, before))
+    if holds_lines_out(config) and config.data.source == before.data.source and ours != theirs:
+        same = " ".join(f"--set {key}={value}" for key, value in theirs.items() if value is not None)
+        say(
+            f"{source} held out other lines of {config.data.source}: it may have learned some that are held out here, which "
+            f"makes the bound too low; hold out the same ones with {same}"
+        )
+
+
 def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str], None]) -> None:
     """Say how far the bound of a run is from that of the run it began with, where both were measured on the same texts."""
     try:
-        before = json.loads((Path(source) / REPORT / EVALUATION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before = read_json(Path(source) / REPORT / EVALUATION, "")
+    except ModelError:
         return  # a `.keras` file, or a run that was moved
-    if all(before.get(name) == report[name] for name in ("texts", "positions")):
+    compared = all(math.isfinite(numbers.get("elbo") or math.nan) for numbers in (before, report))
+    if compared and all(before.get(name) == report[name] for name in ("texts", "positions")):
         gap = report["elbo"] - before["elbo"]
         say(f"bound {report['elbo']:.2f} nats a text, {gap:+.2f} from the {before['elbo']:.2f} of {source}")
 
@@ -49,10 +72,7 @@ def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str],
 def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
     """The model of a run whose symbols are `alphabet`, or that of a `.keras` file with as many."""
     if source.suffix == ".keras":
-        try:
-            model = keras.saving.load_model(source)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{source}: does not load ({str(error).splitlines()[0][:160]}); give another") from error
+        model = load_model(source, "take it from a copy, or give another")
         same = model.model_config.vocabulary_size == len(alphabet)
     else:
         run = load_run(source)

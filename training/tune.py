@@ -11,8 +11,9 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
-from kvae.runs import write_json
+from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.writing import Taken, claimed, occupied
 
 from .experiment import completed, standard_output_to_error
 
@@ -88,6 +89,9 @@ class RunTuner(keras_tuner.Tuner):
         try:
             config = self.base.with_settings(settings)
             trained, _ = completed(config, folder, self.say)
+            check_bound(trained)
+        except Taken as error:  # another process has the trial's folder: no fault of the trial either
+            raise keras_tuner.errors.FatalError(str(error)) from error
         except (ConfigError, CheckFailed) as error:
             self.say(f"trial {trial.trial_id} failed: {error}")
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
@@ -125,16 +129,23 @@ def tune(
 ) -> list[dict[str, Any]]:
     """Train `trials` variants of `config`, drawn at random from the search (Bergstra and Bengio 2012), and return what each
     reached, the best first: the lowest held-out bound, with beta 1 whatever is trained. A search in `out` that was
-    interrupted goes on.
+    interrupted goes on. Raises `ConfigError` where another process searches in `out`.
     """
     out = Path(out)
     search = search or usual_search(config)
-    asked = {"config": config.to_dict(), "search": {key: list(values) for key, values in search.items()}}
-    check_same(out / "tune.json", asked)
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "tune.json", asked)
+    with claimed(out):
+        return searched(config, search, out, trials, say)
+
+
+def searched(
+    config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """`tune` in the claimed folder `out`."""
+    ranges = {key: list(values) for key, values in search.items()}
+    config = as_begun(out / "tune.json", config, ranges)
+    write_json(out / "tune.json", {"config": config.to_dict(), "search": ranges})
     with standard_output_to_error():  # KerasTuner says there that it goes on
         tuner = RunTuner(config, search, out, trials, say)
     try:
@@ -142,7 +153,7 @@ def tune(
     except keras_tuner.errors.FatalError as error:
         raise error.__cause__ or error from None
     results = [
-        {"run": str(file.parent), **json.loads(file.read_text(encoding="utf-8"))}
+        {"run": str(file.parent), **parse_json(file.read_text(encoding="utf-8"))}
         for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
     ]
     if not results:
@@ -152,12 +163,18 @@ def tune(
     return results
 
 
-def check_same(file: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse to mix two searches in a folder."""
-    if file.parent.exists() and not file.is_file():
-        raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != asked:
+def as_begun(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Config:
+    """The configuration of the search that `file` keeps, with the split that it began with, or `config` where none has begun.
+    Two searches are not mixed in a folder: raises `ConfigError` where anything else differs."""
+    if not file.is_file():
+        if occupied(file.parent):
+            raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
+        return config
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    stored = Config.from_stored(kept["config"])
+    if stored != config.with_split_of(stored) or kept["search"] != json.loads(json.dumps(ranges)):
         raise ConfigError(f"--out {file.parent}: holds a search over other settings; give a new folder")
+    return stored
 
 
 def shown(value: Any) -> str:
@@ -171,7 +188,11 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     columns = ["elbo", "kl", "active_units"]
     names = [*columns, *keys]
     rows = [
-        [f"{result['elbo']:.3f}", f"{result['kl']:.3f}", f"{result['active_units']:.0f}"]
+        [
+            f"{result['elbo']:.3f}",
+            f"{result['kl']:.3f}",
+            f"{result['active_units']:.0f}" if "active_units" in result else "-",
+        ]
         + [shown(value) for value in result["settings"].values()]
         for result in results
     ]

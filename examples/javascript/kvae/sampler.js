@@ -100,7 +100,7 @@ export class Sampler {
   /** Raises `CheckFailed` unless this runtime writes the texts that the bundle wrote where it was made. */
   async verify() {
     const { seed, rows, texts } = this.manifest.seed_test;
-    const written = await this.sample(rows, seed);
+    const written = await this.sample(rows, seed, { minLength: 0 });
     const place = written.findIndex((text, row) => text !== texts[row]);
     if (place >= 0) {
       const [here, there] = [written[place], texts[place]].map((text) => JSON.stringify(text));
@@ -202,7 +202,7 @@ export class Sampler {
 /** How symbols are chosen, as the sampler graph's inputs: temperature 0 is greedy, top_k 0 and top_p 1 are off. */
 function choicesOf({ length }, options) {
   known(options, HOW_TO_CHOOSE);
-  const { greedy = false, temperature, topK = 0, topP = 1, minLength = 0, maxLength = length } = options;
+  const { greedy = false, temperature, topK = 0, topP = 1, minLength = 1, maxLength = length } = options;
   if (greedy && (temperature !== undefined || topK || topP !== 1)) {
     throw new ConfigError("greedy takes the likeliest symbol: give it alone, without temperature, topK or topP");
   }

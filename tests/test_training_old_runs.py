@@ -1,0 +1,97 @@
+"""Runs that were trained before `data.split` was there, kept as what they had written, are still what they were.
+
+`old_run.json` has configuration, vocabulary, losses, evaluation and fingerprints as that version wrote them, on TensorFlow.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
+from kvae.training import large
+from kvae.training.corpora import held_out, prepare
+from kvae.training.experiment import completed, fingerprint, stored_config
+from kvae.training.transfer import note_other_split
+
+OLD = json.loads(Path(__file__).with_name("old_run.json").read_text(encoding="utf-8"))
+
+LABELS = {"data.labelled_fraction": 0.3, "data.split_seed": 1, "objective.semi_supervised": True}
+CASES: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "disk": {"data.storage": "disk"},
+    "capped": {"data.storage": "disk"},
+    "other seed": {"data.split_seed": 1},
+    "small fraction": {"data.validation_fraction": 0.0001, "data.split_seed": 2},
+    "labels": LABELS,
+}
+
+
+def access_log() -> list[str]:
+    return [f"job {i} finished in {i * 37 % 991} ms" if i % 10 == 0 else "GET / 200" for i in range(1, 401)]
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the old run, which was stopped before its first checkpoint, beside its texts and labels."""
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
+    texts, folder = tmp_path / "access.txt", tmp_path / "old"
+    texts.write_text("\n".join(access_log()) + "\n")
+    (tmp_path / "labels.txt").write_text("\n".join("abc"[number % 3] for number in range(400)) + "\n")
+    (folder / REPORT).mkdir(parents=True)
+    config = json.loads(json.dumps(OLD["config"]))
+    config["data"]["source"] = str(texts)
+    write_json(folder / CONFIG, config)
+    write_json(folder / VOCABULARY, OLD["vocabulary"])
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_old_configuration_has_its_old_split(old: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case == "capped":
+        monkeypatch.setattr(large, "MOST_HELD_OUT", 7)
+    labels = {"data.labels": str(old.parent / "labels.txt")} if case == "labels" else {}
+    open_again = {"model.length": 0, "model.vocabulary_size": 0}
+    config = stored_config(old).with_settings({**open_again, **CASES[case], **labels})
+    assert config.data.split == "texts"
+    assert fingerprint(prepare(config)) == OLD["fingerprints"][case]
+
+
+def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Path) -> None:
+    """What the study asks for now splits by lines; the run is not trained anew for that."""
+    said: list[str] = []
+    finished, prepared = completed(stored_config(old).with_settings({"data.split": "lines"}), old, said.append)
+    assert not any("anew" in sentence for sentence in said)
+    assert fingerprint(prepared) == OLD["fingerprints"]["memory"]
+    metrics = json.loads((old / METRICS).read_text().splitlines()[0])
+    assert {name: metrics[name] for name in OLD["metrics"]} == pytest.approx(OLD["metrics"], rel=1e-3, abs=1e-3)
+    assert finished.evaluation == pytest.approx(OLD["evaluation"], rel=1e-3, abs=1e-3)
+    assert stored_config(old).data.split == "texts"
+    opened = load_run(old)
+    found = held_out(opened.config, opened.alphabet)
+    assert (found.rows == prepared.validation).all()
+    assert any("362 of 400 lines are held out, 90.50% where" in note for note in found.notes)
+
+
+def test_the_store_of_an_old_run_is_found_under_its_old_name(old: Path) -> None:
+    """The name then followed from files, shape, rules, fraction and seed, in that order."""
+    config = stored_config(old)
+    source = Path(config.data.source)
+    files = [(str(source), source.stat().st_size, source.stat().st_mtime_ns)]
+    asked = [files, [28, "char"], ["lines", "refuse", 0, 1, True], [0.05, 0]]
+    assert large.key(config) == hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+    now = config.with_settings({"data.split": "lines"})
+    assert large.key(now) != large.key(config)
+    for unsplit in ({"data.mode": "windows"}, {"data.validation": "held-out.txt"}):
+        assert large.key(now.with_settings(unsplit)) == large.key(config.with_settings(unsplit))
+
+
+def test_a_run_that_begins_with_an_old_one_says_that_its_held_out_texts_may_be_known(old: Path) -> None:
+    said: list[str] = []
+    for unconcerned in ({}, {"data.split": "lines", "data.validation": "held-out.txt"}, {"data.source": "sines"}):
+        note_other_split(stored_config(old).with_settings(unconcerned), old, said.append)
+    assert said == []
+    note_other_split(stored_config(old).with_settings({"data.split": "lines"}), old, said.append)
+    assert "hold out the same ones with --set data.split=texts --set data.split_seed=0" in said[0]

@@ -1,0 +1,496 @@
+"""Two that begin together: one has the folder from the first moment on, and nobody removes what he has not made."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvae.configuration import Config
+from kvae.presets import preset
+from kvae.runs import load_run
+from kvae.serving.errors import ConfigError, DataError, ModelError
+from kvae.training import downloads, experiment, large
+from kvae.training.checkpoints import numbered, read_checkpoint, write_checkpoint
+from kvae.training.corpora import prepare
+from kvae.training.downloads import COLLECTIONS, Collection, get
+from kvae.training.experiment import completed, resume, run
+from kvae.training.reproduction import Row, Study, reproduce
+from kvae.training.tune import tune
+from kvae.writing import LOCK, Taken, claimed
+
+from .conftest import SMALL
+
+
+def quiet(sentence: str) -> None:
+    pass
+
+
+class Waiting:
+    """A `say` that waits at the first sentence that begins with a word until it is let go: a run whose data comes slowly."""
+
+    def __init__(self, word: str = "reading") -> None:
+        self.word, self.there, self.go = word, threading.Event(), threading.Event()
+
+    def __call__(self, sentence: str) -> None:
+        if sentence.startswith(self.word) and not self.there.is_set():
+            self.there.set()
+            assert self.go.wait(300)
+
+
+def meanwhile(first: Callable[[Waiting], Any], then: Callable[[], None], word: str = "reading") -> Future[Any]:
+    """Do `then` while `first` waits at a word in another thread, and let it end."""
+    waiting = Waiting(word)
+    with ThreadPoolExecutor() as threads:
+        future = threads.submit(first, waiting)
+        try:
+            assert waiting.there.wait(300), future.exception()
+            then()
+        finally:
+            waiting.go.set()
+    return future
+
+
+@pytest.fixture
+def config(small_settings: dict[str, Any]) -> Config:
+    return preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 2})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, Any]) -> Callable[..., Path]:
+    """A function that gives the folder of a finished run of two steps with a seed."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    def trained(seed: int = 0) -> Path:
+        out = folder / f"seed-{seed}"
+        if not out.exists():
+            settings = {**small_settings, "training.steps": 2, "training.seed": seed}
+            run(preset("hybrid-lstm").with_settings(settings), out, quiet)
+        return out
+
+    return trained
+
+
+@pytest.fixture
+def finished(trained: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a finished run, with a note of the user's in it."""
+    out = shutil.copytree(trained(), tmp_path / "r")
+    (out / "notes.txt").write_text("mine")
+    return out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Runs
+
+
+def start(data: Path, out: Path) -> subprocess.Popen[str]:
+    sizes = {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
+    settings = {**sizes, "training.jit_compile": False}
+    command = [sys.executable, "-m", "kvae", "train", "--data", str(data), "--out", str(out), "--steps", "2"]
+    command += [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+    command += ["--batch-size", "16"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_whose_data_comes_slowly_has_its_folder_and_leaves_the_users_file(
+    tmp_path: Path, config: Config, corpus_file: Path
+) -> None:
+    """mkfifo slow; kvae train --data slow --out r; another command meanwhile; then the data comes."""
+    os.mkfifo(tmp_path / "slow")
+    out = tmp_path / "r"
+    first = start(tmp_path / "slow", out)
+    with (tmp_path / "slow").open("w") as data:  # opens when the first reads
+        with pytest.raises(Taken, match=f"r is being written by process {first.pid} on "):
+            run(config, out, quiet)
+        with pytest.raises(Taken, match=f"r is being written by process {first.pid} on "):
+            run(config, out, quiet, overwrite=True)
+        (out / "notes.txt").write_text("mine")
+        data.write(corpus_file.read_text())
+    _, errors = first.communicate()
+    assert first.returncode == 0, errors
+    assert (out / "notes.txt").read_text() == "mine"
+    assert int(load_run(out).model.training_steps) == 2
+    assert not (out / LOCK).exists()
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_start_in_the_same_second_one_trains(tmp_path: Path, corpus_file: Path) -> None:
+    both = [start(corpus_file, tmp_path / "r") for _ in range(2)]
+    errors = {process.pid: process.communicate()[1] for process in both}
+    loser, winner = sorted(both, key=lambda process: -process.returncode)
+    assert (winner.returncode, loser.returncode) == (0, 2), errors
+    (line,) = [line for line in errors[loser.pid].splitlines() if line.startswith("kvae train")]
+    assert f"being written by process {winner.pid} on " in line or "exists already; go on with it (--resume)" in line
+    assert int(load_run(tmp_path / "r").model.training_steps) == 2
+
+
+def test_of_two_that_begin_together_one_trains(tmp_path: Path, config: Config) -> None:
+    together = threading.Barrier(2)
+
+    def begin(seed: int) -> int | None:
+        together.wait()
+        try:
+            return run(config.with_settings({"training.seed": seed}), tmp_path / "r", quiet)[0].config.training.seed
+        except ConfigError:
+            return None
+
+    with ThreadPoolExecutor(2) as threads:
+        seeds = list(threads.map(begin, (1, 2)))
+    (seed,) = [seed for seed in seeds if seed is not None]
+    assert load_run(tmp_path / "r").config.training.seed == seed
+
+
+def test_a_killed_start_leaves_nothing_in_the_way(tmp_path: Path, config: Config) -> None:
+    os.mkfifo(tmp_path / "slow")
+    first = start(tmp_path / "slow", tmp_path / "r")
+    with (tmp_path / "slow").open("w"):
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+    assert [path.name for path in (tmp_path / "r").iterdir()] == [LOCK]
+    trained, _ = run(config, tmp_path / "r", quiet)
+    assert int(trained.model.training_steps) == 2
+
+
+def test_a_start_that_fails_leaves_what_others_have_put_into_its_folder(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    out = tmp_path / "runs" / "r"
+    failed = meanwhile(
+        lambda say: run(config.with_settings({"data.source": str(tmp_path / "empty.txt")}), out, say),
+        lambda: (out / "notes.txt").write_text("mine") and None,
+    )
+    assert isinstance(failed.exception(), DataError)
+    assert content(out) == {"notes.txt": b"mine"}
+
+
+def test_a_start_that_fails_leaves_no_parents_either(tmp_path: Path, config: Config) -> None:
+    with pytest.raises(DataError):
+        run(
+            config.with_settings({"data.source": str(tmp_path / "nowhere.txt")}), tmp_path / "runs" / "new" / "r", quiet
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overwrite_replaces_the_run_and_leaves_other_files(finished: Path, config: Config) -> None:
+    """Those that were there, and those that have come while the new run got ready."""
+    (finished / "bundle").mkdir()
+    (finished / "result.json").write_text("{}")
+    before = (finished / "run.json").read_text()
+
+    def then() -> None:
+        (finished / "bundle-int8").mkdir()
+        with pytest.raises(Taken):
+            resume(config, finished, quiet)
+        assert (finished / "model.keras").is_file()
+
+    again = meanwhile(
+        lambda say: run(config.with_settings({"training.seed": 4}), finished, say, overwrite=True), then
+    ).result()
+    assert again[0].config.training.seed == 4
+    assert load_run(finished).config.training.seed == 4
+    assert len((finished / "metrics.jsonl").read_text().splitlines()) == 1
+    assert {"notes.txt", "bundle-int8"} <= {path.name for path in finished.iterdir()}
+    assert not {"bundle", "result.json"} & {path.name for path in finished.iterdir()}
+    assert (finished / "run.json").read_text() != before
+
+
+def test_overwrite_that_cannot_start_leaves_all(finished: Path, config: Config) -> None:
+    before = content(finished)
+    with pytest.raises(DataError):
+        run(config.with_settings({"data.source": "nowhere.txt"}), finished, quiet, overwrite=True)
+    assert content(finished) == before
+
+
+def test_of_two_that_go_on_with_a_run_one_trains(finished: Path, config: Config) -> None:
+    longer = config.with_settings({"training.steps": 6})
+
+    def then() -> None:
+        with pytest.raises(Taken, match=f"r is being written by process {os.getpid()} on "):
+            resume(longer, finished, quiet)
+
+    first, _ = meanwhile(lambda say: resume(longer, finished, say), then).result()
+    assert int(first.model.training_steps) == 6
+    steps = [json.loads(line)["step"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_on_a_disk_without_locks_a_resumed_run_says_so(
+    finished: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_locks(descriptor: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("kvae.writing.lock_now", without_locks)
+    said: list[str] = []
+    resume(config, finished, said.append)
+    assert f"{finished} lies on a disk that keeps no locks" in said[0]
+
+
+def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(finished: Path, config: Config) -> None:
+    before = content(finished)
+    other = config.with_settings({"training.seed": 9})
+    with claimed(finished), pytest.raises(Taken):
+        completed(other, finished, quiet)
+    (finished / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="damaged"):
+        completed(other, finished, quiet)
+    assert {**content(finished), "config.json": before["config.json"]} == before
+
+
+# Whose checkpoint
+
+
+def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
+    finished: Path, trained: Callable[..., Path], config: Config
+) -> None:
+    (own,), (foreign,) = numbered(finished / "checkpoints"), numbered(trained(5) / "checkpoints")
+    shutil.copy(foreign, own)
+    before = content(finished)
+    with pytest.raises(ModelError, match=rf"{own.name}: belongs to another run .* move it out of the folder"):
+        resume(config.with_settings({"training.steps": 4}), finished, quiet)
+    assert content(finished) == before
+
+
+def test_checkpoints_of_earlier_versions_name_no_run_and_are_resumed(finished: Path, config: Config) -> None:
+    (path,) = numbered(finished / "checkpoints")
+    found = read_checkpoint(path)
+    write_checkpoint(
+        path, load_compiled(finished, found), {name: value for name, value in found.about.items() if name != "run"}
+    )
+    (finished / "run.json").unlink()
+    longer, _ = resume(config.with_settings({"training.steps": 4}), finished, quiet)
+    assert int(longer.model.training_steps) == 4
+    newest = read_checkpoint(numbered(finished / "checkpoints")[-1])
+    assert newest.about["run"] == json.loads((finished / "run.json").read_text())["run"]
+
+
+def load_compiled(out: Path, checkpoint: Any) -> Any:
+    from kvae.training.checkpoints import restore_checkpoint
+    from kvae.training.optimizers import optimizer
+
+    loaded = load_run(out)
+    loaded.model.compile(optimizer(loaded.config.training, 2))
+    restore_checkpoint(loaded.model, checkpoint)
+    return loaded.model
+
+
+def test_a_run_that_lost_its_name_has_it_from_its_checkpoint(finished: Path, config: Config) -> None:
+    name = (finished / "run.json").read_text()
+    (finished / "run.json").unlink()
+    resume(config, finished, quiet)
+    assert (finished / "run.json").read_text() == name
+    (finished / "run.json").write_text("{")
+    with pytest.raises(ModelError, match=r"run.json: damaged .*; remove this file"):
+        resume(config, finished, quiet)
+
+
+def test_the_best_weights_of_another_run_are_refused(
+    finished: Path, trained: Callable[..., Path], config: Config
+) -> None:
+    shutil.copy(numbered(trained(5) / "checkpoints")[-1], finished / "checkpoints" / "best.npz")
+    with pytest.raises(ModelError, match=r"best.npz: belongs to another run"):
+        resume(config.with_settings({"training.early_stopping": 2}), finished, quiet)
+
+
+def test_the_best_weights_name_their_run(tmp_path: Path, config: Config) -> None:
+    settings = {"training.early_stopping": 2, "objective.ramp_steps": 1}
+    trained, _ = run(config.with_settings(settings), tmp_path / "r", quiet)
+    best = read_checkpoint(trained.path / "checkpoints" / experiment.BEST)
+    assert best.about == json.loads((trained.path / "run.json").read_text())
+
+
+# Searches and studies
+
+
+def test_a_second_search_in_one_folder_is_refused(tmp_path: Path, config: Config) -> None:
+    search = {"objective.alpha": (0.1, 0.4)}
+
+    def then() -> None:
+        with pytest.raises(Taken, match="tune is being written by process"):
+            tune(config, tmp_path / "tune", quiet, 1, search)
+
+    results = meanwhile(lambda say: tune(config, tmp_path / "tune", say, 1, search), then).result()
+    assert len(results) == 1
+
+
+def test_a_trial_that_another_process_trains_has_not_failed(tmp_path: Path, config: Config) -> None:
+    search, out, said = {"objective.alpha": (0.1, 0.4)}, tmp_path / "tune", list[str]()
+    out.mkdir()
+    asked = {"config": config.to_dict(), "search": {"objective.alpha": [0.1, 0.4]}}
+    (out / "tune.json").write_text(json.dumps(asked))
+    with claimed(out / "trials" / "0"), pytest.raises(Taken):
+        tune(config, out, said.append, 1, search)
+    assert not any("failed" in sentence for sentence in said)
+    assert len(tune(config, out, quiet, 1, search)) == 1
+
+
+def study(config: Config) -> Study:
+    rows = [Row("one", config), Row("other", config.with_settings({"objective.beta_max": 0.5}))]
+    return Study("Two", "somebody 2020", "Nothing.", {"small": lambda: rows}, {"elbo": "bound"})
+
+
+def test_two_processes_train_two_rows_of_a_study_at_the_same_time(tmp_path: Path, config: Config) -> None:
+    both = study(config)
+
+    def then() -> None:
+        with pytest.raises(Taken, match="seed-0 is being written by process"):
+            reproduce(both, tmp_path, quiet, rows=["one"])
+        reproduce(both, tmp_path, quiet, rows=["other"])
+
+    found = meanwhile(lambda say: reproduce(both, tmp_path, say, rows=["one"]), then).result()
+    assert [result["row"] for result in found["rows"]] == ["one", "other"]
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == json.loads(json.dumps(found["rows"]))
+
+
+# Stores and downloads
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_two_that_prepare_one_store_write_it_once(
+    data_folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.with_settings({"data.storage": "disk", "model.length": 0})
+    write, writing, go, written = large.lines_store, threading.Event(), threading.Event(), list[Path]()
+
+    def slowly(config: Config, folder: Path) -> Config:
+        written.append(folder)
+        writing.set()
+        assert go.wait(300)
+        return write(config, folder)
+
+    monkeypatch.setattr(large, "lines_store", slowly)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(prepare, config)
+        assert writing.wait(300)
+        second = threads.submit(prepare, config)
+        go.set()
+        np.testing.assert_array_equal(first.result().validation, second.result().validation)
+        again = prepare(first.result().config)
+    np.testing.assert_array_equal(again.validation, first.result().validation)
+    assert len(written) == 1
+    assert not [path.name for path in (data_folder / "stores").iterdir() if path.name.startswith(".")]
+
+
+def test_a_store_whose_writer_failed_is_written_by_the_one_that_waits(
+    data_folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.with_settings({"data.storage": "disk"})
+    write, writing, go = large.lines_store, threading.Event(), threading.Event()
+
+    def failing_first(config: Config, folder: Path) -> Config:
+        if writing.is_set():
+            return write(config, folder)
+        writing.set()
+        assert go.wait(300)
+        (folder / "half").write_text("of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(large, "lines_store", failing_first)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(prepare, config)
+        assert writing.wait(300)
+        second = threads.submit(prepare, config)
+        go.set()
+        assert isinstance(first.exception(), OSError)
+        assert len(second.result().validation)
+    assert not list((data_folder / "stores").rglob("half"))
+
+
+def test_a_store_that_was_removed_is_written_again_though_an_alias_names_it(data_folder: Path, config: Config) -> None:
+    opened = config.with_settings({"data.storage": "disk", "model.length": 0})
+    first = prepare(opened)
+    for path in (data_folder / "stores").iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    for _ in range(2):
+        np.testing.assert_array_equal(prepare(first.config).validation, first.validation)
+
+
+def test_a_file_that_grows_while_it_is_read_leaves_no_store(
+    data_folder: Path, config: Config, tmp_path: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "growing.txt"
+    data.write_text(corpus_file.read_text())
+    write = large.lines_store
+
+    def while_it_grows(config: Config, folder: Path) -> Config:
+        completed = write(config, folder)
+        data.write_text(corpus_file.read_text() + "NEWNEW\n")
+        return completed
+
+    monkeypatch.setattr(large, "lines_store", while_it_grows)
+    with pytest.raises(DataError, match=r"growing.txt: changed while it was read"):
+        prepare(config.with_settings({"data.source": str(data), "data.storage": "disk"}))
+    assert list((data_folder / "stores").iterdir()) == []
+
+
+@pytest.fixture
+def collection(tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the file of a collection `mine`."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "mine.txt").write_text("the text\n")
+    sums = {"mine.txt": hashlib.sha256(b"the text\n").hexdigest()}
+    monkeypatch.setitem(COLLECTIONS, "mine", Collection(sums, "for tests"))
+    return tmp_path / "source"
+
+
+def test_two_that_get_a_corpus_both_succeed(
+    collection: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, copying, go = downloads.copied, threading.Event(), threading.Event()
+
+    def slowly(source: str, name: str) -> Any:
+        yield b"" if copying.is_set() else (copying.set(), go.wait(300), b"")[-1]
+        yield from copy(source, name)
+
+    monkeypatch.setattr(downloads, "copied", slowly)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(get, "mine", str(collection), quiet)
+        assert copying.wait(300)
+        second = threads.submit(get, "mine", str(collection), quiet)
+        go.set()
+        assert first.result() == second.result() == [data_folder / "mine.txt"]
+    assert content(data_folder) == {"mine.txt": b"the text\n"}
+
+
+def test_a_file_of_the_users_with_the_name_of_a_corpus_is_left_alone(collection: Path, data_folder: Path) -> None:
+    data_folder.mkdir()
+    (data_folder / "mine.txt").write_text("another text\n")
+    with pytest.raises(DataError, match=r"mine.txt is there with another content, it is left alone; .* move it away"):
+        get("mine", str(collection), quiet)
+    assert content(data_folder) == {"mine.txt": b"another text\n"}
+
+
+# The demo
+
+
+def test_the_demo_has_its_folder_until_its_bundle_is_there(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kvae import demo
+
+    def report(trained: Any, prepared: Any, say: Any) -> None:
+        with pytest.raises(Taken, match="demo is being written by process"):
+            demo.demonstrate(tmp_path / "demo", quiet, overwrite=True)
+
+    monkeypatch.setattr(demo, "demo_config", lambda: config)
+    monkeypatch.setattr(demo, "report", report)
+    demo.demonstrate(tmp_path / "demo", quiet)
+    assert not (tmp_path / "demo" / LOCK).exists()
