@@ -18,7 +18,7 @@ test-jax: $(READY)  ## those of them that run on JAX too
 
 test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 20, npm and Chromium
 	cd examples/javascript && npm install --no-package-lock --no-audit --no-fund
-	KERAS_BACKEND=tensorflow $(BIN)/pytest -m javascript tests/test_examples_javascript.py
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" tests/test_examples_javascript.py
 
 test-all: $(READY)  ## the slow ones too
 	$(BIN)/pytest -m ""
