@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -866,6 +867,7 @@ def beside(bundle: str) -> Path | None:
 def heavy_imports(*extras: str) -> Iterator[None]:
     """Import TensorFlow without its start-up chatter; say which extra is missing where it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    follow_cpu_quota()
     with quiet_standard_error():
         try:
             if KERAS_EXTRAS & set(extras):
@@ -878,6 +880,19 @@ def heavy_imports(*extras: str) -> Iterator[None]:
             raise ConfigError(
                 f"this command needs {error.name}, which is not installed: pip install 'kvae-text[{wanted}]'"
             ) from error
+
+
+THREAD_COUNTS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "PJRT_NPROC")
+"""What TensorFlow and JAX read when they start; without them they start a thread for each core of the affinity."""
+
+
+def follow_cpu_quota() -> None:
+    """In a container with a CPU quota, let TensorFlow and JAX start no more threads than it pays for."""
+    from kvae.serving.cores import cpu_quota, usable_cores
+
+    if math.isfinite(cpu_quota()):
+        for name in THREAD_COUNTS:
+            os.environ.setdefault(name, str(usable_cores()))
 
 
 @contextlib.contextmanager
