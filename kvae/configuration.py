@@ -1,13 +1,14 @@
 """What a model is and how it learns, as data: frozen dataclasses that read and write plain dictionaries.
 
-The annotation of a field is its rule: `Literal` lists the choices, `tuple[int, ...]` is a list of whole numbers. Lower
-bounds stand in the field's metadata. Whatever breaks a rule raises `ConfigError` with the field, the rule, the value and
-the nearest valid name.
+The annotation of a field is its rule: `Literal` lists the choices, `tuple[int, ...]` is a list of whole numbers. Bounds
+stand in the field's metadata; where they do not, those of its type hold. Whatever breaks a rule raises `ConfigError` with
+the field, the rule, the value and the nearest valid name.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import types
@@ -15,12 +16,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from kvae.serving.errors import ConfigError
+from kvae.serving.alphabet import LONGEST, MOST_SYMBOLS, SPECIALS
+from kvae.serving.errors import ConfigError, shown
+
+LARGEST_SIZE = 2**16
+"""Units, filters, components or dimensions of one layer at most."""
+
+LARGEST = {int: 2**31 - 1, float: 1e30}
+"""Numbers of fields without a maximum of their own, whole ones and others: what all backends can count and compute with."""
+
+LONGEST_TEXT = 10_000
+"""Characters of a text, as a path or a label."""
+
+MOST_LAYERS = 64
+MOST_ATTRIBUTES = 2**16
 
 
-def bounded(default: Any, minimum: float, maximum: float | None = None) -> Any:
-    """A field whose numbers lie in [minimum, maximum]."""
-    return field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+def bounded(default: Any, minimum: float, maximum: float | None = None, most: int = MOST_LAYERS) -> Any:
+    """A field whose numbers lie in [minimum, maximum]; a list has at most `most` of them."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "most": most})
+
+
+def sized(default: Any, minimum: int) -> Any:
+    """A field with sizes of layers."""
+    return bounded(default, minimum, LARGEST_SIZE)
 
 
 class Section:
@@ -34,10 +53,10 @@ class Section:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from a plain dictionary; missing keys take their defaults, unknown ones raise `ConfigError`."""
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{section_name(cls)} must be an object of settings, got {data!r}")
+            raise ConfigError(f"{section_name(cls)} must be an object of settings, got {shown(data)}")
         for key in data:
             if key not in rules(cls):
-                raise ConfigError(f"{section_name(cls)} has no key {key!r}{nearest(key, rules(cls))}")
+                raise ConfigError(f"{section_name(cls)} has no key {shown(key)}{nearest(str(key), rules(cls))}")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,26 +68,26 @@ class Section:
 class ModelConfig(Section):
     """The slots and their sizes. T is `length`, V `vocabulary_size`, L the number of `latent_size`s."""
 
-    length: int = bounded(0, 0)
+    length: int = bounded(0, 0, LONGEST)
     """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
-    vocabulary_size: int = bounded(0, 0)
+    vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MOST_SYMBOLS)
     """V, the special ids included; 0: chosen from the corpus."""
     tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
     """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
-    attributes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = field(default=(), metadata={"most": MOST_ATTRIBUTES, "distinct": True})
     """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
 
     encoder: Literal["conv", "lstm", "gru", "dense", "none"] = "conv"
-    encoder_embedding: int = bounded(0, 0)
+    encoder_embedding: int = sized(0, 0)
     """Size of the symbol vectors that the encoder reads; 0: one-hot."""
-    encoder_units: tuple[int, ...] = bounded((64, 128), 1)
+    encoder_units: tuple[int, ...] = sized((64, 128), 1)
     """Feature maps or units of each layer, bottom first; a convolution (kernel 3, stride 2) halves the positions."""
     encoder_bidirectional: bool = False
     """Whether recurrent layers read in both directions, each with all of the units."""
 
     latent: Literal["dense", "map", "none"] = "dense"
     """`dense`: a vector; `map`: a vector for each position of the encoder's feature map; `none`: a language model."""
-    latent_size: tuple[int, ...] = bounded((32,), 1)
+    latent_size: tuple[int, ...] = sized((32,), 1)
     """Size of the vector, or of each position's. Several sizes, bottom first, make a ladder with as many levels."""
     posterior: Literal["free", "batch_normalized"] = "free"
     """`batch_normalized`: the means have a fixed spread, which bounds the KL from below (Zhu et al. 2020)."""
@@ -77,26 +96,26 @@ class ModelConfig(Section):
 
     prior: Literal["standard", "mixture", "vamp", "autoregressive"] = "standard"
     """Of the top level; the levels below have learned Gaussian priors given the level above."""
-    prior_components: int = bounded(10, 1)
+    prior_components: int = sized(10, 1)
     """K of `mixture` and `vamp`."""
     prior_rate: float = bounded(2.0, 0.0)
     """Nats of KL that the `autoregressive` prior makes unavoidable (delta of Razavi et al. 2019)."""
 
     expander: Literal["deconv", "repeat"] = "deconv"
-    expander_filters: tuple[int, ...] = bounded((128, 64), 1)
+    expander_filters: tuple[int, ...] = sized((128, 64), 1)
     """Feature maps of each deconvolution; each doubles the positions. The last number is C, what the head reads."""
-    expander_base: int = bounded(128, 0)
+    expander_base: int = sized(128, 0)
     """Feature maps of the coarse grid before the deconvolutions, or size of a ReLU layer before `repeat` (0: none)."""
 
     head: Literal["none", "lstm", "gru", "bytenet", "gated_conv"] = "lstm"
-    head_units: int = bounded(192, 1)
-    head_layers: int = bounded(1, 1)
+    head_units: int = sized(192, 1)
+    head_layers: int = bounded(1, 1, MOST_LAYERS)
     """Causal convolutions of `bytenet` and `gated_conv`."""
-    head_kernel: int = bounded(2, 2)
+    head_kernel: int = bounded(2, 2, LONGEST)
     """Positions a causal convolution reads."""
-    head_dilation: int = bounded(1, 1)
+    head_dilation: int = bounded(1, 1, LONGEST)
     """Factor by which each causal convolution's dilation exceeds the one before."""
-    head_embedding: int = bounded(0, 0)
+    head_embedding: int = sized(0, 0)
     """Size of the vectors of previous symbols; 0: as wide as the head needs."""
     head_reads: Literal["steps", "state", "both"] = "steps"
     """Where a recurrent head reads the features: at every step, in its initial state (Bowman et al. 2016), or in both."""
@@ -262,10 +281,12 @@ class Config(Section):
         for key, value in settings.items():
             section, _, name = key.partition(".")
             if section not in rules(Config) or not name:
-                raise ConfigError(f"setting {key!r}: a key is SECTION.NAME{nearest(key, dotted_keys())}")
+                raise ConfigError(f"setting {shown(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}")
             part = getattr(changed, section)
             if name not in rules(type(part)):
-                raise ConfigError(f"setting {key!r}: {section} has no key {name!r}{nearest(key, dotted_keys())}")
+                raise ConfigError(
+                    f"setting {shown(key)}: {section} has no key {shown(name)}{nearest(key, dotted_keys())}"
+                )
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
 
@@ -281,7 +302,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r}: write KEY=VALUE, as in model.latent_size=64")
     try:
         return key.strip(), json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value
 
 
@@ -296,13 +317,18 @@ def dotted_value(config: Config, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
+LONGEST_NAME = 100
+"""Characters of a name that are compared with the known ones."""
+
+
 def nearest(word: str, names: Iterable[str]) -> str:
     """How an error ends when a name is not known: the closest one, or all of them."""
     names = list(names)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:LONGEST_NAME], names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, names))}"
 
 
+@functools.cache
 def rules(section: Any) -> dict[str, Any]:
     """Field names of a section with their annotations."""
     hints = get_type_hints(section)
@@ -321,11 +347,19 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
         return value if isinstance(value, Section) else rule.from_dict(value)
     value = converted(label, rule, value)
     bounds = next(item.metadata for item in fields(section) if item.name == name)
+    low, high = bounds.get("minimum"), bounds.get("maximum")
     for number in value if isinstance(value, tuple) else (value,):
-        low, high = bounds.get("minimum"), bounds.get("maximum")
-        if number is not None and ((low is not None and number < low) or (high is not None and number > high)):
-            limits = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise ConfigError(f"{label} must be {limits}, got {number}")
+        most = LARGEST.get(type(number)) if high is None else high
+        too_small = low is not None and number is not None and number < low
+        if too_small or (most is not None and number > most):
+            limits = f"at least {low}" if high is None and too_small else f"between {low} and {most}"
+            raise ConfigError(f"{label} must be {limits}, got {shown(number)}")
+        if isinstance(number, str) and len(number) > LONGEST_TEXT:
+            raise ConfigError(f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}")
+    if isinstance(value, tuple) and len(value) > bounds.get("most", MOST_LAYERS):
+        raise ConfigError(f"{label} must be a list of at most {bounds.get('most', MOST_LAYERS)}, got {len(value):,}")
+    if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
+        raise ConfigError(f"{label} must differ from each other and be no empty texts, got {shown(list(value))}")
     return value
 
 
@@ -333,17 +367,19 @@ def converted(label: str, rule: Any, value: Any) -> Any:
     """`value` as the annotation `rule` wants it."""
     if get_origin(rule) is Literal:
         if value not in get_args(rule):
-            raise ConfigError(f"{label} is {value!r}{nearest(str(value), get_args(rule))}")
+            raise ConfigError(
+                f"{label} is {shown(value)}{nearest(value if isinstance(value, str) else shown(value), get_args(rule))}"
+            )
         return value
     if get_origin(rule) in (Union, types.UnionType):
         return None if value is None else converted(label, get_args(rule)[0], value)
     if get_origin(rule) is tuple:
         value = [value] if isinstance(value, get_args(rule)[0]) and not isinstance(value, bool) else value
         if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
-            raise ConfigError(f"{label} must be a list such as [64, 128], got {value!r}")
+            raise ConfigError(f"{label} must be a list such as [64, 128], got {shown(value)}")
         return tuple(converted(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= LARGEST[float] else value
     if (
         not isinstance(value, rule)
         or (rule is int and isinstance(value, bool))
@@ -351,5 +387,5 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         or value != value
     ):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[rule]
-        raise ConfigError(f"{label} must be {kind}, got {value!r}")
+        raise ConfigError(f"{label} must be {kind}, got {shown(value)}")
     return value

@@ -106,7 +106,7 @@ def vocabulary_fault(value: Any) -> str | None:
     return None
 
 
-TEXT = text(1000)
+TEXT = text(10_000)
 NAME = text(100)
 COUNT = whole(0, LARGEST_COUNT)
 SEED = whole(0, 2**63 - 1)
@@ -147,7 +147,7 @@ DESCRIPTION: dict[str, Any] = {
         "attributes": ATTRIBUTES,
         OTHERS: SETTING,
     },
-    "training": {"source": text(10_000), OTHERS: plain(4)},
+    "training": {"source": TEXT, OTHERS: plain(4)},
     "versions": {OTHERS: NAME},
     "parity": {
         "rows": COUNT,

@@ -225,7 +225,7 @@ BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
     "an unknown preset": (lambda at: at.train("--preset", "hybrid-lsmt"), 2, "did you mean 'hybrid-lstm'"),
     "an unknown key": (lambda at: at.train("--set", "model.latnt_size=3"), 2, "did you mean 'model.latent_size'"),
     "a key without value": (lambda at: at.train("--set", "model.latent_size"), 2, "KEY=VALUE"),
-    "an impossible value": (lambda at: at.train("--set", "model.latent_size=-3"), 2, "must be at least 1, got -3"),
+    "an impossible value": (lambda at: at.train("--set", "model.latent_size=-3"), 2, "between 1 and 65536, got -3"),
     "a folder that exists": (lambda at: ["train", "--data", at.corpus, "--out", at.run], 2, "exists already"),
     "no run": (lambda at: ["evaluate", at.tmp], 3, "not a run folder"),
     "a missing bundle": (lambda at: ["sample", at.tmp / "none"], 3, "no such bundle"),

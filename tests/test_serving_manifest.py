@@ -86,6 +86,8 @@ def changed(manifest: Any, path: tuple[Any, ...], change: Any) -> Any:
 def random_change(manifest: Any, generator: random.Random) -> Any:
     """One value changed, drawn at random: fields of the top first, so that long lists do not draw all changes."""
     fields = sorted(manifest)
+    if not fields:
+        return manifest
     under = generator.choice(fields)
     below = [(under, *path) for path in places(manifest[under])]
     path = generator.choice(below) if below and generator.random() < 0.8 else (under,)
