@@ -520,12 +520,33 @@ def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSes
     options.log_severity_level = 4
     file = checked_graph(bundle, name)
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(openable(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(
-            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name}; "
-            f"update onnxruntime ({first_line(error)})"
+            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name} ({first_line(error)}); "
+            f"{way_out(error)}"
         ) from error
+
+
+def openable(file: Path) -> Path | bytes:
+    """What onnxruntime takes for a file: its path, or its bytes where the path is not UTF-8."""
+    try:
+        os.fspath(file).encode()
+    except UnicodeEncodeError:
+        return file.read_bytes()
+    return file
+
+
+def way_out(error: Exception) -> str:
+    """What helps where onnxruntime does not load a graph whose bytes are those that were exported."""
+    told = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or "bad_alloc" in told or "failed to allocate" in told:
+        return "there is not enough memory: close other programs, or use a machine with more"
+    if isinstance(error, OSError):
+        return "look at the disk it lies on, and at the rights of this user"
+    if any(sign in told for sign in ("not_implemented", "notimplemented", "could not find an implementation", "opset")):
+        return "update onnxruntime"
+    return "try another version of onnxruntime; `kvae verify` says whether the bundle is whole"
 
 
 def usable_cores() -> int:
