@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -546,11 +547,11 @@ def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSes
     options.log_severity_level = 4
     file = checked_graph(bundle, name)
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(openable(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(
-            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name}; "
-            f"update onnxruntime ({first_line(error)})"
+            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name} ({first_line(error)}); "
+            f"{way_out(error)}"
         ) from error
 
 
@@ -561,6 +562,27 @@ def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str
     if found != model_id:
         raise BundleError(f"{path}: holds the model {found} now, the pickled sampler had {model_id}; load it anew")
     return sampler
+
+
+def openable(file: Path) -> Path | bytes:
+    """What onnxruntime takes for a file: its path, or its bytes where the path is not UTF-8."""
+    try:
+        os.fspath(file).encode()
+    except UnicodeEncodeError:
+        return file.read_bytes()
+    return file
+
+
+def way_out(error: Exception) -> str:
+    """What helps where onnxruntime does not load a graph whose bytes are those that were exported."""
+    told = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or "bad_alloc" in told or "failed to allocate" in told:
+        return "there is not enough memory: close other programs, or use a machine with more"
+    if isinstance(error, OSError):
+        return "look at the disk it lies on, and at the rights of this user"
+    if any(sign in told for sign in ("not_implemented", "notimplemented", "could not find an implementation", "opset")):
+        return "update onnxruntime"
+    return "try another version of onnxruntime; `kvae verify` says whether the bundle is whole"
 
 
 def chunks(n: int) -> Iterator[tuple[int, int]]:
