@@ -87,7 +87,6 @@ Say = Callable[[str], None]
 BEST = "best.npz"
 """The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
-
 PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
 """What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
 
