@@ -522,7 +522,7 @@ def data_list(options: argparse.Namespace) -> None:
                 f"not there: `kvae data get {item.collection}`" if lacking else f"in {data_folder()}"
             )
     rows["FILE"] = (
-        "your own: UTF-8, plain, .gz or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
+        "your own: UTF-8, plain, .gz, .bz2 or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
     )
     show(options, {"folder": str(data_folder()), "corpora": report}, table(rows))
 
@@ -563,7 +563,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE",
             nargs="?",
             default="-",
-            help="one text a line, .gz and .xz too; - is standard input (default)",
+            help="one text a line, .gz, .bz2 and .xz too; - is standard input (default)",
         )
         unknown_argument(added, unknown)
 
@@ -600,7 +600,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--data",
             metavar="NAME|FILE",
-            help="see `kvae data list`; UTF-8 files, plain, .gz or .xz, a folder or a pattern (default: unicode-names)",
+            help="see `kvae data list`; UTF-8 files, plain, .gz, .bz2 or .xz, a folder or a pattern (default: unicode-names)",
         )
         added.add_argument(
             "--tokenizer",

@@ -229,12 +229,13 @@ class DataConfig(Section):
     """Which text, and how it becomes rows of tokens."""
 
     source: str = "unicode-names"
-    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz or .xz), a folder or a pattern of such files."""
+    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz, .bz2 or .xz), a folder or a pattern of such files."""
     mode: Literal["lines", "windows", "fixed"] = "lines"
     """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
     stream, cut into windows of T characters."""
     storage: Literal["auto", "memory", "disk"] = "auto"
-    """Where the tokens to learn from are kept: `auto` puts what is larger than 256 MB on disk, in the folder KVAE_DATA."""
+    """Where the tokens to learn from are kept: `auto` puts what has more than 256 MB, or more than
+    8,388,608 lines, on disk, in the folder KVAE_DATA."""
     validation: str | None = None
     """A file held out by the user; None: `validation_fraction` of the lines is held out, chosen by `split_seed`."""
     labels: str | None = None

@@ -200,7 +200,7 @@ def own_folder(out: Path) -> Iterator[Path]:
 
 
 MAY_CHANGE = {
-    *(f"data.{name}" for name in ("source", "validation", "labels", "validation_labels")),
+    *(f"data.{name}" for name in ("source", "validation", "labels", "validation_labels", "storage")),
     *(
         f"training.{name}"
         for name in (
@@ -221,8 +221,8 @@ MAY_CHANGE = {
         )
     ),
 }
-"""Settings that a resumed run may have otherwise: files may have moved, and a run may get longer or another rate, which is
-then not what an uninterrupted one would have been."""
+"""Settings that a resumed run may have otherwise: files may have moved, or be kept elsewhere, and a run may get longer or
+another rate, which is then not what an uninterrupted one would have been."""
 
 
 def stored_config(out: Path) -> Config:

@@ -178,6 +178,21 @@ def with_length_for(config: Config, longest: int, over: int, texts: int, tokens:
     return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
 
 
+def check_fixed(config: Config, source: str, tokens: str) -> None:
+    """Refuse texts of one length that the model does not write: deconvolutions double the positions, and a ladder of
+    convolutional maps gives back what it halves."""
+    model, length = config.model, config.model.length
+    ladder = model.encoder == "conv" and model.latent == "map" and len(model.latent_size) > 1
+    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
+    step = 2 ** max(doublings, len(model.encoder_units) if ladder else 0)
+    if length % step:
+        other = ", or use --set model.expander=repeat" if model.latent != "map" else ""
+        raise DataError(
+            f"{source}: has texts of {length} {tokens}, but this model doubles positions and writes a multiple of "
+            f"{step}; pad them with --set data.mode=lines{other}"
+        )
+
+
 def multiple_of_strides(config: Config, length: int) -> int:
     """The smallest length from `length` on that every stride of the model divides."""
     model = config.model
