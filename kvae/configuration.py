@@ -329,10 +329,12 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, names))}"
 
 
-@functools.cache
+annotations_of = functools.cache(get_type_hints)
+
+
 def rules(section: Any) -> dict[str, Any]:
     """Field names of a section with their annotations."""
-    hints = get_type_hints(section)
+    hints = annotations_of(section)
     return {item.name: hints[item.name] for item in fields(section)}
 
 

@@ -153,8 +153,8 @@ class TextVAE(keras.Model):
         if gradient_norm is not None:
             # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
             scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-            counts = ops.isfinite(gradient_norm) if scaled else True
-            self.trackers["gradient_norm"].update_state(ops.where(counts, gradient_norm, 0.0), sample_weight=counts)
+            taken = ops.isfinite(gradient_norm) if scaled else True
+            self.trackers["gradient_norm"].update_state(ops.where(taken, gradient_norm, 0.0), sample_weight=taken)
         return {
             name: value for name, value in self.means().items() if name != "gradient_norm" or gradient_norm is not None
         }

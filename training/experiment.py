@@ -490,8 +490,10 @@ SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
 
 def last_good(checkpoint: Checkpoint | None) -> Path | None:
     """The file of the newest good checkpoint of a run that goes on from this one."""
-    if checkpoint is None or checkpoint.good:
-        return checkpoint and checkpoint.path
+    if checkpoint is None:
+        return None
+    if checkpoint.good:
+        return checkpoint.path
     found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
     return found.path if found and found.good else None
 

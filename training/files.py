@@ -166,8 +166,8 @@ def files_of(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list
     elif any(sign in source for sign in "*?["):
         found, hidden = sorted(file for file in map(Path, glob.glob(source, recursive=True)) if file.is_file()), []
     else:
-        kind = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
-        raise DataError(f"{source}: no such {kind}")
+        missing = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
+        raise DataError(f"{source}: no such {missing}")
     shown = [file for file in found if file not in set(hidden)]
     kinds = {file: kind_of_file(file) for file in shown}
     left_out = [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
