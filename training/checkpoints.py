@@ -168,7 +168,7 @@ def check_about(about: Any, needed: Sequence[str]) -> None:
         raise ValueError(f"{ABOUT} lacks {missing[0]!r}")
     for name, kind in FIELDS.items():
         value: Any = about.get(name, kind())
-        if type(value) is not kind or (kind is int and not 0 <= value < 2**31):
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**31):
             raise ValueError(f"{name} in {ABOUT} is {str(value)[:40]!r}")
     if not all(isinstance(state, dict) for state in about.get("callbacks", {}).values()):
         raise ValueError(f"callbacks in {ABOUT} are not the states of callbacks")
