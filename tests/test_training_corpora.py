@@ -451,7 +451,7 @@ def test_fixed_texts_of_a_length_that_the_model_does_not_write_are_told_both_way
     path = lines_file(tmp_path, [f"{number:09}" for number in range(100)])
     changed = {key.replace("__", "."): value for key, value in settings.items()}
     asked = preset(preset_name).with_settings({"data.source": str(path), "data.mode": "fixed", **changed})
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ConfigError) as caught:
         prepare(asked)
     message = str(caught.value)
     assert f"has texts of 9 characters, but this model doubles positions and writes a multiple of {step}" in message

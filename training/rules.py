@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvae.configuration import Config
-from kvae.serving.errors import DataError
+from kvae.serving.errors import ConfigError, DataError
 
 LONGEST_AUTOMATIC = 256
 """Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
@@ -187,7 +187,7 @@ def check_fixed(config: Config, source: str, tokens: str) -> None:
     step = 2 ** max(doublings, len(model.encoder_units) if ladder else 0)
     if length % step:
         other = ", or use --set model.expander=repeat" if model.latent != "map" else ""
-        raise DataError(
+        raise ConfigError(
             f"{source}: has texts of {length} {tokens}, but this model doubles positions and writes a multiple of "
             f"{step}; pad them with --set data.mode=lines{other}"
         )
