@@ -312,7 +312,8 @@ class TextVAE(keras.Model):
         """As in Keras, a SavedModel alone; raises `ConfigError` for other formats, whose graphs Keras does not compare."""
         if format != "tf_saved_model":
             raise ConfigError(
-                f"export(format={format!r}): `kvae export`, or kvae.export.bundle.write_bundle, writes ONNX graphs and compares them"
+                f"export(format={format!r}): `kvae export`, or kvae.export.bundle.write_bundle, writes ONNX graphs and "
+                f"compares them with this model"
             )
         super().export(filepath, format=format, **options)
 
