@@ -182,7 +182,7 @@ def test_slots_that_do_not_fit_are_refused_with_the_reason(
 def test_a_clone_is_refused_with_the_way_to_make_one() -> None:
     model = small_model()
     for options in ({}, {"clone_function": lambda layer: layer.__class__.from_config(layer.get_config())}):
-        with pytest.raises(ConfigError, match="TextVAE.from_config"):
+        with pytest.raises(ConfigError, match=r"TextVAE\.from_config"):
             keras.models.clone_model(model, **options)
     again = TextVAE.from_config(model.get_config())
     again.set_weights(model.get_weights())
@@ -195,7 +195,7 @@ def test_a_clone_is_refused_with_the_way_to_make_one() -> None:
 def test_a_quantized_model_is_refused_before_anything_is_written(mode: str, tmp_path: Path) -> None:
     model, file = small_model(), tmp_path / "model.keras"
     before = model.get_weights()
-    with pytest.raises(ConfigError, match="quantize: .* `kvae export --int8`"):
+    with pytest.raises(ConfigError, match=r"quantize: .* `kvae export --int8`"):
         model.quantize(mode)
     for one, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -237,7 +237,7 @@ def test_what_a_model_would_ignore_is_refused() -> None:
     model = small_model()
     with pytest.raises(ConfigError, match=r"add_loss: "):
         model.add_loss(0.0)
-    with pytest.raises(ConfigError, match="keras.config.set_dtype_policy"):
+    with pytest.raises(ConfigError, match=r"keras\.config\.set_dtype_policy"):
         TextVAE(small_config(), dtype="mixed_bfloat16")
     model.compile(None)
     with pytest.raises(ConfigError, match=r"compile\(optimizer=None\)"):
