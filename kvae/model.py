@@ -312,8 +312,8 @@ class TextVAE(keras.Model):
         """As in Keras, a SavedModel alone; raises `ConfigError` for other formats, whose graphs Keras does not compare."""
         if format != "tf_saved_model":
             raise ConfigError(
-                f"export(format={format!r}): `kvae export`, or kvae.export.bundle.write_bundle, writes ONNX graphs and "
-                f"compares them with this model"
+                f"export(format={format!r}): Keras writes a SavedModel alone of a TextVAE; `kvae export` and "
+                f"kvae.export.bundle.write_bundle write ONNX graphs"
             )
         super().export(filepath, format=format, **options)
 
