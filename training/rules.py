@@ -20,7 +20,6 @@ LONGEST_AUTOMATIC = 256
 WINDOW = 64
 """Positions of a window when neither preset nor user sets the model's length."""
 
-
 CELLS = 2**22
 """Parts of [0, 1) that lines are counted in: 32 MB of counts, whatever the size of the corpus."""
 
@@ -85,9 +84,8 @@ def by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarra
     wanted = min(wanted, max(fraction, 0.5) * lines[rare].sum())
     found, chosen = cells[rare], np.cumsum(lines[rare])
     usual, behind = cells_below(fraction), np.append(found[1:], np.inf)
-    moved = np.maximum(
-        0, np.maximum(found + 1 - usual, usual - behind)
-    )  # the limit lies behind a cell, up to the next one
+    # A limit lies behind a cell of these, and all up to the next one are the same.
+    moved = np.maximum(0, np.maximum(found + 1 - usual, usual - behind))
     missed = np.maximum(0, np.maximum(NEAR * wanted - chosen, chosen - wanted / NEAR))
     if rare.all():
         missed[-1] = np.inf
