@@ -277,6 +277,10 @@ class Sampler:
         seeds = np.full(len(texts), seed)
         runs = [self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute) for row in range(samples)]
         kl, nats = (np.stack([run[part] for run in runs]).mean(axis=0, dtype=float) for part in (1, 2))
+        return self._scores(texts, tokens, kl, nats)
+
+    def _scores(self, texts: list[str], tokens: np.ndarray, kl: np.ndarray, nats: np.ndarray) -> list[Score]:
+        """Of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), means over the codes drawn."""
         reconstruction = nats.sum(axis=1)  # the graph's own sum is float32, and rounds by the size of the batch
         ends = self.manifest["mode"] == "lines"
         return [
@@ -332,10 +336,13 @@ class Sampler:
     ) -> list[str]:
         """Texts at `steps` equal paces from the code of `first` to that of `last`, ends included: on the straight line, or on
         the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
+        return self.decode(self._codes_between(first, last, steps, path, unknown))
+
+    def _codes_between(self, first: str, last: str, steps: int, path: str, unknown: Unknown) -> np.ndarray:
         one_of("path", path, PATHS)
         start, stop = self.encode([first, last], unknown)
         along = np.linspace(0.0, 1.0, whole("steps", steps, 2, 100_000), dtype=np.float32)[:, None]
-        return self.decode(PATHS[path](start, stop, along))
+        return PATHS[path](start, stop, along)
 
     @limited
     def variations(
