@@ -373,11 +373,8 @@ def arithmetic(options: argparse.Namespace) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    with contextlib.suppress(KeyboardInterrupt):  # a signal ends it as it is meant to, during the start too
-        serve_until_told(options)
-
-
-def serve_until_told(options: argparse.Namespace) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # until it serves there is nothing to finish
+        signal.signal(number, lambda *_: os._exit(0))
     with heavy_imports("server"):
         from kvae.serving.server import serve as serve_bundle
         from kvae.serving.service import Limits

@@ -208,7 +208,7 @@ def too_late(needed: float, left: float, over: float) -> Unavailable:
     """A request that would be done `needed` seconds from now, has `left`, and is `over` seconds beyond what may be planned."""
     retry = max(1, math.ceil(over))
     return Unavailable(
-        f"deadline: this would take {needed:.1f} seconds, what goes first included, and has {max(left, 0.0):.1f}; "
+        f"deadline: this would take {needed:.2g} seconds, what goes first included, and has {max(left, 0.0):.2g}; "
         f"try again in {retry} s, ask for less at once, or give it more time",
         retry,
     )

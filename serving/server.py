@@ -205,6 +205,8 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
     model._check_attribute(body.attribute)
     deadline, texts = service.deadline(request, body.deadline), body.texts
     tokens = await tokens_of(service, request, deadline, texts, body.unknown, body.too_long)
+    if not texts:
+        return Answer({"scores": []})
     items = [(row, body.seed, sample) for sample, row in product(range(body.samples), tokens)]
 
     def read(
@@ -216,8 +218,6 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
         return list(zip(kl, nats, strict=True))
 
     parts = await service.run(request, deadline, read, items, model.length, body.attribute)
-    if not texts:
-        return Answer({"scores": []})
     kl, nats = (np.stack([part[i] for part in parts]) for i in (0, 1))
     kl = kl.reshape(body.samples, len(texts)).mean(axis=0, dtype=float)
     nats = nats.reshape(body.samples, len(texts), -1).mean(axis=0, dtype=float)

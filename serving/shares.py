@@ -63,8 +63,8 @@ class Speed:
 
     @property
     def rate(self) -> float:
-        """Seconds of a position in full pieces."""
-        return self.seconds(self.piece) / self.piece if self.each else 0.0
+        """Seconds of a position in full pieces; as good as none while nothing is known, which still tells small from large."""
+        return self.seconds(self.piece) / self.piece if self.each else 1e-9
 
 
 class FairClock:
