@@ -396,10 +396,12 @@ def arithmetic(options: argparse.Namespace) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # until it serves there is nothing to finish
+        signal.signal(number, lambda *_: os._exit(0))
     with heavy_imports("server"):
         from kvae.serving.server import serve as serve_bundle
         from kvae.serving.service import Limits
-    names = ("max_texts", "max_body_bytes", "queue", "deadline", "shutdown_deadline")
+    names = ("max_texts", "max_body_bytes", "queue", "deadline", "shutdown_deadline", "connections", "head_deadline")
     limits = Limits(**{name: getattr(options, name) for name in names})
 
     def started(url: str, model: str) -> None:
@@ -759,6 +761,13 @@ def parser() -> argparse.ArgumentParser:
         "--max-body-bytes", type=int, default=2**20, help="bytes a request may have (default: %(default)s)"
     )
     added.add_argument("--queue", type=int, default=256, help="requests that may wait (default: %(default)s)")
+    added.add_argument("--connections", type=int, default=1024, help="connections open at once (default: %(default)s)")
+    added.add_argument(
+        "--head-deadline",
+        type=float,
+        default=10.0,
+        help="seconds for the head of a request to arrive (default: %(default)g)",
+    )
     added.add_argument(
         "--shutdown-deadline",
         type=float,

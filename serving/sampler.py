@@ -282,7 +282,7 @@ class Sampler:
         scores: list[Score] = []
         for start, count in chunks(len(tokens)):
             some = slice(start, start + count)
-            scores += self._score(texts[some], tokens[some].astype(np.int32), samples, seed, attribute)
+            scores += self._score(texts[some], tokens[some], samples, seed, attribute)
         return scores
 
     def _score(
@@ -294,6 +294,10 @@ class Sampler:
             _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
             kl, nats = kl + some_kl, nats + some_nats
         kl, nats = kl / samples, nats / samples
+        return self._scores(texts, tokens, kl, nats)
+
+    def _scores(self, texts: list[str], tokens: np.ndarray, kl: np.ndarray, nats: np.ndarray) -> list[Score]:
+        """Of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), means over the codes drawn."""
         reconstruction = nats.sum(axis=1)  # the graph's own sum is float32, and rounds by the size of the batch
         ends = self.manifest["mode"] == "lines"
         return [
@@ -316,7 +320,7 @@ class Sampler:
         if self._attributes:
             value = -1 if attribute is None else self._attributes.index(attribute)
             given["attribute"] = np.full(len(tokens), value, np.int32)
-        return self._run("scorer", tokens=tokens, seed=seeds, row=rows, **given)
+        return self._run("scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **given)
 
     # --- both --------------------------------------------------------------------------------------------------------
 
@@ -349,11 +353,14 @@ class Sampler:
     ) -> list[str]:
         """Texts at `steps` equal paces from the code of `first` to that of `last`, ends included: on the straight line, or on
         the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
+        return self.decode(self._codes_between(first, last, steps, path, unknown))
+
+    def _codes_between(self, first: str, last: str, steps: int, path: str, unknown: Unknown) -> np.ndarray:
         one_of("path", path, PATHS)
         steps = whole("steps", steps, 2, MOST_AROUND)
         start, stop = self.encode([first, last], unknown)
         along = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
-        return self.decode(PATHS[path](start, stop, along))
+        return PATHS[path](start, stop, along)
 
     @limited
     def variations(

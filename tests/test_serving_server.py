@@ -54,7 +54,16 @@ def client(sampler: Sampler) -> Iterator[Any]:
         yield client
 
 
-class Blocked:
+class Model:
+    """What the server asks of any sampler."""
+
+    length = 16
+
+    def _tokens(self, texts: list[str], unknown: str, too_long: str) -> None:
+        """All texts can be read."""
+
+
+class Blocked(Model):
     """A sampler that writes when `free` is set, and says when it was cancelled instead."""
 
     def __init__(self) -> None:
@@ -261,7 +270,7 @@ def test_a_small_request_overtakes_a_large_one() -> None:
         until(lambda: metric(client, "kvae_queue_depth") == 1)
         model.free.set()
         assert [len(answer.result().json()["samples"]) for answer in (large, small)] == [300, 1]
-    assert model.sizes == [128, 1, 128, 44]
+    assert (model.sizes[:2], sum(model.sizes)) == ([128, 1], 301)
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
@@ -315,7 +324,7 @@ def test_a_deadline_ends_the_request_and_the_work(limit: float, wanted: float | 
 
 
 def test_a_stream_that_is_late_ends_in_a_problem(sampler: Sampler) -> None:
-    class Late:
+    class Late(Model):
         def stream(self, *, cancel: Any, **options: Any) -> Iterator[str]:
             yield "K"
             until(lambda: cancel.cancelled)
@@ -370,7 +379,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(sampler: Sampler) -> None
 
 def scope(path: str) -> dict[str, Any]:
     """A POST as ASGI sees it."""
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
     return {
         "type": "http",
         "method": "POST",
@@ -456,7 +465,7 @@ def test_other_addresses_and_methods_are_problems_too(client: Any) -> None:
 
 
 def test_a_failure_of_the_server_is_a_problem_without_its_inside() -> None:
-    class Broken:
+    class Broken(Model):
         def encode(self, *arguments: Any, **options: Any) -> Any:
             raise RuntimeError("secret")
 
@@ -468,7 +477,7 @@ def test_a_failure_of_the_server_is_a_problem_without_its_inside() -> None:
 
 
 def test_an_error_before_the_first_piece_of_a_stream_has_its_status() -> None:
-    class Refusing:
+    class Refusing(Model):
         def stream(self, **options: Any) -> Iterator[str]:
             raise DataError("nothing to say")
             yield
@@ -675,7 +684,7 @@ def fuzz(url: str, path: str, examples: int) -> None:
         @given(case=operation.as_strategy(generation_mode=mode))
         def answers(case: Any) -> None:
             response = case.call_and_validate(checks=wanted)
-            late = response.status_code == 504 and "deadline" in case.body
+            late = response.status_code in (503, 504) and "deadline" in case.body
             assert response.status_code < 500 or late, response.text
 
         answers()
