@@ -77,9 +77,10 @@ class Connection(H11Protocol):
 
     def make_room(self) -> None:
         """End the connection that has waited longest for a head; where all are at work, refuse this one."""
-        others = [other for other in self.connections if other is not self and getattr(other, "waiting_since", None)]
-        if others:
-            oldest = min(others, key=lambda other: other.waiting_since)
+        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
+        waiting = {other.waiting_since: other for other in others if other.waiting_since is not None}
+        if waiting:
+            oldest = waiting[min(waiting)]
             self.connections.discard(oldest)
             oldest.transport.abort()
         else:

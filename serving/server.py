@@ -589,7 +589,7 @@ def is_local(host: str) -> bool:
 class Server(uvicorn.Server):
     """A server that is told to stop by a signal, not stopped: a second one is told on too."""
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], Any]) -> None:
         super().__init__(config)
         self.stop = stop
 
