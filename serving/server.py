@@ -111,8 +111,7 @@ async def stream(body: schemas.StreamRequest, request: Request) -> Response:
     model = service.model(request)
     seed = secrets.randbits(32) if body.seed is None else body.seed
     deadline = service.deadline(request, body.deadline)
-    seconds, positions = deadline - request.state.began, longest(model, body)
-    pieces = service.pieces(model, deadline, seconds, positions, seed=seed, row=body.row, **body.options())
+    pieces = service.pieces(request, model, deadline, longest(model, body), seed=seed, row=body.row, **body.options())
     first = await anext(pieces, "")
 
     async def events() -> AsyncIterator[bytes]:

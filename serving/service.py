@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, M
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import prometheus_client
 from fastapi import Request
 
 from . import Cancellation, ConfigError, DeadlineError, Sampler
-from .batching import PLANNED, Batch, Batcher, Busy, Job, Unavailable, too_late
+from .batching import Batch, Batcher, Job, Unavailable
 from .checks import real, whole
 from .limits import within
 from .sampler import CHUNK
@@ -32,11 +33,9 @@ class Limits:
     max_body_bytes: int = 2**20
     """Bytes of a request's body."""
     queue: int = 256
-    """Requests that wait for the model, and as many streams."""
+    """Requests that wait for the model."""
     deadline: float = 30.0
     """Seconds for a request, from its first byte to its answer, or to the last piece of a stream."""
-    streams: int = 4
-    """Streams that are written at once."""
     window: float = 0.003
     """Seconds that an idle model waits for requests to share a batch."""
     shutdown_deadline: float = 30.0
@@ -51,7 +50,6 @@ class Limits:
             "max_texts": 100_000,
             "max_body_bytes": 2**30,
             "queue": 100_000,
-            "streams": 256,
             "connections": 100_000,
         }
         for name, most in counts.items():
@@ -124,6 +122,8 @@ class Metrics:
     def batch(self, batch: Batch) -> None:
         """Count a batch that is about to run; the first part of a job's kind is its endpoint."""
         endpoint = batch[0][0].kind[0]
+        if endpoint == "stream":  # one text alone, turn by turn
+            return
         self.batch_requests.labels(endpoint).observe(len(batch))
         self.batch_texts.labels(endpoint).observe(sum(len(items) for _, items in batch))
 
@@ -143,9 +143,6 @@ class Service:
         """Why the graphs did not start."""
         self.running = 0
         """Requests that are being answered."""
-        self.streams = 0
-        self.positions_streamed = 0
-        """Positions that streams are still to write."""
         self.speeds = {work: Speed() for work in WORK.values()}
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.hurried = False
@@ -155,9 +152,8 @@ class Service:
         self.batcher = Batcher(limits.queue, CHUNK, limits.window, self.metrics.batch)
         self.metrics.running.set_function(lambda: self.running)
         self.metrics.queue_depth.set_function(lambda: len(self.batcher.waiting))
-        self.metrics.positions_waiting.set_function(lambda: self.batcher.positions_waiting + self.positions_streamed)
+        self.metrics.positions_waiting.set_function(lambda: self.batcher.positions_waiting)
         self._waits: set[asyncio.Timeout] = set()
-        self._stream_threads = ThreadPoolExecutor(limits.streams, "kvae-stream")
         self._readers = {large: ThreadPoolExecutor(1, "kvae-read") for large in (False, True)}
 
     @contextlib.asynccontextmanager
@@ -170,7 +166,7 @@ class Service:
             for task in tasks:
                 task.cancel()
             self.batcher.close()
-            for pool in (self._stream_threads, *self._readers.values()):
+            for pool in self._readers.values():
                 pool.shutdown(wait=False, cancel_futures=True)
 
     async def start(self) -> None:
@@ -284,48 +280,32 @@ class Service:
         return await self.patiently(request, deadline, self.batcher.submit(job))
 
     async def pieces(
-        self, sampler: Sampler, deadline: float, seconds: float, positions: int, **options: Any
+        self, request: Request, sampler: Sampler, deadline: float, positions: int, **options: Any
     ) -> AsyncGenerator[str, None]:
         """The pieces of one text of at most `positions` tokens as they are written; left early, the writing ends."""
-        if self.streams >= self.limits.queue:
-            raise Busy(f"{self.streams} streams wait or are being written, no more may; try again in a moment")
-        speed, left = self.speeds["streaming"], deadline - time.monotonic()
-        needed = speed.seconds(self.positions_streamed / self.limits.streams + positions)
-        if needed > PLANNED * left:
-            raise too_late(needed, left, needed - PLANNED * left)
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | Exception | None]()
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
         cancellation = Cancellation()
+        written = sampler.stream(**options, cancel=cancellation)
 
-        def put(item: str | Exception | None) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+        def write(turns: Sequence[int], cancel: Cancellation) -> Sequence[int]:
+            for piece in islice(written, len(turns)):
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
+            return turns
 
-        def write() -> None:
-            began = time.monotonic()
-            try:
-                for piece in sampler.stream(**options, cancel=cancellation):
-                    put(piece)
-                loop.call_soon_threadsafe(speed.saw, positions, time.monotonic() - began)
-                put(None)
-            except Exception as error:
-                put(error)
-
-        writing = loop.run_in_executor(self._stream_threads, write)
-        self.streams += 1
-        self.positions_streamed += positions
+        job = Job(("stream", object()), write, range(positions), 1, self.speeds[WORK["stream"]], deadline)
+        answer = self.batcher.submit(job)
+        answer.add_done_callback(lambda _: loop.call_soon(queue.put_nowait, None))  # after the pieces
         try:
             while True:
-                async with self.until(deadline, not_done(seconds)):
-                    item = await queue.get()
-                if item is None:
+                async with self.until(deadline, not_done(deadline - request.state.began)):
+                    piece = await queue.get()
+                if piece is None:
+                    answer.result()
                     return
-                if isinstance(item, Exception):
-                    raise item
-                yield item
+                yield piece
         finally:
-            self.streams -= 1
-            self.positions_streamed -= positions
+            answer.cancel()
             cancellation.cancel()
-            writing.cancel()
 
 
 def measured(sampler: Sampler) -> dict[str, Speed]:
