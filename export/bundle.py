@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from kvae.configuration import Config
+from kvae.disk import writing
 from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
 from kvae.serving.alphabet import PAD, Alphabet
@@ -64,16 +65,19 @@ def write_bundle(
         partial.chmod(0o755)
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
-        write_files(partial, manifest, graphs)
+        with writing(path):
+            write_files(partial, manifest, graphs)
         manifest["parity"] = compare(model, read_bundle(partial), held_out)
         if int8:
             hidden = {HIDDEN} if isinstance(model.head, RecurrentHead) else set()
             exact, graphs = graphs, {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()}
             manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, partial, held_out))
-            write_files(partial, manifest, graphs)
+            with writing(path):
+                write_files(partial, manifest, graphs)
         sampler = Sampler.load(partial)
         manifest["seed_test"] = {**SEED_TEST, "texts": sampler.sample(SEED_TEST["rows"], SEED_TEST["seed"])}
-        write_files(partial, manifest, graphs)
+        with writing(path):
+            write_files(partial, manifest, graphs)
         verify(partial)
         partial.rename(path)
     finally:

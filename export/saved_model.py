@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kvae.decoding import decode
+from kvae.disk import writing
 from kvae.model import TextVAE
 from kvae.serving.errors import CheckFailed, ConfigError
 
@@ -75,7 +76,7 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         partial.chmod(0o755)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with writing(path), contextlib.redirect_stdout(io.StringIO()):
             archive.write_out(str(partial), verbose=False)
         check(model, partial)
         partial.rename(path)

@@ -12,6 +12,7 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, KvaeError, ModelError
 
 from .configuration import Config
+from .disk import writing
 
 if TYPE_CHECKING:
     from .model import TextVAE
@@ -84,5 +85,6 @@ def load_run(path: str | Path) -> Run:
 def write_json(path: Path, data: Any) -> None:
     """Readable JSON, complete or not there."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(path):
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.disk import writing
 from kvae.runs import write_json
 
 from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, by_row, judged, means
@@ -59,7 +60,8 @@ def add_chapter(book: Path, name: str, folder: Path, report: Mapping[str, Any], 
 def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
     """Write the page from the results that are there; returns its path."""
     page = book / PAGE
-    page.write_text(book_text(book / PARTS, studies), encoding="utf-8")
+    with writing(page):
+        page.write_text(book_text(book / PARTS, studies), encoding="utf-8")
     return page
 
 

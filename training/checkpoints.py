@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.disk import writing
 from kvae.model import TextVAE
 from kvae.serving.errors import ModelError
 
@@ -67,7 +68,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with writing(path), partial.open("wb") as file:
             np.savez(file, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvae.disk import writing
 from kvae.serving.errors import ConfigError, DataError
 
 from .files import ENDINGS, HEAD, PIECE, READ, kind_of, raw_pieces
@@ -98,7 +99,7 @@ def fetched(name: str, digest: str, target: Path, source: str | None, address: s
     partial = target.with_name(target.name + ".partial")
     found = hashlib.sha256()
     try:
-        with partial.open("wb") as file:
+        with writing(target), partial.open("wb") as file:
             for piece in copied(source, name) if source else downloaded(address + name):
                 found.update(piece)
                 file.write(piece)

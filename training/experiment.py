@@ -22,6 +22,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
+from kvae.disk import writing
 from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
@@ -66,7 +67,7 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
     `ConfigError` when `out` is in the way, and whatever `prepare` and `TextVAE` raise.
     """
     out = Path(out)
-    with own_folder(out) as own, split_between(config):
+    with own_folder(out) as own, split_between(config), writing(out):
         check_free(own, overwrite)
         prepared = read_corpus(config, say)
         model = built(prepared, say)
@@ -88,7 +89,7 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     else differs, and `ModelError` when the texts are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, split_between(config):
+    with own_folder(out) as own, split_between(config), writing(out):
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
         checkpoint = latest(out / CHECKPOINTS, say)

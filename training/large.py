@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from kvae.configuration import Config
+from kvae.disk import writing
 from kvae.serving.alphabet import UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
@@ -162,7 +163,8 @@ def finish(
         "held_out": held_out,
         "notes": notes,
     }
-    (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")
+    with writing(folder):
+        (folder / "store.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 # Lines

@@ -21,6 +21,7 @@ import numpy as np
 
 from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
+from kvae.disk import writing
 from kvae.runs import CONFIG, METRICS, Run, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
@@ -354,7 +355,7 @@ def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """A line for each run, its numbers in columns."""
     plain = (key for item in results for key, value in item.items() if not isinstance(value, dict | list))
     names = list(dict.fromkeys(plain))
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with writing(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(results)

@@ -11,6 +11,7 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
+from kvae.disk import writing
 from kvae.runs import write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
@@ -140,7 +141,8 @@ def tune(
     write_json(out / "tune.json", asked)
     with standard_output_to_error():  # KerasTuner says there that it goes on
         tuner = RunTuner(config, search, out, trials, say)
-    tuner.search()
+    with writing(out):
+        tuner.search()
     results = [
         {"run": str(file.parent), **json.loads(file.read_text(encoding="utf-8"))}
         for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
