@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -23,7 +24,8 @@ from typing import Any
 
 from kvae import __version__
 from kvae.backends import first_line, start_keras
-from kvae.runs import CONFIG, to_json
+from kvae.disk import sentence
+from kvae.runs import CHECKPOINTS, CONFIG, to_json
 from kvae.serving.alphabet import one_line
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     try:
         options.run(options)
+        sys.stdout.flush()
     except KvaeError as error:
         say(f"kvae {options.command}: {error}")
         return error.exit_code
@@ -73,12 +76,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("stopped")
         return 130
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
     except OSError as error:  # a full disk, a folder that may not be written
-        say(f"kvae {options.command}: {error}")
+        if error.filename is None and raised_here(error):  # this file writes nothing else
+            error.filename = "standard output"
+            discard_output()
+        say(f"kvae {options.command}: {sentence(error)}{goes_on(options)}")
         return DataError.exit_code
     return 0
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether a line of this file raised an error, and no function that it called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename == __file__
+
+
+def discard_output() -> None:
+    """Send what is still to be written to standard output nowhere, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def goes_on(options: argparse.Namespace) -> str:
+    """How a command that wrote part of its work goes on after its error."""
+    if options.command == "train" and any((Path(options.out) / CHECKPOINTS).glob("*.npz")):
+        return f"; then `kvae train --resume --out {quote(options.out)}` goes on"
+    return "; then the same command goes on" if options.command in ("tune", "reproduce") else ""
 
 
 def demo(options: argparse.Namespace) -> None:

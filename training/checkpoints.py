@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.disk import naming
 from kvae.model import TextVAE, number
 from kvae.runs import numbered, parse_json, to_json
 from kvae.saved_models import first_line, from_outside
@@ -112,7 +113,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())

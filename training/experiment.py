@@ -22,6 +22,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
+from kvae.disk import naming
 from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
@@ -117,7 +118,7 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
 @contextlib.contextmanager
 def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> Iterator[tuple[Run, Prepared]]:
     """`run`, whose folder stays this process's until the block ends."""
-    with own_folder(Path(out)) as own, split_between(config), claimed(own) as kept:
+    with own_folder(Path(out)) as own, naming(out), split_between(config), claimed(own) as kept:
         earlier = giving_way(own, overwrite)
         if earlier:
             note_lock(own, kept, say)
@@ -146,7 +147,7 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, split_between(config), claimed(own) as kept:
+    with own_folder(out) as own, naming(out), split_between(config), claimed(own) as kept:
         note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
