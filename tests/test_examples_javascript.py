@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -20,9 +21,11 @@ import pytest
 
 from kvae.serving import Sampler
 from kvae.serving.alphabet import SPECIALS, Alphabet
+from kvae.serving.bundle import manifest_text
 from kvae.serving.errors import BundleError, ConfigError, DataError
 
 from .conftest import small_model
+from .test_serving_manifest import CHOSEN, random_change
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "javascript"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "javascript.md"
@@ -278,6 +281,126 @@ def test_a_bundle_that_writes_other_texts_is_told_apart(bundle_folder: Path) -> 
         return sampler.verify().catch((error) => error.message);
     """
     assert "row 1 of seed 7" in evaluated(work, {"bundle": str(bundle_folder)})
+
+
+ANSWERS = """
+    const { Sampler } = await import("./kvae/index.js");
+    const { inFolder } = await import("./kvae/folder.js");
+    const { KvaeError } = await import("./kvae/errors.js");
+    const folder = inFolder(given.bundle);
+    const answers = async (manifest) => {
+        const read = async (name, most) =>
+            name === "manifest.json" ? new TextEncoder().encode(manifest) : folder(name, most);
+        try {
+            const sampler = await Sampler.load(read);
+            await sampler.verify();
+            const codes = (await sampler.encode(["KAMITO", "NE"])).map((code) => Array.from(code));
+            const drawn = (await sampler.drawCodes(1, 7)).map((code) => Array.from(code));
+            return { found: [await sampler.sample(3, 7), codes, drawn, await sampler.decode(codes)] };
+        } catch (error) {
+            return { error: error instanceof KvaeError ? error.constructor.name : error.stack, message: error.message };
+        }
+    };
+    const results = [];
+    for (const manifest of given.manifests) results.push(await answers(manifest));
+    return results;
+"""
+"""What a bundle gives with each of several manifests in the place of its own."""
+
+
+def of_changed(bundle: Path, manifests: list[Any]) -> tuple[Any, list[Any]]:
+    """What JavaScript makes of a bundle as it is, and of changed manifests whose sums are right."""
+    own = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    texts = [manifest_text(manifest) for manifest in (own, *manifests)]
+    expected, *found = evaluated(ANSWERS, {"bundle": str(bundle), "manifests": texts})
+    assert "error" not in expected, expected
+    return expected, found
+
+
+def test_a_changed_manifest_whose_sum_is_right_is_refused_as_in_python(bundle_folder: Path) -> None:
+    manifest = json.loads((bundle_folder / "manifest.json").read_text(encoding="utf-8"))
+    _, found = of_changed(bundle_folder, [change(manifest) for change, _ in CHOSEN.values()])
+    for (name, (_, message)), result in zip(CHOSEN.items(), found, strict=True):
+        assert result.get("error") == "BundleError", (name, result)
+        assert "\n" not in result["message"]
+        assert len(result["message"]) < 1000
+        field = re.match(r"[\w. ]+(?= must be (?!equal))|[\w. ]+ is missing", message)
+        assert field is None or field[0] in result["message"] or "not JSON" in result["message"], (name, result)
+
+
+def check_random_changes(bundle: Path, count: int, seed: int) -> None:
+    manifest, generator = json.loads((bundle / "manifest.json").read_text(encoding="utf-8")), random.Random(seed)
+    expected, found = of_changed(bundle, [random_change(manifest, generator) for _ in range(count)])
+    for result in found:
+        assert result == expected or result["error"] in ("BundleError", "CheckFailed"), result
+
+
+def test_changes_at_random_are_refused_by_javascript_or_change_nothing(bundle_folder: Path) -> None:
+    check_random_changes(bundle_folder, 40, 0)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_hundreds_of_changes_at_random_are_refused_by_javascript_or_change_nothing(
+    bundle_folder: Path, seed: int
+) -> None:
+    check_random_changes(bundle_folder, 200, seed)
+
+
+def test_javascript_reads_no_more_of_a_file_than_it_can_need(copy: Path) -> None:
+    os.truncate(copy / "manifest.json", 2**40)  # a hole of a terabyte
+    assert "more than 16777216 bytes" in node("node.mjs", str(copy)).stderr
+    for nested in ("[" * 10**6, '{"format":' * 10**6, "[" * 10**6 + "]" * 10**6):
+        (copy / "manifest.json").write_text(nested)
+        done = node("node.mjs", str(copy))
+        assert done.returncode == BundleError.exit_code
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_server_that_sends_more_than_a_manifest_can_be_is_left(bundle_folder: Path) -> None:
+    work = """
+        const { createServer } = await import("node:http");
+        const { atUrl, Sampler } = await import("./kvae/index.js");
+        let sent = 0;
+        const server = createServer(async (request, response) => {
+            while (!response.destroyed) {
+                sent += 2 ** 20;
+                if (!response.write(" ".repeat(2 ** 20))) {
+                    await Promise.race(["drain", "close"].map((event) => new Promise((go) => response.once(event, go))));
+                }
+            }
+        });
+        await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+        const { port } = server.address();
+        const message = await Sampler.load(atUrl(`http://127.0.0.1:${port}/`)).catch((error) => error.message);
+        server.closeAllConnections();
+        server.close();
+        return { message, sent };
+    """
+    found = evaluated(work, {})
+    assert "more than 16777216 bytes" in found["message"]
+    assert found["sent"] < 2**27
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "good", "bad"),
+    [
+        ("char", ["a", "\n", " ", "é", "🙂"], ["", "ab", "e\u0301", "\ud800", 1, None, ["a"]]),
+        ("byte", ["\0", "a", "\xff", "\n"], ["", "\u0100", "ab"]),
+        ("word", ["a", "\n", "a-b", "日本"], ["", " ", "a b", "a\n", "\t", "a\u3000b", "\n\n", "\udfff"]),
+        ("wordpiece", ["a", "##b", "\n", "a\u00a0b"], ["", "a b", "##\n", "a\ud800"]),
+    ],
+)
+def test_a_symbol_of_javascript_is_what_its_tokenizer_makes(tokenizer: str, good: list[str], bad: list[Any]) -> None:
+    data = Alphabet(tuple(good), tokenizer).to_dict()
+    others = [{**data, "symbols": [*good, symbol]} for symbol in [*bad, good[0]]]
+    work = """
+        const { vocabularyFault } = await import("./kvae/alphabet.js");
+        return given.map((vocabulary) => vocabularyFault(vocabulary) ?? null);
+    """
+    right, *wrong = evaluated(work, [data, *others])
+    assert right is None
+    assert all(f"symbols[{len(good)}] must" in fault for fault in wrong), wrong
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import { BundleError, DataError } from "./errors.js";
 
 export const [PAD, START, END, UNKNOWN] = [0, 1, 2, 3];
-const SPECIALS = ["<pad>", "<start>", "<end>", "<unknown>"];
+export const SPECIALS = ["<pad>", "<start>", "<end>", "<unknown>"];
+/** Symbols of an alphabet at most, the special ones not counted. */
+export const MOST_SYMBOLS = 2 ** 20;
 const REPLACEMENT = "\ufffd";
 const CONTINUATION = "##";
 /** UTF-8 bytes of the longest word that is looked up in wordpieces. */
@@ -44,25 +46,79 @@ const unitsOfPieces = (text) => Array.from(text, spaced).join("").split(" ").fil
 
 const textOfPieces = (pieces) => textOfWords(pieces.join(" ").replaceAll(` ${CONTINUATION}`, "").split(" "));
 
-/** How a text is taken apart and put together; `unit` is what is known or unknown, `replacement` stands for UNKNOWN. */
-const TOKENIZERS = {
+/** How a text is taken apart and put together; `unit` is what is known or unknown, `replacement` stands for UNKNOWN, and
+ * `symbol` is what a symbol of the alphabet is, in words and as a test of a text that is not empty. */
+export const TOKENIZERS = {
   char: {
     tokens: "characters",
     unit: "characters",
     units: (text) => Array.from(text),
     text: (found) => found.join(""),
+    symbol: ["one character", (symbol) => Array.from(symbol).length === 1 && symbol.isWellFormed()],
   },
-  byte: { tokens: "bytes", unit: "bytes", units: bytesOf, text: textOfBytes, replacement: "\xff" },
-  word: { tokens: "words", unit: "words", units: wordsOf, text: textOfWords },
-  wordpiece: { tokens: "wordpieces", unit: "words", units: unitsOfPieces, text: textOfPieces },
+  byte: {
+    tokens: "bytes",
+    unit: "bytes",
+    units: bytesOf,
+    text: textOfBytes,
+    symbol: ["a byte as one character up to U+00FF", (symbol) => /^[\0-\xff]$/.test(symbol)],
+    replacement: "\xff",
+  },
+  word: {
+    tokens: "words",
+    unit: "words",
+    units: wordsOf,
+    text: textOfWords,
+    symbol: ["a word without white space, or a line break", isWord],
+  },
+  wordpiece: {
+    tokens: "wordpieces",
+    unit: "words",
+    units: unitsOfPieces,
+    text: textOfPieces,
+    symbol: ["a wordpiece without blanks, or a line break", isPiece],
+  },
 };
+
+/** A word as `wordsOf` finds it, or a line break. */
+function isWord(symbol) {
+  return symbol === "\n" || (!WHITE_SPACE.test(symbol) && symbol.isWellFormed());
+}
+
+function isPiece(symbol) {
+  return symbol === "\n" || (!/[ \n]/.test(symbol) && symbol.isWellFormed());
+}
+
+/** What is wrong with a vocabulary, a value of any kind; undefined where nothing is. */
+export function vocabularyFault(vocabulary) {
+  const names = typeof vocabulary === "object" && vocabulary !== null ? Object.keys(vocabulary).sort() : [];
+  if (names.join() !== "specials,symbols,tokenizer") {
+    return "vocabulary must be an object of tokenizer, specials, symbols";
+  }
+  const { tokenizer, specials, symbols } = vocabulary;
+  if (typeof tokenizer !== "string" || !Object.hasOwn(TOKENIZERS, tokenizer)) {
+    return `vocabulary.tokenizer must be ${Object.keys(TOKENIZERS).join(" or ")}`;
+  }
+  if (!Array.isArray(specials) || specials.length !== SPECIALS.length || !SPECIALS.every((it, i) => it === specials[i])) {
+    return `vocabulary.specials must be ${SPECIALS.join(", ")}`;
+  }
+  if (!Array.isArray(symbols) || symbols.length > MOST_SYMBOLS) {
+    return `vocabulary.symbols must be a list of at most ${MOST_SYMBOLS} texts`;
+  }
+  const [words, isSymbol] = TOKENIZERS[tokenizer].symbol;
+  const strange = symbols.findIndex((symbol) => typeof symbol !== "string" || !symbol || !isSymbol(symbol));
+  if (strange >= 0) return `vocabulary.symbols[${strange}] must be ${words}`;
+  const places = new Map(symbols.map((symbol, place) => [symbol, place]));
+  const twice = symbols.findIndex((symbol, place) => places.get(symbol) !== place);
+  if (twice >= 0) return `vocabulary.symbols[${places.get(symbols[twice])}] must differ from all before it`;
+}
 
 export class Alphabet {
   /** @param vocabulary `vocabulary` of a manifest: tokenizer, specials and symbols. */
-  constructor({ tokenizer, specials, symbols }) {
-    if (!Object.hasOwn(TOKENIZERS, tokenizer) || JSON.stringify(specials) !== JSON.stringify(SPECIALS)) {
-      throw new BundleError(`vocabulary: tokenizer '${tokenizer}' is unknown here; take the examples of a newer kvae`);
-    }
+  constructor(vocabulary) {
+    const fault = vocabularyFault(vocabulary);
+    if (fault) throw new BundleError(`${fault}; take the examples of the kvae that wrote it`);
+    const { tokenizer, symbols } = vocabulary;
     this.tokenizer = tokenizer;
     this.rules = TOKENIZERS[tokenizer];
     this.texts = ["", "", "", this.rules.replacement ?? REPLACEMENT, ...symbols];
@@ -88,6 +144,9 @@ export class Alphabet {
   decode(row) {
     const stop = row.findIndex((id) => id === END || id === PAD);
     const written = stop < 0 ? row : row.slice(0, stop);
+    if (written.some((id) => !Object.hasOwn(this.texts, id))) {
+      throw new BundleError(`ids must be from 0 to ${this.texts.length - 1}, as the vocabulary has them; export the bundle anew`);
+    }
     return this.rules.text(written.filter((id) => id !== START).map((id) => this.texts[id]));
   }
 

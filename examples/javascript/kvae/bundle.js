@@ -1,52 +1,76 @@
 /** A bundle's files, read and verified: nothing reaches the runtime that is not what was exported. */
 
 import { BundleError } from "./errors.js";
+import { FORMAT, FORMAT_VERSION, LARGEST_MANIFEST, checkManifest, shown } from "./manifest.js";
+import { metadataOf } from "./onnx.js";
 
-const FORMAT = "kvae-bundle";
-const FORMAT_VERSION = 2;
 const MANIFEST = "manifest.json";
-const REQUIRED = ["endpoints", "latent", "length", "mode", "model_id", "seed_test", "vocabulary"];
+const METADATA_KEY = "kvae";
 const AGAIN = "copy the bundle again or export it anew";
 
-/** Reads the files of a bundle that lies at a URL. A reader is `async (name) => Uint8Array`. */
+/**
+ * Reads the files of a bundle that lies at a URL. A reader is `async (name, most) => Uint8Array`, which throws a `BundleError`
+ * for a file of more than `most` bytes instead of reading it.
+ */
 export function atUrl(url) {
   const folder = new URL(`${String(url).replace(/\/$/, "")}/`, globalThis.document?.baseURI);
-  return async (name) => {
+  return async (name, most) => {
     const address = new URL(name, folder);
     const response = await fetch(address).catch((error) => {
       throw new BundleError(`${address}: cannot be fetched (${error.message}); is the server still there?`);
     });
     if (!response.ok)
       throw new BundleError(`${address}: is missing (${response.status}); is this where the bundle lies?`);
-    return new Uint8Array(await response.arrayBuffer());
+    return received(response, address, most);
   };
 }
 
-/** The manifest, known to be of a version we read and unchanged since it was written. */
+/** The bytes of a response, which is cancelled when more come than `most`. */
+async function received(response, address, most) {
+  const parts = [];
+  let size = 0;
+  for (const reader = response.body.getReader(); ; ) {
+    const { done, value } = await reader.read().catch((error) => {
+      throw new BundleError(`${address}: was not fetched to its end (${error.message}); load it again`);
+    });
+    if (done) break;
+    parts.push(value);
+    size += value.length;
+    if (size > most) {
+      await reader.cancel();
+      throw tooLarge(address, most);
+    }
+  }
+  const content = new Uint8Array(size);
+  parts.reduce((place, part) => (content.set(part, place), place + part.length), 0);
+  return content;
+}
+
+/** The error for a file that has more bytes than it may have. */
+export const tooLarge = (file, most) =>
+  new BundleError(`${file}: truncated or extended, more than ${most} bytes; ${AGAIN}`);
+
+/** The manifest, known to be of a version we read, unchanged since it was written, and right in every field. */
 export async function readManifest(read) {
-  const text = new TextDecoder().decode(await read(MANIFEST));
+  const text = new TextDecoder().decode(await read(MANIFEST, LARGEST_MANIFEST));
   const manifest = parsed(text);
   if (manifest?.format !== FORMAT) throw new BundleError(`${MANIFEST}: not the manifest of a kvae bundle`);
   if (manifest.format_version !== FORMAT_VERSION) {
     throw new BundleError(
-      `bundle format ${manifest.format_version}, these examples read ${FORMAT_VERSION}; export it anew`,
+      `bundle format ${shown(manifest.format_version)}, these examples read ${FORMAT_VERSION}; export it anew`,
     );
   }
   if (manifest.sha256 !== (await sha256(new TextEncoder().encode(summed(text))))) {
     throw new BundleError(`${MANIFEST}: changed since it was written (its sum differs); ${AGAIN}`);
   }
-  const missing = REQUIRED.find((name) => !(name in manifest));
-  if (missing) throw new BundleError(`${MANIFEST}: lacks '${missing}'; export it anew`);
+  checkManifest(manifest);
   return manifest;
 }
 
-/** The bytes of an endpoint's graph, of the size and the sum that the manifest gives. */
+/** The bytes of an endpoint's graph, of the size and the sum that the manifest gives, which repeats the manifest. */
 export async function readGraph(read, manifest, endpoint) {
   const entry = manifest.endpoints[endpoint];
-  if (!entry) throw new BundleError(`${MANIFEST}: names no ${endpoint}; export it anew`);
-  if (!/^[\w-]+\.onnx$/.test(entry.file))
-    throw new BundleError(`${MANIFEST}: names a file outside the bundle (${entry.file})`);
-  const content = await read(entry.file);
+  const content = await read(entry.file, entry.size);
   if (content.length !== entry.size) {
     throw new BundleError(
       `${entry.file}: truncated or extended, ${content.length} bytes instead of ${entry.size}; ${AGAIN}`,
@@ -55,14 +79,45 @@ export async function readGraph(read, manifest, endpoint) {
   if ((await sha256(content)) !== entry.sha256) {
     throw new BundleError(`${entry.file}: damaged, its sha256 is not the one in the manifest; ${AGAIN}`);
   }
+  checkMetadata(entry.file, endpoint, metadataOf(content, entry.file)[METADATA_KEY], manifest);
   return content;
+}
+
+/** Refuses a graph of another endpoint, or whose manifest is not the bundle's in every field. */
+function checkMetadata(file, endpoint, metadata, manifest) {
+  if (metadata === undefined) throw new BundleError(`${file}: no graph of kvae, its metadata do not name one; ${AGAIN}`);
+  let said;
+  try {
+    said = metadata.length <= 2 * LARGEST_MANIFEST ? JSON.parse(metadata) : undefined;
+  } catch {
+    said = undefined;
+  }
+  if (typeof said !== "object" || said === null) throw new BundleError(`${file}: its metadata are damaged; ${AGAIN}`);
+  const { endpoints, sha256: sum, ...shared } = manifest;
+  const wanted = { endpoint, ...shared };
+  for (const name of new Set([...Object.keys(wanted), ...Object.keys(said)])) {
+    if (!equal(said[name], wanted[name])) {
+      throw new BundleError(`${file}: belongs to another bundle, its ${shown(name)} is another one; ${AGAIN}`);
+    }
+  }
+}
+
+/** Whether two values of JSON are the same, the order of names aside; `other` is known to be shallow. */
+function equal(one, other) {
+  if (typeof one !== "object" || typeof other !== "object" || one === null || other === null) return one === other;
+  const names = Object.keys(other);
+  return (
+    Array.isArray(one) === Array.isArray(other) &&
+    Object.keys(one).length === names.length &&
+    names.every((name) => Object.hasOwn(one, name) && equal(one[name], other[name]))
+  );
 }
 
 function parsed(text) {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new BundleError(`${MANIFEST}: damaged, it is not JSON (${error.message}); ${AGAIN}`);
+    throw new BundleError(`${MANIFEST}: damaged, it is not JSON (${error.message.replace(/\s+/g, " ")}); ${AGAIN}`);
   }
 }
 

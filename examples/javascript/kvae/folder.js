@@ -1,16 +1,26 @@
 /** Bundles in a folder, for Node. */
 
-import { readFile } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
 
+import { tooLarge } from "./bundle.js";
 import { BundleError } from "./errors.js";
 
 /** Reads the files of a bundle that lies in a folder. */
 export function inFolder(path) {
-  return async (name) => {
+  return async (name, most) => {
     const file = join(path, name);
-    return readFile(file).catch((error) => {
-      throw new BundleError(`${file}: cannot be read (${error.code}); give the folder that 'kvae export' wrote`);
-    });
+    const opened = await open(file).catch(unreadable(file));
+    try {
+      const { size } = await opened.stat();
+      if (size > most) throw tooLarge(file, most);
+      return await opened.readFile().catch(unreadable(file));
+    } finally {
+      await opened.close();
+    }
   };
 }
+
+const unreadable = (file) => (error) => {
+  throw new BundleError(`${file}: cannot be read (${error.code}); give the folder that 'kvae export' wrote`);
+};

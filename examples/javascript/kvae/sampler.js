@@ -23,10 +23,10 @@ export class Sampler {
     this.manifest = manifest;
     this.alphabet = new Alphabet(manifest.vocabulary);
     this.latentSize = manifest.latent.size;
-    this.attributes = manifest.latent.attributes ?? [];
+    this.attributes = manifest.latent.attributes;
   }
 
-  /** Opens the bundle at a URL, or the one that `source`, an `async (name) => Uint8Array`, reads. */
+  /** Opens the bundle at a URL, or the one that `source`, an `async (name, most) => Uint8Array`, reads. */
   static async load(source) {
     const read = typeof source === "function" ? source : atUrl(source);
     const sampler = new Sampler(read, await readManifest(read));
