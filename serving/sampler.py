@@ -289,7 +289,7 @@ class Sampler:
         self, texts: list[str], tokens: np.ndarray, samples: int, seed: int, attribute: str | None
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
-        kl, nats = np.zeros(len(texts)), np.zeros(tokens.shape)
+        kl, nats = np.zeros(()), np.zeros(())  # sums in double precision
         for row in range(samples):
             _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
             kl, nats = kl + some_kl, nats + some_nats
@@ -298,7 +298,8 @@ class Sampler:
 
     def _scores(self, texts: list[str], tokens: np.ndarray, kl: np.ndarray, nats: np.ndarray) -> list[Score]:
         """Of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), means over the codes drawn."""
-        reconstruction = nats.sum(axis=1)  # the graph's own sum is float32, and rounds by the size of the batch
+        # One position after the other: the graph's own sum is float32, and np.sum groups them by the longest text of the batch.
+        reconstruction = np.add.accumulate(nats, axis=1)[:, -1]
         ends = self.manifest["mode"] == "lines"
         return [
             Score(

@@ -214,6 +214,7 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
         rows, seeds, samples = zip(*items, strict=True)
         with within(cancel=cancel):
             _, kl, nats = model.score_tokens(np.stack(rows), np.array(seeds), np.array(samples), body.attribute)
+        nats = np.pad(nats, ((0, 0), (0, model.length - nats.shape[1])))  # pieces end with their longest text
         return list(zip(kl, nats, strict=True))
 
     parts = await service.run(request, deadline, read, items, model.length, body.attribute)
