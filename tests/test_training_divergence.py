@@ -99,7 +99,7 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
 ) -> None:
     """The loss of training does not show it."""
 
-    class Spoil(experiment.MetricsFile):
+    class MetricsFile(experiment.MetricsFile):  # its state stands in checkpoints under this name
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             super().on_epoch_end(epoch, logs)
             if epoch == 1:
@@ -108,7 +108,7 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
 
     out = tmp_path / "run"
     config = preset("hybrid-lstm").with_settings({**small_settings, "model.posterior": "batch_normalized"})
-    monkeypatch.setattr(experiment, "MetricsFile", Spoil)
+    monkeypatch.setattr(experiment, "MetricsFile", MetricsFile)
     with pytest.raises(CheckFailed, match=r"training diverged at step 14 \(.*moving_variance is not finite\)"):
         run(config, out, quiet)
     monkeypatch.undo()
