@@ -247,6 +247,18 @@ def test_of_two_that_go_on_with_a_run_one_trains(finished: Path, config: Config)
     assert (finished / "metrics.jsonl").read_text() == '{"step": 2}\n{"step": 6}\n'
 
 
+def test_a_worker_that_does_not_write_the_run_leaves_its_folder_to_the_first(
+    finished: Path, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "worker", lambda: 1)
+    before = content(finished)
+    with claimed(finished), claimed(tmp_path / "new"):
+        resume(config.with_settings({"training.steps": 4}), finished, quiet)
+        run(config, tmp_path / "new", quiet)
+        assert [path.name for path in (tmp_path / "new").iterdir()] == [LOCK]
+    assert content(finished) == before
+
+
 def test_on_a_disk_without_locks_a_resumed_run_says_so(
     finished: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
