@@ -3,9 +3,8 @@
 #
 # A good engineer guesses: a functional model built within `keras.RematScope(mode="full")` computes what it computes without, with less
 # memory, also where one of its layers holds others.
-# What happens: the model cannot be built: the inner layer is called through a function whose positional arguments the wrapper
-# of the checkpointed call takes for something else. On TensorFlow: "The custom_gradient decorator currently supports keywords
-# arguments only when eager execution is enabled". The same layers one behind the other, none within another, train.
+# What happens: the model cannot be built. On TensorFlow the error is "The custom_gradient decorator currently supports keywords
+# arguments only when eager execution is enabled". Without the scope it is built, and layers without others within train with it.
 # Seen on Linux x86_64, Python 3.11, 2026-11-28:
 #
 #     flat: trains
