@@ -867,8 +867,7 @@ def test_a_body_that_goes_on_after_its_answer_is_not_read_without_end(url: str, 
     with connected(url) as connection:
         connection.sendall(head.encode())
         with pytest.raises(ConnectionError):
-            for _ in range(2000):
-                connection.sendall(piece)
+            connection.sendall(piece * 2000)
     with connected(url) as connection:
         connection.sendall(head.encode() + piece * 20)
         told = answer_of(connection)

@@ -54,7 +54,7 @@ def test_a_small_request_goes_before_a_large_one_that_came_first() -> None:
 def test_small_requests_do_not_keep_a_large_one_waiting_for_ever() -> None:
     clock = FairClock()
     large = clock.enter(10.0)
-    for small in range(1, 100):
+    for _ in range(1, 100):
         end = clock.enter(1.0)
         clock.advance(1.0)
         if end > large:
