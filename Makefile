@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-jax test-javascript test-all check format wheel clean
+.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all check format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
@@ -19,6 +20,18 @@ test-jax: $(READY)  ## those of them that run on JAX too
 test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 20, npm and Chromium
 	cd examples/javascript && npm install --no-package-lock --no-audit --no-fund
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" tests/test_examples_javascript.py
+
+test-ranges: $(READY)  ## the sampler alone with the lowest and with the newest numpy and onnxruntime
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ranges tests/test_house_wheel.py
+
+test-oldest:  ## every extra in its lowest version, in an environment of its own (2 GB), before each release
+	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[all]' \
+		httpx hypothesis pytest schemathesis scipy setuptools
+	KERAS_BACKEND=jax $(OLDEST)/bin/pytest -m "both and not slow" tests/test_kvae_model.py tests/test_training_fit.py
+	KERAS_BACKEND=tensorflow $(OLDEST)/bin/pytest $(addprefix tests/test_,$(addsuffix .py,kvae_model training_fit \
+		training_experiment training_backends training_tensorboard training_tokenizers training_text_metrics training_tune \
+		export_bundle export_systems export_quantization export_saved_model serving_sampler serving_server examples_bulk house_wheel))
 
 test-all: $(READY)  ## the slow ones too
 	$(BIN)/pytest -m ""
@@ -38,7 +51,7 @@ wheel: $(READY)  ## dist/*.whl, kvae and the sampler alone, built from source ar
 	rm -rf build dist && $(BIN)/python -m build --no-isolation && $(BIN)/python -m build --no-isolation --outdir dist serving
 
 clean:  ## everything made by the targets above
-	rm -rf $(VENV) build dist runs *.egg-info serving/*.egg-info
+	rm -rf $(VENV) $(OLDEST) build dist runs *.egg-info serving/*.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \

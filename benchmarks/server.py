@@ -1,11 +1,22 @@
-"""Does `kvae serve` hold under load: no failed request, and memory that stays flat?
+"""Does `kvae serve` hold under load, is it fair, and does it finish what it begins?
 
     python benchmarks/server.py BUNDLE [--clients 64] [--seconds 300] [--json FILE]
+    python benchmarks/server.py BUNDLE --measure beside [--seconds 20] [--json FILE]
+    python benchmarks/server.py BUNDLE --measure overload [--seconds 120] [--json FILE]
 
-Starts `kvae serve BUNDLE` on a free port of this machine and lets 64 clients ask, each on a connection of its own and each
-waiting for its answer before it asks again: mostly samples of one text, every tenth time something else (a stream, a
-reconstruction, a score, a code, samples of eight texts). Printed are latencies, texts a second, failures, and the resident
-memory of the server over time; at the end the server is told to stop. Clients run in this process and share the machine.
+Each starts `kvae serve BUNDLE` on a free port of this machine. Clients run in this process and share the machine; each has a
+connection of its own and waits for its answer before it asks again.
+
+*load*: 64 clients ask mostly for samples of one text, every tenth time something else (a stream, a reconstruction, a score, a
+code, samples of eight texts). Printed are latencies, texts a second, failures, and the resident memory of the server over
+time.
+
+*beside*: one client asks for one text again and again, alone and beside clients that ask for much, for as long as --seconds
+each. Printed are its median latency, its 99th percentile and its largest, and what the others were answered.
+
+*overload*: requests of 1,024 texts come at twice the rate that the server finishes when two clients ask for them, and 64
+clients ask for them, coming again when a refusal tells them to. Printed is the share of the texts that are finished by the
+rate without overload, measured before and after, and the statuses.
 """
 
 from __future__ import annotations
@@ -15,6 +26,7 @@ import asyncio
 import collections
 import itertools
 import json
+import math
 import os
 import platform
 import signal
@@ -22,9 +34,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +48,26 @@ EVERY = 10
 """One request in so many is not a sample of one text."""
 
 
+CAPACITY_CLIENTS = 2
+"""Clients by whom the rate without overload is measured: one is answered while the other's answer is sent."""
+
+LARGE = 1024
+"""Texts of a large request."""
+
+COMPANIONS: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "alone": (0, "", {}),
+    "4 clients that score one text by 1,024 samples": (4, "/score", {"texts": ["text"], "samples": LARGE}),
+    "4 clients that ask for 1,024 texts": (4, "/sample", {"n": LARGE}),
+    "64 clients that ask for 1,024 texts": (64, "/sample", {"n": LARGE}),
+    "4 clients that ask for 1,024 steps": (4, "/interpolate", {"first": "text", "last": "text", "steps": LARGE}),
+    "64 clients that reconstruct 256 texts": (64, "/reconstruct", {"texts": ["text"] * 256}),
+    "64 clients that ask for one text": (64, "/sample", {}),
+    "64 clients that ask for one text, each of its own temperature": (64, "/sample", {"temperature": 1.0}),
+    "64 clients that stream one text": (64, "/stream", {}),
+}
+"""Beside whom one text is asked for: clients, address and body; "text" stands for a text of the model's."""
+
+
 @dataclass
 class Tally:
     """What the clients saw."""
@@ -43,17 +76,32 @@ class Tally:
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     texts: int = 0
+    written: list[tuple[float, int]] = field(default_factory=list)
+    """When answers came, and how many texts they held."""
 
 
 def main() -> None:
     options = arguments()
+    report = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load_average": round(os.getloadavg()[0], 1),
+        **MEASURES[options.measure](options),
+    }
+    print(json.dumps({name: value for name, value in report.items() if name != "memory"}, indent=1))
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if report.get("failed") or report.get("exit_code"):
+        raise SystemExit("requests failed, or the server did")
+
+
+def loaded(options: argparse.Namespace) -> dict[str, Any]:
+    """The report of *load*."""
     with serving(options.bundle, options.threads) as (process, port):
         tally, memory, seconds = asyncio.run(load(process.pid, port, options.clients, options.seconds))
         metrics = asyncio.run(batch_sizes(port))
         process.send_signal(signal.SIGTERM)
         exit_code = process.wait(60)
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    return {
         "clients": options.clients,
         "seconds": round(seconds, 1),
         **summary(tally, seconds),
@@ -62,17 +110,102 @@ def main() -> None:
         "exit_code": exit_code,
         "memory": memory,
     }
-    print(json.dumps({name: value for name, value in report.items() if name != "memory"}, indent=1))
-    if options.json:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if report["failed"] or exit_code:
-        raise SystemExit("requests failed, or the server did")
+
+
+def beside(options: argparse.Namespace) -> dict[str, Any]:
+    """The report of *beside*: what a client that asks for one text sees."""
+    found = {}
+    for name, (clients, path, body) in COMPANIONS.items():
+        with serving(options.bundle, options.threads) as (_, port):
+            one, others = asyncio.run(one_beside(port, options.seconds, clients, path, body))
+        found[name] = {
+            "one_text_ms": latencies([second for seconds in one.seconds.values() for second in seconds] or [math.nan]),
+            "one_text_statuses": dict(one.statuses),
+            "others_statuses": dict(others.statuses),
+        }
+        print(name, json.dumps(found[name]), file=sys.stderr)
+    return {"seconds": options.seconds, "beside": found}
+
+
+async def one_beside(port: int, seconds: float, clients: int, path: str, body: dict[str, Any]) -> tuple[Tally, Tally]:
+    """What one client of one text and what the others saw; the others begin two seconds earlier."""
+    one, others, numbers = Tally(), Tally(), itertools.count()
+    text = (await some_texts(port))[0]
+    body = {name: text if value == "text" else value for name, value in body.items()}
+    body |= {"texts": [text] * len(body["texts"])} if "texts" in body else {}
+    until = time.monotonic() + 2.0 + seconds
+
+    def ask_others() -> tuple[str, dict[str, Any], int]:
+        number = next(numbers)
+        own = {"temperature": 0.5 + 0.01 * (number % 100)} if "temperature" in body else {}
+        return path, {**body, **own, **({"seed": number} if path in ("/sample", "/stream") else {})}, 1
+
+    busy = [asyncio.create_task(client(port, until, ask_others, others, patient=True)) for _ in range(clients)]
+    await asyncio.sleep(2.0)
+    await client(port, until, lambda: ("/sample", {"seed": next(numbers)}, 1), one, pause=0.1)
+    for task in busy:
+        task.cancel()
+    return one, others
+
+
+def overload(options: argparse.Namespace) -> dict[str, Any]:
+    """The report of *overload*: the share of the texts that two clients get which is finished where more is asked for."""
+    with serving(options.bundle, options.threads) as (_, port):
+        return asyncio.run(overloaded(port, options.seconds))
+
+
+async def overloaded(port: int, seconds: float) -> dict[str, Any]:
+    numbers = itertools.count()
+
+    def large() -> tuple[str, dict[str, Any], int]:
+        return "/sample", {"n": LARGE, "seed": next(numbers)}, LARGE
+
+    async def many(clients: int) -> Tally:
+        tally, until = Tally(), time.monotonic() + seconds
+        await asyncio.gather(*(client(port, until, large, tally, patient=True) for _ in range(clients)))
+        return tally
+
+    async def twofold(rate: float) -> Tally:
+        tally, asking = Tally(), []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            asking.append(asyncio.create_task(client(port, time.monotonic() + 1e-3, large, tally)))
+            await asyncio.sleep(LARGE / (2.0 * rate))
+        await asyncio.gather(*asking)
+        return tally
+
+    before = finished(await many(CAPACITY_CLIENTS))
+    tallies = {"requests at twice the rate": await twofold(before), "64 clients": await many(64)}
+    after = finished(await many(CAPACITY_CLIENTS))
+    capacity = (before + after) / 2
+    return {
+        "texts_per_second_without_overload": [round(before, 1), round(after, 1)],
+        "overload": {
+            name: {
+                "texts_per_second": round(finished(tally), 1),
+                "share_of_capacity": round(finished(tally) / capacity, 2),
+                "statuses": dict(tally.statuses),
+                "errors": dict(tally.errors),
+            }
+            for name, tally in tallies.items()
+        },
+    }
+
+
+def finished(tally: Tally) -> float:
+    """Texts a second between the first and the last answer."""
+    (first, _), *others = tally.written
+    return sum(texts for _, texts in others) / (others[-1][0] - first)
+
+
+MEASURES = {"load": loaded, "beside": beside, "overload": overload}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
-    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--measure", choices=MEASURES, default="load")
+    parser.add_argument("--clients", type=int, default=64, help="of load")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--threads", type=int, help="of the server (default: all cores)")
     parser.add_argument("--json", metavar="FILE", help="write the report here too, with the memory over time")
@@ -98,7 +231,8 @@ async def load(pid: int, port: int, clients: int, seconds: float) -> tuple[Tally
     tally, numbers, began = Tally(), itertools.count(), time.monotonic()
     watching = asyncio.create_task(watch(pid, began))
     texts = await some_texts(port)
-    await asyncio.gather(*(client(port, began + seconds, numbers, texts, tally) for _ in range(clients)))
+    ask_next = partial(mixed, numbers, texts)
+    await asyncio.gather(*(client(port, began + seconds, ask_next, tally) for _ in range(clients)))
     took = time.monotonic() - began
     watching.cancel()
     return tally, await watching, took
@@ -120,21 +254,28 @@ async def watch(pid: int, began: float) -> list[tuple[float, int]]:
 async def some_texts(port: int) -> list[str]:
     """Texts that the model can read: beginnings of its own. Stray bytes, which untrained models write, count three each when
     they are read again."""
-    status, body = await ask(*await asyncio.open_connection("127.0.0.1", port), "/sample", {"n": 64, "seed": 0})
+    status, body, _ = await ask(*await asyncio.open_connection("127.0.0.1", port), "/sample", {"n": 64, "seed": 0})
     assert status == 200, body
     texts = [sample["text"] for sample in json.loads(body)["samples"]]
     return [text[: len(text) // 3] for text in texts if len(text) >= 3]
 
 
-async def client(port: int, until: float, numbers: Iterator[int], texts: list[str], tally: Tally) -> None:
-    """One client: it asks, waits for the answer, and asks again."""
+async def client(
+    port: int,
+    until: float,
+    request: Callable[[], tuple[str, dict[str, Any], int]],
+    tally: Tally,
+    pause: float = 0.0,
+    patient: bool = False,
+) -> None:
+    """One client: it asks, waits for the answer, and asks again, after a pause; a patient one comes when it is told."""
     connection = None
     while time.monotonic() < until:
-        path, body, written = request(next(numbers), texts)
+        path, body, written = request()
         began = time.monotonic()
         try:
             connection = connection or await asyncio.open_connection("127.0.0.1", port)
-            status, answer = await ask(*connection, path, body)
+            status, answer, retry = await ask(*connection, path, body)
         except (OSError, EOFError, ValueError) as error:
             tally.errors[f"{path} {type(error).__name__}"] += 1
             connection = None
@@ -143,12 +284,15 @@ async def client(port: int, until: float, numbers: Iterator[int], texts: list[st
         tally.seconds[path].append(time.monotonic() - began)
         if status == 200 and b"event: problem" not in answer:
             tally.texts += written
+            tally.written.append((time.monotonic(), written))
         else:
             tally.errors[f"{path} {status}"] += 1
+        await asyncio.sleep(max(pause, retry if patient else 0.0))
 
 
-def request(number: int, texts: list[str]) -> tuple[str, dict[str, Any], int]:
-    """The address, the body, and how many texts are written for it."""
+def mixed(numbers: Iterator[int], texts: list[str]) -> tuple[str, dict[str, Any], int]:
+    """The next address and body of *load*, and how many texts are written for it."""
+    number = next(numbers)
     if number % EVERY:
         return "/sample", {"seed": number}, 1
     some = [texts[(number + i) % len(texts)] for i in range(4)]
@@ -165,8 +309,9 @@ def request(number: int, texts: list[str]) -> tuple[str, dict[str, Any], int]:
 
 async def ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, body: dict[str, Any]
-) -> tuple[int, bytes]:
-    """One request on a connection that stays open: status and body. HTTP by hand, so that clients take little time."""
+) -> tuple[int, bytes, float]:
+    """One request on a connection that stays open: status, body and Retry-After in seconds. HTTP by hand, so that clients take
+    little time."""
     content = json.dumps(body).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
@@ -178,7 +323,7 @@ async def ask(
         answer = await reader.readexactly(int(headers["content-length"]))
     else:
         answer = b"".join([part async for part in parts(reader)])
-    return int(lines[0].split()[1]), answer
+    return int(lines[0].split()[1]), answer, float(headers.get("retry-after", 0.0))
 
 
 async def parts(reader: asyncio.StreamReader) -> Any:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kvae.serving.bundle import OPSET
 
 IR_VERSION = 10
-"""Old enough for onnxruntime 1.20 and later to read."""
+"""Old enough for every onnxruntime of the declared range to read."""
 
 TYPES = {
     "float": TensorProto.FLOAT,

@@ -61,7 +61,7 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     Computed in double precision and then rounded: a runtime's vectorised logarithm and sine differ in the last bit from
     their scalar forms at an array's tail, which would make a row depend on how many are drawn with it.
     """
-    pairs = -(-size // 2)
+    pairs = max(1, -(-size // 2))  # where there is no code: onnxruntime before 1.29 fails on words of no columns
     positions = g.constant(np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32)
     columns = [g.Unsqueeze(word, g.constant([1], np.int64)) for word in (*key, rows)]
     first, second = threefry(g, (columns[0], columns[1]), (columns[2], positions))

@@ -17,6 +17,10 @@ from kvae.serving.errors import ConfigError
 BACKENDS = ("tensorflow", "jax")
 """Backends of Keras that kvae trains on."""
 
+PINNED = {"MPLBACKEND": "agg", "TF_USE_LEGACY_KERAS": "0", "JAX_ENABLE_X64": "0"}
+"""Variables of the environment that a command has for itself: pictures go to files, the Keras of TensorBoard is ours, and JAX
+computes in float32."""
+
 
 def settings_file() -> Path:
     """The `keras.json` that Keras reads when it is imported."""
@@ -47,6 +51,7 @@ def start_keras() -> None:
     other programs. Raises `ConfigError` for a setting with which Keras or its backend does not start."""
     check_backend()
     warnings.simplefilter("ignore", DeprecationWarning)  # of packages we stand on; PYTHONWARNINGS=error would end a run
+    os.environ |= PINNED
     try:
         import keras
     except Exception as error:
@@ -63,7 +68,7 @@ def start_keras() -> None:
     if keras.backend.backend() == "jax":
         try:
             backend_steps().accelerators()
-        except RuntimeError as error:
+        except Exception as error:  # of a missing platform JAX makes errors of several kinds
             platforms = os.environ.get("JAX_PLATFORMS")
             raise ConfigError(
                 f"JAX does not start ({first_line(error)}); JAX_PLATFORMS is {platforms!r}: unset it, or name what is there"

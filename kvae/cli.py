@@ -10,11 +10,13 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -22,7 +24,8 @@ from typing import Any
 
 from kvae import __version__
 from kvae.backends import first_line, start_keras
-from kvae.runs import CONFIG, to_json
+from kvae.disk import sentence
+from kvae.runs import CHECKPOINTS, CONFIG, to_json
 from kvae.serving.alphabet import one_line
 from kvae.serving.errors import CheckFailed, ConfigError, DataError, KvaeError
 
@@ -65,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     try:
         options.run(options)
+        sys.stdout.flush()
     except KvaeError as error:
         say(f"kvae {options.command}: {error}")
         return error.exit_code
@@ -72,12 +76,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("stopped")
         return 130
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
     except OSError as error:  # a full disk, a folder that may not be written
-        say(f"kvae {options.command}: {error}")
+        if error.filename is None and raised_here(error):  # this file writes nothing else
+            error.filename = "standard output"
+            discard_output()
+        say(f"kvae {options.command}: {sentence(error)}{goes_on(options)}")
         return DataError.exit_code
     return 0
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether a line of this file raised an error, and no function that it called."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename == __file__
+
+
+def discard_output() -> None:
+    """Send what is still to be written to standard output nowhere, which Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def goes_on(options: argparse.Namespace) -> str:
+    """How a command that wrote part of its work goes on after its error."""
+    if options.command == "train" and any((Path(options.out) / CHECKPOINTS).glob("*.npz")):
+        return f"; then `kvae train --resume --out {quote(options.out)}` goes on"
+    return "; then the same command goes on" if options.command in ("tune", "reproduce") else ""
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -395,10 +420,12 @@ def arithmetic(options: argparse.Namespace) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # until it serves there is nothing to finish
+        signal.signal(number, lambda *_: os._exit(0))
     with heavy_imports("server"):
         from kvae.serving.server import serve as serve_bundle
         from kvae.serving.service import Limits
-    names = ("max_texts", "max_body_bytes", "queue", "deadline", "shutdown_deadline")
+    names = ("max_texts", "max_body_bytes", "queue", "deadline", "shutdown_deadline", "connections", "head_deadline")
     limits = Limits(**{name: getattr(options, name) for name in names})
 
     def started(url: str, model: str) -> None:
@@ -521,7 +548,7 @@ def data_list(options: argparse.Namespace) -> None:
                 f"not there: `kvae data get {item.collection}`" if lacking else f"in {data_folder()}"
             )
     rows["FILE"] = (
-        "your own: UTF-8, plain, .gz or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
+        "your own: UTF-8, plain, .gz, .bz2 or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
     )
     show(options, {"folder": str(data_folder()), "corpora": report}, table(rows))
 
@@ -562,7 +589,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE",
             nargs="?",
             default="-",
-            help="one text a line, .gz and .xz too; - is standard input (default)",
+            help="one text a line, .gz, .bz2 and .xz too; - is standard input (default)",
         )
         unknown_argument(added, unknown)
 
@@ -599,7 +626,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "--data",
             metavar="NAME|FILE",
-            help="see `kvae data list`; UTF-8 files, plain, .gz or .xz, a folder or a pattern (default: unicode-names)",
+            help="see `kvae data list`; UTF-8 files, plain, .gz, .bz2 or .xz, a folder or a pattern (default: unicode-names)",
         )
         added.add_argument(
             "--tokenizer",
@@ -758,6 +785,13 @@ def parser() -> argparse.ArgumentParser:
         "--max-body-bytes", type=int, default=2**20, help="bytes a request may have (default: %(default)s)"
     )
     added.add_argument("--queue", type=int, default=256, help="requests that may wait (default: %(default)s)")
+    added.add_argument("--connections", type=int, default=1024, help="connections open at once (default: %(default)s)")
+    added.add_argument(
+        "--head-deadline",
+        type=float,
+        default=10.0,
+        help="seconds for the head of a request to arrive (default: %(default)g)",
+    )
     added.add_argument(
         "--shutdown-deadline",
         type=float,
@@ -866,6 +900,7 @@ def beside(bundle: str) -> Path | None:
 def heavy_imports(*extras: str) -> Iterator[None]:
     """Import TensorFlow without its start-up chatter; say which extra is missing where it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    follow_cpu_quota()
     with quiet_standard_error():
         try:
             if KERAS_EXTRAS & set(extras):
@@ -878,6 +913,19 @@ def heavy_imports(*extras: str) -> Iterator[None]:
             raise ConfigError(
                 f"this command needs {error.name}, which is not installed: pip install 'kvae-text[{wanted}]'"
             ) from error
+
+
+THREAD_COUNTS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "PJRT_NPROC")
+"""What TensorFlow and JAX read when they start; without them they start a thread for each core of the affinity."""
+
+
+def follow_cpu_quota() -> None:
+    """In a container with a CPU quota, let TensorFlow and JAX start no more threads than it pays for."""
+    from kvae.serving.cores import cpu_quota, usable_cores
+
+    if math.isfinite(cpu_quota()):
+        for name in THREAD_COUNTS:
+            os.environ.setdefault(name, str(usable_cores()))
 
 
 @contextlib.contextmanager

@@ -229,12 +229,13 @@ class DataConfig(Section):
     """Which text, and how it becomes rows of tokens."""
 
     source: str = "unicode-names"
-    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz or .xz), a folder or a pattern of such files."""
+    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz, .bz2 or .xz), a folder or a pattern of such files."""
     mode: Literal["lines", "windows", "fixed"] = "lines"
     """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
     stream, cut into windows of T characters."""
     storage: Literal["auto", "memory", "disk"] = "auto"
-    """Where the tokens to learn from are kept: `auto` puts what is larger than 256 MB on disk, in the folder KVAE_DATA."""
+    """Where the tokens to learn from are kept: `auto` puts what has more than 256 MB, or more than
+    8,388,608 lines, on disk, in the folder KVAE_DATA."""
     validation: str | None = None
     """A file held out by the user; None: `validation_fraction` of the lines is held out, chosen by `split_seed`."""
     labels: str | None = None
@@ -328,10 +329,12 @@ def nearest(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, names))}"
 
 
-@functools.cache
+annotations_of = functools.cache(get_type_hints)
+
+
 def rules(section: Any) -> dict[str, Any]:
     """Field names of a section with their annotations."""
-    hints = get_type_hints(section)
+    hints = annotations_of(section)
     return {item.name: hints[item.name] for item in fields(section)}
 
 

@@ -24,7 +24,7 @@ def deconv(config: ModelConfig, rows: Any) -> Any:
     if config.length % stride:
         raise ConfigError(
             f"model.length must be a multiple of {stride}, each of the {count} deconvolutions doubles the positions; "
-            f"got {config.length}"
+            f"got {config.length}, use {-(-config.length // stride) * stride} or expander 'repeat'"
         )
     if not config.expander_base:
         raise ConfigError("model.expander_base is 0: expander 'deconv' needs feature maps for its coarse grid")
@@ -60,7 +60,8 @@ def repeat(config: ModelConfig, rows: Any) -> Any:
     if config.length % rows.shape[1]:
         raise ConfigError(
             f"expander 'repeat': model.length must be a multiple of the {rows.shape[1]} positions of the code's map, "
-            f"got {config.length}"
+            f"got {config.length}; use a multiple of {2 ** len(config.encoder_units)}, or pad texts of that length with "
+            f"data.mode=lines"
         )
     if rows.shape[1] == 1:
         return rows * np.ones((1, config.length, 1), "float32")

@@ -62,6 +62,10 @@ class TextVAE(keras.Model):
 
     def __init__(self, model: ModelConfig, objective: ObjectiveConfig | None = None, **kwargs: Any) -> None:
         objective = objective or ObjectiveConfig()
+        if "dtype" in kwargs:
+            raise ConfigError(
+                "dtype: a TextVAE takes its precision from Keras; call keras.config.set_dtype_policy before it is made"
+            )
         check_slots(model, objective)
         parts = Parts(model, objective)
         tokens = keras.Input((None if model.any_length else model.length,), dtype="int32", name="tokens")
@@ -153,8 +157,8 @@ class TextVAE(keras.Model):
         if gradient_norm is not None:
             # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
             scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-            counts = ops.isfinite(gradient_norm) if scaled else True
-            self.trackers["gradient_norm"].update_state(ops.where(counts, gradient_norm, 0.0), sample_weight=counts)
+            taken = ops.isfinite(gradient_norm) if scaled else True
+            self.trackers["gradient_norm"].update_state(ops.where(taken, gradient_norm, 0.0), sample_weight=taken)
         return {
             name: value for name, value in self.means().items() if name != "gradient_norm" or gradient_norm is not None
         }
@@ -236,6 +240,8 @@ class TextVAE(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras, but the optimizer's variables are there before: TensorFlow traces a step twice that makes them."""
+        if self.optimizer is None:
+            raise ConfigError("compile(optimizer=None): a TextVAE does not train without one; give one, such as 'adam'")
         strategy = getattr(self, "distribute_strategy", None)
         with strategy.scope() if strategy else contextlib.nullcontext():
             if not self.optimizer.built:
@@ -293,9 +299,27 @@ class TextVAE(keras.Model):
         raise ConfigError(NOT_QUANTIZED)
 
     def save(self, *arguments: Any, **options: Any) -> None:
-        """As in Keras; raises `ConfigError` before anything is written where a layer was quantized."""
+        """As in Keras; raises `ConfigError` before anything is written that would not load."""
+        path = str(arguments[0] if arguments else options.get("filepath"))
+        if path.endswith((".h5", ".hdf5")):
+            raise ConfigError(
+                f"save: a TextVAE does not load from the old HDF5 format; give a path that ends in .keras, got {path}"
+            )
         self.refuse_quantized()
         super().save(*arguments, **options)
+
+    def export(self, filepath: Any, format: str = "tf_saved_model", **options: Any) -> None:  # noqa: A002
+        """As in Keras, a SavedModel alone; raises `ConfigError` for other formats, whose graphs Keras does not compare."""
+        if format != "tf_saved_model":
+            raise ConfigError(
+                f"export(format={format!r}): Keras writes a SavedModel alone of a TextVAE; `kvae export` and "
+                f"kvae.export.bundle.write_bundle write ONNX graphs"
+            )
+        super().export(filepath, format=format, **options)
+
+    def add_loss(self, loss: Any) -> None:
+        """Refused: the training step would not see it."""
+        raise ConfigError("add_loss: a TextVAE learns by its objective configuration alone; leave it out")
 
     def refuse_quantized(self) -> None:
         """Raise `ConfigError` where a layer was quantized by itself: a file names the configuration, not the layers, and would
@@ -306,7 +330,17 @@ class TextVAE(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         self.refuse_quantized()
-        return {"name": self.name, "model": self.model_config.to_dict(), "objective": self.objective_config.to_dict()}
+        frozen = [number for number, layer in enumerate(self.every_layer()) if not layer.trainable]
+        return {
+            "name": self.name,
+            "model": self.model_config.to_dict(),
+            "objective": self.objective_config.to_dict(),
+            **({"frozen": frozen} if frozen else {}),
+        }
+
+    def every_layer(self) -> list[Any]:
+        """All layers within, in an order that follows from the configuration."""
+        return list(self._flatten_layers(include_self=False))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TextVAE:
@@ -314,7 +348,11 @@ class TextVAE(keras.Model):
             "model": ModelConfig.from_dict(config["model"]),
             "objective": ObjectiveConfig.from_dict(config["objective"]),
         }
-        return cls(**{**config, **parts})
+        made = cls(**{**{name: value for name, value in config.items() if name != "frozen"}, **parts})
+        layers = made.every_layer()
+        for place in config.get("frozen", ()):
+            layers[place].trainable = False
+        return made
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ class Parts:
     def features_of(self, symbols: Any, last: Any, *, training: bool | None = None) -> list[Features]:
         """What the encoder knows of symbols (B, T, E), bottom first."""
         found = self.encoder([symbols, last], training=training) if self.encoder else []
-        return grouped(found, self.has_maps)
+        return grouped(keras.tree.flatten(found), self.has_maps)  # of a single output Keras makes no list
 
     def evidence(
         self, features: list[Features], attribute: Any, like: Any, training: bool | None = None

@@ -55,12 +55,9 @@ def check_whole(path: Path, damaged: str) -> None:
         with zipfile.ZipFile(path) as archive:
             packed = [part.filename for part in archive.infolist() if part.file_size > path.stat().st_size]
             broken = packed[0] if packed else archive.testzip()
-    except OSError as error:
-        raise ModelError(f"{path}: {unreadable(error)}") from error
-    except MemoryError as error:
-        raise ModelError(f"{path}: {too_little_memory()}") from error
     except Exception as error:  # a damaged archive: BadZipFile, struct.error, NotImplementedError, zlib.error ...
-        raise ModelError(f"{path}: damaged, not a whole .keras file ({first_line(error)}); {damaged}") from error
+        told = f"damaged, not a whole .keras file ({first_line(error)}); {damaged}"
+        raise ModelError(f"{path}: {from_outside(error) or told}") from error
     if broken:
         raise ModelError(f"{path}: damaged, its part {broken} is not as it was written; {damaged}")
 
@@ -87,13 +84,9 @@ def first_not_finite(variables: Any) -> str | None:
 
 def cause(path: Path, error: Exception) -> str:
     """Why a file that is whole does not load here, and what helps."""
-    told = str(error)
-    if isinstance(error, MemoryError) or any(
-        sign in f"{type(error).__name__} {told}".lower() for sign in SIGNS_OF_MEMORY
-    ):
-        return too_little_memory()
-    if isinstance(error, OSError) and error.errno:
-        return unreadable(error)
+    told, outside = str(error), from_outside(error)
+    if outside:
+        return outside
     saved_class = part(path, "config.json").get("registered_name")
     if saved_class != NAME:
         return (
@@ -130,6 +123,17 @@ def part(path: Path, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def from_outside(error: Exception) -> str | None:
+    """Why memory or the operating system did not give a file; None for an error that its contents made. EINVAL is one of those:
+    a damaged archive names places that no file has."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return unreadable(error)
+    told = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or any(sign in told for sign in SIGNS_OF_MEMORY):
+        return "there is not enough memory to load it; close other programs, or use a machine with more"
+    return None
+
+
 def unreadable(error: OSError) -> str:
     """Why the operating system does not give a file, and what helps."""
     ways = {
@@ -143,11 +147,6 @@ def unreadable(error: OSError) -> str:
     }
     way = ways.get(error.errno or 0, "look at the disk or the network it lies on, then try again")
     return f"cannot be read ({error.strerror or error}); {way}"
-
-
-def too_little_memory() -> str:
-    """What is said where a model does not fit."""
-    return "there is not enough memory to load it; close other programs, or use a machine with more"
 
 
 def first_line(error: Exception) -> str:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from kvae.serving.errors import ConfigError
 
+from .disk import naming
+
 LOCK = ".lock"
 """The lock file of a folder, inside it: whoever sees the folder, by whatever path or mount, sees the same file."""
 
@@ -205,7 +207,8 @@ def whole(path: Path, alone: bool = False) -> Iterator[Path]:
             remove(left)
     partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the ending says what is written
     try:
-        yield partial
+        with naming(path):
+            yield partial
         try:
             partial.replace(path)
         except OSError as error:

@@ -278,7 +278,8 @@ def varints(value: memoryview | int) -> list[int]:
     """The whole numbers of a field that repeats: one, or many behind each other; negative where they are so as 64 bits."""
     if isinstance(value, int):
         return [signed(value)]
-    found, position = [], 0
+    found: list[int] = []
+    position = 0
     while position < len(value):
         if len(found) >= MOST_PARTS:
             raise NotOnnx(f"more than {MOST_PARTS:,} whole numbers in a field")

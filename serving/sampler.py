@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -281,19 +282,24 @@ class Sampler:
         scores: list[Score] = []
         for start, count in chunks(len(tokens)):
             some = slice(start, start + count)
-            scores += self._score(texts[some], tokens[some].astype(np.int32), samples, seed, attribute)
+            scores += self._score(texts[some], tokens[some], samples, seed, attribute)
         return scores
 
     def _score(
         self, texts: list[str], tokens: np.ndarray, samples: int, seed: int, attribute: str | None
     ) -> list[Score]:
         seeds = np.full(len(texts), seed)
-        kl, nats = np.zeros(len(texts)), np.zeros(tokens.shape)
+        kl, nats = np.zeros(()), np.zeros(())  # sums in double precision
         for row in range(samples):
             _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
             kl, nats = kl + some_kl, nats + some_nats
         kl, nats = kl / samples, nats / samples
-        reconstruction = nats.sum(axis=1)  # the graph's own sum is float32, and rounds by the size of the batch
+        return self._scores(texts, tokens, kl, nats)
+
+    def _scores(self, texts: list[str], tokens: np.ndarray, kl: np.ndarray, nats: np.ndarray) -> list[Score]:
+        """Of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), means over the codes drawn."""
+        # One position after the other: the graph's own sum is float32, and np.sum groups them by the longest text of the batch.
+        reconstruction = np.add.accumulate(nats, axis=1)[:, -1]
         ends = self.manifest["mode"] == "lines"
         return [
             Score(
@@ -315,7 +321,7 @@ class Sampler:
         if self._attributes:
             value = -1 if attribute is None else self._attributes.index(attribute)
             given["attribute"] = np.full(len(tokens), value, np.int32)
-        return self._run("scorer", tokens=tokens, seed=seeds, row=rows, **given)
+        return self._run("scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **given)
 
     # --- both --------------------------------------------------------------------------------------------------------
 
@@ -348,11 +354,14 @@ class Sampler:
     ) -> list[str]:
         """Texts at `steps` equal paces from the code of `first` to that of `last`, ends included: on the straight line, or on
         the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
+        return self.decode(self._codes_between(first, last, steps, path, unknown))
+
+    def _codes_between(self, first: str, last: str, steps: int, path: str, unknown: Unknown) -> np.ndarray:
         one_of("path", path, PATHS)
         steps = whole("steps", steps, 2, MOST_AROUND)
         start, stop = self.encode([first, last], unknown)
         along = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
-        return self.decode(PATHS[path](start, stop, along))
+        return PATHS[path](start, stop, along)
 
     @limited
     def variations(
@@ -546,11 +555,11 @@ def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSes
     options.log_severity_level = 4
     file = checked_graph(bundle, name)
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(openable(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(
-            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name}; "
-            f"update onnxruntime ({first_line(error)})"
+            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name} ({first_line(error)}); "
+            f"{way_out(error)}"
         ) from error
 
 
@@ -561,6 +570,27 @@ def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str
     if found != model_id:
         raise BundleError(f"{path}: holds the model {found} now, the pickled sampler had {model_id}; load it anew")
     return sampler
+
+
+def openable(file: Path) -> Path | bytes:
+    """What onnxruntime takes for a file: its path, or its bytes where the path is not UTF-8."""
+    try:
+        os.fspath(file).encode()
+    except UnicodeEncodeError:
+        return file.read_bytes()
+    return file
+
+
+def way_out(error: Exception) -> str:
+    """What helps where onnxruntime does not load a graph whose bytes are those that were exported."""
+    told = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or "bad_alloc" in told or "failed to allocate" in told:
+        return "there is not enough memory: close other programs, or use a machine with more"
+    if isinstance(error, OSError):
+        return "look at the disk it lies on, and at the rights of this user"
+    if any(sign in told for sign in ("not_implemented", "notimplemented", "could not find an implementation", "opset")):
+        return "update onnxruntime"
+    return "try another version of onnxruntime; `kvae verify` says whether the bundle is whole"
 
 
 def chunks(n: int) -> Iterator[tuple[int, int]]:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from .sampler import LARGEST
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST["seed"])]
 Row = Annotated[int, Field(ge=0, le=LARGEST["row"])]
+Texts = Annotated[list[str], FailFast()]
+"""What is no text ends the check: no list of faults as long as the body."""
+
+SHOWN = 5
+"""Faults of a request that are told."""
 
 
 class Request(BaseModel):
     """JSON types are taken as they are, and a name that is not known is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def known(cls, data: Any) -> Any:
+        """Names that are not known end the check, and only the first are told: a body may hold a hundred thousand."""
+        strange = (name for name in data if name not in cls.model_fields) if isinstance(data, dict) else ()
+        if names := list(islice(strange, SHOWN)):
+            raise PydanticCustomError("unknown_names", "unknown names", {"names": names})
+        return data
 
     deadline: float | None = Field(
         None, ge=1e-3, description="seconds after which the answer is a 504; the server's own limit stays"
@@ -57,7 +73,7 @@ class Reading(Request):
 
 
 class TextsRequest(Reading):
-    texts: list[str]
+    texts: Texts
 
 
 class InterpolateRequest(Reading):
@@ -68,7 +84,7 @@ class InterpolateRequest(Reading):
 
 
 class ScoreRequest(Request):
-    texts: list[str]
+    texts: Texts
     samples: int = Field(1, ge=1, description="codes drawn for each text")
     seed: Seed = 0
     attribute: str | None = Field(None, description="the label of all texts; guessed if not given")
@@ -157,13 +173,19 @@ PROBLEMS = {
     422: ("invalid-input", "the request asks for something impossible"),
     429: ("busy", "too many requests wait"),
     500: ("failed", "the server failed"),
-    503: ("not-ready", "the server is starting or shutting down"),
+    503: ("unavailable", "the server is starting, shutting down, or has more work than time"),
     504: ("deadline", "the answer took too long"),
 }
 """Every status of an error: the last part of its type, and its title."""
 
 
+LONGEST_DETAIL = 1000
+"""Characters: a sentence never gives back what a body of a megabyte held."""
+
+
 def problem(status: int, detail: str) -> dict[str, Any]:
     """An error as its JSON says it."""
+    if len(detail) > LONGEST_DETAIL:
+        detail = detail[: LONGEST_DETAIL - 3] + "..."
     slug, title = PROBLEMS.get(status) or ("http", HTTPStatus(status).phrase.lower())
     return {"type": f"urn:kvae:problem:{slug}", "title": title, "status": status, "detail": detail}

@@ -1,7 +1,8 @@
 """`kvae serve`: a bundle as a web service, with limits on all that a request may cost.
 
-Requests that may share a batch do, with the answers that each would get alone (`batching`). Every error is a problem of one
-sentence (RFC 9457).
+Each request gets a fair share of the model by what it costs, and those that may share a batch do, with the answers that each
+would get alone (`batching`, `shares`). Connections are bounded in number and time (`connections`). Every error is a problem
+of one sentence (RFC 9457).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import difflib
 import ipaddress
 import json
+import re
 import reprlib
 import secrets
 import socket
@@ -18,10 +20,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import prometheus_client
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -30,11 +34,15 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from . import Cancelled, ConfigError, DataError, DeadlineError, KvaeError, Sampler, schemas
-from .batching import Busy
+from . import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, KvaeError, Sampler, schemas
+from .batching import Busy, Unavailable
 from .bundle import ENDPOINTS
 from .checks import whole
-from .service import ClientLeft, Limits, Service, Unavailable
+from .connections import ACCEPTED_AT_ONCE, Connection, most_connections
+from .limits import within
+from .sampler import LARGEST
+from .service import ClientLeft, Limits, Service, measured
+from .shares import Speed
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -45,8 +53,11 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-RETRY_SECONDS = 1
-"""What Retry-After says."""
+WAITING_CONNECTIONS = 2048
+"""Connections that the system holds until they are accepted."""
+
+DRAIN_SECONDS = 0.5
+"""How long a body is read on whose answer is known already."""
 
 CLIENT_LEFT = 499
 """Status in the metrics of a request whose client did not wait for the answer."""
@@ -75,15 +86,22 @@ async def sample(body: schemas.SampleRequest, request: Request) -> Response:
     service = service_of(request)
     model, options = service.model(request), body.options()
     service.check_texts("n", body.n)
+    whole("row", body.first_row + max(body.n - 1, 0), 0, LARGEST["row"])
     seed = secrets.randbits(32) if body.seed is None else body.seed
     places = [(seed, body.first_row + i) for i in range(body.n)]
 
     def write(places: Sequence[tuple[int, int]], **limits: Any) -> list[Any]:
         return model.generate_rows([place[0] for place in places], [place[1] for place in places], **options, **limits)
 
-    samples = await service.run(request, body.deadline, write, places, 1, *options.items())
+    deadline, positions = service.deadline(request, body.deadline), longest(model, body)
+    samples = await service.run(request, deadline, write, places, positions, *options.items())
     service.metrics.texts_written.labels("sample").inc(len(samples))
     return Answer({"samples": [vars(item) for item in samples]})
+
+
+def longest(model: Sampler, body: schemas.Choices) -> int:
+    """Tokens that a text may have: what it costs to write it."""
+    return min(body.max_length or model.length, model.length)
 
 
 async def stream(body: schemas.StreamRequest, request: Request) -> Response:
@@ -93,7 +111,7 @@ async def stream(body: schemas.StreamRequest, request: Request) -> Response:
     model = service.model(request)
     seed = secrets.randbits(32) if body.seed is None else body.seed
     deadline = service.deadline(request, body.deadline)
-    pieces = service.pieces(model, deadline, deadline - request.state.began, seed=seed, row=body.row, **body.options())
+    pieces = service.pieces(request, model, deadline, longest(model, body), seed=seed, row=body.row, **body.options())
     first = await anext(pieces, "")
 
     async def events() -> AsyncIterator[bytes]:
@@ -147,8 +165,18 @@ async def read(
     """One result a text, of a method that takes texts and `unknown`."""
     model = service.model(request)
     service.check_texts("texts", len(body.texts))
+    deadline = service.deadline(request, body.deadline)
+    await tokens_of(service, request, deadline, body.texts, body.unknown)
     run = partial(method(model), unknown=body.unknown)
-    return await service.run(request, body.deadline, run, body.texts, 1, body.unknown)
+    return await service.run(request, deadline, run, body.texts, model.length, body.unknown)
+
+
+async def tokens_of(
+    service: Service, request: Request, deadline: float, texts: list[str], unknown: str, too_long: str = "refuse"
+) -> np.ndarray:
+    """Rows of ids (n, T), or the error of texts that the model cannot read."""
+    read = service.model(request)._tokens
+    return await service.prepared(request, deadline, sum(map(len, texts)), read, texts, unknown, too_long)
 
 
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
@@ -156,15 +184,14 @@ async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Res
     service = service_of(request)
     model = service.model(request)
     service.check_texts("steps", body.steps)
+    deadline, read = service.deadline(request, body.deadline), model._codes_between
+    way = (body.first, body.last, body.steps, body.path, body.unknown)
+    codes = await service.prepared(request, deadline, len(body.first) + len(body.last), read, *way)
 
-    def walk(ends: Sequence[tuple[str, str]], **limits: Any) -> list[list[str]]:
-        return [
-            model.interpolate(first, last, body.steps, body.path, unknown=body.unknown, **limits)
-            for first, last in ends
-        ]
+    def write(codes: Sequence[np.ndarray], **limits: Any) -> list[str]:
+        return model.decode(np.stack(codes), **limits)
 
-    alone = object()
-    (texts,) = await service.run(request, body.deadline, walk, [(body.first, body.last)], body.steps, alone)
+    texts = await service.run(request, deadline, write, list(codes), model.length)
     service.metrics.texts_written.labels("interpolate").inc(len(texts))
     return Answer({"interpolation": texts})
 
@@ -174,10 +201,28 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
     service = service_of(request)
     model = service.model(request)
     service.check_texts("texts by samples", len(body.texts) * body.samples)
-    options = body.model_dump(exclude={"texts", "deadline"})
-    run = partial(model.score, **options)
-    scores = await service.run(request, body.deadline, run, body.texts, body.samples, *options.items())
-    return Answer({"scores": [vars(item) for item in scores]})
+    model._check_attribute(body.attribute)
+    deadline, texts = service.deadline(request, body.deadline), body.texts
+    tokens = await tokens_of(service, request, deadline, texts, body.unknown, body.too_long)
+    if not texts:
+        return Answer({"scores": []})
+    items = [(row, body.seed, sample) for sample, row in product(range(body.samples), tokens)]
+
+    def read(
+        items: Sequence[tuple[np.ndarray, int, int]], cancel: Cancellation
+    ) -> list[tuple[np.floating, np.ndarray]]:
+        rows, seeds, samples = zip(*items, strict=True)
+        with within(cancel=cancel):
+            _, kl, nats = model.score_tokens(np.stack(rows), np.array(seeds), np.array(samples), body.attribute)
+        nats = np.pad(nats, ((0, 0), (0, model.length - nats.shape[1])))  # pieces end with their longest text
+        return list(zip(kl, nats, strict=True))
+
+    parts = await service.run(request, deadline, read, items, model.length, body.attribute)
+    kl, nats = (np.stack([part[i] for part in parts]) for i in (0, 1))
+    by_sample = (kl.reshape(body.samples, len(texts)), nats.reshape(body.samples, len(texts), -1))
+    # One sample after the other, as Sampler.score adds them: np.mean would add a single text's in another order.
+    kl, nats = (np.add.accumulate(part, axis=0, dtype=float)[-1] / body.samples for part in by_sample)
+    return Answer({"scores": [vars(item) for item in model._scores(texts, tokens, kl, nats)]})
 
 
 async def health() -> Response:
@@ -233,14 +278,20 @@ MODEL_PROBLEMS = (400, 408, 413, 421, 422, 429, 500, 503, 504)
 ENDPOINT_NAMES = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}
 
 
-def application(load: Callable[[], Sampler], limits: Limits | None = None, local: bool = False) -> FastAPI:
+def application(
+    load: Callable[[], Sampler],
+    limits: Limits | None = None,
+    local: bool = False,
+    measure: Callable[[Sampler], Mapping[str, Speed]] | None = None,
+) -> FastAPI:
     """The web application (ASGI) of the model that `load` starts; `state.service` is what it shares.
 
+    `measure` says how fast the model is before requests are taken; without it that is learned from the first.
     `local` refuses requests that name a host by another name than localhost: a page from elsewhere whose name was made to
     point at this machine would otherwise read what the model says.
     """
     limits = limits or Limits()
-    service = Service(load, limits)
+    service = Service(load, limits, measure)
     app = FastAPI(title="kvae", lifespan=lambda _: service.at_work(), docs_url=None, redoc_url=None)
     app.state.service = service
     stream = content_of("text/event-stream", "events, each with JSON as data", EVENT)
@@ -293,9 +344,9 @@ class Refusal(Answer):
     media_type = "application/problem+json"
 
 
-def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A problem as an answer."""
-    again = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else {}
+def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None, retry: int = 1) -> Response:
+    """A problem as an answer; one that may be gone in `retry` seconds says so."""
+    again = {"Retry-After": str(retry)} if status in (429, 503) else {}
     return Refusal(schemas.problem(status, detail), status, {**again, **(headers or {})})
 
 
@@ -304,21 +355,21 @@ def status_of(error: KvaeError) -> int:
 
 
 async def of_kvae(request: Request, error: KvaeError) -> Response:
-    return refusal(status_of(error), str(error))
+    return refusal(status_of(error), str(error), retry=getattr(error, "retry", 1))
 
 
 async def of_validation(request: Request, error: RequestValidationError) -> Response:
     faults = list(error.errors())
     if faults[0]["type"] == "json_invalid":
         return refusal(400, f"body: must be JSON, {faults[0]['ctx']['error']} at character {faults[0]['loc'][1]}")
-    return refusal(422, "; ".join(map(sentence, faults[:5])))
+    return refusal(422, "; ".join(map(sentence, faults[: schemas.SHOWN])))
 
 
 async def of_http(request: Request, error: AnyHTTPException) -> Response:
     known = {
         400: "body: must be JSON, in UTF-8, with numbers and nesting of sensible size",
-        404: f"{request.url.path}: nothing is here; /docs lists what there is",
-        405: f"{request.url.path}: does not take {request.method}; /docs lists what there is",
+        404: f"{cut(request.url.path)}: nothing is here; /docs lists what there is",
+        405: f"{cut(request.url.path)}: does not take {cut(request.method)}; /docs lists what there is",
     }
     return refusal(error.status_code, known.get(error.status_code, str(error.detail)), error.headers)
 
@@ -333,15 +384,21 @@ async def of_anything(request: Request, error: Exception) -> Response:
 
 def sentence(fault: Mapping[str, Any]) -> str:
     """One of pydantic's faults: the argument, the rule, the value received."""
+    if fault["type"] == "unknown_names":
+        return "; ".join(map(unknown_name, fault["ctx"]["names"]))
     place = ".".join(map(str, fault["loc"][1:])) or "body"
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, ARGUMENTS, 1)
-        return f"{place}: is no argument here" + (f"; did you mean {near[0]}?" if near else "; /docs lists them")
     rule = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
     if place == "body" and fault["type"] != "missing":
         rule = "must be one JSON object, with Content-Type: application/json"
     received = "" if fault["type"] == "missing" else f", got {shortened(fault['input'])}"
     return f"{place}: {rule[0].lower()}{rule[1:]}{received}"
+
+
+def unknown_name(name: str) -> str:
+    """What is said of an argument that there is not, with the nearest that there is."""
+    name = cut(name)
+    near = difflib.get_close_matches(name, ARGUMENTS, 1)
+    return f"{name}: is no argument here" + (f"; did you mean {near[0]}?" if near else "; /docs lists them")
 
 
 ARGUMENTS = sorted(
@@ -359,8 +416,15 @@ ARGUMENTS = sorted(
 )
 
 
+def cut(name: str) -> str:
+    """A name of at most 40 characters, whatever was sent."""
+    return name if len(name) <= 40 else f"{name[:37]}..."
+
+
 def shortened(value: Any) -> str:
     """A value as Python writes it, of at most 80 characters and not deep."""
+    if isinstance(value, dict):
+        value = dict(islice(value.items(), 4))  # reprlib would sort them all
     return f"{reprlib.repr(value):.80}"
 
 
@@ -426,23 +490,26 @@ def watched(app: Any, limits: Limits, local: bool) -> Any:
         endpoint = scope["path"][1:] or "page" if scope["path"] in ENDPOINT_NAMES else "other"
         began, status, works = time.monotonic(), 500, scope["path"] in MODEL_ENDPOINTS
         scope.setdefault("state", {}).update(began=began, late=service.stopping.is_set())
+        body = Body(scope, receive, service, began)
 
         async def telling(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if not body.complete:
+                    await body.drain()
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
-        host = header(scope, b"host")
+        strange = [host for host in headers(scope, b"host") if local and not is_local(host)]
         service.running += works
         try:
-            if local and not is_local(host):
-                detail = (
-                    f"Host: must be localhost or an address, got {shortened(host)}; a proxy has to send where it calls"
-                )
+            if strange:
+                got = shortened(strange[0])
+                detail = f"Host: must be localhost or an address, got {got}; a proxy has to send where it calls"
                 await refusal(421, detail)(scope, receive, telling)
             else:
-                await app(scope, bounded(scope, receive, limits, began), telling)
+                await app(scope, body.receive, telling)
         finally:
             service.running -= works
             service.metrics.requests.labels(endpoint, str(status)).inc()
@@ -451,41 +518,67 @@ def watched(app: Any, limits: Limits, local: bool) -> Any:
     return around
 
 
-def bounded(scope: Any, receive: Any, limits: Limits, began: float) -> Any:
-    """`receive` that raises when the body is too large, or takes too long to arrive."""
-    declared = int(header(scope, b"content-length") or 0)
-    taken, complete = 0, False
+class Body:
+    """A request's body, limited in size and time: an answer that comes before its end closes the connection."""
 
-    async def receiving() -> Any:
-        nonlocal taken, complete
-        if complete:
-            return await receive()
-        try:
-            async with asyncio.timeout(began + limits.deadline - time.monotonic()):
-                message = await receive() if declared <= limits.max_body_bytes else {}
-        except TimeoutError:
-            raise HTTPException(408, f"body: did not arrive in {limits.deadline:g} seconds; send it faster") from None
-        taken += len(message.get("body", b""))
-        if max(declared, taken) > limits.max_body_bytes:
-            raise HTTPException(
-                413, f"body: must have at most {limits.max_body_bytes:,} bytes; send it in several requests"
-            )
-        complete = not message.get("more_body", False)
+    def __init__(self, scope: Any, receive: Any, service: Service, began: float) -> None:
+        self.inner, self.service, self.began = receive, service, began
+        self.most = service.limits.max_body_bytes
+        lengths = headers(scope, b"content-length")
+        self.declared = int(lengths[0]) if lengths else 0
+        self.taken = 0
+        self.complete = not self.declared and not headers(scope, b"transfer-encoding")
+        """Whether nothing of it is to come."""
+        self.asked_first = bool(headers(scope, b"expect"))
+
+    async def receive(self) -> Any:
+        """The next message; raises where the body is too large, or takes too long to arrive."""
+        if self.complete:
+            return await self.inner()
+        if self.declared <= self.most:
+            seconds = self.service.limits.deadline
+            late = HTTPException(408, f"body: did not arrive in {seconds:g} seconds; send it faster")
+            try:
+                async with self.service.until(self.began + seconds, late):
+                    message = await self._next()
+            except Unavailable as error:  # FastAPI takes other errors of a body for those of its JSON
+                raise HTTPException(503, str(error)) from None
+        if max(self.declared, self.taken) > self.most:
+            raise HTTPException(413, f"body: must have at most {self.most:,} bytes; send it in several requests")
         return message
 
-    return receiving
+    async def drain(self) -> None:
+        """Read on for a moment, so that a client which sends all before it reads gets the answer; never without end."""
+        most = self.taken + self.most
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if self.asked_first else DRAIN_SECONDS):
+                while not self.complete and self.taken <= most:
+                    await self._next()
+
+    async def _next(self) -> Any:
+        message = await self.inner()
+        self.taken += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
 
 
-def header(scope: Any, name: bytes) -> str:
-    """A header of a request, empty where it has none."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+def headers(scope: Any, name: bytes) -> list[str]:
+    """The values of a header of a request."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::[0-9]{0,5})?", re.ASCII)
+"""`uri-host [ ":" port ]` of RFC 9110, as far as names and addresses of this machine go."""
 
 
 def is_local(host: str) -> bool:
-    """Whether a Host header names no domain but localhost."""
-    name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    """Whether a Host header names no domain but localhost: that name, an IP address, or nothing."""
+    parts = HOST.fullmatch(host)
+    if not parts:
+        return host == ""
+    name = parts["six"] or parts["name"].removesuffix(".").lower()
     try:
-        return name in ("", "localhost") or bool(ipaddress.ip_address(name))
+        return name == "localhost" or ipaddress.ip_address(name).version == (6 if parts["six"] else 4)
     except ValueError:
         return False
 
@@ -494,16 +587,14 @@ def is_local(host: str) -> bool:
 
 
 class Server(uvicorn.Server):
-    """A server that is told to stop, not stopped, by a signal; a second one stops it."""
+    """A server that is told to stop by a signal, not stopped: a second one is told on too."""
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], Any]) -> None:
         super().__init__(config)
-        self.stop, self.told = stop, False
+        self.stop = stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by a signal, between two steps of the event loop."""
-        self.should_exit = self.force_exit = self.told
-        self.told = True
         self.stop()
 
 
@@ -526,7 +617,8 @@ def serve(
     if open_to_others:
         say(f"--host {host}: whoever reaches this machine can use the model, without password or encryption")
     with contextlib.closing(listening):
-        app = application(partial(Sampler.load, path, threads, ENDPOINTS), limits, local=not open_to_others)
+        load = partial(Sampler.load, path, threads, ENDPOINTS)
+        app = application(load, limits, local=not open_to_others, measure=measured)
         asyncio.run(serving(app, listening, url_of(listening), started))
     failure = app.state.service.failure
     if failure:
@@ -536,28 +628,30 @@ def serve(
 async def serving(app: FastAPI, listening: socket.socket, url: str, started: Callable[[str, str], None]) -> None:
     """Take requests until told to stop."""
     loop = asyncio.get_running_loop()
+    service: Service = app.state.service
+    limits = service.limits
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=partial(Connection, most=most_connections(limits.connections), head_seconds=limits.head_deadline),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",  # a line for each malformed request would fill the log
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=5,
+        backlog=ACCEPTED_AT_ONCE,
+        timeout_graceful_shutdown=1,
     )
-    service: Service = app.state.service
-
-    def stop() -> None:
-        loop.call_soon_threadsafe(service.stopping.set)
-
-    server = Server(config, stop)
+    server = Server(config, partial(loop.call_soon_threadsafe, service.stop))
     running = asyncio.create_task(server.serve([listening]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
+    listening.listen(WAITING_CONNECTIONS)
     telling = asyncio.create_task(tell_start(service, partial(started, url)))
     stopped = asyncio.create_task(service.stopped())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    for connection in list(server.server_state.connections):
+        if isinstance(connection, Connection) and connection.waiting_since is None:
+            connection.transport.abort()  # who does not read its answer is not waited for
     server.should_exit = True
     await running
     for task in (telling, stopped):
@@ -581,7 +675,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(2048)
+        listening.listen(WAITING_CONNECTIONS)
     except OSError as error:
         listening.close()
         raise ConfigError(

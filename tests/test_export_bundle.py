@@ -1,6 +1,8 @@
 """A bundle appears only when it is the model."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,40 @@ def test_a_folder_that_exists_is_refused(run_folder: Path, bundle_folder: Path) 
     with pytest.raises(ConfigError, match="exists already"):
         export(run_folder, bundle_folder)
     assert read_bundle(bundle_folder)
+
+
+def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporting, go = threading.Event(), threading.Event()
+
+    def slow(model: Any) -> Any:
+        exporting.set()
+        assert go.wait(300)
+        raise CheckFailed("not the model")
+
+    monkeypatch.setattr(bundle_module, "bundle_graphs", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(export, run_folder, tmp_path / "bundle")
+        assert exporting.wait(300)
+        with pytest.raises(ConfigError, match=r"bundle is being written by process .* or give another path"):
+            export(run_folder, tmp_path / "bundle")
+        go.set()
+        assert isinstance(first.exception(), CheckFailed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_came_while_a_bundle_was_written_is_left_alone(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then(folder: Path) -> None:
+        (tmp_path / "bundle").mkdir()
+        (tmp_path / "bundle" / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(bundle_module, "verify", then)
+    with pytest.raises(ConfigError, match="bundle exists already; give another path"):
+        export(run_folder, tmp_path / "bundle")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["bundle", "bundle/notes.txt"]
 
 
 def test_parity_finds_a_model_that_has_moved_on(run_folder: Path, bundle_folder: Path) -> None:

@@ -1,5 +1,7 @@
 """The SavedModel: signatures that plain TensorFlow can call."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from kvae.decoding import decode
+from kvae.export import saved_model
 from kvae.export.saved_model import write_saved_model
-from kvae.serving.errors import ConfigError
+from kvae.serving.errors import CheckFailed, ConfigError
 
 from .conftest import random_tokens, small_model
 
@@ -86,3 +89,24 @@ def test_a_numbered_folder_is_a_version_as_tensorflow_serving_reads_it(model: An
 def test_a_folder_that_exists_is_refused(model: Any, folder: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         write_saved_model(model, folder)
+
+
+def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporting, go = threading.Event(), threading.Event()
+
+    def slow(model: Any) -> Any:
+        exporting.set()
+        assert go.wait(300)
+        raise CheckFailed("not the model")
+
+    monkeypatch.setattr(saved_model, "archive_of", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(write_saved_model, model, tmp_path / "names" / "1")
+        assert exporting.wait(300)
+        with pytest.raises(ConfigError, match=r"1 is being written by process .* or give another path"):
+            write_saved_model(model, tmp_path / "names" / "1")
+        go.set()
+        assert isinstance(first.exception(), CheckFailed)
+    assert list((tmp_path / "names").iterdir()) == []

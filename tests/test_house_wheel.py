@@ -1,13 +1,18 @@
 """What people install is what stands in the folders."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +91,95 @@ def test_the_base_dependencies_are_numpy_and_onnxruntime(name: str, request: pyt
     assert {name for name, rest in required if "extra ==" not in rest} == {"numpy", "onnxruntime"}
 
 
+ENDS = {"lowest": ["--constraint", str(ROOT / "constraints-oldest.txt")], "newest": []}
+"""What pip is told for either end of the declared range; without a word it takes the newest."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    "language model": {},
+    "GRU VAE": {},
+    "ladder of recurrent maps": {"prior": "mixture"},  # in eight bits
+}
+"""Systems of test_export_systems whose graphs hold together almost every operation of all systems."""
+
+USE = """
+import json, sys, kvae.serving.verification as verification
+from kvae.serving import Sampler
+for folder in sys.argv[1:]:
+    verification.verify(folder)
+    sampler = Sampler.load(folder)
+    texts = sampler.sample(50, seed=1) + sampler.sample(50, seed=2, greedy=True) + sampler.sample(50, top_k=4, top_p=0.9)
+    codes = sampler.encode(["abc", "d"]).tolist() if sampler.info()["latent"]["size"] else []
+    print(json.dumps({"texts": texts, "codes": codes, "bounds": [score.bound for score in sampler.score(["abc", "d"])]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A bundle of each of `KINDS`, exported by this checkout."""
+    from kvae.configuration import Config
+    from kvae.export import quantization
+    from kvae.export.bundle import write_bundle
+    from kvae.serving.alphabet import Alphabet
+
+    from .conftest import small_model
+    from .test_export_systems import SYSTEMS
+
+    folder = tmp_path_factory.mktemp("bundles")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WIDE", "WIDE_AT_ONCE"):
+            patch.setattr(quantization, name, quantization.SMALLEST)  # products in eight bits in a model this small
+        for kind, settings in KINDS.items():
+            model = small_model(**SYSTEMS[kind], **settings)
+            config = Config(model=model.model_config, objective=model.objective_config)
+            write_bundle(model, Alphabet(tuple("abcde")), config, folder / kind, int8=bool(settings))
+    return [str(folder / kind) for kind in KINDS]
+
+
+def used(python: str, bundles: list[str]) -> list[dict[str, Any]]:
+    """What `USE` prints of each bundle."""
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, "-P", "-c", USE, *bundles], capture_output=True, text=True, check=False, env=outside)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.ranges
+@pytest.mark.parametrize("end", ENDS)
+def test_the_sampler_alone_writes_the_same_texts_at_both_ends_of_its_range(
+    end: str, bundles: list[str], sampler_wheel: Path, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *ENDS[end], str(sampler_wheel)], check=True)
+    for kind, here, there in zip(KINDS, used(sys.executable, bundles), used(python, bundles), strict=True):
+        assert (kind, there["texts"]) == (kind, here["texts"])
+        for name in ("codes", "bounds"):
+            np.testing.assert_allclose(there[name], here[name], atol=1e-4, rtol=1e-4, err_msg=kind)
+
+
+def declared(project: Path, *without: str) -> list[str]:
+    """What a project needs, to be used and to be built, as `name>=version` or `name`."""
+    whole = tomllib.loads(project.read_text())
+    extras = whole["project"].get("optional-dependencies", {})
+    needed = [
+        *whole["project"]["dependencies"],
+        *(item for name in extras if name not in without for item in extras[name]),
+    ]
+    return [item for item in (*needed, *whole["build-system"]["requires"]) if not item.startswith("kvae-text")]
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=["whole", "alone"])
+def test_what_is_run_as_the_lowest_version_is_what_is_declared(project: Path) -> None:
+    run = re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE)
+    bounds = {item.replace(">=", "==") for item in declared(project, "dev", "benchmarks")}
+    assert bounds == set(run) if project == PROJECTS[0] else bounds <= set(run)
+
+
+def test_tools_have_no_lower_bound_since_no_test_runs_them_in_another_version() -> None:
+    tools = set(declared(PROJECTS[0])) - set(declared(PROJECTS[0], "dev", "benchmarks"))
+    assert [item for item in tools if not re.fullmatch(r"[\w-]+", item)] == []
+
+
 def test_every_direct_dependency_is_pinned() -> None:
     pinned = {
         line.split("==")[0].lower().replace("_", "-")
@@ -93,7 +187,7 @@ def test_every_direct_dependency_is_pinned() -> None:
         if "==" in line
     }
     for project in PROJECTS:
-        assert set(re.findall(r'"([a-z][\w-]*)>=', project.read_text())) <= pinned
+        assert {item.split(">=")[0] for item in declared(project)} <= pinned
 
 
 def test_the_sampler_alone_asks_for_what_kvae_asks_for() -> None:

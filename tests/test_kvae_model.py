@@ -1,5 +1,7 @@
 """The functional graph, its Keras manners, and decoding inside Keras."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import keras
@@ -12,7 +14,7 @@ from kvae.parts import shifted
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
 from kvae.serving.errors import ConfigError
 
-from .conftest import COMPILED, random_tokens, small_config, small_model
+from .conftest import COMPILED, numbers, random_tokens, small_config, small_model
 
 pytestmark = pytest.mark.both
 
@@ -183,3 +185,75 @@ def test_slots_that_do_not_fit_are_refused_with_the_reason(
     with pytest.raises(ConfigError) as caught:
         TextVAE(small_config(**model), ObjectiveConfig(**objective))
     assert message in str(caught.value)
+
+
+def test_a_clone_is_refused_with_the_way_to_make_one() -> None:
+    model = small_model()
+    for options in ({}, {"clone_function": lambda layer: layer.__class__.from_config(layer.get_config())}):
+        with pytest.raises(ConfigError, match=r"TextVAE\.from_config"):
+            keras.models.clone_model(model, **options)
+    again = TextVAE.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    noise, tokens = np.ones((3, 4), np.float32), random_tokens(3)
+    expected = numbers(model.parts.outputs(tokens, noise, training=False)["logits"])
+    np.testing.assert_array_equal(numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_a_quantized_model_is_refused_before_anything_is_written(mode: str, tmp_path: Path) -> None:
+    model, file = small_model(), tmp_path / "model.keras"
+    before = model.get_weights()
+    with pytest.raises(ConfigError, match=r"quantize: .* `kvae export --int8`"):
+        model.quantize(mode)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    model.save(file)
+    whole = file.read_bytes()
+    model.head.classify.quantize("int8")  # a layer by itself
+    with pytest.raises(ConfigError, match="quantize: "):
+        model.save(file)
+    assert file.read_bytes() == whole
+
+
+def test_a_file_or_graph_that_would_not_load_is_refused(tmp_path: Path) -> None:
+    model = small_model()
+    with pytest.raises(ConfigError, match=r"give a path that ends in \.keras"):
+        model.save(tmp_path / "model.h5")
+    with pytest.raises(ConfigError, match=r"export\(format='onnx'\)"):
+        model.export(tmp_path / "model.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_frozen_part_stays_frozen_in_a_file_with_its_optimizer(tmp_path: Path) -> None:
+    model = small_model()
+    model.encoder.trainable = False
+    model.compile(keras.optimizers.Adam(0.01), **COMPILED)
+    before = [numbers(weight) for weight in model.encoder.weights]
+    model.fit(random_tokens(16), batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert not again.encoder.trainable
+    assert again.head.trainable
+    for one, other in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numbers(one), numbers(other))
+    for weight, first in zip(again.encoder.weights, before, strict=True):
+        np.testing.assert_array_equal(numbers(weight), first)
+    assert "frozen" not in small_model().get_config()
+
+
+def test_what_a_model_would_ignore_is_refused() -> None:
+    model = small_model()
+    with pytest.raises(ConfigError, match=r"add_loss: "):
+        model.add_loss(0.0)
+    with pytest.raises(ConfigError, match=r"keras\.config\.set_dtype_policy"):
+        TextVAE(small_config(), dtype="mixed_bfloat16")
+    model.compile(None)
+    with pytest.raises(ConfigError, match=r"compile\(optimizer=None\)"):
+        model.fit(random_tokens(4), verbose=0)
+
+
+def test_a_model_travels_through_pickle_and_copy() -> None:
+    model, tokens, noise = compiled(), random_tokens(3), np.ones((3, 4), np.float32)
+    expected = numbers(model.parts.outputs(tokens, noise, training=False)["logits"])
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import random
 import re
 import shlex
@@ -17,6 +18,7 @@ import pytest
 from kvae.serving import BundleError, Sampler
 from kvae.serving.bundle import ENDPOINTS, FORMAT_VERSION, OPSET, manifest_text
 from kvae.serving.onnx_files import MOST_PARTS, NotOnnx, contents_of
+from kvae.serving.sampler import way_out
 
 
 def rewrite(bundle: Path, **changes: object) -> None:
@@ -330,3 +332,26 @@ def test_reading_a_bundle_changes_nothing_in_it(bundle_folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
     Sampler.load(bundle_folder).sample(2, seed=0)
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
+
+
+def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(bundle_folder: Path, tmp_path: Path) -> None:
+    """onnxruntime takes no such path, and no version of it will."""
+    moved = shutil.copytree(bundle_folder, tmp_path / os.fsdecode(b"caf\xe9") / "bundle")
+    assert Sampler.load(moved).sample(2, seed=0) == Sampler.load(bundle_folder).sample(2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "way"),
+    [
+        (
+            RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Cos(7)"),
+            "update",
+        ),
+        (RuntimeError("[ONNXRuntimeError] : 1 : FAIL : std::bad_alloc"), "there is not enough memory"),
+        (MemoryError(), "there is not enough memory"),
+        (PermissionError(13, "Permission denied"), "the rights of this user"),
+        (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION"), "another version of onnxruntime"),
+    ],
+)
+def test_what_helps_where_onnxruntime_loads_no_graph_follows_the_cause(error: Exception, way: str) -> None:
+    assert way in way_out(error)

@@ -240,7 +240,7 @@ def test_the_mean_over_codes_does_not_keep_them_and_does_not_depend_on_the_batch
     alone, beside = sampler.score(TEXTS[:1], samples=50), sampler.score(TEXTS, samples=50)
     assert alone[0] == beside[0]
     each = [
-        sampler.score_tokens(sampler._tokens(TEXTS, "refuse").astype(np.int32), [0] * len(TEXTS), [row] * len(TEXTS))
+        sampler.score_tokens(sampler._tokens(TEXTS, "refuse"), [0] * len(TEXTS), [row] * len(TEXTS))
         for row in range(50)
     ]
     np.testing.assert_allclose([score.kl for score in beside], np.mean([kl for _, kl, _ in each], axis=0), rtol=1e-6)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -171,7 +172,8 @@ def test_a_run_trained_on_jax_is_evaluated_and_exported_on_tensorflow(jax_folder
     from kvae.training.evaluation import evaluate
 
     run = load_run(jax_folder / "run")
-    assert int(run.model.training_steps) == int(run.model.optimizer.iterations) == 21
+    with_optimizer = keras.saving.load_model(jax_folder / "run" / "model.keras")
+    assert int(run.model.training_steps) == int(with_optimizer.optimizer.iterations) == 21
     again = evaluate(run.model, held_out(run.config, run.alphabet).rows)
     assert again == pytest.approx(run.evaluation, abs=1e-4, rel=1e-5)
     write_bundle(run.model, run.alphabet, run.config, jax_folder / "bundle", run.evaluation)

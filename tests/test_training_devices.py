@@ -14,7 +14,7 @@ import pytest
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
 from kvae.training.corpora import prepare
-from kvae.training.devices import check, split_between
+from kvae.training.devices import check, split_between, worker, workers
 from kvae.training.pipeline import validation_batches
 
 from .conftest import SMALL
@@ -132,3 +132,107 @@ def test_more_devices_than_there_are_is_an_error() -> None:
     config = preset("hybrid-lstm").with_settings({"training.devices": 64})
     with pytest.raises(ConfigError, match="64 asked for, this machine has 1"), split_between(config):
         pass
+
+
+CLUSTER = {"worker": ["a:2222", "b:2222"]}
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ("{", "not an object of JSON .* unset it"),
+        ("[" * 100_000, "not an object of JSON"),
+        ("[1]", "not an object of JSON"),
+        ('{"cluster": []}', None),
+        ('{"cluster": [1]}', "cluster must be an object"),
+        ({"cluster": CLUSTER, "task": {"type": "evaluator", "index": 0}}, "this process is an evaluator"),
+        ({"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}, "this process is an evaluator"),
+        ({"cluster": {**CLUSTER, "ps": ["c:1"]}, "task": {"type": "worker", "index": 0}}, "the role 'ps' is none"),
+        ({"cluster": CLUSTER, "task": {"type": "ps", "index": 0}}, "the role 'ps' is none"),
+        (
+            {"cluster": {**CLUSTER, "master": ["c:1"]}, "task": {"type": "master", "index": 0}},
+            "the role 'master' is none",
+        ),
+        (
+            {"cluster": CLUSTER, "task": {"type": "worker", "index": "first"}},
+            "task.index must be the number .* 'first'",
+        ),
+        ({"cluster": CLUSTER, "task": {"type": "worker", "index": -1}}, "task.index must be the number .* -1"),
+        ({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}, "task is worker 2, which cluster does not list"),
+        ({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}, "task is chief 0, which cluster does not list"),
+        ({"cluster": CLUSTER}, "task.index must be the number"),
+        (
+            {"cluster": {"worker": "machine-a:2222"}, "task": {"type": "worker", "index": 0}},
+            "must be a list of addresses",
+        ),
+        ({"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}, "must be a list of addresses"),
+        ({"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}, "several chiefs"),
+    ],
+)
+def test_a_cluster_that_does_not_say_who_trains_is_refused(
+    found: Any, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", found if isinstance(found, str) else json.dumps(found))
+    if message is None:
+        assert (workers(), worker()) == (1, 0)
+        return
+    for ask in (workers, worker):
+        with pytest.raises(ConfigError, match=f"^TF_CONFIG: .*{message}") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "together", "own"),
+    [
+        (None, 1, 0),
+        ({}, 1, 0),
+        ({"cluster": {}, "task": {"type": "worker", "index": 0}, "environment": "cloud"}, 1, 0),
+        ({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}, 1, 0),
+        ({"cluster": CLUSTER, "task": {"type": "worker", "index": "1"}}, 2, 1),
+        ({"cluster": {"chief": ["a:1"], **CLUSTER}, "task": {"type": "chief", "index": 0}}, 3, 0),
+        ({"cluster": {"chief": ["a:1"], **CLUSTER}, "task": {"type": "worker", "index": 0}}, 3, 1),
+    ],
+)
+def test_a_scheduler_says_which_process_this_is(
+    found: Any, together: int, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if found is not None:
+        monkeypatch.setenv("TF_CONFIG", json.dumps(found))
+    assert (workers(), worker()) == (together, own)
+
+
+def weighted_on_devices() -> None:
+    """In a process of its own: two devices and one train the same on texts with weights."""
+    import keras
+    import numpy as np
+
+    from .conftest import COMPILED, random_tokens, small_model
+
+    rows, weights = random_tokens(8), np.array([2, 1, 0, 1, 3, 1, 0.5, 4])
+    found = {}
+    for devices in (2, 1):
+        with split_between(
+            preset("hybrid-lstm").with_settings({"training.devices": devices, "training.batch_size": 8})
+        ):
+            model = small_model({"penalty": "constrained", "kl_target": 3.0}, encoder="lstm", expander="repeat")
+            model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1.0), **COMPILED)
+            history = model.fit(rows, sample_weight=weights, batch_size=8, epochs=2, shuffle=False, verbose=0).history
+            found[devices] = {**history, "after": model.evaluate(rows, sample_weight=weights, batch_size=8, verbose=0)}
+    for name, values in found[1].items():
+        assert found[2][name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("environment", [{}, pytest.param(JAX, marks=pytest.mark.slow)], ids=["tensorflow", "jax"])
+def test_texts_with_weights_are_split_as_a_whole_batch(environment: dict[str, str]) -> None:
+    code = "from tests.test_training_devices import weighted_on_devices; weighted_on_devices()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

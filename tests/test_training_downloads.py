@@ -1,5 +1,6 @@
 """Named corpora come from a folder of the user's or from their address, whole and checked, or not at all."""
 
+import gzip
 import hashlib
 import json
 import lzma
@@ -77,13 +78,19 @@ def test_a_download_is_checked_and_then_read_as_a_corpus(address: str, data_fold
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("nowhere/", "cannot be downloaded"), ("short/", "too early"), ("other/", "its sha256 is")],
+    [
+        ("nowhere/", "cannot be downloaded"),
+        ("short/", "too early"),
+        ("other/", "its sha256 is .* try again, or get the files elsewhere and use --from FOLDER"),
+        ("portal/", "answered with a web page instead of the file; get the files elsewhere"),
+    ],
 )
 def test_a_download_that_fails_leaves_nothing(
     address: str, data_folder: Path, tmp_path: Path, path: str, message: str
 ) -> None:
-    (tmp_path / "served" / "other").mkdir()
-    (tmp_path / "served" / "other" / "ptb.train.txt").write_text("another text\n")
+    for folder, text in (("other", "another text\n"), ("portal", "<html><head><title>Log in</title></head></html>")):
+        (tmp_path / "served" / folder).mkdir()
+        (tmp_path / "served" / folder / "ptb.train.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         get("ptb", None, ignore, address + path)
     assert list(data_folder.iterdir()) == []
@@ -106,7 +113,24 @@ def test_the_users_own_files_are_copied_unpacked(
     assert lacking["tweets"] == ["tweets.train.txt", "tweets.valid.txt"]
     (mine / "ptb.valid.txt.xz").unlink()
     assert main(["data", "get", "ptb", "--from", str(mine)]) == 4
-    assert "has no ptb.valid.txt, plain, .gz or .xz" in capsys.readouterr().err
+    assert "has no ptb.valid.txt, plain, .gz, .bz2 or .xz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ptb.train.txt", b"another text\n", r"its sha256 is .*--data {path}\)"),
+        ("ptb.train.txt", b"PK\3\4" + bytes(30), "{path}: holds a zip archive"),
+        ("ptb.train.txt.gz", gzip.compress(b"text\n" * 99, mtime=0)[:-9], "{path}: damaged or cut off"),
+    ],
+)
+def test_files_of_the_users_that_do_not_fit_are_told_by_their_path(
+    tmp_path: Path, data_folder: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message.format(path=tmp_path / name)):
+        get("ptb", str(tmp_path), ignore)
+    assert list(data_folder.iterdir()) == []
 
 
 def test_packed_files_in_the_data_folder_are_found(data_folder: Path) -> None:

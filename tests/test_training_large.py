@@ -1,5 +1,10 @@
 """A corpus on disk is the corpus in memory: the same split, alphabet, notes and batches."""
 
+import bz2
+import gzip
+import lzma
+import tracemalloc
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -158,10 +163,49 @@ def test_held_out_texts_are_capped_and_that_is_said(folder: Path, monkeypatch: p
     assert any(note.startswith("7 of ") for note in windows.notes)
 
 
-def test_size_decides_where_nothing_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "value"), [("MEMORY_LIMIT", 100), ("MEMORY_LINES", 500)])
+def test_size_and_lines_decide_where_nothing_is_said(
+    folder: Path, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert isinstance(prepare(config(folder)).train, np.ndarray)
-    monkeypatch.setattr(large, "MEMORY_LIMIT", 100)
+    monkeypatch.setattr(large, limit, value)
     assert not isinstance(prepare(config(folder)).train, np.ndarray)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_packed_file_counts_what_it_unpacks_to(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "".join(f"{number % 7}{ending}" for number in range(20_000)).encode()
+    packed = pack(text)
+    assert len(text) > 100 * len(packed)  # four times the packed size would be a wrong guess
+    (tmp_path / "a").write_bytes(packed)
+    for limits, is_on_disk in (
+        ((len(text), 20_100), False),
+        ((len(text) - 1, 20_100), True),
+        ((len(text), 19_900), True),
+    ):
+        monkeypatch.setattr(large, "MEMORY_LIMIT", limits[0])
+        monkeypatch.setattr(large, "MEMORY_LINES", limits[1])
+        assert large.is_large(config(tmp_path / "a"), ()) == is_on_disk
+
+
+def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "POINTS", 256)
+    monkeypatch.setattr(store, "SHARD", 2**20)
+    monkeypatch.setattr(files, "PIECE", 10_000)
+    (tmp_path / "a.gz").write_bytes(gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(30_000)).encode()))
+    most = {}
+    for lines in (30_000, 29_000):
+        monkeypatch.setattr(large, "MEMORY_LINES", lines)
+        tracemalloc.start()
+        prepare(config(tmp_path / "a.gz"))
+        most[lines] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most[29_000] < most[30_000] / 2
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,8 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: d
     assert len(lines) < 60
     assert lines[-1]["epoch"] == best["epoch"] + 2
     assert any(f"lowest at step {best['step']:,.0f} " in sentence for sentence in said)
+    kept = checkpoints.read_checkpoint(stopped.path / "checkpoints" / experiment.BEST)
+    assert kept.about == json.loads((stopped.path / "run.json").read_text())
     stopped_elbo = stopped.evaluation["elbo"]
     assert stopped_elbo == pytest.approx(best["val_elbo"], rel=0.1)
     settings |= {"training.epochs": 62, "training.learning_rate": 1.0}  # three times worse, but no divergence

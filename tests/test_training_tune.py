@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,13 +73,35 @@ def test_a_search_trains_compares_and_goes_on(tmp_path: Path, small_settings: di
 
 
 def test_settings_that_do_not_fit_are_failed_trials_with_their_reason(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, small_settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
     config = preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 1})
     with pytest.raises(CheckFailed, match="no trial of 2 succeeded"):
         tune(config, tmp_path / "tune", said.append, 2, {"model.length": [15, 17]})
-    assert any("failed: model.length" in sentence for sentence in said)
+    assert sum("failed: model.length must be a multiple of 4" in sentence for sentence in said) == 2
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    kept = json.loads((tmp_path / "tune" / "search" / "trial_0" / "trial.json").read_text())
+    assert (kept["status"], kept["message"].count("\n")) == ("FAILED", 0)
+    assert "failed: " + kept["message"] in said[2]
+
+
+def test_a_failed_trial_does_not_end_the_search(
+    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def completed(config: Config, folder: Path, say: Any) -> tuple[Any, None]:
+        if config.model.length == 15:
+            raise CheckFailed("training diverged")
+        folder.mkdir()
+        return SimpleNamespace(evaluation={"elbo": 3.0, "kl": 1.0, "active_units": 2}), None
+
+    monkeypatch.setattr("kvae.training.tune.completed", completed)
+    said: list[str] = []
+    config = preset("hybrid-lstm").with_settings(small_settings)
+    results = tune(config, tmp_path / "tune", said.append, 2, {"model.length": [15, 16]})
+    assert [result["settings"] for result in results] == [{"model.length": 16}]
+    assert sum("failed: training diverged" in sentence for sentence in said) == 1
 
 
 def test_a_corpus_that_is_not_there_ends_the_search(tmp_path: Path, small_settings: dict[str, Any]) -> None:

@@ -216,6 +216,8 @@ class EncoderAhead(keras.callbacks.Callback):
         if not number(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
             return  # without different texts held out there is none
         found = (logs or {})["val_mutual_information"]
+        if not math.isfinite(found):
+            return  # a best that is NaN would never fall
         if found < self.best:
             self.model.encoder_updates.assign(0)
             self.say(

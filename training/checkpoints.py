@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.disk import naming
 from kvae.model import TextVAE, number
 from kvae.runs import numbered, parse_json, to_json
-from kvae.saved_models import first_line, too_little_memory, unreadable
+from kvae.saved_models import first_line, from_outside
 from kvae.serving.errors import CheckFailed, ModelError
 
 KEPT = 2
@@ -40,6 +42,8 @@ FIELDS: Mapping[str, type] = {
     "good": bool,
 }
 """What a checkpoint may say of its run, and the kind of each value. Whole numbers are steps and epochs, from 0 on."""
+
+LARGEST = sys.float_info.max
 
 NEEDED = ("step", "epoch", "corpus", "callbacks")
 """What it must say where a run is to go on from it."""
@@ -81,7 +85,7 @@ def groups(model: TextVAE, within_epoch: bool = False) -> dict[str, Sequence[Any
     """All variables that training changes, in the order in which Keras lists them; running metrics count within an epoch
     alone. A learning rate is a setting, which a resumed run may have otherwise, and where a schedule computes it there is no
     variable: it stays what it is."""
-    optimizer = model.optimizer.variables if model.optimizer else []
+    optimizer = model.optimizer.variables if getattr(model, "optimizer", None) else []
     return {
         "trainable": model.trainable_variables,
         "other": model.non_trainable_variables,
@@ -109,7 +113,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
@@ -126,12 +130,8 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:
             arrays = {name.removesuffix(".npy"): array for name, array in members(archive, path.stat().st_size)}
         about = parse_json(arrays.pop(ABOUT).tobytes())
         check_about(about, needed)
-    except OSError as error:
-        raise ModelError(f"{path}: {unreadable(error)}") from error
-    except MemoryError as error:
-        raise ModelError(f"{path}: {too_little_memory()}") from error
     except Exception as error:  # zip, npy and json raise errors without a common base
-        raise ModelError(f"{path}: damaged ({first_line(error)})") from error
+        raise ModelError(f"{path}: {from_outside(error) or f'damaged ({first_line(error)})'}") from error
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise ModelError(f"{path}: training had diverged when it was written ({broken[0]} is not finite)")
@@ -168,8 +168,8 @@ def check_about(about: Any, needed: Sequence[str]) -> None:
     if missing:
         raise ValueError(f"{ABOUT} lacks {missing[0]!r}")
     for name, kind in FIELDS.items():
-        value = about.get(name, kind())
-        if type(value) is not kind or (kind is int and not 0 <= value < 2**31):
+        value: Any = about.get(name, kind())
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**31):
             raise ValueError(f"{name} in {ABOUT} is {str(value)[:40]!r}")
     if not all(isinstance(state, dict) for state in about.get("callbacks", {}).values()):
         raise ValueError(f"callbacks in {ABOUT} are not the states of callbacks")
@@ -199,14 +199,21 @@ def restore_states(callbacks: Mapping[str, Any], checkpoint: Checkpoint, new: Se
     states = checkpoint.about["callbacks"]
     for name, callback in callbacks.items():
         if name in states or name not in new:
-            state = states.get(name, {})
-            fits = state.keys() == callback.state().keys() and all(
-                value is None or type(value) is float or (type(value) is int and 0 <= value <= checkpoint.step)
-                for value in state.values()
-            )
+            state, now = states.get(name, {}), callback.state()
+            fits = state.keys() == now.keys() and all(is_state(state[key], now[key], checkpoint.step) for key in now)
             if not fits:
                 raise ModelError(f"{checkpoint.path}: damaged (the state of {name}); {moved_away(checkpoint.path)}")
             callback.restore(state)
+
+
+def is_state(value: Any, now: int | float, step: int) -> bool:
+    """Whether a value is one of the kind of `now`, what the callback begins with: a count is at most `step`, and a number may
+    only be missing where none is there at the beginning."""
+    if value is None:
+        return not math.isfinite(now)
+    if isinstance(now, int):
+        return type(value) is int and 0 <= value <= step
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
 def assign(

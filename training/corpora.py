@@ -22,12 +22,13 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
 from .downloads import COLLECTIONS, file_of
-from .files import STANDARD_INPUT, files_of, read_file, split_lines
+from .files import STANDARD_INPUT, files_of, read_file, split_lines, whole_files
 from .large import Large, is_large, large
 from .rules import (
     COARSE,
     LONGEST_AUTOMATIC,
     WINDOW,
+    check_fixed,
     end_of_learning,
     is_far,
     multiple_of_strides,
@@ -503,7 +504,7 @@ def lines_from(source: str, notes: list[str]) -> list[str]:
     """The lines of a named corpus, or of every file that a source names, one after the other."""
     if source in CORPORA:
         return CORPORA[source].texts()
-    return [line for file in files_of(source, notes, CORPORA) for line in lines_of(file)]
+    return [line for file in whole_files(source, notes, CORPORA) for line in lines_of(file)]
 
 
 def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
@@ -534,6 +535,7 @@ def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes
                 f"{source}: {other:,} of {len(texts):,} lines do not have exactly {length} {tokens}, as "
                 f"data.mode=fixed wants; leave them out, or train with data.mode=lines"
             )
+        check_fixed(config, source, tokens)
         return lines
     room = length - 1
     long = sum(count > room for count in counts)

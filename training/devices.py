@@ -79,7 +79,7 @@ def complaints(found: Any) -> Iterator[str]:
         yield "cluster lists several chiefs: name one, and the others worker"
     if isinstance(index, bool) or not str(index).isdecimal():
         yield f"task.index must be the number of this process in its role, from 0 on, got {index!r}"
-    elif role not in cluster or int(index) >= len(cluster[role]):
+    elif role not in cluster or int(str(index)) >= len(cluster[role]):
         yield f"task is {role} {index}, which cluster does not list"
 
 

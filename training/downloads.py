@@ -14,7 +14,7 @@ from pathlib import Path
 from kvae.serving.errors import ConfigError, DataError
 from kvae.writing import beside, sole_writer, whole
 
-from .files import OPENERS, PIECE, UNREADABLE
+from .files import ENDINGS, HEAD, PIECE, READ, kind_of, raw_pieces
 
 FOLDER = "KVAE_DATA"
 """The environment variable that names the folder of corpora."""
@@ -57,7 +57,7 @@ def data_folder() -> Path:
 
 def find(folder: Path, name: str) -> Path | None:
     """The file of that name in a folder, plain or packed; None where it is not."""
-    candidates = (folder / (name + ending) for ending in ("", *OPENERS))
+    candidates = (folder / (name + ending) for ending in ("", *ENDINGS))
     return next((file for file in candidates if file.is_file()), None)
 
 
@@ -109,9 +109,14 @@ def fetched(name: str, digest: str, target: Path, source: str | None, address: s
                     found.update(piece)
                     file.write(piece)
             if found.hexdigest() != digest:
+                way_out = (
+                    f"train on it by its path if that is meant (--data {find(Path(source).expanduser(), name)})"
+                    if source
+                    else "try again, or get the files elsewhere and use --from FOLDER"
+                )
                 raise DataError(
                     f"{name} from {source or address}: its sha256 is {found.hexdigest()[:16]}..., not {digest[:16]}...: "
-                    f"another version, or damaged; train on it by its path (--data FILE) if that is meant"
+                    f"another version, or damaged; {way_out}"
                 )
     say(f"{target}: {target.stat().st_size:,} bytes, sha256 as it should be")
     return target
@@ -127,21 +132,22 @@ def copied(source: str, name: str) -> Iterator[bytes]:
     """The content of a file of the user's, unpacked."""
     file = find(Path(source).expanduser(), name)
     if file is None:
-        raise DataError(f"{source}: has no {name}, plain, .gz or .xz")
-    try:
-        with OPENERS.get(file.suffix, open)(file, "rb") as opened:
-            while piece := opened.read(PIECE):
-                yield piece
-    except UNREADABLE as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
+        raise DataError(f"{source}: has no {name}, {READ}")
+    return raw_pieces(str(file))
 
 
 def downloaded(address: str) -> Iterator[bytes]:
     """The content behind an address."""
     try:
         with urllib.request.urlopen(address, timeout=60) as answer:
-            while piece := answer.read(PIECE):
+            piece = answer.read(PIECE)
+            if kind := kind_of(piece[:HEAD], address):
+                raise DataError(
+                    f"{address}: answered with {kind.name} instead of the file; get the files elsewhere and use --from FOLDER"
+                )
+            while piece:
                 yield piece
+                piece = answer.read(PIECE)
             if answer.length:
                 raise DataError(f"{address}: the connection ended {answer.length:,} bytes too early; try again")
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:

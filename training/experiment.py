@@ -22,6 +22,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
+from kvae.disk import naming
 from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in, number
 from kvae.objectives import TARGETED, ramp_at
@@ -87,7 +88,6 @@ Say = Callable[[str], None]
 BEST = "best.npz"
 """The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
-
 PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
 """What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
 
@@ -118,7 +118,7 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
 @contextlib.contextmanager
 def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> Iterator[tuple[Run, Prepared]]:
     """`run`, whose folder stays this process's until the block ends."""
-    with own_folder(Path(out)) as own, split_between(config), claimed(own) as kept:
+    with own_folder(Path(out)) as own, naming(out), split_between(config), claimed(own) as kept:
         earlier = giving_way(own, overwrite)
         if earlier:
             note_lock(own, kept, say)
@@ -147,7 +147,7 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, split_between(config), claimed(own) as kept:
+    with own_folder(out) as own, naming(out), split_between(config), claimed(own) as kept:
         note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
@@ -201,7 +201,7 @@ def own_folder(out: Path) -> Iterator[Path]:
 
 
 MAY_CHANGE = {
-    *(f"data.{name}" for name in ("source", "validation", "labels", "validation_labels")),
+    *(f"data.{name}" for name in ("source", "validation", "labels", "validation_labels", "storage")),
     *(
         f"training.{name}"
         for name in (
@@ -222,8 +222,8 @@ MAY_CHANGE = {
         )
     ),
 }
-"""Settings that a resumed run may have otherwise: files may have moved, and a run may get longer or another rate, which is
-then not what an uninterrupted one would have been."""
+"""Settings that a resumed run may have otherwise: files may have moved, or be kept elsewhere, and a run may get longer or
+another rate, which is then not what an uninterrupted one would have been."""
 
 
 def stored_config(out: Path) -> Config:
@@ -491,8 +491,10 @@ SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
 
 def last_good(checkpoint: Checkpoint | None) -> Path | None:
     """The file of the newest good checkpoint of a run that goes on from this one."""
-    if checkpoint is None or checkpoint.good:
-        return checkpoint and checkpoint.path
+    if checkpoint is None:
+        return None
+    if checkpoint.good:
+        return checkpoint.path
     found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
     return found.path if found and found.good else None
 

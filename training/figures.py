@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from kvae.disk import naming
+
 Results = Sequence[Mapping[str, Any]]
 Draw = Callable[[Results, Path], None]
 
@@ -24,7 +26,8 @@ def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
 
     figure, axes = pyplot.subplots(1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False)
     yield axes[0]
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with naming(path):
+        figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot.close(figure)
 
 

@@ -5,6 +5,7 @@ The result lies in the data folder, under a name that follows from the files and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from kvae.serving.errors import ConfigError, DataError
 from kvae.writing import beside, sole_writer, whole
 
 from .downloads import data_folder
-from .files import OPENERS, STANDARD_INPUT, files_of, pieces_of
+from .files import STANDARD_INPUT, Damaged, files_of, pieces_of, raw_pieces, whole_files
 from .rules import (
     LONGEST_AUTOMATIC,
     SPLITS,
@@ -43,7 +44,10 @@ from .store import Column, ColumnWriter, StoredRows, StoredStream, id_type
 from .tokenizers import alphabet_of_counts, check_symbols, note_unknown
 
 MEMORY_LIMIT = 2**28
-"""Bytes of text beyond which a corpus is kept there."""
+"""Bytes of text, unpacked, beyond which a corpus is kept there."""
+
+MEMORY_LINES = 2**23
+"""Lines beyond which it is kept there too: in memory each takes about 130 bytes more than its text."""
 
 MOST_HELD_OUT = 20_000
 """Held-out texts or windows that are kept, in memory."""
@@ -89,12 +93,22 @@ def is_large(config: Config, named: Iterable[str]) -> bool:
         raise ConfigError(f"data.storage is 'disk', but {against[0]}; use 'memory'")
     if against or data.storage != "auto":
         return data.storage == "disk"
-    return sum(map(size_of_text, files_of(data.source, [], named))) > MEMORY_LIMIT
+    return exceeds_memory(files_of(data.source, [], named))
 
 
-def size_of_text(file: str) -> int:
-    """Bytes of a file, unpacked by a guess."""
-    return os.path.getsize(file) * (4 if Path(file).suffix in OPENERS else 1)
+def exceeds_memory(files: list[str]) -> bool:
+    """Whether files hold more text than is read into memory: counted while they are unpacked, up to what is too much."""
+    if sum(map(os.path.getsize, files)) > MEMORY_LIMIT:
+        return True
+    size = lines = 0
+    for file in filter(os.path.isfile, files):  # a pipe can be read once only
+        with contextlib.suppress(Damaged):  # reading says so
+            for raw in raw_pieces(file):
+                size += len(raw)
+                lines += max(raw.count(b"\n"), raw.count(b"\r"))
+                if size > MEMORY_LIMIT or lines > MEMORY_LINES:
+                    return True
+    return False
 
 
 def large(config: Config) -> Large:
@@ -197,7 +211,7 @@ class Tally:
 def lines_store(config: Config, folder: Path) -> Config:
     """Write a corpus of lines into a folder: which lines are held out and what symbols there are, then the tokens."""
     notes: list[str] = []
-    files = files_of(config.data.source, notes)
+    files = whole_files(config.data.source, notes)
     fraction = config.data.validation_fraction
     split = Split(fraction, fraction) if config.data.validation is None else None
     tally, counts = survey(config, files, split, folder)
@@ -421,7 +435,7 @@ ENCODERS: dict[str, Any] = {"char": point_encoder, "byte": point_encoder, "word"
 def stream_store(config: Config, folder: Path) -> Config:
     """Write a stream into a folder: how long it is, what symbols its beginning has, then its tokens; its end is held out."""
     notes: list[str] = []
-    files = files_of(config.data.source, notes)
+    files = whole_files(config.data.source, notes)
     config = config.with_settings({"model.length": config.model.length or WINDOW})
     tokenizer, length = config.model.tokenizer, config.model.length
     characters = sum(map(len, pieces_of_stream(files)))
@@ -505,7 +519,10 @@ def whole_words(pieces: Iterable[str]) -> Iterator[str]:
         end = max(piece.rfind(" "), piece.rfind("\n")) + 1
         rest = piece[end:]
         if len(rest) > LONGEST_LINE:
-            raise DataError(f"a word has over {LONGEST_LINE:,} characters: is it a text of words? Use --tokenizer char")
+            raise DataError(
+                f"model.tokenizer is 'word', but a word has over {LONGEST_LINE:,} characters: is it a text of words? "
+                f"Use --tokenizer char"
+            )
         if end:
             yield piece[:end]
     if rest:

@@ -21,6 +21,7 @@ import numpy as np
 from kvae import __version__
 from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
+from kvae.disk import naming
 from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import LOCK, occupied, sole_writer, whole
@@ -361,7 +362,7 @@ def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """A line for each run, its numbers in columns."""
     plain = (key for item in results for key, value in item.items() if not isinstance(value, dict | list))
     names = list(dict.fromkeys(plain))
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with naming(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(results)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvae.configuration import Config
-from kvae.serving.errors import DataError
+from kvae.serving.errors import ConfigError, DataError
 
 LONGEST_AUTOMATIC = 256
 """Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
 
 WINDOW = 64
 """Positions of a window when neither preset nor user sets the model's length."""
-
 
 CELLS = 2**22
 """Parts of [0, 1) that lines are counted in: 32 MB of counts, whatever the size of the corpus."""
@@ -85,9 +84,8 @@ def by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarra
     wanted = min(wanted, max(fraction, 0.5) * lines[rare].sum())
     found, chosen = cells[rare], np.cumsum(lines[rare])
     usual, behind = cells_below(fraction), np.append(found[1:], np.inf)
-    moved = np.maximum(
-        0, np.maximum(found + 1 - usual, usual - behind)
-    )  # the limit lies behind a cell, up to the next one
+    # A limit lies behind a cell of these, and all up to the next one are the same.
+    moved = np.maximum(0, np.maximum(found + 1 - usual, usual - behind))
     missed = np.maximum(0, np.maximum(NEAR * wanted - chosen, chosen - wanted / NEAR))
     if rare.all():
         missed[-1] = np.inf
@@ -176,6 +174,21 @@ def with_length_for(config: Config, longest: int, over: int, texts: int, tokens:
             f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
         )
     return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
+
+
+def check_fixed(config: Config, source: str, tokens: str) -> None:
+    """Refuse texts of one length that the model does not write: deconvolutions double the positions, and a ladder of
+    convolutional maps gives back what it halves."""
+    model, length = config.model, config.model.length
+    ladder = model.encoder == "conv" and model.latent == "map" and len(model.latent_size) > 1
+    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
+    step = 2 ** max(doublings, len(model.encoder_units) if ladder else 0)
+    if length % step:
+        other = ", or use --set model.expander=repeat" if model.latent != "map" else ""
+        raise ConfigError(
+            f"{source}: has texts of {length} {tokens}, but this model doubles positions and writes a multiple of "
+            f"{step}; pad them with --set data.mode=lines{other}"
+        )
 
 
 def multiple_of_strides(config: Config, length: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvae.configuration import Config, DataConfig, nearest
+from kvae.disk import naming
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
 from kvae.serving.errors import ConfigError
@@ -62,7 +63,8 @@ def reproduce(
             taken.append(result["seconds"])
         results |= dict.fromkeys(same, result)
     path = Path(page) if page else out / PAGE
-    path.write_text(document(results), encoding="utf-8")
+    with naming(path):
+        path.write_text(document(results), encoding="utf-8")
     return path
 
 

@@ -11,6 +11,7 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
+from kvae.disk import naming
 from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import Taken, claimed, occupied
@@ -75,8 +76,23 @@ class RunTuner(keras_tuner.Tuner):
         )
         super().__init__(oracle, directory=str(out), project_name="search")
 
+    def search(self, *arguments: Any, **options: Any) -> None:
+        """Run trials until there are enough. What does not fit together is a trial that failed, in one line, where KerasTuner's
+        own loop prints a traceback; what is no fault of the trial, as a file that is not there, ends the search."""
+        self.oracle.verbose = 0
+        while (trial := self.oracle.create_trial(self.tuner_id)).status != "STOPPED":
+            try:
+                self.oracle.update_trial(trial.trial_id, self.run_trial(trial))
+                trial.status = "COMPLETED"
+            except Taken:  # another process has the trial's folder
+                raise
+            except (ConfigError, CheckFailed) as error:
+                self.say(f"trial {trial.trial_id} failed: {error}")
+                trial.status, trial.message = "FAILED", str(error)
+            self.on_trial_end(trial)
+
     def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Train what the trial says and return its numbers; what does not fit together is a trial that failed."""
+        """Train what the trial says and return its numbers."""
         folder = self.out / TRIALS / trial.trial_id
         drawn = folder.with_suffix(".json")  # KerasTuner draws a trial anew that was interrupted
         if drawn.is_file():
@@ -86,25 +102,13 @@ class RunTuner(keras_tuner.Tuner):
         settings = {key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted}
         described = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
         self.say(f"trial {trial.trial_id}: {described}")
-        try:
-            config = self.base.with_settings(settings)
-            trained, _ = completed(config, folder, self.say)
-            check_bound(trained)
-        except Taken as error:  # another process has the trial's folder: no fault of the trial either
-            raise keras_tuner.errors.FatalError(str(error)) from error
-        except (ConfigError, CheckFailed) as error:
-            self.say(f"trial {trial.trial_id} failed: {error}")
-            raise keras_tuner.errors.FailedTrialError(str(error)) from error
-        except Exception as error:  # a file that is not there, a full disk: no fault of the trial
-            raise keras_tuner.errors.FatalError(str(error)) from error
+        trained, _ = completed(self.base.with_settings(settings), folder, self.say)
+        check_bound(trained)
         wanted = ("elbo", "reconstruction", "kl", "active_units", "mutual_information", "bits_per_character")
         found = {name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation}
         write_json(folder / RESULTS, {"settings": settings, **found})
         keras.backend.clear_session()
         return found
-
-    def on_search_begin(self) -> None:
-        """KerasTuner would print the space here; `tune` says what it does itself."""
 
 
 def space(search: Search) -> keras_tuner.HyperParameters:
@@ -148,10 +152,8 @@ def searched(
     write_json(out / "tune.json", {"config": config.to_dict(), "search": ranges})
     with standard_output_to_error():  # KerasTuner says there that it goes on
         tuner = RunTuner(config, search, out, trials, say)
-    try:
-        tuner.search(verbose=0)
-    except keras_tuner.errors.FatalError as error:
-        raise error.__cause__ or error from None
+    with naming(out):
+        tuner.search()
     results = [
         {"run": str(file.parent), **parse_json(file.read_text(encoding="utf-8"))}
         for file in sorted((out / TRIALS).glob(f"*/{RESULTS}"))
