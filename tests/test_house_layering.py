@@ -37,7 +37,8 @@ LAZY = {
     "kvae/__init__.py": {"kvae.serving"},
     "serving/server.py": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
     "serving/service.py": {"fastapi", "prometheus_client"},
-    "serving/schemas.py": {"pydantic"},
+    "serving/schemas.py": {"pydantic", "pydantic_core"},
+    "serving/connections.py": {"uvicorn"},
 }
 """Where the parts are put together: imported inside functions (the demo and the server are themselves imported that way)."""
 
