@@ -50,7 +50,7 @@ SIZED_BY = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "OneHot": (1,
 ARITHMETIC = {"Add", "Cast", "Concat", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Unsqueeze"}
 """What sizes are computed with."""
 
-BROADCASTING = {"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"}
+BROADCASTING = {"Add", "DequantizeLinear", "Div", "Max", "Min", "Mul", "Pow", "QuantizeLinear", "Sub", "Where"}
 """Operations whose result is as long along each axis as the longest input; of others it is at most the product of all."""
 
 

@@ -103,7 +103,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "the first position alone",
     ),
     "dropout of what is not read": ({"head": "none", "auxiliary": False}, {"input_dropout": 0.5}, "never sees"),
-    "the same label twice": ({"attributes": ("a", "a")}, {}, "names a value twice"),
+    "the same label twice": ({"attributes": ("a", "a")}, {}, "must differ from each other"),
     "means without spread": ({"posterior": "batch_normalized", "posterior_scale": 0.0}, {}, "tell nothing"),
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
     "tied convolutions": (

@@ -58,7 +58,7 @@ def test_small_requests_do_not_keep_a_large_one_waiting_for_ever() -> None:
     while not ends or ends[-1] <= large:
         ends.append(clock.enter(1.0))
         clock.advance(1.0)
-    assert len(ends) < 25  # with equal shares the large one has done 10 of 20 by then
+    assert len(ends) < 100  # small ones that come as fast as they are done: equal shares let the large one end too
 
 
 def test_of_equal_requests_the_first_is_finished_first() -> None:

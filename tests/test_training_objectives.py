@@ -205,6 +205,6 @@ def test_an_unknown_attribute_is_refused_with_the_known_ones() -> None:
 @pytest.mark.both
 def test_a_model_with_attributes_says_what_it_learns_from() -> None:
     tokens, labels = separable(16)
-    for data in ((tokens,), (tokens, labels)):
-        with pytest.raises(ConfigError, match=r'"tokens": .*, "attribute"'):
+    for data, message in (((tokens,), r'"tokens": .*, "attribute"'), ((tokens, labels), "give no targets")):
+        with pytest.raises(ConfigError, match=message):
             attribute_model().fit(*data, verbose=0)  # anew: on JAX a first step that fails takes the weights with it
