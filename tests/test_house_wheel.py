@@ -107,7 +107,8 @@ from kvae.serving import Sampler
 for folder in sys.argv[1:]:
     verification.verify(folder)
     sampler = Sampler.load(folder)
-    texts = sampler.sample(50, seed=1) + sampler.sample(50, seed=2, greedy=True) + sampler.sample(50, top_k=4, top_p=0.9)
+    texts = sampler.sample(50, seed=1) + sampler.sample(50, seed=2, greedy=True)
+    texts += sampler.sample(50, seed=3, top_k=4, top_p=0.9)
     codes = sampler.encode(["abc", "d"]).tolist() if sampler.info()["latent"]["size"] else []
     print(json.dumps({"texts": texts, "codes": codes, "bounds": [score.bound for score in sampler.score(["abc", "d"])]}))
 """
