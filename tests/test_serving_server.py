@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -533,7 +535,7 @@ def test_what_is_asked_in_vain_is_a_problem_of_one_sentence(
     check_problem(client.post(path, json=body), 422, *words)
 
 
-MANY = 100_000
+MANY = 60_000
 
 
 @pytest.mark.parametrize(
@@ -541,7 +543,7 @@ MANY = 100_000
     [
         ("/encode", b'{"texts": [' + b", ".join([b"1"] * MANY) + b"]}", ("texts.0: should be a valid string, got 1",)),
         ("/score", b'{"texts": [' + b", ".join([b"[]"] * MANY) + b"]}", ("texts.0: should be a valid string",)),
-        ("/encode", b'{"texts": [' + b", ".join([b'""'] * MANY) + b"]}", ("got 100000",)),
+        ("/encode", b'{"texts": [' + b", ".join([b'""'] * MANY) + b"]}", ("got 60000",)),
         (
             "/sample",
             b"{" + b", ".join(b'"k%d": 1' % i for i in range(MANY)) + b"}",
@@ -809,7 +811,7 @@ def test_a_signal_during_the_start_ends_it_quietly(bundle_folder: Path, place: s
 def test_heads_that_do_not_arrive_are_not_waited_for(bundle_folder: Path) -> None:
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with (
-        kvae_serve(bundle_folder, "--head-deadline", "0.5") as (_, url),
+        kvae_serve(bundle_folder, "--head-deadline", "2") as (_, url),
         connected(url) as first,
         connected(url) as next_,
     ):
@@ -867,9 +869,9 @@ def test_a_body_that_goes_on_after_its_answer_is_not_read_without_end(url: str, 
     with connected(url) as connection:
         connection.sendall(head.encode())
         with pytest.raises(ConnectionError):
-            connection.sendall(piece * 2000)
+            deque(map(connection.sendall, repeat(piece, 2000)))
     with connected(url) as connection:
-        connection.sendall(head.encode() + piece * 20)
+        connection.sendall(head.encode() + piece * (20 if status == 413 else 5))
         told = answer_of(connection)
         assert told.startswith(f"HTTP/1.1 {status}")
         assert "connection: close" in told.lower()
@@ -913,7 +915,7 @@ def test_without_its_extra_it_names_the_extra(bundle_folder: Path) -> None:
     command = [sys.executable, "-c", run, "serve", str(bundle_folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("pip install 'kvae-text[server]'")
+    assert done.stderr.strip().endswith("pip install 'kvae[server]'")
 
 
 def kvae(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -55,10 +55,10 @@ def test_small_requests_do_not_keep_a_large_one_waiting_for_ever() -> None:
     clock = FairClock()
     large = clock.enter(10.0)
     ends = []
-    while not ends or ends[-1] <= large:
+    for _ in range(100):
         ends.append(clock.enter(1.0))
         clock.advance(1.0)
-    assert len(ends) < 100  # small ones that come as fast as they are done: equal shares let the large one end too
+    assert ends[0] < large < ends[-1]
 
 
 def test_of_equal_requests_the_first_is_finished_first() -> None:
@@ -124,7 +124,7 @@ def test_a_piece_takes_a_moment_or_is_long_enough_to_be_worth_it() -> None:
 
 @with_loop
 async def test_of_64_that_ask_for_three_seconds_those_are_taken_that_can_be_done_in_thirty() -> None:
-    queue, jobs = batcher(), [job(3.0, time_left=30.5) for _ in range(64)]
+    queue, jobs = batcher(), [job(3.0, time_left=31.0) for _ in range(64)]
     for item in jobs:
         queue.submit(item)
     assert [refusal(item) is None for item in jobs] == [True] * 8 + [False] * 56  # within 0.8 of the time
@@ -135,16 +135,16 @@ async def test_of_64_that_ask_for_three_seconds_those_are_taken_that_can_be_done
 async def test_a_refusal_says_when_to_come_again() -> None:
     queue = batcher()
     queue.submit(job(20.0))
-    queue.submit(refused := job(20.0))
-    assert refusal(refused).retry in (16, 17)  # 40 seconds are 16 more than may be planned
-    assert "40 seconds" in str(refusal(refused))
+    queue.submit(refused := job(10.0, time_left=30.5))
+    assert refusal(refused).retry == 6  # 30 seconds are 5.6 more than may be planned
+    assert "30 seconds" in str(refusal(refused))
 
 
 @with_loop
 async def test_what_is_small_is_taken_beside_all_the_large_that_are() -> None:
     queue = batcher()
     for _ in range(64):
-        queue.submit(job(3.0))
+        queue.submit(job(3.0, time_left=31.0))
     queue.submit(small := job(1.0, time_left=2.0))
     assert refusal(small) is None
     assert queue.jobs[0] is small
