@@ -136,8 +136,8 @@ async def test_a_refusal_says_when_to_come_again() -> None:
     queue = batcher()
     queue.submit(job(20.0))
     queue.submit(refused := job(10.0, time_left=30.5))
-    assert refusal(refused).retry == 6  # 30 seconds are 5.6 more than may be planned
-    assert "30 seconds" in str(refusal(refused))
+    assert refusal(refused).retry in (16, 17)  # 40 seconds are 16 more than may be planned
+    assert "40 seconds" in str(refusal(refused))
 
 
 @with_loop
