@@ -135,7 +135,7 @@ async def test_of_64_that_ask_for_three_seconds_those_are_taken_that_can_be_done
 async def test_a_refusal_says_when_to_come_again() -> None:
     queue = batcher()
     queue.submit(job(20.0))
-    queue.submit(refused := job(10.0, time_left=30.5))
+    queue.submit(refused := job(20.0))
     assert refusal(refused).retry in (16, 17)  # 40 seconds are 16 more than may be planned
     assert "40 seconds" in str(refusal(refused))
 
