@@ -844,7 +844,7 @@ def test_half_heads_do_not_shut_others_out(bundle_folder: Path, files: int | Non
         assert len(process.stderr.read().splitlines()) == 1
 
 
-@pytest.mark.slow  # fails on a busy machine, where the kernel's queue hides the refusal
+@pytest.mark.slow  # failed in the only run so far, on a busy machine; the cause is not known
 def test_where_all_connections_are_at_work_a_new_one_is_told_to_come_again(bundle_folder: Path) -> None:
     with kvae_serve(bundle_folder, "--connections", "1") as (_, url), connected(url) as half:
         half.sendall(HALF)
