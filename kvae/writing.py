@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -158,10 +159,18 @@ def made_here(folder: Path) -> bool:
     try:
         folder.mkdir()
     except FileExistsError:
-        if os.path.lexists(folder) and not folder.is_dir():
+        if something_else(folder):
             raise ConfigError(f"{folder} is not a folder; give another path") from None
         return False
     return True
+
+
+def something_else(path: Path) -> bool:
+    """Whether a path is there and no folder, in one look: what another process removes meanwhile is not there."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path.is_symlink()  # that leads nowhere
 
 
 def left_behind(folder: Path) -> bool:

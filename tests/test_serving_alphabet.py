@@ -9,6 +9,7 @@ from kvae.serving.alphabet import END, PAD, SPECIALS, TOKENIZERS, UNKNOWN, Alpha
 from kvae.serving.errors import BundleError, DataError
 
 TEXT = "the  cat's Ümlaut\tsat 🙂"
+LETTERS = "".join(TEXT.split())
 
 
 def pieces(*symbols: str) -> Alphabet:
@@ -19,7 +20,7 @@ ALPHABETS = {
     "char": Alphabet.build([TEXT]),
     "byte": Alphabet.of_bytes(),
     "word": Alphabet.build([TEXT], tokenizer="word"),
-    "wordpiece": pieces(*sorted({*TEXT, *(f"##{symbol}" for symbol in TEXT), "cat", "##laut"})),
+    "wordpiece": pieces(*sorted({*LETTERS, *(f"##{symbol}" for symbol in LETTERS), "cat", "##laut"})),
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError, DataError
-from kvae.training import files, large, store
+from kvae.training import files, large, rules, store
 from kvae.training.corpora import held_out, prepare, unicode_names
 from kvae.training.pipeline import training_stream
 from kvae.training.store import Column, ColumnWriter
@@ -197,15 +197,16 @@ def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
     monkeypatch.setattr(large, "POINTS", 256)
     monkeypatch.setattr(store, "SHARD", 2**20)
     monkeypatch.setattr(files, "PIECE", 10_000)
-    (tmp_path / "a.gz").write_bytes(gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(30_000)).encode()))
+    monkeypatch.setattr(rules, "CELLS", 2**10)  # whose counts take the same 32 MB for every file
+    (tmp_path / "a.gz").write_bytes(gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(100_000)).encode()))
     most = {}
-    for lines in (30_000, 29_000):
+    for lines in (100_000, 99_000):
         monkeypatch.setattr(large, "MEMORY_LINES", lines)
         tracemalloc.start()
         prepare(config(tmp_path / "a.gz"))
         most[lines] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert most[29_000] < most[30_000] / 2
+    assert most[99_000] < most[100_000] / 2
 
 
 @pytest.mark.parametrize(
