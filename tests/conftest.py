@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ def distinct_presets() -> Iterator[str]:
         if name.endswith(ENDING) and system not in seen:
             seen.add(system)
             yield name
+
+
+def everyday(names: Iterable[str], *representatives: str) -> list[Any]:
+    """Names as the parameters of a test: the representatives run every day, the others with `make test-all`."""
+    names = list(names)
+    assert set(representatives) <= set(names)
+    return [name if name in representatives else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def numbers(tensor: Any) -> Any:

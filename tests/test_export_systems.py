@@ -12,7 +12,7 @@ from kvae.serving import Sampler
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError
 
-from .conftest import small_model
+from .conftest import everyday, small_model
 
 REPEAT: dict[str, Any] = {"expander": "repeat", "expander_base": 0, "auxiliary": False}
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -70,7 +70,11 @@ def exported(tmp_path: Path, **settings: Any) -> tuple[Any, Sampler]:
     return model, Sampler.load(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+REPRESENTATIVES = ("tied LSTM VAE", "ByteNet", "ladder of recurrent maps", "vamp", "conditional language model")
+"""Systems that are exported every day: each kind of encoder, head, code and prior that has a graph of its own, once."""
+
+
+@pytest.mark.parametrize("system", everyday(SYSTEMS, *REPRESENTATIVES))
 def test_a_system_is_exported_with_parity_and_samples(system: str, tmp_path: Path) -> None:
     model, sampler = exported(tmp_path, **SYSTEMS[system])
     texts = sampler.sample(20, seed=0)

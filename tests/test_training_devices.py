@@ -81,7 +81,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
 
 @pytest.mark.parametrize(
     "names",
-    [("one", "two"), ("jax_one", "jax_two"), pytest.param(("one", "workers", "second"), marks=pytest.mark.slow)],
+    [
+        ("one", "two"),
+        pytest.param(("jax_one", "jax_two"), marks=pytest.mark.slow),
+        pytest.param(("one", "workers", "second"), marks=pytest.mark.slow),
+    ],
     ids=lambda names: "-".join(names),
 )
 def test_a_batch_that_is_split_trains_as_a_whole_one(trained: Callable[..., Path], names: tuple[str, ...]) -> None:
@@ -224,7 +228,7 @@ def weighted_on_devices() -> None:
         assert found[2][name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
 
 
-@pytest.mark.parametrize("environment", [{}, pytest.param(JAX, marks=pytest.mark.slow)], ids=["tensorflow", "jax"])
+@pytest.mark.parametrize("environment", [{}, JAX], ids=["tensorflow", "jax"])
 def test_texts_with_weights_are_split_as_a_whole_batch(environment: dict[str, str]) -> None:
     code = "from tests.test_training_devices import weighted_on_devices; weighted_on_devices()"
     done = subprocess.run(
