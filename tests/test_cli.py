@@ -259,6 +259,72 @@ BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
 }
 
 
+EVALUATION = {"texts", "positions", "reconstruction", "kl", "kl_level_0", "elbo", "bits_per_character", "perplexity"}
+EVALUATION |= {"reconstruction_with_padding", "elbo_with_padding", "active_units", "mutual_information", "latent_size"}
+EVALUATION |= {"mutual_information_texts", "log_determinant", "aggregated_mean_norm", "code_norm"}
+
+TEXTS = {"text_unit", "reference_texts", "training_texts", "reconstructions", "samples", "greedy_samples"}
+TEXTS |= {"ngram_order", "ngram_texts", "real_texts"}
+
+VERIFIED = {"bundle", "model_id", "files", "seed_test_texts", "parity_at_export", "against", "parity"}
+
+KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
+    "train": (
+        lambda at: ["train", "--resume", "--out", shutil.copytree(at.run, at.tmp / "again")],
+        {"run"} | EVALUATION,
+    ),
+    "evaluate": (
+        lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],
+        {"run", "data"} | EVALUATION | TEXTS,
+    ),
+    "export": (
+        lambda at: ["export", at.run, at.tmp / "bundle", "--int8"],
+        {"bundle", "endpoints", "parity", "quantization"},
+    ),
+    "verify": (lambda at: ["verify", at.bundle], VERIFIED),
+    "encode": (lambda at: ["encode", at.bundle, at.corpus], {"codes", "codes.text", "codes.code"}),
+    "reconstruct": (
+        lambda at: ["reconstruct", at.bundle, at.corpus],
+        {"reconstructions", *(f"reconstructions.{key}" for key in ("text", "reconstruction", "equal"))},
+    ),
+    "stream": (lambda at: ["stream", at.bundle], {"seed", "row", "text", "pieces"}),
+    "neighbours": (
+        lambda at: ["neighbours", at.bundle, "KAMI", at.corpus],
+        {"neighbours", "neighbours.text", "neighbours.distance"},
+    ),
+    "arithmetic": (lambda at: ["arithmetic", at.bundle, "--plus", "KAMI"], {"text"}),
+    "presets": (
+        lambda at: ["presets"],
+        {"presets", *(f"presets.{key}" for key in ("name", "description", "source", "config"))}
+        | {f"presets.{key}" for key in ("parameters", "counted_at", "published_nats")},
+    ),
+    "data list": (
+        lambda at: ["data", "list"],
+        {"folder", "corpora", *(f"corpora.{key}" for key in ("name", "description", "settings", "labels"))}
+        | {f"corpora.{key}" for key in ("entropy", "missing", "terms")},
+    ),
+}
+"""Commands and the keys that they print with --json, those of objects in a list behind the list's."""
+
+
+def keys_of(report: dict[str, Any]) -> set[str]:
+    """The keys of an object, and `list.key` of the objects in its lists."""
+    lists = {name: value for name, value in report.items() if isinstance(value, list)}
+    inner = {
+        f"{name}.{key}" for name, value in lists.items() for each in value if isinstance(each, dict) for key in each
+    }
+    return set(report) | inner
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_the_keys_of_json_are_as_recorded(
+    kvae: Any, tmp_path: Path, run_folder: Path, bundle_folder: Path, corpus_file: Path, command: str
+) -> None:
+    arguments, expected = KEYS[command]
+    report = json_of(kvae(*arguments(Places(tmp_path, run_folder, bundle_folder, corpus_file)), "--json"))
+    assert keys_of(report) == expected
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line_the_right_exit_code_and_nothing_left_behind(
     kvae: Any, tmp_path: Path, run_folder: Path, bundle_folder: Path, corpus_file: Path, case: str

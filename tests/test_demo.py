@@ -9,7 +9,7 @@ from kvae.serving import Sampler
 
 
 def test_the_demo_trains_the_preset_on_the_corpus_that_is_always_there() -> None:
-    from kvae.demo import demo_config
+    from kvae.commands.demo import demo_config
 
     config = demo_config()
     assert config.data.source == "unicode-names"

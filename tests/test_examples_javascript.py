@@ -86,7 +86,7 @@ def javascript_name(name: str) -> str:
 @pytest.fixture(scope="module")
 def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's system on the demo's alphabet, untrained: texts of 48 nearly equally likely symbols."""
-    from kvae.demo import demo_config
+    from kvae.commands.demo import demo_config
     from kvae.export.bundle import write_bundle
     from kvae.model import TextVAE
     from kvae.training.corpora import unicode_names

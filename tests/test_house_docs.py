@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kvae.cli import PRESET, parser, with_arguments
+from kvae.cli import parser
+from kvae.commands.training_arguments import PRESET, with_arguments
 from kvae.configuration import Config, dotted_keys, parse_setting
 from kvae.presets import PRESETS, PUBLISHED, preset
 

@@ -2,17 +2,26 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"kvae": "kvae", "training": "kvae.training", "export": "kvae.export", "serving": "kvae.serving"}
+FOLDERS = {
+    "kvae": "kvae",
+    "kvae/commands": "kvae.commands",
+    "training": "kvae.training",
+    "export": "kvae.export",
+    "serving": "kvae.serving",
+}
+"""The folders that a rule is about, and the packages that they are installed as."""
 
 ALLOWED = {
     "serving": {"numpy", "onnxruntime", "kvae.serving"},
     "kvae": {"keras", "numpy", "kvae", "kvae.serving.alphabet", "kvae.serving.errors"},
+    "kvae/commands": {"kvae", "kvae.commands", "kvae.serving.alphabet", "kvae.serving.errors"},
     "training": {
         "kvae",
         "kvae.training",
@@ -32,33 +41,57 @@ ALLOWED = {
 """What each folder may import besides the standard library; `kvae` alone stands for the modules of the folder kvae/."""
 
 LAZY = {
-    "kvae/cli.py": {"kvae.demo", "kvae.training", "kvae.export", "kvae.serving"},
-    "kvae/demo.py": {"kvae.training", "kvae.export", "kvae.serving"},
+    "kvae/cli.py": {"kvae.commands"},
+    "kvae/commands": {"keras", "kvae.training", "kvae.export", "kvae.serving"},
     "kvae/__init__.py": {"kvae.serving"},
     "serving/server.py": {"fastapi", "starlette", "uvicorn", "prometheus_client"},
     "serving/service.py": {"fastapi", "prometheus_client"},
     "serving/schemas.py": {"pydantic", "pydantic_core"},
     "serving/connections.py": {"uvicorn"},
 }
-"""Where the parts are put together: imported inside functions (the demo and the server are themselves imported that way)."""
+"""Where the parts are put together: imported inside functions (the server's files are themselves imported that way)."""
 
 
 def python_files() -> list[Path]:
-    return sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py"))
+    return sorted({path for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py")})
+
+
+def folder_of(path: Path) -> str:
+    """The folder whose rule a file follows: the innermost one that has a rule."""
+    return next(name for parent in path.parents if (name := parent.relative_to(ROOT).as_posix()) in FOLDERS)
+
+
+def module_of(path: Path) -> str:
+    """The name that a file is imported by."""
+    folder = folder_of(path)
+    parts = path.relative_to(ROOT / folder).with_suffix("").parts
+    return ".".join([FOLDERS[folder], *(part for part in parts if part != "__init__")])
+
+
+MODULES = {module_of(path): path for path in python_files()}
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Absolute names of the modules that a file imports, relative ones resolved."""
-    folder = path.relative_to(ROOT).parts[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Absolute names of the modules that a file imports anywhere, relative ones resolved."""
+    yield from imports(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
+
+
+def imported_at_once(path: Path) -> Iterator[str]:
+    """The same, without what is imported inside functions or for types alone."""
+    yield from imports(ast.parse(path.read_text(encoding="utf-8")).body, path)
+
+
+def imports(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
+    """The modules that statements of a file import; of `from package import module` the module."""
+    package = module_of(path.with_name("__init__.py"))
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1, f"{path}: relative imports stay inside a folder"
-            yield ".".join(filter(None, (FOLDERS[folder], node.module)))
         elif isinstance(node, ast.ImportFrom):
-            assert node.module
-            yield node.module
+            assert node.level <= 1, f"{path}: relative imports stay inside a folder"
+            origin = ".".join(filter(None, (package if node.level else "", node.module)))
+            within = [f"{origin}.{alias.name}" for alias in node.names]
+            yield from dict.fromkeys(name if name in MODULES else origin for name in within)
 
 
 def home(module: str) -> str:
@@ -70,8 +103,8 @@ def home(module: str) -> str:
 
 
 def violations(path: Path) -> list[str]:
-    name = path.relative_to(ROOT).as_posix()
-    allowed = ALLOWED[name.split("/")[0]] | LAZY.get(name, set())
+    name, folder = path.relative_to(ROOT).as_posix(), folder_of(path)
+    allowed = ALLOWED[folder] | LAZY.get(folder, set()) | LAZY.get(name, set())
     return [
         module
         for module in imported(path)
@@ -91,6 +124,33 @@ def test_a_forbidden_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = tmp_path / "serving" / "sampler.py"
     file.write_text("import keras\nfrom kvae.model import TextVAE\nfrom .errors import KvaeError\nimport json\n")
     assert violations(file) == ["keras", "kvae.model"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kvae/commands").glob("*.py")), ids=lambda path: path.name)
+def test_a_command_imports_the_other_folders_when_it_runs(path: Path) -> None:
+    at_once = {module for module in imported_at_once(path) if module.split(".")[0] not in sys.stdlib_module_names}
+    allowed = ALLOWED["kvae/commands"]
+    assert [module for module in at_once if home(module) not in allowed and module not in allowed] == []
+
+
+def test_in_kvae_only_the_commands_lead_to_training_and_export() -> None:
+    arrows = [(path.name, home(module)) for path in (ROOT / "kvae").glob("*.py") for module in imported(path)]
+    assert [arrow for arrow in arrows if arrow[1] in ("kvae.training", "kvae.export")] == []
+    assert {name for name, package in arrows if package == "kvae.commands"} == {"cli.py"}
+
+
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other round, wherever in their files; none where there is no circle."""
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_round() -> None:
+    assert circle({name: set(imported(path)) for name, path in MODULES.items()}) == []
+    assert sorted(set(circle({"cli": {"demo", "runs"}, "demo": {"cli"}}))) == ["cli", "demo"]
 
 
 def test_the_folders_are_never_imported_by_their_bare_names() -> None:

@@ -42,6 +42,10 @@ def test_listing_presets_and_corpora_loads_nothing_heavy() -> None:
     )
 
 
+def test_the_help_of_every_command_loads_nothing_heavy() -> None:
+    assert loaded_after("from kvae.cli import parser; parser().format_help()") & set(HEAVY) == set()
+
+
 def test_sampling_works_where_only_the_base_dependencies_are_installed(bundle_folder: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
     run = BLOCK + "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"

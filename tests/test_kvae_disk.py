@@ -172,7 +172,7 @@ def test_a_command_that_kept_its_work_says_how_it_goes_on(
 
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-000000002.npz").touch()
-    monkeypatch.setattr(cli, arguments[0], full)
+    monkeypatch.setattr(f"kvae.commands.{arguments[0]}.run", full)
     assert cli.main([each.format(out=tmp_path) for each in arguments]) == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"kvae {arguments[0]}: {tmp_path / 'x'}: {FULL} (")

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvae.cli import opened
+from kvae.commands.run_folders import opened
 from kvae.configuration import TrainingConfig
 from kvae.model import TextVAE, computing_in
 from kvae.presets import PRESETS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvae import cli
+from kvae.commands import heavy_imports
 from kvae.serving import cores
 
 VERSION_2 = {"proc/self/cgroup": "0::/app/worker\n"}
@@ -55,10 +55,10 @@ def test_threads_follow_the_affinity_and_the_quota(monkeypatch: pytest.MonkeyPat
 
 def test_training_starts_no_more_threads_than_the_quota_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(32)), raising=False)
-    monkeypatch.setattr(cli.os, "environ", environment := {"PJRT_NPROC": "7"})
+    monkeypatch.setattr(heavy_imports.os, "environ", environment := {"PJRT_NPROC": "7"})
     monkeypatch.setattr(cores, "cpu_quota", lambda: math.inf)
-    cli.follow_cpu_quota()
+    heavy_imports.follow_cpu_quota()
     assert environment == {"PJRT_NPROC": "7"}
     monkeypatch.setattr(cores, "cpu_quota", lambda: 2.0)
-    cli.follow_cpu_quota()
+    heavy_imports.follow_cpu_quota()
     assert environment == {"PJRT_NPROC": "7", "TF_NUM_INTRAOP_THREADS": "2", "TF_NUM_INTEROP_THREADS": "2"}

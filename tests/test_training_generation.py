@@ -131,7 +131,8 @@ def test_what_a_run_learned_from_is_read_again(run_folder: Path) -> None:
 
 
 def test_the_command_reports_every_group(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kvae.cli import main, text_tables
+    from kvae.cli import main
+    from kvae.commands.reports import text_tables
 
     assert main(["evaluate", str(run_folder), "--texts", "4", "--samples", "20", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -159,7 +160,7 @@ def test_reconstructions_and_samples_can_be_left_out() -> None:
 
 
 def test_a_corpus_that_is_gone_is_said_and_not_an_error(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from kvae.cli import training_texts
+    from kvae.commands.run_folders import training_texts
 
     run = load_run(run_folder)
     gone = replace(run, config=run.config.with_settings({"data.source": "gone.txt"}))

@@ -311,7 +311,7 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(tmp_path: Path, 
 def test_a_model_that_is_behind_its_checkpoints_is_said(
     tmp_path: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kvae.cli import opened
+    from kvae.commands.run_folders import opened
 
     copy = shutil.copytree(run_folder, tmp_path / "run")
     opened(str(copy))

@@ -29,6 +29,7 @@ from .figures import cost_and_kl, dots, panels_over_x, stacked, training_curves
 from .generation import compiled, posterior_codes, prior_codes, written
 from .pipeline import training_stream
 from .reproduction import OVERALL, SAMPLES, Numbers, Row, Say, Statement, Study
+from .study_names import STUDY_NAMES
 from .text_metrics import CUT, bleu, distinct_texts
 
 ISSUE = "our own aim"
@@ -1058,3 +1059,5 @@ STUDIES: dict[str, Study] = {
     ),
 }
 """What `kvae reproduce` knows, by ID."""
+
+assert tuple(STUDIES) == STUDY_NAMES, "training/study_names.py is what the command line knows of these"

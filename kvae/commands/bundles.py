@@ -1,0 +1,50 @@
+"""What the commands that load a bundle share: their arguments, their deadline, the sampler and the texts it is given."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .arguments import Commands, Run, add_command, bundle_arguments
+from .output import say
+
+if TYPE_CHECKING:
+    from kvae.serving.sampler import Sampler
+
+
+def add_bundle_command(commands: Commands, name: str, run: Run, description: str) -> argparse.ArgumentParser:
+    """The parser of a new command that loads a bundle, with `--threads` and `--deadline`."""
+    parser = add_command(commands, name, within_deadline(run), description)
+    bundle_arguments(parser)
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="give up after this time, with exit code 5")
+    return parser
+
+
+def within_deadline(run: Run) -> Run:
+    """A command that has `--deadline` seconds."""
+
+    def limited(options: argparse.Namespace) -> None:
+        from kvae.serving.limits import within
+
+        with within(options.deadline):
+            run(options)
+
+    return limited
+
+
+def load_sampler(options: argparse.Namespace) -> Sampler:
+    """The sampler of the bundle that a command was given."""
+    from kvae.serving.sampler import Sampler
+
+    return Sampler.load(options.bundle, options.threads)
+
+
+def input_texts(options: argparse.Namespace) -> list[str]:
+    """The texts of the FILE argument, blank lines left out."""
+    from kvae.training.corpora import read_texts
+
+    notes: list[str] = []
+    texts = read_texts(options.file, "lines", notes)
+    for note in notes:
+        say(note)
+    return texts

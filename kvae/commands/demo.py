@@ -1,0 +1,123 @@
+"""`kvae demo`: the whole way in small, from the names of the Unicode characters to a verified sampler."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import Commands, add_command, overwrite_argument
+from .heavy_imports import heavy_imports
+from .output import program, say
+from .reports import evaluation_table, parity_line
+
+if TYPE_CHECKING:
+    from kvae.configuration import Config
+    from kvae.runs import Run
+    from kvae.serving.sampler import Sampler
+    from kvae.training.corpora import Prepared
+
+CORPUS = "unicode-names"
+ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")
+"""The two real names that the interpolation joins."""
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        run,
+        "train a small hybrid on the names of the Unicode characters, export, verify and sample it",
+    )
+    parser.add_argument("--out", default="runs/demo", help="run folder to make (default: %(default)s)")
+    overwrite_argument(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, evaluate, export, verify and sample into a new run folder, and print a report."""
+    with heavy_imports("train", "export"):
+        import kvae.export.bundle  # noqa: F401  (what is missing is said before anything is trained)
+        from kvae.export.convert import check_backend
+        from kvae.training.experiment import running
+    check_backend()
+    with running(demo_config(), options.out, say, options.overwrite) as (
+        trained,
+        prepared,
+    ):  # until its bundle is there
+        report(trained, prepared)
+
+
+def demo_config() -> Config:
+    """Preset `hybrid-lstm` on the corpus that is always there."""
+    from kvae.presets import preset
+
+    return preset("hybrid-lstm").with_settings({"data.source": CORPUS})
+
+
+def report(trained: Run, prepared: Prepared) -> None:
+    """Export, verify and sample a trained run, and print what came out."""
+    from kvae.export.bundle import write_bundle
+    from kvae.serving.sampler import Sampler
+    from kvae.serving.verification import verify
+    from kvae.training.evaluation import spread
+
+    say("counting character n-grams for comparison")
+    rivals = rival_bounds(prepared)
+    say("exporting, then comparing with Keras")
+    bundle = trained.path / "bundle"
+    write_bundle(trained.model, trained.alphabet, trained.config, bundle, trained.evaluation, prepared.validation)
+    checked = verify(bundle)
+    originals = trained.alphabet.decode(spread(prepared.validation, 5))
+
+    print_bounds(trained.evaluation, rivals)
+    section("Verified bundle")
+    print(parity_line(checked["parity_at_export"]))
+    print_texts(Sampler.load(bundle), originals)
+    print_next(trained.path, bundle)
+
+
+def rival_bounds(prepared: Prepared) -> dict[int, float]:
+    """Nats a name of character n-gram models, by the characters that they read."""
+    from kvae.training.generation import ORDER
+    from kvae.training.ngram import NGram
+
+    return {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in (3, ORDER)}
+
+
+def print_bounds(evaluation: Mapping[str, Any], rivals: Mapping[int, float]) -> None:
+    """The evaluation, and our bound beside its rivals'."""
+    section(f"Held-out {CORPUS}")
+    print(evaluation_table(evaluation))
+    bits = evaluation["bits_per_character"]
+    print(f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: lower is better")
+    for order, nats in rivals.items():
+        print(
+            f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} characters, Witten-Bell smoothing"
+        )
+
+
+def print_texts(sampler: Sampler, originals: list[str]) -> None:
+    """Samples, reconstructions and a walk."""
+    section("Ten samples, greedy: all variety comes from the latent code")
+    print("\n".join(sampler.sample(10, seed=0, greedy=True)))
+    section("Five held-out names and their reconstructions")
+    again = sampler.reconstruct(originals)
+    print("\n".join(f"{text}\n  -> {other}" for text, other in zip(originals, again, strict=True)))
+    section(f"From {ENDS[0]} to {ENDS[1]}")
+    print("\n".join(sampler.interpolate(*ENDS)))
+
+
+def print_next(run_folder: Path, bundle: Path) -> None:
+    """What to try with what is there now."""
+    section("Next")
+    print(f"TensorBoard logs are in {run_folder}/logs, the learning curves in {run_folder}/report/curves.png. Try:\n")
+    print(f"  {program('kvae')} sample {bundle} -n 10 --temperature 0.8")
+    print(f"  {program('kvae')} serve {bundle}")
+    print(f"  {program('tensorboard')} --logdir {run_folder}/logs")
+    print(f"  {program('kvae')} train --data YOUR_FILE.txt --out runs/mine")
+
+
+def section(title: str) -> None:
+    """A heading of the report."""
+    print(f"\n{title}\n{'-' * len(title)}")

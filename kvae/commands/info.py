@@ -1,0 +1,55 @@
+"""`kvae info`: what a bundle is and how good."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from .arguments import Commands
+from .bundles import add_bundle_command
+from .output import show, table
+from .reports import parity_line, quantization_line
+
+
+def add(commands: Commands) -> None:
+    add_bundle_command(commands, "info", run, "what a bundle is and how good")
+
+
+def run(options: argparse.Namespace) -> None:
+    from kvae.serving.sampler import Sampler
+
+    sampler = Sampler.load(options.bundle)
+    manifest, rules = sampler.info(), sampler.alphabet.rules
+    latent, training = manifest["latent"], manifest["training"]
+    longest = manifest["length"] - (manifest["mode"] == "lines")
+    size = sum(entry["size"] for entry in manifest["endpoints"].values())
+    limit = "exactly" if manifest["mode"] == "fixed" else "up to"
+    given = " given its label" if latent.get("attributes") else ""
+    bound = "not evaluated"
+    if "elbo" in training:
+        bound = f"{training['elbo']:.2f} nats a text{given}, {training['bits_per_character']:.3f} bits a character"
+    rows = {
+        "model": manifest["model_id"],
+        "trained on": f"{training['source']} ({manifest['mode']})",
+        "texts": f"{limit} {longest} {rules.tokens} of {len(manifest['vocabulary']['symbols'])} kinds",
+        "latent code": latent_line(latent),
+        **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
+        "bound": bound,
+        "active units": training.get("active_units", "not evaluated"),
+        "size": f"{size / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
+        "parity": parity_line(manifest["parity"]),
+        **({"weights": quantization_line(manifest["quantization"])} if "quantization" in manifest else {}),
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+    }
+    show(options, manifest, table(rows))
+
+
+def latent_line(latent: Mapping[str, Any]) -> str:
+    """What a code consists of."""
+    if latent["kind"] == "none":
+        return "none, a language model"
+    labels = len(latent.get("attributes", []))
+    levels = f"{latent['levels']} levels, " if latent.get("levels", 1) > 1 else ""
+    beside = f" and {labels} for the label" if labels else ""
+    return f"{latent['kind']}, {levels}{latent['size'] - labels} dimensions{beside}, {latent['prior']} prior"

@@ -1,0 +1,34 @@
+"""How a command speaks: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kvae.runs import to_json
+
+
+def say(sentence: str) -> None:
+    """A line on standard error."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def show(options: argparse.Namespace, report: Any, text: str) -> None:
+    """A command's result: one JSON object with --json, else text."""
+    print(to_json(report) if options.json else text)
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """Names and values in two columns."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def program(name: str) -> str:
+    """How to call a program of this environment: by name where the shell finds it, by path where not."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).parent / name)

@@ -1,0 +1,57 @@
+"""Numbers as people read them: evaluations in tables, the records of an export as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .output import table
+
+
+def evaluation_table(report: Mapping[str, Any]) -> str:
+    """The numbers of an evaluation with their units."""
+    from kvae.training.evaluation import UNITS
+
+    levels = [name for name in report if name.startswith("kl_level_")]
+    units = UNITS | dict.fromkeys(levels if len(levels) > 1 else (), "nats per sequence")
+    numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
+    return table({name: f"{cell(value):>12}  {units[name]}" for name, value in numbers.items() if name in units})
+
+
+def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
+    """The groups of numbers about what a model wrote, each with a heading."""
+    from kvae.training.generation import TABLES, UNITS
+
+    for title, groups in TABLES.items():
+        columns = {name: heading for name, heading in groups.items() if name in report}
+        names = [name for name in UNITS if any(name in report[group] for group in columns)]
+        rows = {
+            name: "  ".join(f"{cell(report[group].get(name, '')):>15}" for group in columns)
+            + f"  {UNITS[name].format_map(report)}"
+            for name in names
+        }
+        heads = {"": "  ".join(f"{heading:>15}" for heading in columns.values())}
+        if rows:
+            yield f"{title}\n{'-' * len(title)}\n" + table(heads | rows if len(columns) > 1 else rows)
+
+
+def cell(value: Any) -> str:
+    """A number with its points one under the other."""
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}    " if isinstance(value, int) else value
+
+
+def parity_line(record: Mapping[str, Any]) -> str:
+    """A parity record as a sentence."""
+    return (
+        f"largest logit difference against Keras {record['largest_turn_difference']:.1e} (at most {record['tolerance']:g}), "
+        f"greedy decoding equal in {record['greedy_rows_equal']} of {record['rows']} rows"
+    )
+
+
+def quantization_line(record: Mapping[str, Any]) -> str:
+    """What eight bits changed, as a sentence."""
+    return (
+        f"{record['kind']}, {100 * record['size_ratio']:.0f} % of the size; on {record['texts']} texts a bound of "
+        f"{record['bound']:.2f} nats instead of {record['bound_in_float32']:.2f}, "
+        f"{100 * record['likeliest_symbols_unchanged']:.2f} % of the likeliest symbols unchanged"
+    )

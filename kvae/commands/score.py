@@ -1,0 +1,58 @@
+"""`kvae score`: how surprising texts are, the oddest first."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvae.serving.alphabet import one_line
+
+from .arguments import Commands, file_argument, unknown_argument
+from .bundles import add_bundle_command, input_texts, load_sampler
+from .output import say, show
+
+SCORED_AT_ONCE = 1024
+"""Texts between two lines of progress."""
+
+
+def add(commands: Commands) -> None:
+    parser = add_bundle_command(commands, "score", run, "how surprising texts are, the oddest first")
+    file_argument(parser)
+    unknown_argument(parser, default="replace")
+    parser.add_argument("-n", type=int, help="how many to show (default: all)")
+    parser.add_argument(
+        "--by",
+        choices=("bound", "bits_per_character"),
+        default="bits_per_character",
+        help="what to rank by: nats a text, or bits a character, which spares long texts (default: %(default)s)",
+    )
+    parser.add_argument("--samples", type=int, default=1, help="codes a text to average over (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the codes (default: %(default)s)")
+    parser.add_argument("--attribute", metavar="VALUE", help="the label of all texts (default: guessed, at a price)")
+    parser.add_argument(
+        "--too-long",
+        choices=("refuse", "cut"),
+        default="cut",
+        help="texts longer than the model (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    sampler, texts = load_sampler(options), input_texts(options)
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts, start=1):
+        places.setdefault(text, []).append(place)
+    distinct, found = list(places), []
+    reading = {"attribute": options.attribute, "unknown": options.unknown, "too_long": options.too_long}
+    for start in range(0, len(distinct), SCORED_AT_ONCE):
+        found += sampler.score(distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **reading)
+        if len(distinct) > SCORED_AT_ONCE:
+            say(f"{len(found):,} of {len(distinct):,} distinct texts")
+    ranked = sorted(found, key=lambda each: -getattr(each, options.by))[: options.n]
+    report = [{"places": places[each.text], **vars(each)} for each in ranked]
+    heading = f"{'bound':>9} {'bits/char':>9} {'times':>6} {'first':>7}  text"
+    rows = [
+        f"{each.bound:>9.2f} {each.bits_per_character:>9.3f} {len(places[each.text]):>6,} {places[each.text][0]:>7,}  "
+        f"{one_line(each.text)}"
+        for each in ranked
+    ]
+    show(options, {"scores": report}, "\n".join([heading, *rows]))

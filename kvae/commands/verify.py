@@ -1,0 +1,88 @@
+"""`kvae verify`: a bundle's files, its seed test and, where Keras is installed, its model."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvae.backends import first_line
+from kvae.runs import MODEL
+from kvae.serving.errors import CheckFailed
+
+from .arguments import Commands
+from .bundles import add_bundle_command
+from .heavy_imports import heavy_imports
+from .output import say, show
+from .reports import parity_line, quantization_line
+from .run_folders import held_out_tokens
+
+if TYPE_CHECKING:
+    from kvae.runs import Run
+
+
+def add(commands: Commands) -> None:
+    parser = add_bundle_command(
+        commands,
+        "verify",
+        run,
+        "check a bundle: its files, its seed test and, where Keras is installed, its model",
+    )
+    parser.add_argument(
+        "--against", metavar="RUN", help="compare with this run's Keras model (default: the run the bundle lies in)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    from kvae.serving.verification import verify
+
+    report = verify(options.bundle)
+    trained = run_to_compare(options.bundle, options.against)
+    if trained is not None:
+        from kvae.export.bundle import model_id
+        from kvae.export.parity import compare
+        from kvae.serving.bundle import read_bundle
+
+        if model_id(trained.model) == report["model_id"]:
+            report["against"] = str(trained.path)
+            if "quantization" not in report:  # rounded weights are not the model's, by how much was measured at export
+                report["parity"] = compare(trained.model, read_bundle(options.bundle), held_out_tokens(trained))
+        elif options.against:
+            raise CheckFailed(
+                f"{trained.path} holds the model {model_id(trained.model)}, the bundle {report['model_id']}"
+            )
+    lines = [
+        f"{report['files']} files are as they were written",
+        f"{report['seed_test_texts']} texts of the seed test are the same",
+    ]
+    lines.append(
+        parity_line(report["parity"])
+        if "parity" in report
+        else parity_line(report["parity_at_export"]) + " (recorded at export)"
+    )
+    lines += [quantization_line(report["quantization"])] if "quantization" in report else []
+    show(options, report, "\n".join(lines))
+
+
+def run_to_compare(bundle: str, asked: str | None) -> Run | None:
+    """The run whose Keras model a bundle is compared with: the one asked for or, where it opens, the one the bundle lies in."""
+    folder = asked or beside(bundle)
+    if folder is None:
+        return None
+    try:
+        with heavy_imports("export"):
+            import kvae.export.parity  # noqa: F401
+            from kvae.runs import load_run
+        return load_run(folder)
+    except Exception as error:  # whatever a Keras that does not work raises: a bundle is checked without it
+        if asked:
+            raise
+        say(f"not compared with the Keras model of {folder}: {first_line(error)}")
+        return None
+
+
+def beside(bundle: str) -> Path | None:
+    """The run folder that a bundle lies in, where Keras is there to read it."""
+    parent = Path(bundle).resolve().parent
+    return parent if (parent / MODEL).is_file() and find_spec("keras") and find_spec("tensorflow") else None
