@@ -10,7 +10,7 @@ from kvae.configuration import ObjectiveConfig
 from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
-from .conftest import random_tokens, small_config
+from .conftest import everyday, random_tokens, small_config
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "conv": {},
@@ -41,7 +41,7 @@ def built(encoder: str, latent: str, prior: str, expander: str, head: str) -> Te
     return TextVAE(small_config(**slots, auxiliary=False), ObjectiveConfig(alpha=0.0))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", everyday(ENCODERS, *(ENCODERS.keys() - {"gru"})))
 @pytest.mark.parametrize("latent", LATENTS)
 def test_every_combination_that_makes_sense_gives_finite_terms_and_no_other_builds(encoder: str, latent: str) -> None:
     tokens = random_tokens(3)

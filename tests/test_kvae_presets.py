@@ -14,7 +14,7 @@ from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PRESETS, PUBLISHED, SMALL, preset
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD
 
-from .conftest import COMPILED, JAX, distinct_presets, random_tokens
+from .conftest import COMPILED, JAX, everyday, random_tokens
 
 
 def sized(config: Config, length: int, vocabulary_size: int) -> TextVAE:
@@ -36,14 +36,20 @@ def is_text(tokens: np.ndarray) -> bool:
     return bool((tokens[behind] == PAD).all()) and not np.isin(tokens[~behind], NEVER_WRITTEN).any()
 
 
-DISTINCT = list(distinct_presets())
-"""What every run trains; `make test-all` trains the published sizes too, and what another corpus alone tells apart."""
+REPRESENTATIVES = (
+    "hybrid-lstm-small",
+    "hybrid-semi-supervised-small",
+    "hybrid-bytenet-ptb-small",
+    "kl-target-gru-small",
+    "rnn-mixture-toy-small",
+    "lvae-3-toy-small",
+    "ladder-rnn-3-toy-small",
+)
+"""What is trained every day: each kind of encoder, head, latent code and objective once; `make test-all` trains all."""
 
 
 @pytest.mark.both
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in DISTINCT else pytest.mark.slow) for name in PRESETS]
-)
+@pytest.mark.parametrize("name", everyday(PRESETS, *REPRESENTATIVES))
 def test_a_preset_trains_is_saved_and_writes_texts(name: str, tmp_path: Path) -> None:
     item = PRESETS[name]
     model = sized(item.config, 16, 9 if name.endswith(SMALL) else item.shape[1])

@@ -11,7 +11,7 @@ import pytest
 from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
-from .conftest import COMPILED, JAX, numbers, random_tokens, small_model
+from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_model
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     "hybrid": {},
@@ -30,7 +30,7 @@ HALF = {"mixed_bfloat16": 0.03, "mixed_float16": 0.005}
 """The policies, and how far their losses may be from float32's, as a share: some bits of 8 and of 11."""
 
 
-@pytest.fixture(params=HALF)
+@pytest.fixture(params=everyday(HALF, "mixed_bfloat16"))
 def policy(request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.param
     keras.config.set_dtype_policy("float32")

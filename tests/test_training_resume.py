@@ -68,7 +68,9 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return at
 
 
-@pytest.mark.parametrize("steps", [pytest.param((3,), marks=pytest.mark.both), (7, 9)])
+@pytest.mark.parametrize(
+    "steps", [pytest.param((3,), marks=pytest.mark.both), pytest.param((7, 9), marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     tmp_path: Path, run_folder: Path, small_settings: dict[str, Any], interrupted: Any, steps: tuple[int, ...]
 ) -> None:
@@ -99,7 +101,7 @@ def test_rules_that_wait_remember_what_they_waited_for(
         training__early_stopping=2,
     )
     run(config, tmp_path / "whole", quiet)
-    for step in (10, 40, 60):
+    for step in (10, 60):
         interrupted(step)
         (resume if (tmp_path / "broken").exists() else run)(config, tmp_path / "broken", quiet)
     interrupted(0)

@@ -54,6 +54,7 @@ def test_equal_systems_are_trained_once_and_every_preset_has_a_row() -> None:
     assert frozenset({"hybrid-dense-toy", "hybrid-dense-twitter"}) in together
 
 
+@pytest.mark.slow  # a study's row goes on in the same way, every day
 def test_a_row_that_was_stopped_is_no_result_and_goes_on(
     tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
