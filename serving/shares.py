@@ -92,9 +92,10 @@ class FairClock:
 
     def advance(self, work: float) -> None:
         """The model did `work` seconds, which all unfinished requests would have shared."""
-        while work > 0 and self.ends:
-            step = min(work / len(self.ends), self.ends[0] - self.now)
-            self.now += step
-            work -= step * len(self.ends)
-            if self.now >= self.ends[0]:
-                heapq.heappop(self.ends)
+        while self.ends:
+            left = self.ends[0] - self.now
+            if work < left * len(self.ends):
+                self.now += work / len(self.ends)
+                return
+            self.now = heapq.heappop(self.ends)
+            work -= left * (len(self.ends) + 1)

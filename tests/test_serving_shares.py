@@ -81,6 +81,17 @@ def test_a_request_that_left_takes_no_share() -> None:
     assert (left.now, stayed.now) == (2.0, 1.0)
 
 
+def test_work_that_does_not_divide_evenly_is_done_once() -> None:
+    """A second shared by 49 leaves a rest of 2^-53 seconds, whose share is a rest again, and so on without end."""
+    clock = FairClock()
+    for _ in range(49):
+        clock.enter(10.0)
+    clock.advance(1.0)
+    assert clock.now == pytest.approx(1 / 49)
+    clock.advance(489.0)
+    assert (clock.now, clock.ends) == (pytest.approx(10.0), [])
+
+
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 
