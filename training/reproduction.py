@@ -19,11 +19,11 @@ import keras
 import numpy as np
 
 from kvae import __version__
-from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
 from kvae.disk import naming
 from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.steps import backend_steps
 from kvae.writing import LOCK, occupied, sole_writer, whole
 
 from .corpora import Prepared
