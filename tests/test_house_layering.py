@@ -49,13 +49,14 @@ def python_files() -> list[Path]:
 
 def imported(path: Path) -> Iterator[str]:
     """Absolute names of the modules that a file imports, relative ones resolved."""
-    folder = path.relative_to(ROOT).parts[0]
+    folder, *within = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1, f"{path}: relative imports stay inside a folder"
-            yield ".".join(filter(None, (FOLDERS[folder], node.module)))
+            above = len(within) + 1 - node.level
+            assert above >= 0, f"{path}: relative imports stay inside a folder"
+            yield ".".join(filter(None, (FOLDERS[folder], *within[:above], node.module)))
         elif isinstance(node, ast.ImportFrom):
             assert node.module
             yield node.module
@@ -91,6 +92,17 @@ def test_a_forbidden_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = tmp_path / "serving" / "sampler.py"
     file.write_text("import keras\nfrom kvae.model import TextVAE\nfrom .errors import KvaeError\nimport json\n")
     assert violations(file) == ["keras", "kvae.model"]
+
+
+def test_a_relative_import_stays_inside_its_folder_of_the_four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "training" / "studies").mkdir(parents=True)
+    file = tmp_path / "training" / "studies" / "toy.py"
+    file.write_text("from . import rows\nfrom .rows import lasting\nfrom ..corpora import CORPORA\n")
+    assert list(imported(file)) == ["kvae.training.studies", "kvae.training.studies.rows", "kvae.training.corpora"]
+    file.write_text("from ...model import TextVAE\n")
+    with pytest.raises(AssertionError, match="relative imports stay inside a folder"):
+        list(imported(file))
 
 
 def test_the_folders_are_never_imported_by_their_bare_names() -> None:

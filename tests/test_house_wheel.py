@@ -226,5 +226,5 @@ def test_nothing_asks_an_environment_for_the_version_of_kvae_which_has_it_at_han
 
 def test_the_tree_in_the_readme_names_every_file() -> None:
     readme = (ROOT / "README.md").read_text()
-    missing = [path.name for folder in FOLDERS for path in (ROOT / folder).glob("*.py") if path.name not in readme]
+    missing = [path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if path.name not in readme]
     assert [name for name in missing if not name.startswith("__")] == []

@@ -1,6 +1,6 @@
 """Studies: rows that are trained and measured, statements about them, a figure. `kvae reproduce ID` runs one.
 
-A study is data (`training/studies.py`). This file trains what is missing, keeps what is there, judges and writes it all down.
+A study is data (`training/studies`). This file trains what is missing, keeps what is there, judges and writes it all down.
 """
 
 from __future__ import annotations
