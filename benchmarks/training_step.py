@@ -46,8 +46,8 @@ def ours(system: str, plain: bool, length: int, xla: bool) -> tuple[Callable[[],
     """A training step, and the number of parameters."""
     import keras
 
-    from kvae.backends import backend_steps
     from kvae.model import TextVAE
+    from kvae.steps import backend_steps
 
     keras.utils.set_random_seed(0)
     config = configuration(system, plain, length)
@@ -127,7 +127,7 @@ def recurrence_on_jax(layer: Any, inputs: Any, first: Any) -> Callable[[], Any]:
     import jax
     import keras
 
-    from kvae.backends import backend_steps
+    from kvae.recurrences import over_positions
 
     weights = [weight.value for weight in layer.trainable_weights]
 
@@ -135,7 +135,7 @@ def recurrence_on_jax(layer: Any, inputs: Any, first: Any) -> Callable[[], Any]:
     def run(inputs: Any, weights: Any) -> Any:
         def loss(inputs: Any, weights: Any) -> Any:
             with keras.StatelessScope(list(zip(layer.trainable_weights, weights, strict=True))):
-                return backend_steps().over_positions(layer, inputs, [first, first], training=True).sum()
+                return over_positions(layer, inputs, [first, first], training=True).sum()
 
         return jax.grad(loss, argnums=(0, 1))(inputs, weights)
 
@@ -145,7 +145,7 @@ def recurrence_on_jax(layer: Any, inputs: Any, first: Any) -> Callable[[], Any]:
 def recurrence_on_tensorflow(layer: Any, inputs: Any, first: Any, xla: bool) -> Callable[[], Any]:
     import tensorflow as tf
 
-    from kvae.backends import backend_steps
+    from kvae.training.tensorflow_step import over_positions
 
     inputs, first = tf.constant(inputs), tf.constant(first)
 
@@ -153,7 +153,7 @@ def recurrence_on_tensorflow(layer: Any, inputs: Any, first: Any, xla: bool) -> 
     def run() -> Any:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            loss = tf.reduce_sum(backend_steps().over_positions(layer, inputs, [first, first], training=True))
+            loss = tf.reduce_sum(over_positions(layer, inputs, [first, first], training=True))
         return tape.gradient(loss, [inputs, layer.cell.kernel.value])
 
     return lambda: run()[0].numpy()

@@ -1,6 +1,4 @@
-"""Keras as our models need it: the backend it is set to, the settings it finds in the environment, and what is written once
-for each backend, the modules `kvae.training.<backend>_step`, found by name.
-"""
+"""Keras as our models need it: the backend it is set to, and the settings it finds in the environment."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ import json
 import os
 import traceback
 import warnings
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from kvae.serving.errors import ConfigError
 
@@ -67,7 +63,7 @@ def start_keras() -> None:
     keras.config.set_image_data_format("channels_last")
     if keras.backend.backend() == "jax":
         try:
-            backend_steps().accelerators()
+            keras.distribution.list_devices()
         except Exception as error:  # of a missing platform JAX makes errors of several kinds
             platforms = os.environ.get("JAX_PLATFORMS")
             raise ConfigError(
@@ -78,13 +74,3 @@ def start_keras() -> None:
 def first_line(error: BaseException) -> str:
     """What an error of others says, in one line."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def backend_steps() -> Any:
-    """The module of the backend in use, imported when a model computes; raises `ConfigError` for another backend."""
-    import keras
-
-    backend = keras.backend.backend()
-    if backend not in BACKENDS:
-        raise ConfigError(f"KERAS_BACKEND is {backend!r}; kvae trains on {' and '.join(map(repr, BACKENDS))}")
-    return import_module(f"kvae.training.{backend}_step")

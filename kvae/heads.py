@@ -16,9 +16,9 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from .backends import backend_steps
 from .blocks import DATA_FORMAT
 from .configuration import ModelConfig, ObjectiveConfig
+from .recurrences import over_positions
 from .replicas import drawn
 
 
@@ -290,7 +290,7 @@ class RecurrentHead(layers.Layer):
 
     def call(self, features: Any, previous: Any, training: bool = False) -> Any:
         inputs = self.read(self.project(features), previous, training)
-        hidden = backend_steps().over_positions(self.recurrence, inputs, self.initial_state(features), training)
+        hidden = over_positions(self.recurrence, inputs, self.initial_state(features), training)
         return self.logits(self.dropout(hidden, training=training))
 
     def logits(self, hidden: Any) -> Any:

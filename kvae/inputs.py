@@ -4,7 +4,7 @@ first one as it comes by. A step itself sees shapes and kinds alone, when it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import GeneratorType
 from typing import Any
 
@@ -15,7 +15,6 @@ from keras import ops
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.errors import ConfigError, DataError, KvaeError
 
-from .backends import backend_steps
 from .configuration import ModelConfig
 
 ENCODED = "`Alphabet.encode` makes such rows of texts"
@@ -146,10 +145,11 @@ def check_weights(weights: Any, texts: int) -> np.ndarray:
 
 
 class FirstBatch:
-    """Looks at the first batch of a dataset. Keras and TensorFlow wrap what it raises, so `error` keeps it."""
+    """Looks at the first batch of a dataset; `watched` has a tf.data pipeline looked at while it is read. Keras and
+    TensorFlow wrap what it raises, so `error` keeps it."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+    def __init__(self, config: ModelConfig, watched: Callable[[Any, Callable[[Any], None]], Any]) -> None:
+        self.config, self.watched = config, watched
         self.error: KvaeError | None = None
 
     def __call__(self, data: Any) -> None:
@@ -166,7 +166,7 @@ class FirstBatch:
         if isinstance(batches, keras.utils.PyDataset):
             self(batches[0])
             return batches
-        return backend_steps().watched(batches, self) if hasattr(batches, "element_spec") else batches
+        return self.watched(batches, self) if hasattr(batches, "element_spec") else batches
 
     def passing(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The same batches."""

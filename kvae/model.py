@@ -15,7 +15,6 @@ from keras import ops
 from kvae.serving.errors import ConfigError
 
 from . import learning_rates as _registers_the_schedules  # noqa: F401
-from .backends import backend_steps
 from .blocks import Part
 from .configuration import ModelConfig, ObjectiveConfig
 from .inputs import FirstBatch, prepared
@@ -30,6 +29,7 @@ from .objectives import (
 )
 from .parts import Parts, named_kls
 from .replicas import drawn, each_repeated, everywhere, is_split, weights_of_texts
+from .steps import backend_steps
 
 NOT_QUANTIZED = (
     "quantize: the `.keras` file of a quantized TextVAE would not load; `kvae export --int8`, or write_bundle(..., int8=True), "
@@ -277,9 +277,10 @@ class TextVAE(keras.Model):
     def looking(self, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises what `prepared` raises."""
         given = inspect.signature(method).bind(*arguments, **options).arguments
-        look = FirstBatch(self.model_config)
+        steps = backend_steps()
+        look = FirstBatch(self.model_config, steps.watched)
         try:
-            with backend_steps().keeping_weights(self):
+            with steps.keeping_weights(self):
                 return method(**prepared(self.model_config, given, look))
         except Exception:
             if look.error is not None:
@@ -293,6 +294,10 @@ class TextVAE(keras.Model):
     def test_step(self, *arguments: Any) -> Any:
         """One evaluation step, as `train_step`."""
         return backend_steps().test_step(self, *arguments)
+
+    def predict_step(self, *arguments: Any) -> Any:
+        """The outputs of a batch, as `train_step`."""
+        return backend_steps().predict_step(self, *arguments)
 
     def quantize(self, *arguments: Any, **options: Any) -> None:
         """Refused, as `refuse_quantized` says."""

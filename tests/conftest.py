@@ -109,7 +109,11 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
     else:
         import tensorflow as tf
 
+        from kvae.recurrences import looping
+        from kvae.training.tensorflow_step import over_positions
+
         @tf.function
+        @looping(over_positions)
         def traced() -> Any:
             with tf.GradientTape() as tape:
                 scalar = loss()

@@ -1,5 +1,8 @@
 """What a head sees, that its stepped form is its teacher-forced form, and its formulas by hand."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -45,6 +48,35 @@ RECURRENT = [name for name in VARIANTS if name.startswith(("lstm", "gru"))]
 CONVOLUTIONS = [name for name in VARIANTS if name.startswith(("bytenet", "gated_conv"))]
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+GROUND_FLOOR = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("kvae.training", "kvae.export")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+import keras
+from kvae.decoding import sample
+from kvae.heads import HEADS
+from tests.conftest import random_tokens, small_model
+for head in HEADS:
+    model = small_model(head=head, auxiliary=head != "none")
+    logits = model(random_tokens(2), training=True)["logits"]
+    bound = model.bound(random_tokens(2), keras.random.normal((2, model.parts.noise_size)))
+    twin = type(model).from_config(model.get_config())
+    print(head, *logits.shape, *bound["kl"].shape, *sample(twin, 3).shape)
+"""
+
+
+@pytest.mark.both
+def test_every_head_is_built_computes_and_writes_where_neither_training_nor_export_is_installed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GROUND_FLOOR], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{head} 2 16 9 2 3 16" for head in HEADS]
 
 
 def head_of(variant: str, dropout: float = 0.0) -> Any:

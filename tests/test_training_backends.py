@@ -85,11 +85,15 @@ def prepared(name: str) -> tuple[Any, Any]:
 
 def terms(name: str) -> dict[str, np.ndarray]:
     """Every term of a system, (ROWS,) each, in inference mode."""
-    from kvae.backends import backend_steps
+    from kvae.recurrences import looping
+    from kvae.steps import backend_steps
 
     model, inputs = prepared(name)
     if os.environ.get("KERAS_BACKEND") != "jax":
-        return {term: numbers(value) for term, value in model.terms(inputs).items()}
+        from kvae.training.tensorflow_step import over_positions
+
+        with looping(over_positions):
+            return {term: numbers(value) for term, value in model.terms(inputs).items()}
     return backend_steps().compiled(model, lambda: model.terms(inputs), [])()
 
 

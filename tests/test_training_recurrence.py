@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from kvae.backends import backend_steps
 from kvae.configuration import ObjectiveConfig
 from kvae.heads import lstm
 
@@ -16,6 +15,8 @@ if JAX:
     pytest.skip("the loop with its own gradient is TensorFlow's", allow_module_level=True)
 
 import tensorflow as tf
+
+from kvae.training.tensorflow_step import over_positions
 
 TEXTS, POSITIONS, UNITS = 3, 7, 5
 
@@ -58,11 +59,11 @@ def drawn(positions: int) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
 
 
 def learning(recurrence: keras.layers.RNN, inputs: Any, states: list[Any]) -> Any:
-    return backend_steps().over_positions(recurrence, inputs, states, training=True)
+    return over_positions(recurrence, inputs, states, training=True)
 
 
 def reading(recurrence: keras.layers.RNN, inputs: Any, states: list[Any]) -> Any:
-    return backend_steps().over_positions(recurrence, inputs, states, training=False)
+    return over_positions(recurrence, inputs, states, training=False)
 
 
 def by_keras(recurrence: keras.layers.RNN, inputs: Any, states: list[Any]) -> Any:

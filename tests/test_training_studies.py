@@ -24,11 +24,13 @@ from kvae.training.studies import (
     lasting,
     reconstruction_bits,
 )
+from kvae.training.study_names import STUDY_NAMES
 
 SCALED = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
 
 
 def test_the_command_line_names_every_study() -> None:
+    assert tuple(STUDIES) == STUDY_NAMES
     assert [parser().parse_args(["reproduce", name]).id for name in STUDIES] == list(STUDIES)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kvae.backends import backend_steps
 from kvae.distributions import LOG_TWO_PI
 from kvae.model import TextVAE
 from kvae.objectives import bits_per_character, importance_weighted_nll
 from kvae.serving.errors import ConfigError
+from kvae.steps import backend_steps
 
 from .pipeline import ordered_rows
 

@@ -1,8 +1,8 @@
-"""Training and evaluation steps on JAX, as `TextVAE` calls them; the same names as in `tensorflow_step`.
+"""Training and evaluation steps on JAX, as `TextVAE` calls them: `kvae.steps.Steps`, as in `tensorflow_step`.
 
 A step is a function of its state here: the values of all variables go in and come out as lists, in the order in which the
 model names the variables. `keras.StatelessScope` lends them to the variables meanwhile, so that the model's own code serves
-both backends.
+both backends. Recurrences run in Keras' loop: under XLA alone a gradient by hand is no faster (`docs/decisions.md`, 72).
 """
 
 from __future__ import annotations
@@ -110,6 +110,12 @@ def test_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dic
     return logs, (trainable, after(scope, model.non_trainable_variables, others), metrics)
 
 
+def predict_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> Any:
+    """The outputs with the model in inference mode, and what is not trained after it; `state` is the values of trainable and
+    non-trainable variables."""
+    return keras.Model.predict_step(model, state, data)
+
+
 def tracked(
     model: TextVAE, terms: Mapping[str, Any], metrics: Values, part: Replica, gradient_norm: Any = None
 ) -> tuple[dict[str, Any], Values]:
@@ -123,12 +129,6 @@ def after(scope: Scope, variables: Sequence[Any], before: Values) -> Values:
     """What the variables hold at the end of a scope."""
     found = (scope.get_current_value(variable) for variable in variables)
     return [old if new is None else new for new, old in zip(found, before, strict=True)]
-
-
-def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
-    """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states, in Keras' own loop: under XLA alone a
-    gradient by hand is no faster (`docs/decisions.md`, 72)."""
-    return recurrence(inputs, initial_state=states)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Studies: rows that are trained and measured, statements about them, a figure. `kvae reproduce ID` runs one.
 
-A study is data (`training/studies.py`). This file trains what is missing, keeps what is there, judges and writes it all down.
+A study is data (`training/studies`). This file trains what is missing, keeps what is there, judges and writes it all down.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import keras
 import numpy as np
 
 from kvae import __version__
-from kvae.backends import backend_steps
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
 from kvae.disk import naming
 from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.steps import backend_steps
 from kvae.writing import LOCK, occupied, sole_writer, whole
 
 from .corpora import Prepared

@@ -1,4 +1,7 @@
-"""Training and evaluation steps on TensorFlow, as `TextVAE` calls them; the same names as in `jax_step`."""
+"""Training and evaluation steps on TensorFlow, as `TextVAE` calls them: `kvae.steps.Steps`, as in `jax_step`.
+
+All of them run recurrences by `over_positions`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,22 @@ import tensorflow as tf
 from kvae.heads import LSTMCell
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
+from kvae.recurrences import keras_loop, looping
 from kvae.replicas import Replica, own_mean, own_share, replica
 
 from .first_batch import watched as watched
 from .tensorflow_recurrence import lstm
 
 
+def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
+    """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states: our LSTM with a gradient of its own,
+    any other in Keras' loop."""
+    if isinstance(recurrence.cell, LSTMCell):
+        return lstm(recurrence.cell, inputs, states, training)
+    return keras_loop(recurrence, inputs, states, training)
+
+
+@looping(over_positions)
 def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter.
 
@@ -88,6 +101,7 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
     tf.switch_case(whose, [updating(weights), updating(model.inference_weights), updating(model.generative_weights)])
 
 
+@looping(over_positions)
 def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
     """The objective's terms with the model in inference mode."""
     context = tf.distribute.get_replica_context()
@@ -96,17 +110,16 @@ def test_step(model: TextVAE, data: Any) -> dict[str, Any]:
         return reducible(model.track(model.terms(inputs)), context)
 
 
+@looping(over_positions)
+def predict_step(model: TextVAE, data: Any) -> Any:
+    """The outputs with the model in inference mode."""
+    return keras.Model.predict_step(model, data)
+
+
 def reducible(logs: dict[str, Any], context: tf.distribute.ReplicaContext) -> dict[str, Any]:
     """Logs as Keras can average them: between several workers it does so along their first axis."""
     together = isinstance(context.strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return {name: value[None] for name, value in logs.items()} if together else logs
-
-
-def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
-    """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states."""
-    if isinstance(recurrence.cell, LSTMCell):
-        return lstm(recurrence.cell, inputs, states, training)
-    return recurrence(inputs, initial_state=states)
 
 
 @contextlib.contextmanager
@@ -121,7 +134,7 @@ def compiled(
     """`function` of arrays like the symbolic `inputs`, traced once for all batch sizes; it always sees the model's weights of
     the moment."""
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
-    traced = tf.function(function, autograph=False, input_signature=signature)
+    traced = tf.function(looping(over_positions)(function), autograph=False, input_signature=signature)
     return lambda *arrays: {name: value.numpy() for name, value in traced(*arrays).items()}
 
 
