@@ -159,3 +159,16 @@ def test_a_page_of_a_system_has_its_five_parts(page: Path) -> None:
     text = text_of(page)
     assert re.findall(r"^## (.+)", text, re.MULTILINE) == ["Equations", "Code path", "Train", "What to expect"]
     assert re.match(r"# [^\n]+\n\n[^\n#|`]", text)
+
+
+def test_the_tree_names_every_file_and_no_other() -> None:
+    tree = text_of(DOCS["docs/architecture.md"]).split("## The tree", 1)[1]
+    folders = ("kvae", "training", "export", "serving")
+    files = {path.name for folder in folders for path in (ROOT / folder).glob("**/*.py")}
+    named = set(re.findall(r"^ +([a-z_]+\.py) ", tree, re.MULTILINE))
+    assert files - named <= {"__init__.py", "__main__.py"}
+    assert named <= files | {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(PAGES["README.md"]).splitlines()) <= 180

@@ -222,9 +222,3 @@ def test_whatever_is_installed_has_the_name_that_is_ours_on_the_package_index() 
 def test_nothing_asks_an_environment_for_the_version_of_kvae_which_has_it_at_hand() -> None:
     sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert [path for path in sources if re.search(r"""version\(["']kvae|\("kvae", "keras\"""", path.read_text())] == []
-
-
-def test_the_tree_in_the_readme_names_every_file() -> None:
-    readme = (ROOT / "README.md").read_text()
-    missing = [path.name for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py") if path.name not in readme]
-    assert [name for name in missing if not name.startswith("__")] == []
