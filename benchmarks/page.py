@@ -19,8 +19,8 @@ What one would use instead, beside kvae, on the same work: each rival in a proce
 `python benchmarks/page.py` from the figures that the scripts of `benchmarks/` write into `docs/performance/`; each script says
 at its top how to run it again, in `.venv` with PyTorch (`pip install --constraint constraints.txt --editable '.[benchmarks]'`).
 Trust the ratios more than the speeds, and least at batch 1: on the shared machines these are of, two runs in a row differed by
-up to a half there, and by a tenth at batch 64. Between machines they differ more, see the lines that begin with *On*: where
-memory is slow, all that writes or trains waits for it alike.
+up to a half there, and by a tenth at batch 64. Between machines they differ more, see the lines that begin with *On*: on
+machines with slow memory every program here is limited by memory bandwidth, ours and the others.
 """
 
 
@@ -169,9 +169,9 @@ def training_table(report: Report) -> str:
         for system in systems
     )
     return f"""Examples a second, T {report["length"]}, LSTM 500, batch {batch}, and in brackets how many times PyTorch's speed
-that is (its layer-normalised LSTM is written by hand, its plain one is `nn.LSTM`), and which share the products of a step are
-of what the machine computes in the same time at its best: {report["peak_gflops"]:,.0f} GFLOP/s, the product of two large
-matrices in single precision. Memory reads and writes {report["memory_gigabytes_per_second"]:,.0f} GB/s.
+that is (its layer-normalised LSTM is written by hand, its plain one is `nn.LSTM`), and the percentage of peak matrix throughput
+that a step reaches. The peak is {report["peak_gflops"]:,.0f} GFLOP/s, measured on the product of two large matrices in single
+precision. Memory reads and writes {report["memory_gigabytes_per_second"]:,.0f} GB/s.
 
 | system | {" | ".join(frameworks)} |
 |---|{"---:|" * len(frameworks)}

@@ -251,8 +251,8 @@ def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
 
 
 def writing_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
-    """One turn of writing: the head's step, the choice of a symbol, and whether any row still writes: of what is written only
-    END, and PAD behind it, are not above END."""
+    """One step of sampling: the head's step, the choice of a token, and whether any row is still sampling. Ids of ordinary
+    tokens are greater than END, so `id > END` means "still sampling"."""
     every = outer.Range(outer.constant(0, np.int64), positions, outer.constant(1, np.int64))
     every = outer.Unsqueeze(every, outer.constant([1], np.int64))
     drawn = uniforms(outer, (row_numbers(outer, "row"), outer.Cast(every, to=TensorProto.UINT32)))

@@ -133,7 +133,7 @@ class ModelConfig(Section):
 
     @property
     def any_length(self) -> bool:
-        """Whether texts cut to fewer than T positions, none of them counted, have the same numbers."""
+        """True if trimming trailing padding changes no output of the model."""
         reads_any = self.encoder in ("lstm", "gru", "none") and not self.encoder_bidirectional
         return reads_any and self.latent != "map" and self.expander == "repeat"
 

@@ -34,8 +34,8 @@ class Level:
 
     @property
     def shift(self) -> Any:
-        """What the text moves, (B, d_i): the posterior's mean from the prior's in its deviations; from 0 where the prior is
-        no Gaussian."""
+        """(posterior mean - prior mean) / prior standard deviation, (B, d_i); the posterior mean where the prior is no
+        Gaussian."""
         mean, prior = self.posterior.mean, self.prior
         return (mean - prior.mean) * ops.exp(-0.5 * prior.log_variance) if isinstance(prior, Gaussian) else mean
 

@@ -31,7 +31,7 @@ _replica: ContextVar[Replica] = ContextVar("replica", default=WHOLE)
 
 @contextlib.contextmanager
 def replica(part: Replica) -> Iterator[None]:
-    """Within this the batch is that part of a larger one."""
+    """Context in which the batch is one shard of a larger batch."""
     token = _replica.set(part)
     try:
         yield

@@ -148,7 +148,7 @@ class Status(BaseModel):
 class Info(BaseModel):
     """The bundle's manifest, and what this server allows."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", protected_namespaces=())  # pydantic before 2.10 warns of `model_id`
 
     model_id: str
     limits: dict[str, float]

@@ -183,7 +183,10 @@ def test_interpolations_are_those_of_the_sampler(client: Any, sampler: Sampler, 
 def test_scores_are_those_of_the_sampler(client: Any, sampler: Sampler) -> None:
     answered = client.post("/score", json={"texts": TEXTS, "samples": 2, "seed": 5}).json()["scores"]
     expected = [json.loads(json.dumps(vars(score))) for score in sampler.score(TEXTS, 2, 5)]
-    assert answered == expected
+    assert [score.pop("text") for score in answered] == [score.pop("text") for score in expected]
+    for score, other in zip(answered, expected, strict=True):  # sums in float32: their rounding depends on the batch
+        assert score.pop("nats") == pytest.approx(other.pop("nats"), abs=1e-5)
+        assert score == pytest.approx(other, abs=1e-5)
 
 
 def test_no_texts_are_no_texts(client: Any) -> None:

@@ -193,8 +193,8 @@ def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:
 def active_units(shift: np.ndarray) -> int:
     """How many of the d dimensions of the posterior means (N, d) vary over the texts (Burda et al. 2016).
 
-    Below a ladder's top the means are taken from the prior's, in its deviations: what merely follows the level above is not
-    counted.
+    Below a ladder's top `shift` is (posterior mean - prior mean) / prior standard deviation: what merely follows the level
+    above is not counted.
     """
     return int((shift.var(axis=0) > ACTIVE).sum())
 
