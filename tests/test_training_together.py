@@ -505,13 +505,16 @@ def test_a_file_of_the_users_with_the_name_of_a_corpus_is_left_alone(collection:
 def test_the_demo_has_its_folder_until_its_bundle_is_there(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kvae import demo
+    from kvae.cli import parser
+    from kvae.commands import demo
 
-    def report(trained: Any, prepared: Any, say: Any) -> None:
+    options = parser().parse_args(["demo", "--out", str(tmp_path / "demo"), "--overwrite"])
+
+    def report(trained: Any, prepared: Any) -> None:
         with pytest.raises(Taken, match="demo is being written by process"):
-            demo.demonstrate(tmp_path / "demo", quiet, overwrite=True)
+            demo.run(options)
 
     monkeypatch.setattr(demo, "demo_config", lambda: config)
     monkeypatch.setattr(demo, "report", report)
-    demo.demonstrate(tmp_path / "demo", quiet)
+    demo.run(options)
     assert not (tmp_path / "demo" / LOCK).exists()
