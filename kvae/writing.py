@@ -159,13 +159,13 @@ def made_here(folder: Path) -> bool:
     try:
         folder.mkdir()
     except FileExistsError:
-        if something_else(folder):
+        if is_no_folder(folder):
             raise ConfigError(f"{folder} is not a folder; give another path") from None
         return False
     return True
 
 
-def something_else(path: Path) -> bool:
+def is_no_folder(path: Path) -> bool:
     """Whether a path is there and no folder, in one look: what another process removes meanwhile is not there."""
     try:
         return not stat.S_ISDIR(path.stat().st_mode)

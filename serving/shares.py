@@ -93,9 +93,9 @@ class FairClock:
     def advance(self, work: float) -> None:
         """The model did `work` seconds, which all unfinished requests would have shared."""
         while self.ends:
-            left = self.ends[0] - self.now
-            if work < left * len(self.ends):
+            until_next_end = (self.ends[0] - self.now) * len(self.ends)
+            if work < until_next_end:
                 self.now += work / len(self.ends)
                 return
+            work -= until_next_end
             self.now = heapq.heappop(self.ends)
-            work -= left * (len(self.ends) + 1)

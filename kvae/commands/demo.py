@@ -41,11 +41,8 @@ def run(options: argparse.Namespace) -> None:
         from kvae.export.convert import check_backend
         from kvae.training.experiment import running
     check_backend()
-    with running(demo_config(), options.out, say, options.overwrite) as (
-        trained,
-        prepared,
-    ):  # until its bundle is there
-        report(trained, prepared)
+    with running(demo_config(), options.out, say, options.overwrite) as (trained, prepared):
+        report(trained, prepared)  # the folder stays claimed until its bundle is there
 
 
 def demo_config() -> Config:
