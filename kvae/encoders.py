@@ -1,7 +1,12 @@
 """Encoders: a text as features, bottom first.
 
 Each takes the configuration, symbols (B, T, E) as one-hot or learned vectors, and `last` (B,), the position of each text's
-last counted symbol. It returns one `Features` for each of `encoder_units`.
+last counted symbol. It returns one `Features` for each of `encoder_units`. What it can do is its row of
+`kvae.slots.ENCODERS`.
+
+A ladder of maps goes the other way again, from a level of the code to the prior of the level below. A function of the way
+down takes the configuration, the level above as rows (B, T', c), how many positions there are below, `units` and the number
+of the level. It returns rows (B, positions, units).
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import layers, ops
+
+from kvae.serving.errors import ConfigError
 
 from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
@@ -94,10 +101,47 @@ class AtPosition(layers.Layer):
         return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
 
 
-ENCODERS: dict[str, Callable[[ModelConfig, Any, Any], list[Features]]] = {
-    "conv": conv,
-    "lstm": lstm,
-    "gru": gru,
-    "dense": dense,
-    "none": none,
+def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+    """A transposed convolution that gives the positions of the level below (Petersen 2018, 4.2)."""
+    stride = positions // rows.shape[1]
+    if stride * rows.shape[1] != positions:
+        raise ConfigError(
+            f"model.length {config.length}: the layers of encoder {config.encoder!r} do not divide it evenly, which a ladder "
+            f"of maps needs; use a multiple of {config.encoder_stride}"
+        )
+    rows = layers.Conv1DTranspose(
+        units,
+        3,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        data_format=DATA_FORMAT,
+        name=f"down_deconvolution_{level}",
+    )(rows)
+    return normalized(config, rows, "down", level)
+
+
+def lstm_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+    """A recurrence over the positions (Petersen 2018, 7.2)."""
+    return layers.LSTM(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
+
+
+def gru_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+    """As `lstm_down`."""
+    return layers.GRU(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
+
+
+class Layers(NamedTuple):
+    """The functions of an encoder."""
+
+    up: Callable[[ModelConfig, Any, Any], list[Features]]
+    down: Callable[[ModelConfig, Any, int, int, int], Any] = conv_down
+
+
+LAYERS: dict[str, Layers] = {
+    "conv": Layers(conv),
+    "lstm": Layers(lstm, lstm_down),
+    "gru": Layers(gru, gru_down),
+    "dense": Layers(dense),
+    "none": Layers(none),
 }
