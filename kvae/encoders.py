@@ -80,8 +80,17 @@ def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[
 
 def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     """Dense layers with batch norm and ReLU on the whole text at once (Soenderby et al. 2016); they have no time axis."""
+    return stacked(config, layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols))
+
+
+def bag(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """Dense layers as `dense` on the mean of a text's symbols: their order does not count (Iyyer et al. 2015)."""
+    return stacked(config, MeanUpTo(dtype="float32", name="encoder_mean")(symbols, last))
+
+
+def stacked(config: ModelConfig, features: Any) -> list[Features]:
+    """Dense layers with batch norm and ReLU on top of each other, from a vector (B, n)."""
     found = []
-    features = layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols)
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
         features = normalized(config, features, "encoder", level)
@@ -99,6 +108,15 @@ class AtPosition(layers.Layer):
 
     def call(self, rows: Any, positions: Any) -> Any:
         return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
+
+
+class MeanUpTo(layers.Layer):
+    """The mean of rows (B, T, C) up to and including positions (B,): (B, C)."""
+
+    def call(self, rows: Any, positions: Any) -> Any:
+        counted = ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
+        weights = ops.cast(counted, rows.dtype)
+        return ops.sum(rows * weights[:, :, None], axis=1) / ops.sum(weights, axis=1, keepdims=True)
 
 
 def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
@@ -143,5 +161,6 @@ LAYERS: dict[str, Layers] = {
     "lstm": Layers(lstm, lstm_down),
     "gru": Layers(gru, gru_down),
     "dense": Layers(dense),
+    "bag": Layers(bag),
     "none": Layers(none),
 }

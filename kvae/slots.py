@@ -83,6 +83,7 @@ ENCODERS: dict[str, Encoder] = {
     "lstm": RECURRENT_ENCODER,
     "gru": RECURRENT_ENCODER,
     "dense": Encoder(),
+    "bag": Encoder(any_length=True),
     "none": Encoder(reads=(), ignores=("encoder_units",), reads_text=False, any_length=True),
 }
 
