@@ -19,7 +19,7 @@ from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.slots import ENCODERS, EXPANDERS, HEADS, SLOTS, Encoder, listed
 
-from .conftest import numbers, random_tokens, small_config, small_model
+from .conftest import COMPILED, numbers, random_tokens, small_config, small_model
 
 ROOT = Path(__file__).parents[1]
 READING = [name for name, row in ENCODERS.items() if row.reads_text]
@@ -156,22 +156,28 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:
     from kvae.export.bundle import write_bundle
-    from kvae.runs import load_run
     from kvae.serving import Sampler
     from kvae.serving.verification import verify
-    from kvae.training.experiment import run
+    from kvae.training.corpora import prepare
+    from kvae.training.pipeline import training_batches
 
-    settings: dict[str, Any] = {**small_settings, "model.encoder": "patches", "training.epochs": 1}
+    settings: dict[str, Any] = {**small_settings, "model.encoder": "patches"}
     settings |= {f"model.{name}": value for name, value in LADDER.items()} | {"model.length": 0}
-    run(preset("cnn").with_settings(settings), tmp_path / "run", say=lambda sentence: None)
-    trained = load_run(tmp_path / "run")
-    assert trained.config.model.length == 9  # names of six characters and an end mark, and 3 * 3 divides it
-    assert [level[0] for level in trained.model.hierarchy.shapes] == [3, 1]
-    write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle")
+    data = prepare(preset("cnn").with_settings(settings))
+    assert data.config.model.length == 9  # names of six characters and an end mark, and 3 * 3 divides it
+    assert Config.from_dict(data.config.to_dict()) == data.config
+    model = TextVAE(data.config.model, data.config.objective)
+    assert [level[0] for level in model.hierarchy.shapes] == [3, 1]
+    model.compile(keras.optimizers.Adam(0.01), **COMPILED)
+    before = [numbers(weight) for weight in model.parts.encoder.trainable_weights]
+    model.fit(training_batches(data), steps_per_epoch=3, verbose=0)
+    after = [numbers(weight) for weight in model.parts.encoder.trainable_weights]
+    assert all((one != other).any() for one, other in zip(before, after, strict=True))
+    write_bundle(model, data.alphabet, data.config, tmp_path / "bundle")
     verify(tmp_path / "bundle")
     sampler = Sampler.load(tmp_path / "bundle")
     assert sampler.sample(3, seed=1) == sampler.sample(3, seed=1)
-    assert len(sampler.encode(["KAMITO"])[0]) == trained.model.parts.code_size
+    assert sampler.encode(["KAMITO"]).shape == (1, model.parts.code_size)
 
 
 @pytest.mark.usefixtures("added")
@@ -185,7 +191,7 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
         ),
         ({"encoder": "frozen", "encoder_units": (3,)}, "model.encoder_units is (3,), but nothing reads it"),
         (
-            {"encoder": "patches", **LADDER, "length": 16},
+            {"encoder": "patches", **LADDER, "length": 15},
             "the layers of encoder 'patches' do not divide it evenly, which a ladder of maps needs; use a multiple of 9",
         ),
         ({"encoder": "dense", "latent": "map"}, "use 'conv', 'lstm', 'gru', 'patches' or 'tangents'"),
