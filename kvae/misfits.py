@@ -114,68 +114,81 @@ def slot_partners(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, b
 
 def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
     """What does not make sense, and why."""
-    levels, depth = len(model.latent_size), len(model.encoder_units)
-    no_latent, ladder = not model.has_code, levels > 1
-    no_encoder, no_history = not ENCODERS[model.encoder].reads_text, not HEADS[model.head].history
-    expander, prior = EXPANDERS[model.expander], PRIORS[model.prior]
-    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    without_code = [] if model.has_code else misfits_without_code(model, objective)
+    return [*without_code, *misfits_of_slots(model), *misfits_of_objective(model, objective)]
+
+
+def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
+    """What a language model cannot have."""
     return [
+        (len(model.latent_size) > 1, "model.latent_size has several levels but model.latent is 'none'; give one size"),
+        (
+            not EXPANDERS[model.expander].repeats,
+            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
+        ),
+        (
+            model.expander_base > 0,
+            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
+        ),
+        (
+            not HEADS[model.head].history or model.auxiliary,
+            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
+            "model.auxiliary to false",
+        ),
+        (
+            objective.input_dropout >= 1.0,
+            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
+        ),
+        (
+            not PRIORS[model.prior].standard_normal or model.posterior != "free",
+            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
+        ),
+        (
+            objective.penalty != "annealed",
+            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
+        ),
+        (
+            objective.warm_start_steps > 0,
+            "objective.warm_start_steps: a language model has no encoder to keep; set it to 0",
+        ),
+        (
+            objective.encoder_updates > 0,
+            "objective.encoder_updates: a language model has no encoder to update; set it to 0",
+        ),
+        (
+            model.head_reads != "steps",
+            "model.head_reads: a language model has no features to start from; use 'steps'",
+        ),
+    ]
+
+
+def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
+    """What does not fit in the model itself."""
+    levels, depth = len(model.latent_size), len(model.encoder_units)
+    no_encoder, no_history = not ENCODERS[model.encoder].reads_text, not HEADS[model.head].history
+    return [
+        (
+            no_encoder if model.has_code else not (no_encoder or model.attributes),
+            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
+            "(an encoder that only classifies attributes may stay), a VAE needs both",
+        ),
         (
             no_history and model.auxiliary,
             f"model.auxiliary is true with head {model.head!r}: the head itself predicts from the features alone; set it to "
             "false",
         ),
         (
-            objective.alpha > 0 and not model.auxiliary,
-            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
-        ),
-        (
-            no_latent != no_encoder and not (no_latent and model.attributes),
-            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
-            "(an encoder that only classifies attributes may stay), a VAE needs both",
-        ),
-        (
             bool(model.attributes) and no_encoder,
             f"model.attributes needs an encoder, which tells the attribute of a text; model.encoder is {model.encoder!r}",
         ),
         (len(model.attributes) == 1, "model.attributes has one value: a label that never differs; give at least two"),
-        (no_latent and ladder, "model.latent_size has several levels but model.latent is 'none'; give one size"),
         (
-            no_latent and not expander.repeats,
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
-        ),
-        (
-            no_latent and model.expander_base > 0,
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
-        ),
-        (
-            no_latent and (no_history or model.auxiliary),
-            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
-            "model.auxiliary to false",
-        ),
-        (
-            no_latent and objective.input_dropout >= 1.0,
-            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
-        ),
-        (
-            no_latent and (not prior.standard_normal or model.posterior != "free"),
-            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
-        ),
-        (
-            no_latent and objective.penalty != "annealed",
-            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
-        ),
-        (
-            ladder and depth < levels,
+            1 < levels > depth,
             f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
         ),
         (
-            ladder and model.posterior != "free",
+            levels > 1 and model.posterior != "free",
             "model.posterior 'batch_normalized' bounds the KL of one level, a ladder merges its evidence: use 'free'",
-        ),
-        (
-            model.head_reads != "steps" and no_latent,
-            "model.head_reads: a language model has no features to start from; use 'steps'",
         ),
         (
             (model.tied_embeddings or model.head_dropout > 0) and not model.head_embedding,
@@ -183,11 +196,37 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
             "give model.head_embedding a size",
         ),
         (
+            model.head_reads == "state" and (model.has_map or not EXPANDERS[model.expander].repeats),
+            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
+            "'repeat'; use 'steps' or 'both'",
+        ),
+        (
+            model.posterior == "batch_normalized" and model.posterior_scale == 0,
+            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
+        ),
+        (
+            len(set(model.attributes)) < len(model.attributes),
+            f"model.attributes names a value twice: {list(model.attributes)}",
+        ),
+    ]
+
+
+def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
+    """What an objective cannot ask of the model, or of itself."""
+    prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
+    several_levels = len(model.latent_size) > 1
+    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    return [
+        (
+            objective.alpha > 0 and not model.auxiliary,
+            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
+        ),
+        (
             per_dimension and not prior.kl_of_dimensions,
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
         ),
         (
-            objective.mmd > 0 and (not prior.standard_normal or ladder or no_latent),
+            objective.mmd > 0 and (not prior.standard_normal or several_levels or not model.has_code),
             "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
         ),
         (
@@ -206,32 +245,11 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
             "with labels they do not have; use 'annealed', 'constrained_per_example' or 'free_bits_mask'",
         ),
         (
-            model.head_reads == "state" and (model.has_map or not expander.repeats),
-            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
-            "'repeat'; use 'steps' or 'both'",
-        ),
-        (
             objective.input_dropout > 0 and no_history,
             f"objective.input_dropout hides previous symbols, which head {model.head!r} never sees; set it to 0",
         ),
         (
-            objective.warm_start_steps > 0 and no_latent,
-            "objective.warm_start_steps: a language model has no encoder to keep; set it to 0",
-        ),
-        (
-            model.posterior == "batch_normalized" and model.posterior_scale == 0,
-            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
-        ),
-        (
-            len(set(model.attributes)) < len(model.attributes),
-            f"model.attributes names a value twice: {list(model.attributes)}",
-        ),
-        (
             objective.semi_supervised and not model.attributes,
             "objective.semi_supervised needs model.attributes; name the labels with data.labels (--labels FILE)",
-        ),
-        (
-            objective.encoder_updates > 0 and no_latent,
-            "objective.encoder_updates: a language model has no encoder to update; set it to 0",
         ),
     ]
