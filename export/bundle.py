@@ -14,7 +14,6 @@ import onnx
 
 from kvae import __version__
 from kvae.configuration import Config
-from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
 from kvae.runs import finite
 from kvae.serving.alphabet import PAD, Alphabet
@@ -23,6 +22,7 @@ from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import FORMAT, FORMAT_VERSION
 from kvae.serving.sampler import Sampler, choices
 from kvae.serving.verification import seed_test_texts, verify
+from kvae.slots import HEADS
 from kvae.writing import new
 
 from .convert import check_backend
@@ -65,7 +65,7 @@ def write_bundle(
         written = write_files(partial, manifest, graphs)
         manifest["parity"] = compare(model, written, held_out)
         if int8:
-            hidden = {HIDDEN} if isinstance(model.head, RecurrentHead) else set()
+            hidden = {HIDDEN} if HEADS[model.model_config.head].bounded_state else set()
             exact, graphs = graphs, {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()}
             manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, written, held_out))
             written = write_files(partial, manifest, graphs)

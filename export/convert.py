@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,8 +11,9 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from kvae.serving.bundle import OPSET
+from kvae.serving.bundle import OPERATIONS, OPSET
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.serving.onnx_files import STANDARD
 
 from .simplify import simplified
 
@@ -30,18 +31,47 @@ def check_backend() -> None:
 def converted(function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], outputs: Sequence[str]) -> onnx.ModelProto:
     """`function` of tensors like `inputs` (named) as an ONNX model whose outputs are called `outputs`.
 
-    tf2onnx writes operations it does not know into the file and raises nothing; here they raise `CheckFailed`.
+    Operations that ONNX does not have, which tf2onnx writes into the file all the same, and operations that a sampler does not
+    run raise `CheckFailed`.
     """
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it calls an error is raised below, with the way out
     traced = tf.function(lambda *tensors: function(*tensors), input_signature=list(inputs), autograph=False)
     model, _ = tf2onnx.convert.from_function(traced, input_signature=list(inputs), opset=OPSET)
     graph = model.graph
-    foreign = sorted({node.op_type for node in graph.node if node.domain not in ("", "ai.onnx")})
-    if foreign:
-        raise CheckFailed(f"export: operations that ONNX does not have: {', '.join(foreign)}")
     simplified(model)
+    check_operations(graph)
     rename(graph, [spec.name for spec in inputs], list(outputs))
     return checked(model)
+
+
+def check_operations(graph: onnx.GraphProto) -> None:
+    """Raise `CheckFailed` for operations that no sampler runs, with the layers that use them: an encoder or a head written
+    with them trains, and cannot be exported."""
+    foreign = [node for node in nodes_of(graph) if node.domain not in STANDARD or node.op_type not in OPERATIONS]
+    unknown = [node for node in foreign if not onnx.defs.has(node.op_type, node.domain)]
+    if unknown:
+        raise CheckFailed(
+            f"export: ONNX has no such operations: {places(unknown)}; write those layers with other operations"
+        )
+    if foreign:
+        raise CheckFailed(
+            f"export: this model uses operations that samplers do not run: {places(foreign)}; write those layers with other "
+            f"operations, or add these to kvae.serving.bundle.OPERATIONS where bundles are written and where they are used"
+        )
+
+
+def places(nodes: Iterable[onnx.NodeProto]) -> str:
+    """The operations of nodes, each with the path of one layer that uses it."""
+    return ", ".join(f"{operation} ({name})" for operation, name in sorted({n.op_type: n.name for n in nodes}.items()))
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph, those of its loops and branches included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from nodes_of(body)
 
 
 def checked(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,8 +1,8 @@
 """What a model is and how it learns, as data: frozen dataclasses that read and write plain dictionaries.
 
-The annotation of a field is its rule: `Literal` lists the choices, `tuple[int, ...]` is a list of whole numbers. Bounds
-stand in the field's metadata; where they do not, those of its type hold. Whatever breaks a rule raises `ConfigError` with
-the field, the rule, the value and the nearest valid name.
+The annotation of a field is its rule: `Literal` lists the choices, `tuple[int, ...]` is a list of whole numbers. The choices
+of a slot are the rows of its table in `kvae.slots`. Bounds stand in the field's metadata; where they do not, those of its
+type hold. Whatever breaks a rule raises `ConfigError` with the field, the rule, the value and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from kvae.serving.alphabet import LONGEST, MOST_SYMBOLS, SPECIALS
 from kvae.serving.errors import ConfigError, shown
+
+from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
 LARGEST_SIZE = 2**16
 """Units, filters, components or dimensions of one layer at most."""
@@ -40,6 +42,11 @@ def bounded(default: Any, minimum: float, maximum: float | None = None, most: in
 def sized(default: Any, minimum: int) -> Any:
     """A field with sizes of layers."""
     return bounded(default, minimum, LARGEST_SIZE)
+
+
+def slot(default: str) -> Any:
+    """A field whose choices are the rows of its table in `kvae.slots.SLOTS`."""
+    return field(default=default, metadata={"slot": True})
 
 
 class Section:
@@ -77,7 +84,8 @@ class ModelConfig(Section):
     attributes: tuple[str, ...] = field(default=(), metadata={"most": MOST_ATTRIBUTES, "distinct": True})
     """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
 
-    encoder: Literal["conv", "lstm", "gru", "dense", "none"] = "conv"
+    encoder: str = slot("conv")
+    """One of `kvae.slots.ENCODERS`."""
     encoder_embedding: int = sized(0, 0)
     """Size of the symbol vectors that the encoder reads; 0: one-hot."""
     encoder_units: tuple[int, ...] = sized((64, 128), 1)
@@ -85,7 +93,7 @@ class ModelConfig(Section):
     encoder_bidirectional: bool = False
     """Whether recurrent layers read in both directions, each with all of the units."""
 
-    latent: Literal["dense", "map", "none"] = "dense"
+    latent: str = slot("dense")
     """`dense`: a vector; `map`: a vector for each position of the encoder's feature map; `none`: a language model."""
     latent_size: tuple[int, ...] = sized((32,), 1)
     """Size of the vector, or of each position's. Several sizes, bottom first, make a ladder with as many levels."""
@@ -94,20 +102,22 @@ class ModelConfig(Section):
     posterior_scale: float = bounded(0.5, 0.0)
     """The spread of batch-normalised means: gamma of Zhu et al. 2020."""
 
-    prior: Literal["standard", "mixture", "vamp", "autoregressive"] = "standard"
+    prior: str = slot("standard")
     """Of the top level; the levels below have learned Gaussian priors given the level above."""
     prior_components: int = sized(10, 1)
     """K of `mixture` and `vamp`."""
     prior_rate: float = bounded(2.0, 0.0)
     """Nats of KL that the `autoregressive` prior makes unavoidable (delta of Razavi et al. 2019)."""
 
-    expander: Literal["deconv", "repeat"] = "deconv"
+    expander: str = slot("deconv")
+    """One of `kvae.slots.EXPANDERS`."""
     expander_filters: tuple[int, ...] = sized((128, 64), 1)
     """Feature maps of each deconvolution; each doubles the positions. The last number is C, what the head reads."""
     expander_base: int = sized(128, 0)
     """Feature maps of the coarse grid before the deconvolutions, or size of a ReLU layer before `repeat` (0: none)."""
 
-    head: Literal["none", "lstm", "gru", "bytenet", "gated_conv"] = "lstm"
+    head: str = slot("lstm")
+    """One of `kvae.slots.HEADS`."""
     head_units: int = sized(192, 1)
     head_layers: int = bounded(1, 1, MOST_LAYERS)
     """Causal convolutions of `bytenet` and `gated_conv`."""
@@ -134,8 +144,28 @@ class ModelConfig(Section):
     @property
     def any_length(self) -> bool:
         """True if trimming trailing padding changes no output of the model."""
-        reads_any = self.encoder in ("lstm", "gru", "none") and not self.encoder_bidirectional
-        return reads_any and self.latent != "map" and self.expander == "repeat"
+        encoder, expander = ENCODERS[self.encoder].any_length, EXPANDERS[self.expander].any_length
+        return encoder and not self.encoder_bidirectional and not self.has_map and expander
+
+    @property
+    def has_code(self) -> bool:
+        """False for a language model."""
+        return LATENTS[self.latent].has_code
+
+    @property
+    def has_map(self) -> bool:
+        """Whether each level of the code is a map (T', c), a vector for each position of the encoder's features."""
+        return LATENTS[self.latent].positions
+
+    @property
+    def encoder_stride(self) -> int:
+        """How many positions of the text become one in the encoder's top layer."""
+        return ENCODERS[self.encoder].stride ** len(self.encoder_units)
+
+    @property
+    def expander_stride(self) -> int:
+        """By how much the expander multiplies the positions that it starts from."""
+        return EXPANDERS[self.expander].stride ** len(self.expander_filters)
 
 
 @dataclass(frozen=True)
@@ -348,8 +378,10 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
     label = f"{section_name(section)}.{name}"
     if isinstance(rule, type) and issubclass(rule, Section):
         return value if isinstance(value, Section) else rule.from_dict(value)
-    value = converted(label, rule, value)
     bounds = next(item.metadata for item in fields(section) if item.name == name)
+    if "slot" in bounds:
+        return chosen(label, tuple(SLOTS[name]), value)
+    value = converted(label, rule, value)
     low, high = bounds.get("minimum"), bounds.get("maximum")
     for number in value if isinstance(value, tuple) else (value,):
         most = LARGEST.get(type(number)) if high is None else high
@@ -366,14 +398,19 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
     return value
 
 
+def chosen(label: str, choices: tuple[Any, ...], value: Any) -> Any:
+    """`value`, if it is one of the choices."""
+    if value not in choices:
+        raise ConfigError(
+            f"{label} is {shown(value)}{nearest(value if isinstance(value, str) else shown(value), choices)}"
+        )
+    return value
+
+
 def converted(label: str, rule: Any, value: Any) -> Any:
     """`value` as the annotation `rule` wants it."""
     if get_origin(rule) is Literal:
-        if value not in get_args(rule):
-            raise ConfigError(
-                f"{label} is {shown(value)}{nearest(value if isinstance(value, str) else shown(value), get_args(rule))}"
-            )
-        return value
+        return chosen(label, get_args(rule), value)
     if get_origin(rule) in (Union, types.UnionType):
         return None if value is None else converted(label, get_args(rule)[0], value)
     if get_origin(rule) is tuple:

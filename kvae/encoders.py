@@ -1,7 +1,12 @@
 """Encoders: a text as features, bottom first.
 
 Each takes the configuration, symbols (B, T, E) as one-hot or learned vectors, and `last` (B,), the position of each text's
-last counted symbol. It returns one `Features` for each of `encoder_units`.
+last counted symbol. It returns one `Features` for each of `encoder_units`. What it can do is its row of
+`kvae.slots.ENCODERS`.
+
+A ladder of maps goes the other way again, from a level of the code to the prior of the level below. A function of the way
+down takes the configuration, the level above as rows (B, T', c), how many positions there are below, `units` and the number
+of the level. It returns rows (B, positions, units).
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import layers, ops
+
+from kvae.serving.errors import ConfigError
 
 from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
@@ -73,8 +80,17 @@ def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[
 
 def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     """Dense layers with batch norm and ReLU on the whole text at once (Soenderby et al. 2016); they have no time axis."""
+    return stacked(config, layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols))
+
+
+def bag(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+    """Dense layers as `dense` on the mean of a text's symbols: their order does not count (Iyyer et al. 2015)."""
+    return stacked(config, MeanUpTo(dtype="float32", name="encoder_mean")(symbols, last))
+
+
+def stacked(config: ModelConfig, features: Any) -> list[Features]:
+    """Dense layers with batch norm and ReLU on top of each other, from a vector (B, n)."""
     found = []
-    features = layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols)
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
         features = normalized(config, features, "encoder", level)
@@ -94,10 +110,57 @@ class AtPosition(layers.Layer):
         return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
 
 
-ENCODERS: dict[str, Callable[[ModelConfig, Any, Any], list[Features]]] = {
-    "conv": conv,
-    "lstm": lstm,
-    "gru": gru,
-    "dense": dense,
-    "none": none,
+class MeanUpTo(layers.Layer):
+    """The mean of rows (B, T, C) up to and including positions (B,): (B, C)."""
+
+    def call(self, rows: Any, positions: Any) -> Any:
+        counted = ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
+        weights = ops.cast(counted, rows.dtype)
+        return ops.sum(rows * weights[:, :, None], axis=1) / ops.sum(weights, axis=1, keepdims=True)
+
+
+def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+    """A transposed convolution that gives the positions of the level below (Petersen 2018, 4.2)."""
+    stride = positions // rows.shape[1]
+    if stride * rows.shape[1] != positions:
+        raise ConfigError(
+            f"model.length {config.length}: the layers of encoder {config.encoder!r} do not divide it evenly, which a ladder "
+            f"of maps needs; use a multiple of {config.encoder_stride}"
+        )
+    rows = layers.Conv1DTranspose(
+        units,
+        3,
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        data_format=DATA_FORMAT,
+        name=f"down_deconvolution_{level}",
+    )(rows)
+    return normalized(config, rows, "down", level)
+
+
+def lstm_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+    """A recurrence over the positions (Petersen 2018, 7.2)."""
+    return layers.LSTM(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
+
+
+def gru_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+    """As `lstm_down`."""
+    return layers.GRU(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
+
+
+class Layers(NamedTuple):
+    """The functions of an encoder."""
+
+    up: Callable[[ModelConfig, Any, Any], list[Features]]
+    down: Callable[[ModelConfig, Any, int, int, int], Any] = conv_down
+
+
+LAYERS: dict[str, Layers] = {
+    "conv": Layers(conv),
+    "lstm": Layers(lstm, lstm_down),
+    "gru": Layers(gru, gru_down),
+    "dense": Layers(dense),
+    "bag": Layers(bag),
+    "none": Layers(none),
 }

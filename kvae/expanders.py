@@ -20,7 +20,7 @@ from .configuration import ModelConfig
 def deconv(config: ModelConfig, rows: Any) -> Any:
     """Linear + ReLU to a coarse grid, then transposed convolutions that double it (Semeniuta et al. 2017, 3.2-3.3)."""
     count = len(config.expander_filters)
-    stride = 2**count
+    stride = config.expander_stride
     if config.length % stride:
         raise ConfigError(
             f"model.length must be a multiple of {stride}, each of the {count} deconvolutions doubles the positions; "
@@ -29,7 +29,7 @@ def deconv(config: ModelConfig, rows: Any) -> Any:
     if not config.expander_base:
         raise ConfigError("model.expander_base is 0: expander 'deconv' needs feature maps for its coarse grid")
     coarse = config.length // stride
-    if config.latent != "map":
+    if not config.has_map:
         grid = layers.Dense(coarse * config.expander_base, activation="relu", name="grid")(rows[:, 0])
         features = layers.Reshape((coarse, config.expander_base), name="grid_positions")(grid)
     elif rows.shape[1] == coarse:
@@ -60,7 +60,7 @@ def repeat(config: ModelConfig, rows: Any) -> Any:
     if config.length % rows.shape[1]:
         raise ConfigError(
             f"expander 'repeat': model.length must be a multiple of the {rows.shape[1]} positions of the code's map, "
-            f"got {config.length}; use a multiple of {2 ** len(config.encoder_units)}, or pad texts of that length with "
+            f"got {config.length}; use a multiple of {config.encoder_stride}, or pad texts of that length with "
             f"data.mode=lines"
         )
     if rows.shape[1] == 1:
@@ -68,4 +68,4 @@ def repeat(config: ModelConfig, rows: Any) -> Any:
     return ops.repeat(rows, config.length // rows.shape[1], axis=1)
 
 
-EXPANDERS: dict[str, Callable[[ModelConfig, Any], Any]] = {"deconv": deconv, "repeat": repeat}
+LAYERS: dict[str, Callable[[ModelConfig, Any], Any]] = {"deconv": deconv, "repeat": repeat}

@@ -24,7 +24,7 @@ from .replicas import drawn
 
 def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
     """The features' share of what a head reads, (B, T, units); None for a language model, which has none."""
-    if config.latent == "none" and not config.attributes:
+    if not config.has_code and not config.attributes:
         return None
     return layers.Dense(units, use_bias=False, name="read_features")
 
@@ -439,12 +439,10 @@ def gated_conv(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
     return ConvolutionHead(config, residual, objective.input_dropout, name="head")
 
 
-HEADS: dict[str, Callable[[ModelConfig, ObjectiveConfig], layers.Layer]] = {
+LAYERS: dict[str, Callable[[ModelConfig, ObjectiveConfig], layers.Layer]] = {
     "none": independent,
     "lstm": lstm,
     "gru": gru,
     "bytenet": bytenet,
     "gated_conv": gated_conv,
 }
-RECURRENT = ("lstm", "gru")
-"""Heads with a state that the features can set."""

@@ -6,18 +6,17 @@ Codes are flat, (B, d): the levels side by side, bottom first, maps flattened. A
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from kvae.serving.errors import ConfigError
-
-from .blocks import DATA_FORMAT, normalized
+from .blocks import normalized
 from .configuration import ModelConfig
 from .distributions import Distribution, Gaussian, clipped, event_sum
+from .encoders import LAYERS
 from .priors import total
 
 Shape = tuple[int, ...]
@@ -132,7 +131,7 @@ def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level:
         hidden = normalized(config, hidden, "down", level)
     else:
         rows = layers.Reshape(above, name=f"down_positions_{level}")(z)
-        hidden = MAP_LAYERS[config.encoder](config, rows, below, units, level)
+        hidden = LAYERS[config.encoder].down(config, rows, below[0], units, level)
     statistics = {
         "mean": layers.Dense(below[-1], name=f"prior_mean_{level}")(hidden),
         "log_variance": layers.Dense(below[-1], name=f"prior_log_variance_{level}", kernel_initializer="zeros")(hidden),
@@ -142,41 +141,3 @@ def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level:
         for name, part in statistics.items()
     }
     return keras.Model(z, {**flat, "log_variance": clipped(flat["log_variance"])}, name=f"down_{level}")
-
-
-def conv_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
-    """A transposed convolution that gives the positions of the level below (Petersen 2018, 4.2)."""
-    stride = below[0] // rows.shape[1]
-    if stride * rows.shape[1] != below[0]:
-        raise ConfigError(
-            f"model.length {config.length} does not halve evenly over {len(config.encoder_units)} convolutions, which a "
-            f"ladder of maps needs; use a multiple of {2 ** len(config.encoder_units)}"
-        )
-    rows = layers.Conv1DTranspose(
-        units,
-        3,
-        strides=stride,
-        padding="same",
-        use_bias=False,
-        data_format=DATA_FORMAT,
-        name=f"down_deconvolution_{level}",
-    )(rows)
-    return normalized(config, rows, "down", level)
-
-
-def lstm_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
-    """A recurrence over the positions (Petersen 2018, 7.2)."""
-    return layers.LSTM(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
-
-
-def gru_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
-    """As `lstm_down`."""
-    return layers.GRU(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
-
-
-MAP_LAYERS: dict[str, Callable[[ModelConfig, Any, Shape, int, int], Any]] = {
-    "conv": conv_down,
-    "lstm": lstm_down,
-    "gru": gru_down,
-}
-"""The layers between two maps of a ladder, by the encoder whose layers go the other way."""

@@ -16,6 +16,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import ModelConfig
 from .distributions import Gaussian, clipped
 from .encoders import Features
+from .slots import ENCODERS, listed
 
 
 def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
@@ -26,9 +27,8 @@ def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list
 def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
     """Maps: the same linear maps at each position (Petersen 2018, 4.1)."""
     if any(layer.map is None for layer in features):
-        raise ConfigError(
-            f"model.latent 'map' needs positions, encoder {config.encoder!r} has none; use conv, lstm or gru"
-        )
+        others = listed((name for name, row in ENCODERS.items() if row.positions), "or")
+        raise ConfigError(f"model.latent 'map' needs positions, encoder {config.encoder!r} has none; use {others}")
     return gaussians(config, [joined_map(layer.map, attribute) for layer in features])
 
 
@@ -70,7 +70,7 @@ def joined_map(rows: Any, attribute: Any) -> Any:
     return ops.concatenate([rows, ops.repeat(ops.expand_dims(attribute, 1), rows.shape[1], axis=1)], axis=-1)
 
 
-LATENTS: dict[str, Callable[[ModelConfig, list[Features], Any], list[Gaussian]]] = {
+LAYERS: dict[str, Callable[[ModelConfig, list[Features], Any], list[Gaussian]]] = {
     "dense": dense,
     "map": feature_map,
     "none": none,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
@@ -10,8 +11,8 @@ import keras
 from kvae.serving.errors import ConfigError
 
 from .configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig
-from .heads import RECURRENT
 from .objectives import TARGETED
+from .slots import ENCODERS, EXPANDERS, HEADS, PRIORS, SLOTS, listed, readers
 
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -60,7 +61,8 @@ def check_training(config: Config) -> None:
         (
             training.length_buckets and not model.any_length,
             "training.length_buckets cuts batches, but weights or numbers of this model depend on T: use it with an encoder "
-            "'lstm' or 'gru' in one direction (or 'none'), a dense latent and expander 'repeat', or set it to false",
+            f"{with_any_length(ENCODERS)} in one direction, a dense latent and expander {with_any_length(EXPANDERS)}, or set "
+            "it to false",
         ),
         (
             training.length_buckets and objective.count_padding,
@@ -80,18 +82,17 @@ def check_training(config: Config) -> None:
             raise ConfigError(reason)
 
 
+def with_any_length(table: Mapping[str, Any]) -> str:
+    """The choices of a slot that read any number of positions, in words."""
+    return listed((name for name, row in table.items() if row.any_length), "or")
+
+
 def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, str, str, bool]]:
     """Settings that only some choices read: whose they are, their names, what reads them, and whether that is chosen."""
-    convolutional = model.head in ("bytenet", "gated_conv")
     free = objective.penalty.startswith("free_bits")
     return [
-        (model, "encoder_embedding", "an encoder", model.encoder != "none"),
+        *slot_partners(model),
         (model, "posterior_scale", "posterior 'batch_normalized'", model.posterior == "batch_normalized"),
-        (model, "prior_components", "the priors 'mixture' and 'vamp'", model.prior in ("mixture", "vamp")),
-        (model, "prior_rate", "the prior 'autoregressive'", model.prior == "autoregressive"),
-        (model, "head_kernel", "the heads 'bytenet' and 'gated_conv'", convolutional),
-        (model, "head_dilation", "the heads 'bytenet' and 'gated_conv'", convolutional),
-        (model, "head_embedding", "a head with history", model.head != "none"),
         (objective, "alpha_decay_steps", "an auxiliary loss, objective.alpha", objective.alpha > 0),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
         (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
@@ -102,93 +103,130 @@ def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, 
     ]
 
 
+def slot_partners(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, bool]]:
+    """The same of the settings that the rows of `kvae.slots` name."""
+    for slot, table in SLOTS.items():
+        row = table[getattr(model, slot)]
+        for setting, names in readers(slot).items():
+            read_by = f"the {slot}{'s' if len(names) > 1 else ''} {listed(names)}"
+            yield model, setting, read_by, setting in (*row.reads, *row.ignores)
+
+
 def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
     """What does not make sense, and why."""
+    without_code = [] if model.has_code else misfits_without_code(model, objective)
+    return [*without_code, *misfits_of_slots(model), *misfits_of_objective(model, objective)]
+
+
+def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
+    """What a language model cannot have."""
+    return [
+        (len(model.latent_size) > 1, "model.latent_size has several levels but model.latent is 'none'; give one size"),
+        (
+            not EXPANDERS[model.expander].repeats,
+            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
+        ),
+        (
+            model.expander_base > 0,
+            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
+        ),
+        (
+            not HEADS[model.head].history or model.auxiliary,
+            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
+            "model.auxiliary to false",
+        ),
+        (
+            objective.input_dropout >= 1.0,
+            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
+        ),
+        (
+            not PRIORS[model.prior].standard_normal or model.posterior != "free",
+            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
+        ),
+        (
+            objective.penalty != "annealed",
+            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
+        ),
+        (
+            objective.warm_start_steps > 0,
+            "objective.warm_start_steps: a language model has no encoder to keep; set it to 0",
+        ),
+        (
+            objective.encoder_updates > 0,
+            "objective.encoder_updates: a language model has no encoder to update; set it to 0",
+        ),
+        (
+            model.head_reads != "steps",
+            "model.head_reads: a language model has no features to start from; use 'steps'",
+        ),
+    ]
+
+
+def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
+    """What does not fit in the model itself."""
     levels, depth = len(model.latent_size), len(model.encoder_units)
-    no_latent, ladder = model.latent == "none", levels > 1
-    recurrent = model.head in RECURRENT
-    independent_prior = model.prior in ("standard", "autoregressive")
-    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    no_encoder, no_history = not ENCODERS[model.encoder].reads_text, not HEADS[model.head].history
     return [
         (
-            model.head == "none" and model.auxiliary,
-            "model.auxiliary is true with head 'none': the head itself predicts from the features alone; set it to false",
+            no_encoder if model.has_code else not (no_encoder or model.attributes),
+            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
+            "(an encoder that only classifies attributes may stay), a VAE needs both",
         ),
+        (
+            no_history and model.auxiliary,
+            f"model.auxiliary is true with head {model.head!r}: the head itself predicts from the features alone; set it to "
+            "false",
+        ),
+        (
+            bool(model.attributes) and no_encoder,
+            f"model.attributes needs an encoder, which tells the attribute of a text; model.encoder is {model.encoder!r}",
+        ),
+        (len(model.attributes) == 1, "model.attributes has one value: a label that never differs; give at least two"),
+        (
+            1 < levels > depth,
+            f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
+        ),
+        (
+            levels > 1 and model.posterior != "free",
+            "model.posterior 'batch_normalized' bounds the KL of one level, a ladder merges its evidence: use 'free'",
+        ),
+        (
+            (model.tied_embeddings or model.head_dropout > 0) and not model.head_embedding,
+            "model.tied_embeddings and model.head_dropout act on the vectors of previous symbols that a recurrent head reads; "
+            "give model.head_embedding a size",
+        ),
+        (
+            model.head_reads == "state" and (model.has_map or not EXPANDERS[model.expander].repeats),
+            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
+            "'repeat'; use 'steps' or 'both'",
+        ),
+        (
+            model.posterior == "batch_normalized" and model.posterior_scale == 0,
+            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
+        ),
+        (
+            len(set(model.attributes)) < len(model.attributes),
+            f"model.attributes names a value twice: {list(model.attributes)}",
+        ),
+    ]
+
+
+def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
+    """What an objective cannot ask of the model, or of itself."""
+    prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
+    several_levels = len(model.latent_size) > 1
+    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    return [
         (
             objective.alpha > 0 and not model.auxiliary,
             f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
         ),
         (
-            no_latent != (model.encoder == "none") and not (no_latent and model.attributes),
-            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
-            "(an encoder that only classifies attributes may stay), a VAE needs both",
-        ),
-        (
-            bool(model.attributes) and model.encoder == "none",
-            "model.attributes needs an encoder, which tells the attribute of a text; model.encoder is 'none'",
-        ),
-        (len(model.attributes) == 1, "model.attributes has one value: a label that never differs; give at least two"),
-        (no_latent and ladder, "model.latent_size has several levels but model.latent is 'none'; give one size"),
-        (
-            no_latent and model.expander != "repeat",
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
-        ),
-        (
-            no_latent and model.expander_base > 0,
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
-        ),
-        (
-            no_latent and (model.head == "none" or model.auxiliary),
-            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
-            "model.auxiliary to false",
-        ),
-        (
-            no_latent and objective.input_dropout >= 1.0,
-            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
-        ),
-        (
-            no_latent and (model.prior != "standard" or model.posterior != "free"),
-            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
-        ),
-        (
-            no_latent and objective.penalty != "annealed",
-            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
-        ),
-        (
-            ladder and depth < levels,
-            f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
-        ),
-        (
-            ladder and model.posterior != "free",
-            "model.posterior 'batch_normalized' bounds the KL of one level, a ladder merges its evidence: use 'free'",
-        ),
-        (
-            model.encoder_bidirectional and model.encoder not in RECURRENT,
-            f"model.encoder_bidirectional: encoder {model.encoder!r} sees both sides already; set it to false",
-        ),
-        (
-            model.head_reads != "steps" and not recurrent,
-            f"model.head_reads is {model.head_reads!r} but head {model.head!r} has no state to set; use 'steps'",
-        ),
-        (
-            model.head_reads != "steps" and no_latent,
-            "model.head_reads: a language model has no features to start from; use 'steps'",
-        ),
-        (
-            recurrent and model.head_layers > 1,
-            f"model.head_layers is {model.head_layers}: head {model.head!r} has one layer; widen it with model.head_units",
-        ),
-        (
-            (model.tied_embeddings or model.head_dropout > 0) and not (recurrent and model.head_embedding),
-            "model.tied_embeddings and model.head_dropout act on the vectors of previous symbols that a recurrent head reads; "
-            "use head 'lstm' or 'gru' and give model.head_embedding a size",
-        ),
-        (
-            per_dimension and not independent_prior,
+            per_dimension and not prior.kl_of_dimensions,
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
         ),
         (
-            objective.mmd > 0 and (model.prior != "standard" or ladder or no_latent),
+            objective.mmd > 0 and (not prior.standard_normal or several_levels or not model.has_code),
             "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
         ),
         (
@@ -207,32 +245,11 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
             "with labels they do not have; use 'annealed', 'constrained_per_example' or 'free_bits_mask'",
         ),
         (
-            model.head_reads == "state" and (model.latent == "map" or model.expander == "deconv"),
-            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
-            "'repeat'; use 'steps' or 'both'",
-        ),
-        (
-            objective.input_dropout > 0 and model.head == "none",
-            "objective.input_dropout hides previous symbols, which head 'none' never sees; set it to 0",
-        ),
-        (
-            objective.warm_start_steps > 0 and no_latent,
-            "objective.warm_start_steps: a language model has no encoder to keep; set it to 0",
-        ),
-        (
-            model.posterior == "batch_normalized" and model.posterior_scale == 0,
-            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
-        ),
-        (
-            len(set(model.attributes)) < len(model.attributes),
-            f"model.attributes names a value twice: {list(model.attributes)}",
+            objective.input_dropout > 0 and no_history,
+            f"objective.input_dropout hides previous symbols, which head {model.head!r} never sees; set it to 0",
         ),
         (
             objective.semi_supervised and not model.attributes,
             "objective.semi_supervised needs model.attributes; name the labels with data.labels (--labels FILE)",
-        ),
-        (
-            objective.encoder_updates > 0 and no_latent,
-            "objective.encoder_updates: a language model has no encoder to update; set it to 0",
         ),
     ]

@@ -9,16 +9,16 @@ import keras
 from keras import layers, ops
 
 from kvae.serving.alphabet import PAD, START
+from kvae.serving.errors import ConfigError
 
+from . import encoders, expanders, heads, latents, priors
 from .blocks import DATA_FORMAT, Part
 from .configuration import ModelConfig, ObjectiveConfig
 from .distributions import Gaussian
-from .encoders import ENCODERS, Features
-from .expanders import EXPANDERS
-from .heads import HEADS
+from .encoders import Features
 from .hierarchy import Hierarchy, Level
-from .latents import LATENTS, joined_map
-from .priors import PRIORS, total
+from .latents import joined_map
+from .priors import total
 
 CERTAIN = -30.0
 """Log variance of the attribute's columns in a code: they are read off the text, not drawn."""
@@ -46,28 +46,33 @@ class Parts:
         positions = None if model.any_length else model.length
         symbols = keras.Input((positions, model.encoder_embedding or model.vocabulary_size), name="symbols")
         last = keras.Input((), dtype="int32", name="last")
-        features = ENCODERS[model.encoder](model, symbols, last)
+        features = encoders.LAYERS[model.encoder].up(model, symbols, last)
         self.encoder: Any = keras.Model([symbols, last], flattened(features), name="encoder") if features else None
         self.has_maps = bool(features) and features[0].map is not None
         self.posterior, shapes = self.build_posterior(features[-len(model.latent_size) :])
         self.classifier: Any = layers.Dense(self.attributes, name="classifier") if self.attributes else None
-        prior = PRIORS[model.prior](model, shapes[-1] if shapes else (0,), self.pseudo_posterior)
+        prior = priors.LAYERS[model.prior](model, shapes[-1] if shapes else (0,), self.pseudo_posterior)
         self.hierarchy = Hierarchy(model, shapes, prior, name="hierarchy")
         self.code_size = self.hierarchy.size + self.attributes
         self.noise_size = self.hierarchy.noise_size + bool(self.attributes)
         code = keras.Input((self.code_size,), name="code")
-        self.expander = keras.Model(code, EXPANDERS[model.expander](model, self.rows(code)), name="expander")
+        self.expander = keras.Model(code, expanders.LAYERS[model.expander](model, self.rows(code)), name="expander")
         self.cut: Any = Cut(name="cut") if model.any_length else None
-        self.head = HEADS[model.head](model, objective)
+        self.head = heads.LAYERS[model.head](model, objective)
         self.auxiliary = layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
 
     def build_posterior(self, features: Sequence[Features]) -> tuple[keras.Model | None, list[tuple[int, ...]]]:
         """The model of the evidence, and the shapes of the levels."""
-        if not features or self.config.latent == "none":
+        if not features or not self.config.has_code:
             return None, []
+        if len(features) < len(self.config.latent_size):
+            raise ConfigError(
+                f"model.latent_size has {len(self.config.latent_size)} levels, encoder {self.config.encoder!r} has features of "
+                f"{len(features)} layers; give as many sizes, or let it return Features for each of model.encoder_units"
+            )
         inputs = [keras.Input(part.shape[1:]) for part in flattened(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
-        levels = LATENTS[self.config.latent](self.config, grouped(inputs, self.has_maps), attribute)
+        levels = latents.LAYERS[self.config.latent](self.config, grouped(inputs, self.has_maps), attribute)
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.cast(

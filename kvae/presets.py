@@ -387,8 +387,8 @@ def small(item: Preset) -> Preset:
             "weight_decay": 0.0,
         },
     )
-    halvings = 2 ** len(capped["encoder_units"]) if model.encoder == "conv" else 1
-    shape = item.shape if item.config.data.source == "sines" else (-(-NAMES[0] // halvings) * halvings, NAMES[1])
+    stride = config.model.encoder_stride
+    shape = item.shape if item.config.data.source == "sines" else (-(-NAMES[0] // stride) * stride, NAMES[1])
     return Preset(f"{item.description.split(';')[0]}; small", item.source, config, shape)
 
 

@@ -108,7 +108,7 @@ def total(shape: tuple[int, ...]) -> int:
     return size
 
 
-PRIORS: dict[str, Callable[[ModelConfig, tuple[int, ...], PseudoPosterior], Any]] = {
+LAYERS: dict[str, Callable[[ModelConfig, tuple[int, ...], PseudoPosterior], Any]] = {
     "standard": Standard,
     "mixture": MixturePrior,
     "vamp": VampPrior,

@@ -29,15 +29,17 @@ METADATA_KEY = "kvae"
 
 OPERATIONS = frozenset(
     """
-    Abs Add And ArgMax BitShift BitwiseAnd BitwiseOr BitwiseXor Cast Clip Concat Constant ConstantOfShape Conv
-    ConvTranspose Cos CumSum DequantizeLinear Div Equal Erf Exp Expand Floor GRU Gather GatherElements GatherND
-    Gemm Greater GreaterOrEqual Identity If IsInf IsNaN LSTM LayerNormalization Less LessOrEqual Log LogSoftmax
-    Loop MatMul MatMulInteger Max Min Mul Neg Not OneHot Or Pad Pow QuantizeLinear Range Reciprocal ReduceMax
-    ReduceMean ReduceMin ReduceSum Relu Reshape ReverseSequence Round Shape Sigmoid Sin Slice Softmax Softplus Split
-    Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where
+    Abs Add And ArgMax BitShift BitwiseAnd BitwiseOr BitwiseXor Cast Ceil Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf Exp Expand Floor GRU Gather GatherElements GatherND
+    Gemm Greater GreaterOrEqual Identity If IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log
+    LogSoftmax Loop MatMul MatMulInteger Max Min Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range
+    Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round Selu Shape
+    Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze
+    Where
     """.split()  # noqa: SIM905
 )
-"""What a graph of ours consists of. None of them reads a file, runs foreign code or draws random numbers of its own."""
+"""What a graph of ours may consist of; export checks it too. None of them reads a file, runs foreign code or draws random
+numbers of its own."""
 
 SECOND_AXES: dict[str, dict[str, str]] = {
     "sampler": {"z": "size"},

@@ -6,9 +6,10 @@ from typing import Any, get_args
 
 import pytest
 
-from kvae.configuration import Config, ModelConfig, ObjectiveConfig, Section, TrainingConfig, parse_setting, rules
+from kvae.configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig, parse_setting, rules
 from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
+from kvae.slots import SLOTS
 
 from .test_serving_manifest import OPERATIONS, STRANGE, changed, places, random_change
 
@@ -151,24 +152,15 @@ def test_a_setting_without_a_value_is_refused() -> None:
 
 
 def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
-    from kvae.encoders import ENCODERS
-    from kvae.expanders import EXPANDERS
-    from kvae.heads import HEADS
-    from kvae.latents import LATENTS
+    from kvae import encoders, expanders, heads, latents, priors
     from kvae.objectives import PENALTIES, SCHEDULES
-    from kvae.priors import PRIORS
 
-    slots: list[tuple[type[Section], str, Any]] = [
-        (ModelConfig, "encoder", ENCODERS),
-        (ModelConfig, "latent", LATENTS),
-        (ModelConfig, "prior", PRIORS),
-        (ModelConfig, "expander", EXPANDERS),
-        (ModelConfig, "head", HEADS),
-        (ObjectiveConfig, "penalty", PENALTIES),
-        (ObjectiveConfig, "schedule", SCHEDULES),
-    ]
-    for section, name, functions in slots:
-        assert set(get_args(rules(section)[name])) == set(functions), name
+    modules = {"encoder": encoders, "latent": latents, "prior": priors, "expander": expanders, "head": heads}
+    assert {name: set(table) for name, table in SLOTS.items()} == {
+        name: set(module.LAYERS) for name, module in modules.items()
+    }
+    for name, functions in {"penalty": PENALTIES, "schedule": SCHEDULES}.items():
+        assert set(get_args(rules(ObjectiveConfig)[name])) == set(functions), name
 
 
 def test_whole_numbers_are_taken_where_numbers_are_wanted() -> None:

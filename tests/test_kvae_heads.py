@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kvae.configuration import ObjectiveConfig
-from kvae.heads import HEADS, Dropout, GRUCell, LSTMCell, RecurrentHead
+from kvae.heads import LAYERS, Dropout, GRUCell, LSTMCell, RecurrentHead
 from kvae.parts import shifted
 from kvae.replicas import Replica, replica
 from kvae.serving.alphabet import START
@@ -59,9 +59,9 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import keras
 from kvae.decoding import sample
-from kvae.heads import HEADS
+from kvae.heads import LAYERS
 from tests.conftest import random_tokens, small_model
-for head in HEADS:
+for head in LAYERS:
     model = small_model(head=head, auxiliary=head != "none")
     logits = model(random_tokens(2), training=True)["logits"]
     bound = model.bound(random_tokens(2), keras.random.normal((2, model.parts.noise_size)))
@@ -76,14 +76,14 @@ def test_every_head_is_built_computes_and_writes_where_neither_training_nor_expo
         [sys.executable, "-c", GROUND_FLOOR], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{head} 2 16 9 2 3 16" for head in HEADS]
+    assert done.stdout.splitlines() == [f"{head} 2 16 9 2 3 16" for head in LAYERS]
 
 
 def head_of(variant: str, dropout: float = 0.0) -> Any:
     """The head alone, its weights spread."""
     keras.utils.set_random_seed(0)
     config = small_config(**VARIANTS[variant])
-    head = HEADS[config.head](config, ObjectiveConfig(input_dropout=dropout))
+    head = LAYERS[config.head](config, ObjectiveConfig(input_dropout=dropout))
     head.build((None, 16, 8), (None, 16))
     for weight in head.trainable_weights:
         weight.assign(weight + 0.3 * keras.random.normal(weight.shape))
@@ -290,7 +290,7 @@ def test_dropout_of_a_part_of_a_batch_is_that_of_the_whole() -> None:
 def test_head_dropout_acts_on_what_a_head_reads_of_symbols_and_on_what_it_shows() -> None:
     keras.utils.set_random_seed(0)
     config = small_config(head_embedding=6, head_dropout=0.5)
-    head = HEADS["lstm"](config, ObjectiveConfig())
+    head = LAYERS["lstm"](config, ObjectiveConfig())
     head.build((None, 16, 8), (None, 16))
     vectors = np.array(head.read_previous.thin(np.ones((20, 16, 6), np.float32), training=True))
     assert set(vectors.ravel()) == {0.0, 2.0}

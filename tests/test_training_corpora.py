@@ -454,7 +454,7 @@ def test_fixed_texts_of_a_length_that_the_model_does_not_write_are_told_both_way
     with pytest.raises(ConfigError) as caught:
         prepare(asked)
     message = str(caught.value)
-    assert f"has texts of 9 characters, but this model doubles positions and writes a multiple of {step}" in message
+    assert f"has texts of 9 characters, but this model multiplies positions and writes a multiple of {step}" in message
     assert [way for way in ("data.mode=lines", "model.expander=repeat") if way in message] == ways
     assert "model.length" not in message
     for way in ways:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from kvae.configuration import ModelConfig, ObjectiveConfig
 from kvae.model import TextVAE, number
 from kvae.objectives import TARGETED
 from kvae.serving.errors import ConfigError
+from kvae.slots import EXPANDERS, HEADS
 
 NEAR_ZERO = 0.1
 """Nats below which KL and mutual information count as nothing."""
@@ -119,13 +121,11 @@ def flags(settings: Mapping[str, Any]) -> str:
 
 def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[str, Any], str]]:
     """Settings that usually wake a code up and are not on yet, each with its reason; every one fits the configuration."""
-    history, annealed = model.head != "none", objective.penalty == "annealed"
-    semi_supervised, constant = objective.semi_supervised, objective.schedule == "constant"
-    longer: dict[str, Any] = {"objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
+    history, annealed = HEADS[model.head].history, objective.penalty == "annealed"
     found: list[tuple[bool, dict[str, Any], str]] = [
         (
             history and not model.auxiliary,
-            {**positions(model), "model.auxiliary": True, "objective.alpha": 0.2},
+            {**varying(model), "model.auxiliary": True, "objective.alpha": 0.2},
             "the code alone has to predict the text too",
         ),
         (
@@ -145,28 +145,11 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
         ),
         (
             objective.penalty not in TARGETED,
-            {**({"objective.schedule": "linear"} if constant else {}), **longer},
+            longer_ramp(objective),
             "the code has more time to become useful before it costs",
         ),
-        (
-            annealed,
-            {
-                "objective.penalty": "free_bits_mask" if semi_supervised else "free_bits",
-                "objective.free_bits_over": "total",
-                "objective.free_bits": 5.0,
-            },
-            "the first 5 nats of KL cost nothing",
-        ),
-        (
-            annealed,
-            {
-                "objective.penalty": "constrained_per_example" if semi_supervised else "constrained",
-                "objective.kl_target": 10.0,
-                **{f"objective.{name}": 0 for name in ("ramp_start", "warm_start_steps") if getattr(objective, name)},
-                **({"objective.ramp_after_convergence": False} if objective.ramp_after_convergence else {}),
-            },
-            "the KL is held at 10 nats",
-        ),
+        (annealed, free_bits(objective), "the first 5 nats of KL cost nothing"),
+        (annealed, target(objective), "the KL is held at 10 nats"),
         (
             objective.penalty.startswith("free_bits"),
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
@@ -181,13 +164,40 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
     return [(settings, why) for applies, settings, why in found if applies]
 
 
-def positions(model: ModelConfig) -> dict[str, Any]:
+def longer_ramp(objective: ObjectiveConfig) -> dict[str, Any]:
+    """A ramp of twice the steps; of a constant schedule, which has none, one of 1,000 at least."""
+    ramp = {"objective.schedule": "linear"} if objective.schedule == "constant" else {}
+    return {**ramp, "objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
+
+
+def free_bits(objective: ObjectiveConfig) -> dict[str, Any]:
+    """Five nats of the KL for nothing."""
+    return {
+        "objective.penalty": "free_bits_mask" if objective.semi_supervised else "free_bits",
+        "objective.free_bits_over": "total",
+        "objective.free_bits": 5.0,
+    }
+
+
+def target(objective: ObjectiveConfig) -> dict[str, Any]:
+    """A KL of ten nats, without what would hold the ramp of the target back."""
+    return {
+        "objective.penalty": "constrained_per_example" if objective.semi_supervised else "constrained",
+        "objective.kl_target": 10.0,
+        **{f"objective.{name}": 0 for name in ("ramp_start", "warm_start_steps") if getattr(objective, name)},
+        **({"objective.ramp_after_convergence": False} if objective.ramp_after_convergence else {}),
+    }
+
+
+def varying(model: ModelConfig) -> dict[str, Any]:
     """What lets the features of a repeated code differ from position to position, where the length allows it."""
-    halves = 2 ** len(model.expander_filters)
-    if model.expander != "repeat" or model.latent != "dense" or model.length % halves:
+    expander = next(name for name, row in EXPANDERS.items() if not row.repeats)
+    if not EXPANDERS[model.expander].repeats or model.has_map or not model.has_code:
+        return {}
+    if model.length % replace(model, expander=expander).expander_stride:
         return {}
     return {
-        "model.expander": "deconv",
+        "model.expander": expander,
         **({} if model.expander_base else {"model.expander_base": 128}),
         **({"model.head_reads": "steps"} if model.head_reads == "state" else {}),
     }

@@ -134,7 +134,7 @@ def note_share(config: Config, held: int, lines: int, notes: list[str]) -> None:
 def note_alike(config: Config, rows: np.ndarray, given: str | None, notes: list[str]) -> None:
     """Say where the held-out rows (N, T), of a file that was `given` or of the corpus, are too few or too alike for what is
     measured of the code on them."""
-    if config.model.latent == "none" or not len(rows):
+    if not config.model.has_code or not len(rows):
         return
     counts = np.array(list(Counter(row.tobytes() for row in rows).values()))
     shares = counts / counts.sum()
@@ -177,26 +177,22 @@ def with_length_for(config: Config, longest: int, over: int, texts: int, tokens:
 
 
 def check_fixed(config: Config, source: str, tokens: str) -> None:
-    """Refuse texts of one length that the model does not write: deconvolutions double the positions, and a ladder of
-    convolutional maps gives back what it halves."""
+    """Refuse texts of one length that the model does not write: an expander multiplies the positions, and a ladder of maps
+    gives back what its encoder divides."""
     model, length = config.model, config.model.length
-    ladder = model.encoder == "conv" and model.latent == "map" and len(model.latent_size) > 1
-    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
-    step = 2 ** max(doublings, len(model.encoder_units) if ladder else 0)
+    ladder = model.has_map and len(model.latent_size) > 1
+    step = math.lcm(model.expander_stride, model.encoder_stride if ladder else 1)
     if length % step:
-        other = ", or use --set model.expander=repeat" if model.latent != "map" else ""
+        other = ", or use --set model.expander=repeat" if not model.has_map else ""
         raise ConfigError(
-            f"{source}: has texts of {length} {tokens}, but this model doubles positions and writes a multiple of "
+            f"{source}: has texts of {length} {tokens}, but this model multiplies positions and writes a multiple of "
             f"{step}; pad them with --set data.mode=lines{other}"
         )
 
 
 def multiple_of_strides(config: Config, length: int) -> int:
     """The smallest length from `length` on that every stride of the model divides."""
-    model = config.model
-    halvings = len(model.encoder_units) if model.encoder == "conv" else 0
-    doublings = len(model.expander_filters) if model.expander == "deconv" else 0
-    stride = 2 ** max(halvings, doublings)
+    stride = math.lcm(config.model.encoder_stride, config.model.expander_stride)
     return -(-length // stride) * stride
 
 

@@ -51,7 +51,7 @@ def parse_search(text: str) -> tuple[str, Range | list[Any]]:
 
 def usual_search(config: Config) -> Search:
     """What is worth trying first: the KL's weight, the size of the code, levels, and the auxiliary loss where there is one."""
-    if config.model.latent == "none":
+    if not config.model.has_code:
         raise ConfigError("kvae tune: a language model has no code to tune; name settings with --search")
     size = config.model.latent_size
     smaller, larger = [max(1, n // 2) for n in size], [2 * n for n in size]
