@@ -50,7 +50,9 @@ SIZED_BY = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "OneHot": (1,
 ARITHMETIC = {"Add", "Cast", "Concat", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Unsqueeze"}
 """What sizes are computed with."""
 
-BROADCASTING = {"Add", "DequantizeLinear", "Div", "Max", "Min", "Mul", "Pow", "QuantizeLinear", "Sub", "Where"}
+BROADCASTING = {
+    *("Add", "DequantizeLinear", "Div", "Max", "Min", "Mod", "Mul", "PRelu", "Pow", "QuantizeLinear", "Sub", "Where"),
+}
 """Operations whose result is as long along each axis as the longest input; of others it is at most the product of all."""
 
 
