@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile much and compute little
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its pass over every new kernel costs more than it gives here
 
 JAX = os.environ.get("KERAS_BACKEND") == "jax"
 COMPILED = {"jit_compile": JAX}
@@ -123,13 +126,32 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
     return [numbers(gradient) for gradient in found]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unoptimized_graphs() -> None:
+    """TensorFlow runs graphs as they were traced: to optimize one takes longer than a test uses it."""
+    if not JAX:
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """A file or folder that the processes of a session share: the first one that asks makes it, the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            make(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """125 made-up names of three syllables, one a line."""
-    path = tmp_path_factory.mktemp("corpus") / "names.txt"
     names = [a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
-    path.write_text("\n".join(names) + "\n", encoding="utf-8")
-    return path
+    text = "\n".join(names) + "\n"
+    return made_once(tmp_path_factory, "names.txt", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -148,24 +170,28 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, Any]) -> Path:
-    """A finished run on `corpus_file`."""
+    """A finished run on `corpus_file`, this process's copy of it."""
     from kvae.presets import preset
     from kvae.training.experiment import run
 
-    path = tmp_path_factory.mktemp("runs") / "small"
-    run(preset("hybrid-lstm").with_settings(small_settings), path, say=lambda sentence: None)
-    return path
+    def train(path: Path) -> None:
+        run(preset("hybrid-lstm").with_settings(small_settings), path, say=lambda sentence: None)
+
+    made = made_once(tmp_path_factory, "run", train)
+    return shutil.copytree(made, tmp_path_factory.mktemp("runs") / "small")
 
 
 @pytest.fixture(scope="session")
-def bundle_folder(run_folder: Path) -> Path:
+def bundle_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The verified bundle of `run_folder`, in it."""
     from kvae.export.bundle import write_bundle
     from kvae.runs import load_run
 
-    trained = load_run(run_folder)
-    write_bundle(trained.model, trained.alphabet, trained.config, run_folder / "bundle", trained.evaluation)
-    return run_folder / "bundle"
+    def export(path: Path) -> None:
+        trained = load_run(run_folder)
+        write_bundle(trained.model, trained.alphabet, trained.config, path, trained.evaluation)
+
+    return shutil.copytree(made_once(tmp_path_factory, "bundle", export), run_folder / "bundle")
 
 
 @pytest.fixture(scope="session")
