@@ -51,7 +51,18 @@ ARITHMETIC = {"Add", "Cast", "Concat", "Identity", "Max", "Min", "Mul", "Reshape
 """What sizes are computed with."""
 
 BROADCASTING = {
-    *("Add", "DequantizeLinear", "Div", "Max", "Min", "Mod", "Mul", "PRelu", "Pow", "QuantizeLinear", "Sub", "Where"),
+    "Add",
+    "DequantizeLinear",
+    "Div",
+    "Max",
+    "Min",
+    "Mod",
+    "Mul",
+    "PRelu",
+    "Pow",
+    "QuantizeLinear",
+    "Sub",
+    "Where",
 }
 """Operations whose result is as long along each axis as the longest input; of others it is at most the product of all."""
 
