@@ -47,7 +47,7 @@ from kvae.runs import (
 )
 from kvae.saved_models import is_whole
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
-from kvae.writing import LOCK, claimed, remove
+from kvae.writing import LOCK, claimed, remove, whole
 
 from .alarm import CollapseAlarm
 from .callbacks import (
@@ -582,12 +582,8 @@ def save_model(model: TextVAE, path: Path) -> None:
     finite."""
     model.reset_metrics()
     values_of(model)
-    partial = path.with_name("partial-" + path.name)
-    try:
+    with whole(path, alone=True) as partial:
         model.save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.serving.alphabet import UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError
-from kvae.writing import beside, sole_writer, whole
+from kvae.writing import beside, sole_writer, whole, write_text
 
 from .downloads import data_folder
 from .files import STANDARD_INPUT, Damaged, files_of, pieces_of, raw_pieces, whole_files
@@ -138,8 +138,7 @@ def written(config: Config, wanted: Path, alone: bool) -> Path:
             raise DataError(f"{config.data.source}: changed while it was read; start again when it is complete")
     other = wanted.with_name(key(completed))
     if other != wanted:
-        with whole(other.with_suffix(ALIAS)) as partial:
-            partial.write_text(wanted.name, encoding="utf-8")
+        write_text(other.with_suffix(ALIAS), wanted.name)
     return wanted
 
 
