@@ -40,6 +40,7 @@ from .bundle import ENDPOINTS
 from .checks import whole
 from .connections import ACCEPTED_AT_ONCE, Connection, most_connections
 from .limits import within
+from .results import scores_of
 from .sampler import LARGEST
 from .service import ClientLeft, Limits, Service, measured
 from .shares import Speed
@@ -222,7 +223,9 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
     by_sample = (kl.reshape(body.samples, len(texts)), nats.reshape(body.samples, len(texts), -1))
     # One sample after the other, as Sampler.score adds them: np.mean would add a single text's in another order.
     kl, nats = (np.add.accumulate(part, axis=0, dtype=float)[-1] / body.samples for part in by_sample)
-    return Answer({"scores": [vars(item) for item in model._scores(texts, tokens, kl, nats)]})
+    return Answer(
+        {"scores": [vars(item) for item in scores_of(texts, tokens, kl, nats, model.manifest["mode"] == "lines")]}
+    )
 
 
 async def health() -> Response:
