@@ -13,7 +13,7 @@ from kvae.presets import PUBLISHED, SMALL, preset
 from kvae.serving.errors import ConfigError
 from kvae.writing import write_text
 
-from .corpora import CORPORA
+from .named_corpora import CORPORA
 from .reproduction import kept, measured
 
 CORPUS = "sines"
