@@ -19,10 +19,11 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, ModelError
-from kvae.training import checkpoints, experiment
+from kvae.training import checkpoints, experiment, fit
 from kvae.training.callbacks import Checkpoints
 from kvae.training.checkpoints import latest, numbered
-from kvae.training.experiment import resume, run, segments, stored_config
+from kvae.training.experiment import resume, run, stored_config
+from kvae.training.fit import segments
 
 from .conftest import SMALL
 
@@ -63,7 +64,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Interrupt every run at a step; at 0 none."""
 
     def at(step: int) -> None:
-        monkeypatch.setattr(experiment, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints)
+        monkeypatch.setattr(fit, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints)
 
     return at
 
@@ -271,7 +272,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: d
     assert len(lines) < 60
     assert lines[-1]["epoch"] == best["epoch"] + 2
     assert any(f"lowest at step {best['step']:,.0f} " in sentence for sentence in said)
-    kept = checkpoints.read_checkpoint(stopped.path / "checkpoints" / experiment.BEST)
+    kept = checkpoints.read_checkpoint(stopped.path / "checkpoints" / fit.BEST)
     assert kept.about == json.loads((stopped.path / "run.json").read_text())
     stopped_elbo = stopped.evaluation["elbo"]
     assert stopped_elbo == pytest.approx(best["val_elbo"], rel=0.1)
