@@ -86,59 +86,26 @@ def length_of(prepared: Prepared) -> tuple[int, int]:
 
 def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say) -> bool:
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
-    settings = prepared.config.training
     total_steps, steps_per_epoch = length_of(prepared)
-    check_parts(batch_size_of(prepared))
-    compiled = settings.jit_compile and not is_split()
-    model.compile(
-        optimizer(settings, total_steps), jit_compile=compiled, steps_per_execution=settings.steps_per_execution
-    )
+    compile_for(model, prepared)
     if checkpoint:
         restore_checkpoint(model, checkpoint)
-    first_step = number(model.training_steps)
-    if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
-        return True
-    if not checkpoint:  # what a run left that was killed before its first one
+        if "ended" in checkpoint.about and max(number(model.training_steps), checkpoint.about["ended"]) >= total_steps:
+            return True
+    else:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
     epochs = -(-total_steps // steps_per_epoch)
     say(f"training for {total_steps:,} steps of {batch_size_of(prepared)} texts, {epochs} epochs")
     note_ramp(model, prepared.config, total_steps, say)
-    callbacks = callbacks_of(prepared, out, say)
-    stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
-    if checkpoint:
-        restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
-    parts = equal_parts()
-    left_out = len(prepared.validation) % parts
-    if left_out:
-        say(
-            f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
-        )
-    stop = threading.Event()
-    about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
-    good = last_good(checkpoint)
-    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop, good)
-    again = [RunningMetrics(checkpoint)] if checkpoint else []
+    stop, callbacks = threading.Event(), callbacks_of(prepared, out, say)
+    checkpoints = checkpoints_of(prepared, out, callbacks, checkpoint, stop)
+    note_left_out(prepared, say)
     started = time.monotonic()
     with marking_divergence(out, prepared.config, callbacks):
         try:
             with standard_output_to_error(), ending_at_a_signal(stop, say):
-                for callback in (*callbacks, checkpoints):
-                    callback.set_model(model)
-                stopped = checkpoint and checkpoint.about.get("stopped")
-                for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
-                    model.fit(
-                        training_stream(prepared, segment.first_step),
-                        steps_per_epoch=segment.steps_per_epoch,
-                        validation_data=validation_batches(prepared, parts=parts),
-                        initial_epoch=segment.epochs[0],
-                        epochs=segment.epochs[1],
-                        callbacks=[*again, *callbacks, checkpoints],
-                        shuffle=False,
-                        verbose=1 if sys.stderr.isatty() else 2,
-                    )
-                    if model.stop_training:
-                        break
+                train(model, prepared, callbacks, checkpoints, checkpoint)
             for callback in callbacks:
                 if hasattr(callback, "conclude"):
                     callback.conclude()
@@ -153,6 +120,57 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
             )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
     return False
+
+
+def compile_for(model: TextVAE, prepared: Prepared) -> None:
+    """Compile the model with the optimizer of its configuration; raises `ConfigError` where a batch cannot be split."""
+    settings, (total_steps, _) = prepared.config.training, length_of(prepared)
+    check_parts(batch_size_of(prepared))
+    model.compile(
+        optimizer(settings, total_steps),
+        jit_compile=settings.jit_compile and not is_split(),
+        steps_per_execution=settings.steps_per_execution,
+    )
+
+
+def train(
+    model: TextVAE,
+    prepared: Prepared,
+    callbacks: Sequence[Any],
+    checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Take the steps that are left, segment by segment, until the last one or until a callback stops the training."""
+    again = [RunningMetrics(checkpoint)] if checkpoint else []
+    for callback in (*callbacks, checkpoints):
+        callback.set_model(model)
+    stopped = checkpoint and checkpoint.about.get("stopped")
+    for segment in () if stopped else segments(number(model.training_steps), *length_of(prepared)):
+        model.fit(
+            training_stream(prepared, segment.first_step),
+            steps_per_epoch=segment.steps_per_epoch,
+            validation_data=validation_batches(prepared, parts=equal_parts()),
+            initial_epoch=segment.epochs[0],
+            epochs=segment.epochs[1],
+            callbacks=[*again, *callbacks, checkpoints],
+            shuffle=False,
+            verbose=1 if sys.stderr.isatty() else 2,
+        )
+        if model.stop_training:
+            break
+
+
+def checkpoints_of(
+    prepared: Prepared, out: Path, callbacks: Sequence[Any], checkpoint: Checkpoint | None, stop: threading.Event
+) -> Checkpoints:
+    """The callback that writes checkpoints, and ends training once `stop` is set; callbacks with a state get theirs from the
+    checkpoint that the run goes on from."""
+    stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
+    if checkpoint:
+        restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
+    about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
+    every = prepared.config.training.checkpoint_steps
+    return Checkpoints(out / CHECKPOINTS, about, stateful, every, stop, last_good(checkpoint))
 
 
 SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
@@ -223,6 +241,16 @@ def note_ramp(model: TextVAE, config: Config, total_steps: int, say: Say) -> Non
                 f"the ramp will only reach {what}: it is longer than the run; shorten it with "
                 f"--set objective.ramp_steps=N or --set objective.ramp_start=N"
             )
+
+
+def note_left_out(prepared: Prepared, say: Say) -> None:
+    """Say how many held-out texts are not validated on while training, since they do not divide between devices."""
+    parts = equal_parts()
+    left_out = len(prepared.validation) % parts
+    if left_out:
+        say(
+            f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
+        )
 
 
 @contextlib.contextmanager
