@@ -171,7 +171,7 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) ->
     older, newer = numbered(run_folder / "checkpoints")
     (folder / older.name).write_bytes(older.read_bytes())
     (folder / newer.name).write_bytes(newer.read_bytes()[:-200])
-    (folder / "step-000000099.npz.partial").write_bytes(b"PK")
+    (folder / ".partial-0123abcd-step-000000099.npz").write_bytes(b"PK")
     said: list[str] = []
     found = latest(folder, said.append)
     assert found is not None
