@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 
 def write_lines(file: Path, size: float) -> int:
     """Lines of two names with a number until the file has that many bytes; how many it has."""
-    from kvae.training.corpora import unicode_names
+    from kvae.training.named_corpora import unicode_names
 
     names = [name for name in unicode_names() if len(name) < 48]
     generator = np.random.default_rng(0)

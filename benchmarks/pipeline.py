@@ -34,7 +34,8 @@ from turns import Rival, arguments, serve, timed, written
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.presets import preset
-from kvae.training.corpora import prepare, unicode_names
+from kvae.training.corpora import prepare
+from kvae.training.named_corpora import unicode_names
 from kvae.training.pipeline import training_stream
 
 BATCH = 128

@@ -74,8 +74,8 @@ def prepare() -> None:
 
 def some_texts() -> Sequence[str]:
     """Tweets at equal distances, or the names of the Unicode characters where there are no tweets."""
-    from kvae.training.corpora import lines_of, unicode_names
     from kvae.training.downloads import file_of, missing
+    from kvae.training.named_corpora import lines_of, unicode_names
 
     if missing("tweets"):
         return unicode_names()

@@ -18,9 +18,10 @@ from kvae.model import TextVAE
 from kvae.runs import finite
 from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
+from kvae.serving.choices import DRAWING, choices
 from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import FORMAT, FORMAT_VERSION
-from kvae.serving.sampler import Sampler, choices
+from kvae.serving.sampler import Sampler
 from kvae.serving.verification import seed_test_texts, verify
 from kvae.slots import HEADS
 from kvae.writing import new
@@ -91,6 +92,7 @@ def tokens_for_agreement(model: TextVAE, bundle: Bundle, held_out: np.ndarray | 
 def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest but for files and checks: what a program must know to use the graphs."""
     shape = model.model_config
+    chosen = choices({"length": shape.length})
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -107,7 +109,7 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
             "prior": shape.prior,
             "attributes": list(shape.attributes),
         },
-        "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+        "defaults": {name: chosen[name].item() for name in DRAWING},
         "model": shape.to_dict(),
         "training": finite({"source": Path(config.data.source).name, **training}),
         "versions": {

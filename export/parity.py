@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from keras import ops
 
 from kvae.decoding import decode, writable
@@ -15,9 +14,11 @@ from kvae.model import TextVAE
 from kvae.parts import shifted
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.bundle import Bundle, checked_graph
+from kvae.serving.choices import choices
 from kvae.serving.errors import CheckFailed
 from kvae.serving.random_numbers import normals
-from kvae.serving.sampler import Sampler, choices
+from kvae.serving.runtime import session
+from kvae.serving.sampler import Sampler
 
 from .graphs import LOGITS
 
@@ -185,10 +186,9 @@ def watched(
     """What the sampler did: ids (B, T), the logits (B, T, V) they were chosen from, log-probabilities (B,), and each state
     (T, B, ...) before its turn; PAD and zeros behind an early end."""
     watching = with_scans(onnx.load_from_string(graph))
-    session = onnxruntime.InferenceSession(watching.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = {"temperature": np.float32(temperature), "top_k": 0, "top_p": np.float32(1.0), "min_length": 0}
-    inputs |= {"z": z, "seed": np.zeros(len(z), np.int64), "row": first_row + np.arange(len(z)), "max_length": length}
-    ids, _, log_probability, logits, *states = session.run(
+    inputs = {"z": z, "seed": np.zeros(len(z), np.int64), "row": first_row + np.arange(len(z))}
+    inputs |= choices({"length": length}, min_length=0) | {"temperature": np.float32(temperature)}
+    ids, _, log_probability, logits, *states = session(watching.SerializeToString()).run(
         None, {name: np.asarray(value) for name, value in inputs.items()}
     )
     missing = length - ids.shape[1]

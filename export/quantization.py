@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from kvae.serving.alphabet import PAD
+from kvae.serving.runtime import session
 
 from .convert import checked
 from .graphs import LOGITS, STEP
@@ -160,10 +160,6 @@ def scored(scorer: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> tuple[n
     """The bound (n,) and the logits (n, time, V) of a scorer."""
     copy = onnx.ModelProto()
     copy.CopyFrom(scorer)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        with_logits(copy).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    reconstruction, kl, logits = session.run(["reconstruction", "kl", LOGITS], dict(inputs))
+    running = session(with_logits(copy).SerializeToString())
+    reconstruction, kl, logits = running.run(["reconstruction", "kl", LOGITS], dict(inputs))
     return reconstruction + kl, logits.transpose(1, 0, 2)

@@ -15,8 +15,8 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import CheckFailed, KvaeError, ModelError
 
 from .configuration import Config, TrainingConfig
-from .disk import naming
 from .saved_models import first_line, load_model, unreadable
+from .writing import write_text
 
 if TYPE_CHECKING:
     from .model import TextVAE
@@ -215,11 +215,4 @@ def finite(data: Any) -> Any:
 
 def write_json(path: Path, data: Any) -> None:
     """Readable JSON, complete or not there. What of a path is not UTF-8 is written as JSON's own escapes."""
-    text = to_json(data, indent=1) + "\n"
-    partial = path.with_name(path.name + ".partial")
-    with naming(path):
-        try:
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    write_text(path, to_json(data, indent=1) + "\n", errors="backslashreplace")

@@ -224,9 +224,19 @@ def whole(path: Path, alone: bool = False) -> Iterator[Path]:
             if error.errno in IN_THE_WAY:
                 check_new(path)
             raise
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)
+        raise
     finally:
         with contextlib.suppress(OSError):
             remove(partial)
+
+
+def write_text(path: Path, text: str, alone: bool = False, errors: str = "strict") -> None:
+    """Write a file of text in UTF-8 by `whole`; `errors` is that of `str.encode`."""
+    with whole(path, alone) as partial:
+        partial.write_text(text, encoding="utf-8", errors=errors)
 
 
 IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}

@@ -13,10 +13,9 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-import onnxruntime
-
 from .checks import real
 from .errors import Cancelled, ConfigError, DeadlineError
+from .runtime import RunOptions, run_options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Item = TypeVar("Item")
@@ -27,7 +26,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: list[onnxruntime.RunOptions] = []
+        self._running: list[RunOptions] = []
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -38,7 +37,7 @@ class Cancellation:
                 options.terminate = True
 
     @contextmanager
-    def _ending(self, options: onnxruntime.RunOptions) -> Iterator[None]:
+    def _ending(self, options: RunOptions) -> Iterator[None]:
         """Within this, `cancel` ends what runs with `options`."""
         with self._lock:
             options.terminate = self.cancelled
@@ -50,10 +49,10 @@ class Cancellation:
                 self._running.remove(options)
 
 
-_options: ContextVar[onnxruntime.RunOptions | None] = ContextVar("options", default=None)
+_options: ContextVar[RunOptions | None] = ContextVar("options", default=None)
 
 
-def current_options() -> onnxruntime.RunOptions | None:
+def current_options() -> RunOptions | None:
     """The options of the limited call that this code is part of."""
     return _options.get()
 
@@ -73,7 +72,7 @@ def checking(items: Iterable[Item]) -> Iterator[Item]:
 
 
 @contextmanager
-def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[onnxruntime.RunOptions | None]:
+def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[RunOptions | None]:
     """Options for the runs of one call that has `deadline` seconds and may be cancelled; with neither, those of the call that
     it is part of.
 
@@ -86,8 +85,7 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[on
     if deadline is None and cancel is None:
         yield current_options()
         return
-    options, cancel = onnxruntime.RunOptions(), cancel or Cancellation()
-    options.log_severity_level = 4
+    options, cancel = run_options(), cancel or Cancellation()
     passed = threading.Event()
 
     def end() -> None:

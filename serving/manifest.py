@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .alphabet import LONGEST, MOST_SYMBOLS, SPECIALS, TOKENIZERS, Alphabet
+from .choices import CHOICES
 from .errors import BundleError, shown
 
 FORMAT = "kvae-bundle"
@@ -135,7 +136,11 @@ DESCRIPTION: dict[str, Any] = {
         "prior": NAME,
         "attributes": ATTRIBUTES,
     },
-    "defaults": {"temperature": number(0, 1e3), "top_k": whole(0, 2**32 - 1), "top_p": SHARE},
+    "defaults": {
+        "temperature": number(0, CHOICES["temperature"].high),
+        "top_k": whole(0, CHOICES["top_k"].high),
+        "top_p": SHARE,
+    },
     "model": {
         "length": whole(1, LONGEST),
         "vocabulary_size": whole(len(SPECIALS), len(SPECIALS) + MOST_SYMBOLS),

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 
 from .alphabet import END, REPLACEMENT, START, Alphabet
-from .bundle import ENDPOINTS, Bundle, checked_graph, read_bundle
+from .bundle import ENDPOINTS, Bundle, read_bundle
 from .checks import listed, numbers, one_of, real, whole
-from .cores import usable_cores
+from .choices import DRAWING, choices
 from .errors import BundleError, ConfigError, DataError
 from .limits import Cancellation, checking, current_options, limited, stopping
 from .random_numbers import normals
+from .reading import tokens_of
+from .results import Sample, Score, scores_of
+from .runtime import InferenceSession, bundle_session, run
+from .walks import PATHS
 
 CHUNK = 128
 """Rows decoded at once: what bounds the memory of a call, whatever its size."""
@@ -32,39 +33,6 @@ MOST_AROUND = 100_000
 
 Unknown = Literal["refuse", "replace"]
 TooLong = Literal["refuse", "cut"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One generated text. The same `seed` and `row` of the same bundle give the same text anywhere."""
-
-    text: str
-    seed: int
-    row: int
-    log_probability: float
-    """log p(text | z) of the model at temperature 1, nats, the end mark included."""
-    finished: bool
-    """Whether the text is all there: the model wrote its end mark, or as many tokens as its texts always have. False
-    where the text stopped at the model's length."""
-    attribute: str | None = None
-    """The label it was written for, of a model that was trained with labels."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How surprising a text is to the model: an upper bound on -log p(text), nats, and its parts."""
-
-    text: str
-    bound: float
-    """reconstruction + KL."""
-    reconstruction: float
-    """-log p(text | z), the end mark included."""
-    kl: float
-    """What the code costs; with it, the price of a label that was not given."""
-    bits_per_character: float
-    """The bound by the characters of the text and its end mark."""
-    nats: tuple[float, ...]
-    """The reconstruction token by token, the end mark last."""
 
 
 class Sampler:
@@ -84,7 +52,7 @@ class Sampler:
         self.length: int = bundle.manifest["length"]
         self.latent_size: int = bundle.manifest["latent"]["size"]
         self.threads = None if threads is None else whole("threads", threads, 1, 1024)
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._sessions: dict[str, InferenceSession] = {}
         self._starting = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -294,24 +262,7 @@ class Sampler:
             _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
             kl, nats = kl + some_kl, nats + some_nats
         kl, nats = kl / samples, nats / samples
-        return self._scores(texts, tokens, kl, nats)
-
-    def _scores(self, texts: list[str], tokens: np.ndarray, kl: np.ndarray, nats: np.ndarray) -> list[Score]:
-        """Of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), means over the codes drawn."""
-        # One position after the other: the graph's own sum is float32, and np.sum groups them by the longest text of the batch.
-        reconstruction = np.add.accumulate(nats, axis=1)[:, -1]
-        ends = self.manifest["mode"] == "lines"
-        return [
-            Score(
-                text,
-                bound=float(reconstruction[row] + kl[row]),
-                reconstruction=float(reconstruction[row]),
-                kl=float(kl[row]),
-                bits_per_character=float((reconstruction[row] + kl[row]) / (max(len(text) + ends, 1) * np.log(2.0))),
-                nats=tuple(nats[row, : np.count_nonzero(tokens[row])].tolist()),
-            )
-            for row, text in enumerate(texts)
-        ]
+        return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
 
     def score_tokens(
         self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
@@ -330,7 +281,7 @@ class Sampler:
         """The texts of codes (n, d), greedily unless `temperature`, `top_k` or `top_p` is given (then `seed` counts)."""
         codes = numbers("codes", codes, self.latent_size)
         seed = whole("seed", seed, 0, LARGEST["seed"])
-        options = {"greedy": not {"temperature", "top_k", "top_p"} & options.keys(), **options}
+        options = {"greedy": not options.keys() & set(DRAWING), **options}
         chosen = choices(self.manifest, **options)
         texts: list[str] = []
         for start, count in chunks(len(codes)):
@@ -455,112 +406,18 @@ class Sampler:
         ]
 
     def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
-        """Rows of ids (n, T) of the smallest integer type."""
-        one_of("unknown", unknown, ("refuse", "replace"))
-        one_of("too_long", too_long, ("refuse", "cut"))
-        strange = self.alphabet.unknown(checking(texts) if unknown == "refuse" else [])
-        if strange:
-            shown = ", ".join(f"{symbol!r} {count}" for symbol, count in strange.most_common(5))
-            raise DataError(
-                f"texts hold {self.alphabet.rules.unit} the model never saw: {shown}; "
-                f"remove them, or have them replaced: unknown='replace', --unknown replace"
-            )
-        lines = self.manifest["mode"] == "lines"
-        if too_long == "cut":
-            texts = [self.alphabet.cut(text, self.length - lines) for text in checking(texts)]
-        tokens = np.empty((len(texts), self.length), np.min_scalar_type(len(self.alphabet)))
-        for row, text in enumerate(checking(texts)):
-            tokens[row] = self.alphabet.row(text, self.length, row) if lines else self._window(text, row)
-        return tokens
+        """Rows of ids (n, T) of texts, as `tokens_of` makes them for this model."""
+        return tokens_of(texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long)
 
-    def _window(self, text: str, row: int) -> list[int]:
-        ids = self.alphabet.ids(text)
-        if len(ids) != self.length:
-            raise DataError(
-                f"text {row} has {len(ids)} {self.alphabet.rules.tokens}; this model reads windows of exactly {self.length}"
-            )
-        return ids
-
-    def _session(self, endpoint: str) -> onnxruntime.InferenceSession:
+    def _session(self, endpoint: str) -> InferenceSession:
         """The running graph of an endpoint, verified and started when it is first needed."""
         with self._starting:
             if endpoint not in self._sessions:
-                threads = usable_cores() if self.threads is None else self.threads
-                self._sessions[endpoint] = session(self.bundle, endpoint, threads)
+                self._sessions[endpoint] = bundle_session(self.bundle, endpoint, self.threads)
             return self._sessions[endpoint]
 
     def _run(self, endpoint: str, stop: Any = None, /, **inputs: Any) -> list[np.ndarray]:
-        running = self._session(endpoint)
-        feed = {name: np.asarray(value) for name, value in inputs.items()}
-        try:
-            return running.run(None, feed, stop or current_options())
-        except Exception as error:  # onnxruntime's own exceptions share no useful base
-            raise BundleError(
-                f"the bundle's {endpoint} did not run ({first_line(error)}); check it with `kvae verify`"
-            ) from error
-
-
-def choices(
-    manifest: Mapping[str, Any],
-    *,
-    greedy: bool = False,
-    temperature: float | None = None,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_length: int = 1,
-    max_length: int | None = None,
-) -> dict[str, Any]:
-    """How symbols are chosen, as the sampler graph's inputs; temperature 0 is greedy, top_k 0 and top_p 1 are off."""
-    if greedy and (temperature is not None or top_k or top_p != 1.0):
-        raise ConfigError("greedy takes the likeliest symbol: give it alone, without temperature, top_k or top_p")
-    if temperature is not None and not 1e-3 <= real("temperature", temperature) <= 1e3:
-        raise ConfigError(
-            f"temperature must be from 0.001 to 1000, got {temperature}; for the likeliest symbol use greedy"
-        )
-    if not 1e-6 <= real("top_p", top_p) <= 1.0:
-        raise ConfigError(f"top_p must be above 0 and at most 1, got {top_p}")
-    limit = manifest["length"]
-    longest = whole("max_length", limit if max_length is None else max_length, 1, limit)
-    return {
-        "temperature": np.float32(0.0 if greedy else 1.0 if temperature is None else temperature),
-        "top_k": np.int64(whole("top_k", top_k, 0, LARGEST["row"])),
-        "top_p": np.float32(top_p),
-        "min_length": np.int64(whole("min_length", min_length, 0, longest)),
-        "max_length": np.int64(longest),
-    }
-
-
-def straight(start: np.ndarray, stop: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """Points (n, d) of the line from `start` to `stop` (d,), at shares `along` (n, 1) of the way."""
-    return start + along * (stop - start)
-
-
-def arc(start: np.ndarray, stop: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """Points (n, d) of the arc, as `straight`; where the two point the same way, or one is the origin, the line."""
-    lengths = np.linalg.norm(start) * np.linalg.norm(stop)
-    angle = np.arccos(np.clip(start @ stop / lengths, -1.0, 1.0)) if lengths else 0.0
-    if np.sin(angle) < 1e-6:
-        return straight(start, stop, along)
-    return (np.sin((1.0 - along) * angle) * start + np.sin(along * angle) * stop) / np.sin(angle)
-
-
-PATHS = {"linear": straight, "spherical": arc}
-
-
-def session(bundle: Bundle, name: str, threads: int) -> onnxruntime.InferenceSession:
-    """One graph, ready to run. Thread counts are set explicitly: onnxruntime's default pins cores and fails in containers."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    file = checked_graph(bundle, name)
-    try:
-        return onnxruntime.InferenceSession(openable(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BundleError(
-            f"{bundle.path}: onnxruntime {onnxruntime.__version__} cannot load the {name} ({first_line(error)}); "
-            f"{way_out(error)}"
-        ) from error
+        return run(self._session(endpoint), endpoint, inputs, stop or current_options())
 
 
 def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str) -> Sampler:
@@ -572,32 +429,6 @@ def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str
     return sampler
 
 
-def openable(file: Path) -> Path | bytes:
-    """What onnxruntime takes for a file: its path, or its bytes where the path is not UTF-8."""
-    try:
-        os.fspath(file).encode()
-    except UnicodeEncodeError:
-        return file.read_bytes()
-    return file
-
-
-def way_out(error: Exception) -> str:
-    """What helps where onnxruntime does not load a graph whose bytes are those that were exported."""
-    told = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or "bad_alloc" in told or "failed to allocate" in told:
-        return "there is not enough memory: close other programs, or use a machine with more"
-    if isinstance(error, OSError):
-        return "look at the disk it lies on, and at the rights of this user"
-    if any(sign in told for sign in ("not_implemented", "notimplemented", "could not find an implementation", "opset")):
-        return "update onnxruntime"
-    return "try another version of onnxruntime; `kvae verify` says whether the bundle is whole"
-
-
 def chunks(n: int) -> Iterator[tuple[int, int]]:
     """(start, count) of pieces of at most `CHUNK` rows, for as long as the call may go on."""
     return ((start, min(CHUNK, n - start)) for start in checking(range(0, n, CHUNK)))
-
-
-def first_line(error: Exception) -> str:
-    """What an onnxruntime error says, on one line and short."""
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from .choices import CHOICES
 from .sampler import LARGEST
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST["seed"])]
@@ -39,22 +40,26 @@ class Request(BaseModel):
     )
 
 
+def choice_field(name: str) -> Any:
+    """The default, range and description of an option of how tokens are chosen."""
+    choice = CHOICES[name]
+    return Field(choice.default, ge=choice.low, le=choice.high, description=choice.help + choice.request_note)
+
+
 class Choices(Request):
     """How symbols are chosen."""
 
-    greedy: bool = Field(False, description="always the likeliest symbol; alone, without the other choices")
-    temperature: float | None = Field(
-        None, ge=1e-3, le=1e3, description="below 1 safer, above 1 wilder; 1 if not given"
-    )
-    top_k: int = Field(0, ge=0, le=LARGEST["row"], description="draw from the k likeliest symbols; 0 is off")
-    top_p: float = Field(1.0, ge=1e-6, le=1.0, description="draw from the likeliest symbols that hold this share")
-    min_length: int = Field(1, ge=0, description="tokens at least")
-    max_length: int | None = Field(None, ge=1, description="tokens at most; the model's length if not given")
-    attribute: str | None = Field(None, description="the label to write for, of a model that was trained with labels")
+    greedy: bool = choice_field("greedy")
+    temperature: float | None = choice_field("temperature")
+    top_k: int = choice_field("top_k")
+    top_p: float = choice_field("top_p")
+    min_length: int = choice_field("min_length")
+    max_length: int | None = choice_field("max_length")
+    attribute: str | None = choice_field("attribute")
 
     def options(self) -> dict[str, Any]:
         """As keyword arguments of `Sampler`."""
-        return {name: getattr(self, name) for name in Choices.model_fields if name != "deadline"}
+        return {name: getattr(self, name) for name in CHOICES}
 
 
 class SampleRequest(Choices):

@@ -11,7 +11,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 def test_the_python_of_the_readme_trains_exports_and_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kvae.training.corpora import unicode_names
+    from kvae.training.named_corpora import unicode_names
 
     names = [name for name in unicode_names() if name.startswith(("GREEK", "DIGIT")) and len(name) < 32]
     (tmp_path / "names.txt").write_text("\n".join([*names[:250], "BLACK STAR"]), encoding="utf-8")

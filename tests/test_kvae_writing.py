@@ -17,7 +17,7 @@ import pytest
 
 from kvae import writing
 from kvae.serving.errors import ConfigError
-from kvae.writing import LOCK, Taken, beside, claimed, new, sole_writer, whole
+from kvae.writing import LOCK, Taken, beside, claimed, new, sole_writer, whole, write_text
 
 HOLDER = """
 import sys
@@ -256,6 +256,26 @@ def test_what_breaks_while_it_is_written_leaves_what_was_there(tmp_path: Path, f
         stopped()
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "1"
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "page.md"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_text(missing, "1")
+    assert caught.value.filename == str(missing)
+    with pytest.raises(FileNotFoundError) as caught, whole(tmp_path / "a"):
+        (tmp_path / "other").read_text()
+    assert caught.value.filename == str(tmp_path / "other")
+
+
+def test_a_text_appears_whole_over_what_a_killed_writer_left(tmp_path: Path) -> None:
+    (tmp_path / ".partial-0123abcd-a.txt").write_text("ha")
+    write_text(tmp_path / "a.txt", "\u00e9\n", alone=True)
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "\udce9")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
 
 
 def test_a_folder_never_replaces_what_has_come_meanwhile(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from kvae.serving import BundleError, Sampler
 from kvae.serving.bundle import ENDPOINTS, FORMAT_VERSION, OPSET, manifest_text
 from kvae.serving.onnx_files import MOST_PARTS, NotOnnx, contents_of
-from kvae.serving.sampler import way_out
+from kvae.serving.runtime import way_out
 
 
 def rewrite(bundle: Path, **changes: object) -> None:

@@ -12,7 +12,8 @@ import pytest
 from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler, verification
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS
-from kvae.serving.sampler import CHUNK, PATHS
+from kvae.serving.sampler import CHUNK
+from kvae.serving.walks import PATHS
 
 TEXTS = ["KAMITO", "RUNEKA", "MI", "NENENE"]
 

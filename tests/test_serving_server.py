@@ -26,7 +26,8 @@ fastapi_testclient = pytest.importorskip("fastapi.testclient")
 schemathesis = pytest.importorskip("schemathesis")
 httpx = pytest.importorskip("httpx")
 
-from kvae.serving.server import PAGE, application, bound, reaches_others  # noqa: E402
+from kvae.serving.endpoints import PAGE  # noqa: E402
+from kvae.serving.server import application, bound, reaches_others  # noqa: E402
 from kvae.serving.service import WORK, Limits, measured  # noqa: E402
 from kvae.serving.shares import Speed  # noqa: E402
 

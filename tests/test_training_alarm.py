@@ -14,7 +14,8 @@ from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
 from kvae.training.alarm import CollapseAlarm, flags, ramp_is_over, remedies
 from kvae.training.corpora import prepare
-from kvae.training.experiment import fit, run
+from kvae.training.experiment import run
+from kvae.training.fit import fit
 from kvae.training.latent_report import LatentReport
 
 from .conftest import random_tokens, small_model

@@ -12,7 +12,7 @@ import pytest
 from kvae.presets import preset
 from kvae.runs import load_run, numbered
 from kvae.serving.errors import CheckFailed, ModelError
-from kvae.training import experiment
+from kvae.training import fit
 from kvae.training.checkpoints import read_checkpoint
 from kvae.training.experiment import resume, run, stored_config
 
@@ -99,7 +99,7 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
 ) -> None:
     """The loss of training does not show it."""
 
-    class MetricsFile(experiment.MetricsFile):  # its state stands in checkpoints under this name
+    class MetricsFile(fit.MetricsFile):  # its state stands in checkpoints under this name
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             super().on_epoch_end(epoch, logs)
             if epoch == 1:
@@ -108,7 +108,7 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
 
     out = tmp_path / "run"
     config = preset("hybrid-lstm").with_settings({**small_settings, "model.posterior": "batch_normalized"})
-    monkeypatch.setattr(experiment, "MetricsFile", MetricsFile)
+    monkeypatch.setattr(fit, "MetricsFile", MetricsFile)
     with pytest.raises(CheckFailed, match=r"training diverged at step 14 \(.*moving_variance is not finite\)"):
         run(config, out, quiet)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import pytest
 from kvae.presets import preset
 from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, DataError, ModelError
-from kvae.training import experiment
+from kvae.training import experiment, fit
 from kvae.training.experiment import run
 
 
@@ -130,11 +130,11 @@ def test_a_ramp_longer_than_the_run_is_said(tmp_path: Path, small_settings: dict
 def test_training_metrics_come_every_so_many_steps_and_never_twice(
     tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Often(experiment.TensorBoardMonitor):
+    class Often(fit.TensorBoardMonitor):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, every=7)
 
-    monkeypatch.setattr(experiment, "TensorBoardMonitor", Often)
+    monkeypatch.setattr(fit, "TensorBoardMonitor", Often)
     trained, _ = run(
         preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 15}), tmp_path / "run", quiet
     )
@@ -158,13 +158,13 @@ def test_a_stream_trains_as_windows(tmp_path: Path, small_settings: dict[str, An
 def test_a_second_ctrl_c_keeps_the_model_of_that_moment(
     tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupt(experiment.MetricsFile):
+    class Interrupt(fit.MetricsFile):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if int(self.model.training_steps) == 3:
                 raise KeyboardInterrupt
 
     said: list[str] = []
-    monkeypatch.setattr(experiment, "MetricsFile", Interrupt)
+    monkeypatch.setattr(fit, "MetricsFile", Interrupt)
     trained, _ = run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", said.append)
     assert int(load_run(trained.path).model.training_steps) == 3
     assert any("stopped after 3 steps" in sentence for sentence in said)

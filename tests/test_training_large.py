@@ -15,8 +15,9 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError, DataError
-from kvae.training import files, large, rules, store
-from kvae.training.corpora import held_out, prepare, unicode_names
+from kvae.training import files, large, rules, store, text_blocks
+from kvae.training.corpora import held_out, prepare
+from kvae.training.named_corpora import unicode_names
 from kvae.training.pipeline import training_stream
 from kvae.training.store import Column, ColumnWriter
 
@@ -194,7 +195,7 @@ def test_a_packed_file_counts_what_it_unpacks_to(
 def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "POINTS", 256)
+    monkeypatch.setattr(text_blocks, "POINTS", 256)
     monkeypatch.setattr(store, "SHARD", 2**20)
     monkeypatch.setattr(files, "PIECE", 10_000)
     monkeypatch.setattr(rules, "CELLS", 2**10)  # whose counts take the same 32 MB for every file

@@ -13,7 +13,8 @@ import pytest
 from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
 from kvae.training import large
 from kvae.training.corpora import held_out, prepare
-from kvae.training.experiment import completed, fingerprint, stored_config
+from kvae.training.experiment import completed, stored_config
+from kvae.training.identity import fingerprint
 from kvae.training.transfer import note_other_split
 
 OLD = json.loads(Path(__file__).with_name("old_run.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
-from kvae.training import experiment, reproduction
+from kvae.training import fit, reproduction
 from kvae.training.corpora import holds_lines_out
 from kvae.training.figures import stacked
 from kvae.training.reproduction import (
@@ -189,7 +189,7 @@ def test_unknown_rows_and_no_seeds_are_refused(tmp_path: Path, options: dict[str
 def test_a_stopped_study_goes_on_within_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "Checkpoints", stopping_checkpoints())
+        patch.setattr(fit, "Checkpoints", stopping_checkpoints())
         with pytest.raises(KeyboardInterrupt):
             reproduce(study(), tmp_path, said.append, rows=["free"])
     assert not (tmp_path / "free" / "seed-0" / reproduction.RESULT).exists()

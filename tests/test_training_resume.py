@@ -19,10 +19,11 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, ModelError
-from kvae.training import checkpoints, experiment
+from kvae.training import checkpoints, experiment, fit
 from kvae.training.callbacks import Checkpoints
 from kvae.training.checkpoints import latest, numbered
-from kvae.training.experiment import resume, run, segments, stored_config
+from kvae.training.experiment import resume, run, stored_config
+from kvae.training.fit import segments
 
 from .conftest import SMALL
 
@@ -63,7 +64,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Interrupt every run at a step; at 0 none."""
 
     def at(step: int) -> None:
-        monkeypatch.setattr(experiment, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints)
+        monkeypatch.setattr(fit, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints)
 
     return at
 
@@ -170,7 +171,7 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) ->
     older, newer = numbered(run_folder / "checkpoints")
     (folder / older.name).write_bytes(older.read_bytes())
     (folder / newer.name).write_bytes(newer.read_bytes()[:-200])
-    (folder / "step-000000099.npz.partial").write_bytes(b"PK")
+    (folder / ".partial-0123abcd-step-000000099.npz").write_bytes(b"PK")
     said: list[str] = []
     found = latest(folder, said.append)
     assert found is not None
@@ -271,7 +272,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: d
     assert len(lines) < 60
     assert lines[-1]["epoch"] == best["epoch"] + 2
     assert any(f"lowest at step {best['step']:,.0f} " in sentence for sentence in said)
-    kept = checkpoints.read_checkpoint(stopped.path / "checkpoints" / experiment.BEST)
+    kept = checkpoints.read_checkpoint(stopped.path / "checkpoints" / fit.BEST)
     assert kept.about == json.loads((stopped.path / "run.json").read_text())
     stopped_elbo = stopped.evaluation["elbo"]
     assert stopped_elbo == pytest.approx(best["val_elbo"], rel=0.1)

@@ -7,7 +7,7 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import PUBLISHED
 from kvae.serving.errors import ConfigError
-from kvae.training import experiment, reproduction, systems
+from kvae.training import fit, reproduction, systems
 from kvae.training.systems import distinct, reproduce
 
 from .conftest import stopping_checkpoints
@@ -60,7 +60,7 @@ def test_a_row_that_was_stopped_is_no_result_and_goes_on(
 ) -> None:
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "Checkpoints", stopping_checkpoints())
+        patch.setattr(fit, "Checkpoints", stopping_checkpoints())
         with pytest.raises(KeyboardInterrupt):
             reproduce(tmp_path, said.append, ROWS[:1])
     assert not (tmp_path / ROWS[0] / reproduction.RESULT).exists()

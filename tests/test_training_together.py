@@ -19,11 +19,12 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import Run, load_run, write_json
 from kvae.serving.errors import ConfigError, DataError, ModelError
-from kvae.training import downloads, experiment, large
+from kvae.training import downloads, experiment, fit, large
 from kvae.training.checkpoints import ABOUT, numbered, read_checkpoint
 from kvae.training.corpora import prepare
 from kvae.training.downloads import COLLECTIONS, Collection, get
 from kvae.training.experiment import completed, resume, run, stored_config
+from kvae.training.identity import fingerprint, identity_of
 from kvae.training.reproduction import Row, Study, reproduce
 from kvae.training.tune import tune
 from kvae.writing import LOCK, Taken, claimed
@@ -71,8 +72,8 @@ def in_no_time(out: Path, prepared: Any, model: Any, checkpoint: Any, say: Any) 
     """What `experiment.trained` leaves, without training: a line of metrics, a checkpoint, a model and an evaluation."""
     step = prepared.config.training.steps
     about = {
-        "corpus": experiment.fingerprint(prepared),
-        "run": experiment.identity_of(out),
+        "corpus": fingerprint(prepared),
+        "run": identity_of(out),
         "step": step,
         "epoch": 0,
         "callbacks": {},
@@ -327,7 +328,7 @@ def test_a_run_that_lost_its_name_has_it_from_its_checkpoint(finished: Path, con
 
 
 def test_the_best_weights_of_another_run_are_refused(finished: Path, config: Config) -> None:
-    rewrite(finished / "checkpoints" / experiment.BEST, {"run": "0123456789abcdef"})
+    rewrite(finished / "checkpoints" / fit.BEST, {"run": "0123456789abcdef"})
     with pytest.raises(ModelError, match=r"best.npz: belongs to another run"):
         resume(config.with_settings({"training.early_stopping": 2}), finished, quiet)
 

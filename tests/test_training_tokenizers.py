@@ -9,7 +9,8 @@ import pytest
 from kvae.presets import preset
 from kvae.serving.alphabet import LONGEST_WORD, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
-from kvae.training.corpora import held_out, prepare, unicode_names
+from kvae.training.corpora import held_out, prepare
+from kvae.training.named_corpora import unicode_names
 from kvae.training.tokenizers import learned_pieces, trained_pieces
 
 NAMES = unicode_names()

@@ -11,7 +11,7 @@ from kvae.configuration import Config
 from kvae.presets import PRESETS, preset
 from kvae.runs import load_run
 from kvae.serving.errors import CheckFailed, ConfigError, DataError
-from kvae.training import experiment
+from kvae.training import fit
 from kvae.training.callbacks import Checkpoints
 from kvae.training.tune import as_begun, parse_search, results_table, space, tune, usual_search
 
@@ -123,7 +123,7 @@ def test_a_trial_that_was_stopped_goes_on_with_what_it_had_drawn(
     search = {"objective.alpha": (0.1, 0.4)}
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "Checkpoints", Stop)
+        patch.setattr(fit, "Checkpoints", Stop)
         with pytest.raises(KeyboardInterrupt):
             tune(config, tmp_path / "tune", said.append, 1, search)
     tune(config, tmp_path / "tune", said.append, 1, search)

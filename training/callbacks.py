@@ -13,6 +13,7 @@ import keras
 
 from kvae.model import NEVER, TextVAE, number
 from kvae.runs import DIVERGED, numbered, step_of, to_json
+from kvae.writing import write_text
 
 from .checkpoints import KEPT, Checkpoint, Diverged, read_checkpoint, restore_weights, write_checkpoint
 
@@ -73,9 +74,7 @@ class MetricsFile(keras.callbacks.Callback):
         self.lines, self.started = state["lines"], time.monotonic() - state["seconds"]
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[: self.lines]
-            partial = self.path.with_name(self.path.name + ".partial")
-            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            partial.replace(self.path)
+            write_text(self.path, "".join(line + "\n" for line in lines), alone=True)
 
 
 class StepCallback(keras.callbacks.Callback):

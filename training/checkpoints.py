@@ -20,11 +20,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kvae.disk import naming
 from kvae.model import TextVAE, number
 from kvae.runs import numbered, parse_json, to_json
 from kvae.saved_models import first_line, from_outside
 from kvae.serving.errors import CheckFailed, ModelError
+from kvae.writing import whole
 
 KEPT = 2
 """Checkpoints that stay in a folder, the newest ones; and the newest good one, where those are not."""
@@ -111,15 +111,10 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     where a number is not finite."""
     arrays = values_of(model, about.get("within_epoch", False))
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with naming(path), partial.open("wb") as file:
-            np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path, alone=True) as partial, partial.open("wb") as file:
+        np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:

@@ -6,31 +6,34 @@ A corpus is a name (`unicode-names`), a file, a folder of files or a pattern: on
 from __future__ import annotations
 
 import itertools
-import re
-import sys
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from kvae.configuration import Config, DataConfig, dotted_value, nearest
+from kvae.configuration import Config, DataConfig, dotted_value
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
-from .downloads import COLLECTIONS, file_of
-from .files import STANDARD_INPUT, files_of, read_file, split_lines, whole_files
+from .files import STANDARD_INPUT, files_of, whole_files
+from .labels import (
+    CORPUS_LABELS,
+    Lines,
+    attribute_ids,
+    check_labels,
+    note_guessed,
+    seen_labels,
+    with_attributes,
+    without_new_labels,
+)
 from .large import Large, is_large, large
+from .named_corpora import CORPORA, lines_of
 from .rules import (
-    COARSE,
     LONGEST_AUTOMATIC,
     WINDOW,
     check_fixed,
     end_of_learning,
-    is_far,
     multiple_of_strides,
     next_gap,
     note_alike,
@@ -42,103 +45,6 @@ from .rules import (
 )
 from .store import StoredRows, StoredStream, StoredTexts, id_type
 from .tokenizers import alphabet_of, counting_alphabet, note_unknown
-
-ALGORITHMIC_NAMES = re.compile(
-    r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-|NUSHU CHARACTER-"
-    r"|KHITAN SMALL SCRIPT CHARACTER-|EGYPTIAN HIEROGLYPH-"
-)
-"""Names that the Unicode standard derives from a code point or a rule instead of listing them."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A named corpus: what it is, how its texts are made, and the settings that suit it."""
-
-    description: str
-    texts: Callable[[], list[str]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    held_out: Callable[[], list[str]] | None = None
-    """Texts of the same distribution to hold out; None: some of `texts` are."""
-    label: Callable[[str], str] | None = None
-    """The label of a text, for `data.labels=corpus`."""
-    entropy: float | None = None
-    """Nats a text, where it is known: no honest bound is lower."""
-    collection: str | None = None
-    """Whose files it reads, of `downloads.COLLECTIONS`."""
-
-
-def unicode_names() -> list[str]:
-    """The names of the Unicode characters, in code point order, without the algorithmic ranges."""
-    names = (unicodedata.name(chr(point), "") for point in range(sys.maxunicode + 1))
-    return [name for name in names if name and not ALGORITHMIC_NAMES.match(name)]
-
-
-SINE_POSITIONS, SINE_CLASSES = 16, 10
-
-
-def sines(count: int, seed: int) -> list[str]:
-    """Sampled sine waves of random frequency and phase as ten digits at 16 places (Petersen 2018, 3.1 and his code)."""
-    generator = np.random.default_rng(seed)
-    frequency, phase = generator.uniform(-1.0, 1.0, (2, count, 1))
-    places = np.linspace(-1.0, 1.0, SINE_POSITIONS)
-    waves = 0.5 + 0.499 * np.sin(3.14 * places * frequency + 3.14 * phase)
-    digits = np.floor(SINE_CLASSES * waves).astype(np.uint8) + ord("0")
-    return [row.tobytes().decode("ascii") for row in digits]
-
-
-def level_of_a_sine(text: str) -> str:
-    """Whether a wave is mostly above or below its middle."""
-    return "high" if 2 * sum(map(int, text)) > (SINE_CLASSES - 1) * len(text) else "low"
-
-
-def lines_of(file: str) -> list[str]:
-    """The lines of one file."""
-    return split_lines(read_file(file))
-
-
-def collected(collection: str, description: str, settings: Mapping[str, Any]) -> Corpus:
-    """A corpus whose files lie in the data folder, the valid one held out."""
-    texts, held_out = (
-        lambda name=f"{collection}.{part}.txt": lines_of(file_of(collection, name)) for part in ("train", "valid")
-    )
-    return Corpus(description, texts, settings, held_out, collection=collection)
-
-
-CORPORA: dict[str, Corpus] = {
-    "unicode-names": Corpus(
-        f"names of the Unicode {unicodedata.unidata_version} characters, from Python itself",
-        unicode_names,
-        {"model.length": 48, "data.too_long": "drop"},
-        label=lambda name: "letter" if "LETTER" in name else "other",
-    ),
-    "sines": Corpus(
-        "sine waves of random frequency and phase as 16 digits: 250,000 to learn from, which is 50 times 5,000 fresh ones",
-        lambda: sines(250_000, seed=0),
-        {"model.length": SINE_POSITIONS, "data.mode": "fixed"},
-        held_out=lambda: sines(10_000, seed=1),
-        label=level_of_a_sine,
-        entropy=8.505,
-    ),
-    "ptb-char": collected(
-        "ptb",
-        "Penn Treebank as one stream of characters, windows of 60",
-        {"model.length": 60, "data.mode": "windows"},
-    ),
-    "ptb-word": collected(
-        "ptb",
-        "Penn Treebank, a sentence a line, in words",
-        {"model.length": 84, "model.tokenizer": "word"},
-    ),
-    "tweets": collected("tweets", "English tweets, one a line", {"model.length": 128}),
-}
-
-
-def require_corpora(configs: Iterable[Config]) -> None:
-    """Raise `DataError` for the first corpus of these whose files are not in the data folder."""
-    for source in dict.fromkeys(config.data.source for config in configs):
-        if source in CORPORA and (collection := CORPORA[source].collection):
-            for file in COLLECTIONS[collection].files:
-                file_of(collection, file)
 
 
 @dataclass(frozen=True)
@@ -160,19 +66,6 @@ class Prepared:
     notes: tuple[str, ...]
     train_attribute: np.ndarray | None = None
     validation_attribute: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Texts and, where there are labels, one for each; an empty label is a missing one."""
-
-    texts: list[str]
-    labels: list[str] | None = None
-
-    def where(self, keep: Sequence[bool]) -> Lines:
-        """The lines that are to be kept."""
-        labels = None if self.labels is None else list(itertools.compress(self.labels, keep))
-        return Lines(list(itertools.compress(self.texts, keep)), labels)
 
 
 def prepare(config: Config) -> Prepared:
@@ -329,15 +222,6 @@ def learned_texts(config: Config, alphabet: Alphabet) -> list[str]:
     return held_out_rows(config, alphabet, lines, notes, config.data.source)[0].texts
 
 
-def note_guessed(attribute: np.ndarray | None, notes: list[str]) -> None:
-    """Say what a missing label does to the bound."""
-    if attribute is not None and (attribute < 0).any():
-        notes.append(
-            f"{(attribute < 0).sum():,} of {len(attribute):,} held-out texts have no label: it is guessed and paid for, their "
-            f"bound is on -log p(text) instead of -log p(text | label)"
-        )
-
-
 def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     """Texts to learn from and texts held out. A stream is one text, and its end is held out."""
     data = config.data
@@ -385,18 +269,6 @@ def hold_out(lines: Lines, data: DataConfig) -> tuple[Lines, Lines]:
     return lines.where((~held).tolist()), lines.where(held.tolist())
 
 
-def without_new_labels(validation: Lines, train: Lines) -> Lines:
-    """Held-out texts whose label no text to learn from has lose it: the model cannot know it."""
-    if validation.labels is None or train.labels is None:
-        return validation
-    known = set(train.labels)
-    return Lines(validation.texts, [label if label in known else "" for label in validation.labels])
-
-
-CORPUS_LABELS = "corpus"
-"""What `data.labels` says when a named corpus labels its own texts."""
-
-
 def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> Lines:
     """The texts of a source and, from a file or the corpus, their labels."""
     if labels is None:
@@ -427,77 +299,6 @@ def without_blanks(lines: Lines, source: str, notes: list[str]) -> Lines:
     if not any(keep):
         raise DataError(f"{source}: has no text; give a file with one text a line")
     return lines.where(keep)
-
-
-def check_labels(data: DataConfig) -> None:
-    """Refuse settings about labels that nothing would read."""
-    if data.labels is None and (data.validation_labels or data.labelled_fraction < 1.0):
-        raise ConfigError("data.validation_labels and data.labelled_fraction need data.labels (--labels); give it too")
-    if data.validation_labels and data.validation is None:
-        raise ConfigError("data.validation_labels needs the texts they belong to: data.validation (--validation)")
-
-
-def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
-    """The configuration with the values of the label that texts to learn from have, in order of the alphabet."""
-    if train.labels is None and config.model.attributes:
-        raise ConfigError(
-            "model.attributes follows from the labels: name them with data.labels (--labels), or leave it out"
-        )
-    if train.labels is None:
-        return config
-    counts = Counter(label for label in train.labels if label)
-    if len(counts) < 2:
-        raise DataError(f"data.labels: there must be at least two values of the label, got {sorted(counts)}")
-    if len(counts) > MOST_ATTRIBUTES:
-        raise DataError(f"data.labels: {len(counts):,} values, at most {MOST_ATTRIBUTES} are supported; group them")
-    found = [f"{value!r} {count:,}" for value, count in sorted(counts.items())]
-    missing = len(train.texts) - counts.total()
-    notes.append("labels to learn from: " + ", ".join(found + ([f"none {missing:,}"] if missing else [])))
-    return config.with_settings({"model.attributes": sorted(counts)})
-
-
-MOST_ATTRIBUTES = 100
-
-
-def attribute_ids(config: Config, lines: Lines) -> np.ndarray | None:
-    """Labels as indices into the model's attributes, (N,) int32, -1 where missing; None for a model without them."""
-    if not config.model.attributes:
-        return None
-    index = {value: number for number, value in enumerate(config.model.attributes)} | {"": -1}
-    labels = lines.labels or [""] * len(lines.texts)
-    strange = sorted(set(labels) - index.keys())
-    if strange:
-        values = config.model.attributes
-        raise DataError(f"labels: {strange[0]!r} is none the model was trained with{nearest(strange[0], values)}")
-    return np.array([index[label] for label in labels], np.int32)
-
-
-def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | None:
-    """The attributes that training may see: a share of `labelled_fraction`, chosen by the texts' hashes."""
-    ids = attribute_ids(config, train)
-    share = config.data.labelled_fraction
-    if ids is not None and share < 1.0:
-        labels = (ids >= 0).sum()
-        ids = np.where(seen(config.data, train.texts, ids >= 0), ids, -1).astype(np.int32)
-        found = f"training sees {(ids >= 0).sum():,} of the {labels:,} labels (data.labelled_fraction={share:g})"
-        notes.append(f"{found}: {COARSE[config.data.split]}" if is_far((ids >= 0).sum() / labels, share) else found)
-    if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
-        raise ConfigError(
-            f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
-            f"--set objective.semi_supervised=true, or label them"
-        )
-    blind = [value for number, value in enumerate(config.model.attributes) if ids is not None and number not in ids]
-    if blind:
-        raise DataError(f"data.labelled_fraction={share:g}: training sees no text labelled {blind[0]!r}; show it more")
-    return ids
-
-
-def seen(data: DataConfig, texts: Sequence[str], labelled: np.ndarray) -> np.ndarray:
-    """Which of the texts (N,) may show the label that they have: a share of those, equal texts alike."""
-    places = places_of(texts, data.split_seed, b"label")
-    if data.split == "texts" or not data.labelled_fraction:
-        return places < data.labelled_fraction
-    return split_of(data.split, data.labelled_fraction, places[labelled]).chosen(places)
 
 
 def lines_from(source: str, notes: list[str]) -> list[str]:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
 import shutil
-import signal
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
-from types import FrameType
 from typing import Any
 
 import keras
-import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.disk import naming
 from kvae.misfits import check_training
-from kvae.model import TextVAE, computing_in, number
-from kvae.objectives import TARGETED, ramp_at
+from kvae.model import TextVAE, computing_in
 from kvae.runs import (
     CHECKPOINTS,
     CONFIG,
@@ -38,55 +29,26 @@ from kvae.runs import (
     REPORT,
     VOCABULARY,
     Run,
-    after_divergence,
     divergence,
     read_config,
-    read_json,
     said_of,
     write_json,
 )
 from kvae.saved_models import is_whole
-from kvae.serving.errors import CheckFailed, ConfigError, ModelError
-from kvae.writing import LOCK, claimed, remove
+from kvae.serving.errors import ConfigError, ModelError
+from kvae.writing import LOCK, claimed, remove, whole
 
-from .alarm import CollapseAlarm
-from .callbacks import (
-    Checkpoints,
-    DecoderReset,
-    Divergence,
-    EarlyStop,
-    EncoderAhead,
-    MetricsFile,
-    Progress,
-    RampAfterConvergence,
-    RunningMetrics,
-)
-from .checkpoints import (
-    Checkpoint,
-    Diverged,
-    check_run,
-    latest,
-    read_checkpoint,
-    restore_checkpoint,
-    restore_states,
-    values_of,
-)
+from .checkpoints import Checkpoint, check_run, latest, read_checkpoint, values_of
 from .corpora import Prepared, entropy_of, prepare
-from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
-from .evaluation import evaluate, spread, varied
-from .latent_report import LatentReport
+from .devices import split_between, synchronize, worker
+from .evaluation import evaluate
+from .fit import BEST, fit
+from .identity import fingerprint, identity_of
 from .ngram import character_count
-from .optimizers import optimizer
-from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validation_batches
 from .plots import plot_curves
-from .store import StoredRows
-from .tensorboard import TensorBoardMonitor
 from .transfer import note_gap, note_other_split, start_from
 
 Say = Callable[[str], None]
-
-BEST = "best.npz"
-"""The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
 
 PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
 """What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
@@ -297,12 +259,6 @@ def appear(out: Path, prepared: Prepared, identity: str) -> None:
     (out / REPORT).mkdir(exist_ok=True)
 
 
-def identity_of(out: Path) -> str | None:
-    """What names the run in `out`; None where an earlier version has begun it."""
-    file = out / IDENTITY
-    return read_json(file, "remove this file, its checkpoints name the run too").get("run") if file.is_file() else None
-
-
 def note_lock(out: Path, kept: bool, say: Say) -> None:
     """Say where nothing keeps two processes from one run folder."""
     if not kept:
@@ -364,234 +320,10 @@ def giving_way(out: Path, overwrite: bool) -> list[Path]:
     return [out / name for name in (*BESIDE, *PARTS[:-2]) if out / name in there]
 
 
-def fingerprint(prepared: Prepared) -> str:
-    """Sixteen hexadecimal digits that name the texts of a run and their labels, by their number and a thousand of each."""
-    train = prepared.train
-    places = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
-    if isinstance(train, np.ndarray):
-        found = train[places].astype(np.int32)
-    else:
-        found = train.take(places if isinstance(train, StoredRows) else places[:, None])
-    digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
-    for values in (found, spread(prepared.validation, 1000), prepared.train_attribute, prepared.validation_attribute):
-        if values is not None:
-            digest.update(np.ascontiguousarray(values).astype(np.int32).tobytes())
-    return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Epochs of the same number of steps, or what is left of one: `epochs` are the first and the one behind the last."""
-
-    first_step: int
-    epochs: tuple[int, int]
-    steps_per_epoch: int
-
-
-def segments(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[Segment]:
-    """The way from a step to the last one: the rest of an epoch, whole epochs, a shorter last one."""
-    while first_step < total_steps:
-        epoch, done = divmod(first_step, steps_per_epoch)
-        left = total_steps - first_step
-        whole = 0 if done else left // steps_per_epoch
-        steps = steps_per_epoch if whole else min(steps_per_epoch - done, left)
-        yield Segment(first_step, (epoch, epoch + max(whole, 1)), steps)
-        first_step += steps * max(whole, 1)
-
-
-def length_of(prepared: Prepared) -> tuple[int, int]:
-    """Steps in all and steps an epoch."""
-    settings = prepared.config.training
-    steps_per_epoch = settings.steps_per_epoch or steps_of_a_pass(prepared)
-    total_steps = settings.steps or settings.epochs * steps_per_epoch
-    steps_per_epoch = min(steps_per_epoch, total_steps)
-    together = settings.steps_per_execution
-    if steps_per_epoch % together or total_steps % together:
-        raise ConfigError(
-            f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and a run of {total_steps} must "
-            f"be multiples of it; set training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
-        )
-    return total_steps, steps_per_epoch
-
-
-def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say) -> bool:
-    """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
-    settings = prepared.config.training
-    total_steps, steps_per_epoch = length_of(prepared)
-    check_parts(batch_size_of(prepared))
-    compiled = settings.jit_compile and not is_split()
-    model.compile(
-        optimizer(settings, total_steps), jit_compile=compiled, steps_per_execution=settings.steps_per_execution
-    )
-    if checkpoint:
-        restore_checkpoint(model, checkpoint)
-    first_step = number(model.training_steps)
-    if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
-        return True
-    if not checkpoint:  # what a run left that was killed before its first one
-        (out / METRICS).unlink(missing_ok=True)
-        shutil.rmtree(out / LOGS, ignore_errors=True)
-    epochs = -(-total_steps // steps_per_epoch)
-    say(f"training for {total_steps:,} steps of {batch_size_of(prepared)} texts, {epochs} epochs")
-    note_ramp(model, prepared.config, total_steps, say)
-    callbacks = callbacks_of(prepared, out, say)
-    stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
-    if checkpoint:
-        restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
-    parts = equal_parts()
-    left_out = len(prepared.validation) % parts
-    if left_out:
-        say(
-            f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
-        )
-    stop = threading.Event()
-    about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
-    good = last_good(checkpoint)
-    checkpoints = Checkpoints(out / CHECKPOINTS, about, stateful, settings.checkpoint_steps, stop, good)
-    again = [RunningMetrics(checkpoint)] if checkpoint else []
-    started = time.monotonic()
-    with marking_divergence(out, prepared.config, callbacks):
-        try:
-            with standard_output_to_error(), ending_at_a_signal(stop, say):
-                for callback in (*callbacks, checkpoints):
-                    callback.set_model(model)
-                stopped = checkpoint and checkpoint.about.get("stopped")
-                for segment in () if stopped else segments(first_step, total_steps, steps_per_epoch):
-                    model.fit(
-                        training_stream(prepared, segment.first_step),
-                        steps_per_epoch=segment.steps_per_epoch,
-                        validation_data=validation_batches(prepared, parts=parts),
-                        initial_epoch=segment.epochs[0],
-                        epochs=segment.epochs[1],
-                        callbacks=[*again, *callbacks, checkpoints],
-                        shuffle=False,
-                        verbose=1 if sys.stderr.isatty() else 2,
-                    )
-                    if model.stop_training:
-                        break
-            for callback in callbacks:
-                if hasattr(callback, "conclude"):
-                    callback.conclude()
-            values_of(model)  # finite, or the model and numbers of an earlier end stay
-            (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
-            checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
-        except KeyboardInterrupt:
-            values_of(model)
-            say(
-                f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
-                f"`kvae train --resume --out {quote(str(out))}` goes on"
-            )
-    say(f"trained for {time.monotonic() - started:.0f} seconds")
-    return False
-
-
-SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
-"""Callbacks with a state that `MAY_CHANGE` lets a resumed run have and its checkpoint lack."""
-
-
-def last_good(checkpoint: Checkpoint | None) -> Path | None:
-    """The file of the newest good checkpoint of a run that goes on from this one."""
-    if checkpoint is None:
-        return None
-    if checkpoint.good:
-        return checkpoint.path
-    found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
-    return found.path if found and found.good else None
-
-
-@contextlib.contextmanager
-def marking_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> Iterator[None]:
-    """Where training diverges within this, note it in the run folder, let the callbacks that have a `diverged` write what they
-    know, and raise `CheckFailed` with the way on."""
-    try:
-        yield
-    except Diverged as error:
-        found = {"step": error.step, "what": error.what}
-        write_json(out / DIVERGED, found)
-        for callback in callbacks:
-            if hasattr(callback, "diverged"):
-                callback.diverged(error)
-        raise CheckFailed(f"{said_of(found)}; {after_divergence(out, config)}") from error
-
-
-def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
-    """The callbacks that measure, steer and show a run, in the order in which they need each other."""
-    settings, objective = prepared.config.training, prepared.config.objective
-    report = LatentReport(prepared.validation, prepared.validation_attribute)
-    monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared))
-    alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
-    best, about = out / CHECKPOINTS / BEST, {"run": identity_of(out)}
-    return [
-        report,
-        Progress(),
-        *([DecoderReset()] if objective.warm_start_steps else []),
-        *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
-        *([EncoderAhead(say)] if objective.encoder_updates else []),
-        *([EarlyStop(settings.early_stopping, best, say, about)] if settings.early_stopping else []),
-        *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
-        MetricsFile(out / METRICS),
-        monitor,
-        Divergence(),
-    ]
-
-
-def note_ramp(model: TextVAE, config: Config, total_steps: int, say: Say) -> None:
-    """Say where a run is too short for its own schedule."""
-    objective = config.objective
-    if total_steps < objective.warm_start_steps:
-        say(
-            f"the run ends within its warm start of {objective.warm_start_steps:,} steps: there will be no KL in its loss; "
-            f"shorten it with --set objective.warm_start_steps=N"
-        )
-    elif objective.beta_max and model.hierarchy.shapes and not objective.ramp_after_convergence:
-        reached = float(ramp_at(objective, total_steps))
-        what = f"{reached:.2f} of its height"
-        if objective.penalty in TARGETED:
-            what = f"{reached * objective.kl_target:.1f} of the {objective.kl_target:g} nats of the KL target"
-        if reached < 1.0:
-            say(
-                f"the ramp will only reach {what}: it is longer than the run; shorten it with "
-                f"--set objective.ramp_steps=N or --set objective.ramp_start=N"
-            )
-
-
-@contextlib.contextmanager
-def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop`, so that a step is never torn; the second one interrupts at once."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        with contextlib.suppress(RuntimeError):  # the signal came while standard error was being written to
-            say("stopping after this step; once more to stop at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def save_model(model: TextVAE, path: Path) -> None:
     """Write a `.keras` file that is complete or not there, without running means; raises `Diverged` where a number is not
     finite."""
     model.reset_metrics()
     values_of(model)
-    partial = path.with_name("partial-" + path.name)
-    try:
+    with whole(path, alone=True) as partial:
         model.save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def standard_output_to_error() -> Iterator[None]:
-    """Keras writes its progress to standard output, which belongs to results here."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

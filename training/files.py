@@ -155,32 +155,47 @@ def files_of(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list
     of a pattern such as `books/*.txt`. What is hidden or holds no text is left out and noted. Raises `DataError` where
     nothing is left; `corpora` are names that may have been meant where there is no such file.
     """
-    path = Path(source)
-    if source == STANDARD_INPUT or path.is_file():
+    if is_one_file(source):
         return [source]
+    shown, hidden = found_files(source, corpora)
+    kinds = {file: kind_of_file(file) for file in shown}
+    left_out = [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
+    left_out += sentences_on(kinds)
+    texts = [str(file) for file in shown if kinds[file] is None]
+    if not texts:
+        reasons = ": " + "; ".join(left_out) if left_out else f"; give UTF-8 files, {READ}"
+        raise DataError(f"{source}: no text file among {len(shown) + len(hidden):,} files{reasons}")
+    notes += [f"{source}: {sentence}" for sentence in left_out]
+    return texts
+
+
+def is_one_file(source: str) -> bool:
+    """Whether a source is read itself: a file, standard input, a pipe or a device."""
+    path = Path(source)
+    return source == STANDARD_INPUT or (path.exists() and not path.is_dir())
+
+
+def found_files(source: str, corpora: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """The files of a folder and all below it, or of a pattern, sorted, and apart from them those that a folder hides. Raises
+    `DataError` where the source names nothing."""
+    path = Path(source)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file())
         hidden = [file for file in found if any(part.startswith(".") for part in file.relative_to(path).parts)]
-    elif path.exists():
-        return [source]  # a pipe or a device
     elif any(sign in source for sign in "*?["):
         found, hidden = sorted(file for file in map(Path, glob.glob(source, recursive=True)) if file.is_file()), []
     else:
         missing = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
         raise DataError(f"{source}: no such {missing}")
-    shown = [file for file in found if file not in set(hidden)]
-    kinds = {file: kind_of_file(file) for file in shown}
-    left_out = [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
+    return sorted(set(found) - set(hidden)), hidden
+
+
+def sentences_on(kinds: Mapping[Path, Kind | None]) -> Iterator[str]:
+    """A sentence on each kind of file that is left out because it holds no text."""
     for kind in dict.fromkeys(filter(None, kinds.values())):
-        files = [file for file in shown if kinds[file] == kind]
+        files = [file for file in kinds if kinds[file] == kind]
         way_out = f"; {kind.way_out}" if kind.way_out else ""
-        left_out.append(f"{len(files):,} files left out that hold {kind.name}, such as {files[0].name}{way_out}")
-    texts = [str(file) for file in shown if kinds[file] is None]
-    if not texts:
-        reasons = ": " + "; ".join(left_out) if left_out else f"; give UTF-8 files, {READ}"
-        raise DataError(f"{source}: no text file among {len(found):,} files{reasons}")
-    notes += [f"{source}: {sentence}" for sentence in left_out]
-    return texts
+        yield f"{len(files):,} files left out that hold {kind.name}, such as {files[0].name}{way_out}"
 
 
 def kind_of_file(file: Path) -> Kind | None:

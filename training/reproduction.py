@@ -262,8 +262,7 @@ def measured(
         **(measure(trained, prepared) if measure else {}),
         "curve": curve(folder / METRICS),
     }
-    with whole(folder / RESULT) as partial:
-        write_json(partial, result)
+    write_json(folder / RESULT, result)
     keras.backend.clear_session()
     return result
 
@@ -335,8 +334,7 @@ def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> 
         return {}
     file = folder / "study.json"
     if not file.is_file():
-        with whole(file) as partial:
-            write_json(partial, study.beside(rows, say))
+        write_json(file, study.beside(rows, say))
     return parse_json(file.read_text(encoding="utf-8"))
 
 

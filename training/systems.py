@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kvae.configuration import Config, DataConfig, nearest
-from kvae.disk import naming
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
 from kvae.serving.errors import ConfigError
+from kvae.writing import write_text
 
-from .corpora import CORPORA
+from .named_corpora import CORPORA
 from .reproduction import kept, measured
 
 CORPUS = "sines"
@@ -63,8 +63,7 @@ def reproduce(
             taken.append(result["seconds"])
         results |= dict.fromkeys(same, result)
     path = Path(page) if page else out / PAGE
-    with naming(path):
-        path.write_text(document(results), encoding="utf-8")
+    write_text(path, document(results))
     return path
 
 

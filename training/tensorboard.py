@@ -22,6 +22,7 @@ from kvae.misfits import partners
 from kvae.model import TextVAE, number
 from kvae.objectives import begun, beta_at
 from kvae.serving.alphabet import Alphabet, one_line
+from kvae.writing import write_text
 
 from .callbacks import StepCallback
 from .checkpoints import Diverged
@@ -193,10 +194,9 @@ class TensorBoardMonitor(StepCallback):
             count = max(1, MOST_NUMBERS // means.shape[1])
             metadata, tensors = folder / f"{name}_texts.tsv", folder / f"{name}.tsv"
             if not metadata.exists():
-                write_whole(metadata, self.metadata(count))
-            write_whole(
-                tensors, ["\t".join(f"{number:.5g}" for number in row) for row in spread(means, count).tolist()]
-            )
+                write_text(metadata, "\n".join(self.metadata(count)) + "\n")
+            rows = ["\t".join(f"{number:.5g}" for number in row) for row in spread(means, count).tolist()]
+            write_text(tensors, "\n".join(rows) + "\n", alone=True)
             shown.embeddings.add(tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name)
         if not (folder / "projector_config.pbtxt").exists():
             projector.visualize_embeddings(str(folder), shown)
@@ -296,13 +296,6 @@ def label_of(values: Sequence[str], index: int) -> str:
 def spread_evenly(rows: np.ndarray, count: int) -> np.ndarray:
     """`count` rows at equal distances; some come again where there are fewer."""
     return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
-
-
-def write_whole(path: Path, lines: Sequence[str]) -> None:
-    """Lines of a file that is complete or not there."""
-    partial = path.with_name("partial-" + path.name)
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def fenced(text: str) -> str:

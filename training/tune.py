@@ -16,7 +16,8 @@ from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import Taken, claimed, occupied
 
-from .experiment import completed, standard_output_to_error
+from .experiment import completed
+from .fit import standard_output_to_error
 
 RESULTS = "results.json"
 TRIALS = "trials"

@@ -26,8 +26,8 @@ def add(commands: Commands) -> None:
 
 
 def list_corpora(options: argparse.Namespace) -> None:
-    from kvae.training.corpora import CORPORA
     from kvae.training.downloads import COLLECTIONS, data_folder, missing
+    from kvae.training.named_corpora import CORPORA
 
     report = [
         {

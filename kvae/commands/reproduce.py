@@ -54,7 +54,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
         raise ConfigError(f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER")
     with heavy_imports("train"):
         from kvae.training.book import add_chapter
-        from kvae.training.corpora import require_corpora
+        from kvae.training.named_corpora import require_corpora
         from kvae.training.reproduction import judged, reproduce, unfinished
         from kvae.training.studies import STUDIES
     names = list(STUDIES) if options.id == ALL else [options.id]

@@ -7,13 +7,11 @@ import secrets
 
 from kvae.runs import to_json
 from kvae.serving.alphabet import one_line
+from kvae.serving.choices import CHOICES
 
 from .arguments import Commands
 from .bundles import add_bundle_command, load_sampler
 from .output import say
-
-CHOICES = ("greedy", "temperature", "top_k", "top_p", "min_length", "max_length", "attribute")
-"""Arguments that say how a text is written."""
 
 
 def add(commands: Commands) -> None:
@@ -32,15 +30,12 @@ def add(commands: Commands) -> None:
 def choice_arguments(parser: argparse.ArgumentParser) -> None:
     """The seed and `CHOICES`."""
     parser.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest symbol")
-    parser.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
-    parser.add_argument("--min-length", type=int, default=1, help="tokens at least (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, help="tokens at most")
-    parser.add_argument(
-        "--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)"
-    )
+    for name, choice in CHOICES.items():
+        option, told = "--" + name.replace("_", "-"), choice.help + choice.command_note
+        if choice.kind is bool:
+            parser.add_argument(option, action="store_true", help=told)
+        else:
+            parser.add_argument(option, type=choice.kind, default=choice.default, metavar=choice.metavar, help=told)
 
 
 def sample(options: argparse.Namespace) -> None:

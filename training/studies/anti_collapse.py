@@ -23,69 +23,58 @@ STEPS = 2000
 """How long small rows are trained."""
 
 
+AT_ONCE = {"objective__ramp_start": 0, "objective__ramp_steps": 0}
+"""The KL counts in full from the first step on."""
+
+FREE = {"objective__free_bits": 0.25}
+
+
+def techniques(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By name: the kind of each technique, and what it changes in an LSTM VAE that is trained for so many steps."""
+    target = {"objective__kl_target": 8.0, "objective__ramp_start": 0}
+    cycles = {"objective__ramp_start": 0, "objective__ramp_steps": int(0.9 * steps)}
+    warm_start = {"objective__warm_start_steps": steps // 4, "objective__ramp_start": 0}
+    rate = {"model__prior": "autoregressive", "model__prior_rate": 4.0, "model__head_reads": "steps"}
+    return {
+        **{
+            f"{name}-annealing": ("schedule", {"objective__schedule": name}) for name in ("linear", "sigmoid", "cosine")
+        },
+        "cyclical-annealing": ("schedule", {"objective__schedule": "cyclical", **cycles}),
+        "ramp-after-convergence": ("schedule", {"objective__ramp_after_convergence": True}),
+        "input-dropout-0.5": ("decoder", {"objective__input_dropout": 0.5, **AT_ONCE}),
+        "input-dropout-0.5-annealed": ("decoder", {"objective__input_dropout": 0.5}),
+        "free-bits": ("penalty", {"objective__penalty": "free_bits", **FREE, **AT_ONCE}),
+        "free-bits-masked": ("penalty", {"objective__penalty": "free_bits_mask", **FREE, **AT_ONCE}),
+        "kl-target-8": ("penalty", {"objective__penalty": "constrained", **target}),
+        "kl-target-8-each-text": ("penalty", {"objective__penalty": "constrained_per_example", **target}),
+        "mmd": ("penalty", {"objective__mmd": 100.0, **AT_ONCE}),
+        "batch-normalized-posterior": ("posterior", {"model__posterior": "batch_normalized", **AT_ONCE}),
+        "aggressive-encoder": ("training", {"objective__encoder_updates": 5}),
+        "warm-start-new-decoder": (
+            "training",
+            {"objective__penalty": "free_bits_mask", "objective__ramp_steps": steps // 4, **warm_start, **FREE},
+        ),
+        "mixture-prior": ("prior", {"model__prior": "mixture"}),
+        "vamp-prior": ("prior", {"model__prior": "vamp"}),
+        "committed-rate": ("prior", {"model__latent": "map", "model__latent_size": 4, **rate, **AT_ONCE}),
+    }
+
+
 def rows(scale: str) -> list[Row]:
     """One LSTM VAE that collapses by itself, and everything kvae has against it."""
     size = 24 if scale == "small" else 60
     steps = STEPS if scale == "small" else 100_000
-    at_once = {"objective__ramp_start": 0, "objective__ramp_steps": 0}
 
-    def lstm_vae(**settings: Any) -> Config:
+    def lstm_vae(settings: dict[str, Any]) -> Config:
         return windows("lstm-vae-ptb", size, steps, scale, **{"objective__input_dropout": 0.0, **settings})
 
     def hybrid(**settings: Any) -> Config:
         return windows("hybrid-lstm-ptb", size, steps, scale, **settings)
 
-    ramps = {name: {"objective__schedule": name} for name in ("linear", "sigmoid", "cosine")}
-    free = {"objective__free_bits": 0.25}
-    target = {"objective__kl_target": 8.0, "objective__ramp_start": 0}
     return [
-        Row("nothing", lstm_vae(**at_once), "baseline"),
+        Row("nothing", lstm_vae(AT_ONCE), "baseline"),
         Row("language-model", windows("lstm-lm-ptb", size, steps, scale), "baseline"),
-        *(Row(f"{name}-annealing", lstm_vae(**settings), "schedule") for name, settings in ramps.items()),
-        Row(
-            "cyclical-annealing",
-            lstm_vae(objective__schedule="cyclical", objective__ramp_start=0, objective__ramp_steps=int(0.9 * steps)),
-            "schedule",
-        ),
-        Row("ramp-after-convergence", lstm_vae(objective__ramp_after_convergence=True), "schedule"),
-        Row("input-dropout-0.5", lstm_vae(objective__input_dropout=0.5, **at_once), "decoder"),
-        Row("input-dropout-0.5-annealed", lstm_vae(objective__input_dropout=0.5), "decoder"),
-        Row("free-bits", lstm_vae(objective__penalty="free_bits", **free, **at_once), "penalty"),
-        Row("free-bits-masked", lstm_vae(objective__penalty="free_bits_mask", **free, **at_once), "penalty"),
-        Row("kl-target-8", lstm_vae(objective__penalty="constrained", **target), "penalty"),
-        Row(
-            "kl-target-8-each-text",
-            lstm_vae(objective__penalty="constrained_per_example", **target),
-            "penalty",
-        ),
-        Row("mmd", lstm_vae(objective__mmd=100.0, **at_once), "penalty"),
-        Row("batch-normalized-posterior", lstm_vae(model__posterior="batch_normalized", **at_once), "posterior"),
-        Row("aggressive-encoder", lstm_vae(objective__encoder_updates=5), "training"),
-        Row(
-            "warm-start-new-decoder",
-            lstm_vae(
-                objective__warm_start_steps=steps // 4,
-                objective__penalty="free_bits_mask",
-                objective__ramp_start=0,
-                objective__ramp_steps=steps // 4,
-                **free,
-            ),
-            "training",
-        ),
-        Row("mixture-prior", lstm_vae(model__prior="mixture"), "prior"),
-        Row("vamp-prior", lstm_vae(model__prior="vamp"), "prior"),
-        Row(
-            "committed-rate",
-            lstm_vae(
-                model__latent="map",
-                model__latent_size=4,
-                model__prior="autoregressive",
-                model__prior_rate=4.0,
-                model__head_reads="steps",
-                **at_once,
-            ),
-            "prior",
-        ),
+        *(Row(name, lstm_vae(settings), kind) for name, (kind, settings) in techniques(steps).items()),
         Row("hybrid-alpha-0", hybrid(objective__alpha=0.0), "decoder"),
         Row("hybrid-alpha-0.2", hybrid(), "decoder"),
     ]

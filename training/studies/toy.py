@@ -13,8 +13,8 @@ from functools import partial
 
 from kvae.presets import P18, SMALL, preset
 
-from ..corpora import CORPORA
 from ..figures import stacked
+from ..named_corpora import CORPORA
 from ..reproduction import Numbers, Row, Statement, Study
 from .petersen import COLUMNS, POSITIONS, from_the_start, in_his_units, ladders_lead, row_of
 from .rows import ISSUE, chapter, lasting, over_seeds, scales
