@@ -33,8 +33,9 @@ test-oldest:  ## every extra in its lowest version, in an environment of its own
 		training_experiment training_backends training_tensorboard training_tokenizers training_text_metrics training_tune \
 		export_bundle export_systems export_quantization export_saved_model serving_sampler serving_server examples_bulk house_wheel))
 
-test-all: $(READY)  ## the slow ones too
-	$(BIN)/pytest -m ""
+test-all: $(READY)  ## the slow ones too, and on JAX all that run there
+	KERAS_BACKEND=jax $(BIN)/pytest -m "both or jax"
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ""
 
 check: $(READY)  ## lint, format, types, layering
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.usefixtures("settings_restored")
 @pytest.mark.parametrize("variant", everyday(VARIANTS, "conv") if JAX else VARIANTS)
 def test_models_are_the_same_whatever_stands_in_keras_json(variant: str) -> None:

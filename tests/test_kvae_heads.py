@@ -70,7 +70,7 @@ for head in LAYERS:
 """
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_every_head_is_built_computes_and_writes_where_neither_training_nor_export_is_installed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", GROUND_FLOOR], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
@@ -108,7 +108,7 @@ ON_JAX = ("none", "lstm, both", "gru, language model", "bytenet 3, dilated", "ga
 """On JAX, which compiles every operation for every shape, each kind of head once a day."""
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("variant", everyday(VARIANTS, *ON_JAX) if JAX else VARIANTS)
 @pytest.mark.parametrize("dropout", [0.0] if JAX else [0.0, 0.5, 1.0])
 def test_steps_equal_the_teacher_forced_pass(variant: str, dropout: float) -> None:
@@ -233,7 +233,7 @@ def test_input_dropout_1_is_the_historyless_decoder_also_when_it_decodes(variant
     assert not influence(head_of(variant, dropout=1.0), training).any()
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("variant", ["lstm", "bytenet, embedding"])
 def test_input_dropout_hides_its_share_of_previous_symbols_while_training(variant: str) -> None:
     read = head_of(variant, dropout=0.3).read_previous
@@ -268,7 +268,7 @@ def test_tied_logits_compare_outputs_with_the_vectors_of_previous_symbols(varian
     assert sum(weight.shape == (9, size) for weight in head.weights) == 1
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_dropout_zeroes_its_share_while_training_and_keeps_the_mean() -> None:
     keras.utils.set_random_seed(0)
     layer, ones = Dropout(0.4), np.ones((50, 16, 12), np.float32)
@@ -327,7 +327,7 @@ def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.
     return np.array(ours), np.array(layer(inputs))
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_without_normalisation_the_cell_is_keras_own_lstm() -> None:
     """Keras keeps the gates as input, forget, candidate, output."""
     config = small_config(head_units=5, head_layer_normalization=False)
@@ -336,7 +336,7 @@ def test_without_normalisation_the_cell_is_keras_own_lstm() -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_without_normalisation_the_cell_is_keras_own_gru() -> None:
     """Keras keeps the gates as update, reset, candidate."""
     config = small_config(head_units=5, head_layer_normalization=False)
@@ -384,7 +384,7 @@ def test_a_gru_starts_from_the_hyperbolic_tangent_of_a_linear_map_of_the_feature
     np.testing.assert_allclose(state, np.tanh(dense(features[:, 0], head.read_state)), atol=1e-6)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("variant", ["bytenet 3", "bytenet 3, dilated", "gated_conv", "gated_conv, plain"])
 def test_convolution_heads_are_the_published_layers(variant: str) -> None:
     """A gated 1x1 convolution, then masked convolutions with a highway (bytenet) or a gated residual (gated_conv)."""

@@ -203,7 +203,7 @@ def test_the_way_down_between_vectors_is_linear_normalised_rectified_and_linear(
         np.testing.assert_allclose(found, hidden @ np.array(linear.kernel) + np.array(linear.bias), atol=1e-5)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @each_ladder
 def test_gradients_of_reconstruction_and_of_kl_reach_every_weight_on_the_way_up_and_down(name: str) -> None:
     model, tokens = small_model(**LADDERS[name]), random_tokens(16)

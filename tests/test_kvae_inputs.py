@@ -14,7 +14,7 @@ from kvae.serving.errors import ConfigError, DataError, KvaeError
 
 from .conftest import COMPILED, JAX, numbers, random_tokens, small_model
 
-pytestmark = pytest.mark.both
+pytestmark = pytest.mark.jax
 
 ROWS = random_tokens(6)
 WEIGHTS = np.array([2, 1, 0, 1, 3, 1])

@@ -92,7 +92,7 @@ def test_validation_sees_every_text_once_shortest_first() -> None:
     assert batches[0].shape[1] < batches[-1].shape[1]
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("system", ANY_LENGTH)
 def test_the_padding_that_is_cut_changes_no_number(system: str) -> None:
     model = small_model({"count_padding": False}, **ANY_LENGTH[system])
@@ -106,7 +106,7 @@ def test_the_padding_that_is_cut_changes_no_number(system: str) -> None:
         np.testing.assert_allclose(numbers(cut[name]), numbers(whole[name]), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_model_learns_from_batches_of_several_lengths() -> None:
     model = small_model({"count_padding": False, "input_dropout": 0.3}, **ANY_LENGTH["LSTM VAE"])
     model.compile(keras.optimizers.SGD(0.0), **COMPILED)

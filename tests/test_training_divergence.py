@@ -42,7 +42,7 @@ def scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
                     yield from ((tag, event.step, float(number)) for number in value.reshape(-1))
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_run_that_diverges_in_its_first_epoch_keeps_its_logs_and_metrics_and_begins_anew(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:

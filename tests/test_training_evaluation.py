@@ -10,7 +10,7 @@ from kvae.training.latent_report import LatentReport
 
 from .conftest import random_tokens, small_model
 
-pytestmark = pytest.mark.both
+pytestmark = pytest.mark.jax
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])

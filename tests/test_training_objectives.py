@@ -27,7 +27,7 @@ def moved(weights: Any, before: list[np.ndarray]) -> bool:
     return any((np.array(weight) != old).any() for weight, old in zip(weights, before, strict=True))
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_every_trainable_weight_is_inference_or_generative() -> None:
     for settings in (
         {},
@@ -40,7 +40,7 @@ def test_every_trainable_weight_is_inference_or_generative() -> None:
         assert sorted(both) == sorted(id(weight) for weight in model.trainable_weights)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_aggressive_training_updates_the_encoder_alone_then_the_decoder_alone() -> None:
     model = small_model({"encoder_updates": 2})
     for encoder, decoder in [(True, False), (True, False), (False, True), (True, False)]:
@@ -64,7 +64,7 @@ def test_aggressive_training_ends_when_its_counter_is_zero(jit_compile: bool) ->
     assert moved(model.generative_weights, before[1])
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_aggressive_training_ends_when_mutual_information_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     from kvae.training import latent_report
 
@@ -104,7 +104,7 @@ def test_a_ramp_that_never_began_is_said() -> None:
     assert "the ramp never began" in said[0]
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_after_the_warm_start_the_decoder_is_new_and_the_encoder_stays() -> None:
     model = small_model({"warm_start_steps": 2})
     still = keras.optimizers.SGD(0.0)
@@ -116,7 +116,7 @@ def test_after_the_warm_start_the_decoder_is_new_and_the_encoder_stays() -> None
     assert not moved(model.inference_weights, before[0])
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_the_ramp_that_waits_for_convergence_counts_from_the_end_of_the_warm_start() -> None:
     model = small_model({"ramp_after_convergence": True, "warm_start_steps": 100, "ramp_steps": 1})
     callback = RampAfterConvergence(lambda sentence: None)
@@ -142,7 +142,7 @@ def test_summing_over_labels_normalises_by_the_statistics_of_all_values_together
     assert (np.array(summed.terms(inputs)["attribute_kl"]) == 0).all()
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_counters_of_schedules_are_saved_with_the_model(tmp_path: Any) -> None:
     model = small_model({"ramp_after_convergence": True, "encoder_updates": 4})
     model.ramp_start.assign(7)
@@ -178,7 +178,7 @@ def test_texts_follow_the_attribute_they_are_asked_for() -> None:
     assert 0.2 < np.isin(mixed[:, 0], [4, 5]).mean() < 0.8
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_few_labels_teach_the_classifier_and_unlabelled_texts_are_summed_over() -> None:
     tokens, labels = separable(640)
     known = np.where(np.arange(640) % 10 == 0, labels, -1).astype(np.int32)
@@ -202,7 +202,7 @@ def test_an_unknown_attribute_is_refused_with_the_known_ones() -> None:
         sample(small_model(), 1, attribute="high")
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_model_with_attributes_says_what_it_learns_from() -> None:
     tokens, labels = separable(16)
     for data, message in (((tokens,), r'"tokens": .*, "attribute"'), ((tokens, labels), "give no targets")):

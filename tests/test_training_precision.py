@@ -67,7 +67,7 @@ def terms(model: TextVAE, data: Any) -> dict[str, np.ndarray]:
     return {name: numbers(value) for name, value in model.loss_terms(data, outputs).items()}
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("system", ["hybrid", "ladder"] if JAX else SYSTEMS)
 def test_terms_are_near_those_of_float32_and_training_goes_on(system: str, policy: str) -> None:
     full, made = half(policy, **SYSTEMS[system])
@@ -83,7 +83,7 @@ def test_terms_are_near_those_of_float32_and_training_goes_on(system: str, polic
         assert int(made.training_steps) == 4
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_the_gradient_is_reported_and_clipped_without_the_scale_of_the_loss(policy: str) -> None:
     full, made = half(policy)
     norms = []
@@ -98,7 +98,7 @@ def test_the_gradient_is_reported_and_clipped_without_the_scale_of_the_loss(poli
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -118,7 +118,7 @@ def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale
             np.testing.assert_array_equal(numbers(weight), old)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_file_of_a_mixed_model_opens_in_float32_with_its_optimizer(policy: str, tmp_path: Path) -> None:
     _, made = half(policy)
     made.compile(gently(keras.optimizers.Adam()) if policy == "mixed_float16" else "adam", **COMPILED)
@@ -148,7 +148,7 @@ def test_evaluation_is_that_of_the_model_in_float32(policy: str) -> None:
     assert evaluate(made, random_tokens(20)) == evaluate(full, random_tokens(20))
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("policy_name", ["float16", "bfloat16", "float64"])
 def test_other_policies_are_refused(policy_name: str) -> None:
     keras.config.set_dtype_policy(policy_name)
@@ -159,7 +159,7 @@ def test_other_policies_are_refused(policy_name: str) -> None:
         keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_aggressive_training_in_float16_is_refused_with_the_way_out() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:

@@ -70,7 +70,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize(
-    "steps", [pytest.param((3,), marks=pytest.mark.both), pytest.param((7, 9), marks=pytest.mark.slow)]
+    "steps", [pytest.param((3,), marks=pytest.mark.jax), pytest.param((7, 9), marks=pytest.mark.slow)]
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     tmp_path: Path, run_folder: Path, small_settings: dict[str, Any], interrupted: Any, steps: tuple[int, ...]
