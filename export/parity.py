@@ -64,7 +64,9 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     code = (
         max(
             require("encoder", "code", difference(part, np.array(codes[name])))
-            for part, name in zip(sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True)
+            for part, name in zip(
+                sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True
+            )
         )
         if model.hierarchy.shapes
         else 0.0
@@ -82,16 +84,22 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     }
 
 
-def compare_texts(model: TextVAE, graph: bytes, z: np.ndarray, temperature: float) -> dict[str, Any]:
+def compare_texts(
+    model: TextVAE, graph: bytes, z: np.ndarray, temperature: float
+) -> dict[str, Any]:
     """The sampler on codes `z`: its turns, and its logits and log-probabilities against those of Keras for the same symbols."""
     length = model.model_config.length
     runs = [
-        watched(graph, z[start : start + AT_ONCE], start, length, temperature) for start in range(0, len(z), AT_ONCE)
+        watched(graph, z[start : start + AT_ONCE], start, length, temperature)
+        for start in range(0, len(z), AT_ONCE)
     ]
     turn = max(
-        compare_turns(model, z[number * AT_ONCE :][:AT_ONCE], *run[:2], run[3]) for number, run in enumerate(runs)
+        compare_turns(model, z[number * AT_ONCE :][:AT_ONCE], *run[:2], run[3])
+        for number, run in enumerate(runs)
     )
-    ids, logits, log_probability = (np.concatenate([run[part] for run in runs]) for part in range(3))
+    ids, logits, log_probability = (
+        np.concatenate([run[part] for run in runs]) for part in range(3)
+    )
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
     forced += np.array(writable(forced.shape[-1]))
     counted = ids != PAD
@@ -101,12 +109,20 @@ def compare_texts(model: TextVAE, graph: bytes, z: np.ndarray, temperature: floa
     equal = len(z)
     if temperature == 0.0:
         reference = np.array(decode(model, z, min_length=0))
-        equal = sum(same_choices(ids[row], reference[row], forced[row], gaps) for row in range(len(z)))
+        equal = sum(
+            same_choices(ids[row], reference[row], forced[row], gaps) for row in range(len(z))
+        )
         if equal != len(z):
             raise CheckFailed(
                 f"the sampler is not the model: greedy decoding differs in {len(z) - equal} of {len(z)} rows"
             )
-    return {"ids": ids, "turn": turn, "logit": float(gaps.max()), "symbols": int(counted.sum()), "equal": equal}
+    return {
+        "ids": ids,
+        "turn": turn,
+        "logit": float(gaps.max()),
+        "symbols": int(counted.sum()),
+        "equal": equal,
+    }
 
 
 def compare_turns(
@@ -145,7 +161,9 @@ def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
         end = np.flatnonzero(ids[row] == END)
         alone = ids[row, : end[0] + 1] if end.size else ids[row]
         if not np.array_equal(alone, text[text != PAD]):
-            raise CheckFailed(f"step is not the sampler: row {row} is written otherwise symbol by symbol")
+            raise CheckFailed(
+                f"step is not the sampler: row {row} is written otherwise symbol by symbol"
+            )
 
 
 def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> float:
@@ -155,7 +173,9 @@ def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> floa
     reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
     expected = model.bound(tokens, normals(0, rows, model.parts.noise_size))
     return max(
-        require("scorer", "reconstruction", share(reconstruction, np.array(expected["reconstruction"]))),
+        require(
+            "scorer", "reconstruction", share(reconstruction, np.array(expected["reconstruction"]))
+        ),
         require("scorer", "KL", share(kl, np.array(expected["kl"]))),
     )
 
@@ -200,7 +220,9 @@ def with_scans(model: onnx.ModelProto) -> onnx.ModelProto:
     """The sampler with the loop's logits (time, batch, V) and states (time, batch, ...) as further outputs."""
     _, body = watched_loop(model)
     states = [value.name for value in body.input if value.name.startswith("state_")]
-    body.node.extend(onnx.helper.make_node("Identity", [name], [f"before_{name}"]) for name in states)
+    body.node.extend(
+        onnx.helper.make_node("Identity", [name], [f"before_{name}"]) for name in states
+    )
     return with_outputs(model, [LOGITS, *(f"before_{name}" for name in states)])
 
 
@@ -222,12 +244,18 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
 
 def watched_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphProto]:
     """The loop over positions, and its body."""
-    return next((node, body) for node in model.graph.node for body in bodies(node) if makes(body, LOGITS))
+    return next(
+        (node, body) for node in model.graph.node for body in bodies(node) if makes(body, LOGITS)
+    )
 
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The body of a loop; of other nodes none."""
-    return [attribute.g for attribute in node.attribute if node.op_type == "Loop" and attribute.name == "body"]
+    return [
+        attribute.g
+        for attribute in node.attribute
+        if node.op_type == "Loop" and attribute.name == "body"
+    ]
 
 
 def makes(graph: onnx.GraphProto, name: str) -> bool:
@@ -235,7 +263,9 @@ def makes(graph: onnx.GraphProto, name: str) -> bool:
     return any(name in node.output for node in graph.node)
 
 
-def same_choices(ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, gaps: np.ndarray) -> bool:
+def same_choices(
+    ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, gaps: np.ndarray
+) -> bool:
     """Whether two greedy rows agree, or part where the reference logits (T, V) tie: within twice the tolerance, or twice the
     `gaps` (T,) that roundings have grown to there."""
     apart = np.flatnonzero(ids != expected)

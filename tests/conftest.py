@@ -14,8 +14,12 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile much and compute little
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its pass over every new kernel costs more than it gives here
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1"
+)  # tests compile much and compute little
+os.environ.setdefault(
+    "TF_ENABLE_ONEDNN_OPTS", "0"
+)  # its pass over every new kernel costs more than it gives here
 
 JAX = os.environ.get("KERAS_BACKEND") == "jax"
 COMPILED = {"jit_compile": JAX}
@@ -48,7 +52,9 @@ def small_model(objective: dict[str, Any] | None = None, seed: int = 0, **model:
 
     keras.utils.set_random_seed(seed)
     config = small_config(**model)
-    made = TextVAE(config, ObjectiveConfig(**{"alpha": 0.2 if config.auxiliary else 0.0, **(objective or {})}))
+    made = TextVAE(
+        config, ObjectiveConfig(**{"alpha": 0.2 if config.auxiliary else 0.0, **(objective or {})})
+    )
     for weight in made.trainable_weights:
         weight.assign(weight + 0.3 * keras.random.normal(weight.shape, seed=seed + 1))
     return made
@@ -85,7 +91,10 @@ def everyday(names: Iterable[str], *representatives: str) -> list[Any]:
     """Names as the parameters of a test: the representatives run every day, the others with `make test-all`."""
     names = list(names)
     assert set(representatives) <= set(names)
-    return [name if name in representatives else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [
+        name if name in representatives else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
 
 
 def numbers(tensor: Any) -> Any:
@@ -120,7 +129,9 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
         def traced() -> Any:
             with tf.GradientTape() as tape:
                 scalar = loss()
-            return tape.gradient(scalar, [variable.value for variable in variables], unconnected_gradients="zero")
+            return tape.gradient(
+                scalar, [variable.value for variable in variables], unconnected_gradients="zero"
+            )
 
         found = traced()
     return [numbers(gradient) for gradient in found]
@@ -135,7 +146,9 @@ def unoptimized_graphs() -> None:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
-def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]
+) -> Path:
     """A file or folder that the processes of a session share: the first one that asks makes it, the others wait."""
     own = tmp_path_factory.getbasetemp()
     path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
@@ -151,7 +164,9 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """125 made-up names of three syllables, one a line."""
     names = [a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES]
     text = "\n".join(names) + "\n"
-    return made_once(tmp_path_factory, "names.txt", lambda path: path.write_text(text, encoding="utf-8"))
+    return made_once(
+        tmp_path_factory, "names.txt", lambda path: path.write_text(text, encoding="utf-8")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +174,10 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
     """Settings of a run on `corpus_file` that trains in seconds."""
     return {
         "data.source": str(corpus_file),
-        **{f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()},
+        **{
+            f"model.{name}": list(value) if isinstance(value, tuple) else value
+            for name, value in SMALL.items()
+        },
         "training.epochs": 3,
         "training.jit_compile": JAX,
         "training.batch_size": 16,

@@ -45,7 +45,9 @@ SMALL = [
 ]
 
 
-def test_train_evaluate_export_verify_sample_is_one_path(kvae: Any, corpus_file: Path, tmp_path: Path) -> None:
+def test_train_evaluate_export_verify_sample_is_one_path(
+    kvae: Any, corpus_file: Path, tmp_path: Path
+) -> None:
     run, bundle = tmp_path / "run", tmp_path / "run" / "bundle"
     code, out, err = kvae("train", "--data", corpus_file, "--out", run, *SMALL)
     assert code == 0, err
@@ -66,18 +68,27 @@ def test_train_evaluate_export_verify_sample_is_one_path(kvae: Any, corpus_file:
     assert code == 0, err
     assert "largest logit difference against Keras" in out
     assert "recorded at export" not in out
-    assert "recorded at export" in kvae("verify", shutil.copytree(bundle, tmp_path / "elsewhere"))[1]
+    assert (
+        "recorded at export" in kvae("verify", shutil.copytree(bundle, tmp_path / "elsewhere"))[1]
+    )
 
     assert len(kvae("sample", bundle, "-n", 4, "--seed", 7)[1].splitlines()) == 4
 
 
-def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(kvae: Any, bundle_folder: Path) -> None:
+def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(
+    kvae: Any, bundle_folder: Path
+) -> None:
     expected = kvae("sample", bundle_folder, "-n", 10, "--seed", 7)
     assert expected[0] == 0
     assert kvae("sample", bundle_folder, "-n", 10, "--seed", 7) == expected
     for threads in (1, 2):
-        assert kvae("sample", bundle_folder, "-n", 10, "--seed", 7, "--threads", threads) == expected
-    rows = [kvae("sample", bundle_folder, "-n", 1, "--seed", 7, "--first-row", row)[1] for row in range(10)]
+        assert (
+            kvae("sample", bundle_folder, "-n", 10, "--seed", 7, "--threads", threads) == expected
+        )
+    rows = [
+        kvae("sample", bundle_folder, "-n", 1, "--seed", 7, "--first-row", row)[1]
+        for row in range(10)
+    ]
     assert "".join(rows) == expected[1]
 
 
@@ -87,21 +98,32 @@ def test_sample_tells_the_seed_it_drew_on_standard_error(kvae: Any, bundle_folde
     assert kvae("sample", bundle_folder, "-n", 5, "--seed", seed)[1] == out
 
 
-def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, corpus_file: Path) -> None:
+def test_json_is_one_object_and_nothing_else(
+    kvae: Any, bundle_folder: Path, corpus_file: Path
+) -> None:
     samples = json_of(kvae("sample", bundle_folder, "-n", 3, "--json"))["samples"]
     assert [set(sample) for sample in samples] == [
         {"text", "seed", "row", "log_probability", "finished", "attribute"}
     ] * 3
     pairs = json_of(kvae("reconstruct", bundle_folder, corpus_file, "--json"))["reconstructions"]
     assert [pair["text"] for pair in pairs] == corpus_file.read_text().split()
-    assert len(json_of(kvae("encode", bundle_folder, corpus_file, "--json"))["codes"][0]["code"]) == 4
     assert (
-        len(json_of(kvae("interpolate", bundle_folder, "KAMI", "TORU", "--steps", 5, "--json"))["interpolation"]) == 5
+        len(json_of(kvae("encode", bundle_folder, corpus_file, "--json"))["codes"][0]["code"]) == 4
+    )
+    assert (
+        len(
+            json_of(kvae("interpolate", bundle_folder, "KAMI", "TORU", "--steps", 5, "--json"))[
+                "interpolation"
+            ]
+        )
+        == 5
     )
     assert json_of(kvae("info", bundle_folder, "--json"))["format"] == "kvae-bundle"
     parity = json_of(kvae("verify", bundle_folder, "--json"))["parity"]
     assert (parity["greedy_rows_equal"], parity["held_out_rows"]) == (207, 7)
-    assert {"hybrid-lstm", "cnn"} <= {preset["name"] for preset in json_of(kvae("presets", "--json"))["presets"]}
+    assert {"hybrid-lstm", "cnn"} <= {
+        preset["name"] for preset in json_of(kvae("presets", "--json"))["presets"]
+    }
     assert [corpus["name"] for corpus in json_of(kvae("data", "list", "--json"))["corpora"]] == [
         "unicode-names",
         "sines",
@@ -112,16 +134,30 @@ def test_json_is_one_object_and_nothing_else(kvae: Any, bundle_folder: Path, cor
 
 
 def test_score_puts_the_oddest_line_first(kvae: Any, bundle_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("KAMITO\nRUNEKA\nKA%%&&\nKAMITO\nMITORU\n" + "KAMI" * 30 + "\n")
+    (tmp_path / "names.txt").write_text(
+        "KAMITO\nRUNEKA\nKA%%&&\nKAMITO\nMITORU\n" + "KAMI" * 30 + "\n"
+    )
     command = ["score", bundle_folder, tmp_path / "names.txt"]
     heading, first, *rest = kvae(*command)[1].splitlines()
     assert heading.split() == ["bound", "bits/char", "times", "first", "text"]
     assert first.split()[2:] == ["1", "3", "KA%%&&"]
     assert len(rest) == 4
     scores = json_of(kvae(*command, "--json", "-n", 2, "--by", "bound"))["scores"]
-    assert [score["bound"] for score in scores] == sorted((score["bound"] for score in scores), reverse=True)
-    assert set(scores[0]) == {"places", "text", "bound", "reconstruction", "kl", "bits_per_character", "nats"}
-    assert next(s for s in json_of(kvae(*command, "--json"))["scores"] if s["text"] == "KAMITO")["places"] == [1, 4]
+    assert [score["bound"] for score in scores] == sorted(
+        (score["bound"] for score in scores), reverse=True
+    )
+    assert set(scores[0]) == {
+        "places",
+        "text",
+        "bound",
+        "reconstruction",
+        "kl",
+        "bits_per_character",
+        "nats",
+    }
+    assert next(s for s in json_of(kvae(*command, "--json"))["scores"] if s["text"] == "KAMITO")[
+        "places"
+    ] == [1, 4]
     assert kvae(*command, "--too-long", "refuse")[0] == 4
 
 
@@ -133,11 +169,15 @@ def test_a_stream_prints_the_sampled_text(kvae: Any, bundle_folder: Path) -> Non
     assert kvae("stream", bundle_folder)[2].startswith("seed ")
 
 
-def test_walks_through_latent_space(kvae: Any, bundle_folder: Path, corpus_file: Path, sampler: Any) -> None:
-    assert json_of(kvae("variations", bundle_folder, "KAMI", "-n", 3, "--json"))["variations"] == sampler.variations(
-        "KAMI", 3
-    )
-    nearest = json_of(kvae("neighbours", bundle_folder, "KAMITO", corpus_file, "-n", 2, "--json"))["neighbours"]
+def test_walks_through_latent_space(
+    kvae: Any, bundle_folder: Path, corpus_file: Path, sampler: Any
+) -> None:
+    assert json_of(kvae("variations", bundle_folder, "KAMI", "-n", 3, "--json"))[
+        "variations"
+    ] == sampler.variations("KAMI", 3)
+    nearest = json_of(kvae("neighbours", bundle_folder, "KAMITO", corpus_file, "-n", 2, "--json"))[
+        "neighbours"
+    ]
     assert (nearest[0]["text"], len(nearest)) == ("KAMITO", 2)
     sums = ["arithmetic", bundle_folder, "--plus", "KAMI", "RUNE", "--minus", "RUNE"]
     assert kvae(*sums)[1].strip() == sampler.reconstruct("KAMI")[0]
@@ -167,10 +207,14 @@ def test_reconstruct_reads_standard_input_and_prints_pairs(
     assert [line.split("\t")[0] for line in out.splitlines()] == ["KAMITO", "RUNE"]
 
 
-def test_overwrite_removes_a_run_and_nothing_else(kvae: Any, corpus_file: Path, tmp_path: Path) -> None:
+def test_overwrite_removes_a_run_and_nothing_else(
+    kvae: Any, corpus_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    code, _, err = kvae("train", "--data", corpus_file, "--out", tmp_path / "photos", "--overwrite", *SMALL)
+    code, _, err = kvae(
+        "train", "--data", corpus_file, "--out", tmp_path / "photos", "--overwrite", *SMALL
+    )
     assert (code, (tmp_path / "photos" / "cat.jpg").exists()) == (2, True)
     assert "is not a run folder" in err
 
@@ -179,7 +223,9 @@ def test_overwrite_keeps_the_earlier_run_until_the_new_one_can_start(
     kvae: Any, run_folder: Path, tmp_path: Path
 ) -> None:
     earlier = shutil.copytree(run_folder, tmp_path / "earlier")
-    assert kvae("train", "--data", tmp_path / "nowhere.txt", "--out", earlier, "--overwrite")[0] == 4
+    assert (
+        kvae("train", "--data", tmp_path / "nowhere.txt", "--out", earlier, "--overwrite")[0] == 4
+    )
     assert (earlier / "model.keras").is_file()
 
 
@@ -217,16 +263,48 @@ FOREIGN = b'{"name": "web app"}'
 LONG = b"1\n2\n3\n4\n5\n6\n7\n8\n9\n" + b"x" * 99
 
 BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
-    "a missing file": (lambda at: at.train("--data", at.tmp / "none.txt"), 4, "no such file or corpus"),
+    "a missing file": (
+        lambda at: at.train("--data", at.tmp / "none.txt"),
+        4,
+        "no such file or corpus",
+    ),
     "an empty file": (lambda at: at.train("--data", at.file(b"")), 4, "has no text"),
-    "not UTF-8": (lambda at: at.train("--data", at.file(b"gut\nsch\xf6n\n")), 4, "line 2 is not UTF-8"),
-    "a single line": (lambda at: at.train("--data", at.file(b"one line\n")), 4, "at least two different lines"),
-    "long lines": (lambda at: at.train("--data", at.file(LONG), "--set", "model.length=32"), 4, "data.too_long=cut"),
-    "an unknown preset": (lambda at: at.train("--preset", "hybrid-lsmt"), 2, "did you mean 'hybrid-lstm'"),
-    "an unknown key": (lambda at: at.train("--set", "model.latnt_size=3"), 2, "did you mean 'model.latent_size'"),
+    "not UTF-8": (
+        lambda at: at.train("--data", at.file(b"gut\nsch\xf6n\n")),
+        4,
+        "line 2 is not UTF-8",
+    ),
+    "a single line": (
+        lambda at: at.train("--data", at.file(b"one line\n")),
+        4,
+        "at least two different lines",
+    ),
+    "long lines": (
+        lambda at: at.train("--data", at.file(LONG), "--set", "model.length=32"),
+        4,
+        "data.too_long=cut",
+    ),
+    "an unknown preset": (
+        lambda at: at.train("--preset", "hybrid-lsmt"),
+        2,
+        "did you mean 'hybrid-lstm'",
+    ),
+    "an unknown key": (
+        lambda at: at.train("--set", "model.latnt_size=3"),
+        2,
+        "did you mean 'model.latent_size'",
+    ),
     "a key without value": (lambda at: at.train("--set", "model.latent_size"), 2, "KEY=VALUE"),
-    "an impossible value": (lambda at: at.train("--set", "model.latent_size=-3"), 2, "between 1 and 65536, got -3"),
-    "a folder that exists": (lambda at: ["train", "--data", at.corpus, "--out", at.run], 2, "exists already"),
+    "an impossible value": (
+        lambda at: at.train("--set", "model.latent_size=-3"),
+        2,
+        "between 1 and 65536, got -3",
+    ),
+    "a folder that exists": (
+        lambda at: ["train", "--data", at.corpus, "--out", at.run],
+        2,
+        "exists already",
+    ),
     "no run": (lambda at: ["evaluate", at.tmp], 3, "not a run folder"),
     "a missing bundle": (lambda at: ["sample", at.tmp / "none"], 3, "no such bundle"),
     "a truncated bundle": (
@@ -234,39 +312,101 @@ BAD: dict[str, tuple[Callable[[Places], list[object]], int, str]] = {
         3,
         "encoder.onnx: truncated",
     ),
-    "a newer bundle": (lambda at: ["sample", at.spoilt("manifest.json", lambda it: NEWER)], 3, "bundle format 99"),
-    "a flipped byte": (lambda at: ["verify", at.spoilt("sampler.onnx", flipped)], 3, "sampler.onnx: damaged"),
+    "a newer bundle": (
+        lambda at: ["sample", at.spoilt("manifest.json", lambda it: NEWER)],
+        3,
+        "bundle format 99",
+    ),
+    "a flipped byte": (
+        lambda at: ["verify", at.spoilt("sampler.onnx", flipped)],
+        3,
+        "sampler.onnx: damaged",
+    ),
     "not ours": (
         lambda at: ["info", at.spoilt("manifest.json", lambda it: FOREIGN)],
         3,
         "not the manifest of a kvae bundle",
     ),
-    "an unknown character": (lambda at: ["interpolate", at.bundle, "KAMI", "mi"], 4, "characters the model never saw"),
-    "a bad temperature": (lambda at: ["sample", at.bundle, "--temperature", "-1"], 2, "temperature must be from 0.001"),
+    "an unknown character": (
+        lambda at: ["interpolate", at.bundle, "KAMI", "mi"],
+        4,
+        "characters the model never saw",
+    ),
+    "a bad temperature": (
+        lambda at: ["sample", at.bundle, "--temperature", "-1"],
+        2,
+        "temperature must be from 0.001",
+    ),
     "a deadline that passes": (
         lambda at: ["sample", at.bundle, "-n", 1_000_000, "--json", "--deadline", 0.2],
         5,
         "deadline: not done in 0.2 seconds",
     ),
-    "a deadline of nothing": (lambda at: ["sample", at.bundle, "--deadline", 0], 2, "deadline must be a number"),
+    "a deadline of nothing": (
+        lambda at: ["sample", at.bundle, "--deadline", 0],
+        2,
+        "deadline must be a number",
+    ),
     "a bundle that exists": (lambda at: ["export", at.run, at.bundle], 2, "exists already"),
     "an unknown study": (lambda at: ["reproduce", "toys"], 2, "invalid choice"),
-    "an unknown row": (lambda at: ["reproduce", "toy", "--out", at.tmp / "new", "--rows", "lvae"], 2, "did you mean"),
-    "rows of everything": (lambda at: ["reproduce", "all", "--rows", "lvae-3"], 2, "belongs to one study"),
-    "a page of a study": (lambda at: ["reproduce", "toy", "--page", at.tmp / "page.md"], 2, "--book FOLDER"),
+    "an unknown row": (
+        lambda at: ["reproduce", "toy", "--out", at.tmp / "new", "--rows", "lvae"],
+        2,
+        "did you mean",
+    ),
+    "rows of everything": (
+        lambda at: ["reproduce", "all", "--rows", "lvae-3"],
+        2,
+        "belongs to one study",
+    ),
+    "a page of a study": (
+        lambda at: ["reproduce", "toy", "--page", at.tmp / "page.md"],
+        2,
+        "--book FOLDER",
+    ),
     "a book of systems": (lambda at: ["reproduce", "systems", "--book", at.tmp], 2, "--page FILE"),
     "an unknown command": (lambda at: ["smaple", at.bundle], 2, "invalid choice"),
 }
 
 
-EVALUATION = {"texts", "positions", "reconstruction", "kl", "kl_level_0", "elbo", "bits_per_character", "perplexity"}
-EVALUATION |= {"reconstruction_with_padding", "elbo_with_padding", "active_units", "mutual_information", "latent_size"}
+EVALUATION = {
+    "texts",
+    "positions",
+    "reconstruction",
+    "kl",
+    "kl_level_0",
+    "elbo",
+    "bits_per_character",
+    "perplexity",
+}
+EVALUATION |= {
+    "reconstruction_with_padding",
+    "elbo_with_padding",
+    "active_units",
+    "mutual_information",
+    "latent_size",
+}
 EVALUATION |= {"mutual_information_texts", "log_determinant", "aggregated_mean_norm", "code_norm"}
 
-TEXTS = {"text_unit", "reference_texts", "training_texts", "reconstructions", "samples", "greedy_samples"}
+TEXTS = {
+    "text_unit",
+    "reference_texts",
+    "training_texts",
+    "reconstructions",
+    "samples",
+    "greedy_samples",
+}
 TEXTS |= {"ngram_order", "ngram_texts", "real_texts"}
 
-VERIFIED = {"bundle", "model_id", "files", "seed_test_texts", "parity_at_export", "against", "parity"}
+VERIFIED = {
+    "bundle",
+    "model_id",
+    "files",
+    "seed_test_texts",
+    "parity_at_export",
+    "against",
+    "parity",
+}
 
 KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     "train": (
@@ -285,7 +425,10 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     "encode": (lambda at: ["encode", at.bundle, at.corpus], {"codes", "codes.text", "codes.code"}),
     "reconstruct": (
         lambda at: ["reconstruct", at.bundle, at.corpus],
-        {"reconstructions", *(f"reconstructions.{key}" for key in ("text", "reconstruction", "equal"))},
+        {
+            "reconstructions",
+            *(f"reconstructions.{key}" for key in ("text", "reconstruction", "equal")),
+        },
     ),
     "stream": (lambda at: ["stream", at.bundle], {"seed", "row", "text", "pieces"}),
     "neighbours": (
@@ -300,7 +443,11 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     ),
     "data list": (
         lambda at: ["data", "list"],
-        {"folder", "corpora", *(f"corpora.{key}" for key in ("name", "description", "settings", "labels"))}
+        {
+            "folder",
+            "corpora",
+            *(f"corpora.{key}" for key in ("name", "description", "settings", "labels")),
+        }
         | {f"corpora.{key}" for key in ("entropy", "missing", "terms")},
     ),
 }
@@ -311,17 +458,28 @@ def keys_of(report: dict[str, Any]) -> set[str]:
     """The keys of an object, and `list.key` of the objects in its lists."""
     lists = {name: value for name, value in report.items() if isinstance(value, list)}
     inner = {
-        f"{name}.{key}" for name, value in lists.items() for each in value if isinstance(each, dict) for key in each
+        f"{name}.{key}"
+        for name, value in lists.items()
+        for each in value
+        if isinstance(each, dict)
+        for key in each
     }
     return set(report) | inner
 
 
 @pytest.mark.parametrize("command", KEYS)
 def test_the_keys_of_json_are_as_recorded(
-    kvae: Any, tmp_path: Path, run_folder: Path, bundle_folder: Path, corpus_file: Path, command: str
+    kvae: Any,
+    tmp_path: Path,
+    run_folder: Path,
+    bundle_folder: Path,
+    corpus_file: Path,
+    command: str,
 ) -> None:
     arguments, expected = KEYS[command]
-    report = json_of(kvae(*arguments(Places(tmp_path, run_folder, bundle_folder, corpus_file)), "--json"))
+    report = json_of(
+        kvae(*arguments(Places(tmp_path, run_folder, bundle_folder, corpus_file)), "--json")
+    )
     assert keys_of(report) == expected
 
 
@@ -363,10 +521,21 @@ def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a
         {"training.epochs": 1, "training.steps_per_epoch": 1, "training.jit_compile": False}
     )
     holds, fails = (
-        Statement(text, "here", lambda numbers, text=text: (numbers["one"]["kl"] >= 0 and text == "True.", "KL"))
+        Statement(
+            text,
+            "here",
+            lambda numbers, text=text: (numbers["one"]["kl"] >= 0 and text == "True.", "KL"),
+        )
         for text in ("True.", "False.")
     )
-    tiny = Study("Tiny", "here", "Nothing.", {"small": lambda: [Row("one", config)]}, {"elbo": "bound"}, (holds, fails))
+    tiny = Study(
+        "Tiny",
+        "here",
+        "Nothing.",
+        {"small": lambda: [Row("one", config)]},
+        {"elbo": "bound"},
+        (holds, fails),
+    )
     monkeypatch.setattr(studies, "STUDIES", {"toy": tiny})
     options = ["reproduce", "toy", "--out", tmp_path / "runs", "--book", tmp_path / "book"]
     code, out, err = kvae(*options)
@@ -386,7 +555,10 @@ def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a
 def test_another_runs_model_is_told_from_the_bundles(
     kvae: Any, corpus_file: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
-    assert kvae("train", "--data", corpus_file, "--out", tmp_path / "other", "--seed", 5, *SMALL)[0] == 0
+    assert (
+        kvae("train", "--data", corpus_file, "--out", tmp_path / "other", "--seed", 5, *SMALL)[0]
+        == 0
+    )
     code, _, err = kvae("verify", bundle_folder, "--against", tmp_path / "other")
     assert code == 1
     assert "holds the model" in err

@@ -28,7 +28,14 @@ def test_the_demo_ends_with_a_live_code_a_good_bound_and_distinct_names(
     assert evaluation["active_units"] >= 8
     assert evaluation["elbo"] < 28.2
     report = capsys.readouterr().out
-    for words in ("nats a name", "bits a character", "order 3", "order 5", "equal in 200 of 200 rows", "kvae sample"):
+    for words in (
+        "nats a name",
+        "bits a character",
+        "order 3",
+        "order 5",
+        "equal in 200 of 200 rows",
+        "kvae sample",
+    ):
         assert words in report
     samples = Sampler.load(tmp_path / "demo" / "bundle").sample(10, seed=0, greedy=True)
     assert len(set(samples)) >= 9

@@ -18,7 +18,11 @@ def generate(bundle: Path, folder: Path, seed: int) -> subprocess.CompletedProce
 
 
 def texts_in(folder: Path) -> list[str]:
-    lines = [line for file in sorted(folder.glob("rows-*.jsonl")) for line in file.read_text("utf-8").splitlines()]
+    lines = [
+        line
+        for file in sorted(folder.glob("rows-*.jsonl"))
+        for line in file.read_text("utf-8").splitlines()
+    ]
     return [json.loads(line)["text"] for line in lines]
 
 

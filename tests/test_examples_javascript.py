@@ -30,16 +30,21 @@ from .test_serving_manifest import CHOSEN, random_change
 EXAMPLES = Path(__file__).parents[1] / "examples" / "javascript"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "javascript.md"
 NODE = shutil.which("node")
-CHROMIUM = os.environ.get("KVAE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = (
+    os.environ.get("KVAE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+)
 
 pytestmark = [
     pytest.mark.javascript,
     pytest.mark.skipif(NODE is None, reason="needs Node 20 or newer on the PATH"),
     pytest.mark.skipif(
-        not (EXAMPLES / "node_modules").is_dir(), reason="needs examples/javascript/node_modules: make test-javascript"
+        not (EXAMPLES / "node_modules").is_dir(),
+        reason="needs examples/javascript/node_modules: make test-javascript",
     ),
 ]
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH or its path in KVAE_CHROMIUM")
+in_a_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium on the PATH or its path in KVAE_CHROMIUM"
+)
 
 CHOICES: dict[str, dict[str, Any]] = {
     "greedy": {"greedy": True},
@@ -59,7 +64,12 @@ LOADED = """
 
 def node(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(NODE), *arguments], cwd=EXAMPLES, input=given, capture_output=True, text=True, timeout=300
+        [str(NODE), *arguments],
+        cwd=EXAMPLES,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -102,14 +112,22 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def labelled_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of bytes with labels and a code of more numbers than there are sliders for."""
-    return small_bundle(tmp_path_factory, Alphabet.of_bytes(), latent_size=70, attributes=("short", "long"))
+    return small_bundle(
+        tmp_path_factory, Alphabet.of_bytes(), latent_size=70, attributes=("short", "long")
+    )
 
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of words that reads and writes windows."""
     words = Alphabet(("\n", "a", "cat", "sat", "über"), "word")
-    shape = {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0, "auxiliary": False}
+    shape = {
+        "encoder": "none",
+        "latent": "none",
+        "expander": "repeat",
+        "expander_base": 0,
+        "auxiliary": False,
+    }
     return small_bundle(tmp_path_factory, words, mode="windows", **shape)
 
 
@@ -139,20 +157,28 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
     options = {javascript_name(name): value for name, value in CHOICES[choice].items()}
     work = f"{LOADED} return Promise.all(given.seeds.map((seed) => sampler.generate(given.rows, seed, given.options)));"
-    written = evaluated(work, {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options})
+    written = evaluated(
+        work, {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options}
+    )
     sampler = Sampler.load(bundle)
-    expected = [sample for seed in SEEDS for sample in sampler.generate(ROWS, seed, **CHOICES[choice])]
+    expected = [
+        sample for seed in SEEDS for sample in sampler.generate(ROWS, seed, **CHOICES[choice])
+    ]
     found = [sample for samples in written for sample in samples]
     assert [(it["text"], it["seed"], it["row"], it["finished"]) for it in found] == [
         (it.text, it.seed, it.row, it.finished) for it in expected
     ]
     logarithms = [it.log_probability for it in expected]
-    np.testing.assert_allclose([it["logProbability"] for it in found], logarithms, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        [it["logProbability"] for it in found], logarithms, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_rows_of_several_chunks_are_the_rows_of_python(bundle_folder: Path) -> None:
     work = f"{LOADED} return sampler.sample(300, 1);"
-    assert evaluated(work, {"bundle": str(bundle_folder)}) == Sampler.load(bundle_folder).sample(300, seed=1)
+    assert evaluated(work, {"bundle": str(bundle_folder)}) == Sampler.load(bundle_folder).sample(
+        300, seed=1
+    )
 
 
 def test_node_writes_for_a_label_as_python_does(labelled_bytes: Path) -> None:
@@ -179,7 +205,17 @@ def test_node_reads_texts_as_python_does(bundle_folder: Path) -> None:
 
 def test_the_command_prints_texts_or_json(bundle_folder: Path) -> None:
     expected = Sampler.load(bundle_folder).sample(4, seed=2, temperature=0.8, top_k=3)
-    arguments = [str(bundle_folder), "-n", "4", "--seed", "2", "--temperature", "0.8", "--top-k", "3"]
+    arguments = [
+        str(bundle_folder),
+        "-n",
+        "4",
+        "--seed",
+        "2",
+        "--temperature",
+        "0.8",
+        "--top-k",
+        "3",
+    ]
     assert node("node.mjs", *arguments).stdout.splitlines() == expected
     samples = json.loads(node("node.mjs", *arguments, "--json").stdout)["samples"]
     assert [sample["text"] for sample in samples] == expected
@@ -204,7 +240,23 @@ ALPHABETS = {
     "byte": Alphabet.of_bytes(),
     "word": Alphabet.build([*TEXTS[1:4], "\n"], tokenizer="word"),
     "wordpiece": Alphabet(
-        ("\n", "a", "##a", "cat", "the", "s", "##at", "'", "é", "##é", "日", "\U0001f642", "##🙂", "line", "one"),
+        (
+            "\n",
+            "a",
+            "##a",
+            "cat",
+            "the",
+            "s",
+            "##at",
+            "'",
+            "é",
+            "##é",
+            "日",
+            "\U0001f642",
+            "##🙂",
+            "line",
+            "one",
+        ),
         "wordpiece",
     ),
 }
@@ -237,7 +289,9 @@ def test_javascript_takes_texts_apart_and_together_as_python_does(name: str) -> 
 def changed_manifest(bundle: Path, **entries: Any) -> None:
     file = bundle / "manifest.json"
     manifest = json.loads(file.read_text(encoding="utf-8")) | entries
-    file.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def flipped_byte(bundle: Path) -> None:
@@ -254,7 +308,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other version": (partial(changed_manifest, format_version=1), "bundle format 1"),
     "other length": (partial(changed_manifest, length=3), "its sum differs"),
     "no sampler": (lambda bundle: (bundle / "sampler.onnx").unlink(), "cannot be read"),
-    "truncated": (lambda bundle: (bundle / "sampler.onnx").write_bytes(b"short"), "5 bytes instead of"),
+    "truncated": (
+        lambda bundle: (bundle / "sampler.onnx").write_bytes(b"short"),
+        "5 bytes instead of",
+    ),
     "flipped byte": (flipped_byte, "sha256"),
 }
 
@@ -325,11 +382,17 @@ def test_a_changed_manifest_whose_sum_is_right_is_refused_as_in_python(bundle_fo
         assert "\n" not in result["message"]
         assert len(result["message"]) < 1000
         field = re.match(r"[\w. ]+(?= must be (?!equal))|[\w. ]+ is missing", message)
-        assert field is None or field[0] in result["message"] or "not JSON" in result["message"], (name, result)
+        assert field is None or field[0] in result["message"] or "not JSON" in result["message"], (
+            name,
+            result,
+        )
 
 
 def check_random_changes(bundle: Path, count: int, seed: int) -> None:
-    manifest, generator = json.loads((bundle / "manifest.json").read_text(encoding="utf-8")), random.Random(seed)
+    manifest, generator = (
+        json.loads((bundle / "manifest.json").read_text(encoding="utf-8")),
+        random.Random(seed),
+    )
     expected, found = of_changed(bundle, [random_change(manifest, generator) for _ in range(count)])
     for result in found:
         assert result == expected or result["error"] in ("BundleError", "CheckFailed"), result
@@ -387,11 +450,17 @@ def test_a_server_that_sends_more_than_a_manifest_can_be_is_left(bundle_folder: 
     [
         ("char", ["a", "\n", " ", "é", "🙂"], ["", "ab", "e\u0301", "\ud800", 1, None, ["a"]]),
         ("byte", ["\0", "a", "\xff", "\n"], ["", "\u0100", "ab"]),
-        ("word", ["a", "\n", "a-b", "日本"], ["", " ", "a b", "a\n", "\t", "a\u3000b", "\n\n", "\udfff"]),
+        (
+            "word",
+            ["a", "\n", "a-b", "日本"],
+            ["", " ", "a b", "a\n", "\t", "a\u3000b", "\n\n", "\udfff"],
+        ),
         ("wordpiece", ["a", "##b", "\n", "a\u00a0b"], ["", "a b", "##\n", "a\ud800"]),
     ],
 )
-def test_a_symbol_of_javascript_is_what_its_tokenizer_makes(tokenizer: str, good: list[str], bad: list[Any]) -> None:
+def test_a_symbol_of_javascript_is_what_its_tokenizer_makes(
+    tokenizer: str, good: list[str], bad: list[Any]
+) -> None:
     data = Alphabet(tuple(good), tokenizer).to_dict()
     others = [{**data, "symbols": [*good, symbol]} for symbol in [*bad, good[0]]]
     work = """
@@ -473,7 +542,9 @@ def driven(page: str, *actions: tuple[Any, ...]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("bundle", ["bundle_folder", "demo_like", "language_model"], indirect=True)
 def test_the_page_shows_the_text_of_a_seed(bundle: Path, page_of: Callable[[Path], str]) -> None:
     actions = [
-        action for seed in SEEDS for action in (("fill", "seed", seed), *(("fill", "temperature", t) for t in (1, 0)))
+        action
+        for seed in SEEDS
+        for action in (("fill", "seed", seed), *(("fill", "temperature", t) for t in (1, 0)))
     ]
     opened, *observed = driven(page_of(bundle), *actions)
     assert opened["problem"] == ""
@@ -488,7 +559,9 @@ def test_the_page_shows_the_text_of_a_seed(bundle: Path, page_of: Callable[[Path
 
 @in_a_browser
 @pytest.mark.parametrize("bundle", ["bundle_folder", "demo_like", "labelled_bytes"], indirect=True)
-def test_a_slider_moves_the_code_and_the_text_follows(bundle: Path, page_of: Callable[[Path], str]) -> None:
+def test_a_slider_moves_the_code_and_the_text_follows(
+    bundle: Path, page_of: Callable[[Path], str]
+) -> None:
     positions = [("drag", number, place) for number in (0, 1, 2) for place in (4, -4)]
     opened, *observed = driven(page_of(bundle), *positions)
     assert len(opened["sliders"]) == min(8, Sampler.load(bundle).latent_size)
@@ -524,7 +597,11 @@ def test_the_page_starts_from_a_text_and_goes_towards_another(
         ("press", "random"),
     )
     sampler = Sampler.load(bundle_folder)
-    assert encoded["text"] == sampler.reconstruct("KAMITO")[0] == said_by_python(encoded["python"], bundle_folder)
+    assert (
+        encoded["text"]
+        == sampler.reconstruct("KAMITO")[0]
+        == said_by_python(encoded["python"], bundle_folder)
+    )
     assert half["text"] == sampler.interpolate("KAMITO", "RUNENE", steps=3)[1]
     assert arrived["text"] == sampler.reconstruct("RUNENE")[0]
     assert '"?" 1' in refused["problem"]
@@ -535,27 +612,46 @@ def test_the_page_starts_from_a_text_and_goes_towards_another(
 
 @in_a_browser
 def test_the_page_writes_for_a_label(labelled_bytes: Path, page_of: Callable[[Path], str]) -> None:
-    *_, shown = driven(page_of(labelled_bytes), ("fill", "seed", 3), ("choose", "attribute", "long"))
-    assert shown["text"] == Sampler.load(labelled_bytes).sample(1, seed=3, greedy=True, attribute="long")[0]
+    *_, shown = driven(
+        page_of(labelled_bytes), ("fill", "seed", 3), ("choose", "attribute", "long")
+    )
+    assert (
+        shown["text"]
+        == Sampler.load(labelled_bytes).sample(1, seed=3, greedy=True, attribute="long")[0]
+    )
 
 
 @in_a_browser
 @pytest.mark.parametrize("damage", ["no manifest", "flipped byte"])
-def test_the_page_says_what_is_wrong_with_a_bundle(copy: Path, damage: str, page_of: Callable[[Path], str]) -> None:
+def test_the_page_says_what_is_wrong_with_a_bundle(
+    copy: Path, damage: str, page_of: Callable[[Path], str]
+) -> None:
     DAMAGES[damage][0](copy)
     (shown,) = driven(page_of(copy))
     assert not shown["usable"]
-    assert {"no manifest": "manifest.json: is missing (404)", "flipped byte": "sampler.onnx: damaged"}[damage] in shown[
-        "problem"
-    ]
+    assert {
+        "no manifest": "manifest.json: is missing (404)",
+        "flipped byte": "sampler.onnx: damaged",
+    }[damage] in shown["problem"]
 
 
 def test_the_server_gives_the_page_and_the_bundle_and_nothing_else(
     bundle_folder: Path, page_of: Callable[[Path], str]
 ) -> None:
     root = page_of(bundle_folder).removesuffix("web/")
-    assert urlopen(f"{root}bundle/manifest.json").read() == (bundle_folder / "manifest.json").read_bytes()
-    for path in ("node.mjs", "package.json", "bundle/../node.mjs", "bundle/%2e%2e/config.json", "kvae/", "%00", "%"):
+    assert (
+        urlopen(f"{root}bundle/manifest.json").read()
+        == (bundle_folder / "manifest.json").read_bytes()
+    )
+    for path in (
+        "node.mjs",
+        "package.json",
+        "bundle/../node.mjs",
+        "bundle/%2e%2e/config.json",
+        "kvae/",
+        "%00",
+        "%",
+    ):
         with pytest.raises(HTTPError, match=r"40[04]"):
             urlopen(root + path)
 

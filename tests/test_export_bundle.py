@@ -46,10 +46,14 @@ def test_every_file_repeats_the_manifest_in_its_metadata(bundle_folder: Path) ->
         (entry,) = onnx.load(bundle_folder / f"{name}.onnx").metadata_props
         metadata = json.loads(entry.value)
         assert metadata.pop("endpoint") == name
-        assert metadata == {key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")}
+        assert metadata == {
+            key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")
+        }
 
 
-def test_the_same_weights_export_to_the_same_sampler(run_folder: Path, bundle_folder: Path, tmp_path: Path) -> None:
+def test_the_same_weights_export_to_the_same_sampler(
+    run_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
     export(run_folder, tmp_path / "again")
     first, second = Sampler.load(bundle_folder), Sampler.load(tmp_path / "again")
     assert first.manifest["model_id"] == second.manifest["model_id"]
@@ -58,17 +62,29 @@ def test_the_same_weights_export_to_the_same_sampler(run_folder: Path, bundle_fo
 
 @pytest.mark.parametrize(
     ("endpoint", "shape"),
-    [("sampler", (12, 48)), ("sampler", (14, 48)), ("sampler", (12, 14)), ("encoder", (64, 4)), ("prior", ())],
+    [
+        ("sampler", (12, 48)),
+        ("sampler", (14, 48)),
+        ("sampler", (12, 14)),
+        ("encoder", (64, 4)),
+        ("prior", ()),
+    ],
 )
 def test_a_graph_that_is_not_the_model_is_deleted(
-    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, shape: tuple[int, ...]
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    endpoint: str,
+    shape: tuple[int, ...],
 ) -> None:
     """Noise on one weight: recurrent kernel, rows of the previous symbol, classifier, mean, Box and Muller's -2."""
 
     def damaged(model: Any) -> dict[str, onnx.ModelProto]:
         graphs = bundle_graphs(model)
         tensors = [item for item in graphs[endpoint].graph.initializer if tuple(item.dims) == shape]
-        weights = next(item for item in tensors if item.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE))
+        weights = next(
+            item for item in tensors if item.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+        )
         values = onnx.numpy_helper.to_array(weights)
         values = values + np.random.default_rng(0).normal(0, 0.1, values.shape).astype(values.dtype)
         weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
@@ -100,7 +116,9 @@ def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
     with ThreadPoolExecutor() as threads:
         first = threads.submit(export, run_folder, tmp_path / "bundle")
         assert exporting.wait(300)
-        with pytest.raises(ConfigError, match=r"bundle is being written by process .* or give another path"):
+        with pytest.raises(
+            ConfigError, match=r"bundle is being written by process .* or give another path"
+        ):
             export(run_folder, tmp_path / "bundle")
         go.set()
         assert isinstance(first.exception(), CheckFailed)
@@ -117,18 +135,25 @@ def test_a_folder_that_came_while_a_bundle_was_written_is_left_alone(
     monkeypatch.setattr(bundle_module, "verify", then)
     with pytest.raises(ConfigError, match="bundle exists already; give another path"):
         export(run_folder, tmp_path / "bundle")
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["bundle", "bundle/notes.txt"]
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "bundle",
+        "bundle/notes.txt",
+    ]
 
 
 def test_parity_finds_a_model_that_has_moved_on(run_folder: Path, bundle_folder: Path) -> None:
     bundle = read_bundle(bundle_folder)
     model = load_run(run_folder).model
-    model.head.classify.bias.assign_add(np.linspace(0, 0.01, model.model_config.vocabulary_size, dtype=np.float32))
+    model.head.classify.bias.assign_add(
+        np.linspace(0, 0.01, model.model_config.vocabulary_size, dtype=np.float32)
+    )
     with pytest.raises(CheckFailed, match="a logit differs by"):
         compare(model, bundle)
 
 
-def test_a_model_whose_weights_are_no_numbers_is_refused(run_folder: Path, bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_model_whose_weights_are_no_numbers_is_refused(
+    run_folder: Path, bundle_folder: Path, tmp_path: Path
+) -> None:
     trained = load_run(run_folder)
     trained.model.head.classify.bias.assign(np.full(len(trained.alphabet), np.nan, np.float32))
     with pytest.raises(BundleError, match="weights that are infinite or no numbers"):
@@ -151,7 +176,9 @@ def test_rows_that_part_at_a_tie_agree_and_others_do_not() -> None:
     assert not same_choices(np.array([0, 1, 1]), np.array([0, 3, 1]), logits, gaps)
 
 
-def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(tmp_path: Path) -> None:
+def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
+    tmp_path: Path,
+) -> None:
     model = small_model(length=64, head_units=64)
     model.head.recurrence.cell.kernel.assign(6 * model.head.recurrence.cell.kernel)
     config = Config(model=model.model_config, objective=model.objective_config)
@@ -162,4 +189,8 @@ def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
 def test_operations_that_onnx_lacks_are_refused_although_tf2onnx_writes_them() -> None:
     spec = [tf.TensorSpec((None, 3), tf.float32, "x")]
     with pytest.raises(CheckFailed):
-        converted(lambda x: x + tf.random.normal(tf.shape(x), seed=1) + tf.math.erf(tf.math.lgamma(x)), spec, ["y"])
+        converted(
+            lambda x: x + tf.random.normal(tf.shape(x), seed=1) + tf.math.erf(tf.math.lgamma(x)),
+            spec,
+            ["y"],
+        )

@@ -27,13 +27,26 @@ CODES = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 
 def runner(graph: onnx.ModelProto) -> Any:
     """A function of the graph's inputs, those of the sampler with defaults."""
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
-    def run(z: np.ndarray = CODES, seed: int = 0, first_row: int = 0, **given: float) -> list[np.ndarray]:
-        choices = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_length": 0, "max_length": 16, **given}
+    def run(
+        z: np.ndarray = CODES, seed: int = 0, first_row: int = 0, **given: float
+    ) -> list[np.ndarray]:
+        choices = {
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_length": 0,
+            "max_length": 16,
+            **given,
+        }
         kinds = {"temperature": np.float32, "top_p": np.float32}
         place = {"seed": np.full(len(z), seed), "row": first_row + np.arange(len(z))}
-        scalars = {name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()}
+        scalars = {
+            name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()
+        }
         return session.run(None, {"z": z, **place, **scalars})
 
     return run
@@ -60,11 +73,15 @@ def test_greedy_text_is_keras_greedy_text_for_the_same_codes(head: str) -> None:
 
 def test_the_encoder_gives_keras_posterior(model: Any) -> None:
     graph = bundle_graphs(model)["encoder"]
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     tokens = random_tokens(20)
     expected = model.encode(tokens)
     for found, name in zip(
-        session.run(["mean", "log_variance"], {"tokens": tokens}), ("mean", "log_variance"), strict=True
+        session.run(["mean", "log_variance"], {"tokens": tokens}),
+        ("mean", "log_variance"),
+        strict=True,
     ):
         np.testing.assert_allclose(found, expected[name], atol=1e-5)
 
@@ -92,11 +109,18 @@ def test_symbols_are_drawn_in_proportion_to_their_probability_at_a_temperature(
     counts = drawn(sample, temperature=temperature)
     possible = expected * 4000 > 1e-3
     assert counts[~possible].sum() == 0
-    assert stats.chisquare(counts[possible], expected[possible] / expected[possible].sum() * 4000).pvalue > 1e-3
+    assert (
+        stats.chisquare(
+            counts[possible], expected[possible] / expected[possible].sum() * 4000
+        ).pvalue
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("restricted", [{}, {"top_k": 4}])
-def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(restricted: dict[str, int]) -> None:
+def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(
+    restricted: dict[str, int],
+) -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 3, size=(20_000, 12)).astype(np.float32)
     logits[:, [0, 1, -2, -1]] = FORBIDDEN
@@ -109,7 +133,9 @@ def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(rest
 def test_greedy_takes_the_first_of_equals_whatever_is_drawn() -> None:
     logits = np.random.default_rng(0).integers(0, 3, size=(500, 12)).astype(np.float32)
     for uniform in (0.0, 0.5, LARGEST):
-        np.testing.assert_array_equal(chosen(logits, uniform, temperature=0.0)[:, 0], logits.argmax(axis=1))
+        np.testing.assert_array_equal(
+            chosen(logits, uniform, temperature=0.0)[:, 0], logits.argmax(axis=1)
+        )
 
 
 LARGEST = 1 - 2.0**-24
@@ -122,9 +148,16 @@ def chosen(logits: np.ndarray, uniform: float, **choices: float) -> np.ndarray:
     g.named(choose(g, "logits", "uniforms"), "symbol")
     inputs = [tensor("logits", "float", "n", size), tensor("uniforms", "float", "n", 1), *CHOICES]
     graph = g.model("choice", inputs, [tensor("symbol", "int64", "n", 1)])
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     given = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_length": 0, **choices}
-    types = {"temperature": np.float32, "top_k": np.int64, "top_p": np.float32, "min_length": np.int64}
+    types = {
+        "temperature": np.float32,
+        "top_k": np.int64,
+        "top_p": np.float32,
+        "min_length": np.int64,
+    }
     feed = {name: np.asarray(value, types[name]) for name, value in given.items()}
     uniforms = np.full((len(logits), 1), uniform, np.float32)
     return session.run(None, {"logits": logits, "uniforms": uniforms, **feed})[0]
@@ -140,7 +173,9 @@ def test_top_k_draws_from_the_k_likeliest_in_their_proportion(model: Any, sample
 
 
 @pytest.mark.parametrize("top_p", [0.2, 0.6, 0.9])
-def test_top_p_draws_from_the_smallest_set_that_holds_its_share(model: Any, sample: Any, top_p: float) -> None:
+def test_top_p_draws_from_the_smallest_set_that_holds_its_share(
+    model: Any, sample: Any, top_p: float
+) -> None:
     probabilities = first_step_probabilities(model)
     order = np.argsort(-probabilities)
     size = int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1
@@ -151,15 +186,19 @@ def test_top_1_is_greedy(sample: Any) -> None:
     np.testing.assert_array_equal(sample(temperature=1.0, top_k=1)[0], sample()[0])
 
 
-def test_the_log_probability_is_that_of_the_written_symbols_at_temperature_1(model: Any, sample: Any) -> None:
+def test_the_log_probability_is_that_of_the_written_symbols_at_temperature_1(
+    model: Any, sample: Any
+) -> None:
     from kvae.parts import shifted
 
     ids, _, log_probability = sample(temperature=1.3)
     ids = np.pad(ids, ((0, 0), (0, 16 - ids.shape[1])))
-    logits = np.array(model.head(model.expander(CODES, training=False), shifted(ids), training=False)) + np.array(
-        writable(9)
-    )
-    gains = np.take_along_axis(special.log_softmax(logits, axis=-1), ids[..., None], axis=-1)[..., 0]
+    logits = np.array(
+        model.head(model.expander(CODES, training=False), shifted(ids), training=False)
+    ) + np.array(writable(9))
+    gains = np.take_along_axis(special.log_softmax(logits, axis=-1), ids[..., None], axis=-1)[
+        ..., 0
+    ]
     np.testing.assert_allclose(log_probability, (gains * (ids != PAD)).sum(axis=1), atol=1e-4)
 
 
@@ -168,7 +207,8 @@ def test_a_row_is_the_same_alone_and_in_any_batch(sample: Any) -> None:
     for row in range(0, 60, 7):
         alone, _, chance = sample(CODES[row : row + 1], temperature=1.0, seed=9, first_row=row)
         np.testing.assert_array_equal(
-            np.pad(alone[0], (0, 16 - alone.shape[1])), np.pad(together[row], (0, 16 - together.shape[1]))
+            np.pad(alone[0], (0, 16 - alone.shape[1])),
+            np.pad(together[row], (0, 16 - together.shape[1])),
         )
         assert chance[0] == chances[row]
 
@@ -206,6 +246,8 @@ def test_special_symbols_are_never_written() -> None:
 def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) -> None:
     for graph in bundle_graphs(model).values():
         operations = {node.op_type for node in graph.graph.node}
-        assert not [name for name in operations if name.startswith(("Random", "Multinomial", "Bernoulli"))]
+        assert not [
+            name for name in operations if name.startswith(("Random", "Multinomial", "Bernoulli"))
+        ]
         assert not any(item.data_location for item in graph.graph.initializer)
         assert {entry.domain for entry in graph.opset_import} <= {"", "ai.onnx.ml"}

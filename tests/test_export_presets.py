@@ -45,10 +45,17 @@ def cut(name: str, data: Path, labels: Path) -> Config:
     item = PRESETS[name]
     model = item.config.model
     unread = {name for _, name, _, is_read in partners(model, item.config.objective) if not is_read}
-    widths = {key: narrowed(getattr(model, key), most) for key, most in WIDTHS.items() if key not in unread}
+    widths = {
+        key: narrowed(getattr(model, key), most)
+        for key, most in WIDTHS.items()
+        if key not in unread
+    }
     return item.config.with_settings(
         {
-            **{f"model.{key}": list(value) if isinstance(value, tuple) else value for key, value in widths.items()},
+            **{
+                f"model.{key}": list(value) if isinstance(value, tuple) else value
+                for key, value in widths.items()
+            },
             "model.length": item.shape[0],
             "model.tokenizer": "char",
             "data.source": str(data),
@@ -63,18 +70,27 @@ def cut(name: str, data: Path, labels: Path) -> Config:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["published", "small"])
-def test_every_preset_is_opened_by_another_process_than_trained_it(tmp_path: Path, size: str) -> None:
+def test_every_preset_is_opened_by_another_process_than_trained_it(
+    tmp_path: Path, size: str
+) -> None:
     from kvae.training.experiment import run
 
-    texts = ["".join(each) + " " + "".join(each[::-1]) for each in itertools.product(SYLLABLES, repeat=3)]
+    texts = [
+        "".join(each) + " " + "".join(each[::-1]) for each in itertools.product(SYLLABLES, repeat=3)
+    ]
     data, labels = tmp_path / "texts.txt", tmp_path / "labels.txt"
     data.write_text("\n".join(texts * 2) + "\n", encoding="utf-8")
-    labels.write_text("\n".join("vowel" if text[1] in "AE" else "other" for text in texts * 2) + "\n", encoding="utf-8")
+    labels.write_text(
+        "\n".join("vowel" if text[1] in "AE" else "other" for text in texts * 2) + "\n",
+        encoding="utf-8",
+    )
     folders = []
     for name in PRESETS:
         if name.endswith(SMALL) == (size == "small"):
             run(cut(name, data, labels), tmp_path / name, lambda sentence: None)
             folders.append(str(tmp_path / name))
     with (tmp_path / "opened.log").open("w") as log:
-        done = subprocess.run([sys.executable, "-c", OPEN_ALL, *folders], stdout=log, stderr=log, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN_ALL, *folders], stdout=log, stderr=log, check=False
+        )
     assert done.returncode == 0, (tmp_path / "opened.log").read_text()[-3000:]

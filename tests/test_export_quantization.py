@@ -51,10 +51,14 @@ def wide() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def small(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
-    return {name: quantized(graph, symbols=9, within_one={HIDDEN}) for name, graph in graphs.items()}
+    return {
+        name: quantized(graph, symbols=9, within_one={HIDDEN}) for name, graph in graphs.items()
+    }
 
 
-def test_narrow_products_stay_in_float32(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_products_stay_in_float32(
+    graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("WIDE", "WIDE_AT_ONCE"):
         monkeypatch.setattr(quantization, name, 2**19)
     sampler = quantized(graphs["sampler"], symbols=9)
@@ -63,20 +67,32 @@ def test_narrow_products_stay_in_float32(graphs: dict[str, onnx.ModelProto], mon
 
 
 def run(graph: onnx.ModelProto, **inputs: Any) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {name: np.asarray(value) for name, value in inputs.items()})
 
 
 def sample(graph: onnx.ModelProto, rows: np.ndarray) -> list[np.ndarray]:
-    choices = {"temperature": np.float32(1), "top_k": 0, "top_p": np.float32(1), "min_length": 16, "max_length": 16}
-    return run(graph, seed=np.full(len(rows), 3), row=rows, z=np.zeros((0, 4), np.float32), **choices)
+    choices = {
+        "temperature": np.float32(1),
+        "top_k": 0,
+        "top_p": np.float32(1),
+        "min_length": 16,
+        "max_length": 16,
+    }
+    return run(
+        graph, seed=np.full(len(rows), 3), row=rows, z=np.zeros((0, 4), np.float32), **choices
+    )
 
 
 def test_every_graph_shrinks_and_holds_nothing_foreign(
     graphs: dict[str, onnx.ModelProto], small: dict[str, onnx.ModelProto]
 ) -> None:
     for name in ("sampler", "scorer", "encoder", "step"):
-        assert small[name].ByteSize() < 0.75 * graphs[name].ByteSize()  # at these widths half of a file is nodes
+        assert (
+            small[name].ByteSize() < 0.75 * graphs[name].ByteSize()
+        )  # at these widths half of a file is nodes
     for graph in small.values():
         assert contents_of(graph.SerializeToString()).operations <= OPERATIONS
 
@@ -86,7 +102,9 @@ def test_a_bundle_in_eight_bits_remembers_its_own_texts(model: Any, tmp_path: Pa
     for name, int8 in {"exact": False, "small": True}.items():
         write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / name, int8=int8)
     assert verify(tmp_path / "small")["quantization"]["size_ratio"] < 0.75
-    exact, small = (Sampler.load(tmp_path / name).generate(50, seed=0) for name in ("exact", "small"))
+    exact, small = (
+        Sampler.load(tmp_path / name).generate(50, seed=0) for name in ("exact", "small")
+    )
     assert exact != small
     assert small == Sampler.load(tmp_path / "small").generate(50, seed=0)
 
@@ -95,16 +113,24 @@ def test_onnxruntime_computes_the_product_of_the_loop_in_whole_numbers(
     small: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
     graph = small["sampler"].graph
-    weights = [numpy_helper.to_array(item) for item in graph.initializer if item.data_type == TensorProto.INT8]
+    weights = [
+        numpy_helper.to_array(item)
+        for item in graph.initializer
+        if item.data_type == TensorProto.INT8
+    ]
     assert len(weights) >= 4
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 4  # it says that the file is for this machine
-    onnxruntime.InferenceSession(small["sampler"].SerializeToString(), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        small["sampler"].SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     optimized = onnx.load(options.optimized_model_filepath).graph
     in_loop = [node.op_type for body in nested(optimized) for node in body.node]
     assert in_loop.count("MatMulIntegerToFloat") == 1  # the recurrence
-    assert in_loop.count("QuantizeLinear") == 1  # of the hidden state, which needs no scale of its own
+    assert (
+        in_loop.count("QuantizeLinear") == 1
+    )  # of the hidden state, which needs no scale of its own
     assert in_loop.count("MatMul") + in_loop.count("Gemm") == 1  # the classifier stays exact
     at_once = [node.op_type for node in optimized.node]
     assert "MatMulIntegerToFloat" in at_once  # of the features, for all positions
@@ -113,11 +139,15 @@ def test_onnxruntime_computes_the_product_of_the_loop_in_whole_numbers(
 def test_a_row_is_the_same_alone_and_in_any_batch(small: dict[str, onnx.ModelProto]) -> None:
     together = sample(small["sampler"], np.arange(40))
     for row in range(0, 40, 9):
-        for alone, all_of_them in zip(sample(small["sampler"], np.array([row])), together, strict=True):
+        for alone, all_of_them in zip(
+            sample(small["sampler"], np.array([row])), together, strict=True
+        ):
             np.testing.assert_array_equal(alone[0], all_of_them[row])
 
 
-def test_scores_hardly_change(graphs: dict[str, onnx.ModelProto], small: dict[str, onnx.ModelProto]) -> None:
+def test_scores_hardly_change(
+    graphs: dict[str, onnx.ModelProto], small: dict[str, onnx.ModelProto]
+) -> None:
     record = agreement(graphs, small, random_tokens(200))
     assert record["texts"] == 200
     assert record["likeliest_symbols_unchanged"] > 0.95
@@ -128,7 +158,9 @@ def test_scores_hardly_change(graphs: dict[str, onnx.ModelProto], small: dict[st
 def test_a_product_is_that_of_the_rounded_numbers_exactly() -> None:
     generator = np.random.default_rng(0)
     matrix = generator.normal(size=(300, 40)).astype(np.float32)
-    inputs = generator.normal(size=(7, 300)).astype(np.float32) * 10.0 ** np.arange(-3, 4)[:, None].astype(np.float32)
+    inputs = generator.normal(size=(7, 300)).astype(np.float32) * 10.0 ** np.arange(-3, 4)[
+        :, None
+    ].astype(np.float32)
     g = Nodes()
     g.named(product(g, "x", matrix), "y")
     model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
@@ -136,7 +168,9 @@ def test_a_product_is_that_of_the_rounded_numbers_exactly() -> None:
     whole, scales = rounded(matrix, axis=0)
     assert np.abs(whole).max() == WEIGHT_LEVELS
     largest = np.abs(inputs).max(axis=1, keepdims=True) / 127
-    expected = (np.round(inputs / largest).astype(np.int64) @ whole.astype(np.int64)) * largest * scales
+    expected = (
+        (np.round(inputs / largest).astype(np.int64) @ whole.astype(np.int64)) * largest * scales
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(
         found, inputs @ matrix, atol=0.05 * np.abs(inputs @ matrix).max(axis=1, keepdims=True).max()

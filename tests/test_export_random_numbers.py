@@ -11,13 +11,21 @@ from kvae.export.random_numbers import cosine, key_of, normals, row_numbers, thr
 from kvae.serving import random_numbers
 
 
-def session(g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str]]]) -> onnxruntime.InferenceSession:
-    declared = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()]
+def session(
+    g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str]]]
+) -> onnxruntime.InferenceSession:
+    declared = [
+        helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()
+    ]
     model = g.model("test", [tensor(name, "int64", "rows") for name in inputs], declared)
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
 
-def run(made: onnxruntime.InferenceSession, seed: int, first_row: int, count: int) -> list[np.ndarray]:
+def run(
+    made: onnxruntime.InferenceSession, seed: int, first_row: int, count: int
+) -> list[np.ndarray]:
     return made.run(None, {"seed": np.full(count, seed), "row": first_row + np.arange(count)})
 
 
@@ -51,7 +59,10 @@ def test_a_seed_becomes_its_low_and_its_high_word(seed: int) -> None:
     for word, name in zip(key_of(g, "seed"), ("low", "high"), strict=True):
         g.named(word, name)
     made = session(g, ["seed"], {name: (TensorProto.UINT32, ["rows"]) for name in ("low", "high")})
-    assert [int(word[0]) for word in made.run(None, {"seed": np.array([seed])})] == [seed & 0xFFFFFFFF, seed >> 32]
+    assert [int(word[0]) for word in made.run(None, {"seed": np.array([seed])})] == [
+        seed & 0xFFFFFFFF,
+        seed >> 32,
+    ]
 
 
 def noise_session(size: int) -> onnxruntime.InferenceSession:
@@ -94,8 +105,12 @@ def test_the_sine_a_quarter_turn_ahead_is_the_cosine_of_every_angle_that_is_draw
     g = Nodes()
     g.named(cosine(g, "angle"), "cosine")
     declared = helper.make_tensor_value_info("cosine", TensorProto.DOUBLE, ["rows"])
-    model = g.model("test", [helper.make_tensor_value_info("angle", TensorProto.DOUBLE, ["rows"])], [declared])
-    made = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    model = g.model(
+        "test", [helper.make_tensor_value_info("angle", TensorProto.DOUBLE, ["rows"])], [declared]
+    )
+    made = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     different = []
     for part in np.split(np.arange(2**24), 8):
         angle = 2 * np.pi * (part * 2.0**-24)
@@ -106,7 +121,9 @@ def test_the_sine_a_quarter_turn_ahead_is_the_cosine_of_every_angle_that_is_draw
     assert different == [2**22, 3 * 2**22]  # cos(pi / 2) and cos(3 pi / 2): zero, but for rounding
 
 
-def test_no_noise_is_cut_from_some_since_onnxruntime_before_1_29_fails_on_words_of_no_columns() -> None:
+def test_no_noise_is_cut_from_some_since_onnxruntime_before_1_29_fails_on_words_of_no_columns() -> (
+    None
+):
     g = Nodes()
     normals(g, key_of(g, "seed"), row_numbers(g, "row"), 0)
     assert all(np.prod(constant.dims) > 0 for constant in g.initializers)

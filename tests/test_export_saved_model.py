@@ -40,7 +40,9 @@ def signatures(folder: Path) -> Any:
 def call(signatures: Any, name: str, **inputs: Any) -> dict[str, np.ndarray]:
     return {
         key: value.numpy()
-        for key, value in signatures[name][1](**{k: tf.constant(v) for k, v in inputs.items()}).items()
+        for key, value in signatures[name][1](
+            **{k: tf.constant(v) for k, v in inputs.items()}
+        ).items()
     }
 
 
@@ -56,12 +58,20 @@ def test_encode_is_the_models_posterior(model: Any, signatures: Any) -> None:
 
 
 def test_decode_is_the_models_greedy_text(model: Any, signatures: Any) -> None:
-    np.testing.assert_array_equal(call(signatures, "decode", z=CODES)["ids"], np.array(decode(model, CODES)))
+    np.testing.assert_array_equal(
+        call(signatures, "decode", z=CODES)["ids"], np.array(decode(model, CODES))
+    )
 
 
 def test_sample_repeats_at_a_seed_and_changes_with_it(signatures: Any) -> None:
     def sample(seed: int) -> np.ndarray:
-        return call(signatures, "sample", seed=np.int32(seed), count=np.int32(30), temperature=np.float32(1.0))["ids"]
+        return call(
+            signatures,
+            "sample",
+            seed=np.int32(seed),
+            count=np.int32(30),
+            temperature=np.float32(1.0),
+        )["ids"]
 
     assert sample(1).shape == (30, 16)
     np.testing.assert_array_equal(sample(1), sample(1))
@@ -78,10 +88,16 @@ def test_score_is_the_models_bound(model: Any, signatures: Any) -> None:
         np.testing.assert_allclose(found[name], terms[name], rtol=1e-4)
 
 
-def test_a_numbered_folder_is_a_version_as_tensorflow_serving_reads_it(model: Any, tmp_path: Path) -> None:
+def test_a_numbered_folder_is_a_version_as_tensorflow_serving_reads_it(
+    model: Any, tmp_path: Path
+) -> None:
     write_saved_model(model, tmp_path / "names" / "1")
     (version,) = (tmp_path / "names").iterdir()
-    assert (version.name, (version / "saved_model.pb").is_file(), (version / "variables").is_dir()) == ("1", True, True)
+    assert (
+        version.name,
+        (version / "saved_model.pb").is_file(),
+        (version / "variables").is_dir(),
+    ) == ("1", True, True)
     signature = tf.saved_model.load(str(version)).signatures["serving_default"]
     assert set(signature.structured_outputs) == {"mean", "log_variance"}
 
@@ -105,7 +121,9 @@ def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
     with ThreadPoolExecutor() as threads:
         first = threads.submit(write_saved_model, model, tmp_path / "names" / "1")
         assert exporting.wait(300)
-        with pytest.raises(ConfigError, match=r"1 is being written by process .* or give another path"):
+        with pytest.raises(
+            ConfigError, match=r"1 is being written by process .* or give another path"
+        ):
             write_saved_model(model, tmp_path / "names" / "1")
         go.set()
         assert isinstance(first.exception(), CheckFailed)

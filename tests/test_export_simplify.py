@@ -23,29 +23,40 @@ SPELLED_OUT = ("Less", "Not", "Reciprocal", "ReduceMean", "Sqrt")
 
 
 @pytest.mark.parametrize("variant", [*RECURRENT, *CONVOLUTIONS])
-def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbol(variant: str) -> None:
+def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbol(
+    variant: str,
+) -> None:
     model = small_model(**VARIANTS[variant])
     for weight in model.trainable_weights:
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape))
     count = Counter(node.op_type for node in Shared.of(model).step.graph.node)
-    assert count["LayerNormalization"] == sum(weight.path.endswith("/gamma") for weight in model.head.weights)
+    assert count["LayerNormalization"] == sum(
+        weight.path.endswith("/gamma") for weight in model.head.weights
+    )
     assert count["Gather"] == 1
     assert not [name for name in SPELLED_OUT if count[name]]
 
 
-def before_and_after(function: Callable[..., Any], *inputs: np.ndarray) -> tuple[list[Any], Counter[str]]:
+def before_and_after(
+    function: Callable[..., Any], *inputs: np.ndarray
+) -> tuple[list[Any], Counter[str]]:
     """What a converted function gives, as tf2onnx writes it and simplified, and the operations of the latter."""
     specs = [
-        tf.TensorSpec((None, *value.shape[1:]), value.dtype, f"input_{place}") for place, value in enumerate(inputs)
+        tf.TensorSpec((None, *value.shape[1:]), value.dtype, f"input_{place}")
+        for place, value in enumerate(inputs)
     ]
-    model, _ = tf2onnx.convert.from_function(tf.function(function, input_signature=specs), specs, opset=18)
+    model, _ = tf2onnx.convert.from_function(
+        tf.function(function, input_signature=specs), specs, opset=18
+    )
     ways = [model, simplified(onnx.ModelProto.FromString(model.SerializeToString()))]
     onnx.checker.check_model(ways[1], full_check=True)
     return [ran(way, inputs) for way in ways], Counter(node.op_type for node in ways[1].graph.node)
 
 
 def ran(model: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {f"input_{place}": value for place, value in enumerate(inputs)})[0]
 
 
@@ -82,7 +93,9 @@ def test_a_scale_that_is_no_constant_stays_as_it_is() -> None:
         return values * factor + (-mean) * factor
 
     draw = np.random.default_rng(0).normal
-    (before, after), count = before_and_after(scaled, *(draw(size=(5, 7)).astype(np.float32) for _ in range(2)))
+    (before, after), count = before_and_after(
+        scaled, *(draw(size=(5, 7)).astype(np.float32) for _ in range(2))
+    )
     assert not count["LayerNormalization"]
     np.testing.assert_array_equal(after, before)
 
@@ -106,13 +119,19 @@ def test_what_no_turn_changes_is_computed_before_the_loop() -> None:
     turn = body.body(
         "turn",
         [tensor("position", "int64"), tensor("go_on", "bool"), numbers],
-        [tensor(body.Identity("go_on"), "bool"), tensor(after, "float", 2), tensor(kept, "float", 2)],
+        [
+            tensor(body.Identity("go_on"), "bool"),
+            tensor(after, "float", 2),
+            tensor(kept, "float", 2),
+        ],
     )
     outputs = g.Loop("turns", g.constant(True, bool), "first", outputs=2, body=turn)
     for name, source in zip(("last", "all"), outputs, strict=True):
         g.named(source, name)
     inputs = [tensor("turns", "int64"), tensor("first", "float", 2), tensor("factor", "float", 2)]
-    model = g.model("test", inputs, [tensor("last", "float", 2), tensor("all", "float", "turns", 2)])
+    model = g.model(
+        "test", inputs, [tensor("last", "float", 2), tensor("all", "float", "turns", 2)]
+    )
     given = {
         "turns": np.array(3),
         "first": np.array([1.0, 2.0], np.float32),
@@ -125,6 +144,8 @@ def test_what_no_turn_changes_is_computed_before_the_loop() -> None:
     (inside,) = [attribute.g for attribute in loop.attribute if attribute.name == "body"]
     assert sorted(node.op_type for node in inside.node) == ["Add", "Identity", "Identity"]
     for expected, found in zip(
-        before, onnxruntime.InferenceSession(fewer.SerializeToString()).run(None, given), strict=True
+        before,
+        onnxruntime.InferenceSession(fewer.SerializeToString()).run(None, given),
+        strict=True,
     ):
         np.testing.assert_array_equal(found, expected)

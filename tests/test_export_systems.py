@@ -37,7 +37,12 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "head_dropout": 0.5,
     },
     "ByteNet": {"head": "bytenet", "head_layers": 3},
-    "gated convolutions": {"head": "gated_conv", "head_layers": 2, "head_kernel": 3, "head_dilation": 2},
+    "gated convolutions": {
+        "head": "gated_conv",
+        "head_layers": 2,
+        "head_kernel": 3,
+        "head_dilation": 2,
+    },
     "feature map": {"latent": "map", "head": "none", "auxiliary": False},
     "ladder of vectors": {
         "encoder": "dense",
@@ -55,7 +60,12 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     },
     "mixture": {"prior": "mixture"},
     "vamp": {"prior": "vamp"},
-    "autoregressive": {"prior": "autoregressive", "latent": "map", "head": "none", "auxiliary": False},
+    "autoregressive": {
+        "prior": "autoregressive",
+        "latent": "map",
+        "head": "none",
+        "auxiliary": False,
+    },
     "batch-normalised": {"posterior": "batch_normalized"},
     "attribute": {"attributes": ("low", "high")},
     "conditional language model": {**REPEAT, "latent": "none", "attributes": ("low", "high")},
@@ -70,7 +80,13 @@ def exported(tmp_path: Path, **settings: Any) -> tuple[Any, Sampler]:
     return model, Sampler.load(tmp_path / "bundle")
 
 
-REPRESENTATIVES = ("tied LSTM VAE", "ByteNet", "ladder of recurrent maps", "vamp", "conditional language model")
+REPRESENTATIVES = (
+    "tied LSTM VAE",
+    "ByteNet",
+    "ladder of recurrent maps",
+    "vamp",
+    "conditional language model",
+)
 """Systems that are exported every day: each kind of encoder, head, code and prior that has a graph of its own, once."""
 
 

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "docs").glob("**/*.md"))}
 PAGES = {"README.md": ROOT / "README.md", **DOCS}
 INDEX = DOCS["docs/systems/README.md"]
-SYSTEMS = {name: path for name, path in DOCS.items() if path.parent == INDEX.parent and path != INDEX}
+SYSTEMS = {
+    name: path for name, path in DOCS.items() if path.parent == INDEX.parent and path != INDEX
+}
 RESULTS = ROOT / "docs" / "results.md"
 
 pages = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES.keys())
@@ -35,21 +37,39 @@ def text_of(page: Path) -> str:
 
 def code_spans(text: str) -> list[str]:
     """What stands in backticks within sentences and tables."""
-    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    return re.findall(
+        r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    )
 
 
 def commands(text: str) -> list[list[str]]:
     """The words of every `kvae` command in a block, without those that leave something out."""
     blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines() if not re.search(r"\.\.\.( |$)", line)]
-    found = [shlex.split(line, comments=True) for line in lines if re.match(r"(\.venv/bin/|[A-Z_]+=\S+ )?kvae ", line)]
-    return [words[next(i for i, word in enumerate(words) if word.endswith("kvae")) + 1 :] for words in found]
+    lines = [
+        line
+        for block in blocks
+        for line in block.splitlines()
+        if not re.search(r"\.\.\.( |$)", line)
+    ]
+    found = [
+        shlex.split(line, comments=True)
+        for line in lines
+        if re.match(r"(\.venv/bin/|[A-Z_]+=\S+ )?kvae ", line)
+    ]
+    return [
+        words[next(i for i, word in enumerate(words) if word.endswith("kvae")) + 1 :]
+        for words in found
+    ]
 
 
 def links(text: str) -> list[tuple[str, str]]:
     """The relative links of a page: file and anchor."""
     found = re.findall(r"\]\(([^)\s]+)\)", text)
-    return [(target, anchor) for target, _, anchor in (link.partition("#") for link in found) if ":" not in target]
+    return [
+        (target, anchor)
+        for target, _, anchor in (link.partition("#") for link in found)
+        if ":" not in target
+    ]
 
 
 def anchors(text: str) -> set[str]:
@@ -62,7 +82,9 @@ def anchors(text: str) -> set[str]:
 def names_of(module: Path) -> set[str]:
     """Functions, methods and classes of a module."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
 
 
 @pages
@@ -72,7 +94,9 @@ def test_every_preset_that_a_page_names_exists(page: Path) -> None:
 
 
 @pages
-def test_every_setting_that_a_page_gives_on_a_command_line_exists_and_takes_the_value(page: Path) -> None:
+def test_every_setting_that_a_page_gives_on_a_command_line_exists_and_takes_the_value(
+    page: Path,
+) -> None:
     for setting in re.findall(r"--set '?([\w.]+=[^\s'`]*)", text_of(page)):
         key, value = parse_setting(setting.rstrip(",;)"))
         assert key in dotted_keys()
@@ -91,7 +115,9 @@ def test_every_setting_in_backticks_exists_and_takes_the_value(page: Path) -> No
 
 
 @pages
-def test_every_command_of_a_page_is_one_that_kvae_takes(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_of_a_page_is_one_that_kvae_takes(
+    page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words in commands(text_of(page)):
         try:
             options = parser().parse_args(words)
@@ -118,8 +144,16 @@ def test_what_a_page_of_a_system_trains_fits_together(page: Path) -> None:
 
 @system_pages
 def test_the_code_path_of_a_system_names_functions_that_are_there(page: Path) -> None:
-    rows = [[cell.strip() for cell in line.split("|")] for line in text_of(page).splitlines() if line.startswith("|")]
-    steps = [(match[1], row[3]) for row in rows if (match := re.fullmatch(r"`((?:kvae|training)/\w+\.py)`", row[2]))]
+    rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in text_of(page).splitlines()
+        if line.startswith("|")
+    ]
+    steps = [
+        (match[1], row[3])
+        for row in rows
+        if (match := re.fullmatch(r"`((?:kvae|training)/\w+\.py)`", row[2]))
+    ]
     assert len(steps) >= 7
     for file, functions in steps:
         named = re.findall(r"`(\w+)`", functions)
@@ -137,7 +171,8 @@ def test_every_relative_link_of_a_page_leads_to_a_file(page: Path) -> None:
 @pages
 def test_every_chapter_that_a_page_links_to_is_there(page: Path) -> None:
     chapters = [
-        ((page.parent / target).resolve() if target else page, anchor) for target, anchor in links(text_of(page))
+        ((page.parent / target).resolve() if target else page, anchor)
+        for target, anchor in links(text_of(page))
     ]
     there = [(other, anchor) for other, anchor in chapters if anchor and other.is_file()]
     assert [anchor for other, anchor in there if anchor not in anchors(text_of(other))] == []
@@ -148,7 +183,9 @@ def test_every_chapter_that_a_page_links_to_is_there(page: Path) -> None:
 def test_the_index_lists_every_page_and_every_published_preset_once() -> None:
     rows = [line for line in text_of(INDEX).splitlines() if line.startswith("| [")]
     listed = [re.match(r"\| \[[^\]]+\]\(([\w-]+\.md)\)", row) for row in rows]
-    assert sorted(match[1] for match in listed if match) == sorted(path.name for path in SYSTEMS.values())
+    assert sorted(match[1] for match in listed if match) == sorted(
+        path.name for path in SYSTEMS.values()
+    )
     assert len(listed) == len(rows) == len(SYSTEMS)
     named = [span for row in rows for span in code_spans(row)]
     assert sorted(named) == sorted(PUBLISHED)
@@ -157,7 +194,12 @@ def test_the_index_lists_every_page_and_every_published_preset_once() -> None:
 @system_pages
 def test_a_page_of_a_system_has_its_five_parts(page: Path) -> None:
     text = text_of(page)
-    assert re.findall(r"^## (.+)", text, re.MULTILINE) == ["Equations", "Code path", "Train", "What to expect"]
+    assert re.findall(r"^## (.+)", text, re.MULTILINE) == [
+        "Equations",
+        "Code path",
+        "Train",
+        "What to expect",
+    ]
     assert re.match(r"# [^\n]+\n\n[^\n#|`]", text)
 
 

@@ -42,7 +42,16 @@ ALLOWED = {
         "matplotlib",
         "numpy",
     },
-    "export": {"kvae", "kvae.export", "kvae.serving", "keras", "tensorflow", "tf2onnx", "onnx", "numpy"},
+    "export": {
+        "kvae",
+        "kvae.export",
+        "kvae.serving",
+        "keras",
+        "tensorflow",
+        "tf2onnx",
+        "onnx",
+        "numpy",
+    },
 }
 """What each folder may import besides the standard library; `kvae` alone stands for the modules of the folder kvae/."""
 
@@ -68,7 +77,9 @@ def python_files() -> list[Path]:
 
 def folder_of(path: Path) -> str:
     """The folder whose rule a file follows: the innermost one that has a rule."""
-    return next(name for parent in path.parents if (name := parent.relative_to(ROOT).as_posix()) in FOLDERS)
+    return next(
+        name for parent in path.parents if (name := parent.relative_to(ROOT).as_posix()) in FOLDERS
+    )
 
 
 def module_of(path: Path) -> str:
@@ -144,15 +155,25 @@ def test_a_forbidden_import_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "serving").mkdir()
     file = tmp_path / "serving" / "sampler.py"
-    file.write_text("import keras\nfrom kvae.model import TextVAE\nfrom .errors import KvaeError\nimport json\n")
+    file.write_text(
+        "import keras\nfrom kvae.model import TextVAE\nfrom .errors import KvaeError\nimport json\n"
+    )
     assert violations(file) == ["keras", "kvae.model"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "kvae/commands").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "kvae/commands").glob("*.py")), ids=lambda path: path.name
+)
 def test_a_command_imports_the_other_folders_when_it_runs(path: Path) -> None:
-    at_once = {module for module in imported_at_once(path) if module.split(".")[0] not in sys.stdlib_module_names}
+    at_once = {
+        module
+        for module in imported_at_once(path)
+        if module.split(".")[0] not in sys.stdlib_module_names
+    }
     allowed = ALLOWED["kvae/commands"]
-    assert [module for module in at_once if home(module) not in allowed and module not in allowed] == []
+    assert [
+        module for module in at_once if home(module) not in allowed and module not in allowed
+    ] == []
 
 
 def test_one_module_imports_the_runtime() -> None:
@@ -161,7 +182,11 @@ def test_one_module_imports_the_runtime() -> None:
 
 
 def test_in_kvae_only_the_commands_lead_to_training_and_export() -> None:
-    arrows = [(path.name, home(module)) for path in (ROOT / "kvae").glob("*.py") for module in imported(path)]
+    arrows = [
+        (path.name, home(module))
+        for path in (ROOT / "kvae").glob("*.py")
+        for module in imported(path)
+    ]
     assert [arrow for arrow in arrows if arrow[1] in ("kvae.training", "kvae.export")] == []
     assert {name for name, package in arrows if package == "kvae.commands"} == {"cli.py"}
 
@@ -180,12 +205,20 @@ def test_no_modules_import_each_other_round() -> None:
     assert sorted(set(circle({"cli": {"demo", "runs"}, "demo": {"cli"}}))) == ["cli", "demo"]
 
 
-def test_a_relative_import_stays_inside_its_folder_of_the_four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_import_stays_inside_its_folder_of_the_four(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "training" / "studies").mkdir(parents=True)
     file = tmp_path / "training" / "studies" / "toy.py"
-    file.write_text("from . import rows\nfrom .rows import lasting\nfrom ..corpora import CORPORA\n")
-    assert list(imported(file)) == ["kvae.training.studies.rows", "kvae.training.studies.rows", "kvae.training.corpora"]
+    file.write_text(
+        "from . import rows\nfrom .rows import lasting\nfrom ..corpora import CORPORA\n"
+    )
+    assert list(imported(file)) == [
+        "kvae.training.studies.rows",
+        "kvae.training.studies.rows",
+        "kvae.training.corpora",
+    ]
     file.write_text("from ...model import TextVAE\n")
     with pytest.raises(AssertionError, match="relative imports stay inside a folder"):
         list(imported(file))
@@ -193,7 +226,12 @@ def test_a_relative_import_stays_inside_its_folder_of_the_four(tmp_path: Path, m
 
 def test_the_folders_are_never_imported_by_their_bare_names() -> None:
     files = [*python_files(), *(ROOT / "tests").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
-    bare = [(path.name, module) for path in files for module in imported_from_anywhere(path) if module in FOLDERS]
+    bare = [
+        (path.name, module)
+        for path in files
+        for module in imported_from_anywhere(path)
+        if module in FOLDERS
+    ]
     assert [entry for entry in bare if entry[1] != "kvae"] == []
 
 
@@ -207,16 +245,23 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
 
 def test_the_steps_of_a_backend_are_the_one_thing_that_is_found_by_name() -> None:
     dynamic = [path for path in python_files() if "import_module" in names_in(path)]
-    assert [path.relative_to(ROOT).as_posix() for path in dynamic] == ["kvae/__init__.py", "kvae/steps.py"]
+    assert [path.relative_to(ROOT).as_posix() for path in dynamic] == [
+        "kvae/__init__.py",
+        "kvae/steps.py",
+    ]
 
 
 def test_of_the_ground_floor_only_a_model_that_is_trained_asks_for_the_steps() -> None:
-    asking = [path.name for path in (ROOT / "kvae").glob("*.py") if "backend_steps" in names_in(path)]
+    asking = [
+        path.name for path in (ROOT / "kvae").glob("*.py") if "backend_steps" in names_in(path)
+    ]
     assert sorted(asking) == ["model.py"]
     methods = {"looking", "train_step", "test_step", "predict_step"}
     tree = ast.parse((ROOT / "kvae" / "model.py").read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert {function.name for function in functions if "backend_steps" in names_of(function)} == methods
+    assert {
+        function.name for function in functions if "backend_steps" in names_of(function)
+    } == methods
 
 
 def names_in(path: Path) -> set[str]:

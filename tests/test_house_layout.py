@@ -8,7 +8,11 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(path for folder in ("kvae", "training", "export", "serving") for path in (ROOT / folder).glob("**/*.py"))
+FILES = sorted(
+    path
+    for folder in ("kvae", "training", "export", "serving")
+    for path in (ROOT / folder).glob("**/*.py")
+)
 LONGEST_FILE, MEDIAN_FILE, LONGEST_FUNCTION = 450, 150, 60
 """Lines."""
 
@@ -25,18 +29,27 @@ def nodes(source: str) -> Iterator[ast.AST]:
 
 def long_functions(source: str, most: int) -> list[str]:
     """The functions of a module that have more than so many lines, decorators left out."""
-    functions = (node for node in nodes(source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    functions = (
+        node for node in nodes(source) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
     return [node.name for node in functions if (node.end_lineno or 0) - node.lineno + 1 > most]
 
 
 def renamings(source: str) -> list[str]:
     """Calls that give a file another name: `.replace` with one argument, as paths have it, and `.rename`."""
-    calls = (node for node in nodes(source) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
+    calls = (
+        node
+        for node in nodes(source)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )
     return [
         ast.unparse(call)
         for call in calls
         if call.func.attr in ("rename", "renames")
-        or (call.func.attr == "replace" and (len(call.args) == 1 or ast.unparse(call.func) == "os.replace"))
+        or (
+            call.func.attr == "replace"
+            and (len(call.args) == 1 or ast.unparse(call.func) == "os.replace")
+        )
         or (call.func.attr == "move" and ast.unparse(call.func) == "shutil.move")
     ]
 
@@ -68,7 +81,5 @@ def test_one_module_puts_files_in_their_place(path: Path) -> None:
 
 
 def test_a_renaming_is_seen() -> None:
-    source = (
-        'partial.replace(path)\nos.replace(a, b)\npath.rename(other)\ntext.replace("a", "b")\nreplace(config, x=1)\n'
-    )
+    source = 'partial.replace(path)\nos.replace(a, b)\npath.rename(other)\ntext.replace("a", "b")\nreplace(config, x=1)\n'
     assert renamings(source) == ["partial.replace(path)", "os.replace(a, b)", "path.rename(other)"]

@@ -18,11 +18,15 @@ sys.meta_path.insert(0, Refuse())
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def loaded_after(statement: str) -> set[str]:
-    done = python(f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})")
+    done = python(
+        f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -37,7 +41,10 @@ def test_importing_kvae_loads_not_even_numpy() -> None:
 
 def test_listing_presets_and_corpora_loads_nothing_heavy() -> None:
     assert (
-        loaded_after("from kvae.presets import PRESETS; from kvae.training.named_corpora import CORPORA") & set(HEAVY)
+        loaded_after(
+            "from kvae.presets import PRESETS; from kvae.training.named_corpora import CORPORA"
+        )
+        & set(HEAVY)
         == set()
     )
 
@@ -46,7 +53,9 @@ def test_the_help_of_every_command_loads_nothing_heavy() -> None:
     assert loaded_after("from kvae.cli import parser; parser().format_help()") & set(HEAVY) == set()
 
 
-def test_sampling_works_where_only_the_base_dependencies_are_installed(bundle_folder: Path, tmp_path: Path) -> None:
+def test_sampling_works_where_only_the_base_dependencies_are_installed(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
     run = BLOCK + "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
     done = python(run, "sample", str(bundle), "-n", "10", "--seed", "7")

@@ -19,10 +19,16 @@ def code_without_docstrings(source: str) -> Iterator[str]:
     """Names and texts of a module; a text that stands alone as a statement is documentation."""
     tree = ast.parse(source)
     documentation = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in documentation
+        ):
             yield node.value
         elif isinstance(node, ast.Name):
             yield node.id
@@ -30,11 +36,19 @@ def code_without_docstrings(source: str) -> Iterator[str]:
             yield node.name
 
 
-FILES = sorted(path for folder in ("kvae", "training", "export", "serving") for path in (ROOT / folder).glob("**/*.py"))
+FILES = sorted(
+    path
+    for folder in ("kvae", "training", "export", "serving")
+    for path in (ROOT / folder).glob("**/*.py")
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_only_presets_studies_and_docstrings_name_papers(path: Path) -> None:
-    found = [text for text in code_without_docstrings(path.read_text(encoding="utf-8")) if AUTHORS.search(f" {text} ")]
+    found = [
+        text
+        for text in code_without_docstrings(path.read_text(encoding="utf-8"))
+        if AUTHORS.search(f" {text} ")
+    ]
     if path.name != "presets.py" and path.parent.name != "studies":
         assert found == []

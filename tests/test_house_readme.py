@@ -13,7 +13,9 @@ def test_the_python_of_the_readme_trains_exports_and_samples(
 ) -> None:
     from kvae.training.named_corpora import unicode_names
 
-    names = [name for name in unicode_names() if name.startswith(("GREEK", "DIGIT")) and len(name) < 32]
+    names = [
+        name for name in unicode_names() if name.startswith(("GREEK", "DIGIT")) and len(name) < 32
+    ]
     (tmp_path / "names.txt").write_text("\n".join([*names[:250], "BLACK STAR"]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     training, sampling = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -16,7 +16,12 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"kvae": "kvae", "training": "kvae/training", "export": "kvae/export", "serving": "kvae/serving"}
+FOLDERS = {
+    "kvae": "kvae",
+    "training": "kvae/training",
+    "export": "kvae/export",
+    "serving": "kvae/serving",
+}
 PROJECTS = (ROOT / "pyproject.toml", ROOT / "serving" / "pyproject.toml")
 
 
@@ -28,13 +33,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     return source
 
 
 def built(project: Path, target: Path) -> Path:
     """The wheel of a project, which then lies in `target`."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+    ]
     subprocess.run([*command, str(target), str(project)], check=True, capture_output=True)
     (file,) = target.glob("*.whl")
     return file
@@ -67,8 +83,19 @@ def test_the_wheel_puts_only_kvae_into_site_packages(wheel: Path) -> None:
 def test_the_sampler_alone_writes_texts_and_takes_less_than_a_megabyte(
     sampler_wheel: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--compile", "--target"]
-    subprocess.run([*command, str(tmp_path / "packages"), str(sampler_wheel)], check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--compile",
+        "--target",
+    ]
+    subprocess.run(
+        [*command, str(tmp_path / "packages"), str(sampler_wheel)], check=True, capture_output=True
+    )
     installed = [path for path in (tmp_path / "packages").rglob("*") if path.is_file()]
     assert {path.name for path in installed} >= {"sampler.py", "page.html", "py.typed"}
     assert {path.parent.name for path in installed if path.suffix == ".py"} == {"serving"}
@@ -79,15 +106,21 @@ sys.path.insert(0, {str(tmp_path / "packages")!r})
 from kvae.serving import Sampler, sampler
 print(Sampler.load({str(bundle_folder)!r}).sample(2, seed=0), sampler.__file__)
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
     assert str(tmp_path / "packages") in done.stdout
 
 
 @pytest.mark.parametrize("name", ["wheel", "sampler_wheel"])
-def test_the_base_dependencies_are_numpy_and_onnxruntime(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_base_dependencies_are_numpy_and_onnxruntime(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     archive = zipfile.ZipFile(request.getfixturevalue(name))
     (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
-    required = re.findall(r"^Requires-Dist: ([\w-]+)([^\n]*)$", archive.read(metadata).decode(), re.MULTILINE)
+    required = re.findall(
+        r"^Requires-Dist: ([\w-]+)([^\n]*)$", archive.read(metadata).decode(), re.MULTILINE
+    )
     assert {name for name, rest in required if "extra ==" not in rest} == {"numpy", "onnxruntime"}
 
 
@@ -128,18 +161,28 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("bundles")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WIDE", "WIDE_AT_ONCE"):
-            patch.setattr(quantization, name, quantization.SMALLEST)  # products in eight bits in a model this small
+            patch.setattr(
+                quantization, name, quantization.SMALLEST
+            )  # products in eight bits in a model this small
         for kind, settings in KINDS.items():
             model = small_model(**SYSTEMS[kind], **settings)
             config = Config(model=model.model_config, objective=model.objective_config)
-            write_bundle(model, Alphabet(tuple("abcde")), config, folder / kind, int8=bool(settings))
+            write_bundle(
+                model, Alphabet(tuple("abcde")), config, folder / kind, int8=bool(settings)
+            )
     return [str(folder / kind) for kind in KINDS]
 
 
 def used(python: str, bundles: list[str]) -> list[dict[str, Any]]:
     """What `USE` prints of each bundle."""
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([python, "-P", "-c", USE, *bundles], capture_output=True, text=True, check=False, env=outside)
+    done = subprocess.run(
+        [python, "-P", "-c", USE, *bundles],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=outside,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -151,8 +194,12 @@ def test_the_sampler_alone_writes_the_same_texts_at_both_ends_of_its_range(
 ) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = str(tmp_path / "env" / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *ENDS[end], str(sampler_wheel)], check=True)
-    for kind, here, there in zip(KINDS, used(sys.executable, bundles), used(python, bundles), strict=True):
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *ENDS[end], str(sampler_wheel)], check=True
+    )
+    for kind, here, there in zip(
+        KINDS, used(sys.executable, bundles), used(python, bundles), strict=True
+    ):
         assert (kind, there["texts"]) == (kind, here["texts"])
         for name in ("codes", "bounds"):
             np.testing.assert_allclose(there[name], here[name], atol=1e-4, rtol=1e-4, err_msg=kind)
@@ -166,12 +213,18 @@ def declared(project: Path, *without: str) -> list[str]:
         *whole["project"]["dependencies"],
         *(item for name in extras if name not in without for item in extras[name]),
     ]
-    return [item for item in (*needed, *whole["build-system"]["requires"]) if not item.startswith("kvae-text")]
+    return [
+        item
+        for item in (*needed, *whole["build-system"]["requires"])
+        if not item.startswith("kvae-text")
+    ]
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=["whole", "alone"])
 def test_what_is_run_as_the_lowest_version_is_what_is_declared(project: Path) -> None:
-    run = re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE)
+    run = re.findall(
+        r"^([\w-]+==[\w.]+)", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE
+    )
     bounds = {item.replace(">=", "==") for item in declared(project, "dev", "benchmarks")}
     assert bounds == set(run) if project == PROJECTS[0] else bounds <= set(run)
 
@@ -200,7 +253,9 @@ def test_the_sampler_alone_asks_for_what_kvae_asks_for() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     import kvae
 
-    assert {tomllib.loads(project.read_text())["project"]["version"] for project in PROJECTS} == {kvae.__version__}
+    assert {tomllib.loads(project.read_text())["project"]["version"] for project in PROJECTS} == {
+        kvae.__version__
+    }
     assert f"## {kvae.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -212,13 +267,31 @@ def test_whatever_is_installed_has_the_name_that_is_ours_on_the_package_index() 
     whole, alone = (tomllib.loads(project.read_text())["project"]["name"] for project in PROJECTS)
     assert (whole, alone) == ("kvae-text", "kvae-text-serving")
     folders = (ROOT / folder for folder in (*FOLDERS, "tests", "examples", "benchmarks", "docs"))
-    pages = [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".md", ".toml")]
+    pages = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".md", ".toml")
+    ]
     pages += [*ROOT.glob("*.toml"), ROOT / "Makefile", ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-    told = {path: re.findall(FOREIGN, path.read_text()) for path in pages if "node_modules" not in path.parts}
-    own, decisions = Path(__file__), ROOT / "docs" / "decisions.md"  # which say what is not, or no longer, so
-    assert {path: found for path, found in told.items() if found and path not in (own, decisions)} == {}
+    told = {
+        path: re.findall(FOREIGN, path.read_text())
+        for path in pages
+        if "node_modules" not in path.parts
+    }
+    own, decisions = (
+        Path(__file__),
+        ROOT / "docs" / "decisions.md",
+    )  # which say what is not, or no longer, so
+    assert {
+        path: found for path, found in told.items() if found and path not in (own, decisions)
+    } == {}
 
 
 def test_nothing_asks_an_environment_for_the_version_of_kvae_which_has_it_at_hand() -> None:
     sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    assert [path for path in sources if re.search(r"""version\(["']kvae|\("kvae", "keras\"""", path.read_text())] == []
+    assert [
+        path
+        for path in sources
+        if re.search(r"""version\(["']kvae|\("kvae", "keras\"""", path.read_text())
+    ] == []

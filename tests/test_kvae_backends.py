@@ -34,7 +34,9 @@ def settings_restored() -> Iterator[None]:
     before = keras.config.floatx(), keras.config.image_data_format(), keras.config.epsilon()
     yield
     for restore, value in zip(
-        (keras.config.set_floatx, keras.config.set_image_data_format, keras.config.set_epsilon), before, strict=True
+        (keras.config.set_floatx, keras.config.set_image_data_format, keras.config.set_epsilon),
+        before,
+        strict=True,
     ):
         restore(value)
 
@@ -45,7 +47,8 @@ def test_a_backend_that_kvae_has_not_is_named_with_where_it_stands(
 ) -> None:
     settings_file().write_text(json.dumps({"backend": backend}))
     with pytest.raises(
-        ConfigError, match=rf"{keras_home}/keras.json sets the backend '{backend}'.*KERAS_BACKEND=tensorflow"
+        ConfigError,
+        match=rf"{keras_home}/keras.json sets the backend '{backend}'.*KERAS_BACKEND=tensorflow",
     ):
         check_backend()
     monkeypatch.setenv("KERAS_BACKEND", backend)
@@ -56,7 +59,9 @@ def test_a_backend_that_kvae_has_not_is_named_with_where_it_stands(
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"backend": "jax"}'])
-def test_a_settings_file_without_another_backend_is_none_of_our_business(content: str, keras_home: Path) -> None:
+def test_a_settings_file_without_another_backend_is_none_of_our_business(
+    content: str, keras_home: Path
+) -> None:
     settings_file().write_text(content)
     check_backend()
 
@@ -88,10 +93,14 @@ def test_models_are_the_same_whatever_stands_in_keras_json(variant: str) -> None
 
 @pytest.mark.usefixtures("settings_restored")
 @pytest.mark.parametrize("floatx", ["float16", "float64"])
-def test_another_floatx_is_refused_in_python_and_set_right_for_commands(floatx: str, keras_home: Path) -> None:
+def test_another_floatx_is_refused_in_python_and_set_right_for_commands(
+    floatx: str, keras_home: Path
+) -> None:
     keras.config.set_floatx(floatx)
     keras.config.set_image_data_format("channels_first")
-    with pytest.raises(ConfigError, match=rf"floatx of Keras is '{floatx}'.*keras.config.set_floatx\('float32'\)"):
+    with pytest.raises(
+        ConfigError, match=rf"floatx of Keras is '{floatx}'.*keras.config.set_floatx\('float32'\)"
+    ):
         TextVAE(small_config())
     start_keras()
     assert (keras.config.floatx(), keras.config.image_data_format()) == ("float32", "channels_last")
@@ -102,7 +111,9 @@ def test_another_floatx_is_refused_in_python_and_set_right_for_commands(floatx: 
 def test_a_cap_that_would_end_a_run_unseen_is_refused(cap: object) -> None:
     cap(1)
     try:
-        with pytest.raises(ConfigError, match="KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set"):
+        with pytest.raises(
+            ConfigError, match="KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set"
+        ):
             check_training(Config())
     finally:
         cap(None)
@@ -119,7 +130,9 @@ def started(command: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("content", ["[]", '{"floatx": "bfloat16"}', '{"epsilon": 1}'])
-def test_settings_with_which_keras_does_not_start_are_named(content: str, keras_home: Path, run_folder: Path) -> None:
+def test_settings_with_which_keras_does_not_start_are_named(
+    content: str, keras_home: Path, run_folder: Path
+) -> None:
     settings_file().write_text(content)
     done = started(f"evaluate {run_folder}", KERAS_BACKEND="tensorflow")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -133,7 +146,9 @@ def test_a_bundle_is_verified_without_a_keras_that_works(bundle_folder: Path) ->
     assert "recorded at export" in done.stdout
     assert "not compared with the Keras model of" in done.stderr
     assert "KERAS_BACKEND sets the backend 'torch'" in done.stderr
-    asked = started(f"verify {bundle_folder} --against {bundle_folder.parent}", KERAS_BACKEND="torch")
+    asked = started(
+        f"verify {bundle_folder} --against {bundle_folder.parent}", KERAS_BACKEND="torch"
+    )
     assert asked.returncode == 2
     assert asked.stderr.startswith("kvae verify: KERAS_BACKEND sets the backend 'torch'")
 
@@ -148,7 +163,10 @@ def test_jax_says_that_a_platform_is_missing(run_folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.1}, {"floatx": "float64"}],
+    [
+        {"image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.1},
+        {"floatx": "float64"},
+    ],
     ids=["channels first, half precision", "double precision"],
 )
 def test_a_run_is_trained_and_evaluated_under_settings_of_other_programs(
@@ -156,8 +174,12 @@ def test_a_run_is_trained_and_evaluated_under_settings_of_other_programs(
 ) -> None:
     settings_file().write_text(json.dumps(settings))
     out = tmp_path / "run"
-    sizes = " ".join(f"--set model.{name}={value}" for name, value in (("head_units", 12), ("latent_size", 4)))
-    done = started(f"train --data {corpus_file} --out {out} --steps 2 --set training.jit_compile=false {sizes}")
+    sizes = " ".join(
+        f"--set model.{name}={value}" for name, value in (("head_units", 12), ("latent_size", 4))
+    )
+    done = started(
+        f"train --data {corpus_file} --out {out} --steps 2 --set training.jit_compile=false {sizes}"
+    )
     assert done.returncode == 0, done.stderr
     done = started(f"evaluate {out}")
     assert done.returncode == 0, done.stderr

@@ -34,17 +34,29 @@ def fits(encoder: str, latent: str, expander: str) -> bool:
     """Maps need positions; deconvolutions of a map start from as many positions as it has."""
     if "map" in latent and encoder in ("dense", "bag"):
         return False
-    return not (expander == "deconv" and "map" in latent and (encoder != "conv" or latent == "ladder of maps"))
+    return not (
+        expander == "deconv"
+        and "map" in latent
+        and (encoder != "conv" or latent == "ladder of maps")
+    )
 
 
 def built(encoder: str, latent: str, prior: str, expander: str, head: str) -> TextVAE:
-    slots = {**ENCODERS[encoder], **LATENTS[latent], "prior": prior, "expander": expander, "head": head}
+    slots = {
+        **ENCODERS[encoder],
+        **LATENTS[latent],
+        "prior": prior,
+        "expander": expander,
+        "head": head,
+    }
     return TextVAE(small_config(**slots, auxiliary=False), ObjectiveConfig(alpha=0.0))
 
 
 @pytest.mark.parametrize("encoder", everyday(ENCODERS, *(ENCODERS.keys() - {"gru", "bag"})))
 @pytest.mark.parametrize("latent", LATENTS)
-def test_every_combination_that_makes_sense_gives_finite_terms_and_no_other_builds(encoder: str, latent: str) -> None:
+def test_every_combination_that_makes_sense_gives_finite_terms_and_no_other_builds(
+    encoder: str, latent: str
+) -> None:
     tokens = random_tokens(3)
     for number, (prior, expander) in enumerate(itertools.product(PRIORS, EXPANDERS)):
         head = HEADS[number % len(HEADS)]
@@ -54,7 +66,11 @@ def test_every_combination_that_makes_sense_gives_finite_terms_and_no_other_buil
             continue
         model = built(encoder, latent, prior, expander, head)
         terms = model.terms(tokens)
-        assert all(np.isfinite(np.array(term)).all() for term in terms.values()), (prior, expander, head)
+        assert all(np.isfinite(np.array(term)).all() for term in terms.values()), (
+            prior,
+            expander,
+            head,
+        )
         assert model.hierarchy.sample(np.zeros((2, model.parts.noise_size), np.float32)).shape == (
             2,
             model.hierarchy.size,
@@ -70,26 +86,78 @@ NO_LATENT: dict[str, Any] = {
 }
 MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a code without an encoder": ({"encoder": "none"}, {}, "a VAE needs both"),
-    "an encoder without a code": ({**NO_LATENT, "encoder": "conv"}, {}, "a language model has neither"),
+    "an encoder without a code": (
+        {**NO_LATENT, "encoder": "conv"},
+        {},
+        "a language model has neither",
+    ),
     "an expander without a code": ({**NO_LATENT, "expander": "deconv"}, {}, "nothing to expand"),
-    "a layer without a code": ({**NO_LATENT, "expander_base": 8}, {}, "set model.expander_base to 0"),
-    "independent positions without a code": ({**NO_LATENT, "head": "none"}, {}, "nothing is left to predict from"),
-    "a language model without history": (NO_LATENT, {"input_dropout": 1.0}, "nothing left to predict from"),
+    "a layer without a code": (
+        {**NO_LATENT, "expander_base": 8},
+        {},
+        "set model.expander_base to 0",
+    ),
+    "independent positions without a code": (
+        {**NO_LATENT, "head": "none"},
+        {},
+        "nothing is left to predict from",
+    ),
+    "a language model without history": (
+        NO_LATENT,
+        {"input_dropout": 1.0},
+        "nothing left to predict from",
+    ),
     "a prior without a code": ({**NO_LATENT, "prior": "mixture"}, {}, "nothing to act on"),
     "a KL target without a code": (NO_LATENT, {"penalty": "constrained"}, "there is no KL"),
-    "an encoder ahead without an encoder": (NO_LATENT, {"encoder_updates": 2}, "no encoder to update"),
-    "an attribute without an encoder": ({**NO_LATENT, "attributes": ("a", "b")}, {}, "needs an encoder"),
+    "an encoder ahead without an encoder": (
+        NO_LATENT,
+        {"encoder_updates": 2},
+        "no encoder to update",
+    ),
+    "an attribute without an encoder": (
+        {**NO_LATENT, "attributes": ("a", "b")},
+        {},
+        "needs an encoder",
+    ),
     "one attribute": ({"attributes": ("a",)}, {}, "a label that never differs"),
     "more levels than layers": ({"latent_size": (4, 3, 2)}, {}, "needs as many encoder layers"),
-    "a ladder of normalised means": ({"latent_size": (4, 3), "posterior": "batch_normalized"}, {}, "use 'free'"),
-    "a map without positions": ({"encoder": "dense", "latent": "map"}, {}, "has none; use 'conv', 'lstm' or 'gru'"),
-    "deconvolutions of a long map": ({"encoder": "lstm", "latent": "map"}, {}, "the code's map has 16"),
+    "a ladder of normalised means": (
+        {"latent_size": (4, 3), "posterior": "batch_normalized"},
+        {},
+        "use 'free'",
+    ),
+    "a map without positions": (
+        {"encoder": "dense", "latent": "map"},
+        {},
+        "has none; use 'conv', 'lstm' or 'gru'",
+    ),
+    "deconvolutions of a long map": (
+        {"encoder": "lstm", "latent": "map"},
+        {},
+        "the code's map has 16",
+    ),
     "a grid of no maps": ({"expander_base": 0}, {}, "needs feature maps"),
-    "free bits of a mixture's dimensions": ({"prior": "mixture"}, {"penalty": "free_bits"}, "use 'total'"),
+    "free bits of a mixture's dimensions": (
+        {"prior": "mixture"},
+        {"penalty": "free_bits"},
+        "use 'total'",
+    ),
     "MMD from a mixture": ({"prior": "mixture"}, {"mmd": 1.0}, "the 'standard' prior"),
-    "a target that waits": ({}, {"penalty": "constrained", "ramp_after_convergence": True}, "empties the code"),
-    "a target that waits for a step": ({}, {"penalty": "constrained", "ramp_start": 5}, "empties the code"),
-    "a target behind a warm start": ({}, {"penalty": "constrained", "warm_start_steps": 5}, "empties the code"),
+    "a target that waits": (
+        {},
+        {"penalty": "constrained", "ramp_after_convergence": True},
+        "empties the code",
+    ),
+    "a target that waits for a step": (
+        {},
+        {"penalty": "constrained", "ramp_start": 5},
+        "empties the code",
+    ),
+    "a target behind a warm start": (
+        {},
+        {"penalty": "constrained", "warm_start_steps": 5},
+        "empties the code",
+    ),
     "a batch mean over guessed labels": (
         {"attributes": ("a", "b")},
         {"semi_supervised": True, "penalty": "constrained"},
@@ -100,9 +168,17 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "the first position alone",
     ),
-    "dropout of what is not read": ({"head": "none", "auxiliary": False}, {"input_dropout": 0.5}, "never sees"),
+    "dropout of what is not read": (
+        {"head": "none", "auxiliary": False},
+        {"input_dropout": 0.5},
+        "never sees",
+    ),
     "the same label twice": ({"attributes": ("a", "a")}, {}, "must differ from each other"),
-    "means without spread": ({"posterior": "batch_normalized", "posterior_scale": 0.0}, {}, "tell nothing"),
+    "means without spread": (
+        {"posterior": "batch_normalized", "posterior_scale": 0.0},
+        {},
+        "tell nothing",
+    ),
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
     "tied without vectors": ({"tied_embeddings": True}, {}, "give model.head_embedding a size"),
     "dropout without vectors": ({"head_dropout": 0.5}, {}, "give model.head_embedding a size"),
@@ -131,8 +207,16 @@ UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "components of one Gaussian": ({"prior_components": 3}, {}, "the priors 'mixture' and 'vamp'"),
     "a rate of N(0, I)": ({"prior_rate": 3.0}, {}, "the prior 'autoregressive'"),
     "a spread of free means": ({"posterior_scale": 0.7}, {}, "posterior 'batch_normalized'"),
-    "a bidirectional convolution": ({"encoder_bidirectional": True}, {}, "the encoders 'lstm' and 'gru'"),
-    "a state in a convolution": ({"head": "bytenet", "head_reads": "both"}, {}, "the heads 'lstm' and 'gru'"),
+    "a bidirectional convolution": (
+        {"encoder_bidirectional": True},
+        {},
+        "the encoders 'lstm' and 'gru'",
+    ),
+    "a state in a convolution": (
+        {"head": "bytenet", "head_reads": "both"},
+        {},
+        "the heads 'lstm' and 'gru'",
+    ),
     "layers of an LSTM": ({"head_layers": 2}, {}, "the heads 'bytenet' and 'gated_conv'"),
     "tied convolutions": (
         {"head": "bytenet", "head_embedding": 4, "tied_embeddings": True},
@@ -164,4 +248,7 @@ def test_a_setting_that_nothing_reads_is_refused_with_what_would(case: str) -> N
 @pytest.mark.both
 def test_a_rate_that_a_map_cannot_be_held_at_is_refused_with_the_largest() -> None:
     with pytest.raises(ConfigError, match=r"at 15\.2 nats at most, got 50"):
-        TextVAE(small_config(prior="autoregressive", latent="map", prior_rate=50.0), ObjectiveConfig(alpha=0.0))
+        TextVAE(
+            small_config(prior="autoregressive", latent="map", prior_rate=50.0),
+            ObjectiveConfig(alpha=0.0),
+        )

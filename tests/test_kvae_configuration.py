@@ -6,7 +6,14 @@ from typing import Any, get_args
 
 import pytest
 
-from kvae.configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig, parse_setting, rules
+from kvae.configuration import (
+    Config,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+    parse_setting,
+    rules,
+)
 from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
 from kvae.slots import SLOTS
@@ -34,33 +41,62 @@ def test_a_configuration_survives_json(name: str) -> None:
         ({"model.latent_sise": 64}, "did you mean 'model.latent_size'"),
         ({"modle.latent_size": 64}, "did you mean 'model.latent_size'"),
         ({"latent_size": 64}, "did you mean 'model.latent_size'"),
-        ({"model.latent_size": "many"}, "model.latent_size must be a list such as [64, 128], got 'many'"),
+        (
+            {"model.latent_size": "many"},
+            "model.latent_size must be a list such as [64, 128], got 'many'",
+        ),
         ({"model.latent_size": ["many"]}, "model.latent_size must be a whole number, got 'many'"),
         ({"model.latent_size": 0}, "model.latent_size must be between 1 and 65536, got 0"),
         ({"model.latent_size": [True]}, "must be a whole number, got True"),
         ({"model.head_units": True}, "must be a whole number, got True"),
-        ({"model.encoder_units": [64, -1]}, "model.encoder_units must be between 1 and 65536, got -1"),
+        (
+            {"model.encoder_units": [64, -1]},
+            "model.encoder_units must be between 1 and 65536, got -1",
+        ),
         ({"model.encoder_units": "64"}, "must be a list such as"),
         ({"model.encoder_units": []}, "must be a list such as"),
         ({"model.head": "lstn"}, "did you mean 'lstm'"),
         ({"model.auxiliary": "no"}, "model.auxiliary must be true or false, got 'no'"),
-        ({"objective.input_dropout": 1.5}, "objective.input_dropout must be between 0.0 and 1.0, got 1.5"),
-        ({"training.learning_rate": float("nan")}, "training.learning_rate must be a number, got nan"),
+        (
+            {"objective.input_dropout": 1.5},
+            "objective.input_dropout must be between 0.0 and 1.0, got 1.5",
+        ),
+        (
+            {"training.learning_rate": float("nan")},
+            "training.learning_rate must be a number, got nan",
+        ),
         ({"data.too_long": "truncate"}, "data.too_long is 'truncate'"),
         ({"model.length": 10**9}, "model.length must be between 0 and 65536, got 1000000000"),
         ({"model.vocabulary_size": 2**63}, "model.vocabulary_size must be between 0 and 1048580"),
-        ({"model.encoder_units": [8] * 65}, "model.encoder_units must be a list of at most 64, got 65"),
-        ({"model.attributes": ["a", "a"]}, "model.attributes must differ from each other and be no empty texts"),
-        ({"model.attributes": ["a", ""]}, "model.attributes must differ from each other and be no empty texts"),
+        (
+            {"model.encoder_units": [8] * 65},
+            "model.encoder_units must be a list of at most 64, got 65",
+        ),
+        (
+            {"model.attributes": ["a", "a"]},
+            "model.attributes must differ from each other and be no empty texts",
+        ),
+        (
+            {"model.attributes": ["a", ""]},
+            "model.attributes must differ from each other and be no empty texts",
+        ),
         ({"training.batch_size": 2**63}, "training.batch_size must be between 1 and 2147483647"),
         ({"training.batch_size": 0}, "training.batch_size must be at least 1, got 0"),
         ({"training.learning_rate": 10**400}, "training.learning_rate must be a number, got 1000"),
-        ({"training.learning_rate": 1e300}, "training.learning_rate must be between 0.0 and 1e+30, got 1e+300"),
+        (
+            {"training.learning_rate": 1e300},
+            "training.learning_rate must be between 0.0 and 1e+30, got 1e+300",
+        ),
         ({"training.seed": 2**32}, "training.seed must be between 0 and 4294967295"),
-        ({"data.source": "x" * 10_001}, "data.source must be a text of at most 10,000 characters, got 10,001"),
+        (
+            {"data.source": "x" * 10_001},
+            "data.source must be a text of at most 10,000 characters, got 10,001",
+        ),
     ],
 )
-def test_a_setting_that_breaks_a_rule_is_refused_with_the_way_out(settings: dict[str, Any], message: str) -> None:
+def test_a_setting_that_breaks_a_rule_is_refused_with_the_way_out(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         Config().with_settings(settings)
     assert message in str(caught.value)
@@ -142,7 +178,9 @@ def test_an_unknown_preset_is_refused_with_the_nearest_name() -> None:
         ("data.source=a=b.txt", ("data.source", "a=b.txt")),
     ],
 )
-def test_a_setting_is_json_where_it_parses_and_text_where_not(text: str, setting: tuple[str, Any]) -> None:
+def test_a_setting_is_json_where_it_parses_and_text_where_not(
+    text: str, setting: tuple[str, Any]
+) -> None:
     assert parse_setting(text) == setting
 
 
@@ -155,7 +193,13 @@ def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
     from kvae import encoders, expanders, heads, latents, priors
     from kvae.objectives import PENALTIES, SCHEDULES
 
-    modules = {"encoder": encoders, "latent": latents, "prior": priors, "expander": expanders, "head": heads}
+    modules = {
+        "encoder": encoders,
+        "latent": latents,
+        "prior": priors,
+        "expander": expanders,
+        "head": heads,
+    }
     assert {name: set(table) for name, table in SLOTS.items()} == {
         name: set(module.LAYERS) for name, module in modules.items()
     }

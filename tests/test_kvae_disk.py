@@ -92,7 +92,10 @@ def test_a_bundle_that_does_not_fit_is_named_and_leaves_nothing(
 ) -> None:
     with no_file_larger_than(4096):
         assert cli.main(["export", str(run_folder), str(tmp_path / "bundle")]) == 4
-    assert f"kvae export: {tmp_path / 'bundle'}: File too large; files there have a limit" in capsys.readouterr().err
+    assert (
+        f"kvae export: {tmp_path / 'bundle'}: File too large; files there have a limit"
+        in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +106,10 @@ def test_a_copied_corpus_that_does_not_fit_is_named_and_leaves_nothing(
     (tmp_path / "ptb.train.txt").write_text("x" * 99_999)
     with no_file_larger_than(4096):
         assert cli.main(["data", "get", "ptb", "--from", str(tmp_path)]) == 4
-    assert f"kvae data: {tmp_path / 'data' / 'ptb.train.txt'}: File too large; files" in capsys.readouterr().err
+    assert (
+        f"kvae data: {tmp_path / 'data' / 'ptb.train.txt'}: File too large; files"
+        in capsys.readouterr().err
+    )
     assert list((tmp_path / "data").iterdir()) == []
 
 
@@ -119,7 +125,9 @@ class OtherError(Exception):
         OtherError(f"{{{{function_node x}}}} /tmp/y; {FULL}\n\tFailed to flush"),
     ],
 )
-def test_what_libraries_say_of_a_full_disk_becomes_an_error_of_the_system(tmp_path: Path, error: Exception) -> None:
+def test_what_libraries_say_of_a_full_disk_becomes_an_error_of_the_system(
+    tmp_path: Path, error: Exception
+) -> None:
     with pytest.raises(OSError, match=FULL) as caught, naming(tmp_path / "run"):
         raise error
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "run"))
@@ -148,7 +156,9 @@ def test_the_free_space_stands_where_space_is_the_matter(tmp_path: Path) -> None
     assert copied.startswith(f"{tmp_path / 'to'}: {FULL}")
     denied = sentence(PermissionError(errno.EACCES, "Permission denied", "x"))
     assert denied == "x: Permission denied; give another path, or yourself the right"
-    assert sentence(OSError("the store is shorter than it was")) == "the store is shorter than it was"
+    assert (
+        sentence(OSError("the store is shorter than it was")) == "the store is shorter than it was"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +192,11 @@ def test_a_command_that_kept_its_work_says_how_it_goes_on(
 def test_a_full_standard_output_is_one_line() -> None:
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "kvae", "presets"], stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ
+            [sys.executable, "-m", "kvae", "presets"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ,
         )
     assert (ended.returncode, ended.stderr.count("\n")) == (4, 1)
     assert ended.stderr.startswith(f"kvae presets: standard output: {FULL}")

@@ -23,7 +23,8 @@ def gaussian(seed: int, rows: int = 3, size: int = 4) -> Gaussian:
 
 def scipy_normal(distribution: Gaussian) -> Any:
     return stats.norm(
-        np.array(distribution.mean, np.float64), np.exp(0.5 * np.array(distribution.log_variance, np.float64))
+        np.array(distribution.mean, np.float64),
+        np.exp(0.5 * np.array(distribution.log_variance, np.float64)),
     )
 
 
@@ -40,7 +41,12 @@ def repeated(distribution: Gaussian, rows: int) -> Gaussian:
 def agree(samples: np.ndarray, expected: Any) -> bool:
     """Whether the mean of the rows is `expected` within five standard errors."""
     samples = np.array(samples, np.float64)
-    return bool(np.all(np.abs(samples.mean(axis=0) - expected) < 5 * samples.std(axis=0) / np.sqrt(len(samples))))
+    return bool(
+        np.all(
+            np.abs(samples.mean(axis=0) - expected)
+            < 5 * samples.std(axis=0) / np.sqrt(len(samples))
+        )
+    )
 
 
 def test_log_prob_is_scipys_summed_over_dimensions() -> None:
@@ -65,7 +71,9 @@ def test_kl_is_the_mean_log_ratio_of_samples() -> None:
 def test_kl_from_the_standard_normal_is_the_closed_form_of_kingma_and_welling() -> None:
     q = gaussian(4)
     expected = -0.5 * (1 + q.log_variance - np.square(q.mean) - np.exp(q.log_variance))
-    np.testing.assert_allclose(Gaussian.standard_like(q.mean).kl_from(q), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        Gaussian.standard_like(q.mean).kl_from(q), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_kl_of_a_distribution_from_itself_is_zero_in_every_dimension() -> None:
@@ -131,7 +139,9 @@ def test_kl_from_a_mixture_has_the_integral_as_its_mean() -> None:
     p, q, rows = mixture(3, size=1), gaussian(13, rows=1, size=1), 100_000
     grid = GRID[:, 0]
     q_log_pdf = scipy_normal(q).logpdf(grid)[:, 0]
-    expected = integrate.simpson(np.exp(q_log_pdf) * (q_log_pdf - mixture_log_pdf(p, grid)), x=grid[:, 0])
+    expected = integrate.simpson(
+        np.exp(q_log_pdf) * (q_log_pdf - mixture_log_pdf(p, grid)), x=grid[:, 0]
+    )
     many = repeated(q, rows)
     assert agree(np.array(p.kl_from(many, many.sample(noise(rows, 1))))[:, 0], expected)
 
@@ -150,7 +160,9 @@ def test_samples_of_a_mixture_have_its_mean_and_covariance() -> None:
     weights, means = np.exp(p.log_weights), np.array(p.components.mean)
     variances = np.exp(p.components.log_variance)
     mean = weights @ means
-    covariance = np.einsum("k,ki,kj->ij", weights, means - mean, means - mean) + np.diag(weights @ variances)
+    covariance = np.einsum("k,ki,kj->ij", weights, means - mean, means - mean) + np.diag(
+        weights @ variances
+    )
     samples = np.array(p.sample(noise(200_000, 3)))
     np.testing.assert_allclose(samples.mean(axis=0), mean, atol=0.03)
     np.testing.assert_allclose(np.cov(samples.T), covariance, atol=0.06)
@@ -177,7 +189,9 @@ def kl_of_normals(mean: np.ndarray, variance: np.ndarray, covariance: np.ndarray
     """KL(N(mean, diag variance) || N(0, covariance))."""
     precision = np.linalg.inv(covariance)
     log_determinants = np.linalg.slogdet(covariance)[1] - np.log(variance).sum()
-    return 0.5 * float(np.diag(precision) @ variance + mean @ precision @ mean - len(mean) + log_determinants)
+    return 0.5 * float(
+        np.diag(precision) @ variance + mean @ precision @ mean - len(mean) + log_determinants
+    )
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.6, -0.9])
@@ -191,7 +205,9 @@ def test_log_prob_of_a_chain_is_that_of_a_normal_with_its_covariance(coefficient
 def test_kl_from_a_chain_is_the_closed_form_for_normals(coefficient: float) -> None:
     q = gaussian(14, rows=6, size=10)
     covariance = chain_covariance(coefficient, 5, 2)
-    rows = zip(np.array(q.mean, np.float64), np.exp(np.array(q.log_variance, np.float64)), strict=True)
+    rows = zip(
+        np.array(q.mean, np.float64), np.exp(np.array(q.log_variance, np.float64)), strict=True
+    )
     found = np.array(Autoregressive(coefficient, 5).kl_from(q))
     assert found.shape == (6, 10)
     expected = [kl_of_normals(mean, variance, covariance) for mean, variance in rows]
@@ -204,7 +220,9 @@ def test_samples_of_a_chain_have_its_covariance() -> None:
 
 
 @pytest.mark.parametrize("coefficient", [0.3, 0.7, 0.95])
-def test_the_committed_rate_is_the_least_kl_of_any_independent_posterior(coefficient: float) -> None:
+def test_the_committed_rate_is_the_least_kl_of_any_independent_posterior(
+    coefficient: float,
+) -> None:
     covariance, positions = chain_covariance(coefficient, 4), 4
 
     def kl(parameters: np.ndarray) -> float:

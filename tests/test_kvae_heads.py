@@ -17,7 +17,13 @@ from kvae.serving.alphabet import START
 
 from .conftest import JAX, everyday, numbers, random_tokens, small_config, small_model
 
-LANGUAGE_MODEL = {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0, "auxiliary": False}
+LANGUAGE_MODEL = {
+    "encoder": "none",
+    "latent": "none",
+    "expander": "repeat",
+    "expander_base": 0,
+    "auxiliary": False,
+}
 REPEAT = {"expander": "repeat", "expander_base": 0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"head": "none", "auxiliary": False},
@@ -71,9 +77,15 @@ for head in LAYERS:
 
 
 @pytest.mark.jax
-def test_every_head_is_built_computes_and_writes_where_neither_training_nor_export_is_installed() -> None:
+def test_every_head_is_built_computes_and_writes_where_neither_training_nor_export_is_installed() -> (
+    None
+):
     done = subprocess.run(
-        [sys.executable, "-c", GROUND_FLOOR], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        [sys.executable, "-c", GROUND_FLOOR],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{head} 2 16 9 2 3 16" for head in LAYERS]
@@ -118,7 +130,14 @@ def test_steps_equal_the_teacher_forced_pass(variant: str, dropout: float) -> No
 
 
 @pytest.mark.parametrize(
-    "variant", ["lstm, state", "gru, both", "bytenet 3, dilated", "gru, language model", "gated_conv, language model"]
+    "variant",
+    [
+        "lstm, state",
+        "gru, both",
+        "bytenet 3, dilated",
+        "gru, language model",
+        "gated_conv, language model",
+    ],
 )
 def test_steps_from_a_code_equal_the_logits_of_the_whole_model(variant: str) -> None:
     model, tokens = small_model(**VARIANTS[variant]), random_tokens(4)
@@ -136,7 +155,8 @@ def influence(head: Any, training: bool = False) -> np.ndarray:
         others[position, :, position] = 4 + (tokens[position, :, position] - 3) % 5
     features = np.tile(features_of(8), (16, 1, 1))
     before, after = (
-        np.array(head(features, shifted(text.reshape(-1, 16)), training=training)) for text in (tokens, others)
+        np.array(head(features, shifted(text.reshape(-1, 16)), training=training))
+        for text in (tokens, others)
     )
     return np.any((after != before).reshape(16, 8, 16, -1), axis=(1, 3))
 
@@ -148,7 +168,9 @@ def feature_influence(head: Any) -> np.ndarray:
     others = features.copy()
     for position in range(16):
         others[position, :, position] += 1.0
-    before, after = (np.array(head(rows.reshape(-1, 16, 8), previous)) for rows in (features, others))
+    before, after = (
+        np.array(head(rows.reshape(-1, 16, 8), previous)) for rows in (features, others)
+    )
     return np.any((after != before).reshape(16, 8, 16, -1), axis=(1, 3))
 
 
@@ -157,7 +179,11 @@ def offsets(variant: str) -> set[int]:
     config = small_config(**VARIANTS[variant])
     reached = {0}
     for layer in range(config.head_layers):
-        reached = {far + tap * config.head_dilation**layer for far in reached for tap in range(config.head_kernel)}
+        reached = {
+            far + tap * config.head_dilation**layer
+            for far in reached
+            for tap in range(config.head_kernel)
+        }
     return reached
 
 
@@ -190,7 +216,9 @@ def test_head_none_depends_on_no_token() -> None:
     assert not influence(head_of("none")).any()
 
 
-@pytest.mark.parametrize(("variant", "layers"), [("bytenet 1", 1), ("bytenet, embedding", 2), ("bytenet 3", 3)])
+@pytest.mark.parametrize(
+    ("variant", "layers"), [("bytenet 1", 1), ("bytenet, embedding", 2), ("bytenet 3", 3)]
+)
 def test_a_bytenet_position_depends_on_exactly_the_previous_symbol_and_those_at_n_positions_before(
     variant: str, layers: int
 ) -> None:
@@ -199,14 +227,24 @@ def test_a_bytenet_position_depends_on_exactly_the_previous_symbol_and_those_at_
 
 @pytest.mark.parametrize("variant", CONVOLUTIONS)
 def test_a_convolution_depends_on_the_tokens_under_its_taps_and_on_no_other(variant: str) -> None:
-    np.testing.assert_array_equal(influence(head_of(variant)), band({1 + offset for offset in offsets(variant)}))
+    np.testing.assert_array_equal(
+        influence(head_of(variant)), band({1 + offset for offset in offsets(variant)})
+    )
 
 
 @pytest.mark.parametrize(
     ("variant", "field"),
-    [("bytenet 3", 4), ("bytenet 3, dilated", 8), ("bytenet, gaps", 5), ("gated_conv", 7), ("gated_conv, plain", 2)],
+    [
+        ("bytenet 3", 4),
+        ("bytenet 3, dilated", 8),
+        ("bytenet, gaps", 5),
+        ("gated_conv", 7),
+        ("gated_conv, plain", 2),
+    ],
 )
-def test_the_receptive_field_is_1_and_kernel_less_1_times_the_sum_of_dilations(variant: str, field: int) -> None:
+def test_the_receptive_field_is_1_and_kernel_less_1_times_the_sum_of_dilations(
+    variant: str, field: int
+) -> None:
     config = small_config(**VARIANTS[variant])
     dilations = sum(config.head_dilation**layer for layer in range(config.head_layers))
     token, position = np.nonzero(influence(head_of(variant)))
@@ -229,7 +267,9 @@ def test_features_reach_the_positions_that_the_head_says(variant: str) -> None:
 
 @each_variant
 @pytest.mark.parametrize("training", [False, True])
-def test_input_dropout_1_is_the_historyless_decoder_also_when_it_decodes(variant: str, training: bool) -> None:
+def test_input_dropout_1_is_the_historyless_decoder_also_when_it_decodes(
+    variant: str, training: bool
+) -> None:
     assert not influence(head_of(variant, dropout=1.0), training).any()
 
 
@@ -240,7 +280,9 @@ def test_input_dropout_hides_its_share_of_previous_symbols_while_training(varian
     rows = np.array(read(np.full((200, 16), START, np.int32), training=True))
     hidden = (rows == 0).all(axis=-1)
     assert hidden.mean() == pytest.approx(0.3, abs=0.03)
-    assert (np.array(read(np.full((2, 16), START, np.int32), training=False)) != 0).any(axis=-1).all()
+    assert (
+        (np.array(read(np.full((2, 16), START, np.int32), training=False)) != 0).any(axis=-1).all()
+    )
 
 
 @pytest.mark.parametrize("variant", ["lstm", "gru", "bytenet 1", "gated_conv"])
@@ -257,7 +299,9 @@ def test_an_embedding_is_a_bottleneck_of_its_size(variant: str) -> None:
 
 
 @pytest.mark.parametrize(("variant", "size"), [("lstm, tied", 12), ("gru, tied", 5)])
-def test_tied_logits_compare_outputs_with_the_vectors_of_previous_symbols(variant: str, size: int) -> None:
+def test_tied_logits_compare_outputs_with_the_vectors_of_previous_symbols(
+    variant: str, size: int
+) -> None:
     head = head_of(variant)
     hidden = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
     vectors = np.array(head.read_previous.rows.embeddings)
@@ -311,7 +355,9 @@ def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.
         weight.assign(weight + 0.3 * keras.random.normal(weight.shape))
     if isinstance(layer, keras.layers.GRU):
         outside, recurrent = np.array(layer.cell.bias)
-        recurrent[order[2] * layer.units :] = 0.0  # ours has no bias within the reset of the candidate
+        recurrent[order[2] * layer.units :] = (
+            0.0  # ours has no bias within the reset of the candidate
+        )
         layer.cell.bias.assign(np.stack([outside, recurrent]))
     kernel, recurrent_kernel, bias = (np.array(weight) for weight in layer.get_weights())
 
@@ -322,7 +368,9 @@ def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.
     cell.build((3, kernel.shape[-1]))
     cell.kernel.assign(reordered(recurrent_kernel))
     cell.bias.assign(0.0 * cell.bias)
-    outside = np.array(inputs) @ reordered(kernel) + reordered(bias if bias.ndim == 1 else bias.sum(axis=0))
+    outside = np.array(inputs) @ reordered(kernel) + reordered(
+        bias if bias.ndim == 1 else bias.sum(axis=0)
+    )
     ours = keras.layers.RNN(cell, return_sequences=True)(outside.astype(np.float32))
     return np.array(ours), np.array(layer(inputs))
 
@@ -352,7 +400,9 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def normalised(x: np.ndarray, layer: Any) -> np.ndarray:
     gain, offset = (np.array(weight) for weight in layer.get_weights())
     centred = x - x.mean(axis=-1, keepdims=True)
-    return gain * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.epsilon) + offset
+    return (
+        gain * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + layer.epsilon) + offset
+    )
 
 
 def dense(x: np.ndarray, layer: Any) -> np.ndarray:
@@ -364,13 +414,22 @@ def test_the_normalised_lstm_is_ba_et_al_equations_20_to_22(variant: str) -> Non
     head = head_of(variant)
     features, previous = features_of(), np.array(shifted(random_tokens(4)))
     cell = head.recurrence.cell
-    kernel_x, rows = np.array(head.read_features.kernel), np.array(head.read_previous.rows.embeddings)
-    memory = np.zeros((4, 12)) if head.read_state is None else dense(features[:, 0], head.read_state)
+    kernel_x, rows = (
+        np.array(head.read_features.kernel),
+        np.array(head.read_previous.rows.embeddings),
+    )
+    memory = (
+        np.zeros((4, 12)) if head.read_state is None else dense(features[:, 0], head.read_state)
+    )
     hidden = np.tanh(memory)
     expected = []
     for t in range(16):
         inputs = normalised(features[:, t] @ kernel_x + rows[previous[:, t]], cell.normalize_inputs)
-        gates = inputs + normalised(hidden @ np.array(cell.kernel), cell.normalize_hidden) + np.array(cell.bias)
+        gates = (
+            inputs
+            + normalised(hidden @ np.array(cell.kernel), cell.normalize_hidden)
+            + np.array(cell.bias)
+        )
         i, f, o, g = np.split(gates, 4, axis=-1)
         memory = sigmoid(f) * memory + sigmoid(i) * np.tanh(g)
         hidden = sigmoid(o) * np.tanh(normalised(memory, cell.normalize_cell))
@@ -385,13 +444,17 @@ def test_a_gru_starts_from_the_hyperbolic_tangent_of_a_linear_map_of_the_feature
 
 
 @pytest.mark.jax
-@pytest.mark.parametrize("variant", ["bytenet 3", "bytenet 3, dilated", "gated_conv", "gated_conv, plain"])
+@pytest.mark.parametrize(
+    "variant", ["bytenet 3", "bytenet 3, dilated", "gated_conv", "gated_conv, plain"]
+)
 def test_convolution_heads_are_the_published_layers(variant: str) -> None:
     """A gated 1x1 convolution, then masked convolutions with a highway (bytenet) or a gated residual (gated_conv)."""
     head, config = head_of(variant), small_config(**VARIANTS[variant])
     features, previous = features_of(), np.array(shifted(random_tokens(4)))
     rows = np.array(head.read_previous.rows.embeddings)[previous]
-    value, gate = np.split(features @ np.array(head.read_features.kernel) + rows + np.array(head.bias), 2, axis=-1)
+    value, gate = np.split(
+        features @ np.array(head.read_features.kernel) + rows + np.array(head.bias), 2, axis=-1
+    )
     hidden = value * sigmoid(gate)
     for layer, convolution in enumerate(head.convolutions):
         summed = np.zeros((4, 16, 24))
@@ -415,4 +478,6 @@ def test_the_forget_gate_is_open_at_first() -> None:
     config = small_config(head_units=3)
     head = RecurrentHead(config, LSTMCell(config, name="cell"), 0.0)
     head.build((None, 16, 8), (None, 16))
-    np.testing.assert_array_equal(np.array(head.recurrence.cell.bias), [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(
+        np.array(head.recurrence.cell.bias), [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    )

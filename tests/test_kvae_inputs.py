@@ -26,8 +26,12 @@ ALONE = {"encoder": "lstm", "encoder_units": (8,), "expander": "repeat"}
 def without_noise(objective: dict[str, Any] | None = None, **model: Any) -> Any:
     made = small_model(objective, **{**ALONE, "auxiliary": False, **model})
     size = made.parts.noise_size
-    made.get_layer("noise").call = lambda tokens: keras.ops.zeros((keras.ops.shape(tokens)[0], size))
-    made.compile(keras.optimizers.SGD(0.1), **COMPILED, run_eagerly=not JAX)  # no step is worth tracing here
+    made.get_layer("noise").call = lambda tokens: keras.ops.zeros(
+        (keras.ops.shape(tokens)[0], size)
+    )
+    made.compile(
+        keras.optimizers.SGD(0.1), **COMPILED, run_eagerly=not JAX
+    )  # no step is worth tracing here
     return made
 
 
@@ -41,7 +45,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_text_of_weight_two_trains_as_the_text_twice(name: str) -> None:
     weighted, repeated = (without_noise(OBJECTIVES[name]) for _ in range(2))
-    found = weighted.fit(ROWS, sample_weight=WEIGHTS, batch_size=6, shuffle=False, verbose=0).history
+    found = weighted.fit(
+        ROWS, sample_weight=WEIGHTS, batch_size=6, shuffle=False, verbose=0
+    ).history
     expected = repeated.fit(TWICE, batch_size=len(TWICE), shuffle=False, verbose=0).history
     for metric, values in expected.items():
         assert found[metric] == pytest.approx(values, rel=1e-4, abs=1e-5), metric
@@ -55,13 +61,17 @@ def batches() -> Iterator[tuple[Any, None, Any]]:
 
 
 def dataset(rows: np.ndarray = ROWS, weights: np.ndarray = WEIGHTS) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensor_slices((rows, weights)).batch(4).map(lambda x, w: (x, None, w))
+    return (
+        tf.data.Dataset.from_tensor_slices((rows, weights)).batch(4).map(lambda x, w: (x, None, w))
+    )
 
 
 @pytest.mark.parametrize("make", [batches, dataset], ids=["generator", "tf.data"])
 def test_weights_that_a_dataset_yields_are_those_of_arrays(make: Callable[[], Any]) -> None:
     model = without_noise()
-    expected = model.evaluate(ROWS, sample_weight=WEIGHTS, batch_size=4, verbose=0, return_dict=True)
+    expected = model.evaluate(
+        ROWS, sample_weight=WEIGHTS, batch_size=4, verbose=0, return_dict=True
+    )
     assert model.evaluate(make(), verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)
     assert model.evaluate(TWICE, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-4)
 
@@ -77,7 +87,9 @@ def test_validation_data_has_weights_too() -> None:
 def test_a_batch_alone_takes_weights() -> None:
     model = without_noise()
     found = model.test_on_batch(ROWS, sample_weight=WEIGHTS, return_dict=True)
-    assert found["elbo"] == pytest.approx(model.test_on_batch(TWICE, return_dict=True)["elbo"], rel=1e-4)
+    assert found["elbo"] == pytest.approx(
+        model.test_on_batch(TWICE, return_dict=True)["elbo"], rel=1e-4
+    )
     model.train_on_batch(ROWS, sample_weight=WEIGHTS)
     assert int(model.training_steps) == 1
 
@@ -123,7 +135,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "one axis": (ROWS[0], r"tokens must be \(n, 16\), got \(16,\)"),
 }
 NO_BATCHES: dict[str, tuple[Any, str]] = {
-    "texts themselves": (["KAMI", "TORU"], "tokens must be an array of whole numbers, got list; `Alphabet.encode`"),
+    "texts themselves": (
+        ["KAMI", "TORU"],
+        "tokens must be an array of whole numbers, got list; `Alphabet.encode`",
+    ),
     "an array of strings": (np.array(["KAMI", "TORU"]), "tokens must be whole numbers .* got <U4"),
     "no texts": (ROWS[:0], "tokens must hold at least one text"),
 }
@@ -136,7 +151,9 @@ def model() -> Any:
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 @pytest.mark.parametrize("name", [*REFUSED, *NO_BATCHES])
-def test_arrays_that_mean_something_else_are_refused_before_a_step(model: Any, name: str, method: str) -> None:
+def test_arrays_that_mean_something_else_are_refused_before_a_step(
+    model: Any, name: str, method: str
+) -> None:
     rows, message = (REFUSED | NO_BATCHES)[name]
     with pytest.raises(DataError, match=message):
         getattr(model, method)(rows, verbose=0)
@@ -249,4 +266,6 @@ def test_whole_numbers_of_any_size_are_tokens(model: Any, kind: str) -> None:
 def test_other_frameworks_arrays_are_tokens(model: Any) -> None:
     expected = model.predict(ROWS, verbose=0)["mean"]
     for rows in (keras.ops.convert_to_tensor(ROWS), tf.constant(ROWS)):
-        np.testing.assert_allclose(numbers(model.predict(rows, verbose=0)["mean"]), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            numbers(model.predict(rows, verbose=0)["mean"]), expected, rtol=1e-5
+        )

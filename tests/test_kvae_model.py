@@ -53,7 +53,9 @@ def test_auxiliary_logits_see_the_code_and_no_history() -> None:
         layer = model.posterior.get_layer(name)
         layer.kernel.assign(np.zeros(layer.kernel.shape))
     noise = np.ones((4, 4), np.float32)
-    first, second = (model.parts.outputs(random_tokens(4, seed=seed), noise, training=False) for seed in (0, 1))
+    first, second = (
+        model.parts.outputs(random_tokens(4, seed=seed), noise, training=False) for seed in (0, 1)
+    )
     np.testing.assert_array_equal(first["auxiliary_logits"], second["auxiliary_logits"])
     assert np.abs(first["logits"] - second["logits"]).max() > 0.01
 
@@ -69,7 +71,9 @@ def test_a_weight_moves_by_no_more_than_the_clipped_gradient_allows() -> None:
     model.compile(keras.optimizers.SGD(1.0, global_clipnorm=0.01))
     before = [np.array(weight) for weight in model.trainable_weights]
     history = model.fit(random_tokens(16), batch_size=16, verbose=0).history
-    changes = (np.array(new) - old for new, old in zip(model.trainable_weights, before, strict=True))
+    changes = (
+        np.array(new) - old for new, old in zip(model.trainable_weights, before, strict=True)
+    )
     moved = np.sqrt(sum(np.square(change).sum() for change in changes))
     assert history["gradient_norm"][0] > 0.01
     assert moved == pytest.approx(0.01, rel=1e-3)
@@ -80,7 +84,9 @@ def test_every_step_counts_and_moves_beta() -> None:
     model.compile("adam")
     model.fit(random_tokens(64), batch_size=16, verbose=0)
     assert int(model.training_steps) == 4
-    assert model.evaluate(random_tokens(16), verbose=0, return_dict=True)["beta"] == pytest.approx(0.5)
+    assert model.evaluate(random_tokens(16), verbose=0, return_dict=True)["beta"] == pytest.approx(
+        0.5
+    )
 
 
 def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
@@ -89,7 +95,9 @@ def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
     for step in range(3):
         found = model.fit(random_tokens(16), batch_size=16, verbose=0).history
         assert found["beta"][0] == pytest.approx(step / 8)
-        assert found["loss"][0] == pytest.approx(found["reconstruction"][0] + step / 8 * found["kl"][0], rel=1e-5)
+        assert found["loss"][0] == pytest.approx(
+            found["reconstruction"][0] + step / 8 * found["kl"][0], rel=1e-5
+        )
 
 
 def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
@@ -97,12 +105,17 @@ def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
     tokens = random_tokens(20)
     found = model.evaluate(tokens, batch_size=16, verbose=0, return_dict=True)
     characters = (tokens != PAD).sum()
-    assert found["bits_per_character"] == pytest.approx(found["elbo"] * 20 / characters / np.log(2), rel=1e-4)
+    assert found["bits_per_character"] == pytest.approx(
+        found["elbo"] * 20 / characters / np.log(2), rel=1e-4
+    )
 
 
 def test_a_saved_model_gives_the_same_outputs_and_trains_on(tmp_path: Path) -> None:
     model = compiled()
-    tokens, noise = random_tokens(16), np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    tokens, noise = (
+        random_tokens(16),
+        np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32),
+    )
     model.fit(tokens, batch_size=8, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -122,7 +135,9 @@ def test_the_training_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> No
     """TensorFlow traces a function again that has made variables, which takes most of the time of a small run."""
     model, traced = small_model(), []
     step = model.train_step
-    monkeypatch.setattr(model, "train_step", lambda *arguments: traced.append(1) or step(*arguments))
+    monkeypatch.setattr(
+        model, "train_step", lambda *arguments: traced.append(1) or step(*arguments)
+    )
     model.compile("adam", **COMPILED)
     model.fit(random_tokens(12), batch_size=4, verbose=0)
     assert len(traced) == 1
@@ -148,7 +163,9 @@ def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
     model = small_model()
     z = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     tokens = np.array(decode(model, z))
-    logits = np.array(model.head(model.expander(z, training=False), shifted(tokens), training=False))
+    logits = np.array(
+        model.head(model.expander(z, training=False), shifted(tokens), training=False)
+    )
     logits[..., list(NEVER_WRITTEN)] = -np.inf
     counted = tokens != PAD
     np.testing.assert_array_equal(tokens[counted], logits.argmax(axis=-1)[counted])
@@ -164,7 +181,9 @@ def test_no_text_is_empty_unless_that_is_allowed() -> None:
 
 def test_decoding_at_a_seed_repeats() -> None:
     model = small_model()
-    first, second = (np.array(sample(model, 20, at_temperature(1.0, seed=3), seed=3)) for _ in range(2))
+    first, second = (
+        np.array(sample(model, 20, at_temperature(1.0, seed=3), seed=3)) for _ in range(2)
+    )
     np.testing.assert_array_equal(first, second)
 
 
@@ -172,7 +191,11 @@ def test_decoding_at_a_seed_repeats() -> None:
     ("model", "objective", "message"),
     [
         ({"head": "none"}, {"alpha": 0.0}, "head 'none'"),
-        ({"auxiliary": False}, {"alpha": 0.1}, "objective.alpha is 0.1 but model.auxiliary is false"),
+        (
+            {"auxiliary": False},
+            {"alpha": 0.1},
+            "objective.alpha is 0.1 but model.auxiliary is false",
+        ),
         ({"length": 18}, {}, "model.length must be a multiple of 4"),
         ({"vocabulary_size": 0}, {}, "model.vocabulary_size is not set"),
     ],
@@ -189,14 +212,19 @@ def test_slots_that_do_not_fit_are_refused_with_the_reason(
 
 def test_a_clone_is_refused_with_the_way_to_make_one() -> None:
     model = small_model()
-    for options in ({}, {"clone_function": lambda layer: layer.__class__.from_config(layer.get_config())}):
+    for options in (
+        {},
+        {"clone_function": lambda layer: layer.__class__.from_config(layer.get_config())},
+    ):
         with pytest.raises(ConfigError, match=r"TextVAE\.from_config"):
             keras.models.clone_model(model, **options)
     again = TextVAE.from_config(model.get_config())
     again.set_weights(model.get_weights())
     noise, tokens = np.ones((3, 4), np.float32), random_tokens(3)
     expected = numbers(model.parts.outputs(tokens, noise, training=False)["logits"])
-    np.testing.assert_array_equal(numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected)
+    np.testing.assert_array_equal(
+        numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected
+    )
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
@@ -256,4 +284,6 @@ def test_a_model_travels_through_pickle_and_copy() -> None:
     model, tokens, noise = compiled(), random_tokens(3), np.ones((3, 4), np.float32)
     expected = numbers(model.parts.outputs(tokens, noise, training=False)["logits"])
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        np.testing.assert_array_equal(numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected)
+        np.testing.assert_array_equal(
+            numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected
+        )

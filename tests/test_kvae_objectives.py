@@ -33,7 +33,10 @@ pytestmark = pytest.mark.both
 def outputs(tokens: np.ndarray, auxiliary: bool = True) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(1)
     logits, other = generator.normal(size=(2, *tokens.shape, 9)).astype(np.float32)
-    made = {"logits": logits, "kl_level_0": generator.gamma(1.0, size=len(tokens)).astype(np.float32)}
+    made = {
+        "logits": logits,
+        "kl_level_0": generator.gamma(1.0, size=len(tokens)).astype(np.float32),
+    }
     return {**made, "auxiliary_logits": other} if auxiliary else made
 
 
@@ -60,7 +63,10 @@ def test_terms_are_nats_per_sequence_without_padding() -> None:
     tokens = random_tokens(6)
     made = outputs(tokens)
     terms = loss_terms(
-        ObjectiveConfig(alpha=0.3, ramp_steps=10, beta_max=0.5, count_padding=False), tokens, made, np.int32(4)
+        ObjectiveConfig(alpha=0.3, ramp_steps=10, beta_max=0.5, count_padding=False),
+        tokens,
+        made,
+        np.int32(4),
     )
     weights = tokens != PAD
     reconstruction = nats(tokens, made["logits"], weights)
@@ -69,7 +75,9 @@ def test_terms_are_nats_per_sequence_without_padding() -> None:
     np.testing.assert_allclose(terms["reconstruction"], reconstruction, rtol=1e-5)
     np.testing.assert_allclose(terms["auxiliary"], auxiliary, rtol=1e-5)
     np.testing.assert_allclose(terms["elbo"], reconstruction + kl, rtol=1e-5)
-    np.testing.assert_allclose(terms["loss"], reconstruction + 0.5 * 0.4 * kl + 0.3 * auxiliary, rtol=1e-5)
+    np.testing.assert_allclose(
+        terms["loss"], reconstruction + 0.5 * 0.4 * kl + 0.3 * auxiliary, rtol=1e-5
+    )
     np.testing.assert_array_equal(terms["positions"], weights.sum(axis=1))
 
 
@@ -78,7 +86,12 @@ def test_padding_counts_in_the_loss_only_if_the_configuration_says_so() -> None:
     made = outputs(tokens, auxiliary=False)
     everywhere = nats(tokens, made["logits"], np.ones_like(tokens))
     counted, ignored = (
-        loss_terms(ObjectiveConfig(alpha=0.0, beta_max=0.0, count_padding=choice), tokens, made, np.int32(0))
+        loss_terms(
+            ObjectiveConfig(alpha=0.0, beta_max=0.0, count_padding=choice),
+            tokens,
+            made,
+            np.int32(0),
+        )
         for choice in (True, False)
     )
     np.testing.assert_allclose(counted["loss"], everywhere, rtol=1e-5)
@@ -99,7 +112,9 @@ def ramps(steps: range, **settings: Any) -> np.ndarray:
     return np.array([float(ramp_at(ObjectiveConfig(**settings), np.int32(step))) for step in steps])
 
 
-@pytest.mark.parametrize(("step", "beta"), [(0, 0.0), (100, 0.0), (150, 0.25), (200, 0.5), (5000, 0.5)])
+@pytest.mark.parametrize(
+    ("step", "beta"), [(0, 0.0), (100, 0.0), (150, 0.25), (200, 0.5), (5000, 0.5)]
+)
 def test_the_linear_schedule_rises_from_its_start_to_beta_max(step: int, beta: float) -> None:
     config = ObjectiveConfig(ramp_start=100, ramp_steps=100, beta_max=0.5)
     assert float(beta_at(config, ramp_at(config, np.int32(step)))) == pytest.approx(beta)
@@ -115,12 +130,16 @@ def test_a_monotone_schedule_goes_from_0_through_its_middle_to_1(schedule: str) 
 def test_the_sigmoid_schedule_is_a_logistic_curve_stretched_to_its_ends() -> None:
     logistic = 1 / (1 + np.exp(-10 * (np.arange(41) / 40 - 0.5)))
     expected = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
-    np.testing.assert_allclose(ramps(range(41), schedule="sigmoid", ramp_steps=40), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        ramps(range(41), schedule="sigmoid", ramp_steps=40), expected, atol=1e-6
+    )
 
 
 def test_the_cosine_schedule_is_half_a_wave() -> None:
     expected = np.sin(np.pi * np.arange(41) / 80) ** 2
-    np.testing.assert_allclose(ramps(range(41), schedule="cosine", ramp_steps=40), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        ramps(range(41), schedule="cosine", ramp_steps=40), expected, atol=1e-6
+    )
 
 
 def test_the_cyclical_schedule_rises_in_half_of_each_cycle_and_stays_up_in_the_other() -> None:
@@ -149,7 +168,10 @@ def test_the_ramp_waits_for_the_warm_start_and_then_runs_as_ever(schedule: str) 
 
 def test_a_ramp_that_waited_takes_the_start_and_the_steps_that_it_is_given() -> None:
     config = ObjectiveConfig(ramp_start=7, ramp_steps=3)
-    found = [float(ramp_at(config, np.int32(step), np.int32(100), np.int32(10))) for step in (50, 100, 105, 110)]
+    found = [
+        float(ramp_at(config, np.int32(step), np.int32(100), np.int32(10)))
+        for step in (50, 100, 105, 110)
+    ]
     np.testing.assert_allclose(found, [0, 0, 0.5, 1])
 
 
@@ -177,23 +199,31 @@ def test_no_penalty_during_the_warm_start(penalty: str) -> None:
 
 def test_the_annealed_penalty_is_the_kl_times_the_ramp() -> None:
     expected = 0.7 * 0.5 * kls().sum(axis=-1)
-    np.testing.assert_allclose(penalty_of(kls(), penalty="annealed", beta_max=0.7), expected, rtol=1e-3)
+    np.testing.assert_allclose(
+        penalty_of(kls(), penalty="annealed", beta_max=0.7), expected, rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("target", [1.0, 40.0])
-def test_the_constrained_penalty_is_the_distance_of_the_mean_kl_from_the_risen_target(target: float) -> None:
+def test_the_constrained_penalty_is_the_distance_of_the_mean_kl_from_the_risen_target(
+    target: float,
+) -> None:
     expected = np.full(5, 0.7 * abs(kls().sum(axis=-1).mean() - 0.5 * target))
     found = penalty_of(kls(), penalty="constrained", beta_max=0.7, kl_target=target)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_the_constrained_penalty_per_example_is_the_distance_of_each_kl_from_the_risen_target() -> None:
+def test_the_constrained_penalty_per_example_is_the_distance_of_each_kl_from_the_risen_target() -> (
+    None
+):
     expected = 0.7 * np.abs(kls().sum(axis=-1) - 0.5 * 8.0)
     found = penalty_of(kls(), penalty="constrained_per_example", beta_max=0.7, kl_target=8.0)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("penalty", "beta"), [("annealed", 0.35), ("constrained", 0.7), ("free_bits", 0.35)])
+@pytest.mark.parametrize(
+    ("penalty", "beta"), [("annealed", 0.35), ("constrained", 0.7), ("free_bits", 0.35)]
+)
 def test_beta_is_scaled_by_the_ramp_unless_the_target_is(penalty: str, beta: float) -> None:
     config = ObjectiveConfig(penalty=penalty, beta_max=0.7)
     assert float(beta_at(config, np.float32(0.5))) == pytest.approx(beta)
@@ -203,7 +233,9 @@ def test_beta_is_scaled_by_the_ramp_unless_the_target_is(penalty: str, beta: flo
 def test_free_bits_are_a_floor_under_the_mean_of_the_batch(over: str, bits: float) -> None:
     pieces = kls() if over == "dimension" else kls().sum(axis=-1, keepdims=True)
     expected = np.full(5, 0.7 * 0.5 * np.maximum(pieces.mean(axis=0), bits).sum())
-    found = penalty_of(kls(), penalty="free_bits", beta_max=0.7, free_bits=bits, free_bits_over=over)
+    found = penalty_of(
+        kls(), penalty="free_bits", beta_max=0.7, free_bits=bits, free_bits_over=over
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
@@ -212,7 +244,9 @@ def test_masked_free_bits_leave_out_what_is_below_them_text_by_text(over: str, b
     pieces = kls() if over == "dimension" else kls().sum(axis=-1, keepdims=True)
     assert 0 < (pieces > bits).sum() < pieces.size
     expected = 0.7 * 0.5 * np.where(pieces > bits, pieces, 0).sum(axis=-1)
-    found = penalty_of(kls(), penalty="free_bits_mask", beta_max=0.7, free_bits=bits, free_bits_over=over)
+    found = penalty_of(
+        kls(), penalty="free_bits_mask", beta_max=0.7, free_bits=bits, free_bits_over=over
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -243,19 +277,25 @@ def test_masked_free_bits_cut_the_gradient_of_each_text_on_its_own() -> None:
 
 
 @pytest.mark.parametrize(("bits", "kept"), [(2.0, 1.0), (2.5, 0.0)])
-def test_free_bits_in_total_cut_the_gradient_of_all_dimensions_or_none(bits: float, kept: float) -> None:
+def test_free_bits_in_total_cut_the_gradient_of_all_dimensions_or_none(
+    bits: float, kept: float
+) -> None:
     """The mean total is 2.21 nats."""
     found = penalty_gradient(SPREAD, penalty="free_bits", free_bits=bits, free_bits_over="total")
     np.testing.assert_allclose(found, kept * SPREAD / 3, atol=1e-6)
 
 
 def test_masked_free_bits_in_total_cut_the_gradient_of_whole_texts() -> None:
-    found = penalty_gradient(SPREAD, penalty="free_bits_mask", free_bits=1.0, free_bits_over="total")
+    found = penalty_gradient(
+        SPREAD, penalty="free_bits_mask", free_bits=1.0, free_bits_over="total"
+    )
     np.testing.assert_allclose(found, SPREAD * [[1], [0], [1]] / 3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("target", "sign"), [(1.0, 1.0), (4.0, -1.0)])
-def test_the_constrained_penalty_pulls_the_kl_towards_its_target_from_both_sides(target: float, sign: float) -> None:
+def test_the_constrained_penalty_pulls_the_kl_towards_its_target_from_both_sides(
+    target: float, sign: float
+) -> None:
     found = penalty_gradient(SPREAD, penalty="constrained", kl_target=target)
     np.testing.assert_allclose(found, sign * SPREAD / 3, atol=1e-6)
 
@@ -269,7 +309,9 @@ def test_the_mmd_is_that_of_the_codes_and_many_samples_of_the_prior() -> None:
     generator = np.random.default_rng(0)
     z = (0.5 + 1.5 * generator.normal(size=(20, 3))).astype(np.float32)
     ours, others = generator.normal(size=(2, 200_000, 3))
-    among_codes = np.mean([kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
+    among_codes = np.mean(
+        [kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+    )
     to_prior = np.mean([kernel(a, ours).mean() for a in z])
     expected = among_codes - 2 * to_prior + kernel(ours, others).mean()
     assert float(squared_mmd(z)) == pytest.approx(expected, abs=2e-3)
@@ -289,12 +331,22 @@ def test_the_mmd_of_codes_that_are_elsewhere_is_positive(changed: Any) -> None:
 
 
 def test_the_mmd_joins_the_loss_with_its_weight() -> None:
-    tokens, z = random_tokens(6), np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32) + 2
+    tokens, z = (
+        random_tokens(6),
+        np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32) + 2,
+    )
     with_it, without = (
-        loss_terms(ObjectiveConfig(mmd=weight, alpha=0.0), tokens, {**outputs(tokens, False), "z": z}, np.int32(0))
+        loss_terms(
+            ObjectiveConfig(mmd=weight, alpha=0.0),
+            tokens,
+            {**outputs(tokens, False), "z": z},
+            np.int32(0),
+        )
         for weight in (5.0, 0.0)
     )
-    np.testing.assert_allclose(with_it["loss"] - without["loss"], np.full(6, 5 * squared_mmd(z)), rtol=1e-4)
+    np.testing.assert_allclose(
+        with_it["loss"] - without["loss"], np.full(6, 5 * squared_mmd(z)), rtol=1e-4
+    )
     np.testing.assert_allclose(with_it["elbo"], without["elbo"])
 
 
@@ -303,7 +355,11 @@ class LinearGaussian:
 
     def __init__(self) -> None:
         generator = np.random.default_rng(0)
-        self.weights, self.spread, self.x = generator.normal(size=(3, 2)), 0.6, generator.normal(size=3)
+        self.weights, self.spread, self.x = (
+            generator.normal(size=(3, 2)),
+            0.6,
+            generator.normal(size=3),
+        )
         self.covariance = np.linalg.inv(np.eye(2) + self.weights.T @ self.weights / self.spread**2)
         self.mean = self.covariance @ self.weights.T @ self.x / self.spread**2
 
@@ -312,12 +368,16 @@ class LinearGaussian:
         covariance = self.weights @ self.weights.T + self.spread**2 * np.eye(3)
         return -float(stats.multivariate_normal(cov=covariance).logpdf(self.x))
 
-    def log_weights(self, shape: tuple[int, ...], mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    def log_weights(
+        self, shape: tuple[int, ...], mean: np.ndarray, covariance: np.ndarray
+    ) -> np.ndarray:
         """log p(x, z) - log q(z) at samples z of q."""
         q = stats.multivariate_normal(mean, covariance, seed=1)
         z = q.rvs(int(np.prod(shape)))
         likelihood = stats.norm(z @ self.weights.T, self.spread).logpdf(self.x).sum(axis=-1)
-        return (likelihood + stats.multivariate_normal(np.zeros(2)).logpdf(z) - q.logpdf(z)).reshape(shape)
+        return (
+            likelihood + stats.multivariate_normal(np.zeros(2)).logpdf(z) - q.logpdf(z)
+        ).reshape(shape)
 
     def wrong(self, shape: tuple[int, ...]) -> np.ndarray:
         """The weights of samples of a posterior that is off its place and too wide."""
@@ -333,17 +393,24 @@ def test_one_sample_gives_the_elbo() -> None:
 def test_with_the_exact_posterior_any_number_of_samples_gives_the_likelihood(k: int) -> None:
     model = LinearGaussian()
     log_weights = model.log_weights((k, 10), model.mean, model.covariance)
-    np.testing.assert_allclose(importance_weighted_nll(log_weights), np.full(10, model.nll), rtol=1e-5)
+    np.testing.assert_allclose(
+        importance_weighted_nll(log_weights), np.full(10, model.nll), rtol=1e-5
+    )
 
 
 def test_with_a_wrong_posterior_the_bound_falls_with_the_samples_towards_the_likelihood() -> None:
     model, draws = LinearGaussian(), 4000
-    bounds = {k: np.array(importance_weighted_nll(model.wrong((k, draws))), np.float64) for k in (1, 5, 50)}
+    bounds = {
+        k: np.array(importance_weighted_nll(model.wrong((k, draws))), np.float64)
+        for k in (1, 5, 50)
+    }
     means = [bound.mean() for bound in bounds.values()]
     errors = [bound.std() / np.sqrt(draws) for bound in bounds.values()]
     assert means[0] > means[1] + 5 * errors[0] > means[1] > means[2] + 5 * errors[1]
     assert means[2] > model.nll - 5 * errors[2]
-    assert float(importance_weighted_nll(model.wrong((200_000, 1)))[0]) == pytest.approx(model.nll, abs=0.01)
+    assert float(importance_weighted_nll(model.wrong((200_000, 1)))[0]) == pytest.approx(
+        model.nll, abs=0.01
+    )
 
 
 ATTRIBUTE = np.array([-1, 2, 0, -1, 1], np.int32)
@@ -372,7 +439,9 @@ def test_terms_of_texts_with_and_without_label_are_those_of_m2_by_hand() -> None
         assert float(found["attribute_kl"][text]) == pytest.approx(kl, rel=1e-4)
         for name in ("elbo", "loss", "kl"):
             mean = sum(p * values[name][text] for p, values in zip(q, terms, strict=True))
-            assert float(found[name][text]) == pytest.approx(mean + (kl if name != "kl" else 0.0), rel=1e-4)
+            assert float(found[name][text]) == pytest.approx(
+                mean + (kl if name != "kl" else 0.0), rel=1e-4
+            )
 
 
 def test_the_bound_of_texts_without_label_is_never_below_the_sum_over_values() -> None:

@@ -18,7 +18,10 @@ from .conftest import COMPILED, JAX, everyday, random_tokens
 
 
 def sized(config: Config, length: int, vocabulary_size: int) -> TextVAE:
-    shape = {"model.length": config.model.length or length, "model.vocabulary_size": vocabulary_size}
+    shape = {
+        "model.length": config.model.length or length,
+        "model.vocabulary_size": vocabulary_size,
+    }
     config = config.with_settings(shape)
     return TextVAE(config.model, config.objective)
 
@@ -27,7 +30,11 @@ def inputs(model: TextVAE, rows: int) -> Any:
     shape = model.model_config
     tokens = random_tokens(rows, shape.length, shape.vocabulary_size)
     values = len(shape.attributes)
-    return {"tokens": tokens, "attribute": np.arange(rows, dtype=np.int32) % values} if values else tokens
+    return (
+        {"tokens": tokens, "attribute": np.arange(rows, dtype=np.int32) % values}
+        if values
+        else tokens
+    )
 
 
 def is_text(tokens: np.ndarray) -> bool:
@@ -87,7 +94,9 @@ def test_the_parameters_that_a_preset_states_are_those_of_its_model(name: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("hybrid-lstm-tweets", 10.8), ("lstm-vae-tweets", 10.5)], ids=["hybrid", "lstm"]
+    ("name", "millions"),
+    [("hybrid-lstm-tweets", 10.8), ("lstm-vae-tweets", 10.5)],
+    ids=["hybrid", "lstm"],
 )
 def test_the_published_tweet_models_have_the_published_size(name: str, millions: float) -> None:
     """Semeniuta et al. 2017, 4.3."""

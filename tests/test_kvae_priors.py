@@ -40,7 +40,9 @@ def prior_of(model: Any) -> Any:
 
 
 def noise(model: Any, rows: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(rows, model.parts.noise_size)).astype(np.float32)
+    return (
+        np.random.default_rng(seed).normal(size=(rows, model.parts.noise_size)).astype(np.float32)
+    )
 
 
 def pseudo_posteriors(model: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +72,9 @@ class Reference:
         generator = np.random.default_rng(1)
         counts = generator.multinomial(rows, np.exp(self.log_weights))
         parts = zip(self.means, self.covariances, counts, strict=True)
-        return np.concatenate([generator.multivariate_normal(mean, cov, count) for mean, cov, count in parts])
+        return np.concatenate(
+            [generator.multivariate_normal(mean, cov, count) for mean, cov, count in parts]
+        )
 
 
 def reference(name: str) -> Reference:
@@ -81,13 +85,21 @@ def reference(name: str) -> Reference:
         return Reference(np.zeros(1), np.zeros((1, size)), np.eye(size)[None])
     if name == "autoregressive":
         powers = prior.chain.coefficient ** np.arange(4)
-        return Reference(np.zeros(1), np.zeros((1, size)), np.kron(toeplitz(powers), np.eye(2))[None])
+        return Reference(
+            np.zeros(1), np.zeros((1, size)), np.kron(toeplitz(powers), np.eye(2))[None]
+        )
     if name == "mixture":
-        weights, mean, log_variance = log_softmax(np.array(prior.logits)), np.array(prior.mean), prior.log_variance
+        weights, mean, log_variance = (
+            log_softmax(np.array(prior.logits)),
+            np.array(prior.mean),
+            prior.log_variance,
+        )
     else:
         mean, log_variance = pseudo_posteriors(model)
         weights = np.full(3, np.log(1 / 3))
-    return Reference(weights, mean, np.stack([np.diag(np.exp(row)) for row in np.array(log_variance)]))
+    return Reference(
+        weights, mean, np.stack([np.diag(np.exp(row)) for row in np.array(log_variance)])
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -101,7 +113,9 @@ def test_the_density_of_a_prior_is_that_of_its_weights(name: str) -> None:
 def test_samples_of_a_prior_follow_its_own_density(name: str) -> None:
     model, expected, rows = model_of(name), reference(name), 40_000
     samples, independent = np.array(model.codes(noise(model, rows)), np.float64), expected.rvs(rows)
-    np.testing.assert_allclose(np.cov(samples.T), np.cov(independent.T), atol=0.05 * np.cov(independent.T).max())
+    np.testing.assert_allclose(
+        np.cov(samples.T), np.cov(independent.T), atol=0.05 * np.cov(independent.T).max()
+    )
     for measured in (expected.log_pdf, lambda z: z):
         ours, theirs = measured(samples), measured(independent)
         error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / rows)
@@ -167,8 +181,12 @@ def test_no_text_has_a_kl_below_the_rate_of_the_autoregressive_prior() -> None:
     assert (kl > 3.0).all()
     square = model.hierarchy.prior.chain.coefficient**2
     inner = np.log((1 - square) / (1 + square))
-    closest = np.repeat([np.log(1 - square), inner, inner, np.log(1 - square)], 2)[None].astype(np.float32)
+    closest = np.repeat([np.log(1 - square), inner, inner, np.log(1 - square)], 2)[None].astype(
+        np.float32
+    )
     still = np.zeros_like(closest)
     least = np.array(model.hierarchy(still, closest, still)["kl_level_0"])
     assert least[0] == pytest.approx(3.0, rel=1e-4)
-    assert 2 * Autoregressive.committed_rate(model.hierarchy.prior.chain.coefficient, 4) == pytest.approx(3.0)
+    assert 2 * Autoregressive.committed_rate(
+        model.hierarchy.prior.chain.coefficient, 4
+    ) == pytest.approx(3.0)

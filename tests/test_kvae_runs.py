@@ -40,7 +40,12 @@ def optimizers() -> dict[str, TrainingConfig]:
     found = {}
     for item in PRESETS.values():
         training = item.config.training
-        key = (training.learning_rate_schedule, training.clip_norm > 0, training.weight_decay > 0, training.precision)
+        key = (
+            training.learning_rate_schedule,
+            training.clip_norm > 0,
+            training.weight_decay > 0,
+            training.precision,
+        )
         found.setdefault("-".join(map(str, key)), training)
     return {**found, "float16": TrainingConfig(precision="mixed_float16")}
 
@@ -51,9 +56,15 @@ def test_runs_with_every_optimizer_open_in_a_process_that_knows_of_no_training(
     """The first run has the schedule that only kvae.training registered; `keras.saving.load_model` opens them all too."""
     run = load_run(run_folder)
     found = optimizers()
-    assert {settings.learning_rate_schedule for settings in found.values()} == {"constant", "cosine", "exponential"}
+    assert {settings.learning_rate_schedule for settings in found.values()} == {
+        "constant",
+        "cosine",
+        "exponential",
+    }
     for name, settings in found.items():
-        shutil.copytree(run_folder, tmp_path / name, ignore=shutil.ignore_patterns("checkpoints", "logs"))
+        shutil.copytree(
+            run_folder, tmp_path / name, ignore=shutil.ignore_patterns("checkpoints", "logs")
+        )
         with computing_in(settings.precision):
             model = TextVAE(run.config.model, run.config.objective)
         model.compile(optimizer(settings, 100))
@@ -69,7 +80,9 @@ def test_runs_with_every_optimizer_open_in_a_process_that_knows_of_no_training(
         "print('all')"
     )
     folders = sorted(str(tmp_path / name) for name in found)
-    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False
+    )
     assert done.stdout == "all\n", done.stderr
 
 
@@ -127,7 +140,9 @@ def test_only_a_damaged_model_without_checkpoint_is_to_be_trained_again(copy: Pa
     [
         (
             "config.json",
-            lambda text: text.replace(b"kvae>TextVAE", b"mine>Better").replace(b'"TextVAE"', b'"Better"'),
+            lambda text: text.replace(b"kvae>TextVAE", b"mine>Better").replace(
+                b'"TextVAE"', b'"Better"'
+            ),
             "the class 'mine>Better', which is not registered here; import the module that defines it",
         ),
         (
@@ -166,14 +181,23 @@ def test_a_model_that_is_whole_and_does_not_fit_is_never_to_be_trained_again(
 def test_another_version_of_keras_is_named(copy: Path) -> None:
     rewritten(copy / "model.keras", "metadata.json", lambda text: b'{"keras_version": "99.1"}')
     load_run(copy)  # which opens it all the same
-    rewritten(copy / "model.keras", "config.json", lambda text: text.replace(b'"head_units"', b'"head_size"'))
-    assert f"written with Keras 99.1, this is kvae 0.1.0 with Keras {keras.__version__}" in refusal(copy)
+    rewritten(
+        copy / "model.keras",
+        "config.json",
+        lambda text: text.replace(b'"head_units"', b'"head_size"'),
+    )
+    assert f"written with Keras 99.1, this is kvae 0.1.0 with Keras {keras.__version__}" in refusal(
+        copy
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        *((RuntimeError(f"1 objects could not be loaded: {sign}"), "not enough memory") for sign in SIGNS_OF_MEMORY),
+        *(
+            (RuntimeError(f"1 objects could not be loaded: {sign}"), "not enough memory")
+            for sign in SIGNS_OF_MEMORY
+        ),
         (MemoryError(), "not enough memory"),
         (PermissionError(13, "Permission denied"), "the right to read it"),
         (OSError(28, "No space left on device"), "make room on that disk"),
@@ -194,12 +218,16 @@ def test_memory_rights_and_disks_are_told_from_damage(
     assert "again" not in told.replace("try again", "")
 
 
-def test_a_file_that_may_not_be_read_is_told_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_told_so(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forbidden(path: Path, *arguments: Any, **options: Any) -> str:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", forbidden)
-    assert "config.json: cannot be read (Permission denied); give this user the right" in refusal(copy)
+    assert "config.json: cannot be read (Permission denied); give this user the right" in refusal(
+        copy
+    )
 
 
 def test_a_model_of_another_run_is_refused(copy: Path) -> None:
@@ -227,7 +255,9 @@ def test_weights_that_are_not_finite_are_refused(copy: Path, run_folder: Path) -
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
-def test_damaged_json_names_another_source(copy: Path, name: str, content: bytes, message: str) -> None:
+def test_damaged_json_names_another_source(
+    copy: Path, name: str, content: bytes, message: str
+) -> None:
     (copy / name).write_bytes(content)
     told = refusal(copy)
     assert message in told
@@ -242,7 +272,9 @@ def test_json_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.M
         read_json(tmp_path / "big.json", "")
 
 
-def test_numbers_that_are_not_finite_become_null_and_come_back_as_nothing(tmp_path: Path, run_folder: Path) -> None:
+def test_numbers_that_are_not_finite_become_null_and_come_back_as_nothing(
+    tmp_path: Path, run_folder: Path
+) -> None:
     data = {"a": float("nan"), "b": [float("inf"), 1.5, {"c": -float("inf")}], "d": (1, "NaN")}
     assert to_json(data) == '{"a": null, "b": [null, 1.5, {"c": null}], "d": [1, "NaN"]}'
     assert parse_json('{"a": NaN, "b": [-Infinity]}') == {"a": None, "b": [None]}
@@ -284,7 +316,9 @@ def test_curves_have_gaps_where_metrics_were_no_numbers(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").is_file()
 
 
-def test_evaluation_and_export_say_that_a_run_diverged(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_and_export_say_that_a_run_diverged(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_json(copy / "diverged.json", {"step": 99, "what": "the loss is nan"})
     run = opened(str(copy))
     said = capsys.readouterr().err
@@ -298,7 +332,11 @@ def test_evaluation_and_export_say_that_a_run_diverged(copy: Path, capsys: pytes
 
 
 def test_a_model_alone_is_opened_by_the_same_rules(copy: Path) -> None:
-    rewritten(copy / "model.keras", "config.json", lambda text: text.replace(b'"head_units"', b'"head_size"'))
+    rewritten(
+        copy / "model.keras",
+        "config.json",
+        lambda text: text.replace(b'"head_units"', b'"head_size"'),
+    )
     with pytest.raises(ModelError, match="head_size"):
         load_model(copy / "model.keras", "")
     assert "ulimit" in unreadable(OSError(23, "Too many open files in system"))

@@ -25,12 +25,16 @@ ROOT = Path(__file__).parents[1]
 READING = [name for name, row in ENCODERS.items() if row.reads_text]
 
 
-def features_of(name: str, symbols: np.ndarray, last: np.ndarray, length: int | None = 16) -> list[Any]:
+def features_of(
+    name: str, symbols: np.ndarray, last: np.ndarray, length: int | None = 16
+) -> list[Any]:
     """What an encoder, its weights drawn from one seed, makes of symbols (B, T, 9)."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((length, 9)), keras.Input((), dtype="int32")
     found = encoders.LAYERS[name].up(small_config(encoder=name), *inputs)
-    computed = keras.Model(inputs, [[part for part in level if part is not None] for level in found])([symbols, last])
+    computed = keras.Model(
+        inputs, [[part for part in level if part is not None] for level in found]
+    )([symbols, last])
     return [Features(*level) for level in computed]
 
 
@@ -42,7 +46,9 @@ def test_an_encoder_has_the_positions_that_its_row_says(name: str) -> None:
     row, config = ENCODERS[name], small_config(encoder=name)
     assert len(found) == len(config.encoder_units)
     lengths = [None if level.map is None else level.map.shape[1] for level in found]
-    assert lengths == [16 // row.stride ** (level + 1) if row.positions else None for level in range(len(found))]
+    assert lengths == [
+        16 // row.stride ** (level + 1) if row.positions else None for level in range(len(found))
+    ]
     assert config.encoder_stride == row.stride ** len(found)
 
 
@@ -53,23 +59,32 @@ def test_an_encoder_of_any_length_reads_nothing_behind_the_last_symbol(name: str
     last = np.array([9, 7, 2], np.int32)
     whole, trimmed = (features_of(name, symbols[:, :length], last, None) for length in (16, 10))
     for one, other in zip(whole, trimmed, strict=True):
-        np.testing.assert_allclose(numbers(one.summary), numbers(other.summary), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            numbers(one.summary), numbers(other.summary), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.both
 def test_a_bag_is_the_mean_of_the_counted_symbols_in_any_order() -> None:
-    rows, last = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32), np.array([3, 0], np.int32)
+    rows, last = (
+        np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32),
+        np.array([3, 0], np.int32),
+    )
     found = numbers(encoders.MeanUpTo()(rows, last))
     np.testing.assert_allclose(found, [rows[0, :4].mean(axis=0), rows[1, 0]], rtol=1e-5, atol=1e-6)
     turned = np.concatenate([rows[:, 3::-1], rows[:, 4:]], axis=1)
-    np.testing.assert_allclose(numbers(encoders.MeanUpTo()(turned, last))[0], found[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        numbers(encoders.MeanUpTo()(turned, last))[0], found[0], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", EXPANDERS)
 def test_an_expander_repeats_and_multiplies_as_its_row_says(name: str) -> None:
     config, row = small_config(expander=name), EXPANDERS[name]
     code = keras.Input((1, 4))
-    features = numbers(keras.Model(code, expanders.LAYERS[name](config, code))(np.ones((1, 1, 4), np.float32)))
+    features = numbers(
+        keras.Model(code, expanders.LAYERS[name](config, code))(np.ones((1, 1, 4), np.float32))
+    )
     assert features.shape[1] == 16
     assert bool((features == features[:, :1]).all()) is row.repeats
     assert config.expander_stride == row.stride ** len(config.expander_filters)
@@ -85,7 +100,9 @@ def test_a_head_reads_history_and_bounds_its_state_as_its_row_says(name: str) ->
     features = 100.0 * np.random.default_rng(0).normal(size=(4, 16, 8)).astype(np.float32)
     one, other = (numbers(head(features, random_tokens(4, seed=seed))) for seed in (0, 1))
     assert bool((one != other).any()) is HEADS[name].history
-    _, state = head.step(head.project(features)[:, 0], np.zeros(4, np.int32), head.initial_state(features))
+    _, state = head.step(
+        head.project(features)[:, 0], np.zeros(4, np.int32), head.initial_state(features)
+    )
     if HEADS[name].bounded_state:
         assert np.abs(numbers(state[0])).max() <= 1.0
 
@@ -111,24 +128,34 @@ def names_of_choices(tree: ast.AST) -> list[str]:
         ast.unparse(node)
         for node in compared
         for left in [node.left]
-        if isinstance(left, ast.Attribute) and left.attr in SLOTS and "'" in ast.unparse(node.comparators[0])
+        if isinstance(left, ast.Attribute)
+        and left.attr in SLOTS
+        and "'" in ast.unparse(node.comparators[0])
     ]
 
 
 def test_no_file_asks_for_a_choice_by_its_name() -> None:
-    paths = [path for folder in ("kvae", "training", "export") for path in (ROOT / folder).glob("**/*.py")]
-    found = {path.name: names_of_choices(ast.parse(path.read_text(encoding="utf-8"))) for path in paths}
+    paths = [
+        path
+        for folder in ("kvae", "training", "export")
+        for path in (ROOT / folder).glob("**/*.py")
+    ]
+    found = {
+        path.name: names_of_choices(ast.parse(path.read_text(encoding="utf-8"))) for path in paths
+    }
     assert {name: asked for name, asked in found.items() if asked} == {}
-    assert names_of_choices(ast.parse('a = config.encoder in ("lstm", "gru")')) == ["config.encoder in ('lstm', 'gru')"]
+    assert names_of_choices(ast.parse('a = config.encoder in ("lstm", "gru")')) == [
+        "config.encoder in ('lstm', 'gru')"
+    ]
 
 
 def patches(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     """An encoder of one's own: each layer makes one position of three."""
     found, features = [], symbols
     for level, units in enumerate(config.encoder_units):
-        features = layers.Conv1D(units, 3, strides=3, padding="same", activation="elu", name=f"patches_{level}")(
-            features
-        )
+        features = layers.Conv1D(
+            units, 3, strides=3, padding="same", activation="elu", name=f"patches_{level}"
+        )(features)
         found.append(Features(layers.Flatten()(features), features))
     return found
 
@@ -148,7 +175,12 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODERS, "frozen", Encoder(reads=("encoder_embedding",)))
 
 
-LADDER: dict[str, Any] = {"latent": "map", "latent_size": (3, 2), "expander": "repeat", "length": 18}
+LADDER: dict[str, Any] = {
+    "latent": "map",
+    "latent_size": (3, 2),
+    "expander": "repeat",
+    "length": 18,
+}
 
 
 @pytest.mark.usefixtures("added")
@@ -164,7 +196,9 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
     settings: dict[str, Any] = {**small_settings, "model.encoder": "patches"}
     settings |= {f"model.{name}": value for name, value in LADDER.items()} | {"model.length": 0}
     data = prepare(preset("cnn").with_settings(settings))
-    assert data.config.model.length == 9  # names of six characters and an end mark, and 3 * 3 divides it
+    assert (
+        data.config.model.length == 9
+    )  # names of six characters and an end mark, and 3 * 3 divides it
     assert Config.from_dict(data.config.to_dict()) == data.config
     model = TextVAE(data.config.model, data.config.objective)
     assert [level[0] for level in model.hierarchy.shapes] == [3, 1]
@@ -189,32 +223,46 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
             {"encoder": "patches", "encoder_bidirectional": True},
             "nothing reads it: it belongs to the encoders 'lstm' and 'gru'; leave it out",
         ),
-        ({"encoder": "frozen", "encoder_units": (3,)}, "model.encoder_units is (3,), but nothing reads it"),
+        (
+            {"encoder": "frozen", "encoder_units": (3,)},
+            "model.encoder_units is (3,), but nothing reads it",
+        ),
         (
             {"encoder": "patches", **LADDER, "length": 15},
             "the layers of encoder 'patches' do not divide it evenly, which a ladder of maps needs; use a multiple of 9",
         ),
-        ({"encoder": "dense", "latent": "map"}, "use 'conv', 'lstm', 'gru', 'patches' or 'tangents'"),
+        (
+            {"encoder": "dense", "latent": "map"},
+            "use 'conv', 'lstm', 'gru', 'patches' or 'tangents'",
+        ),
     ],
 )
-def test_what_an_added_encoder_cannot_do_is_told_by_its_row(settings: dict[str, Any], message: str) -> None:
+def test_what_an_added_encoder_cannot_do_is_told_by_its_row(
+    settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         small_model(**settings)
     assert message in str(caught.value)
 
 
 @pytest.mark.usefixtures("added")
-def test_batches_are_cut_for_an_added_encoder_only_where_its_row_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_cut_for_an_added_encoder_only_where_its_row_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = Config().with_settings({"model.expander": "repeat", "training.length_buckets": True})
     config = config.with_settings({"model.encoder": "patches", "objective.count_padding": False})
-    with pytest.raises(ConfigError, match="use it with an encoder 'lstm', 'gru', 'bag' or 'none' in one direction"):
+    with pytest.raises(
+        ConfigError, match="use it with an encoder 'lstm', 'gru', 'bag' or 'none' in one direction"
+    ):
         check_training(config)
     monkeypatch.setitem(ENCODERS, "patches", Encoder(positions=True, any_length=True))
     check_training(config)
 
 
 @pytest.mark.usefixtures("added")
-def test_features_of_too_few_layers_are_refused_with_what_an_encoder_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_too_few_layers_are_refused_with_what_an_encoder_returns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(encoders.LAYERS, "patches", Layers(lambda *inputs: patches(*inputs)[-1:]))
     with pytest.raises(ConfigError, match="encoder 'patches' has features of 1 layers"):
         small_model(encoder="patches", **LADDER)
@@ -239,6 +287,7 @@ def test_export_names_an_operation_that_onnx_does_not_have(monkeypatch: pytest.M
     from kvae.export.convert import converted
 
     with pytest.raises(
-        CheckFailed, match=r"ONNX has no such operations: BesselI0 \(.*BesselI0\); write those layers with"
+        CheckFailed,
+        match=r"ONNX has no such operations: BesselI0 \(.*BesselI0\); write those layers with",
     ):
         converted(tf.math.bessel_i0, [tf.TensorSpec((None, 3), tf.float32, "x")], ["y"])

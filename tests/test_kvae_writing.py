@@ -33,7 +33,9 @@ with {name}({arguments}):
 def holding(name: str, *paths: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process within `sole_writer` or `claimed`, until its standard input ends."""
     code = HOLDER.format(name=name, arguments=", ".join(f"Path({str(path)!r})" for path in paths))
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     assert process.stdout.readline() == "held\n"
     try:
@@ -62,7 +64,10 @@ def test_a_second_process_is_refused_with_the_owner_and_the_way_out(tmp_path: Pa
         with pytest.raises(Taken) as refused, sole_writer(tmp_path / LOCK, tmp_path / "run"):
             pass
         message = str(refused.value)
-        assert f"run is being written by process {process.pid} on {socket.gethostname()} since 2" in message
+        assert (
+            f"run is being written by process {process.pid} on {socket.gethostname()} since 2"
+            in message
+        )
         assert message.endswith("wait until it ends, stop it, or give another path")
         assert "\n" not in message
         process.communicate()
@@ -91,7 +96,9 @@ def test_a_thread_is_refused_like_a_process(tmp_path: Path) -> None:
         assert isinstance(threads.submit(second).exception(), Taken)
 
 
-def test_who_waits_says_for_whom_and_has_its_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_waits_says_for_whom_and_has_its_turn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     waiting, order = threading.Event(), list[str]()
 
     def second() -> None:
@@ -136,7 +143,10 @@ def test_of_many_that_begin_together_one_at_a_time_writes(tmp_path: Path) -> Non
         entered = sum(threads.map(writer, range(8)))
     assert entered == len(most) > 0
     assert max(most) == 1
-    assert [*tmp_path.rglob("*")] in ([], [tmp_path / "r"])  # empty where its maker left while another came
+    assert [*tmp_path.rglob("*")] in (
+        [],
+        [tmp_path / "r"],
+    )  # empty where its maker left while another came
 
 
 def test_a_lock_file_that_another_has_made_meanwhile_stays(tmp_path: Path) -> None:
@@ -155,7 +165,9 @@ def test_a_lock_file_that_another_has_made_meanwhile_stays(tmp_path: Path) -> No
     assert (tmp_path / LOCK).read_text() == "process 1"
 
 
-def test_a_full_disk_does_not_keep_the_lock_from_holding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_keep_the_lock_from_holding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -198,19 +210,28 @@ def test_a_folder_that_a_killed_process_had_claimed_is_free_and_goes_away(tmp_pa
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("make", [lambda path: path.write_text("data"), lambda path: path.symlink_to("nowhere")])
+@pytest.mark.parametrize(
+    "make", [lambda path: path.write_text("data"), lambda path: path.symlink_to("nowhere")]
+)
 def test_what_is_no_folder_cannot_be_claimed(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "r")
-    with pytest.raises(ConfigError, match="r is not a folder; give another path"), claimed(tmp_path / "r"):
+    with (
+        pytest.raises(ConfigError, match="r is not a folder; give another path"),
+        claimed(tmp_path / "r"),
+    ):
         pass
     assert os.path.lexists(tmp_path / "r")
 
 
-def test_on_a_disk_without_locks_a_new_folder_is_made_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_disk_without_locks_a_new_folder_is_made_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writing, "lock_now", without_locks)
     with claimed(tmp_path / "r") as kept:
         assert not kept
-        assert "on a disk that keeps no locks: another process may have made it" in refused(tmp_path / "r")
+        assert "on a disk that keeps no locks: another process may have made it" in refused(
+            tmp_path / "r"
+        )
         assert (tmp_path / "r").is_dir()
         (tmp_path / "r" / "config.json").write_text("{}")
         with claimed(tmp_path / "r") as kept:
@@ -218,7 +239,9 @@ def test_on_a_disk_without_locks_a_new_folder_is_made_by_one(tmp_path: Path, mon
     assert names(tmp_path / "r") == ["config.json"]
 
 
-def test_another_error_of_the_disk_is_not_taken_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_disk_is_not_taken_for_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -242,7 +265,9 @@ def test_a_file_or_a_folder_appears_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_what_breaks_while_it_is_written_leaves_what_was_there(tmp_path: Path, folder: bool) -> None:
+def test_what_breaks_while_it_is_written_leaves_what_was_there(
+    tmp_path: Path, folder: bool
+) -> None:
     (tmp_path / "a").write_text("1")
 
     def stopped() -> None:
@@ -285,7 +310,9 @@ def test_a_folder_never_replaces_what_has_come_meanwhile(tmp_path: Path) -> None
             (tmp_path / "bundle").mkdir()
             (tmp_path / "bundle" / "notes.txt").write_text("mine")
 
-    with pytest.raises(ConfigError, match="bundle exists already; give another path, or move it away"):
+    with pytest.raises(
+        ConfigError, match="bundle exists already; give another path, or move it away"
+    ):
         export()
     assert names(tmp_path) == ["bundle"]
     assert names(tmp_path / "bundle") == ["notes.txt"]

@@ -20,7 +20,9 @@ ALPHABETS = {
     "char": Alphabet.build([TEXT]),
     "byte": Alphabet.of_bytes(),
     "word": Alphabet.build([TEXT], tokenizer="word"),
-    "wordpiece": pieces(*sorted({*LETTERS, *(f"##{symbol}" for symbol in LETTERS), "cat", "##laut"})),
+    "wordpiece": pieces(
+        *sorted({*LETTERS, *(f"##{symbol}" for symbol in LETTERS), "cat", "##laut"})
+    ),
 }
 
 
@@ -30,7 +32,12 @@ def test_every_tokenizer_is_tried() -> None:
 
 @pytest.mark.parametrize(
     ("name", "again"),
-    [("char", TEXT), ("byte", TEXT), ("word", "the cat's Ümlaut sat 🙂"), ("wordpiece", "the cat ' s Ümlaut sat 🙂")],
+    [
+        ("char", TEXT),
+        ("byte", TEXT),
+        ("word", "the cat's Ümlaut sat 🙂"),
+        ("wordpiece", "the cat ' s Ümlaut sat 🙂"),
+    ],
 )
 def test_a_text_comes_back_but_for_its_white_space(name: str, again: str) -> None:
     alphabet = ALPHABETS[name]
@@ -50,7 +57,9 @@ def test_an_alphabet_survives_json(name: str) -> None:
 
 def test_a_vocabulary_of_another_kind_is_refused() -> None:
     with pytest.raises(BundleError, match="'sentencepiece'"):
-        Alphabet.from_dict({"tokenizer": "sentencepiece", "specials": list(SPECIALS), "symbols": []})
+        Alphabet.from_dict(
+            {"tokenizer": "sentencepiece", "specials": list(SPECIALS), "symbols": []}
+        )
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -58,25 +67,38 @@ def test_a_vocabulary_of_another_kind_is_refused() -> None:
 def test_a_cut_is_the_start_of_a_text_with_at_most_that_many_tokens(name: str, most: int) -> None:
     alphabet = ALPHABETS[name]
     cut = alphabet.cut(TEXT, most)
-    whole = {"byte": 3, "wordpiece": 5}.get(name, 0)  # bytes of a character, pieces of a word that may be left out
+    whole = {"byte": 3, "wordpiece": 5}.get(
+        name, 0
+    )  # bytes of a character, pieces of a word that may be left out
     assert min(alphabet.count(TEXT), most) - whole <= alphabet.count(cut) <= most
     assert alphabet.ids(TEXT)[: alphabet.count(cut)] == alphabet.ids(cut)
 
 
 def test_half_a_character_of_bytes_is_replaced() -> None:
     bytes_of_ring = [4 + number for number in "å".encode()]
-    assert Alphabet.of_bytes().decode(np.array([[*bytes_of_ring, 4 + ord("b"), bytes_of_ring[0], END]])) == ["åb�"]
+    assert Alphabet.of_bytes().decode(
+        np.array([[*bytes_of_ring, 4 + ord("b"), bytes_of_ring[0], END]])
+    ) == ["åb�"]
     assert Alphabet.of_bytes().decode(np.array([[UNKNOWN, 4 + ord("b")]])) == ["�b"]
 
 
 def test_a_lone_surrogate_has_bytes_too() -> None:
-    assert Alphabet.of_bytes().decode(Alphabet.of_bytes().encode(["a\ud800"], 8))[0].startswith("a�")
+    assert (
+        Alphabet.of_bytes().decode(Alphabet.of_bytes().encode(["a\ud800"], 8))[0].startswith("a�")
+    )
 
 
 def test_a_line_break_is_a_word() -> None:
     alphabet = Alphabet.build(["no it was\nnot\n"], tokenizer="word")
     ids = alphabet.ids("it  was \n\n not\n")
-    assert [alphabet.symbols[number - 4] for number in ids] == ["it", "was", "\n", "\n", "not", "\n"]
+    assert [alphabet.symbols[number - 4] for number in ids] == [
+        "it",
+        "was",
+        "\n",
+        "\n",
+        "not",
+        "\n",
+    ]
     assert alphabet.decode(np.array([ids])) == ["it was\n\nnot\n"]
 
 
@@ -110,7 +132,9 @@ def test_rare_words_are_cut_by_their_number_and_by_their_count() -> None:
     assert Alphabet.build(texts, 2, "word").unknown(texts) == {"a": 1, "d": 1}
 
 
-@pytest.mark.parametrize(("name", "words"), [("word", "5 words"), ("byte", "27 bytes"), ("char", "23 characters")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("word", "5 words"), ("byte", "27 bytes"), ("char", "23 characters")]
+)
 def test_a_text_that_is_too_long_is_counted_in_its_tokens(name: str, words: str) -> None:
     with pytest.raises(DataError, match=f"text 0 has {words}, the model takes at most 3"):
         ALPHABETS[name].encode([TEXT], 4)

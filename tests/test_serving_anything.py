@@ -13,7 +13,12 @@ numbers = st.one_of(st.integers(-3, 300), st.sampled_from([-(2**70), 2**63, 2**7
 """Whole numbers that are no valid request for millions of texts."""
 
 anything: st.SearchStrategy[Any] = st.one_of(
-    st.none(), st.booleans(), numbers, st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=3)
+    st.none(),
+    st.booleans(),
+    numbers,
+    st.floats(),
+    st.text(max_size=20),
+    st.lists(st.integers(), max_size=3),
 )
 count = st.one_of(st.integers(-2, 5), anything)
 texts = st.one_of(
@@ -44,11 +49,19 @@ calls: st.SearchStrategy[tuple[str, tuple[Any, ...], dict[str, Any]]] = st.one_o
     st.tuples(st.just("encode"), st.tuples(texts, choice), st.just({})),
     st.tuples(st.just("reconstruct"), st.tuples(texts, choice), st.just({})),
     st.tuples(
-        st.just("interpolate"), st.tuples(st.text(max_size=18), st.text(max_size=18), count, choice), st.just({})
+        st.just("interpolate"),
+        st.tuples(st.text(max_size=18), st.text(max_size=18), count, choice),
+        st.just({}),
     ),
-    st.tuples(st.just("score"), st.tuples(texts, count), st.fixed_dictionaries({}, optional={"too_long": choice})),
     st.tuples(
-        st.just("decode"), st.tuples(st.one_of(anything, st.lists(st.lists(st.floats()), max_size=3))), st.just({})
+        st.just("score"),
+        st.tuples(texts, count),
+        st.fixed_dictionaries({}, optional={"too_long": choice}),
+    ),
+    st.tuples(
+        st.just("decode"),
+        st.tuples(st.one_of(anything, st.lists(st.lists(st.floats()), max_size=3))),
+        st.just({}),
     ),
     st.tuples(st.just("arithmetic"), st.tuples(texts, texts), st.just({})),
     st.tuples(st.just("variations"), st.tuples(st.text(max_size=18), count, anything), st.just({})),
@@ -70,14 +83,18 @@ def check(sampler: Sampler, call: tuple[str, tuple[Any, ...], dict[str, Any]]) -
         assert np.isfinite(answer).all()
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(calls)
 def test_a_few_hundred_calls(sampler: Sampler, call: Any) -> None:
     check(sampler, call)
 
 
 @pytest.mark.nightly
-@settings(max_examples=1_000_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(
+    max_examples=1_000_000, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
 @given(calls)
 def test_a_million_calls(sampler: Sampler, call: Any) -> None:
     check(sampler, call)

@@ -18,7 +18,9 @@ def test_awaited_calls_give_what_the_sampler_gives(sampler: Sampler) -> None:
         assert texts == sampler.sample(5, seed=1)
         assert scores == sampler.score(["KAMITO"])
         assert again == sampler.reconstruct(["KAMITO"])
-        assert [piece async for piece in aio.stream(seed=1, row=2)] == list(sampler.stream(seed=1, row=2))
+        assert [piece async for piece in aio.stream(seed=1, row=2)] == list(
+            sampler.stream(seed=1, row=2)
+        )
         with pytest.raises(ConfigError, match="n must be"):
             await aio.sample(-1)
 

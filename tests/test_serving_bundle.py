@@ -45,7 +45,9 @@ def replace_with_a_file(bundle: Path) -> None:
 def elsewhere(bundle: Path) -> None:
     endpoints = json.loads((bundle / "manifest.json").read_text())["endpoints"]
     shutil.copy(bundle / "prior.onnx", bundle.parent)
-    rewrite(bundle, endpoints={**endpoints, "prior": {**endpoints["prior"], "file": "../prior.onnx"}})
+    rewrite(
+        bundle, endpoints={**endpoints, "prior": {**endpoints["prior"], "file": "../prior.onnx"}}
+    )
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -55,8 +57,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda bundle: [file.unlink() for file in bundle.iterdir()],
         "a folder without a manifest.json",
     ),
-    "manifest is text": (lambda bundle: (bundle / "manifest.json").write_text("hello"), "it is not JSON"),
-    "manifest is binary": (lambda bundle: (bundle / "manifest.json").write_bytes(b"\xff\xfe\x00"), "it is not JSON"),
+    "manifest is text": (
+        lambda bundle: (bundle / "manifest.json").write_text("hello"),
+        "it is not JSON",
+    ),
+    "manifest is binary": (
+        lambda bundle: (bundle / "manifest.json").write_bytes(b"\xff\xfe\x00"),
+        "it is not JSON",
+    ),
     "manifest is a list": (
         lambda bundle: (bundle / "manifest.json").write_text("[]"),
         "not the manifest of a kvae bundle",
@@ -65,21 +73,36 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda bundle: (bundle / "manifest.json").write_text('{"name": "app"}'),
         "not the manifest of a kvae bundle",
     ),
-    "a newer format": (lambda bundle: rewrite(bundle, format_version=FORMAT_VERSION + 1), "update kvae"),
+    "a newer format": (
+        lambda bundle: rewrite(bundle, format_version=FORMAT_VERSION + 1),
+        "update kvae",
+    ),
     "an edited manifest": (lambda bundle: flip(bundle / "manifest.json", 40), "manifest.json"),
-    "an endpoint too few": (lambda bundle: rewrite(bundle, endpoints={}), "endpoints.sampler is missing"),
+    "an endpoint too few": (
+        lambda bundle: rewrite(bundle, endpoints={}),
+        "endpoints.sampler is missing",
+    ),
     "no vocabulary": (lambda bundle: rewrite(bundle, vocabulary=None), "vocabulary is missing"),
     "format 0": (
         lambda bundle: rewrite(bundle, format_version=0),
         "bundle format 0, this kvae reads 2; export it anew",
     ),
-    "a file elsewhere": (elsewhere, "must be an .onnx file in the bundle's own folder, got '../prior.onnx'"),
-    "a missing file": (lambda bundle: (bundle / "encoder.onnx").unlink(), "encoder.onnx: is missing"),
+    "a file elsewhere": (
+        elsewhere,
+        "must be an .onnx file in the bundle's own folder, got '../prior.onnx'",
+    ),
+    "a missing file": (
+        lambda bundle: (bundle / "encoder.onnx").unlink(),
+        "encoder.onnx: is missing",
+    ),
     "an empty file": (
         lambda bundle: (bundle / "prior.onnx").write_bytes(b""),
         "prior.onnx: truncated or extended, 0 bytes",
     ),
-    "a truncated file": (lambda bundle: truncate(bundle / "sampler.onnx"), "sampler.onnx: truncated"),
+    "a truncated file": (
+        lambda bundle: truncate(bundle / "sampler.onnx"),
+        "sampler.onnx: truncated",
+    ),
     "a flipped byte": (lambda bundle: flip(bundle / "sampler.onnx", 5000), "sampler.onnx: damaged"),
     "another tokenizer": (
         lambda bundle: rewrite(bundle, vocabulary={"tokenizer": "wordpiece"}),
@@ -113,7 +136,11 @@ def vouched(bundle: Path, name: str) -> None:
     """Let the manifest vouch for what an endpoint's file holds now, as whoever changed both would."""
     content = (bundle / f"{name}.onnx").read_bytes()
     endpoints = json.loads((bundle / "manifest.json").read_text())["endpoints"]
-    entry = {"file": f"{name}.onnx", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    entry = {
+        "file": f"{name}.onnx",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     rewrite(bundle, endpoints={**endpoints, name: entry})
 
 
@@ -166,7 +193,9 @@ def half_a_billion_for_each_text(model: onnx.ModelProto) -> None:
 def row_times_column(model: onnx.ModelProto) -> None:
     """A sum of two constants of 128 KB is 4 GB."""
     for name, shape in (("row", (1, 32768)), ("column", (32768, 1))):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name))
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.zeros(shape, np.float32), name)
+        )
     model.graph.node.insert(0, onnx.helper.make_node("Add", ["row", "column"], ["large"]))
 
 
@@ -178,13 +207,19 @@ def not_finite(number: float) -> Callable[[onnx.ModelProto], object]:
     """One weight of a graph made infinite or no number, or a tensor added that holds one."""
 
     def change(model: onnx.ModelProto) -> None:
-        weights = [item for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT and item.dims]
+        weights = [
+            item
+            for item in model.graph.initializer
+            if item.data_type == onnx.TensorProto.FLOAT and item.dims
+        ]
         for item in weights[:1]:
             values = onnx.numpy_helper.to_array(item).copy()
             values.flat[-1] = number
             item.CopyFrom(onnx.numpy_helper.from_array(values, item.name))
         if not weights:
-            model.graph.initializer.append(onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [number]))
+            model.graph.initializer.append(
+                onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [number])
+            )
 
     return change
 
@@ -215,7 +250,11 @@ FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     "empty": (lambda file: file.write_bytes(b""), "truncated or extended, 0 bytes", False),
     "truncated": (truncate, "truncated or extended", False),
     "truncated, vouched for": (truncate, "not an ONNX file", True),
-    "random bytes": (lambda file: file.write_bytes(random.Random(0).randbytes(5000)), "not an ONNX file", True),
+    "random bytes": (
+        lambda file: file.write_bytes(random.Random(0).randbytes(5000)),
+        "not an ONNX file",
+        True,
+    ),
     "text": (lambda file: file.write_text("hello\n" * 500), "not an ONNX file", True),
     "a directory": (replace_with_a_folder, "is a folder; copy the bundle again", False),
     "a flipped bit": (lambda file: flip(file, 5000), "damaged, its sha256 is not the one", False),
@@ -233,9 +272,17 @@ FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
     ),
     "external data": (changed(keep_numbers_elsewhere), "keeps numbers in other files", True),
     "somebody else's model": (somebody_elses, "no graph of kvae", True),
-    "another model's graph": (metadata(model_id="0" * 16), "belongs to another bundle, its model_id is '000", True),
+    "another model's graph": (
+        metadata(model_id="0" * 16),
+        "belongs to another bundle, its model_id is '000",
+        True,
+    ),
     "another manifest": (metadata(length=17), "its length is 17 and not 16", True),
-    "another vocabulary": (metadata(vocabulary={}), "its vocabulary is {} and not {'specials'", True),
+    "another vocabulary": (
+        metadata(vocabulary={}),
+        "its vocabulary is {} and not {'specials'",
+        True,
+    ),
     "metadata of deep brackets": (
         changed(lambda model: setattr(model.metadata_props[0], "value", "[" * 100_000)),
         "its metadata are damaged",
@@ -247,15 +294,27 @@ FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
         True,
     ),
     "half a billion numbers": (changed(half_a_billion), "its constants are 500,0", True),
-    "half a billion numbers for each text": (changed(half_a_billion_for_each_text), "its constants are 500,0", True),
+    "half a billion numbers for each text": (
+        changed(half_a_billion_for_each_text),
+        "its constants are 500,0",
+        True,
+    ),
     "a row and a column": (changed(row_times_column), "its constants are 1,073,", True),
     "numbers that are not there": (
         changed(numbers_that_are_not_there),
         "a tensor of 500,000,000 numbers in",
         True,
     ),
-    "weights that are no numbers": (changed(not_finite(float("nan"))), "infinite or no numbers", True),
-    "weights that are infinite": (changed(not_finite(float("-inf"))), "infinite or no numbers", True),
+    "weights that are no numbers": (
+        changed(not_finite(float("nan"))),
+        "infinite or no numbers",
+        True,
+    ),
+    "weights that are infinite": (
+        changed(not_finite(float("-inf"))),
+        "infinite or no numbers",
+        True,
+    ),
     "a foreign operation": (
         changed(lambda model: model.graph.node.add(op_type="RandomNormal", output=["noise"])),
         "holds operations that no graph of kvae has (RandomNormal)",
@@ -292,33 +351,44 @@ def test_graphs_in_graphs_and_too_many_parts_are_no_model() -> None:
     deep = b""
     for _ in range(3000):
         deep = message(1, message(4, b"If") + message(5, message(6, deep)))
-    for graph, reason in ((deep, "RecursionError"), (b"\x10\x00" * (MOST_PARTS + 1), "more than 1,048,576 parts")):
+    for graph, reason in (
+        (deep, "RecursionError"),
+        (b"\x10\x00" * (MOST_PARTS + 1), "more than 1,048,576 parts"),
+    ):
         with pytest.raises(NotOnnx, match=reason):
             contents_of(message(7, graph))
 
 
 def test_a_number_where_a_text_belongs_makes_no_bytes() -> None:
-    name_as_number = bytes([4 << 3]) + b"\xff" * 5 + b"\x01"  # the operation's name as 68,719,476,735
+    name_as_number = (
+        bytes([4 << 3]) + b"\xff" * 5 + b"\x01"
+    )  # the operation's name as 68,719,476,735
     with pytest.raises(NotOnnx, match="TypeError"):
         contents_of(message(7, message(1, name_as_number)))
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_arbitrary_damage_is_a_bundle_error_or_none(bundle_folder: Path, tmp_path: Path, seed: int) -> None:
+def test_arbitrary_damage_is_a_bundle_error_or_none(
+    bundle_folder: Path, tmp_path: Path, seed: int
+) -> None:
     """Bytes of a graph changed, cut out or put in, with a manifest that vouches for them."""
     bundle, generator = shutil.copytree(bundle_folder, tmp_path / "bundle"), random.Random(seed)
     file = bundle / "encoder.onnx"
     content = bytearray(file.read_bytes())
     for _ in range(generator.randint(1, 20)):
         place = generator.randrange(len(content))
-        content[place : place + generator.randint(0, 3)] = generator.randbytes(generator.randint(0, 3))
+        content[place : place + generator.randint(0, 3)] = generator.randbytes(
+            generator.randint(0, 3)
+        )
     file.write_bytes(bytes(content))
     vouched(bundle, "encoder")
     with contextlib.suppress(BundleError):
         Sampler.load(bundle, endpoints=["encoder"]).encode("KAMI")
 
 
-def test_every_single_flipped_byte_of_a_manifest_is_found(bundle_folder: Path, tmp_path: Path) -> None:
+def test_every_single_flipped_byte_of_a_manifest_is_found(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
     original = (bundle / "manifest.json").read_bytes()
     for position in range(0, len(original), 37):
@@ -334,7 +404,9 @@ def test_reading_a_bundle_changes_nothing_in_it(bundle_folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in bundle_folder.iterdir()} == before
 
 
-def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
     """onnxruntime takes no such path, and no version of it will."""
     moved = shutil.copytree(bundle_folder, tmp_path / os.fsdecode(b"caf\xe9") / "bundle")
     assert Sampler.load(moved).sample(2, seed=0) == Sampler.load(bundle_folder).sample(2, seed=0)
@@ -344,14 +416,24 @@ def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(bundle_folder: Path, tm
     ("error", "way"),
     [
         (
-            RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Cos(7)"),
+            RuntimeError(
+                "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Cos(7)"
+            ),
             "update",
         ),
-        (RuntimeError("[ONNXRuntimeError] : 1 : FAIL : std::bad_alloc"), "there is not enough memory"),
+        (
+            RuntimeError("[ONNXRuntimeError] : 1 : FAIL : std::bad_alloc"),
+            "there is not enough memory",
+        ),
         (MemoryError(), "there is not enough memory"),
         (PermissionError(13, "Permission denied"), "the rights of this user"),
-        (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION"), "another version of onnxruntime"),
+        (
+            RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION"),
+            "another version of onnxruntime",
+        ),
     ],
 )
-def test_what_helps_where_onnxruntime_loads_no_graph_follows_the_cause(error: Exception, way: str) -> None:
+def test_what_helps_where_onnxruntime_loads_no_graph_follows_the_cause(
+    error: Exception, way: str
+) -> None:
     assert way in way_out(error)

@@ -25,7 +25,10 @@ def test_without_options_a_text_is_drawn_from_the_whole_distribution() -> None:
 
 
 def test_a_name_that_is_no_option_is_told_with_those_that_are() -> None:
-    with pytest.raises(TypeError, match="'temprature' is no option of how tokens are chosen; there are greedy, temp"):
+    with pytest.raises(
+        TypeError,
+        match="'temprature' is no option of how tokens are chosen; there are greedy, temp",
+    ):
         choices(MANIFEST, temprature=1.0)
 
 
@@ -33,7 +36,9 @@ def test_a_command_takes_every_option_with_its_default() -> None:
     parser = argparse.ArgumentParser()
     choice_arguments(parser)
     options = vars(parser.parse_args([]))
-    assert {name: options[name] for name in CHOICES} == {name: choice.default for name, choice in CHOICES.items()}
+    assert {name: options[name] for name in CHOICES} == {
+        name: choice.default for name, choice in CHOICES.items()
+    }
     assert options.keys() - CHOICES.keys() == {"seed"}
 
 
@@ -45,13 +50,20 @@ def test_a_request_takes_every_option_with_its_default_and_range() -> None:
     assert Choices().options() == {name: choice.default for name, choice in CHOICES.items()}
     for name, choice in CHOICES.items():
         bounds = {type(rule).__name__: rule for rule in Choices.model_fields[name].metadata}
-        found = [getattr(bounds.get(kind), attribute, None) for kind, attribute in (("Ge", "ge"), ("Le", "le"))]
+        found = [
+            getattr(bounds.get(kind), attribute, None)
+            for kind, attribute in (("Ge", "ge"), ("Le", "le"))
+        ]
         assert found == [choice.low, choice.high]
 
 
 @pytest.mark.parametrize(
     ("options", "fault"),
-    [({"temperature": 1e3}, None), ({"temperature": 1001}, "temperature"), ({"top_k": 2**32}, "top_k")],
+    [
+        ({"temperature": 1e3}, None),
+        ({"temperature": 1001}, "temperature"),
+        ({"top_k": 2**32}, "top_k"),
+    ],
 )
 def test_the_defaults_of_a_manifest_have_the_ranges_of_the_options(
     options: dict[str, float], fault: str | None

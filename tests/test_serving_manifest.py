@@ -47,12 +47,22 @@ STRANGE = (
 
 OPERATIONS: dict[str, Change] = {
     "doubled": lambda it: (
-        [*it, *it] if isinstance(it, list) else {**it, "again": 1} if isinstance(it, dict) else it * 2
+        [*it, *it]
+        if isinstance(it, list)
+        else {**it, "again": 1}
+        if isinstance(it, dict)
+        else it * 2
     ),
     "halved": lambda it: (
-        it[: len(it) // 2] if isinstance(it, str | list) else it / 2 if isinstance(it, int | float) else {}
+        it[: len(it) // 2]
+        if isinstance(it, str | list)
+        else it / 2
+        if isinstance(it, int | float)
+        else {}
     ),
-    "one more": lambda it: [*it, *it[-1:]] if isinstance(it, list) else it + (1 if not isinstance(it, str) else "a"),
+    "one more": lambda it: (
+        [*it, *it[-1:]] if isinstance(it, list) else it + (1 if not isinstance(it, str) else "a")
+    ),
     "reversed": lambda it: it[::-1],
     "in a list": lambda it: [it],
     "as a text": str,
@@ -65,7 +75,13 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to every value of a JSON value."""
     if path:
         yield path
-    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, part in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from places(part, (*path, key))
 
 
@@ -96,7 +112,9 @@ def random_change(manifest: Any, generator: random.Random) -> Any:
 
 def resummed(bundle: Path, manifest: Any) -> None:
     """Write a manifest whose sum is right."""
-    (bundle / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8", errors="surrogatepass")
+    (bundle / "manifest.json").write_text(
+        manifest_text(manifest), encoding="utf-8", errors="surrogatepass"
+    )
 
 
 def answers(bundle: Path) -> Any:
@@ -143,7 +161,10 @@ def manifest(bundle: Path) -> Any:
 
 
 def symbols(change: Change) -> Change:
-    return lambda it: {**it, "vocabulary": {**it["vocabulary"], "symbols": change(it["vocabulary"]["symbols"])}}
+    return lambda it: {
+        **it,
+        "vocabulary": {**it["vocabulary"], "symbols": change(it["vocabulary"]["symbols"])},
+    }
 
 
 def at(path: str, value: Any) -> Change:
@@ -152,27 +173,54 @@ def at(path: str, value: Any) -> Change:
 
 
 CHOSEN: dict[str, tuple[Change, str]] = {
-    "a length of a thousand million": (at("length", 10**9), "length must be a whole number from 1 to 65536"),
-    "a length of 2^63": (at("length", 2**63), "length must be a whole number from 1 to 65536, got 9223372036854775808"),
+    "a length of a thousand million": (
+        at("length", 10**9),
+        "length must be a whole number from 1 to 65536",
+    ),
+    "a length of 2^63": (
+        at("length", 2**63),
+        "length must be a whole number from 1 to 65536, got 9223372036854775808",
+    ),
     "a length of 0": (at("length", 0), "length must be"),
-    "a length as a text": (at("length", "16"), "length must be a whole number from 1 to 65536, got '16'"),
+    "a length as a text": (
+        at("length", "16"),
+        "length must be a whole number from 1 to 65536, got '16'",
+    ),
     "a length that is true": (at("length", True), "got True"),
     "another length": (at("length", 15), "length and model.length must be equal, got 15 and 16"),
     "no length": (at("length", DELETED), "length is missing"),
     "no mode": (at("mode", DELETED), "mode is missing"),
     "another mode": (at("mode", "fixed"), "its mode is 'lines' and not 'fixed'"),
-    "a mode that nobody knows": (at("mode", "words"), "mode must be 'lines' or 'windows' or 'fixed', got 'words'"),
+    "a mode that nobody knows": (
+        at("mode", "words"),
+        "mode must be 'lines' or 'windows' or 'fixed', got 'words'",
+    ),
     "a latent that is a list": (at("latent", []), "latent must be an object, got []"),
-    "a negative code": (at("latent.size", -1), "latent.size must be a whole number from 0 to 1048576, got -1"),
+    "a negative code": (
+        at("latent.size", -1),
+        "latent.size must be a whole number from 0 to 1048576, got -1",
+    ),
     "another code": (at("latent.size", 5), "its latent is"),
     "labels that are no list": (at("latent.attributes", 3), "latent.attributes must be"),
-    "labels": (at("latent.attributes", ["a", "b"]), "latent.attributes and model.attributes must be equal"),
+    "labels": (
+        at("latent.attributes", ["a", "b"]),
+        "latent.attributes and model.attributes must be equal",
+    ),
     "another prior": (at("latent.prior", "vamp"), "latent.prior and model.prior must be equal"),
     "a symbol taken out": (symbols(lambda it: it[1:]), "model.vocabulary_size must be equal"),
     "a symbol too many": (symbols(lambda it: [*it, "Z"]), "model.vocabulary_size must be equal"),
-    "a symbol doubled": (symbols(lambda it: [*it[:-1], it[0]]), "must differ from all before it, got 'A' twice"),
-    "an empty symbol": (symbols(lambda it: ["", *it[1:]]), "vocabulary.symbols[0] must be one character, got ''"),
-    "a symbol of two characters": (symbols(lambda it: ["AB", *it[1:]]), "must be one character, got 'AB'"),
+    "a symbol doubled": (
+        symbols(lambda it: [*it[:-1], it[0]]),
+        "must differ from all before it, got 'A' twice",
+    ),
+    "an empty symbol": (
+        symbols(lambda it: ["", *it[1:]]),
+        "vocabulary.symbols[0] must be one character, got ''",
+    ),
+    "a symbol of two characters": (
+        symbols(lambda it: ["AB", *it[1:]]),
+        "must be one character, got 'AB'",
+    ),
     "a symbol that is a number": (
         symbols(lambda it: [7, *it[1:]]),
         "vocabulary.symbols[0] must be one character, got 7",
@@ -180,11 +228,23 @@ CHOSEN: dict[str, tuple[Change, str]] = {
     "half a character": (symbols(lambda it: ["\ud800", *it[1:]]), "it is not JSON"),
     "another symbol": (symbols(lambda it: ["Z", *it[1:]]), "its vocabulary is"),
     "two symbols exchanged": (symbols(lambda it: [it[1], it[0], *it[2:]]), "its vocabulary is"),
-    "no symbols": (at("vocabulary.symbols", DELETED), "vocabulary must be an object of tokenizer, specials, symbols"),
+    "no symbols": (
+        at("vocabulary.symbols", DELETED),
+        "vocabulary must be an object of tokenizer, specials, symbols",
+    ),
     "symbols as a text": (symbols("".join), "vocabulary.symbols must be a list"),
-    "another tokenizer": (at("vocabulary.tokenizer", "word"), "vocabulary.tokenizer and model.tokenizer must be equal"),
-    "a tokenizer that nobody knows": (at("vocabulary.tokenizer", "syllable"), "vocabulary.tokenizer must be 'char' or"),
-    "a tokenizer that is a list": (at("vocabulary.tokenizer", []), "vocabulary.tokenizer must be 'char' or"),
+    "another tokenizer": (
+        at("vocabulary.tokenizer", "word"),
+        "vocabulary.tokenizer and model.tokenizer must be equal",
+    ),
+    "a tokenizer that nobody knows": (
+        at("vocabulary.tokenizer", "syllable"),
+        "vocabulary.tokenizer must be 'char' or",
+    ),
+    "a tokenizer that is a list": (
+        at("vocabulary.tokenizer", []),
+        "vocabulary.tokenizer must be 'char' or",
+    ),
     "specials in another order": (
         at("vocabulary.specials", ["<start>", "<pad>", "<end>", "<unknown>"]),
         "vocabulary.specials must be",
@@ -203,25 +263,40 @@ CHOSEN: dict[str, tuple[Change, str]] = {
     "a seed that is negative": (at("seed_test.seed", -1), "seed_test.seed must be"),
     "other texts": (at("seed_test.texts", ["a", "b", "c"]), "its seed_test is"),
     "no parity": (at("parity", {}), "parity.rows is missing"),
-    "parity of no number": (at("parity.tolerance", float("nan")), "parity.tolerance must be a number from 0"),
-    "a temperature of a text": (at("defaults.temperature", "1"), "defaults.temperature must be a number"),
+    "parity of no number": (
+        at("parity.tolerance", float("nan")),
+        "parity.tolerance must be a number from 0",
+    ),
+    "a temperature of a text": (
+        at("defaults.temperature", "1"),
+        "defaults.temperature must be a number",
+    ),
     "versions that are no texts": (at("versions.kvae", 1), "versions.kvae must be a text"),
     "a field that nobody knows": (at("extra", 1), "'extra' is no field of a manifest"),
     "a file elsewhere": (
         at("endpoints.prior.file", "../prior.onnx"),
         "must be an .onnx file in the bundle's own folder",
     ),
-    "a file with a zero": (at("endpoints.prior.file", "\0.onnx"), "must be an .onnx file in the bundle's own folder"),
+    "a file with a zero": (
+        at("endpoints.prior.file", "\0.onnx"),
+        "must be an .onnx file in the bundle's own folder",
+    ),
     "a file that is a number": (at("endpoints.prior.file", 7), "endpoints.prior.file must be"),
     "a file of another graph": (at("endpoints.prior.file", "step.onnx"), "truncated or extended"),
     "a size of 2^63": (
         at("endpoints.sampler.size", 2**63),
         "endpoints.sampler.size must be a whole number from 1 to 107",
     ),
-    "a sum that is no text": (at("endpoints.sampler.sha256", None), "endpoints.sampler.sha256 must be 64 hexadecimal"),
+    "a sum that is no text": (
+        at("endpoints.sampler.sha256", None),
+        "endpoints.sampler.sha256 must be 64 hexadecimal",
+    ),
     "endpoints that are a list": (at("endpoints", [1]), "endpoints must be an object"),
     "another model's name": (at("model_id", "0" * 16), "its model_id is"),
-    "training of deep brackets": (at("training.deep", [[[[[[]]]]]]), "training.deep must be JSON whose brackets nest"),
+    "training of deep brackets": (
+        at("training.deep", [[[[[[]]]]]]),
+        "training.deep must be JSON whose brackets nest",
+    ),
     "another source": (at("training.source", "x"), "its training is"),
 }
 """What is changed, and what is said."""
@@ -253,7 +328,13 @@ def test_every_field_of_a_written_manifest_stands_in_the_description(manifest: A
 
 def test_every_field_is_missed(manifest: Any) -> None:
     for path in places(manifest):
-        described = len(path) == 1 or path[0] in ("latent", "defaults", "parity", "seed_test", "endpoints")
+        described = len(path) == 1 or path[0] in (
+            "latent",
+            "defaults",
+            "parity",
+            "seed_test",
+            "endpoints",
+        )
         if described and not any(isinstance(key, int) for key in path):
             with pytest.raises(BundleError, match=r"^[\w.]*\b" + path[-1] + " is missing$"):
                 check_manifest(changed(manifest, path, DELETED))
@@ -267,7 +348,9 @@ def test_changes_at_random_are_refused_or_change_nothing(bundle: Path, manifest:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(8))
-def test_a_thousand_changes_at_random_are_refused_or_change_nothing(bundle: Path, manifest: Any, seed: int) -> None:
+def test_a_thousand_changes_at_random_are_refused_or_change_nothing(
+    bundle: Path, manifest: Any, seed: int
+) -> None:
     expected, generator = answers(bundle), random.Random(seed + 1)
     for _ in range(1000):
         outcome(bundle, random_change(manifest, generator), expected)
@@ -276,7 +359,11 @@ def test_a_thousand_changes_at_random_are_refused_or_change_nothing(bundle: Path
 def forged(bundle: Path, manifest: Any, graphs: dict[str, onnx.ModelProto]) -> None:
     """Write a manifest, have every graph repeat it, and make all sums right."""
     for name, graph in graphs.items():
-        entry = manifest.get("endpoints", {}).get(name) if isinstance(manifest.get("endpoints"), dict) else None
+        entry = (
+            manifest.get("endpoints", {}).get(name)
+            if isinstance(manifest.get("endpoints"), dict)
+            else None
+        )
         onnx.helper.set_model_props(graph, {"kvae": metadata_text(manifest, name)})
         content = graph.SerializeToString(deterministic=True)
         (bundle / f"{name}.onnx").write_bytes(content)
@@ -344,10 +431,16 @@ def test_five_hundred_changes_that_every_file_agrees_on(
         ("[" * 100_000 + "]" * 100_000, "brackets nest deeper"),
         ('{"format":' * 100_000, "brackets nest deeper"),
         ("[" * 600 + "]" * 600, "not the manifest of a kvae bundle"),
-        ('{"format": "kvae-bundle", "format_version": 2, "x": ' + "[" * 600 + "]" * 600 + "}", "its sum differs"),
+        (
+            '{"format": "kvae-bundle", "format_version": 2, "x": ' + "[" * 600 + "]" * 600 + "}",
+            "its sum differs",
+        ),
         ("9" * 10_000, "it is not JSON"),
         ("1e999", "not the manifest"),
-        ('{"format": "kvae-bundle", "format_version": [2]}', "bundle format [2], this kvae reads 2"),
+        (
+            '{"format": "kvae-bundle", "format_version": [2]}',
+            "bundle format [2], this kvae reads 2",
+        ),
         ('{"format": "kvae-bundle", "format_version": ' + str(2**70) + "}", "update kvae"),
         (" " * (LARGEST_MANIFEST + 1), f"larger than {LARGEST_MANIFEST:,} bytes"),
         ("null", "not the manifest"),
@@ -355,7 +448,9 @@ def test_five_hundred_changes_that_every_file_agrees_on(
     ],
     ids=lambda value: value[:24],
 )
-def test_a_manifest_that_is_none_is_refused_before_much_is_made(bundle: Path, content: str, message: str) -> None:
+def test_a_manifest_that_is_none_is_refused_before_much_is_made(
+    bundle: Path, content: str, message: str
+) -> None:
     (bundle / "manifest.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(BundleError, match=r"manifest\.json|bundle format") as caught:
         Sampler.load(bundle)
@@ -374,7 +469,9 @@ def test_a_graph_of_gigabytes_is_refused_by_its_size(bundle: Path, manifest: Any
     with (bundle / "sampler.onnx").open("r+b") as file:
         file.truncate(2**40)
     resummed(bundle, at("endpoints.sampler.size", 2**40)(manifest))
-    with pytest.raises(BundleError, match=r"endpoints\.sampler\.size must be a whole number from 1 to 1073741824"):
+    with pytest.raises(
+        BundleError, match=r"endpoints\.sampler\.size must be a whole number from 1 to 1073741824"
+    ):
         Sampler.load(bundle)
 
 
@@ -386,11 +483,17 @@ def test_a_graph_of_gigabytes_is_refused_by_its_size(bundle: Path, manifest: Any
     [
         ("char", ["a", "\n", " ", "é", "🙂"], ["", "ab", "e\u0301", "\ud800", 1, None, ["a"]]),
         ("byte", ["\0", "a", "\xff"], ["", "\u0100", "ab"]),
-        ("word", ["a", "\n", "a-b", "日本"], ["", " ", "a b", "a\n", "\t", "a\u3000b", "\n\n", "\udfff"]),
+        (
+            "word",
+            ["a", "\n", "a-b", "日本"],
+            ["", " ", "a b", "a\n", "\t", "a\u3000b", "\n\n", "\udfff"],
+        ),
         ("wordpiece", ["a", "##b", "\n", "a\u00a0b"], ["", "a b", "##\n", "a\ud800"]),
     ],
 )
-def test_a_symbol_is_what_its_tokenizer_makes(tokenizer: str, good: list[str], bad: list[Any]) -> None:
+def test_a_symbol_is_what_its_tokenizer_makes(
+    tokenizer: str, good: list[str], bad: list[Any]
+) -> None:
     data = Alphabet(tuple(good), tokenizer).to_dict()
     assert Alphabet.from_dict(data) == Alphabet(tuple(good), tokenizer)
     for symbol in [*bad, good[0]]:

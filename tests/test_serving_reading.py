@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler, verification
+from kvae.serving import (
+    Cancellation,
+    Cancelled,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    Sampler,
+    verification,
+)
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS
 from kvae.serving.sampler import CHUNK
@@ -18,8 +26,12 @@ from kvae.serving.walks import PATHS
 TEXTS = ["KAMITO", "RUNEKA", "MI", "NENENE"]
 
 
-@pytest.mark.parametrize("options", [{}, {"greedy": True}, {"temperature": 0.7, "top_k": 3}, {"max_length": 4}])
-def test_the_pieces_of_a_stream_are_the_sampled_text(sampler: Sampler, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"greedy": True}, {"temperature": 0.7, "top_k": 3}, {"max_length": 4}]
+)
+def test_the_pieces_of_a_stream_are_the_sampled_text(
+    sampler: Sampler, options: dict[str, Any]
+) -> None:
     for row in range(12):
         pieces = list(sampler.stream(seed=3, row=row, **options))
         assert "".join(pieces) == sampler.sample(1, seed=3, first_row=row, **options)[0]
@@ -35,7 +47,8 @@ def test_rows_of_many_seeds_are_written_together(sampler: Sampler) -> None:
     seeds, rows = [5, 5, 9, 2**40], [0, 3, 1, 7]
     together = sampler.generate_rows(seeds, rows, temperature=0.8)
     alone = [
-        sampler.generate(1, seed, first_row=row, temperature=0.8)[0] for seed, row in zip(seeds, rows, strict=True)
+        sampler.generate(1, seed, first_row=row, temperature=0.8)[0]
+        for seed, row in zip(seeds, rows, strict=True)
     ]
     assert together == alone
     with pytest.raises(ConfigError, match="equally many, got 1 and 2"):
@@ -65,12 +78,16 @@ def test_a_score_is_the_bound_of_keras(sampler: Sampler, run_folder: Path) -> No
     terms = trained.model.loss_terms(tokens, outputs)
     for place, score in enumerate(sampler.score(TEXTS, seed=9)):
         assert score.text == TEXTS[place]
-        assert score.reconstruction == pytest.approx(float(terms["reconstruction"][place]), abs=1e-3)
+        assert score.reconstruction == pytest.approx(
+            float(terms["reconstruction"][place]), abs=1e-3
+        )
         assert score.kl == pytest.approx(float(terms["kl"][place]), abs=1e-3)
         assert score.bound == score.reconstruction + score.kl
         assert sum(score.nats) == pytest.approx(score.reconstruction, abs=1e-3)
         assert len(score.nats) == len(score.text) + 1
-        assert score.bits_per_character == pytest.approx(score.bound / (len(score.text) + 1) / np.log(2))
+        assert score.bits_per_character == pytest.approx(
+            score.bound / (len(score.text) + 1) / np.log(2)
+        )
 
 
 def test_a_score_does_not_depend_on_the_texts_beside_it(sampler: Sampler) -> None:
@@ -101,9 +118,13 @@ def test_the_arc_goes_through_codes_of_the_same_length(sampler: Sampler) -> None
     start, stop = np.array([3.0, 0.0]), np.array([0.0, 3.0])
     along = np.linspace(0, 1, 5)[:, None]
     np.testing.assert_allclose(np.linalg.norm(PATHS["spherical"](start, stop, along), axis=1), 3.0)
-    np.testing.assert_allclose(PATHS["spherical"](start, start, along), np.repeat(start[None], 5, axis=0))
+    np.testing.assert_allclose(
+        PATHS["spherical"](start, start, along), np.repeat(start[None], 5, axis=0)
+    )
     np.testing.assert_allclose(PATHS["linear"](start, stop, along)[2], [1.5, 1.5])
-    line, arc = (sampler.interpolate("KAMITO", "NENENE", path=path) for path in ("linear", "spherical"))
+    line, arc = (
+        sampler.interpolate("KAMITO", "NENENE", path=path) for path in ("linear", "spherical")
+    )
     assert (line[0], line[-1]) == (arc[0], arc[-1])
     with pytest.raises(ConfigError, match="path must be 'linear' or 'spherical', got 'round'"):
         sampler.interpolate("KA", "MI", path="round")  # type: ignore[arg-type]
@@ -177,7 +198,9 @@ def test_graphs_start_when_they_are_needed(bundle_folder: Path) -> None:
         Sampler.load(bundle_folder, endpoints=["decoder"])
 
 
-def test_work_in_python_ends_at_the_deadline_too(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_in_python_ends_at_the_deadline_too(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What takes long outside onnxruntime: here reading texts, which is made to wait until time is up."""
     texts, read = ["KAMITO"] * 1000, []
 
@@ -208,7 +231,9 @@ DRAWN: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_what_is_drawn_is_drawn_in_pieces_that_do_not_show_and_end_at_the_deadline(sampler: Sampler, name: str) -> None:
+def test_what_is_drawn_is_drawn_in_pieces_that_do_not_show_and_end_at_the_deadline(
+    sampler: Sampler, name: str
+) -> None:
     rows: list[int] = []
     run = sampler._run
 
@@ -226,25 +251,33 @@ def test_what_is_drawn_is_drawn_in_pieces_that_do_not_show_and_end_at_the_deadli
     finally:
         del sampler._run  # type: ignore[method-assign]
     if name == "draw_codes":
-        np.testing.assert_array_equal(many[CHUNK:], sampler.draw_codes(CHUNK + 3, seed=0, first_row=CHUNK))
+        np.testing.assert_array_equal(
+            many[CHUNK:], sampler.draw_codes(CHUNK + 3, seed=0, first_row=CHUNK)
+        )
     if name == "variations":
         assert many[:5] == sampler.variations("KAMITO", 5)
 
 
 def test_as_many_variations_as_steps_of_an_interpolation(sampler: Sampler) -> None:
     for call in (DRAWN["variations"], DRAWN["interpolate"]):
-        with pytest.raises(ConfigError, match=r"must be a whole number from \d to 100000, got 1000000"):
+        with pytest.raises(
+            ConfigError, match=r"must be a whole number from \d to 100000, got 1000000"
+        ):
             call(sampler, 10**6, deadline=0.3)
 
 
-def test_the_mean_over_codes_does_not_keep_them_and_does_not_depend_on_the_batch(sampler: Sampler) -> None:
+def test_the_mean_over_codes_does_not_keep_them_and_does_not_depend_on_the_batch(
+    sampler: Sampler,
+) -> None:
     alone, beside = sampler.score(TEXTS[:1], samples=50), sampler.score(TEXTS, samples=50)
     assert alone[0] == beside[0]
     each = [
         sampler.score_tokens(sampler._tokens(TEXTS, "refuse"), [0] * len(TEXTS), [row] * len(TEXTS))
         for row in range(50)
     ]
-    np.testing.assert_allclose([score.kl for score in beside], np.mean([kl for _, kl, _ in each], axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        [score.kl for score in beside], np.mean([kl for _, kl, _ in each], axis=0), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("wrong", [True, 1, "yes"])
@@ -254,7 +287,9 @@ def test_cancel_wants_a_cancellation(sampler: Sampler, wrong: Any) -> None:
             call(1, cancel=wrong)
 
 
-def test_a_seed_test_that_does_not_end_is_ended(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_test_that_does_not_end_is_ended(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
 
     def too_slow(self: Sampler, *arguments: Any, **named: Any) -> list[str]:

@@ -25,7 +25,9 @@ def test_sampling_twice_at_a_seed_gives_the_same_texts(sampler: Sampler) -> None
     assert sampler.sample(20, seed=7) != sampler.sample(20, seed=8)
 
 
-@pytest.mark.parametrize("options", [{}, {"greedy": True}, {"temperature": 0.7, "top_k": 3, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    "options", [{}, {"greedy": True}, {"temperature": 0.7, "top_k": 3, "top_p": 0.9}]
+)
 def test_rows_are_the_same_one_by_one(sampler: Sampler, options: dict[str, Any]) -> None:
     together = sampler.generate(40, seed=7, **options)
     alone = [sampler.generate(1, seed=7, first_row=row, **options)[0] for row in range(40)]
@@ -33,7 +35,9 @@ def test_rows_are_the_same_one_by_one(sampler: Sampler, options: dict[str, Any])
 
 
 def test_texts_do_not_depend_on_the_number_of_threads(bundle_folder: Path) -> None:
-    one, two = (Sampler.load(bundle_folder, threads=threads).generate(50, seed=7) for threads in (1, 2))
+    one, two = (
+        Sampler.load(bundle_folder, threads=threads).generate(50, seed=7) for threads in (1, 2)
+    )
     assert one == two
 
 
@@ -83,7 +87,12 @@ def test_a_text_is_finished_when_the_model_ended_it(sampler: Sampler) -> None:
 
 
 def test_no_texts_are_no_texts(sampler: Sampler) -> None:
-    assert sampler.sample(0, seed=0) == sampler.reconstruct([]) == sampler.decode(np.zeros((0, 4))) == []
+    assert (
+        sampler.sample(0, seed=0)
+        == sampler.reconstruct([])
+        == sampler.decode(np.zeros((0, 4)))
+        == []
+    )
     assert sampler.encode([]).shape == (0, 4)
 
 
@@ -145,30 +154,60 @@ def test_info_is_the_manifest(sampler: Sampler) -> None:
         (lambda s: s.sample(1, seed="7"), ConfigError, "got '7'"),
         (lambda s: s.sample(1, first_row=-1), ConfigError, "first_row must be"),
         (lambda s: s.sample(1, temperature=0), ConfigError, "temperature must be from 0.001"),
-        (lambda s: s.sample(1, temperature=float("nan")), ConfigError, "temperature must be from 0.001"),
-        (lambda s: s.sample(1, temperature="0.5"), ConfigError, "temperature must be a number, got '0.5'"),
+        (
+            lambda s: s.sample(1, temperature=float("nan")),
+            ConfigError,
+            "temperature must be from 0.001",
+        ),
+        (
+            lambda s: s.sample(1, temperature="0.5"),
+            ConfigError,
+            "temperature must be a number, got '0.5'",
+        ),
         (lambda s: s.sample(1, temperature=1e-39), ConfigError, "temperature must be from 0.001"),
         (lambda s: s.sample(1, top_p=None), ConfigError, "top_p must be a number"),
-        (lambda s: s.encode(None), DataError, "texts must be one str or a sequence of str, got None"),
+        (
+            lambda s: s.encode(None),
+            DataError,
+            "texts must be one str or a sequence of str, got None",
+        ),
         (lambda s: s.encode([1]), DataError, "texts must be one str"),
         (lambda s: s.decode("abc"), DataError, "codes must be numbers"),
         (lambda s: s.sample(0, temperature=-1), ConfigError, "temperature must be from 0.001"),
         (lambda s: s.draw_codes(2, seed=-5), ConfigError, "seed must be a whole number"),
-        (lambda s: s.posterior_of_tokens(np.full((1, 16), 999)), DataError, "ids from 0 to 13, got 999 to 999"),
+        (
+            lambda s: s.posterior_of_tokens(np.full((1, 16), 999)),
+            DataError,
+            "ids from 0 to 13, got 999 to 999",
+        ),
         (lambda s: s.posterior_of_tokens(np.zeros((1, 3))), DataError, "shape (n, 16)"),
         (lambda s: s.sample(1, top_p=0.0), ConfigError, "top_p must be above 0"),
         (lambda s: s.sample(1, top_k=-3), ConfigError, "top_k must be a whole number"),
-        (lambda s: s.sample(1, max_length=17), ConfigError, "max_length must be a whole number from 1 to 16"),
-        (lambda s: s.sample(1, greedy=True, temperature=0.5), ConfigError, "greedy takes the likeliest symbol"),
+        (
+            lambda s: s.sample(1, max_length=17),
+            ConfigError,
+            "max_length must be a whole number from 1 to 16",
+        ),
+        (
+            lambda s: s.sample(1, greedy=True, temperature=0.5),
+            ConfigError,
+            "greedy takes the likeliest symbol",
+        ),
         (lambda s: s.encode(["KAMI", "KÄMI"]), DataError, "characters the model never saw: 'Ä' 1"),
         (lambda s: s.encode(["KAMI"], unknown="ignore"), ConfigError, "unknown must be"),
-        (lambda s: s.encode(["K" * 16]), DataError, "text 0 has 16 characters, the model takes at most 15"),
+        (
+            lambda s: s.encode(["K" * 16]),
+            DataError,
+            "text 0 has 16 characters, the model takes at most 15",
+        ),
         (lambda s: s.decode(np.zeros((2, 3))), DataError, "shape (n, 4), got shape (2, 3)"),
         (lambda s: s.decode(np.full((1, 4), np.nan)), DataError, "finite"),
         (lambda s: s.interpolate("KA", "MI", steps=1), ConfigError, "steps must be"),
     ],
 )
-def test_what_it_cannot_do_it_says(sampler: Sampler, call: Any, error: type[KvaeError], message: str) -> None:
+def test_what_it_cannot_do_it_says(
+    sampler: Sampler, call: Any, error: type[KvaeError], message: str
+) -> None:
     with pytest.raises(error) as caught:
         call(sampler)
     assert message in str(caught.value)
@@ -179,7 +218,12 @@ def test_unknown_characters_are_replaced_when_asked(sampler: Sampler) -> None:
 
 
 def test_every_error_is_a_kvae_error_with_an_exit_code() -> None:
-    assert [error.exit_code for error in (KvaeError, ConfigError, BundleError, DataError)] == [1, 2, 3, 4]
+    assert [error.exit_code for error in (KvaeError, ConfigError, BundleError, DataError)] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert all(issubclass(error, KvaeError) for error in (ConfigError, BundleError, DataError))
 
 
@@ -192,7 +236,9 @@ COPIES: dict[str, Any] = {
     "pickle": lambda s: pickle.loads(pickle.dumps(s)),
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    "cloudpickle": lambda s: cloudpickle.loads(cloudpickle.dumps(lambda: s))(),  # what Dask, Ray and Spark send
+    "cloudpickle": lambda s: cloudpickle.loads(
+        cloudpickle.dumps(lambda: s)
+    )(),  # what Dask, Ray and Spark send
 }
 
 
@@ -218,14 +264,19 @@ def test_a_sampler_that_travels_keeps_its_threads(bundle_folder: Path) -> None:
     assert pickle.loads(pickle.dumps(Sampler.load(bundle_folder, threads=1))).threads == 1
 
 
-def test_what_arrives_is_the_model_that_left(bundle_folder: Path, sampler: Sampler, tmp_path: Path) -> None:
+def test_what_arrives_is_the_model_that_left(
+    bundle_folder: Path, sampler: Sampler, tmp_path: Path
+) -> None:
     path = shutil.copytree(bundle_folder, tmp_path / "bundle")
     sent = pickle.dumps(Sampler.load(path, endpoints=()))
     shutil.rmtree(path)
     with pytest.raises(BundleError, match="no such bundle"):
         pickle.loads(sent)
     kind, path, threads, model_id = sampler.__reduce__()[1]
-    with pytest.raises(BundleError, match=f"holds the model {model_id} now, the pickled sampler had fedcba9876543210"):
+    with pytest.raises(
+        BundleError,
+        match=f"holds the model {model_id} now, the pickled sampler had fedcba9876543210",
+    ):
         reopened(kind, path, threads, "fedcba9876543210")
 
 

@@ -72,10 +72,16 @@ class Blocked(Model):
     """A sampler that writes when `free` is set, and says when it was cancelled instead."""
 
     def __init__(self) -> None:
-        self.called, self.free, self.cancelled = threading.Event(), threading.Event(), threading.Event()
+        self.called, self.free, self.cancelled = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
         self.sizes: list[int] = []
 
-    def generate_rows(self, seeds: list[int], rows: list[int], *, cancel: Any, **options: Any) -> list[Any]:
+    def generate_rows(
+        self, seeds: list[int], rows: list[int], *, cancel: Any, **options: Any
+    ) -> list[Any]:
         self.sizes.append(len(seeds))
         self.called.set()
         while not self.free.wait(0.005):
@@ -103,7 +109,10 @@ def together(client: Any, requests: list[tuple[str, dict[str, Any]]]) -> list[An
 
 def events(body: str) -> list[tuple[str, Any]]:
     """The server-sent events of an answer: name and data."""
-    fields = [dict(line.split(": ", 1) for line in block.split("\n")) for block in body.strip().split("\n\n")]
+    fields = [
+        dict(line.split(": ", 1) for line in block.split("\n"))
+        for block in body.strip().split("\n\n")
+    ]
     return [(block.get("event", "message"), json.loads(block["data"])) for block in fields]
 
 
@@ -138,7 +147,9 @@ def check_problem(response: Any, status: int, *words: str) -> None:
         {"first_row": 5},
     ],
 )
-def test_samples_are_those_of_the_sampler(client: Any, sampler: Sampler, options: dict[str, Any]) -> None:
+def test_samples_are_those_of_the_sampler(
+    client: Any, sampler: Sampler, options: dict[str, Any]
+) -> None:
     answered = client.post("/sample", json={"n": 9, "seed": 7, **options}).json()
     assert answered == {"samples": [vars(sample) for sample in sampler.generate(9, 7, **options)]}
 
@@ -149,11 +160,15 @@ def test_without_a_seed_one_is_drawn_and_told(client: Any, sampler: Sampler) -> 
     assert first["text"] == sampler.sample(1, first["seed"])[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "min_length": 3}, {"greedy": True, "row": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 1.5, "min_length": 3}, {"greedy": True, "row": 4}]
+)
 def test_a_stream_is_the_sample_in_pieces(client: Any, options: dict[str, Any]) -> None:
     *pieces, (last, done) = events(client.post("/stream", json={"seed": 3, **options}).text)
     row = options.pop("row", 0)
-    (sample,) = client.post("/sample", json={"seed": 3, "first_row": row, **options}).json()["samples"]
+    (sample,) = client.post("/sample", json={"seed": 3, "first_row": row, **options}).json()[
+        "samples"
+    ]
     assert {name for name, _ in pieces} <= {"message"}
     assert "".join(data["piece"] for _, data in pieces) == sample["text"]
     assert (last, done) == ("done", {"text": sample["text"], "seed": 3, "row": row})
@@ -183,10 +198,14 @@ def test_interpolations_are_those_of_the_sampler(client: Any, sampler: Sampler, 
 
 
 def test_scores_are_those_of_the_sampler(client: Any, sampler: Sampler) -> None:
-    answered = client.post("/score", json={"texts": TEXTS, "samples": 2, "seed": 5}).json()["scores"]
+    answered = client.post("/score", json={"texts": TEXTS, "samples": 2, "seed": 5}).json()[
+        "scores"
+    ]
     expected = [json.loads(json.dumps(vars(score))) for score in sampler.score(TEXTS, 2, 5)]
     assert [score.pop("text") for score in answered] == [score.pop("text") for score in expected]
-    for score, other in zip(answered, expected, strict=True):  # sums in float32: their rounding depends on the batch
+    for score, other in zip(
+        answered, expected, strict=True
+    ):  # sums in float32: their rounding depends on the batch
         assert score.pop("nats") == pytest.approx(other.pop("nats"), abs=1e-5)
         assert score == pytest.approx(other, abs=1e-5)
 
@@ -211,12 +230,16 @@ PATIENT = Limits(window=0.3)
 
 def test_samples_of_many_requests_run_together_and_are_as_alone(sampler: Sampler) -> None:
     options = {"temperature": 0.9, "top_k": 5}
-    requests = [("/sample", {"n": 1 + i % 3, "seed": i, "first_row": i, **options}) for i in range(16)]
+    requests = [
+        ("/sample", {"n": 1 + i % 3, "seed": i, "first_row": i, **options}) for i in range(16)
+    ]
     with serving(sampler, PATIENT) as client:
         answers = together(client, requests)
         assert metric(client, 'kvae_batch_requests_sum{endpoint="sample"}') == 16
         assert metric(client, 'kvae_batch_requests_count{endpoint="sample"}') == 1
-        assert metric(client, 'kvae_batch_texts_sum{endpoint="sample"}') == sum(body["n"] for _, body in requests)
+        assert metric(client, 'kvae_batch_texts_sum{endpoint="sample"}') == sum(
+            body["n"] for _, body in requests
+        )
     for answer, (_, body) in zip(answers, requests, strict=True):
         alone = sampler.generate(body["n"], body["seed"], first_row=body["first_row"], **options)
         assert answer.json()["samples"] == [vars(sample) for sample in alone]
@@ -243,12 +266,16 @@ def approximately(value: Any) -> Any:
 
 
 def test_requests_of_different_settings_do_not_share_a_batch(sampler: Sampler) -> None:
-    requests = [("/sample", {"seed": 1, "temperature": temperature}) for temperature in (0.5, 1.0, 1.5)]
+    requests = [
+        ("/sample", {"seed": 1, "temperature": temperature}) for temperature in (0.5, 1.0, 1.5)
+    ]
     with serving(sampler, PATIENT) as client:
         answers = together(client, requests)
         assert metric(client, 'kvae_batch_requests_count{endpoint="sample"}') == 3
     for answer, (_, body) in zip(answers, requests, strict=True):
-        assert answer.json()["samples"] == [vars(s) for s in sampler.generate(1, 1, temperature=body["temperature"])]
+        assert answer.json()["samples"] == [
+            vars(s) for s in sampler.generate(1, 1, temperature=body["temperature"])
+        ]
 
 
 def test_what_is_wrong_with_one_request_of_a_batch_is_told_to_that_one(sampler: Sampler) -> None:
@@ -256,7 +283,10 @@ def test_what_is_wrong_with_one_request_of_a_batch_is_told_to_that_one(sampler: 
     with serving(sampler, PATIENT) as client:
         good, bad, fine = together(client, [("/reconstruct", body) for body in bodies])
     check_problem(bad, 422, "'k' 1")
-    assert [item.json()["reconstructions"][0]["text"] for item in (good, fine)] == ["KAMITO", "RUNEKA"]
+    assert [item.json()["reconstructions"][0]["text"] for item in (good, fine)] == [
+        "KAMITO",
+        "RUNEKA",
+    ]
 
 
 def test_what_is_wrong_with_a_large_request_is_told_as_of_the_whole(client: Any) -> None:
@@ -283,15 +313,23 @@ def test_a_small_request_overtakes_a_large_one() -> None:
 
 def test_a_score_of_many_samples_is_cut_into_pieces_and_is_as_uncut(sampler: Sampler) -> None:
     with serving(sampler) as client:
-        answered = client.post("/score", json={"texts": ["KAMITO", "MI"], "samples": 300, "seed": 5}).json()["scores"]
+        answered = client.post(
+            "/score", json={"texts": ["KAMITO", "MI"], "samples": 300, "seed": 5}
+        ).json()["scores"]
         assert metric(client, 'kvae_batch_texts_count{endpoint="score"}') >= 5
-    expected = [json.loads(json.dumps(vars(score))) for score in sampler.score(["KAMITO", "MI"], 300, 5)]
+    expected = [
+        json.loads(json.dumps(vars(score))) for score in sampler.score(["KAMITO", "MI"], 300, 5)
+    ]
     assert answered == [approximately(score) for score in expected]
 
 
-def test_an_interpolation_of_many_steps_is_cut_into_pieces_and_is_as_uncut(sampler: Sampler) -> None:
+def test_an_interpolation_of_many_steps_is_cut_into_pieces_and_is_as_uncut(
+    sampler: Sampler,
+) -> None:
     with serving(sampler) as client:
-        answered = client.post("/interpolate", json={"first": "KAMITO", "last": "NENENE", "steps": 300}).json()
+        answered = client.post(
+            "/interpolate", json={"first": "KAMITO", "last": "NENENE", "steps": 300}
+        ).json()
         assert metric(client, 'kvae_batch_texts_count{endpoint="interpolate"}') >= 3
     assert answered == {"interpolation": sampler.interpolate("KAMITO", "NENENE", 300)}
 
@@ -310,9 +348,13 @@ def test_scores_of_other_seeds_and_samples_share_a_batch_and_are_as_alone(sample
 def test_interpolations_share_a_batch_and_are_as_alone(sampler: Sampler) -> None:
     with serving(sampler, PATIENT) as client:
         ways = [("KAMITO", "NENENE"), ("MI", "RU")]
-        answers = together(client, [("/interpolate", {"first": a, "last": b, "steps": 5}) for a, b in ways])
+        answers = together(
+            client, [("/interpolate", {"first": a, "last": b, "steps": 5}) for a, b in ways]
+        )
         assert metric(client, 'kvae_batch_requests_count{endpoint="interpolate"}') == 1
-    assert [answer.json()["interpolation"] for answer in answers] == [sampler.interpolate(a, b, 5) for a, b in ways]
+    assert [answer.json()["interpolation"] for answer in answers] == [
+        sampler.interpolate(a, b, 5) for a, b in ways
+    ]
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
@@ -338,7 +380,9 @@ def test_a_body_that_is_too_large_is_refused(sampler: Sampler) -> None:
         ("/score", {"texts": ["KA"] * 2, "samples": 3}),
     ],
 )
-def test_more_texts_than_a_request_may_have_are_refused(sampler: Sampler, path: str, body: dict[str, Any]) -> None:
+def test_more_texts_than_a_request_may_have_are_refused(
+    sampler: Sampler, path: str, body: dict[str, Any]
+) -> None:
     with serving(sampler, Limits(max_texts=5)) as client:
         check_problem(client.post(path, json=body), 422, "at most 5 texts a request", "got 6")
 
@@ -368,7 +412,9 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         ("/encode", {"texts": TEXTS}),
     ],
 )
-def test_what_cannot_be_done_in_its_time_is_refused_at_once(sampler: Sampler, path: str, body: Any) -> None:
+def test_what_cannot_be_done_in_its_time_is_refused_at_once(
+    sampler: Sampler, path: str, body: Any
+) -> None:
     with serving(sampler) as client:
         service = client.app.state.service
         service.speeds |= dict.fromkeys(service.speeds, Speed(0.0, 2.0, 16.0))  # seconds a position
@@ -390,7 +436,9 @@ def test_the_speed_is_measured_before_requests_are_taken(sampler: Sampler) -> No
 def test_a_deadline_ends_the_request_and_the_work(limit: float, wanted: float | None) -> None:
     model = Blocked()
     with serving(model, Limits(deadline=limit)) as client:
-        check_problem(client.post("/sample", json={"deadline": wanted}), 504, "not done in 0.05 seconds")
+        check_problem(
+            client.post("/sample", json={"deadline": wanted}), 504, "not done in 0.05 seconds"
+        )
         assert model.cancelled.wait(20)
 
 
@@ -520,7 +568,11 @@ def test_limits_that_make_no_sense_are_refused(limit: dict[str, Any]) -> None:
         ("/sample", {"temperature": 0}, ("temperature:", "got 0")),
         ("/sample", {"temprature": 1}, ("temprature", "did you mean temperature?")),
         ("/sample", {"greedy": True, "top_k": 3}, ("greedy",)),
-        ("/sample", {"max_length": 17}, ("max_length must be a whole number from 1 to 16, got 17",)),
+        (
+            "/sample",
+            {"max_length": 17},
+            ("max_length must be a whole number from 1 to 16, got 17",),
+        ),
         ("/sample", {"n": 2, "first_row": 2**32 - 1}, ("row must be",)),
         ("/sample", {"attribute": "sad"}, ("attribute 'sad' is unknown",)),
         ("/stream", {"seed": 2**63}, ("seed:",)),
@@ -529,7 +581,11 @@ def test_limits_that_make_no_sense_are_refused(limit: dict[str, Any]) -> None:
         ("/encode", {"texts": "KAMITO"}, ("texts:",)),
         ("/encode", {"texts": ["kamito"]}, ("never saw",)),
         ("/encode", {"texts": ["KA" * 20]}, ("has 40 characters",)),
-        ("/interpolate", {"first": "KA", "last": "MI", "path": "winding"}, ("path:", "got 'winding'")),
+        (
+            "/interpolate",
+            {"first": "KA", "last": "MI", "path": "winding"},
+            ("path:", "got 'winding'"),
+        ),
         ("/score", {"texts": ["KA"], "samples": 0}, ("samples:",)),
         ("/sample", [], ("body:",)),
     ],
@@ -546,21 +602,35 @@ MANY = 60_000
 @pytest.mark.parametrize(
     ("path", "content", "told"),
     [
-        ("/encode", b'{"texts": [' + b", ".join([b"1"] * MANY) + b"]}", ("texts.0: should be a valid string, got 1",)),
-        ("/score", b'{"texts": [' + b", ".join([b"[]"] * MANY) + b"]}", ("texts.0: should be a valid string",)),
+        (
+            "/encode",
+            b'{"texts": [' + b", ".join([b"1"] * MANY) + b"]}",
+            ("texts.0: should be a valid string, got 1",),
+        ),
+        (
+            "/score",
+            b'{"texts": [' + b", ".join([b"[]"] * MANY) + b"]}",
+            ("texts.0: should be a valid string",),
+        ),
         ("/encode", b'{"texts": [' + b", ".join([b'""'] * MANY) + b"]}", ("got 60000",)),
         (
             "/sample",
             b"{" + b", ".join(b'"k%d": 1' % i for i in range(MANY)) + b"}",
             ("k0: is no argument", "k4: is no"),
         ),
-        ("/sample", b'{"n": {' + b", ".join(b'"k%d": 1' % i for i in range(MANY)) + b"}}", ("n: should be",)),
+        (
+            "/sample",
+            b'{"n": {' + b", ".join(b'"k%d": 1' % i for i in range(MANY)) + b"}}",
+            ("n: should be",),
+        ),
         ("/sample", b'{"' + b"k" * 900_000 + b'": 1}', ("kkk...: is no argument here",)),
         ("/sample", b'{"attribute": "' + b"k" * 900_000 + b'"}', ("kkk",)),
         ("/encode", b'{"texts": ["' + b"k" * 900_000 + b'"]}', ("'k' 900000",)),
     ],
 )
-def test_what_is_said_of_a_large_body_is_short(client: Any, path: str, content: bytes, told: tuple[str, ...]) -> None:
+def test_what_is_said_of_a_large_body_is_short(
+    client: Any, path: str, content: bytes, told: tuple[str, ...]
+) -> None:
     refused = client.post(path, content=content, headers={"Content-Type": "application/json"})
     check_problem(refused, 422, *told)
     assert len(refused.json()["detail"]) <= 1000
@@ -588,7 +658,10 @@ def test_what_is_said_of_a_long_address_is_short(client: Any) -> None:
     ],
 )
 def test_no_body_brings_the_server_down(client: Any, content: bytes, status: int) -> None:
-    check_problem(client.post("/sample", content=content, headers={"Content-Type": "application/json"}), status)
+    check_problem(
+        client.post("/sample", content=content, headers={"Content-Type": "application/json"}),
+        status,
+    )
 
 
 @pytest.mark.parametrize("depth", [10, 400, 800, 900, 950, 980])
@@ -677,7 +750,11 @@ def test_every_status_is_described(client: Any) -> None:
     for path in POSTED:
         told = paths[path]["post"]["responses"]
         assert set(told) == {"200", "400", "408", "413", "421", "422", "429", "500", "503", "504"}
-        assert all("application/problem+json" in told[status]["content"] for status in told if status != "200")
+        assert all(
+            "application/problem+json" in told[status]["content"]
+            for status in told
+            if status != "200"
+        )
 
 
 def test_the_description_knows_the_limits(sampler: Sampler) -> None:
@@ -713,7 +790,9 @@ def test_the_description_knows_the_limits(sampler: Sampler) -> None:
         ("127.0.0.1.example.org", 421),
     ],
 )
-def test_a_name_from_elsewhere_is_not_this_machine(sampler: Sampler, host: str, status: int) -> None:
+def test_a_name_from_elsewhere_is_not_this_machine(
+    sampler: Sampler, host: str, status: int
+) -> None:
     with fastapi_testclient.TestClient(application(lambda: sampler, local=True)) as client:
         answered = client.get("/health", headers={"Host": host})
     assert answered.status_code == status
@@ -721,7 +800,9 @@ def test_a_name_from_elsewhere_is_not_this_machine(sampler: Sampler, host: str, 
         check_problem(answered, 421, repr(host))
 
 
-@pytest.mark.parametrize(("address", "open_to_others"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+@pytest.mark.parametrize(
+    ("address", "open_to_others"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)]
+)
 def test_it_is_known_whether_others_can_come_in(address: str, open_to_others: bool) -> None:
     assert reaches_others(address) == open_to_others
 
@@ -730,10 +811,24 @@ def test_it_is_known_whether_others_can_come_in(address: str, open_to_others: bo
 
 
 @contextmanager
-def kvae_serve(bundle: Path, *arguments: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def kvae_serve(
+    bundle: Path, *arguments: str, **options: Any
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `kvae serve` on a free port, and its address."""
-    command = [sys.executable, "-m", "kvae", "serve", str(bundle), "--port", "0", "--json", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    command = [
+        sys.executable,
+        "-m",
+        "kvae",
+        "serve",
+        str(bundle),
+        "--port",
+        "0",
+        "--json",
+        *arguments,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
     assert process.stdout
     try:
         yield process, json.loads(process.stdout.readline())["url"]
@@ -748,7 +843,9 @@ def url(bundle_folder: Path) -> Iterator[str]:
         yield url
 
 
-def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(bundle_folder: Path, sampler: Sampler) -> None:
+def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(
+    bundle_folder: Path, sampler: Sampler
+) -> None:
     body = json.dumps({"n": 3, "seed": 7}).encode()
     head = f"POST /sample HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with kvae_serve(bundle_folder) as (process, url), socket.socket() as running:
@@ -807,7 +904,9 @@ def test_what_is_half_sent_is_not_waited_for_beyond_the_time_to_finish(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("place", ["kvae.serving.server.serve", "kvae.serving.Sampler.load"])
-def test_a_signal_during_the_start_ends_it_quietly(bundle_folder: Path, place: str, number: signal.Signals) -> None:
+def test_a_signal_during_the_start_ends_it_quietly(
+    bundle_folder: Path, place: str, number: signal.Signals
+) -> None:
     code = (
         "import sys, time, kvae.serving, kvae.serving.server\n"
         f"def start(*arguments): print('starting', flush=True); time.sleep(2)\n{place} = start\n"
@@ -857,10 +956,14 @@ def test_half_heads_do_not_shut_others_out(bundle_folder: Path, files: int | Non
         assert len(process.stderr.read().splitlines()) == 1
 
 
-def test_where_all_connections_are_at_work_a_new_one_is_told_to_come_again(bundle_folder: Path) -> None:
+def test_where_all_connections_are_at_work_a_new_one_is_told_to_come_again(
+    bundle_folder: Path,
+) -> None:
     with kvae_serve(bundle_folder, "--connections", "1") as (_, url), connected(url) as half:
         half.sendall(HALF[:-1].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-        assert half.recv(65536).startswith(b"HTTP/1.1 100")  # it is at work: until then a new one takes its place
+        assert half.recv(65536).startswith(
+            b"HTTP/1.1 100"
+        )  # it is at work: until then a new one takes its place
         assert "503 Service Unavailable" in refused_by(url)
         half.sendall(b'{"n": 1}' + b" " * 12)
         assert half.recv(65536).startswith(b"HTTP/1.1 200")
@@ -876,8 +979,12 @@ def refused_by(url: str) -> str:
             return ""
 
 
-@pytest.mark.parametrize(("path", "status"), [("/encode", 413), ("/nothing", 404), ("/health", 405)])
-def test_a_body_that_goes_on_after_its_answer_is_not_read_without_end(url: str, path: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("path", "status"), [("/encode", 413), ("/nothing", 404), ("/health", 405)]
+)
+def test_a_body_that_goes_on_after_its_answer_is_not_read_without_end(
+    url: str, path: str, status: int
+) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
     with connected(url) as connection:
@@ -892,7 +999,12 @@ def test_a_body_that_goes_on_after_its_answer_is_not_read_without_end(url: str, 
 
 
 def test_a_client_that_sends_all_before_it_reads_gets_the_413(url: str) -> None:
-    check_problem(httpx.post(f"{url}/encode", content=b" " * 2**21, headers={"Content-Type": "application/json"}), 413)
+    check_problem(
+        httpx.post(
+            f"{url}/encode", content=b" " * 2**21, headers={"Content-Type": "application/json"}
+        ),
+        413,
+    )
 
 
 def test_ctrl_c_ends_it_quietly(bundle_folder: Path) -> None:
@@ -915,7 +1027,9 @@ def test_a_taken_port_is_one_line_and_exit_code_2(bundle_folder: Path) -> None:
     assert re.fullmatch(r"kvae serve: --port: \d+ of 127.0.0.1 cannot be had .*\n", done.stderr)
 
 
-@pytest.mark.parametrize("arguments", [("--port", "70000"), ("--host", "no such host"), ("--deadline", "0")])
+@pytest.mark.parametrize(
+    "arguments", [("--port", "70000"), ("--host", "no such host"), ("--deadline", "0")]
+)
 def test_arguments_that_make_no_sense_are_one_line_and_exit_code_2(
     bundle_folder: Path, arguments: tuple[str, str]
 ) -> None:
@@ -939,8 +1053,12 @@ def kvae(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_serving_without_the_server_loads_nothing_of_it() -> None:
     code = "import sys, kvae.serving; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert set(loaded) & {"fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"} == set()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert (
+        set(loaded) & {"fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"} == set()
+    )
 
 
 # --- whatever else is sent -------------------------------------------------------------------------------------------
@@ -960,10 +1078,18 @@ def fuzz(url: str, path: str, examples: int) -> None:
         checks.response_schema_conformance,
         checks.negative_data_rejection,
     ]
-    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE) if path in POSTED else (GenerationMode.POSITIVE,):
+    for mode in (
+        (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+        if path in POSTED
+        else (GenerationMode.POSITIVE,)
+    ):
 
         @settings(
-            max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=HealthCheck
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=HealthCheck,
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def answers(case: Any) -> None:

@@ -21,9 +21,22 @@ def batcher(longest: int = 256) -> Batcher:
     return Batcher(longest, 128, 0.001, lambda batch: None)
 
 
-def job(seconds: float = 1.0, time_left: float = 30.0, kind: str = "a", run: Any = None, speed: Speed = SECOND) -> Job:
+def job(
+    seconds: float = 1.0,
+    time_left: float = 30.0,
+    kind: str = "a",
+    run: Any = None,
+    speed: Speed = SECOND,
+) -> Job:
     items = range(round(seconds))
-    return Job((kind,), run or (lambda items, cancel: list(items)), items, 1, speed, time.monotonic() + time_left)
+    return Job(
+        (kind,),
+        run or (lambda items, cancel: list(items)),
+        items,
+        1,
+        speed,
+        time.monotonic() + time_left,
+    )
 
 
 def refusal(job: Job) -> Any:
@@ -105,7 +118,10 @@ def test_a_speed_follows_what_is_measured() -> None:
     for _ in range(200):
         for positions in (10, 60, 110):
             speed.saw(positions, 0.04 + 0.003 * positions)
-    assert (speed.fixed, speed.each) == (pytest.approx(0.04, rel=0.05), pytest.approx(0.003, rel=0.05))
+    assert (speed.fixed, speed.each) == (
+        pytest.approx(0.04, rel=0.05),
+        pytest.approx(0.003, rel=0.05),
+    )
 
 
 def test_small_pieces_do_not_make_large_ones_seem_slower() -> None:
@@ -134,11 +150,15 @@ def test_a_piece_takes_a_moment_or_is_long_enough_to_be_worth_it() -> None:
 
 
 @with_loop
-async def test_of_64_that_ask_for_three_seconds_those_are_taken_that_can_be_done_in_thirty() -> None:
+async def test_of_64_that_ask_for_three_seconds_those_are_taken_that_can_be_done_in_thirty() -> (
+    None
+):
     queue, jobs = batcher(), [job(3.0, time_left=31.0) for _ in range(64)]
     for item in jobs:
         queue.submit(item)
-    assert [refusal(item) is None for item in jobs] == [True] * 8 + [False] * 56  # within 0.8 of the time
+    assert [refusal(item) is None for item in jobs] == [True] * 8 + [
+        False
+    ] * 56  # within 0.8 of the time
     assert all(isinstance(refusal(item), Unavailable) for item in jobs[8:])
 
 
@@ -162,7 +182,9 @@ async def test_what_is_small_is_taken_beside_all_the_large_that_are() -> None:
 
 
 @with_loop
-async def test_what_is_not_begun_is_refused_once_it_cannot_be_done_any_more_and_what_is_begun_is_not() -> None:
+async def test_what_is_not_begun_is_refused_once_it_cannot_be_done_any_more_and_what_is_begun_is_not() -> (
+    None
+):
     queue, begun, waiting = batcher(), job(10.0), job(12.0)
     queue.submit(begun)
     queue.submit(waiting)
@@ -206,7 +228,9 @@ async def test_a_large_job_runs_in_pieces_and_a_small_one_goes_between_them() ->
         return call
 
     speed = Speed(0.0, PIECE_SECONDS / 10, 10.0)
-    large, small = (job(n, kind=kind, run=run(kind), speed=speed) for n, kind in ((25, "large"), (1, "small")))
+    large, small = (
+        job(n, kind=kind, run=run(kind), speed=speed) for n, kind in ((25, "large"), (1, "small"))
+    )
     assert await worked(batcher(), large, small) == [list(range(25)), [0]]
     assert pieces[0] == ("small", 1)
     assert [name for name, _ in pieces[1:]] == ["large"] * (len(pieces) - 1)
@@ -232,7 +256,9 @@ async def test_what_fails_fails_for_those_of_the_piece_and_no_other() -> None:
         raise DataError("no")
 
     queue = batcher()
-    bad, good = await worked(queue, job(1.0, kind="bad", run=fail, speed=Speed()), job(1.0, speed=Speed()))
+    bad, good = await worked(
+        queue, job(1.0, kind="bad", run=fail, speed=Speed()), job(1.0, speed=Speed())
+    )
     assert (str(bad), good) == ("no", [0])
     assert (queue.jobs, queue.positions_waiting) == ([], 0)
 

@@ -41,7 +41,9 @@ def after(alarm: CollapseAlarm, step: int, numbers: dict[str, Any]) -> dict[str,
 def test_three_evaluations_without_a_trace_after_the_ramp_are_a_collapse() -> None:
     said: list[str] = []
     alarm = alarm_of(small_model({"ramp_steps": 100}), said)
-    collapsed = [after(alarm, step, NOTHING)["val_collapsed"] for step in (50, 90, 100, 110, 120, 130)]
+    collapsed = [
+        after(alarm, step, NOTHING)["val_collapsed"] for step in (50, 90, 100, 110, 120, 130)
+    ]
     assert collapsed == [0, 0, 0, 0, 1, 1]
     assert len(said) == 1
     assert "the code is unused (step 120, 3 evaluations in a row" in said[0]
@@ -162,7 +164,9 @@ def test_a_ramp_that_waits_for_convergence_keeps_the_alarm_silent_until_it_has_r
     ],
     ids=["a code without a price", "a KL of nothing asked for", "a language model"],
 )
-def test_models_whose_code_need_not_be_used_are_left_in_peace(objective: dict[str, Any], model: dict[str, Any]) -> None:
+def test_models_whose_code_need_not_be_used_are_left_in_peace(
+    objective: dict[str, Any], model: dict[str, Any]
+) -> None:
     said: list[str] = []
     alarm = alarm_of(small_model({"ramp_steps": 0, **objective}, **model), said)
     for step in range(1, 9):
@@ -183,9 +187,13 @@ def test_every_remedy_fits_the_configuration_it_is_for_and_changes_it(name: str)
     offered = remedies(config.model, config.objective)
     assert offered
     for settings, _ in offered:
-        written = dict(parse_setting(part.strip()) for part in flags(settings).split("--set ") if part)
+        written = dict(
+            parse_setting(part.strip()) for part in flags(settings).split("--set ") if part
+        )
         changed = config.with_settings(written)
-        assert all(changed.with_settings({key: value}) == changed for key, value in settings.items())
+        assert all(
+            changed.with_settings({key: value}) == changed for key, value in settings.items()
+        )
         assert changed != config
         check_slots(changed.model, changed.objective)
 
@@ -200,7 +208,9 @@ def test_the_model_with_every_architectural_remedy_is_built(name: str) -> None:
 
 
 def test_what_is_on_already_is_not_suggested() -> None:
-    config = preset("hybrid-lstm").with_settings({"objective.input_dropout": 0.4, "objective.alpha": 0.6})
+    config = preset("hybrid-lstm").with_settings(
+        {"objective.input_dropout": 0.4, "objective.alpha": 0.6}
+    )
     text = " ".join(flags(settings) for settings, _ in remedies(config.model, config.objective))
     assert "input_dropout" not in text
     assert "alpha" not in text
@@ -232,7 +242,10 @@ def collapsing(settings: dict[str, Any]) -> Config:
     """A strong decoder that reads a code which is dear from the first step on."""
     return preset("lstm-vae-ptb-small").with_settings(
         {
-            **{name: settings[name] for name in ("data.source", "model.length", "model.latent_size")},
+            **{
+                name: settings[name]
+                for name in ("data.source", "model.length", "model.latent_size")
+            },
             **TINY,
             "training.steps_per_epoch": 7,
             "data.mode": "lines",
@@ -259,15 +272,23 @@ def test_a_run_that_collapses_by_construction_is_told_so_and_stopped(
     assert "--set model.expander=deconv" in alarm
     assert "--set objective.beta_max=1.0" in alarm
     assert int(trained.model.training_steps) < 56
-    events = EventAccumulator(str(tmp_path / "run" / "logs" / "validation"), size_guidance={"tensors": 0})
+    events = EventAccumulator(
+        str(tmp_path / "run" / "logs" / "validation"), size_guidance={"tensors": 0}
+    )
     events.Reload()
-    collapsed = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("collapsed")]
+    collapsed = [
+        float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("collapsed")
+    ]
     assert collapsed == [0.0] * (len(collapsed) - 1) + [1.0]
     (note,) = events.Tensors("notes")[-1].tensor_proto.string_val
-    assert [line.strip() for line in note.decode().splitlines()] == [line.strip() for line in alarm.splitlines()]
+    assert [line.strip() for line in note.decode().splitlines()] == [
+        line.strip() for line in alarm.splitlines()
+    ]
 
 
-@pytest.mark.parametrize(("on_collapse", "stops"), [("warn", [False]), ("stop", [True]), ("ignore", [])])
+@pytest.mark.parametrize(
+    ("on_collapse", "stops"), [("warn", [False]), ("stop", [True]), ("ignore", [])]
+)
 def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
     tmp_path: Path,
     small_settings: dict[str, Any],
@@ -285,13 +306,23 @@ def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
 
     monkeypatch.setattr(TextVAE, "fit", given_to_fit)
     ready = prepare(
-        preset("hybrid-lstm").with_settings({**small_settings, "training.on_collapse": on_collapse}),
+        preset("hybrid-lstm").with_settings(
+            {**small_settings, "training.on_collapse": on_collapse}
+        ),
     )
-    fit(TextVAE(ready.config.model, ready.config.objective), ready, tmp_path, None, lambda sentence: None)
+    fit(
+        TextVAE(ready.config.model, ready.config.objective),
+        ready,
+        tmp_path,
+        None,
+        lambda sentence: None,
+    )
     assert [callback.stop for callback in given if isinstance(callback, CollapseAlarm)] == stops
 
 
-def test_a_hybrid_on_the_same_texts_hears_nothing(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_a_hybrid_on_the_same_texts_hears_nothing(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     said: list[str] = []
     settings = {**small_settings, "training.epochs": 8, "training.on_collapse": "stop"}
     trained, _ = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
@@ -310,7 +341,11 @@ BOOK = os.environ.get("KVAE_TEST_TEXT", "")
     [
         (
             "lstm-vae-ptb-small",
-            {"objective.schedule": "constant", "objective.ramp_steps": 0, "objective.input_dropout": 0.0},
+            {
+                "objective.schedule": "constant",
+                "objective.ramp_steps": 0,
+                "objective.input_dropout": 0.0,
+            },
             300,
         ),
         ("hybrid-lstm-ptb-small", {"objective.ramp_steps": 300}, 600),
@@ -333,4 +368,6 @@ def test_on_prose_the_lstm_vae_collapses_and_the_hybrid_does_not(
     )
     trained, _ = run(config, tmp_path / "run", said.append)
     assert int(trained.model.training_steps) == steps
-    assert len([sentence for sentence in said if "the code is unused" in sentence]) == (steps == 300)
+    assert len([sentence for sentence in said if "the code is unused" in sentence]) == (
+        steps == 300
+    )

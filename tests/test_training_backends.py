@@ -33,7 +33,11 @@ SYSTEMS: dict[str, Config] = {
         )
         for name, model, other in (
             ("vamp", {"prior": "vamp"}, {"penalty": "free_bits_mask", "free_bits_over": "total"}),
-            ("autoregressive", {"prior": "autoregressive", "latent": "map"}, {"penalty": "free_bits"}),
+            (
+                "autoregressive",
+                {"prior": "autoregressive", "latent": "map"},
+                {"penalty": "free_bits"},
+            ),
             ("mmd", {"posterior": "batch_normalized"}, {"mmd": 2.0, "schedule": "cyclical"}),
         )
     },
@@ -74,7 +78,9 @@ def prepared(name: str) -> tuple[Any, Any]:
             weight.assign(drawn(generator, weight))
     model.training_steps.assign(STEP)
     values = len(config.model.attributes)
-    noise = generator.normal(size=(ROWS * max(values, 1), model.parts.noise_size)).astype(np.float32)
+    noise = generator.normal(size=(ROWS * max(values, 1), model.parts.noise_size)).astype(
+        np.float32
+    )
     model.get_layer("noise").call = lambda tokens: noise[: tokens.shape[0]]
     tokens = random_tokens(ROWS, config.model.length)
     return model, {
@@ -102,7 +108,10 @@ def gradient(name: str) -> dict[str, np.ndarray]:
     import keras
 
     model, inputs = prepared(name)
-    found = gradients(lambda: keras.ops.mean(model.terms(inputs, training=True)["loss"]), model.trainable_variables)
+    found = gradients(
+        lambda: keras.ops.mean(model.terms(inputs, training=True)["loss"]),
+        model.trainable_variables,
+    )
     return {str(number): value for number, value in enumerate(found)}
 
 
@@ -157,7 +166,9 @@ def jax_folder(
         kind: [each[parameter] for each in asked if parameter in each]
         for kind, parameter in (("terms", "system_of_terms"), ("gradient", "system_of_gradients"))
     }
-    code = "import sys; from tests.test_training_backends import other_side; other_side(*sys.argv[1:])"
+    code = (
+        "import sys; from tests.test_training_backends import other_side; other_side(*sys.argv[1:])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(out), settings, str(run_folder), json.dumps(systems)],
         cwd=ROOT,
@@ -176,16 +187,22 @@ def test_every_term_is_the_same_on_both_backends(system_of_terms: str, jax_folde
     with np.load(jax_folder / "numbers.npz") as theirs:
         for term, value in terms(name).items():
             assert np.isfinite(value).all()
-            np.testing.assert_allclose(theirs[f"terms/{name}/{term}"], value, rtol=0, atol=1e-4, err_msg=term)
+            np.testing.assert_allclose(
+                theirs[f"terms/{name}/{term}"], value, rtol=0, atol=1e-4, err_msg=term
+            )
 
 
 @pytest.mark.parametrize("system_of_gradients", everyday(DIFFERENTIATED, *DIFFERENTIATED_DAILY))
-def test_gradients_are_the_same_on_both_backends(system_of_gradients: str, jax_folder: Path) -> None:
+def test_gradients_are_the_same_on_both_backends(
+    system_of_gradients: str, jax_folder: Path
+) -> None:
     name = system_of_gradients
     with np.load(jax_folder / "numbers.npz") as theirs:
         for number, value in gradient(name).items():
             size = np.abs(value).max()
-            np.testing.assert_allclose(theirs[f"gradient/{name}/{number}"], value, atol=1e-4 * max(size, 1.0))
+            np.testing.assert_allclose(
+                theirs[f"gradient/{name}/{number}"], value, atol=1e-4 * max(size, 1.0)
+            )
 
 
 def test_a_run_trained_on_jax_is_evaluated_and_exported_on_tensorflow(jax_folder: Path) -> None:
@@ -208,4 +225,6 @@ def test_a_run_trained_on_tensorflow_is_evaluated_on_jax_with_the_same_numbers(
     jax_folder: Path, run_folder: Path
 ) -> None:
     ours = json.loads((run_folder / "report" / "evaluation.json").read_text())
-    assert json.loads((jax_folder / "evaluation.json").read_text()) == pytest.approx(ours, abs=1e-4, rel=1e-5)
+    assert json.loads((jax_folder / "evaluation.json").read_text()) == pytest.approx(
+        ours, abs=1e-4, rel=1e-5
+    )

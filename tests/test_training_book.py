@@ -16,7 +16,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def report(**changes: Any) -> dict[str, Any]:
     """Two rows of two seeds."""
-    made_with = {"python": "3.11", "keras": "3.15", "backend": "tensorflow", "hardware": "1 CPU core(s), a fast one"}
+    made_with = {
+        "python": "3.11",
+        "keras": "3.15",
+        "backend": "tensorflow",
+        "hardware": "1 CPU core(s), a fast one",
+    }
     rows = [
         {
             "row": row,
@@ -44,7 +49,12 @@ def study(holds: bool) -> Study:
         scales={"small": list, "paper": list},
         columns={"elbo": "bound", "units": "units"},
         statements=(
-            Statement("First is lower.", "somebody 2020", lambda numbers: (holds, "9.2 and 12.5"), "It is odd."),
+            Statement(
+                "First is lower.",
+                "somebody 2020",
+                lambda numbers: (holds, "9.2 and 12.5"),
+                "It is odd.",
+            ),
         ),
     )
 
@@ -55,16 +65,25 @@ def test_a_chapter_shows_means_spread_published_numbers_and_verdicts(tmp_path: P
     assert "## two\n\n**Two systems** (somebody 2020, table 1). On nothing much." in text
     assert "kvae reproduce two --scale small --seeds 2" in text
     assert "| first | 9.20 ± 0.14 (40.8) | 7.00 ± 0.00 |" in text
-    assert "- **PASS** First is lower. (somebody 2020) 9.2 and 12.5. At 2 of 2 seeds alone.\n" in text
+    assert (
+        "- **PASS** First is lower. (somebody 2020) 9.2 and 12.5. At 2 of 2 seeds alone.\n" in text
+    )
     assert "It is odd." not in text
-    assert "4 runs, 6 minutes in all; python 3.11, keras 3.15 on 1 CPU core(s), a fast one (tensorflow)" in text
+    assert (
+        "4 runs, 6 minutes in all; python 3.11, keras 3.15 on 1 CPU core(s), a fast one (tensorflow)"
+        in text
+    )
     assert "| [two](#two) | Two systems | somebody 2020, table 1 | 6 | PASS |" in text
 
 
-def test_a_failure_stays_with_its_explanation_and_both_scales_have_a_section(tmp_path: Path) -> None:
+def test_a_failure_stays_with_its_explanation_and_both_scales_have_a_section(
+    tmp_path: Path,
+) -> None:
     studies = {"two": study(False), "three": study(True)}
     add_chapter(tmp_path, "two", tmp_path, report(), studies)
-    text = add_chapter(tmp_path, "two", tmp_path, report(scale="paper"), studies).read_text(encoding="utf-8")
+    text = add_chapter(tmp_path, "two", tmp_path, report(scale="paper"), studies).read_text(
+        encoding="utf-8"
+    )
     failed = "- **FAIL** First is lower. (somebody 2020) 9.2 and 12.5. At 0 of 2 seeds alone."
     assert text.count(failed) == 2
     assert text.count(f"{failed} *It is odd.*") == 1, "what is known is of the small scale"
@@ -81,7 +100,9 @@ def test_the_first_seed_of_the_rows_that_a_study_names_shows_its_samples() -> No
     shown = replace(study(True), samples=lambda numbers: ["second", "absent"])
     assert sample_lines(study(True), found) == []
     assert sample_lines(shown, found) == [
-        "Greedy samples of *second*, in their order:\n\n```\nsecond of seed 0\ntwo '''lines\n" + "x" * 99 + "…\n```\n"
+        "Greedy samples of *second*, in their order:\n\n```\nsecond of seed 0\ntwo '''lines\n"
+        + "x" * 99
+        + "…\n```\n"
     ]
 
 
@@ -121,8 +142,13 @@ def test_the_book_in_docs_is_what_its_results_make() -> None:
 
 @pytest.mark.parametrize("name", [file.stem for file in (DOCS / "results").glob("*.json")])
 def test_every_chapter_has_all_rows_seeds_and_its_figure(name: str) -> None:
-    study, found = STUDIES[name], json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    assert {result["row"] for result in found["rows"]} == {row.name for row in study.scales["small"]()}
+    study, found = (
+        STUDIES[name],
+        json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8")),
+    )
+    assert {result["row"] for result in found["rows"]} == {
+        row.name for row in study.scales["small"]()
+    }
     for row in study.scales["small"]():
         seeds = {result["seed"] for result in found["rows"] if result["row"] == row.name}
         assert seeds >= set(range(study.seeds)), row.name

@@ -43,7 +43,11 @@ ROWS = random_tokens(3210, 30, seed=1)
 
 
 def corpus(rows: np.ndarray = ROWS) -> Prepared:
-    settings = {"training.batch_size": 10, "training.length_buckets": True, "model.length": rows.shape[1]}
+    settings = {
+        "training.batch_size": 10,
+        "training.length_buckets": True,
+        "model.length": rows.shape[1],
+    }
     alphabet: Any = None
     return Prepared(Config().with_settings(settings), alphabet, rows, rows[:57], [], [], ())
 
@@ -66,7 +70,9 @@ def test_a_pass_through_buckets_reads_every_row_once_in_batches_of_similar_lengt
     first, second = (np.concatenate(places(order, number * 321, 321)) for number in range(2))
     assert sorted(first) == sorted(second) == list(range(3210))
     assert (first != second).any()
-    assert spread_within(order, lengths) < 0.1 * spread_within(shuffled_rows(3210, 10, seed=1), lengths)
+    assert spread_within(order, lengths) < 0.1 * spread_within(
+        shuffled_rows(3210, 10, seed=1), lengths
+    )
 
 
 def test_batches_of_a_pool_come_in_an_order_that_their_lengths_do_not_tell() -> None:
@@ -75,7 +81,9 @@ def test_batches_of_a_pool_come_in_an_order_that_their_lengths_do_not_tell() -> 
     assert abs(np.corrcoef(means, np.arange(POOL))[0, 1]) < 0.4
 
 
-def test_a_batch_is_cut_behind_its_longest_text_and_a_later_start_goes_on_with_the_same_ones() -> None:
+def test_a_batch_is_cut_behind_its_longest_text_and_a_later_start_goes_on_with_the_same_ones() -> (
+    None
+):
     batches = [np.array(batch) for batch in islice(training_stream(corpus()), 60)]
     for batch in batches:
         longest = lengths_of(batch).max()
@@ -100,10 +108,13 @@ def test_the_padding_that_is_cut_changes_no_number(system: str) -> None:
     tokens[:, 10:] = PAD
     noise = np.random.default_rng(0).normal(size=(4, model.parts.noise_size)).astype(np.float32)
     whole, cut = (
-        model.loss_terms(rows, model.parts.outputs(rows, noise, training=False)) for rows in (tokens, tokens[:, :12])
+        model.loss_terms(rows, model.parts.outputs(rows, noise, training=False))
+        for rows in (tokens, tokens[:, :12])
     )
     for name in whole.keys() - {"reconstruction_with_padding"}:
-        np.testing.assert_allclose(numbers(cut[name]), numbers(whole[name]), rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            numbers(cut[name]), numbers(whole[name]), rtol=1e-4, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.jax
@@ -114,9 +125,13 @@ def test_a_model_learns_from_batches_of_several_lengths() -> None:
     assert np.isfinite(losses).all()
 
 
-def test_a_run_in_buckets_has_the_held_out_numbers_of_the_whole_texts(corpus_file: Path, tmp_path: Path) -> None:
+def test_a_run_in_buckets_has_the_held_out_numbers_of_the_whole_texts(
+    corpus_file: Path, tmp_path: Path
+) -> None:
     """A language model draws nothing, so that the cut validation and the evaluation at T must agree."""
-    texts = [line * (1 + number % 3) for number, line in enumerate(corpus_file.read_text().splitlines())]
+    texts = [
+        line * (1 + number % 3) for number, line in enumerate(corpus_file.read_text().splitlines())
+    ]
     (tmp_path / "texts.txt").write_text("\n".join(texts))
     settings = {
         "data.source": str(tmp_path / "texts.txt"),

@@ -83,7 +83,9 @@ def test_one_number_that_is_not_finite_anywhere_keeps_a_checkpoint_from_being_wr
     checkpoint: Path, model: Any, group: str, value: float
 ) -> None:
     before = checkpoint.read_bytes()
-    variable = [each for each in groups(model, within_epoch=True)[group] if "float" in str(each.dtype)][-1]
+    variable = [
+        each for each in groups(model, within_epoch=True)[group] if "float" in str(each.dtype)
+    ][-1]
     kept = keras.ops.convert_to_numpy(variable)
     changed = kept.copy()
     changed.reshape(-1)[-1] = value
@@ -97,9 +99,15 @@ def test_one_number_that_is_not_finite_anywhere_keeps_a_checkpoint_from_being_wr
     assert checkpoint.read_bytes() == before
 
 
-def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_passed_over(checkpoint: Path) -> None:
+def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_passed_over(
+    checkpoint: Path,
+) -> None:
     arrays = dict(np.load(checkpoint))
-    place = next(name for name, value in arrays.items() if name.startswith("other/") and value.dtype.kind == "f")
+    place = next(
+        name
+        for name, value in arrays.items()
+        if name.startswith("other/") and value.dtype.kind == "f"
+    )
     arrays[place] = np.full_like(arrays[place], np.inf)
     with (checkpoint.parent / "step-000000009.npz").open("wb") as file:
         np.savez(file, **arrays)
@@ -141,7 +149,9 @@ def check_changes_of_bytes(path: Path, model: Any, count: int) -> None:
         path.write_bytes(damaged(content, number))
         told = refusal(path, model)
         assert "\n" not in told, number
-        assert "train" not in told.replace("training had diverged", "").replace("trainable", ""), number
+        assert "train" not in told.replace("training had diverged", "").replace("trainable", ""), (
+            number
+        )
 
 
 def test_any_change_of_its_bytes_is_a_model_error(checkpoint: Path, model: Any) -> None:
@@ -183,7 +193,9 @@ def test_any_change_of_what_it_says_of_its_run_is_a_model_error_or_changes_nothi
         refusals.append(refusal(checkpoint))
         assert "\n" not in refusals[-1], about
     assert len(changed) > 200
-    assert sum(map(bool, refusals)) > 0.8 * len(changed)  # another corpus, seconds or best value are possible ones
+    assert sum(map(bool, refusals)) > 0.8 * len(
+        changed
+    )  # another corpus, seconds or best value are possible ones
 
 
 def archive(**parts: bytes) -> bytes:
@@ -201,7 +213,10 @@ def test_what_it_takes_to_read_is_bounded_by_its_size(tmp_path: Path) -> None:
         header,
         {"descr": "<f4", "fortran_order": False, "shape": (2**20, 2**20)},  # four terabytes
     )
-    for content in (archive(**{"a.npy": bytes(10**8)}), archive(**{"a.npy": header.getvalue()}) + b" " * 200):
+    for content in (
+        archive(**{"a.npy": bytes(10**8)}),
+        archive(**{"a.npy": header.getvalue()}) + b" " * 200,
+    ):
         path = tmp_path / "step-000000001.npz"
         path.write_bytes(content)
         tracemalloc.start()
@@ -213,7 +228,9 @@ def test_what_it_takes_to_read_is_bounded_by_its_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["shape", "kind", "missing", "more"])
-def test_a_checkpoint_of_another_model_changes_nothing(checkpoint: Path, model: Any, change: str) -> None:
+def test_a_checkpoint_of_another_model_changes_nothing(
+    checkpoint: Path, model: Any, change: str
+) -> None:
     arrays = dict(np.load(checkpoint))
     count = len(model.trainable_variables)
     last = arrays[f"trainable/{count - 1}"]
@@ -238,7 +255,9 @@ def test_a_checkpoint_of_another_model_changes_nothing(checkpoint: Path, model: 
 def test_none_that_can_be_read_is_not_taken_for_none(checkpoint: Path) -> None:
     assert latest(checkpoint.parent / "other", print) is None
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="none of its 1 checkpoints can be read; take one from a copy"):
+    with pytest.raises(
+        ModelError, match="none of its 1 checkpoints can be read; take one from a copy"
+    ):
         latest(checkpoint.parent, lambda sentence: None)
 
 
@@ -259,7 +278,10 @@ def test_the_newest_two_and_the_last_good_one_stay() -> None:
 
 def test_two_bad_epochs_leave_the_last_good_checkpoint(tmp_path: Path, model: Any) -> None:
     guessing = 16 * np.log(9)
-    good, bad = {"loss": 20.0, "reconstruction": 15.0}, {"loss": 500.0, "reconstruction": 2.1 * guessing}
+    good, bad = (
+        {"loss": 20.0, "reconstruction": 15.0},
+        {"loss": 500.0, "reconstruction": 2.1 * guessing},
+    )
     assert learns(model, good)
     assert not learns(model, bad)
     assert not learns(model, {**good, "val_elbo": float("nan")})
@@ -272,7 +294,9 @@ def test_two_bad_epochs_leave_the_last_good_checkpoint(tmp_path: Path, model: An
             writer.on_epoch_end(step - 1, logs)
         names = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
         assert names == ["step-000000001.npz", "step-000000003.npz", "step-000000004.npz"]
-        newest, last_good = (latest(tmp_path / "checkpoints", print, good=good) for good in (False, True))
+        newest, last_good = (
+            latest(tmp_path / "checkpoints", print, good=good) for good in (False, True)
+        )
         assert newest is not None
         assert last_good is not None
         assert (newest.step, last_good.step) == (4, 1)
@@ -280,11 +304,17 @@ def test_two_bad_epochs_leave_the_last_good_checkpoint(tmp_path: Path, model: An
         steps.assign(0)
 
 
-def test_states_hold_no_infinity_and_earlier_ones_that_do_are_read(tmp_path: Path, checkpoint: Path) -> None:
+def test_states_hold_no_infinity_and_earlier_ones_that_do_are_read(
+    tmp_path: Path, checkpoint: Path
+) -> None:
     about = json.loads(np.load(checkpoint)[ABOUT].tobytes(), parse_constant=pytest.fail)
     assert about["callbacks"]["EarlyStop"]["best"] is None
     with_about(
-        checkpoint, {**ABOUT_IT, "callbacks": {"EarlyStop": {"best": float("inf"), "waited": 0, "best_step": 0}}}
+        checkpoint,
+        {
+            **ABOUT_IT,
+            "callbacks": {"EarlyStop": {"best": float("inf"), "waited": 0, "best_step": 0}},
+        },
     )
     stop = EarlyStop(1, tmp_path / "best.npz", print)
     restore_states({"EarlyStop": stop}, read_checkpoint(checkpoint))

@@ -24,7 +24,10 @@ from kvae.training.named_corpora import CORPORA, sines, unicode_names
 
 def config(source: Path | str, **settings: Any) -> Config:
     return preset("hybrid-lstm").with_settings(
-        {"data.source": str(source), **{key.replace("__", "."): value for key, value in settings.items()}}
+        {
+            "data.source": str(source),
+            **{key.replace("__", "."): value for key, value in settings.items()},
+        }
     )
 
 
@@ -42,7 +45,10 @@ def test_unicode_names_are_the_listed_names_of_pythons_own_table() -> None:
     assert len(names) == len(set(names))
     assert {"LATIN SMALL LETTER A", "BLACK CHESS QUEEN", "KANGXI RADICAL ONE"} <= set(names)
     assert not any(
-        name.startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEO", "HANGUL SYLLABLE ", "TANGUT IDEO")) for name in names
+        name.startswith(
+            ("CJK UNIFIED", "CJK COMPATIBILITY IDEO", "HANGUL SYLLABLE ", "TANGUT IDEO")
+        )
+        for name in names
     )
     counts = {
         "14.0.0": 31_879,
@@ -53,7 +59,9 @@ def test_unicode_names_are_the_listed_names_of_pythons_own_table() -> None:
     assert (len(set("".join(names))), max(map(len, names))) == (38, 88)
 
 
-@pytest.mark.parametrize(("ending", "opener"), [("txt", open), ("gz", gzip.open), ("xz", lzma.open)])
+@pytest.mark.parametrize(
+    ("ending", "opener"), [("txt", open), ("gz", gzip.open), ("xz", lzma.open)]
+)
 def test_plain_and_packed_files_read_alike(tmp_path: Path, ending: str, opener: Any) -> None:
     path = tmp_path / f"a.{ending}"
     with opener(path, "wb") as file:
@@ -82,7 +90,10 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "single": (b"only one line\n", "at least two different lines"),
         "repeated": (b"same\nsame\nsame\n", "at least two different lines"),
         "nul": (b"one\ntwo\nthr\0ee\n", "line 3 has a NUL byte"),
-        "long": (b"short\n" * 9 + b"x" * 10_000_000 + b"\nlast\n", "the longest of 11 lines has 10,000,000 characters"),
+        "long": (
+            b"short\n" * 9 + b"x" * 10_000_000 + b"\nlast\n",
+            "the longest of 11 lines has 10,000,000 characters",
+        ),
         "broken.xz": (lzma.compress(b"text\n" * 100)[:-20], "damaged or cut off"),
         "plain.gz": (b"not packed\n", "at least two different lines"),
         "damaged.gz": (gzip.compress(b"text\n" * 100)[:14] + b"\xff" * 40, "damaged or cut off"),
@@ -114,7 +125,9 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "folder",
     ],
 )
-def test_a_file_that_cannot_be_used_is_a_data_error_that_says_why(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_used_is_a_data_error_that_says_why(
+    tmp_path: Path, name: str
+) -> None:
     path, rule = bad_files(tmp_path)[name]
     with pytest.raises(DataError) as caught:
         prepare(config(path))
@@ -123,10 +136,18 @@ def test_a_file_that_cannot_be_used_is_a_data_error_that_says_why(tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
-def test_lines_longer_than_the_model_are_refused_with_their_count_and_the_choice(tmp_path: Path) -> None:
+def test_lines_longer_than_the_model_are_refused_with_their_count_and_the_choice(
+    tmp_path: Path,
+) -> None:
     path = lines_file(tmp_path, [*MANY, "x" * 40, "y" * 41])
     with pytest.raises(DataError) as caught:
-        prepare(config(path, model__length=16, data__validation=str(lines_file_named(tmp_path, "v.txt", MANY[:9]))))
+        prepare(
+            config(
+                path,
+                model__length=16,
+                data__validation=str(lines_file_named(tmp_path, "v.txt", MANY[:9])),
+            )
+        )
     message = str(caught.value)
     assert "2 of 102 lines are longer than the model's 15 characters" in message
     for choice in ("data.too_long=cut", "data.too_long=drop", "model.length=44"):
@@ -181,7 +202,9 @@ def test_the_split_leaks_no_text_and_is_the_same_each_time() -> None:
     assert hold_out(Lines(texts), replace(data, split_seed=1)) != (train, validation)
 
 
-ACCESS_LOG = [f"job {i} finished in {i * 37 % 991} ms" if i % 10 == 0 else "GET / 200" for i in range(1, 401)]
+ACCESS_LOG = [
+    f"job {i} finished in {i * 37 % 991} ms" if i % 10 == 0 else "GET / 200" for i in range(1, 401)
+]
 
 
 def held_of(texts: list[str], **data: Any) -> list[str]:
@@ -197,7 +220,9 @@ def test_a_line_that_makes_up_most_of_a_file_is_learned(
 ) -> None:
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     for seed in range(10):
-        ready = prepare(config(lines_file(tmp_path, ACCESS_LOG), data__split_seed=seed, data__storage=storage))
+        ready = prepare(
+            config(lines_file(tmp_path, ACCESS_LOG), data__split_seed=seed, data__storage=storage)
+        )
         assert list(ready.train_texts).count("GET / 200") == 360
         assert len(ready.validation_texts) == pytest.approx(20, abs=5)
         assert not any("lines are held out" in note for note in ready.notes)
@@ -222,7 +247,9 @@ def test_of_a_file_with_a_few_rare_texts_half_are_learned() -> None:
 def test_the_split_does_not_depend_on_the_order_of_the_lines() -> None:
     for seed in range(5):
         shuffled = np.random.default_rng(seed).permutation(ACCESS_LOG).tolist()
-        assert sorted(held_of(shuffled, split_seed=seed)) == sorted(held_of(ACCESS_LOG, split_seed=seed))
+        assert sorted(held_of(shuffled, split_seed=seed)) == sorted(
+            held_of(ACCESS_LOG, split_seed=seed)
+        )
 
 
 def test_a_file_that_grows_keeps_its_split() -> None:
@@ -230,7 +257,10 @@ def test_a_file_that_grows_keeps_its_split() -> None:
     names = [f"name {number}" for number in range(4000)]
     held = set(held_of(names))
     for more in range(0, 1000, 100):
-        assert set(held_of([*names, *(f"new {number}" for number in range(more))])) & set(names) == held
+        assert (
+            set(held_of([*names, *(f"new {number}" for number in range(more))])) & set(names)
+            == held
+        )
     log = [f"template {rank}" for rank in range(50) for _ in range(2000 // (rank + 1))]
     lines = np.random.default_rng(0).permutation(log).tolist()
     sides = [set(held_of(lines[:end], split_seed=3)) for end in range(5000, 5200)]
@@ -266,13 +296,21 @@ def test_one_text_at_least_is_held_out_and_one_is_learned(
 @pytest.mark.parametrize(
     ("texts", "settings", "said"),
     [
-        ([*"abcde"] * 100, {}, "100 of 500 lines are held out, 20.00% where data.validation_fraction asks for 5.00%"),
+        (
+            [*"abcde"] * 100,
+            {},
+            "100 of 500 lines are held out, 20.00% where data.validation_fraction asks for 5.00%",
+        ),
         (["a"] * 998 + ["b", "c"], {}, "1 of 1,000 lines are held out, 0.10% where"),
         (ACCESS_LOG, {"data__split": "texts"}, "362 of 400 lines are held out, 90.50% where"),
     ],
 )
 def test_a_share_far_from_the_one_asked_for_is_said_with_its_reason(
-    tmp_path: Path, texts: list[str], settings: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    texts: list[str],
+    settings: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     for storage in ("memory", "disk"):
@@ -285,7 +323,9 @@ def test_a_share_far_from_the_one_asked_for_is_said_with_its_reason(
     assert any(said in note for note in again.notes)
 
 
-def test_held_out_texts_too_few_or_too_alike_for_the_code_are_said_with_the_numbers_they_spoil(tmp_path: Path) -> None:
+def test_held_out_texts_too_few_or_too_alike_for_the_code_are_said_with_the_numbers_they_spoil(
+    tmp_path: Path,
+) -> None:
     held = str(lines_file_named(tmp_path, "held.txt", MANY[:49] + MANY[:1] * 200))
     alike = prepare(config(lines_file(tmp_path, MANY), data__validation=held)).notes
     assert any(
@@ -294,19 +334,27 @@ def test_held_out_texts_too_few_or_too_alike_for_the_code_are_said_with_the_numb
         for note in alike
     )
     few = prepare(config(lines_file(tmp_path, MANY))).notes
-    assert any("6 held-out texts, 6 of them different" in note and "data.validation_fraction" in note for note in few)
+    assert any(
+        "6 held-out texts, 6 of them different" in note and "data.validation_fraction" in note
+        for note in few
+    )
     same = str(lines_file_named(tmp_path, "same.txt", MANY[:1] * 200))
     ready = prepare(config(lines_file(tmp_path, MANY), data__validation=same))
     assert any(
-        "200 held-out texts, 1 of them different: active_units and mutual_information cannot" in note
+        "200 held-out texts, 1 of them different: active_units and mutual_information cannot"
+        in note
         for note in ready.notes
     )
     assert any("same.txt" in note for note in held_out(ready.config, ready.alphabet, same).notes)
     enough = str(lines_file_named(tmp_path, "enough.txt", MANY[:60]))
-    language_model = preset("lstm-lm-ptb-word-small").with_settings({"model.tokenizer": "char", "model.length": 16})
+    language_model = preset("lstm-lm-ptb-word-small").with_settings(
+        {"model.tokenizer": "char", "model.length": 16}
+    )
     for asked in (
         config(lines_file(tmp_path, MANY), data__validation=enough),
-        language_model.with_settings({"data.source": str(lines_file(tmp_path, MANY)), "data.validation": same}),
+        language_model.with_settings(
+            {"data.source": str(lines_file(tmp_path, MANY)), "data.validation": same}
+        ),
     ):
         assert not any("of them different" in note for note in prepare(asked).notes)
 
@@ -316,7 +364,10 @@ def test_the_share_of_labels_that_training_sees_counts_lines(tmp_path: Path) -> 
     texts = [f"name {number}" for number in range(1000)] + ["common"] * 1000 + ["rare"] * 10
     labels = tmp_path / "labels.txt"
     labels.write_text(
-        "\n".join(["ab"[number % 2] for number in range(1000)] + ["a"] * 900 + [""] * 100 + ["b"] * 10) + "\n"
+        "\n".join(
+            ["ab"[number % 2] for number in range(1000)] + ["a"] * 900 + [""] * 100 + ["b"] * 10
+        )
+        + "\n"
     )
     for seed in range(10):
         ready = prepare(
@@ -339,17 +390,27 @@ def test_rare_symbols_beyond_the_alphabet_are_unknown_and_reported(tmp_path: Pat
     assert len(ready.alphabet.symbols) == 15
     assert "☃" not in ready.alphabet.symbols
     assert (np.concatenate([ready.train, ready.validation]) == UNKNOWN).sum() == 2
-    assert any("2 characters of 2 kinds are outside the alphabet of 15" in note for note in ready.notes)
+    assert any(
+        "2 characters of 2 kinds are outside the alphabet of 15" in note for note in ready.notes
+    )
 
 
 def test_a_stream_is_cut_into_windows_that_cover_the_held_out_end(tmp_path: Path) -> None:
     text = "\n".join(MANY * 5)
     ready = prepare(
-        config(lines_file(tmp_path, MANY * 5), data__mode="windows", model__length=32, data__validation_fraction=0.2)
+        config(
+            lines_file(tmp_path, MANY * 5),
+            data__mode="windows",
+            model__length=32,
+            data__validation_fraction=0.2,
+        )
     )
     assert ready.alphabet.decode(ready.train[None, :])[0] == text[: ready.train.size]
     assert ready.validation.shape == (len(text) // 5 // 32, 32)
-    assert "".join(ready.alphabet.decode(ready.validation)) == text[ready.train.size :][: ready.validation.size]
+    assert (
+        "".join(ready.alphabet.decode(ready.validation))
+        == text[ready.train.size :][: ready.validation.size]
+    )
 
 
 def test_a_stream_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
@@ -357,7 +418,11 @@ def test_a_stream_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
         prepare(config(lines_file(tmp_path, MANY[:3]), data__mode="windows"))
     validation = str(lines_file_named(tmp_path, "v.txt", MANY))
     with pytest.raises(DataError, match="20 characters to train on or to hold out"):
-        prepare(config(lines_file(tmp_path, MANY[:3]), data__mode="windows", data__validation=validation))
+        prepare(
+            config(
+                lines_file(tmp_path, MANY[:3]), data__mode="windows", data__validation=validation
+            )
+        )
 
 
 def test_a_named_corpus_brings_its_settings_where_the_length_is_open() -> None:
@@ -365,7 +430,9 @@ def test_a_named_corpus_brings_its_settings_where_the_length_is_open() -> None:
     assert (ready.config.model.length, ready.config.data.too_long) == (48, "drop")
 
 
-def test_a_file_is_remembered_by_its_full_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_remembered_by_its_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = lines_file(tmp_path, MANY)
     monkeypatch.chdir(tmp_path)
     assert prepare(config("lines.txt")).config.data.source == str(path)
@@ -384,7 +451,12 @@ def test_an_alphabet_keeps_the_commonest_and_orders_them_by_code_point() -> None
 
 def test_a_corpus_with_long_strides_gets_a_length_that_they_divide() -> None:
     source = {"data.source": "unicode-names"}
-    assert prepare(preset("hybrid-lstm-tweets").with_settings({**source, "model.length": 0})).config.model.length == 64
+    assert (
+        prepare(
+            preset("hybrid-lstm-tweets").with_settings({**source, "model.length": 0})
+        ).config.model.length
+        == 64
+    )
 
 
 def test_sines_are_the_published_digits() -> None:
@@ -404,7 +476,9 @@ def test_the_stated_entropy_of_the_sines_is_that_of_a_fine_grid() -> None:
     grid = (np.arange(2000) + 0.5) / 1000 - 1
     codes = []
     for frequency in grid:
-        waves = 0.5 + 0.499 * np.sin(3.14 * np.linspace(-1, 1, 16) * frequency + 3.14 * grid[:, None])
+        waves = 0.5 + 0.499 * np.sin(
+            3.14 * np.linspace(-1, 1, 16) * frequency + 3.14 * grid[:, None]
+        )
         codes.append(np.floor(10 * waves).astype(np.int64) @ 10 ** np.arange(16))
     counts = np.unique(np.concatenate(codes), return_counts=True)[1]
     shares = counts / counts.sum()
@@ -417,7 +491,9 @@ def test_sines_fill_their_rows_and_are_held_out_afresh() -> None:
     assert ready.validation.shape == (10_000, 16)
     assert not np.isin(ready.train, [PAD, END, UNKNOWN]).any()
     common = set(ready.train_texts) & set(ready.validation_texts)
-    assert sum(text in common for text in ready.validation_texts) > 5_000  # the same distribution, not another one
+    assert (
+        sum(text in common for text in ready.validation_texts) > 5_000
+    )  # the same distribution, not another one
 
 
 def test_fixed_lines_have_one_length_and_no_end_mark(tmp_path: Path) -> None:
@@ -442,17 +518,24 @@ def test_fixed_texts_of_a_length_that_the_model_does_not_write_are_told_both_way
 ) -> None:
     path = lines_file(tmp_path, [f"{number:09}" for number in range(100)])
     changed = {key.replace("__", "."): value for key, value in settings.items()}
-    asked = preset(preset_name).with_settings({"data.source": str(path), "data.mode": "fixed", **changed})
+    asked = preset(preset_name).with_settings(
+        {"data.source": str(path), "data.mode": "fixed", **changed}
+    )
     with pytest.raises(ConfigError) as caught:
         prepare(asked)
     message = str(caught.value)
-    assert f"has texts of 9 characters, but this model multiplies positions and writes a multiple of {step}" in message
+    assert (
+        f"has texts of 9 characters, but this model multiplies positions and writes a multiple of {step}"
+        in message
+    )
     assert [way for way in ("data.mode=lines", "model.expander=repeat") if way in message] == ways
     assert "model.length" not in message
     for way in ways:
         key, value = way.split("=")
         ready = prepare(asked.with_settings({"model.length": 0, key: value}))
-        assert ready.config.model.length == (9 if key == "model.expander" else -(-10 // step) * step)
+        assert ready.config.model.length == (
+            9 if key == "model.expander" else -(-10 // step) * step
+        )
 
 
 COLOURS = ["red", "green", ""]
@@ -512,7 +595,11 @@ def test_a_corpus_may_label_itself() -> None:
         (["a"] * 99, {}, "99 labels for the 100 lines"),
         (["a"] * 100, {}, "at least two values"),
         (["a", "b"] * 50, {"data__mode": "windows"}, "windows of a stream have no labels"),
-        (["a", "b"] * 50, {"data__validation_labels": "labels.txt"}, "needs the texts they belong to"),
+        (
+            ["a", "b"] * 50,
+            {"data__validation_labels": "labels.txt"},
+            "needs the texts they belong to",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(
@@ -524,7 +611,9 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_a_label_that_only_a_held_out_text_has_is_unknown_to_the_model(tmp_path: Path) -> None:
     held = prepare(config(lines_file(tmp_path, MANY))).validation_texts[0]
-    ready = prepare(labelled(tmp_path, ["rare" if text == held else "ab"[i % 2] for i, text in enumerate(MANY)]))
+    ready = prepare(
+        labelled(tmp_path, ["rare" if text == held else "ab"[i % 2] for i, text in enumerate(MANY)])
+    )
     assert ready.config.model.attributes == ("a", "b")
     assert ready.validation_attribute is not None
     assert ready.validation_attribute[0] == -1
@@ -559,7 +648,9 @@ def test_a_label_file_that_is_not_there_offers_no_corpus(tmp_path: Path) -> None
     [({}, 8.505), ({"data__labels": "corpus"}, None), ({"data__validation": "sines"}, None)],
     ids=["bare", "given a label", "other texts"],
 )
-def test_the_entropy_stands_only_where_it_limits_the_bound(settings: dict[str, Any], entropy: float | None) -> None:
+def test_the_entropy_stands_only_where_it_limits_the_bound(
+    settings: dict[str, Any], entropy: float | None
+) -> None:
     assert entropy_of(prepare(config("sines", **settings)).config) == entropy
 
 

@@ -20,17 +20,40 @@ from kvae.training.pipeline import validation_batches
 from .conftest import SMALL
 
 STEPS = 12
-JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "8"}
+JAX = {
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "NPROC": "8",
+}
 """Two devices on one processor. With a thread for each core (`NPROC`) they wait for each other's sums for ever on two cores."""
 
 
 def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
-    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
+    sizes = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()
+    }
     settings = {f"model.{name}": value for name, value in sizes.items()}
-    settings |= {"training.jit_compile": False, "objective.ramp_steps": 5, "objective.input_dropout": 0.3}
+    settings |= {
+        "training.jit_compile": False,
+        "objective.ramp_steps": 5,
+        "objective.input_dropout": 0.3,
+    }
     settings |= {"training.clip_norm": 1.0, "training.steps_per_epoch": 4}
-    settings |= {} if "KERAS_BACKEND" in environment else {"data.split_seed": 3}  # 6 held out, which two devices share
-    command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm", "--data", str(data), "--out", str(out)]
+    settings |= (
+        {} if "KERAS_BACKEND" in environment else {"data.split_seed": 3}
+    )  # 6 held out, which two devices share
+    command = [
+        sys.executable,
+        "-m",
+        "kvae",
+        "train",
+        "--preset",
+        "hybrid-lstm",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
     command += ["--validation", str(out.parent / "held_out.txt")]
     command += ["--steps", str(STEPS), "--batch-size", "16", "--devices", str(devices)]
     for key, value in settings.items():
@@ -59,7 +82,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
     folder = tmp_path_factory.mktemp("devices")
     (folder / "held_out.txt").write_text("\n".join(corpus_file.read_text().split()[:8]))
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+    tasks = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        for index in range(2)
+    ]
     runs: dict[str, tuple[int, dict[str, str]]] = {
         "one": (1, {}),
         "two": (2, {}),
@@ -71,7 +97,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
 
     def trained(*names: str) -> Path:
         missing = [name for name in names if not (folder / f"{name}.log").exists()]
-        processes = {name: start(folder / name, corpus_file, runs[name][0], **runs[name][1]) for name in missing}
+        processes = {
+            name: start(folder / name, corpus_file, runs[name][0], **runs[name][1])
+            for name in missing
+        }
         for name, process in processes.items():
             assert process.wait(timeout=600) == 0, (folder / f"{name}.log").read_text()
         return folder
@@ -88,20 +117,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
     ],
     ids=lambda names: "-".join(names),
 )
-def test_a_batch_that_is_split_trains_as_a_whole_one(trained: Callable[..., Path], names: tuple[str, ...]) -> None:
+def test_a_batch_that_is_split_trains_as_a_whole_one(
+    trained: Callable[..., Path], names: tuple[str, ...]
+) -> None:
     folder = trained(*names)
     whole, name, *_ = names
     one, split = records(folder / whole), records(folder / name)
     assert [line["step"] for line in split] == [4, 8, 12]
     for line, other in zip(one, split, strict=True):
         for metric in line.keys() - {"seconds"}:
-            exact = 1e-3 if "gradient_norm" in metric else 1e-4  # variances between replicas are E(x^2) - E(x)^2
+            exact = (
+                1e-3 if "gradient_norm" in metric else 1e-4
+            )  # variances between replicas are E(x^2) - E(x)^2
             assert other[metric] == pytest.approx(line[metric], rel=exact, abs=1e-4), metric
-    report, other = (json.loads((folder / run / "report/evaluation.json").read_text()) for run in (whole, name))
+    report, other = (
+        json.loads((folder / run / "report/evaluation.json").read_text()) for run in (whole, name)
+    )
     assert other["elbo"] == pytest.approx(report["elbo"], rel=1e-4)
 
 
-def test_held_out_texts_that_do_not_divide_are_left_out_of_validation_alone(corpus_file: Path) -> None:
+def test_held_out_texts_that_do_not_divide_are_left_out_of_validation_alone(
+    corpus_file: Path,
+) -> None:
     settings = {"data.source": str(corpus_file), "model.length": 16}
     ready = prepare(preset("hybrid-lstm").with_settings(settings))
     assert len(ready.validation) == 7
@@ -119,7 +156,10 @@ def test_only_the_first_worker_writes_the_run(trained: Callable[..., Path]) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"training.batch_size": 15}, "training.batch_size must be a multiple of the 2 devices that share it, got 15"),
+        (
+            {"training.batch_size": 15},
+            "training.batch_size must be a multiple of the 2 devices that share it, got 15",
+        ),
         ({"objective.mmd": 1.0}, "objective.mmd needs the whole batch on one device"),
         ({"objective.encoder_updates": 2}, "objective.encoder_updates needs the whole batch"),
     ],
@@ -134,7 +174,10 @@ def test_more_devices_than_there_are_is_an_error() -> None:
 
     tf.config.list_logical_devices()  # TensorFlow has started: the processor stays one device
     config = preset("hybrid-lstm").with_settings({"training.devices": 64})
-    with pytest.raises(ConfigError, match="64 asked for, this machine has 1"), split_between(config):
+    with (
+        pytest.raises(ConfigError, match="64 asked for, this machine has 1"),
+        split_between(config),
+    ):
         pass
 
 
@@ -149,9 +192,18 @@ CLUSTER = {"worker": ["a:2222", "b:2222"]}
         ("[1]", "not an object of JSON"),
         ('{"cluster": []}', None),
         ('{"cluster": [1]}', "cluster must be an object"),
-        ({"cluster": CLUSTER, "task": {"type": "evaluator", "index": 0}}, "this process is an evaluator"),
-        ({"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}, "this process is an evaluator"),
-        ({"cluster": {**CLUSTER, "ps": ["c:1"]}, "task": {"type": "worker", "index": 0}}, "the role 'ps' is none"),
+        (
+            {"cluster": CLUSTER, "task": {"type": "evaluator", "index": 0}},
+            "this process is an evaluator",
+        ),
+        (
+            {"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}},
+            "this process is an evaluator",
+        ),
+        (
+            {"cluster": {**CLUSTER, "ps": ["c:1"]}, "task": {"type": "worker", "index": 0}},
+            "the role 'ps' is none",
+        ),
         ({"cluster": CLUSTER, "task": {"type": "ps", "index": 0}}, "the role 'ps' is none"),
         (
             {"cluster": {**CLUSTER, "master": ["c:1"]}, "task": {"type": "master", "index": 0}},
@@ -161,16 +213,31 @@ CLUSTER = {"worker": ["a:2222", "b:2222"]}
             {"cluster": CLUSTER, "task": {"type": "worker", "index": "first"}},
             "task.index must be the number .* 'first'",
         ),
-        ({"cluster": CLUSTER, "task": {"type": "worker", "index": -1}}, "task.index must be the number .* -1"),
-        ({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}, "task is worker 2, which cluster does not list"),
-        ({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}, "task is chief 0, which cluster does not list"),
+        (
+            {"cluster": CLUSTER, "task": {"type": "worker", "index": -1}},
+            "task.index must be the number .* -1",
+        ),
+        (
+            {"cluster": CLUSTER, "task": {"type": "worker", "index": 2}},
+            "task is worker 2, which cluster does not list",
+        ),
+        (
+            {"cluster": CLUSTER, "task": {"type": "chief", "index": 0}},
+            "task is chief 0, which cluster does not list",
+        ),
         ({"cluster": CLUSTER}, "task.index must be the number"),
         (
             {"cluster": {"worker": "machine-a:2222"}, "task": {"type": "worker", "index": 0}},
             "must be a list of addresses",
         ),
-        ({"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}, "must be a list of addresses"),
-        ({"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}, "several chiefs"),
+        (
+            {"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}},
+            "must be a list of addresses",
+        ),
+        (
+            {"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}},
+            "several chiefs",
+        ),
     ],
 )
 def test_a_cluster_that_does_not_say_who_trains_is_refused(
@@ -218,12 +285,21 @@ def weighted_on_devices() -> None:
     found = {}
     for devices in (2, 1):
         with split_between(
-            preset("hybrid-lstm").with_settings({"training.devices": devices, "training.batch_size": 8})
+            preset("hybrid-lstm").with_settings(
+                {"training.devices": devices, "training.batch_size": 8}
+            )
         ):
-            model = small_model({"penalty": "constrained", "kl_target": 3.0}, encoder="lstm", expander="repeat")
+            model = small_model(
+                {"penalty": "constrained", "kl_target": 3.0}, encoder="lstm", expander="repeat"
+            )
             model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1.0), **COMPILED)
-            history = model.fit(rows, sample_weight=weights, batch_size=8, epochs=2, shuffle=False, verbose=0).history
-            found[devices] = {**history, "after": model.evaluate(rows, sample_weight=weights, batch_size=8, verbose=0)}
+            history = model.fit(
+                rows, sample_weight=weights, batch_size=8, epochs=2, shuffle=False, verbose=0
+            ).history
+            found[devices] = {
+                **history,
+                "after": model.evaluate(rows, sample_weight=weights, batch_size=8, verbose=0),
+            }
     for name, values in found[1].items():
         assert found[2][name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
 

@@ -51,7 +51,8 @@ def test_a_run_that_diverges_in_its_first_epoch_keeps_its_logs_and_metrics_and_b
         {**small_settings, "training.learning_rate": 1e30, "training.epochs": 1}
     )
     with pytest.raises(
-        CheckFailed, match=r"training diverged at step \d \(the loss is .*--resume --out .* from the start"
+        CheckFailed,
+        match=r"training diverged at step \d \(the loss is .*--resume --out .* from the start",
     ):
         run(config, out, quiet)
     (line,) = strict_lines(out)
@@ -61,7 +62,9 @@ def test_a_run_that_diverges_in_its_first_epoch_keeps_its_logs_and_metrics_and_b
     assert not (out / "model.keras").exists()
     assert not (out / "checkpoints").exists()
     assert all(np.isfinite(value) for _, _, value in scalars(out / "logs"))
-    with pytest.raises(ModelError, match=r"training diverged at step \d .*--set training\.learning_rate=0\.00"):
+    with pytest.raises(
+        ModelError, match=r"training diverged at step \d .*--set training\.learning_rate=0\.00"
+    ):
         load_run(out)
     resume(config.with_settings({"training.learning_rate": 0.01}), out, said.append)
     assert any("training diverged at step" in sentence for sentence in said)
@@ -80,14 +83,22 @@ def test_a_resumed_run_that_diverges_leaves_model_and_checkpoints_and_goes_on_fr
     longer = {"training.epochs": 5, "training.learning_rate_schedule": "constant"}
     for _ in range(2):  # the second attempt begins where the first did
         with pytest.raises(CheckFailed, match="goes on from its last good checkpoint"):
-            resume(stored_config(out).with_settings({**longer, "training.learning_rate": 1e30}), out, said.append)
-        assert said.count("going on at step 21") == len([each for each in said if each.startswith("going on")])
+            resume(
+                stored_config(out).with_settings({**longer, "training.learning_rate": 1e30}),
+                out,
+                said.append,
+            )
+        assert said.count("going on at step 21") == len(
+            [each for each in said if each.startswith("going on")]
+        )
         assert {name: (out / name).read_bytes() for name in kept} == before
         assert [path.name for path in numbered(out / "checkpoints")] == files
     assert [("diverged" in line) for line in strict_lines(out)] == [False, False, False, True]
     assert all(np.isfinite(value) for _, _, value in scalars(out / "logs"))
     finished, _ = resume(
-        stored_config(out).with_settings({**longer, "training.learning_rate": 0.001}), out, said.append
+        stored_config(out).with_settings({**longer, "training.learning_rate": 0.001}),
+        out,
+        said.append,
     )
     assert [line["step"] for line in strict_lines(out)] == [7, 14, 21, 28, 35]
     assert int(finished.model.training_steps) == 35
@@ -103,13 +114,21 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             super().on_epoch_end(epoch, logs)
             if epoch == 1:
-                spoilt = next(each for each in self.model.non_trainable_variables if "moving_variance" in each.path)
+                spoilt = next(
+                    each
+                    for each in self.model.non_trainable_variables
+                    if "moving_variance" in each.path
+                )
                 spoilt.assign(np.full(spoilt.shape, np.inf, np.float32))
 
     out = tmp_path / "run"
-    config = preset("hybrid-lstm").with_settings({**small_settings, "model.posterior": "batch_normalized"})
+    config = preset("hybrid-lstm").with_settings(
+        {**small_settings, "model.posterior": "batch_normalized"}
+    )
     monkeypatch.setattr(fit, "MetricsFile", MetricsFile)
-    with pytest.raises(CheckFailed, match=r"training diverged at step 14 \(.*moving_variance is not finite\)"):
+    with pytest.raises(
+        CheckFailed, match=r"training diverged at step 14 \(.*moving_variance is not finite\)"
+    ):
         run(config, out, quiet)
     monkeypatch.undo()
     assert [path.name for path in numbered(out / "checkpoints")] == ["step-000000007.npz"]
@@ -122,7 +141,11 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("how", ["truncated", "removed"])
@@ -134,19 +157,28 @@ def test_a_finished_run_without_a_checkpoint_that_can_be_read_does_not_begin_ane
         path.write_bytes(path.read_bytes()[:-300]) if how == "truncated" else path.unlink()
     before, said = contents(out), list[str]()
     reason = (
-        "none of its 2 checkpoints can be read" if how == "truncated" else "has a model and no checkpoint to go on from"
+        "none of its 2 checkpoints can be read"
+        if how == "truncated"
+        else "has a model and no checkpoint to go on from"
     )
-    with pytest.raises(ModelError, match=f"--resume: .*{reason}.*training.start_from=.*nothing was changed"):
+    with pytest.raises(
+        ModelError, match=f"--resume: .*{reason}.*training.start_from=.*nothing was changed"
+    ):
         resume(stored_config(out), out, said.append)
     assert contents(out) == before
     assert not any("starting" in sentence for sentence in said)
 
 
-def test_checkpoints_that_an_attempt_left_do_not_outlive_the_one_that_goes_on(tmp_path: Path, run_folder: Path) -> None:
+def test_checkpoints_that_an_attempt_left_do_not_outlive_the_one_that_goes_on(
+    tmp_path: Path, run_folder: Path
+) -> None:
     """A damaged newer one would push out what a resumed run writes."""
     out = shutil.copytree(run_folder, tmp_path / "run")
     older, newer = numbered(out / "checkpoints")
     newer.write_bytes(newer.read_bytes()[:-300])
     newer.rename(newer.with_name("step-000000099.npz"))
     resume(stored_config(out), out, quiet)
-    assert [path.name for path in numbered(out / "checkpoints")] == [older.name, "step-000000021.npz"]
+    assert [path.name for path in numbered(out / "checkpoints")] == [
+        older.name,
+        "step-000000021.npz",
+    ]

@@ -20,7 +20,8 @@ from kvae.training.corpora import prepare
 from kvae.training.downloads import COLLECTIONS, Collection, get
 
 TEXTS = {
-    f"ptb.{part}.txt": "".join(f" the {part} sentence {n} \n" for n in range(90)) for part in ("train", "valid", "test")
+    f"ptb.{part}.txt": "".join(f" the {part} sentence {n} \n" for n in range(90))
+    for part in ("train", "valid", "test")
 }
 
 
@@ -42,7 +43,9 @@ def address(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "served").mkdir()
     for name, text in TEXTS.items():
         (tmp_path / "served" / name).write_text(text)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served"))) as server:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served"))
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -72,7 +75,10 @@ def test_a_download_is_checked_and_then_read_as_a_corpus(address: str, data_fold
     ready = prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-char"}))
     assert (ready.config.data.mode, ready.config.model.length) == ("windows", 60)
     assert "".join(ready.alphabet.decode(ready.train[None]))[:40] == TEXTS["ptb.train.txt"][:40]
-    held = "".join(symbol if symbol in ready.alphabet.symbols else "\ufffd" for symbol in TEXTS["ptb.valid.txt"])
+    held = "".join(
+        symbol if symbol in ready.alphabet.symbols else "\ufffd"
+        for symbol in TEXTS["ptb.valid.txt"]
+    )
     assert "".join(ready.alphabet.decode(ready.validation))[:90] == held[:90]
 
 
@@ -88,7 +94,10 @@ def test_a_download_is_checked_and_then_read_as_a_corpus(address: str, data_fold
 def test_a_download_that_fails_leaves_nothing(
     address: str, data_folder: Path, tmp_path: Path, path: str, message: str
 ) -> None:
-    for folder, text in (("other", "another text\n"), ("portal", "<html><head><title>Log in</title></head></html>")):
+    for folder, text in (
+        ("other", "another text\n"),
+        ("portal", "<html><head><title>Log in</title></head></html>"),
+    ):
         (tmp_path / "served" / folder).mkdir()
         (tmp_path / "served" / folder / "ptb.train.txt").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -108,7 +117,9 @@ def test_the_users_own_files_are_copied_unpacked(
     assert json.loads(captured.out)["files"] == [str(data_folder / name) for name in TEXTS]
     assert "terms of ptb: for tests" in captured.err
     assert main(["data", "list", "--json"]) == 0
-    lacking = {item["name"]: item["missing"] for item in json.loads(capsys.readouterr().out)["corpora"]}
+    lacking = {
+        item["name"]: item["missing"] for item in json.loads(capsys.readouterr().out)["corpora"]
+    }
     assert lacking["ptb-char"] == lacking["ptb-word"] == lacking["sines"] == []
     assert lacking["tweets"] == ["tweets.train.txt", "tweets.valid.txt"]
     (mine / "ptb.valid.txt.xz").unlink()
@@ -121,7 +132,11 @@ def test_the_users_own_files_are_copied_unpacked(
     [
         ("ptb.train.txt", b"another text\n", r"its sha256 is .*--data {path}\)"),
         ("ptb.train.txt", b"PK\3\4" + bytes(30), "{path}: holds a zip archive"),
-        ("ptb.train.txt.gz", gzip.compress(b"text\n" * 99, mtime=0)[:-9], "{path}: damaged or cut off"),
+        (
+            "ptb.train.txt.gz",
+            gzip.compress(b"text\n" * 99, mtime=0)[:-9],
+            "{path}: damaged or cut off",
+        ),
     ],
 )
 def test_files_of_the_users_that_do_not_fit_are_told_by_their_path(
@@ -137,12 +152,17 @@ def test_packed_files_in_the_data_folder_are_found(data_folder: Path) -> None:
     data_folder.mkdir()
     for name, text in TEXTS.items():
         (data_folder / f"{name}.xz").write_bytes(lzma.compress(text.encode()))
-    assert len(prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-word"})).train) == 90
+    assert (
+        len(prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-word"})).train) == 90
+    )
 
 
 @pytest.mark.parametrize(
     ("corpus", "ways"),
-    [("ptb-char", ["`kvae data get ptb`", "--from FOLDER"]), ("tweets", ["`kvae data get tweets --from FOLDER`"])],
+    [
+        ("ptb-char", ["`kvae data get ptb`", "--from FOLDER"]),
+        ("tweets", ["`kvae data get tweets --from FOLDER`"]),
+    ],
 )
 def test_a_corpus_that_is_not_there_says_how_to_get_it(corpus: str, ways: list[str]) -> None:
     with pytest.raises(DataError) as caught:

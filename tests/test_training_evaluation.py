@@ -5,7 +5,15 @@ import pytest
 
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.evaluation import UNITS, active_units, aggregated, collect, evaluate, mutual_information, perplexity
+from kvae.training.evaluation import (
+    UNITS,
+    active_units,
+    aggregated,
+    collect,
+    evaluate,
+    mutual_information,
+    perplexity,
+)
 from kvae.training.latent_report import LatentReport
 
 from .conftest import random_tokens, small_model
@@ -25,9 +33,9 @@ def test_mutual_information_of_a_linear_gaussian_channel_is_its_closed_form(sigm
 
 def test_mutual_information_is_zero_when_the_posterior_ignores_the_text() -> None:
     zeros = np.zeros((100, 3))
-    assert mutual_information(zeros, zeros, np.random.default_rng(0).normal(size=(100, 3))) == pytest.approx(
-        0.0, abs=1e-9
-    )
+    assert mutual_information(
+        zeros, zeros, np.random.default_rng(0).normal(size=(100, 3))
+    ) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_mutual_information_reaches_ln_n_when_every_text_has_a_place_of_its_own() -> None:
@@ -50,7 +58,9 @@ def test_texts_that_are_all_the_same_have_neither_active_units_nor_information()
     report.set_model(model)
     report.on_epoch_end(0, logs)
     assert set(logs) == {"val_kl"}
-    bare = small_model(encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False)
+    bare = small_model(
+        encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False
+    )
     assert evaluate(bare, rows)["active_units"] == 0
 
 
@@ -61,8 +71,12 @@ def test_the_aggregated_posterior_is_the_gaussian_of_its_samples() -> None:
     log_variance = generator.normal(size=(200, 3))
     z = mean + np.exp(0.5 * log_variance) * generator.normal(size=(5000, 200, 3))
     found = aggregated(mean, log_variance)
-    assert found["log_determinant"] == pytest.approx(np.log(np.linalg.det(np.cov(z.reshape(-1, 3).T))), abs=0.02)
-    assert found["aggregated_mean_norm"] == pytest.approx(np.linalg.norm(z.mean(axis=(0, 1))), rel=0.01)
+    assert found["log_determinant"] == pytest.approx(
+        np.log(np.linalg.det(np.cov(z.reshape(-1, 3).T))), abs=0.02
+    )
+    assert found["aggregated_mean_norm"] == pytest.approx(
+        np.linalg.norm(z.mean(axis=(0, 1))), rel=0.01
+    )
     assert found["code_norm"] == pytest.approx(np.mean([np.linalg.norm(row) for row in mean]))
 
 
@@ -75,7 +89,9 @@ def test_a_covariance_without_inverse_has_no_log_determinant() -> None:
     """Variances of 0 and all means on a line. Two texts in many dimensions are enough when the variances are there."""
     line = np.arange(5.0)[:, None] * [1.0, 1.0]
     assert "log_determinant" not in aggregated(line, np.full((5, 2), -2000.0))
-    assert aggregated(np.zeros((2, 50)), np.full((2, 50), -2.0))["log_determinant"] == pytest.approx(-100.0)
+    assert aggregated(np.zeros((2, 50)), np.full((2, 50), -2.0))[
+        "log_determinant"
+    ] == pytest.approx(-100.0)
 
 
 def test_perplexity_is_per_token_and_bits_are_per_character() -> None:
@@ -100,7 +116,9 @@ def test_the_parts_add_up_over_the_whole_split() -> None:
     assert found["positions"] == (rows != PAD).sum()
     assert found["elbo"] == pytest.approx(each["reconstruction"].mean() + each["kl"].mean())
     assert found["kl"] == pytest.approx(each["kl_per_dimension"].sum(axis=1).mean(), rel=1e-5)
-    assert found["bits_per_character"] == pytest.approx(found["elbo"] * 50 / found["positions"] / np.log(2))
+    assert found["bits_per_character"] == pytest.approx(
+        found["elbo"] * 50 / found["positions"] / np.log(2)
+    )
     assert found["reconstruction_with_padding"] > found["reconstruction"]
     assert set(found) - set(UNITS) == {"kl_level_0", "latent_size"}
 
@@ -117,24 +135,38 @@ def test_it_agrees_with_keras_evaluate_up_to_the_noise_of_z() -> None:
 def test_the_importance_weighted_bound_is_below_the_elbo_and_falls_with_samples() -> None:
     model, rows = small_model(), random_tokens(200)
     one, few, many = (
-        evaluate(model, rows, importance_samples=samples)["importance_weighted_nll"] for samples in (1, 5, 25)
+        evaluate(model, rows, importance_samples=samples)["importance_weighted_nll"]
+        for samples in (1, 5, 25)
     )
     assert one == pytest.approx(evaluate(model, rows)["elbo"], rel=0.02)
     assert many < few < one
 
 
 def test_a_language_model_has_an_exact_likelihood_and_no_code() -> None:
-    model = small_model(encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False)
+    model = small_model(
+        encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False
+    )
     found = evaluate(model, random_tokens(50), importance_samples=3)
-    assert (found["kl"], found["active_units"], found["mutual_information"], found["latent_size"]) == (0, 0, 0, 0)
+    assert (
+        found["kl"],
+        found["active_units"],
+        found["mutual_information"],
+        found["latent_size"],
+    ) == (0, 0, 0, 0)
     assert not {"log_determinant", "code_norm"} & found.keys()
-    assert found["importance_weighted_nll"] == pytest.approx(found["elbo"]) == pytest.approx(found["reconstruction"])
+    assert (
+        found["importance_weighted_nll"]
+        == pytest.approx(found["elbo"])
+        == pytest.approx(found["reconstruction"])
+    )
 
 
 def test_a_guessed_attribute_is_paid_for() -> None:
     """Without labels the classifier chooses: -log p(x) costs ln K more than -log p(x | label)."""
     model, rows = small_model(attributes=("low", "high")), random_tokens(50)
-    chosen = np.array(model.parts.outputs(rows, np.zeros((50, 5), np.float32))["attribute_logits"]).argmax(axis=1)
+    chosen = np.array(
+        model.parts.outputs(rows, np.zeros((50, 5), np.float32))["attribute_logits"]
+    ).argmax(axis=1)
     given = evaluate(model, rows, attribute=chosen.astype(np.int32))
     guessed = evaluate(model, rows)
     assert guessed["elbo"] == pytest.approx(given["elbo"] + np.log(2), rel=1e-5)

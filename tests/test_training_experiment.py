@@ -18,8 +18,12 @@ def quiet(sentence: str) -> None:
     pass
 
 
-def test_a_run_folder_holds_configuration_vocabulary_model_metrics_and_report(run_folder: Path) -> None:
-    names = {path.relative_to(run_folder).as_posix() for path in run_folder.rglob("*") if path.is_file()}
+def test_a_run_folder_holds_configuration_vocabulary_model_metrics_and_report(
+    run_folder: Path,
+) -> None:
+    names = {
+        path.relative_to(run_folder).as_posix() for path in run_folder.rglob("*") if path.is_file()
+    }
     assert {
         "config.json",
         "vocabulary.json",
@@ -36,7 +40,16 @@ def test_the_metrics_file_has_a_line_an_epoch_with_every_metric(run_folder: Path
     records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert [record["step"] for record in records] == [7, 14, 21]
-    wanted = {"loss", "reconstruction", "kl", "kl_level_0", "auxiliary", "beta", "elbo", "bits_per_character"}
+    wanted = {
+        "loss",
+        "reconstruction",
+        "kl",
+        "kl_level_0",
+        "auxiliary",
+        "beta",
+        "elbo",
+        "bits_per_character",
+    }
     assert wanted | {f"val_{name}" for name in wanted} | {"gradient_norm"} <= set(records[0])
 
 
@@ -50,7 +63,9 @@ def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
 
     again = evaluate(trained.model, held_out(trained.config, trained.alphabet).rows)
     assert again == pytest.approx(trained.evaluation)
-    assert trained.evaluation["elbo"] == pytest.approx(trained.evaluation["reconstruction"] + trained.evaluation["kl"])
+    assert trained.evaluation["elbo"] == pytest.approx(
+        trained.evaluation["reconstruction"] + trained.evaluation["kl"]
+    )
 
 
 def events(folder: Path) -> Any:
@@ -61,11 +76,28 @@ def events(folder: Path) -> Any:
     return found
 
 
-def test_tensorboard_has_every_metric_for_training_and_validation_on_the_same_axes(run_folder: Path) -> None:
+def test_tensorboard_has_every_metric_for_training_and_validation_on_the_same_axes(
+    run_folder: Path,
+) -> None:
     train, validation = (events(run_folder / "logs" / part) for part in ("train", "validation"))
-    shared = {"loss", "reconstruction", "kl", "kl_level_0", "auxiliary", "beta", "elbo", "bits_per_character"}
+    shared = {
+        "loss",
+        "reconstruction",
+        "kl",
+        "kl_level_0",
+        "auxiliary",
+        "beta",
+        "elbo",
+        "bits_per_character",
+    }
     assert shared | {"gradient_norm", "learning_rate"} <= set(train.Tags()["tensors"])
-    latent = {"active_units", "mutual_information", "kl_per_dimension", "samples", "reconstructions"}
+    latent = {
+        "active_units",
+        "mutual_information",
+        "kl_per_dimension",
+        "samples",
+        "reconstructions",
+    }
     assert shared | latent <= set(validation.Tags()["tensors"])
     for found, name in (
         (train, "loss"),
@@ -76,14 +108,24 @@ def test_tensorboard_has_every_metric_for_training_and_validation_on_the_same_ax
         assert [event.step for event in found.Tensors(name)] == [7, 14, 21]
 
 
-def test_tensorboard_shows_reconstructions_beside_their_originals(run_folder: Path, corpus_file: Path) -> None:
-    (text,) = events(run_folder / "logs" / "validation").Tensors("reconstructions")[-1].tensor_proto.string_val
-    originals = [line.strip() for line in text.decode().splitlines() if line.strip() and "->" not in line]
+def test_tensorboard_shows_reconstructions_beside_their_originals(
+    run_folder: Path, corpus_file: Path
+) -> None:
+    (text,) = (
+        events(run_folder / "logs" / "validation")
+        .Tensors("reconstructions")[-1]
+        .tensor_proto.string_val
+    )
+    originals = [
+        line.strip() for line in text.decode().splitlines() if line.strip() and "->" not in line
+    ]
     assert set(originals) <= set(corpus_file.read_text().split())
     assert text.decode().count("->") == len(originals) > 0
 
 
-def test_a_folder_that_exists_is_never_touched(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_a_folder_that_exists_is_never_touched(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("data")
     with pytest.raises(ConfigError, match="exists already"):
@@ -92,12 +134,18 @@ def test_a_folder_that_exists_is_never_touched(tmp_path: Path, small_settings: d
 
 
 @pytest.mark.both
-@pytest.mark.parametrize("settings", [{"data.source": "nowhere.txt"}, {"model.length": 15}, {"model.head": "none"}])
+@pytest.mark.parametrize(
+    "settings", [{"data.source": "nowhere.txt"}, {"model.length": 15}, {"model.head": "none"}]
+)
 def test_what_cannot_start_leaves_no_folder(
     tmp_path: Path, small_settings: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     with pytest.raises((ConfigError, DataError)):
-        run(preset("hybrid-lstm").with_settings({**small_settings, **settings}), tmp_path / "run", quiet)
+        run(
+            preset("hybrid-lstm").with_settings({**small_settings, **settings}),
+            tmp_path / "run",
+            quiet,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -115,7 +163,9 @@ def test_a_run_that_breaks_before_its_first_checkpoint_leaves_no_folder(
 
 def test_steps_end_a_run_within_an_epoch(tmp_path: Path, small_settings: dict[str, Any]) -> None:
     trained, _ = run(
-        preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 9}), tmp_path / "run", quiet
+        preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 9}),
+        tmp_path / "run",
+        quiet,
     )
     assert int(trained.model.training_steps) == 9
 
@@ -136,23 +186,43 @@ def test_training_metrics_come_every_so_many_steps_and_never_twice(
 
     monkeypatch.setattr(fit, "TensorBoardMonitor", Often)
     trained, _ = run(
-        preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 15}), tmp_path / "run", quiet
+        preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 15}),
+        tmp_path / "run",
+        quiet,
     )
-    assert [event.step for event in events(trained.path / "logs" / "train").Tensors("loss")] == [7, 14, 15]
+    assert [event.step for event in events(trained.path / "logs" / "train").Tensors("loss")] == [
+        7,
+        14,
+        15,
+    ]
 
 
-def test_the_same_seed_trains_the_same_model(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_the_same_seed_trains_the_same_model(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     settings = {**small_settings, "training.steps": 4}
-    first, second = (run(preset("hybrid-lstm").with_settings(settings), tmp_path / name, quiet)[0] for name in "ab")
-    for one, other in zip(first.model.trainable_weights, second.model.trainable_weights, strict=True):
+    first, second = (
+        run(preset("hybrid-lstm").with_settings(settings), tmp_path / name, quiet)[0]
+        for name in "ab"
+    )
+    for one, other in zip(
+        first.model.trainable_weights, second.model.trainable_weights, strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=one.path)
 
 
 def test_a_stream_trains_as_windows(tmp_path: Path, small_settings: dict[str, Any]) -> None:
-    settings = {**small_settings, "data.mode": "windows", "training.steps": 4, "data.validation_fraction": 0.3}
+    settings = {
+        **small_settings,
+        "data.mode": "windows",
+        "training.steps": 4,
+        "data.validation_fraction": 0.3,
+    }
     trained, ready = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", quiet)
     assert trained.evaluation["positions"] == ready.validation.size
-    assert trained.evaluation["reconstruction"] == pytest.approx(trained.evaluation["reconstruction_with_padding"])
+    assert trained.evaluation["reconstruction"] == pytest.approx(
+        trained.evaluation["reconstruction_with_padding"]
+    )
 
 
 def test_a_second_ctrl_c_keeps_the_model_of_that_moment(
@@ -165,7 +235,9 @@ def test_a_second_ctrl_c_keeps_the_model_of_that_moment(
 
     said: list[str] = []
     monkeypatch.setattr(fit, "MetricsFile", Interrupt)
-    trained, _ = run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", said.append)
+    trained, _ = run(
+        preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", said.append
+    )
     assert int(load_run(trained.path).model.training_steps) == 3
     assert any("stopped after 3 steps" in sentence for sentence in said)
 
@@ -173,7 +245,9 @@ def test_a_second_ctrl_c_keeps_the_model_of_that_moment(
 @pytest.mark.parametrize(
     ("name", "message"), [("config.json", "not a run folder"), ("model.keras", "has not finished")]
 )
-def test_a_run_that_lacks_a_file_is_a_model_error(tmp_path: Path, run_folder: Path, name: str, message: str) -> None:
+def test_a_run_that_lacks_a_file_is_a_model_error(
+    tmp_path: Path, run_folder: Path, name: str, message: str
+) -> None:
     import shutil
 
     copy = shutil.copytree(run_folder, tmp_path / "run")
@@ -187,7 +261,9 @@ def test_a_vocabulary_of_another_model_is_a_model_error(tmp_path: Path, run_fold
 
     copy = shutil.copytree(run_folder, tmp_path / "run")
     vocabulary = json.loads((copy / "vocabulary.json").read_text())
-    (copy / "vocabulary.json").write_text(json.dumps({**vocabulary, "symbols": vocabulary["symbols"][1:]}))
+    (copy / "vocabulary.json").write_text(
+        json.dumps({**vocabulary, "symbols": vocabulary["symbols"][1:]})
+    )
     with pytest.raises(ModelError, match="13 symbols, the model 14"):
         load_run(copy)
 

@@ -61,17 +61,26 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> Non
     assert read_texts(str(tmp_path / "[a].txt"), "lines", []) == ["one"]
 
 
-def test_a_pattern_is_remembered_by_its_full_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pattern_is_remembered_by_its_full_path(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     (folder / "d.txt").write_text("\n".join(map(str, range(100))))
-    assert prepare(Config().with_settings({"data.source": "*.txt"})).config.data.source == f"{folder}/*.txt"
+    assert (
+        prepare(Config().with_settings({"data.source": "*.txt"})).config.data.source
+        == f"{folder}/*.txt"
+    )
 
 
 def test_labels_stand_beside_all_the_texts_of_a_folder(folder: Path, tmp_path: Path) -> None:
     (folder / "d.txt").write_text("\n".join(map(str, range(100))))
     labels = tmp_path / "labels.txt"
-    labels.write_text("x\n" * 4 + "y\nz\n" * 51)  # two lines of c.xz, one of them blank, and a hundred of d.txt
-    ready = prepare(Config().with_settings({"data.source": str(folder), "data.labels": str(labels)}))
+    labels.write_text(
+        "x\n" * 4 + "y\nz\n" * 51
+    )  # two lines of c.xz, one of them blank, and a hundred of d.txt
+    ready = prepare(
+        Config().with_settings({"data.source": str(folder), "data.labels": str(labels)})
+    )
     assert ready.train_attribute is not None
     found = dict(zip(ready.train_texts, ready.train_attribute, strict=True))
     values = ready.config.model.attributes
@@ -80,7 +89,9 @@ def test_labels_stand_beside_all_the_texts_of_a_folder(folder: Path, tmp_path: P
 
 def test_only_binary_files_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"\0" * 9)
-    with pytest.raises(DataError, match="no text file among 1 files: 1 files left out that hold NUL bytes"):
+    with pytest.raises(
+        DataError, match="no text file among 1 files: 1 files left out that hold NUL bytes"
+    ):
         files_of(str(tmp_path), [])
 
 
@@ -166,11 +177,19 @@ NO_TEXTS: dict[str, tuple[bytes, str, str]] = {
         "numpy arrays",
         "write its texts to a text file",
     ),
-    "texts.npy": (made(lambda file: np.save(file, np.zeros(3))), "numpy arrays", "write its texts to a text file"),
+    "texts.npy": (
+        made(lambda file: np.save(file, np.zeros(3))),
+        "numpy arrays",
+        "write its texts to a text file",
+    ),
     "texts.tar": (tarred(), "a tar archive", "tar -xf"),
     "texts.tar.gz": (gzip.compress(tarred()), "a tar archive", "tar -xf"),
     "texts.tgz": (gzip.compress(tarred()), "a tar archive", "tar -xf"),
-    "texts.gz.gz": (gzip.compress(gzip.compress(TEXT.encode())), "a file that was packed twice", "unpack it once"),
+    "texts.gz.gz": (
+        gzip.compress(gzip.compress(TEXT.encode())),
+        "a file that was packed twice",
+        "unpack it once",
+    ),
     "texts.zst": (b"\x28\xb5\x2f\xfd\x04\x00" + TEXT.encode(), "a zstd file", "zstd -d"),
     "texts.7z": (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(range(200)), "a 7z archive", "unpack it"),
     "texts.lzma": (lzma.compress(TEXT.encode(), lzma.FORMAT_ALONE), "an lzma file", "unlzma"),
@@ -179,7 +198,11 @@ NO_TEXTS: dict[str, tuple[bytes, str, str]] = {
         "a Parquet table",
         "write its texts to a text file",
     ),
-    "texts.arrow": (b"ARROW1\0\0" + bytes(range(256)), "an Arrow table", "write its texts to a text file"),
+    "texts.arrow": (
+        b"ARROW1\0\0" + bytes(range(256)),
+        "an Arrow table",
+        "write its texts to a text file",
+    ),
     "texts.db": (database(), "an SQLite database", "write its texts to a text file"),
     "texts.pkl": (pickle.dumps([TEXT]), "a pickle", "write its texts to a text file"),
     "utf-16.txt": (TEXT.encode("utf-16"), "UTF-16", "iconv -f UTF-16 -t UTF-8"),
@@ -191,7 +214,11 @@ NO_TEXTS: dict[str, tuple[bytes, str, str]] = {
     "pointer.gz": (POINTER.encode(), "a Git LFS pointer", "git lfs pull"),
     "page.csv": (PAGE.encode(), "a web page", "get the file itself"),
     "page.gz": (PAGE.encode(), "a web page", "get the file itself"),
-    "page in latin-1.txt": (PAGE.replace("name", "n\xe4me").encode("latin-1"), "a web page", "get the file itself"),
+    "page in latin-1.txt": (
+        PAGE.replace("name", "n\xe4me").encode("latin-1"),
+        "a web page",
+        "get the file itself",
+    ),
     "denied.txt": (
         b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>',
         "error message of a download",
@@ -199,13 +226,23 @@ NO_TEXTS: dict[str, tuple[bytes, str, str]] = {
     ),
     "texts.pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n" + TEXT.encode(), "a PDF", "pdftotext"),
     "texts.rtf": (b"{\\rtf1\\ansi " + TEXT.encode() + b"}", "an RTF document", "save it as text"),
-    "picture.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(256)), "an image", "give a text file"),
-    "random.bin": (bytes((97 * n * n + 31 * n) % 255 + 1 for n in range(4000)), "binary data", "give a text file"),
+    "picture.jpg": (
+        b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(256)),
+        "an image",
+        "give a text file",
+    ),
+    "random.bin": (
+        bytes((97 * n * n + 31 * n) % 255 + 1 for n in range(4000)),
+        "binary data",
+        "give a text file",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", NO_TEXTS)
-def test_what_is_no_text_is_told_by_its_first_bytes_with_a_way_out_that_fits(tmp_path: Path, name: str) -> None:
+def test_what_is_no_text_is_told_by_its_first_bytes_with_a_way_out_that_fits(
+    tmp_path: Path, name: str
+) -> None:
     content, kind, way_out = NO_TEXTS[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -214,15 +251,21 @@ def test_what_is_no_text_is_told_by_its_first_bytes_with_a_way_out_that_fits(tmp
     assert message.startswith(f"{tmp_path / name}: holds ")
     assert kind in message
     assert way_out in message
-    assert not any(other in message for other in {"iconv", "tr -d", "tar -xf", "git"} if other not in way_out)
+    assert not any(
+        other in message for other in {"iconv", "tr -d", "tar -xf", "git"} if other not in way_out
+    )
 
 
 @pytest.mark.parametrize("name", NO_TEXTS)
-def test_a_folder_leaves_it_out_and_says_what_it_is_and_the_way_out(tmp_path: Path, name: str) -> None:
+def test_a_folder_leaves_it_out_and_says_what_it_is_and_the_way_out(
+    tmp_path: Path, name: str
+) -> None:
     content, kind, way_out = NO_TEXTS[name]
     for copy in (name, f"{name} again"):
         (tmp_path / copy).write_bytes(content)
-    with pytest.raises(DataError, match="no text file among 2 files: 2 files left out that hold") as caught:
+    with pytest.raises(
+        DataError, match="no text file among 2 files: 2 files left out that hold"
+    ) as caught:
         read_texts(str(tmp_path), "lines", [])
     assert kind in str(caught.value)
     (tmp_path / "texts.txt").write_text(TEXT)
@@ -246,7 +289,9 @@ def test_what_is_no_text_is_refused_wherever_texts_or_labels_are_read(
             prepare(Config().with_settings({"data.source": str(pointer), "data.storage": storage}))
     for setting in ("validation", "labels"):
         with pytest.raises(DataError, match=r"pointer\.txt: holds a Git LFS pointer"):
-            prepare(Config().with_settings({"data.source": str(texts), f"data.{setting}": str(pointer)}))
+            prepare(
+                Config().with_settings({"data.source": str(texts), f"data.{setting}": str(pointer)})
+            )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(zipped("names.txt"))))
     with pytest.raises(DataError, match="-: holds a zip archive"):
         read_texts("-", "lines", [])
@@ -275,7 +320,9 @@ def test_a_text_that_mentions_such_bytes_is_a_text(tmp_path: Path, first_line: s
 
 def test_a_page_is_read_where_its_name_says_that_it_is_one(tmp_path: Path) -> None:
     for name in ("page.html", "page.HTM.gz"):
-        (tmp_path / name).write_bytes(gzip.compress(PAGE.encode()) if name.endswith("gz") else PAGE.encode())
+        (tmp_path / name).write_bytes(
+            gzip.compress(PAGE.encode()) if name.endswith("gz") else PAGE.encode()
+        )
         assert "<!DOCTYPE html>" in read_texts(str(tmp_path / name), "lines", [])
 
 
@@ -309,7 +356,9 @@ def test_every_packing_knows_its_empty_file(tmp_path: Path) -> None:
 def test_a_pipe_is_read_once_and_unpacked(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    threading.Thread(target=lambda: pipe.write_bytes(gzip.compress(TEXT.encode())), daemon=True).start()
+    threading.Thread(
+        target=lambda: pipe.write_bytes(gzip.compress(TEXT.encode())), daemon=True
+    ).start()
     ready = prepare(Config().with_settings({"data.source": str(pipe)}))
     assert len(ready.train_texts) + len(ready.validation_texts) == 50
 
@@ -332,28 +381,50 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
     (folder / "d.gz").write_bytes(gzip.compress(noise)[:14] + b"\xff" * 40)
     ready = prepare(Config().with_settings({"data.source": str(folder), "data.storage": storage}))
     assert len(ready.train) + len(ready.validation) == 50
-    assert f"{folder}: 4 files left out that do not unpack to their end, such as a.gz; get them again" in ready.notes
+    assert (
+        f"{folder}: 4 files left out that do not unpack to their end, such as a.gz; get them again"
+        in ready.notes
+    )
     (folder / "texts.txt").unlink()
-    with pytest.raises(DataError, match="no text file among 4 files: 4 files left out that do not unpack"):
+    with pytest.raises(
+        DataError, match="no text file among 4 files: 4 files left out that do not unpack"
+    ):
         prepare(Config().with_settings({"data.source": str(folder), "data.storage": storage}))
     for name in ("a.gz", "b.bz2", "c.xz", "d.gz"):
         with pytest.raises(
-            DataError, match=f"{name}: damaged or cut off, it does not unpack to its end .*; get it again"
+            DataError,
+            match=f"{name}: damaged or cut off, it does not unpack to its end .*; get it again",
         ):
-            prepare(Config().with_settings({"data.source": str(folder / name), "data.storage": storage}))
+            prepare(
+                Config().with_settings({"data.source": str(folder / name), "data.storage": storage})
+            )
 
 
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
-        ("gut\nsch\xf6n\n".encode("latin-1"), "convert the file from the encoding that it has, as with iconv -f"),
+        (
+            "gut\nsch\xf6n\n".encode("latin-1"),
+            "convert the file from the encoding that it has, as with iconv -f",
+        ),
         ("caf\xe9".encode("latin-1"), "convert the file from the encoding that it has"),
-        ("gut\nsch\xf6n\n".encode() + b"n\xff\n", "what stands before it is: leave such bytes out, as with iconv -c"),
-        ("gut\nsch\xf6n\n\u2603".encode()[:-1], "the file ends within a character: it was cut off; get it again"),
-        ("gut\nsch\xf6n\nn\0\n".encode(), "line 3 has a NUL byte; where it is a text, take them out, as with tr -d"),
+        (
+            "gut\nsch\xf6n\n".encode() + b"n\xff\n",
+            "what stands before it is: leave such bytes out, as with iconv -c",
+        ),
+        (
+            "gut\nsch\xf6n\n\u2603".encode()[:-1],
+            "the file ends within a character: it was cut off; get it again",
+        ),
+        (
+            "gut\nsch\xf6n\nn\0\n".encode(),
+            "line 3 has a NUL byte; where it is a text, take them out, as with tr -d",
+        ),
     ],
 )
-def test_advice_about_bytes_follows_what_stands_before_them(tmp_path: Path, content: bytes, advice: str) -> None:
+def test_advice_about_bytes_follows_what_stands_before_them(
+    tmp_path: Path, content: bytes, advice: str
+) -> None:
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(DataError) as caught:
         read_file(str(tmp_path / "a.txt"))

@@ -20,18 +20,26 @@ pytestmark = pytest.mark.both
 def fitted(**options: Any) -> Any:
     model = small_model()
     model.compile(keras.optimizers.Adam(0.01, global_clipnorm=5.0), **options)
-    history = model.fit(random_tokens(96), batch_size=16, epochs=2, shuffle=False, verbose=0).history
+    history = model.fit(
+        random_tokens(96), batch_size=16, epochs=2, shuffle=False, verbose=0
+    ).history
     assert int(model.training_steps) == 12
     return model, history
 
 
 @pytest.mark.parametrize(
     ("compiled", "together"),
-    [(COMPILED, 3), pytest.param({"jit_compile": True}, 6, marks=pytest.mark.slow)],  # XLA compiles for a minute
+    [
+        (COMPILED, 3),
+        pytest.param({"jit_compile": True}, 6, marks=pytest.mark.slow),
+    ],  # XLA compiles for a minute
 )
 def test_steps_per_execution_change_no_number(compiled: dict[str, Any], together: int) -> None:
     """With the same compilation: on TensorFlow XLA draws other random numbers from a seed."""
-    (expected, history), (model, found) = fitted(**compiled), fitted(steps_per_execution=together, **compiled)
+    (expected, history), (model, found) = (
+        fitted(**compiled),
+        fitted(steps_per_execution=together, **compiled),
+    )
     for name, values in history.items():
         assert found[name] == pytest.approx(values, rel=2e-3, abs=1e-4), name
     rows = random_tokens(40, seed=1)
@@ -43,14 +51,20 @@ def test_steps_per_execution_change_no_number(compiled: dict[str, Any], together
 def test_a_warm_start_that_ends_within_an_execution_ends_with_it() -> None:
     model = small_model({"warm_start_steps": 2})
     model.compile(keras.optimizers.SGD(0.0), steps_per_execution=3, **COMPILED)
-    encoder, decoder = ([numbers(w) for w in part] for part in (model.inference_weights, model.generative_weights))
+    encoder, decoder = (
+        [numbers(w) for w in part] for part in (model.inference_weights, model.generative_weights)
+    )
     rows = random_tokens(48)
     model.fit(rows, batch_size=16, verbose=0, callbacks=[DecoderReset()])
     fresh = [numbers(weight) for weight in model.generative_weights]
     assert any((new != old).any() for new, old in zip(fresh, decoder, strict=True))
-    assert all((numbers(w) == old).all() for w, old in zip(model.inference_weights, encoder, strict=True))
+    assert all(
+        (numbers(w) == old).all() for w, old in zip(model.inference_weights, encoder, strict=True)
+    )
     model.fit(rows, batch_size=16, verbose=0, callbacks=[DecoderReset()])
-    assert all((numbers(w) == old).all() for w, old in zip(model.generative_weights, fresh, strict=True))
+    assert all(
+        (numbers(w) == old).all() for w, old in zip(model.generative_weights, fresh, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["loss", "loss_weights", "metrics", "weighted_metrics"])
@@ -63,14 +77,25 @@ def test_early_stopping_wants_to_know_that_less_is_better() -> None:
     model, rows = small_model(), random_tokens(16)
     model.compile(keras.optimizers.SGD(0.0), **COMPILED)
     with pytest.raises(ValueError, match="mode='min'"):
-        model.fit(rows, validation_data=rows, verbose=0, callbacks=[keras.callbacks.EarlyStopping("val_elbo")])
+        model.fit(
+            rows,
+            validation_data=rows,
+            verbose=0,
+            callbacks=[keras.callbacks.EarlyStopping("val_elbo")],
+        )
     stop = keras.callbacks.EarlyStopping("val_elbo", mode="min", min_delta=1e6, patience=1)
     history = model.fit(rows, validation_data=rows, epochs=5, verbose=0, callbacks=[stop]).history
     assert len(history["loss"]) == 2
 
 
-def test_an_epoch_that_executions_do_not_fill_is_refused(tmp_path: Path, small_settings: dict[str, Any]) -> None:
-    config = preset("hybrid-lstm").with_settings({**small_settings, "training.steps_per_execution": 4})
-    with pytest.raises(ConfigError, match=r"an epoch of 7 steps .* set training.steps_per_epoch=4 or use 1"):
+def test_an_epoch_that_executions_do_not_fill_is_refused(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
+    config = preset("hybrid-lstm").with_settings(
+        {**small_settings, "training.steps_per_execution": 4}
+    )
+    with pytest.raises(
+        ConfigError, match=r"an epoch of 7 steps .* set training.steps_per_epoch=4 or use 1"
+    ):
         run(config, tmp_path / "run", lambda sentence: None)
     assert not (tmp_path / "run").exists()

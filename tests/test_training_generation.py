@@ -15,7 +15,15 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError
 from kvae.training.corpora import HeldOut, held_out, learned_texts
 from kvae.training.evaluation import evaluate
-from kvae.training.generation import BATCH, UNITS, compiled, posterior_codes, prior_codes, text_report, written
+from kvae.training.generation import (
+    BATCH,
+    UNITS,
+    compiled,
+    posterior_codes,
+    prior_codes,
+    text_report,
+    written,
+)
 
 from .conftest import random_tokens, small_model
 
@@ -58,7 +66,9 @@ def test_reconstructions_are_of_the_texts_they_are_compared_with() -> None:
     run, data = made_run(), held()
     places = np.array([3, 17])
     (codes,) = posterior_codes(run.model, data, places)
-    assert np.asarray(codes) == pytest.approx(np.asarray(run.model.encode(data.rows[[3, 17]])["mean"]), abs=1e-5)
+    assert np.asarray(codes) == pytest.approx(
+        np.asarray(run.model.encode(data.rows[[3, 17]])["mean"]), abs=1e-5
+    )
 
 
 def test_a_report_has_every_number_and_is_the_same_each_time() -> None:
@@ -82,7 +92,9 @@ def test_real_texts_of_one_choice_a_character_are_judged_by_both_models() -> Non
     data = HeldOut(ALPHABET.encode([text] * 8, 16), [text] * 8, (), None)
     report = text_report(made_run(), data, [text] * 500, 8, 10, 0, silent)
     assert report["real_texts"]["forward_perplexity"] == pytest.approx(1.0, abs=0.01)
-    assert report["real_texts"]["reverse_perplexity"] < 1.5 < report["samples"]["reverse_perplexity"]
+    assert (
+        report["real_texts"]["reverse_perplexity"] < 1.5 < report["samples"]["reverse_perplexity"]
+    )
     assert report["samples"]["forward_perplexity"] > 2.0
     assert report["samples"]["novelty"] == 1.0
 
@@ -90,12 +102,16 @@ def test_real_texts_of_one_choice_a_character_are_judged_by_both_models() -> Non
 def test_without_the_training_texts_there_is_no_novelty() -> None:
     report = text_report(made_run(), held(), None, 5, 6, 0, silent)
     assert not {"real_texts", "training_texts", "ngram_texts"} & report.keys()
-    assert not {"novelty", "forward_perplexity"} & (report["samples"].keys() | report["reconstructions"].keys())
+    assert not {"novelty", "forward_perplexity"} & (
+        report["samples"].keys() | report["reconstructions"].keys()
+    )
     assert report["samples"]["reverse_perplexity"] > 1.0
 
 
 def test_a_language_model_reconstructs_nothing_and_has_one_greedy_text() -> None:
-    run = made_run(encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False)
+    run = made_run(
+        encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False
+    )
     report = text_report(run, held(), ["ab"], 5, 6, 0, silent)
     assert not {"reconstructions", "greedy_samples"} & report.keys()
     assert report["samples"]["distinct_texts"] > 0.5
@@ -104,9 +120,13 @@ def test_a_language_model_reconstructs_nothing_and_has_one_greedy_text() -> None
 def test_a_model_with_labels_reconstructs_each_text_with_its_own() -> None:
     run = made_run(attributes=("low", "high"))
     rows, label = random_tokens(4), np.array([0, 1, -1, 1], np.int32)
-    (codes,) = posterior_codes(run.model, HeldOut(rows, ALPHABET.decode(rows), (), label), np.arange(4))
+    (codes,) = posterior_codes(
+        run.model, HeldOut(rows, ALPHABET.decode(rows), (), label), np.arange(4)
+    )
     assert np.asarray(codes)[[0, 1, 3], 4:].tolist() == [[1, 0], [0, 1], [0, 1]]
-    assert "reconstructions" in text_report(run, HeldOut(rows, ALPHABET.decode(rows), (), label), None, 4, 4, 0, silent)
+    assert "reconstructions" in text_report(
+        run, HeldOut(rows, ALPHABET.decode(rows), (), label), None, 4, 4, 0, silent
+    )
 
 
 def test_pieces_of_a_stream_have_no_end_marks() -> None:
@@ -125,12 +145,17 @@ def test_counts_have_bounds(texts: int, samples: int) -> None:
 
 def test_what_a_run_learned_from_is_read_again(run_folder: Path) -> None:
     run = load_run(run_folder)
-    learned, held = learned_texts(run.config, run.alphabet), held_out(run.config, run.alphabet).texts
+    learned, held = (
+        learned_texts(run.config, run.alphabet),
+        held_out(run.config, run.alphabet).texts,
+    )
     assert len(learned) + len(held) == 125
     assert not set(learned) & set(held)
 
 
-def test_the_command_reports_every_group(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_every_group(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from kvae.cli import main
     from kvae.commands.reports import text_tables
 
@@ -139,8 +164,13 @@ def test_the_command_reports_every_group(run_folder: Path, capsys: pytest.Captur
     report = json.loads(out)
     run = load_run(run_folder)
     rows = held_out(run.config, run.alphabet).rows
-    assert {name: report[name] for name in ("elbo", "perplexity", "bits_per_character")} == pytest.approx(
-        {name: evaluate(run.model, rows)[name] for name in ("elbo", "perplexity", "bits_per_character")}
+    assert {
+        name: report[name] for name in ("elbo", "perplexity", "bits_per_character")
+    } == pytest.approx(
+        {
+            name: evaluate(run.model, rows)[name]
+            for name in ("elbo", "perplexity", "bits_per_character")
+        }
     )
     assert report["text_unit"] == "characters"
     assert report["reconstructions"]["texts"] == 4
@@ -155,11 +185,18 @@ def test_the_command_reports_every_group(run_folder: Path, capsys: pytest.Captur
 def test_reconstructions_and_samples_can_be_left_out() -> None:
     run, data = made_run(), held()
     assert "reconstructions" not in (report := text_report(run, data, None, 0, 6, 0, silent))
-    assert report["samples"].keys() == {name for name in UNITS if name.startswith(("texts", "distinct", "self"))}
-    assert text_report(run, data, None, 0, 0, 0, silent) == {"text_unit": "characters", "reference_texts": 0}
+    assert report["samples"].keys() == {
+        name for name in UNITS if name.startswith(("texts", "distinct", "self"))
+    }
+    assert text_report(run, data, None, 0, 0, 0, silent) == {
+        "text_unit": "characters",
+        "reference_texts": 0,
+    }
 
 
-def test_a_corpus_that_is_gone_is_said_and_not_an_error(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_that_is_gone_is_said_and_not_an_error(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from kvae.commands.run_folders import training_texts
 
     run = load_run(run_folder)

@@ -19,5 +19,9 @@ def test_the_final_kl_is_within_five_percent_of_its_target(target: float, tmp_pa
         "training.steps_per_epoch": 250,
         "training.batch_size": 64,
     }
-    trained, _ = run(preset("kl-target-lstm-small").with_settings(settings), tmp_path / "run", lambda sentence: None)
+    trained, _ = run(
+        preset("kl-target-lstm-small").with_settings(settings),
+        tmp_path / "run",
+        lambda sentence: None,
+    )
     assert trained.evaluation["kl"] == pytest.approx(target, rel=0.05)

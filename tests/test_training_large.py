@@ -38,7 +38,9 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "texts"
     path.mkdir()
     (path / "a.txt").write_text("\n".join(NAMES[400:700]) + "\n")
-    marked = "\r\n".join(name.replace("A", "Å") + " 🙂" * (len(name) % 3) for name in NAMES[2000:2300])
+    marked = "\r\n".join(
+        name.replace("A", "Å") + " 🙂" * (len(name) % 3) for name in NAMES[2000:2300]
+    )
     (path / "b.txt").write_bytes(f"\n{marked}\n \u2003\n".encode())
     (path / "c.txt").write_text("the last  one")
     return path
@@ -46,7 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 def config(source: Path, **settings: Any) -> Config:
     changed = {key.replace("__", "."): value for key, value in settings.items()}
-    return preset("hybrid-lstm").with_settings({"data.source": str(source), "training.batch_size": 16, **changed})
+    return preset("hybrid-lstm").with_settings(
+        {"data.source": str(source), "training.batch_size": 16, **changed}
+    )
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -54,7 +58,12 @@ CASES: dict[str, dict[str, Any]] = {
     "cut": {"model__length": 24, "data__too_long": "cut", "data__max_symbols": 30},
     "dropped": {"model__length": 24, "data__too_long": "drop"},
     "bytes": {"model__tokenizer": "byte", "model__length": 20, "data__too_long": "cut"},
-    "words": {"model__tokenizer": "word", "model__length": 4, "data__too_long": "cut", "data__min_count": 3},
+    "words": {
+        "model__tokenizer": "word",
+        "model__length": 4,
+        "data__too_long": "cut",
+        "data__min_count": 3,
+    },
     "hardly any held out": {"data__validation_fraction": 0.0001},
     "length buckets": {
         "model__encoder": "gru",
@@ -77,15 +86,21 @@ def test_disk_and_memory_hold_the_same_corpus_in_the_same_order(folder: Path, ca
     assert len(disk.train) == len(memory.train)
     assert list(disk.validation_texts) == list(memory.validation_texts)
     np.testing.assert_array_equal(disk.validation, memory.validation)
-    for ours, theirs in islice(zip(training_stream(disk, 3), training_stream(memory, 3), strict=True), 70):
+    for ours, theirs in islice(
+        zip(training_stream(disk, 3), training_stream(memory, 3), strict=True), 70
+    ):
         np.testing.assert_array_equal(ours, theirs)
     again = held_out(disk.config, disk.alphabet)
     np.testing.assert_array_equal(again.rows, memory.validation)
     if case == "lines":
-        assert list(disk.train_texts) == [memory.alphabet.decode(row[None])[0] for row in memory.train]
+        assert list(disk.train_texts) == [
+            memory.alphabet.decode(row[None])[0] for row in memory.train
+        ]
     if "windows" not in case:
         wanted = [note for note in memory.notes if "outside the alphabet" not in note]
-        assert sorted(note for note in disk.notes if "outside the alphabet" not in note) == sorted(wanted)
+        assert sorted(note for note in disk.notes if "outside the alphabet" not in note) == sorted(
+            wanted
+        )
 
 
 def test_a_store_is_made_once_and_found_by_the_finished_configuration(
@@ -93,12 +108,17 @@ def test_a_store_is_made_once_and_found_by_the_finished_configuration(
 ) -> None:
     first = prepare(config(folder, data__storage="disk"))
     monkeypatch.setattr(large, "lines_store", None)
-    np.testing.assert_array_equal(prepare(config(folder, data__storage="disk")).validation, first.validation)
+    np.testing.assert_array_equal(
+        prepare(config(folder, data__storage="disk")).validation, first.validation
+    )
     np.testing.assert_array_equal(prepare(first.config).validation, first.validation)
     monkeypatch.undo()
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     (folder / "c.txt").write_text("another end")
-    assert "another end" in [*prepare(first.config).train_texts, *prepare(first.config).validation_texts]
+    assert "another end" in [
+        *prepare(first.config).train_texts,
+        *prepare(first.config).validation_texts,
+    ]
 
 
 def repeated() -> list[str]:
@@ -118,7 +138,9 @@ def test_disk_and_memory_split_repeated_lines_alike(tmp_path: Path, split: str) 
         assert list(disk.validation_texts) == list(memory.validation_texts)
         assert list(disk.train_texts) == list(memory.train_texts)
         assert disk.alphabet == memory.alphabet
-        assert sorted(disk.notes) == sorted(note for note in memory.notes if "outside the alphabet" not in note)
+        assert sorted(disk.notes) == sorted(
+            note for note in memory.notes if "outside the alphabet" not in note
+        )
 
 
 def test_lines_are_counted_again_only_where_the_split_is_not_that_of_different_texts(
@@ -139,7 +161,9 @@ def test_lines_are_counted_again_only_where_the_split_is_not_that_of_different_t
     assert len(passes) == 3
 
 
-def test_of_many_held_out_lines_those_kept_have_their_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_held_out_lines_those_kept_have_their_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of the held-out lines are copies of the text that is first by its hash."""
     monkeypatch.setattr(large, "MOST_HELD_OUT", 400)
     names = sorted(NAMES[:1000], key=lambda name: large.place_of(name, 0))
@@ -150,17 +174,23 @@ def test_of_many_held_out_lines_those_kept_have_their_shares(tmp_path: Path, mon
     assert len(kept) == 400
     assert 0.4 < kept.count(names[0]) / 400 < 0.99
     assert len(set(kept)) > 20
-    assert set(prepare(config(path, **settings, data__split="texts")).validation_texts) == {names[0]}
+    assert set(prepare(config(path, **settings, data__split="texts")).validation_texts) == {
+        names[0]
+    }
 
 
-def test_held_out_texts_are_capped_and_that_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_texts_are_capped_and_that_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = prepare(config(folder, data__storage="disk", data__validation_fraction=0.3))
     monkeypatch.setattr(large, "MOST_HELD_OUT", 7)
     capped = prepare(config(folder, data__storage="disk", data__validation_fraction=0.31))
     assert len(capped.validation) == 7
     assert set(capped.validation_texts) <= set(whole.validation_texts)
     assert any(note.startswith("7 of ") for note in capped.notes)
-    windows = prepare(config(folder, data__storage="disk", data__mode="windows", data__validation_fraction=0.3))
+    windows = prepare(
+        config(folder, data__storage="disk", data__mode="windows", data__validation_fraction=0.3)
+    )
     assert any(note.startswith("7 of ") for note in windows.notes)
 
 
@@ -199,7 +229,9 @@ def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
     monkeypatch.setattr(store, "SHARD", 2**20)
     monkeypatch.setattr(files, "PIECE", 10_000)
     monkeypatch.setattr(rules, "CELLS", 2**10)  # whose counts take the same 32 MB for every file
-    (tmp_path / "a.gz").write_bytes(gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(100_000)).encode()))
+    (tmp_path / "a.gz").write_bytes(
+        gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(100_000)).encode())
+    )
     most = {}
     for lines in (100_000, 99_000):
         monkeypatch.setattr(large, "MEMORY_LINES", lines)
@@ -219,7 +251,9 @@ def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
         ({"data__labels": "labels.txt"}, "labels"),
     ],
 )
-def test_what_needs_memory_is_refused_on_disk(folder: Path, settings: dict[str, Any], reason: str) -> None:
+def test_what_needs_memory_is_refused_on_disk(
+    folder: Path, settings: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ConfigError, match=f"data.storage is 'disk', but {reason}"):
         prepare(config(folder, data__storage="disk", **settings))
 
@@ -233,7 +267,11 @@ def test_what_needs_memory_is_refused_on_disk(folder: Path, settings: dict[str, 
         (b"good\nb\xf6se\n", {}, "line 2 is not UTF-8"),
         (b"a b\n" * 9, {"data__mode": "windows"}, "fewer than one window of 64"),
         (b"short\n" * 9 + b"x" * 400, {}, "the longest of 10 lines has 400 characters"),
-        (b"a\nb\nc\nd\n" + b"x" * 400, {"model__length": 16}, "lines are longer than the model's 15 characters"),
+        (
+            b"a\nb\nc\nd\n" + b"x" * 400,
+            {"model__length": 16},
+            "lines are longer than the model's 15 characters",
+        ),
     ],
 )
 def test_bad_files_are_refused_as_in_memory_and_leave_nothing(
@@ -247,7 +285,9 @@ def test_bad_files_are_refused_as_in_memory_and_leave_nothing(
     assert list((tmp_path / "data" / "stores").iterdir()) == []
 
 
-def test_a_line_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(large, "LONGEST_LINE", 5000)
     (tmp_path / "a.txt").write_text("short\n" + "x" * 9000)
     with pytest.raises(DataError, match="a line has over 5,000 characters"):

@@ -23,7 +23,9 @@ def test_probabilities_are_those_of_witten_and_bell() -> None:
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 @pytest.mark.parametrize("symbols", [None, 7])
-def test_after_any_context_the_probabilities_of_all_symbols_sum_to_one(order: int, symbols: int | None) -> None:
+def test_after_any_context_the_probabilities_of_all_symbols_sum_to_one(
+    order: int, symbols: int | None
+) -> None:
     model = NGram.fit(["ab", "ba", "a"], order, symbols)
     for context in ("\x02\x02\x02", "\x02\x02a", "abb", "xyz"):
         seen = sum(model.probability(context[3 - order :], symbol) for symbol in "ab\x03")
@@ -48,4 +50,6 @@ def test_perplexity_counts_the_end_marks_that_are_there() -> None:
     for ended, count in ((True, 5), (False, 3)):
         model = NGram.fit(texts, 1, ended=ended)
         assert character_count(texts, ended) == count
-        assert model.perplexity(texts) == pytest.approx(math.exp(2 * model.mean_nats(texts) / count))
+        assert model.perplexity(texts) == pytest.approx(
+            math.exp(2 * model.mean_nats(texts) / count)
+        )

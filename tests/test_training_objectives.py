@@ -15,7 +15,13 @@ from .conftest import COMPILED, random_tokens, small_model
 
 def trained(model: TextVAE, steps: int = 1, callbacks: Any = (), optimizer: Any = None) -> TextVAE:
     model.compile(optimizer or keras.optimizers.Adam(0.01), **COMPILED)
-    model.fit(random_tokens(16 * steps), batch_size=16, shuffle=False, verbose=0, callbacks=list(callbacks))
+    model.fit(
+        random_tokens(16 * steps),
+        batch_size=16,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+    )
     return model
 
 
@@ -47,7 +53,10 @@ def test_aggressive_training_updates_the_encoder_alone_then_the_decoder_alone() 
         before = snapshot(model.inference_weights), snapshot(model.generative_weights)
         model.compile(keras.optimizers.SGD(0.1), **COMPILED)
         model.fit(random_tokens(16), batch_size=16, verbose=0)
-        assert (moved(model.inference_weights, before[0]), moved(model.generative_weights, before[1])) == (
+        assert (
+            moved(model.inference_weights, before[0]),
+            moved(model.generative_weights, before[1]),
+        ) == (
             encoder,
             decoder,
         )
@@ -65,7 +74,9 @@ def test_aggressive_training_ends_when_its_counter_is_zero(jit_compile: bool) ->
 
 
 @pytest.mark.jax
-def test_aggressive_training_ends_when_mutual_information_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aggressive_training_ends_when_mutual_information_falls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from kvae.training import latent_report
 
     readings = iter([0.5, 1.0, 0.9])
@@ -137,7 +148,10 @@ def test_summing_over_labels_normalises_by_the_statistics_of_all_values_together
     inputs = {"tokens": tokens, "attribute": labels}
     supervised, summed = (attribute_model(semi_supervised=choice) for choice in (False, True))
     summed.set_weights(supervised.get_weights())
-    given, both = (np.array(model.terms(inputs, training=True)["reconstruction"]) for model in (supervised, summed))
+    given, both = (
+        np.array(model.terms(inputs, training=True)["reconstruction"])
+        for model in (supervised, summed)
+    )
     assert both.mean() == pytest.approx(given.mean(), rel=0.1)
     assert (np.array(summed.terms(inputs)["attribute_kl"]) == 0).all()
 
@@ -183,13 +197,19 @@ def test_a_few_labels_teach_the_classifier_and_unlabelled_texts_are_summed_over(
     tokens, labels = separable(640)
     known = np.where(np.arange(640) % 10 == 0, labels, -1).astype(np.int32)
     model = attribute_model(semi_supervised=True)
-    history = model.fit({"tokens": tokens, "attribute": known}, batch_size=32, epochs=4, verbose=0).history
+    history = model.fit(
+        {"tokens": tokens, "attribute": known}, batch_size=32, epochs=4, verbose=0
+    ).history
     others, truth = separable(200, seed=1)
     found = model.evaluate({"tokens": others, "attribute": truth}, verbose=0, return_dict=True)
     assert found["attribute_accuracy"] > 0.95
     assert found["attribute_kl"] == 0.0
     unknown = {"tokens": others, "attribute": np.full(200, -1, np.int32)}
-    assert 0.4 < model.evaluate(unknown, verbose=0, return_dict=True)["attribute_kl"] <= np.log(2) + 1e-6
+    assert (
+        0.4
+        < model.evaluate(unknown, verbose=0, return_dict=True)["attribute_kl"]
+        <= np.log(2) + 1e-6
+    )
     assert history["elbo"][-1] < history["elbo"][0]
 
 
@@ -205,6 +225,11 @@ def test_an_unknown_attribute_is_refused_with_the_known_ones() -> None:
 @pytest.mark.jax
 def test_a_model_with_attributes_says_what_it_learns_from() -> None:
     tokens, labels = separable(16)
-    for data, message in (((tokens,), r'"tokens": .*, "attribute"'), ((tokens, labels), "give no targets")):
+    for data, message in (
+        ((tokens,), r'"tokens": .*, "attribute"'),
+        ((tokens, labels), "give no targets"),
+    ):
         with pytest.raises(ConfigError, match=message):
-            attribute_model().fit(*data, verbose=0)  # anew: on JAX a first step that fails takes the weights with it
+            attribute_model().fit(
+                *data, verbose=0
+            )  # anew: on JAX a first step that fails takes the weights with it

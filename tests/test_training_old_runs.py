@@ -31,7 +31,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def access_log() -> list[str]:
-    return [f"job {i} finished in {i * 37 % 991} ms" if i % 10 == 0 else "GET / 200" for i in range(1, 401)]
+    return [
+        f"job {i} finished in {i * 37 % 991} ms" if i % 10 == 0 else "GET / 200"
+        for i in range(1, 401)
+    ]
 
 
 @pytest.fixture
@@ -40,7 +43,9 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     texts, folder = tmp_path / "access.txt", tmp_path / "old"
     texts.write_text("\n".join(access_log()) + "\n")
-    (tmp_path / "labels.txt").write_text("\n".join("abc"[number % 3] for number in range(400)) + "\n")
+    (tmp_path / "labels.txt").write_text(
+        "\n".join("abc"[number % 3] for number in range(400)) + "\n"
+    )
     (folder / REPORT).mkdir(parents=True)
     config = json.loads(json.dumps(OLD["config"]))
     config["data"]["source"] = str(texts)
@@ -50,7 +55,9 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_old_configuration_has_its_old_split(old: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_configuration_has_its_old_split(
+    old: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if case == "capped":
         monkeypatch.setattr(large, "MOST_HELD_OUT", 7)
     labels = {"data.labels": str(old.parent / "labels.txt")} if case == "labels" else {}
@@ -63,11 +70,15 @@ def test_an_old_configuration_has_its_old_split(old: Path, case: str, monkeypatc
 def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Path) -> None:
     """What the study asks for now splits by lines; the run is not trained anew for that."""
     said: list[str] = []
-    finished, prepared = completed(stored_config(old).with_settings({"data.split": "lines"}), old, said.append)
+    finished, prepared = completed(
+        stored_config(old).with_settings({"data.split": "lines"}), old, said.append
+    )
     assert not any("anew" in sentence for sentence in said)
     assert fingerprint(prepared) == OLD["fingerprints"]["memory"]
     metrics = json.loads((old / METRICS).read_text().splitlines()[0])
-    assert {name: metrics[name] for name in OLD["metrics"]} == pytest.approx(OLD["metrics"], rel=1e-3, abs=1e-3)
+    assert {name: metrics[name] for name in OLD["metrics"]} == pytest.approx(
+        OLD["metrics"], rel=1e-3, abs=1e-3
+    )
     assert finished.evaluation == pytest.approx(OLD["evaluation"], rel=1e-3, abs=1e-3)
     assert stored_config(old).data.split == "texts"
     opened = load_run(old)
@@ -89,9 +100,15 @@ def test_the_store_of_an_old_run_is_found_under_its_old_name(old: Path) -> None:
         assert large.key(now.with_settings(unsplit)) == large.key(config.with_settings(unsplit))
 
 
-def test_a_run_that_begins_with_an_old_one_says_that_its_held_out_texts_may_be_known(old: Path) -> None:
+def test_a_run_that_begins_with_an_old_one_says_that_its_held_out_texts_may_be_known(
+    old: Path,
+) -> None:
     said: list[str] = []
-    for unconcerned in ({}, {"data.split": "lines", "data.validation": "held-out.txt"}, {"data.source": "sines"}):
+    for unconcerned in (
+        {},
+        {"data.split": "lines", "data.validation": "held-out.txt"},
+        {"data.source": "sines"},
+    ):
         note_other_split(stored_config(old).with_settings(unconcerned), old, said.append)
     assert said == []
     note_other_split(stored_config(old).with_settings({"data.split": "lines"}), old, said.append)

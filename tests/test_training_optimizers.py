@@ -10,7 +10,9 @@ pytestmark = pytest.mark.both
 
 
 def test_cosine_falls_from_the_rate_to_zero() -> None:
-    rate = schedule(TrainingConfig(learning_rate=0.1, learning_rate_schedule="cosine"), total_steps=100)
+    rate = schedule(
+        TrainingConfig(learning_rate=0.1, learning_rate_schedule="cosine"), total_steps=100
+    )
     found = [float(rate(step)) for step in (0, 50, 100)]
     assert found == pytest.approx([0.1, 0.05, 0.0], abs=1e-7)
 

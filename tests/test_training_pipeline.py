@@ -24,7 +24,11 @@ ROWS = np.arange(70, dtype=np.uint8)[:, None].repeat(5, axis=1)
 
 
 def corpus(rows: np.ndarray = ROWS, batch_size: int = 10, seed: int = 1) -> Prepared:
-    settings: dict[str, Any] = {"training.batch_size": batch_size, "training.seed": seed, "model.length": rows.shape[1]}
+    settings: dict[str, Any] = {
+        "training.batch_size": batch_size,
+        "training.seed": seed,
+        "model.length": rows.shape[1],
+    }
     alphabet: Any = None
     return Prepared(Config().with_settings(settings), alphabet, rows, rows[:3], [], [], ())
 

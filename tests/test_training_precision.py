@@ -15,7 +15,13 @@ from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_mod
 
 SYSTEMS: dict[str, dict[str, Any]] = {
     "hybrid": {},
-    "ladder": {"latent": "map", "latent_size": (4, 3), "expander": "repeat", "head": "gated_conv", "head_layers": 2},
+    "ladder": {
+        "latent": "map",
+        "latent_size": (4, 3),
+        "expander": "repeat",
+        "head": "gated_conv",
+        "head_layers": 2,
+    },
     "recurrent mixture": {
         "encoder": "gru",
         "encoder_embedding": 4,
@@ -61,9 +67,15 @@ def inputs(model: TextVAE, rows: int = 16) -> Any:
 
 def terms(model: TextVAE, data: Any) -> dict[str, np.ndarray]:
     rows = data["tokens"] if isinstance(data, dict) else data
-    noise = np.random.default_rng(0).normal(size=(len(rows), model.parts.noise_size)).astype(np.float32)
-    outputs = model.parts.outputs(rows, noise, data["attribute"] if isinstance(data, dict) else None, training=True)
-    assert {keras.backend.standardize_dtype(tensor.dtype) for tensor in outputs.values()} == {"float32"}
+    noise = (
+        np.random.default_rng(0).normal(size=(len(rows), model.parts.noise_size)).astype(np.float32)
+    )
+    outputs = model.parts.outputs(
+        rows, noise, data["attribute"] if isinstance(data, dict) else None, training=True
+    )
+    assert {keras.backend.standardize_dtype(tensor.dtype) for tensor in outputs.values()} == {
+        "float32"
+    }
     return {name: numbers(value) for name, value in model.loss_terms(data, outputs).items()}
 
 
@@ -75,7 +87,9 @@ def test_terms_are_near_those_of_float32_and_training_goes_on(system: str, polic
     expected = terms(full, data)
     for name, found in terms(made, data).items():
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found.mean(), expected[name].mean(), rtol=HALF[policy], atol=0.02, err_msg=name)
+        np.testing.assert_allclose(
+            found.mean(), expected[name].mean(), rtol=HALF[policy], atol=0.02, err_msg=name
+        )
     if not JAX or (system, policy) in (("hybrid", "mixed_float16"), ("ladder", "mixed_bfloat16")):
         made.compile(keras.optimizers.Adam(0.01, global_clipnorm=5.0), **COMPILED)
         history = made.fit(data, batch_size=8, epochs=2, verbose=0).history
@@ -90,11 +104,18 @@ def test_the_gradient_is_reported_and_clipped_without_the_scale_of_the_loss(poli
     for model in (full, made):
         model.get_layer("noise").call = lambda tokens: np.ones((16, 4), np.float32)
         optimizer = keras.optimizers.SGD(1.0, global_clipnorm=0.01)
-        model.compile(gently(optimizer) if model.dtype_policy.name == "mixed_float16" else optimizer, **COMPILED)
+        model.compile(
+            gently(optimizer) if model.dtype_policy.name == "mixed_float16" else optimizer,
+            **COMPILED,
+        )
         before = [np.array(weight) for weight in model.trainable_weights]
         norms += model.fit(random_tokens(16), batch_size=16, verbose=0).history["gradient_norm"]
-        changes = (np.array(new) - old for new, old in zip(model.trainable_weights, before, strict=True))
-        assert np.sqrt(sum(np.square(change).sum() for change in changes)) == pytest.approx(0.01, rel=0.01)
+        changes = (
+            np.array(new) - old for new, old in zip(model.trainable_weights, before, strict=True)
+        )
+        assert np.sqrt(sum(np.square(change).sum() for change in changes)) == pytest.approx(
+            0.01, rel=0.01
+        )
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
 
@@ -105,7 +126,10 @@ def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale
         model = small_model()
     finally:
         keras.config.set_dtype_policy("float32")
-    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=2.0**120), **COMPILED)
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=2.0**120),
+        **COMPILED,
+    )
     before = model.get_weights()[:5]
     history = model.fit(random_tokens(16), batch_size=16, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -119,9 +143,13 @@ def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale
 
 
 @pytest.mark.jax
-def test_a_file_of_a_mixed_model_opens_in_float32_with_its_optimizer(policy: str, tmp_path: Path) -> None:
+def test_a_file_of_a_mixed_model_opens_in_float32_with_its_optimizer(
+    policy: str, tmp_path: Path
+) -> None:
     _, made = half(policy)
-    made.compile(gently(keras.optimizers.Adam()) if policy == "mixed_float16" else "adam", **COMPILED)
+    made.compile(
+        gently(keras.optimizers.Adam()) if policy == "mixed_float16" else "adam", **COMPILED
+    )
     made.fit(random_tokens(16), batch_size=8, verbose=0)
     made.save(tmp_path / "model.keras")
     keras.config.set_dtype_policy("float32")
@@ -169,16 +197,22 @@ def test_aggressive_training_in_float16_is_refused_with_the_way_out() -> None:
         keras.config.set_dtype_policy("float32")
 
 
-def test_a_run_in_half_precision_is_exported_in_float32(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_a_run_in_half_precision_is_exported_in_float32(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     from kvae.export.bundle import write_bundle
     from kvae.presets import preset
     from kvae.training.experiment import run
 
     settings = {**small_settings, "training.precision": "mixed_bfloat16", "training.steps": 3}
     try:
-        trained, _ = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", lambda sentence: None)
+        trained, _ = run(
+            preset("hybrid-lstm").with_settings(settings), tmp_path / "run", lambda sentence: None
+        )
         assert trained.model.dtype_policy.name == "mixed_bfloat16"
-        manifest = write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle")
+        manifest = write_bundle(
+            trained.model, trained.alphabet, trained.config, tmp_path / "bundle"
+        )
     finally:
         keras.config.set_dtype_policy("float32")
     assert manifest["parity"]["largest_logit_difference"] < 1e-4

@@ -53,7 +53,12 @@ def outputs_and_gradients(
 def drawn(positions: int) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
     """Inputs, states and the weighting of the outputs."""
     draw = np.random.default_rng(1).normal
-    shapes = [(TEXTS, positions, 4 * UNITS), (TEXTS, UNITS), (TEXTS, UNITS), (TEXTS, positions, UNITS)]
+    shapes = [
+        (TEXTS, positions, 4 * UNITS),
+        (TEXTS, UNITS),
+        (TEXTS, UNITS),
+        (TEXTS, positions, UNITS),
+    ]
     inputs, *states, weighting = (tf.constant(draw(size=shape), tf.float32) for shape in shapes)
     return inputs, states, weighting
 
@@ -73,7 +78,9 @@ def by_keras(recurrence: keras.layers.RNN, inputs: Any, states: list[Any]) -> An
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("positions", [1, POSITIONS])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_outputs_and_every_gradient_are_those_of_keras(normalised: bool, positions: int, jit_compile: bool) -> None:
+def test_outputs_and_every_gradient_are_those_of_keras(
+    normalised: bool, positions: int, jit_compile: bool
+) -> None:
     recurrence = recurrence_of(normalised)
     found = outputs_and_gradients(learning, recurrence, positions, jit_compile)
     wanted = outputs_and_gradients(by_keras, recurrence, positions)
@@ -114,6 +121,8 @@ def test_half_precision_stays_near_single() -> None:
 def test_without_training_it_is_the_same_and_still_has_a_gradient(normalised: bool) -> None:
     recurrence = recurrence_of(normalised)
     for ours, theirs in zip(
-        outputs_and_gradients(reading, recurrence), outputs_and_gradients(learning, recurrence), strict=True
+        outputs_and_gradients(reading, recurrence),
+        outputs_and_gradients(learning, recurrence),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)

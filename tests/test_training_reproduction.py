@@ -50,7 +50,11 @@ def study(**fields: Any) -> Study:
         "scales": {"small": lambda: rows},
         "columns": {"elbo": "bound"},
         "statements": (
-            Statement("Half is lower.", "here", lambda n: (n["half"]["elbo"] < n["free"]["elbo"], "as measured")),
+            Statement(
+                "Half is lower.",
+                "here",
+                lambda n: (n["half"]["elbo"] < n["free"]["elbo"], "as measured"),
+            ),
         ),
         "draw": stacked(),
     }
@@ -82,13 +86,20 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
     said: list[str] = []
-    measured = study(measure=lambda run, prepared: {"texts_seen": len(prepared.validation), SAMPLES: ["a", "b"]})
+    measured = study(
+        measure=lambda run, prepared: {"texts_seen": len(prepared.validation), SAMPLES: ["a", "b"]}
+    )
     found = reproduce(measured, tmp_path, said.append, seeds=2, rows=["free"])
-    assert [(result["row"], result["seed"]) for result in found["rows"]] == [("free", 0), ("free", 1)]
+    assert [(result["row"], result["seed"]) for result in found["rows"]] == [
+        ("free", 0),
+        ("free", 1),
+    ]
     assert found["rows"][0]["elbo"] != found["rows"][1]["elbo"]  # another seed, other weights
     assert found["rows"][0]["texts_seen"] == 10_000
     assert found["rows"][0][SAMPLES] == ["a", "b"]
-    assert SAMPLES not in (tmp_path / "results.csv").read_text(encoding="utf-8"), "texts are no column"
+    assert SAMPLES not in (tmp_path / "results.csv").read_text(encoding="utf-8"), (
+        "texts are no column"
+    )
     assert found["rows"][0]["settings"]["training.epochs"] == 2
     assert found["rows"][0]["made_with"]["hardware"]
     assert len(found["rows"][0]["curve"]["val_elbo"]) == 2
@@ -114,10 +125,14 @@ def test_every_row_and_seed_is_written_down(untrained: list[Path], tmp_path: Pat
     ]
     with (tmp_path / "results.csv").open(encoding="utf-8") as file:
         assert [line["row"] for line in csv.DictReader(file)] == ["free", "free", "half", "half"]
-    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == json.loads(json.dumps(found))
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(found)
+    )
 
 
-def test_some_rows_leave_statements_about_others_open(untrained: list[Path], tmp_path: Path) -> None:
+def test_some_rows_leave_statements_about_others_open(
+    untrained: list[Path], tmp_path: Path
+) -> None:
     one = study()
     found = reproduce(one, tmp_path, lambda sentence: None, rows=["half"])
     assert [result["row"] for result in found["rows"]] == ["half"]
@@ -133,8 +148,13 @@ def test_a_statement_is_judged_by_the_means_over_seeds() -> None:
         for seed, bound in enumerate(bounds)
     ]
     assert [verdict.passed for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [True]
-    assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[2:] + rows[1:2], "study": {}})] == [True]
-    assert [verdict.passed for _, verdict in judged(study(), {"rows": rows[3:] + rows[:2], "study": {}})] == [False]
+    assert [
+        verdict.passed
+        for _, verdict in judged(study(), {"rows": rows[2:] + rows[1:2], "study": {}})
+    ] == [True]
+    assert [
+        verdict.passed for _, verdict in judged(study(), {"rows": rows[3:] + rows[:2], "study": {}})
+    ] == [False]
 
 
 def test_of_several_seeds_a_verdict_says_what_each_finds_alone() -> None:
@@ -143,7 +163,9 @@ def test_of_several_seeds_a_verdict_says_what_each_finds_alone() -> None:
         for name, bounds in {"free": (10.0, 12.0), "half": (9.0, 12.5)}.items()
         for seed, bound in enumerate(bounds)
     ]
-    assert [verdict.seeds for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [[True, False]]
+    assert [verdict.seeds for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [
+        [True, False]
+    ]
     one = [row for row in rows if not row["seed"]]
     assert [verdict.seeds for _, verdict in judged(study(), {"rows": one, "study": {}})] == [()]
 
@@ -165,7 +187,9 @@ def test_a_run_that_diverges_is_said_and_the_others_go_on(
     assert "free, seed 0: training diverged" in said
 
 
-def test_what_is_measured_of_the_whole_is_measured_once(untrained: list[Path], tmp_path: Path) -> None:
+def test_what_is_measured_of_the_whole_is_measured_once(
+    untrained: list[Path], tmp_path: Path
+) -> None:
     calls: list[int] = []
 
     def beside(rows: Any, say: Any) -> dict[str, float]:
@@ -178,15 +202,20 @@ def test_what_is_measured_of_the_whole_is_measured_once(untrained: list[Path], t
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"rows": ["fre"]}, "did you mean 'free'"), ({"seeds": 0}, "at least 1, got 0")]
+    ("options", "message"),
+    [({"rows": ["fre"]}, "did you mean 'free'"), ({"seeds": 0}, "at least 1, got 0")],
 )
-def test_unknown_rows_and_no_seeds_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_unknown_rows_and_no_seeds_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         reproduce(study(), tmp_path / "new", lambda sentence: None, **options)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_stopped_study_goes_on_within_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_study_goes_on_within_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr(fit, "Checkpoints", stopping_checkpoints())
@@ -200,7 +229,9 @@ def test_a_stopped_study_goes_on_within_its_row(tmp_path: Path, monkeypatch: pyt
 def test_another_configuration_is_not_taken_for_the_result(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / reproduction.RESULT).write_text(json.dumps({"asked": tiny().to_dict(), "elbo": 1.0}), encoding="utf-8")
+    (folder / reproduction.RESULT).write_text(
+        json.dumps({"asked": tiny().to_dict(), "elbo": 1.0}), encoding="utf-8"
+    )
     assert (kept(folder, tiny()) or {})["elbo"] == 1.0
     assert kept(folder, tiny(**{"training.seed": 1})) is None
 
@@ -222,7 +253,9 @@ def test_the_time_left_follows_the_size_of_what_is_left(tmp_path: Path) -> None:
     assert said == ["[1 of 2] a, seed 0", "[2 of 2] b, seed 0, about 5 minutes left"]
 
 
-def test_the_time_left_is_known_from_the_first_run_that_is_missing(untrained: list[Path], tmp_path: Path) -> None:
+def test_the_time_left_is_known_from_the_first_run_that_is_missing(
+    untrained: list[Path], tmp_path: Path
+) -> None:
     said: list[str] = []
     reproduce(study(), tmp_path, said.append, rows=["free"])
     said.clear()
@@ -244,7 +277,9 @@ def test_the_settings_of_a_result_make_its_configuration() -> None:
 def test_no_study_depends_on_how_lines_are_split() -> None:
     """Their corpora bring held-out texts of their own, so results of before `data.split` stay what they are."""
     rows = [row for study in STUDIES.values() for scale in study.scales.values() for row in scale()]
-    assert not any(holds_lines_out(row.config) or row.config.data.labelled_fraction < 1 for row in rows)
+    assert not any(
+        holds_lines_out(row.config) or row.config.data.labelled_fraction < 1 for row in rows
+    )
 
 
 def test_a_result_of_before_a_field_is_kept(tmp_path: Path) -> None:

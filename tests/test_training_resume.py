@@ -33,7 +33,10 @@ def quiet(sentence: str) -> None:
 
 
 def config_of(settings: dict[str, Any], **more: Any) -> Config:
-    changes = {"objective.input_dropout": 0.3, **{key.replace("__", "."): value for key, value in more.items()}}
+    changes = {
+        "objective.input_dropout": 0.3,
+        **{key.replace("__", "."): value for key, value in more.items()},
+    }
     return preset("hybrid-lstm").with_settings({**settings, **changes})
 
 
@@ -45,7 +48,11 @@ def records(folder: Path) -> list[dict[str, float]]:
 def largest_difference(one: Path, other: Path) -> float:
     first, second = records(one), records(other)
     assert [line["step"] for line in first] == [line["step"] for line in second]
-    return max(abs(line[name] - again[name]) for line, again in zip(first, second, strict=True) for name in line)
+    return max(
+        abs(line[name] - again[name])
+        for line, again in zip(first, second, strict=True)
+        for name in line
+    )
 
 
 class StopAt(Checkpoints):
@@ -64,16 +71,23 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Interrupt every run at a step; at 0 none."""
 
     def at(step: int) -> None:
-        monkeypatch.setattr(fit, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints)
+        monkeypatch.setattr(
+            fit, "Checkpoints", type("Stop", (StopAt,), {"at": step}) if step else Checkpoints
+        )
 
     return at
 
 
 @pytest.mark.parametrize(
-    "steps", [pytest.param((3,), marks=pytest.mark.jax), pytest.param((7, 9), marks=pytest.mark.slow)]
+    "steps",
+    [pytest.param((3,), marks=pytest.mark.jax), pytest.param((7, 9), marks=pytest.mark.slow)],
 )
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    tmp_path: Path, run_folder: Path, small_settings: dict[str, Any], interrupted: Any, steps: tuple[int, ...]
+    tmp_path: Path,
+    run_folder: Path,
+    small_settings: dict[str, Any],
+    interrupted: Any,
+    steps: tuple[int, ...],
 ) -> None:
     config = preset("hybrid-lstm").with_settings(small_settings)
     out = tmp_path / "run"
@@ -114,15 +128,33 @@ def test_rules_that_wait_remember_what_they_waited_for(
 
 
 def start(out: Path, data: Path, epochs: int) -> subprocess.Popen[bytes]:
-    sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
+    sizes = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()
+    }
     settings = {f"model.{name}": value for name, value in sizes.items()}
-    settings |= {"training.jit_compile": False, "training.checkpoint_steps": 2, "objective.ramp_steps": 100}
-    command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm", "--data", str(data), "--resume"]
+    settings |= {
+        "training.jit_compile": False,
+        "training.checkpoint_steps": 2,
+        "objective.ramp_steps": 100,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "kvae",
+        "train",
+        "--preset",
+        "hybrid-lstm",
+        "--data",
+        str(data),
+        "--resume",
+    ]
     command += ["--out", str(out), "--epochs", str(epochs), "--batch-size", "16"]
     for key, value in settings.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     errors = (out.parent / f"{out.name}.log").open("ab")
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "TQDM_DISABLE": "1"})
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "TQDM_DISABLE": "1"}
+    )
 
 
 def kill_and_resume(folder: Path, data: Path, epochs: int, kills: int, seed: int) -> None:
@@ -155,7 +187,14 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path, corpus_file:
 
 
 def test_segments_lead_through_every_step_once() -> None:
-    for first, total, each in [(0, 21, 7), (3, 21, 7), (9, 20, 7), (0, 5, 5), (16, 17, 4), (21, 21, 7)]:
+    for first, total, each in [
+        (0, 21, 7),
+        (3, 21, 7),
+        (9, 20, 7),
+        (0, 5, 5),
+        (16, 17, 4),
+        (21, 21, 7),
+    ]:
         steps = [
             (epoch, segment.first_step + number * segment.steps_per_epoch + step)
             for segment in segments(first, total, each)
@@ -202,7 +241,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert int(finished.model.training_steps) == 21
 
 
-def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     out, said = tmp_path / "run", list[str]()
     config = preset("hybrid-lstm").with_settings({**small_settings, "training.epochs": 1})
     run(config, out, quiet)
@@ -217,14 +258,19 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(tmp_path: Path, 
 
 
 def test_a_shorter_length_after_a_kill_ends_with_the_last_checkpoint(
-    tmp_path: Path, small_settings: dict[str, Any], interrupted: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    small_settings: dict[str, Any],
+    interrupted: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, config = tmp_path / "run", config_of(small_settings, training__epochs=3)
     interrupted(5)
     run(config, out, quiet)  # leaves a model and an evaluation of step 5
     before = (out / "model.keras").read_bytes()
     interrupted(0)
-    monkeypatch.setattr(experiment, "save_model", lambda model, path: (_ for _ in ()).throw(InterruptedError))
+    monkeypatch.setattr(
+        experiment, "save_model", lambda model, path: (_ for _ in ()).throw(InterruptedError)
+    )
     with pytest.raises(InterruptedError):  # killed before it was saved
         resume(config, out, quiet)
     monkeypatch.undo()
@@ -241,22 +287,30 @@ def test_a_shorter_length_after_a_kill_ends_with_the_last_checkpoint(
         ({"objective.alpha": 0.5}, "objective.alpha"),
     ],
 )
-def test_a_run_is_not_resumed_as_another_one(run_folder: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_run_is_not_resumed_as_another_one(
+    run_folder: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         resume(stored_config(run_folder).with_settings(changes), run_folder, quiet)
 
 
-def test_a_corpus_that_changed_is_refused(tmp_path: Path, small_settings: dict[str, Any], corpus_file: Path) -> None:
+def test_a_corpus_that_changed_is_refused(
+    tmp_path: Path, small_settings: dict[str, Any], corpus_file: Path
+) -> None:
     data = tmp_path / "names.txt"
     data.write_text(corpus_file.read_text())
-    config = preset("hybrid-lstm").with_settings({**small_settings, "data.source": str(data), "training.steps": 2})
+    config = preset("hybrid-lstm").with_settings(
+        {**small_settings, "data.source": str(data), "training.steps": 2}
+    )
     run(config, tmp_path / "run", quiet)
     data.write_text(corpus_file.read_text().replace("KAKAKA", "KAKARU"))
     with pytest.raises(ModelError, match="is not the corpus of this run, or has changed"):
         resume(config, tmp_path / "run", quiet)
 
 
-def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_early_stopping_keeps_the_best_weights(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     said: list[str] = []
     settings = {
         **small_settings,
@@ -276,14 +330,21 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path, small_settings: d
     assert kept.about == json.loads((stopped.path / "run.json").read_text())
     stopped_elbo = stopped.evaluation["elbo"]
     assert stopped_elbo == pytest.approx(best["val_elbo"], rel=0.1)
-    settings |= {"training.epochs": 62, "training.learning_rate": 1.0}  # three times worse, but no divergence
+    settings |= {
+        "training.epochs": 62,
+        "training.learning_rate": 1.0,
+    }  # three times worse, but no divergence
     longer, _ = resume(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
     assert len(records(stopped.path)) == len(lines) + 2
     assert longer.evaluation["elbo"] <= stopped_elbo
 
 
-def test_a_resumed_run_has_the_learning_rate_it_is_given(tmp_path: Path, small_settings: dict[str, Any]) -> None:
-    config = config_of(small_settings, training__steps=2, training__learning_rate_schedule="constant")
+def test_a_resumed_run_has_the_learning_rate_it_is_given(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
+    config = config_of(
+        small_settings, training__steps=2, training__learning_rate_schedule="constant"
+    )
     run(config, tmp_path / "run", quiet)
     config = config.with_settings({"training.steps": 3, "training.learning_rate": 0.0007})
     slower, _ = resume(config, tmp_path / "run", quiet)
@@ -295,9 +356,14 @@ def test_a_resumed_run_has_the_learning_rate_it_is_given(tmp_path: Path, small_s
     )
 
 
-def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     """The best weights, the model and the evaluation of an earlier moment included."""
-    config = config_of({**small_settings, "training.epochs": 2, "objective.ramp_steps": 1}, training__early_stopping=5)
+    config = config_of(
+        {**small_settings, "training.epochs": 2, "objective.ramp_steps": 1},
+        training__early_stopping=5,
+    )
     out = tmp_path / "run"
     whole, _ = run(config, out, quiet)
     last = numbered(out / "checkpoints")[-1]

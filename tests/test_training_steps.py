@@ -17,7 +17,11 @@ from kvae.training.evaluation import collect
 
 from .conftest import COMPILED, JAX, numbers, random_tokens, small_model
 
-OFFERED = {name: member for name, member in vars(Steps).items() if inspect.isfunction(member) and name[0] != "_"}
+OFFERED = {
+    name: member
+    for name, member in vars(Steps).items()
+    if inspect.isfunction(member) and name[0] != "_"
+}
 KERAS_STEPS = ("train_step", "test_step", "predict_step")
 
 
@@ -38,11 +42,15 @@ def test_a_module_of_steps_offers_what_the_protocol_says(backend: str, name: str
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", KERAS_STEPS)
-def test_a_step_takes_the_model_and_what_keras_gives_a_step_of_that_backend(backend: str, name: str) -> None:
+def test_a_step_takes_the_model_and_what_keras_gives_a_step_of_that_backend(
+    backend: str, name: str
+) -> None:
     module_of(backend)
     given = import_module(f"keras.src.backend.{backend}.trainer")
     trainer = getattr(given, {"tensorflow": "TensorFlowTrainer", "jax": "JAXTrainer"}[backend])
-    assert ["model", *parameters(getattr(trainer, name))[1:]] == parameters(getattr(module_of(backend), name))
+    assert ["model", *parameters(getattr(trainer, name))[1:]] == parameters(
+        getattr(module_of(backend), name)
+    )
 
 
 @pytest.fixture
@@ -84,7 +92,9 @@ def test_whatever_keras_runs_and_evaluations_take_the_loop_of_the_steps(loops: l
 
 @pytest.mark.skipif(JAX, reason="the loop with its own gradient is TensorFlow's")
 @pytest.mark.parametrize("copied", ["from_config", "file"])
-def test_a_copy_of_a_model_takes_the_loop_of_the_steps_too(loops: list[bool], copied: str, tmp_path: Any) -> None:
+def test_a_copy_of_a_model_takes_the_loop_of_the_steps_too(
+    loops: list[bool], copied: str, tmp_path: Any
+) -> None:
     model = small_model()
     if copied == "file":
         model.save(tmp_path / "model.keras")
@@ -101,7 +111,9 @@ def test_a_model_computes_the_same_in_a_step_and_by_itself() -> None:
     model, tokens = small_model(), random_tokens(4)
     noise = np.ones((4, model.parts.noise_size), np.float32)
     inputs = [keras.Input((16,), dtype="int32"), keras.Input((model.parts.noise_size,))]
-    compiled = backend_steps().compiled(model, lambda *given: model.parts.outputs(*given, training=False), inputs)
+    compiled = backend_steps().compiled(
+        model, lambda *given: model.parts.outputs(*given, training=False), inputs
+    )
     features = model.expander(compiled(tokens, noise)["z"], training=False)
     alone = numbers(model.head(features, shifted(tokens)))
     np.testing.assert_allclose(compiled(tokens, noise)["logits"], alone, atol=1e-5)
@@ -122,5 +134,7 @@ def test_a_loop_lasts_as_long_as_its_context_and_no_longer() -> None:
 
 def test_the_steps_of_another_backend_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(ConfigError, match="KERAS_BACKEND is 'torch'; kvae trains on 'tensorflow' and 'jax'"):
+    with pytest.raises(
+        ConfigError, match="KERAS_BACKEND is 'torch'; kvae trains on 'tensorflow' and 'jax'"
+    ):
         backend_steps()

@@ -39,7 +39,9 @@ def test_every_row_is_a_configuration_that_fits_together(name: str, scale: str) 
     rows = STUDIES[name].scales[scale]()
     assert len({row.name for row in rows}) == len(rows)
     for row in rows:
-        config = row.config.with_settings({"model.length": row.config.model.length or 16, "model.vocabulary_size": 50})
+        config = row.config.with_settings(
+            {"model.length": row.config.model.length or 16, "model.vocabulary_size": 50}
+        )
         check_slots(config.model, config.objective)
 
 
@@ -59,10 +61,20 @@ def verdicts(study: Study, numbers: dict[str, dict[str, float]]) -> list[bool | 
 
 
 def test_toy_wants_low_bounds_and_a_living_code() -> None:
-    good = {name: {"elbo": 12.0, "kl": 5.0} for name in TOY} | {"rnn-dense": {"elbo": 8.9, "kl": 3.1}}
+    good = {name: {"elbo": 12.0, "kl": 5.0} for name in TOY} | {
+        "rnn-dense": {"elbo": 8.9, "kl": 3.1}
+    }
     assert verdicts(STUDIES["toy"], good) == [True, True, True]
-    assert verdicts(STUDIES["toy"], good | {"cnn-map": {"elbo": 20.5, "kl": 9.0}}) == [False, True, True]
-    assert verdicts(STUDIES["toy"], good | {"rnn-dense": {"elbo": 8.9, "kl": 2.9}}) == [True, False, True]
+    assert verdicts(STUDIES["toy"], good | {"cnn-map": {"elbo": 20.5, "kl": 9.0}}) == [
+        False,
+        True,
+        True,
+    ]
+    assert verdicts(STUDIES["toy"], good | {"rnn-dense": {"elbo": 8.9, "kl": 2.9}}) == [
+        True,
+        False,
+        True,
+    ]
     assert verdicts(STUDIES["toy"], good | {"lvae-3": {"elbo": 8.8, "kl": 3.5}})[2] is False
 
 
@@ -93,21 +105,37 @@ def test_historyless_wants_one_to_fail_by_more_than_chance_and_the_other_to_fit(
 
     study = STUDIES["historyless"]
     assert verdicts(study, rows([0.5, 2.0, 3.0], [0.1, 0.2, 0.9])) == [True, True]
-    assert verdicts(study, rows([0.5, 2.0, 2.01], [0.1, 0.2, 0.9]))[0] is False, "no worse at 52 than at 28"
-    assert verdicts(study, rows([0.5, 0.9, 3.0], [0.1, 0.2, 0.9]))[0] is False, "the LSTM fits 28 characters"
-    assert verdicts(study, rows([0.5, 2.0, 3.0], [0.1, 0.2, 1.1]))[0] is False, "convolutions do not fit 52"
+    assert verdicts(study, rows([0.5, 2.0, 2.01], [0.1, 0.2, 0.9]))[0] is False, (
+        "no worse at 52 than at 28"
+    )
+    assert verdicts(study, rows([0.5, 0.9, 3.0], [0.1, 0.2, 0.9]))[0] is False, (
+        "the LSTM fits 28 characters"
+    )
+    assert verdicts(study, rows([0.5, 2.0, 3.0], [0.1, 0.2, 1.1]))[0] is False, (
+        "convolutions do not fit 52"
+    )
 
 
 def lengths(lstm: list[float], hybrid: list[float]) -> dict[str, dict[str, float]]:
     """Shares of KL of a bound of 100 nats."""
-    rows = {f"lstm-vae-p{p}-{length}": kl for p in (0.2, 0.5) for length, kl in zip(LENGTHS, lstm, strict=True)}
+    rows = {
+        f"lstm-vae-p{p}-{length}": kl
+        for p in (0.2, 0.5)
+        for length, kl in zip(LENGTHS, lstm, strict=True)
+    }
     rows |= {f"hybrid-{length}": kl for length, kl in zip(LENGTHS, hybrid, strict=True)}
     return {name: {"kl": kl, "elbo": 100.0} for name, kl in rows.items()}
 
 
 def test_length_wants_one_share_to_vanish_and_the_other_to_stay() -> None:
-    assert verdicts(STUDIES["length"], lengths([20, 10, 5, 2, 1], [20, 15, 15, 12, 11])) == [True, True]
-    assert verdicts(STUDIES["length"], lengths([20, 20, 20, 20, 20], [20, 15, 15, 12, 9])) == [False, False]
+    assert verdicts(STUDIES["length"], lengths([20, 10, 5, 2, 1], [20, 15, 15, 12, 11])) == [
+        True,
+        True,
+    ]
+    assert verdicts(STUDIES["length"], lengths([20, 20, 20, 20, 20], [20, 15, 15, 12, 9])) == [
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("scale", LAYERS)
@@ -149,12 +177,20 @@ def test_tweets_wants_the_code_for_nothing() -> None:
 
 def test_tweets_judges_at_each_seed_the_hybrid_that_the_means_choose() -> None:
     def row(name: str, seed: int, bound: float, kl: float) -> dict[str, Any]:
-        return {"row": name, "seed": seed, "elbo": bound, "kl": kl, "distinct_greedy": 99 if kl > 5 else 20}
+        return {
+            "row": name,
+            "seed": seed,
+            "elbo": bound,
+            "kl": kl,
+            "distinct_greedy": 99 if kl > 5 else 20,
+        }
 
     rows = [row(name, seed, 160.0, 2.0) for name in HYBRIDS for seed in (0, 1) if name != "hybrid"]
     rows += [row("hybrid", 0, 150.0, 6.0), row("hybrid", 1, 151.0, 6.0)]
     rows += [row("lstm-vae-p0.2", 0, 152.0, 0.9), row("lstm-vae-p0.2", 1, 150.5, 1.4)]
-    first, distinct, _ = (verdict for _, verdict in judged(STUDIES["tweets"], {"rows": rows, "study": {}}))
+    first, distinct, _ = (
+        verdict for _, verdict in judged(STUDIES["tweets"], {"rows": rows, "study": {}})
+    )
     assert (first.passed, first.seeds) == (True, [True, False])
     assert (distinct.passed, distinct.seeds) == (True, [True, True])
 
@@ -175,7 +211,9 @@ def test_ptb_word_wants_the_best_published_bound_and_a_code() -> None:
     vae = {"test_elbo": 101.5, "test_kl": 4.2}
     numbers = {"language-model": {"test_elbo": 100.0, "test_kl": 0.0}, "lstm-vae": vae}
     assert verdicts(STUDIES["ptb-word"], numbers) == [True]
-    assert verdicts(STUDIES["ptb-word"], {**numbers, "lstm-vae": vae | {"test_elbo": 101.7}}) == [False]
+    assert verdicts(STUDIES["ptb-word"], {**numbers, "lstm-vae": vae | {"test_elbo": 101.7}}) == [
+        False
+    ]
     assert verdicts(STUDIES["ptb-word"], {**numbers, "lstm-vae": vae | {"test_kl": 3.9}}) == [False]
 
 

@@ -21,20 +21,28 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     full = systems.on_corpus
 
     def shortened(config: Config) -> Config:
-        settings = {"training.epochs": 2, "training.steps_per_epoch": 1, "training.jit_compile": False}
+        settings = {
+            "training.epochs": 2,
+            "training.steps_per_epoch": 1,
+            "training.jit_compile": False,
+        }
         return full(config).with_settings(settings)
 
     monkeypatch.setattr(systems, "on_corpus", shortened)
 
 
-def test_a_page_has_a_line_for_every_row_and_no_row_is_trained_twice(tiny: None, tmp_path: Path) -> None:
+def test_a_page_has_a_line_for_every_row_and_no_row_is_trained_twice(
+    tiny: None, tmp_path: Path
+) -> None:
     said: list[str] = []
     reproduce(tmp_path / "rows", said.append, ROWS[:1])
     assert any("[1 of 1] lstm-lm-ptb-small" in sentence for sentence in said)
     said.clear()
     page = reproduce(tmp_path / "rows", said.append, ROWS, tmp_path / "page.md")
     assert page == tmp_path / "page.md"
-    assert [sentence for sentence in said if sentence.startswith("[")] == ["[2 of 2] lvae-3-toy-small"]
+    assert [sentence for sentence in said if sentence.startswith("[")] == [
+        "[2 of 2] lvae-3-toy-small"
+    ]
     lines = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
     assert [line[0].strip("| `") for line in lines] == ROWS
     assert [line[2] for line in lines] == ["1,146,058", "756,146"]

@@ -19,7 +19,13 @@ from kvae.training.tensorboard import Author, TensorBoardMonitor, drawing, fence
 from .conftest import random_tokens, small_model
 
 SYMBOLS = Alphabet(tuple("ab*#_"))
-LANGUAGE_MODEL = {"encoder": "none", "latent": "none", "auxiliary": False, "expander": "repeat", "expander_base": 0}
+LANGUAGE_MODEL = {
+    "encoder": "none",
+    "latent": "none",
+    "auxiliary": False,
+    "expander": "repeat",
+    "expander_base": 0,
+}
 
 
 def events(folder: Path) -> Any:
@@ -41,13 +47,20 @@ def texts_of(found: Any, name: str) -> str:
     from tensorboard.plugin_util import markdown_to_safe_html
 
     (text,) = found.Tensors(name)[-1].tensor_proto.string_val
-    shown = re.fullmatch(r"<pre><code>(.*)\n</code></pre>", markdown_to_safe_html(text.decode()), re.DOTALL)
+    shown = re.fullmatch(
+        r"<pre><code>(.*)\n</code></pre>", markdown_to_safe_html(text.decode()), re.DOTALL
+    )
     assert shown, text
     return html.unescape(shown[1])
 
 
 def fitted(
-    model: TextVAE, folder: Path, rows: np.ndarray, attribute: Any = None, alphabet: Alphabet = SYMBOLS, epochs: int = 1
+    model: TextVAE,
+    folder: Path,
+    rows: np.ndarray,
+    attribute: Any = None,
+    alphabet: Alphabet = SYMBOLS,
+    epochs: int = 1,
 ) -> TensorBoardMonitor:
     """A monitor that saw some epochs of two steps of four texts."""
     report = LatentReport(rows, attribute)
@@ -55,9 +68,20 @@ def fitted(
     monitor = TensorBoardMonitor(folder, config, alphabet, report, batch_size=4, every=2)
     tokens = random_tokens(8)
     model.compile("adam", jit_compile=False)
-    data = {"tokens": tokens, "attribute": np.zeros(8, np.int32)} if model.model_config.attributes else tokens
+    data = (
+        {"tokens": tokens, "attribute": np.zeros(8, np.int32)}
+        if model.model_config.attributes
+        else tokens
+    )
     held_out = rows if attribute is None else {"tokens": rows, "attribute": attribute}
-    model.fit(data, batch_size=4, epochs=epochs, validation_data=(held_out,), verbose=0, callbacks=[report, monitor])
+    model.fit(
+        data,
+        batch_size=4,
+        epochs=epochs,
+        validation_data=(held_out,),
+        verbose=0,
+        callbacks=[report, monitor],
+    )
     return monitor
 
 
@@ -103,7 +127,8 @@ def test_the_configuration_stands_there_whole(run_folder: Path) -> None:
 def test_the_mutual_information_says_on_how_many_texts_it_stands(run_folder: Path) -> None:
     found = events(run_folder / "logs" / "validation")
     assert (
-        "N = 7 held-out texts: at most ln N = 1.95" in found.SummaryMetadata("mutual_information").summary_description
+        "N = 7 held-out texts: at most ln N = 1.95"
+        in found.SummaryMetadata("mutual_information").summary_description
     )
 
 
@@ -124,9 +149,16 @@ def test_the_projector_reads_means_texts_and_lengths(run_folder: Path) -> None:
     folder = run_folder / "logs" / "validation"
     assert "latent_means_texts.tsv" in (folder / "projector_config.pbtxt").read_text()
     means = trained.model.encode(data.rows.astype(np.int32))["mean"]
-    np.testing.assert_allclose(_read_tensor_tsv_file(str(folder / "latent_means.tsv")), means, rtol=1e-3, atol=1e-4)
-    lines = [line.split("\t") for line in (folder / "latent_means_texts.tsv").read_text().splitlines()]
-    assert lines == [["text", "characters"], *([text, "6"] for text in trained.alphabet.decode(data.rows))]
+    np.testing.assert_allclose(
+        _read_tensor_tsv_file(str(folder / "latent_means.tsv")), means, rtol=1e-3, atol=1e-4
+    )
+    lines = [
+        line.split("\t") for line in (folder / "latent_means_texts.tsv").read_text().splitlines()
+    ]
+    assert lines == [
+        ["text", "characters"],
+        *([text, "6"] for text in trained.alphabet.decode(data.rows)),
+    ]
 
 
 def test_symbols_that_would_break_a_table_are_written_out(tmp_path: Path) -> None:
@@ -145,7 +177,10 @@ def test_symbols_that_would_break_a_table_are_written_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        ({"latent_size": (4, 3)}, {"kl_per_dimension_level_0", "kl_per_dimension_level_1", "kl_level_1"}),
+        (
+            {"latent_size": (4, 3)},
+            {"kl_per_dimension_level_0", "kl_per_dimension_level_1", "kl_level_1"},
+        ),
         ({"prior": "mixture", "prior_components": 2}, {"kl_level_0", "interpolation"}),
         (LANGUAGE_MODEL, {"samples"}),
         ({"attributes": ("one", "two")}, {"interpolation", "reconstructions"}),
@@ -166,7 +201,9 @@ def test_every_kind_of_model_is_shown_with_one_held_out_text(
     if "reconstructions" in names:
         assert texts_of(found, "reconstructions").count("->") == 1
     if made.hierarchy.shapes:
-        tables = sorted(path.name for path in (tmp_path / "validation").glob("latent_means*_texts.tsv"))
+        tables = sorted(
+            path.name for path in (tmp_path / "validation").glob("latent_means*_texts.tsv")
+        )
         assert len(tables) == len(made.hierarchy.shapes)
     else:
         assert not (tmp_path / "validation" / "projector_config.pbtxt").exists()
@@ -208,14 +245,18 @@ def test_what_the_compiled_author_writes_is_what_the_model_decodes() -> None:
 
 def test_drawing_follows_the_distribution_and_never_takes_what_is_forbidden() -> None:
     probability = np.array([0.0, 0.2, 0.5, 0.3], "float32")
-    logits = np.log(np.maximum(probability, 1e-30))[None].repeat(4000, axis=0) + np.array([-1e9, 0, 0, 0], "float32")
+    logits = np.log(np.maximum(probability, 1e-30))[None].repeat(4000, axis=0) + np.array(
+        [-1e9, 0, 0, 0], "float32"
+    )
     uniform = np.linspace(0.0, 1.0, 4000, endpoint=False, dtype="float32")[:, None]
     drawn = keras.ops.convert_to_numpy(drawing(uniform)(logits))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4000, probability, atol=1e-3)
 
 
 def test_a_vocabulary_of_one_symbol_writes() -> None:
-    written = Author(small_model(vocabulary_size=5), 8).write(random_tokens(8, vocabulary_size=5), np.full(8, -1))
+    written = Author(small_model(vocabulary_size=5), 8).write(
+        random_tokens(8, vocabulary_size=5), np.full(8, -1)
+    )
     assert set("".join(Alphabet(("a",)).decode(np.array(written["samples"])))) <= {"a"}
 
 

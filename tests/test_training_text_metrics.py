@@ -57,7 +57,9 @@ def test_bleu_is_that_of_keras_nlp_on_real_names(order: int) -> None:
     theirs = Bleu(tokenizer=tf.strings.split, max_order=order)
     theirs.update_state([[name] for name in NAMES], damaged(NAMES))
     assert 0.1 < float(theirs.result()) < 0.95
-    assert bleu(words(NAMES), words(damaged(NAMES)), order) == pytest.approx(float(theirs.result()), rel=1e-5)
+    assert bleu(words(NAMES), words(damaged(NAMES)), order) == pytest.approx(
+        float(theirs.result()), rel=1e-5
+    )
 
 
 def test_bleu_by_hand() -> None:
@@ -106,7 +108,9 @@ def test_edit_distance_is_that_of_keras_nlp_on_real_names() -> None:
     from keras_nlp.metrics import EditDistance
 
     theirs = EditDistance()
-    theirs.update_state(tf.strings.unicode_split(NAMES, "UTF-8"), tf.strings.unicode_split(damaged(NAMES), "UTF-8"))
+    theirs.update_state(
+        tf.strings.unicode_split(NAMES, "UTF-8"), tf.strings.unicode_split(damaged(NAMES), "UTF-8")
+    )
     assert edit_distance(NAMES, damaged(NAMES)) == pytest.approx(float(theirs.result()), rel=1e-5)
 
 
@@ -118,7 +122,9 @@ def test_edits_of_a_known_pair() -> None:
 def test_the_common_subsequence_is_that_of_the_recursion() -> None:
     generator = np.random.default_rng(1)
     for _ in range(20):
-        one, other = ("".join(generator.choice(list("abc"), generator.integers(0, 9))) for _ in range(2))
+        one, other = (
+            "".join(generator.choice(list("abc"), generator.integers(0, 9))) for _ in range(2)
+        )
 
         @cache
         def longest(i: int, j: int, one: str = one, other: str = other) -> int:
@@ -133,7 +139,9 @@ def test_the_common_subsequence_is_that_of_the_recursion() -> None:
 
 def test_rouge_by_hand() -> None:
     """Lin 2004, 3.1: "police killed the gunman" against "police kill the gunman" and "the gunman kill police"."""
-    reference, near, far = words(["police killed the gunman", "police kill the gunman", "the gunman kill police"])
+    reference, near, far = words(
+        ["police killed the gunman", "police kill the gunman", "the gunman kill police"]
+    )
     assert rouge_l([reference], [near]) == pytest.approx(3 / 4)
     assert rouge_l([reference], [far]) == pytest.approx(2 / 4)
     assert rouge_n([reference], [near], 2) == rouge_n([reference], [far], 2) == pytest.approx(1 / 3)

@@ -48,7 +48,9 @@ class Waiting:
             assert self.go.wait(300)
 
 
-def meanwhile(first: Callable[[Waiting], Any], then: Callable[[], None], word: str = "reading") -> Future[Any]:
+def meanwhile(
+    first: Callable[[Waiting], Any], then: Callable[[], None], word: str = "reading"
+) -> Future[Any]:
     """Do `then` while `first` waits at a word in another thread, and let it end."""
     waiting = Waiting(word)
     with ThreadPoolExecutor() as threads:
@@ -84,7 +86,14 @@ def in_no_time(out: Path, prepared: Any, model: Any, checkpoint: Any, say: Any) 
     (out / "model.keras").write_text(str(prepared.config.training.seed))
     with (out / "metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({"step": step}) + "\n")
-    numbers = ("elbo", "reconstruction", "kl", "active_units", "mutual_information", "bits_per_character")
+    numbers = (
+        "elbo",
+        "reconstruction",
+        "kl",
+        "active_units",
+        "mutual_information",
+        "bits_per_character",
+    )
     write_json(out / "report" / "evaluation.json", dict.fromkeys(numbers, 1.0))
     return Run(out, prepared.config, prepared.alphabet, model)
 
@@ -117,16 +126,34 @@ def finished(tmp_path: Path, config: Config) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # Runs
 
 
 def start(data: Path, out: Path) -> subprocess.Popen[str]:
-    sizes = {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()}
+    sizes = {
+        f"model.{name}": list(value) if isinstance(value, tuple) else value
+        for name, value in SMALL.items()
+    }
     settings = {**sizes, "training.jit_compile": False}
-    command = [sys.executable, "-m", "kvae", "train", "--data", str(data), "--out", str(out), "--steps", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "kvae",
+        "train",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+    ]
     command += [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
     command += ["--batch-size", "16"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -154,13 +181,18 @@ def test_a_run_whose_data_comes_slowly_has_its_folder_and_leaves_the_users_file(
 
 
 @pytest.mark.slow
-def test_of_two_processes_that_start_in_the_same_second_one_trains(tmp_path: Path, corpus_file: Path) -> None:
+def test_of_two_processes_that_start_in_the_same_second_one_trains(
+    tmp_path: Path, corpus_file: Path
+) -> None:
     both = [start(corpus_file, tmp_path / "r") for _ in range(2)]
     errors = {process.pid: process.communicate()[1] for process in both}
     loser, winner = sorted(both, key=lambda process: -process.returncode)
     assert (winner.returncode, loser.returncode) == (0, 2), errors
     (line,) = [line for line in errors[loser.pid].splitlines() if line.startswith("kvae train")]
-    assert f"being written by process {winner.pid} on " in line or "exists already; go on with it (--resume)" in line
+    assert (
+        f"being written by process {winner.pid} on " in line
+        or "exists already; go on with it (--resume)" in line
+    )
     assert int(load_run(tmp_path / "r").model.training_steps) == 2
 
 
@@ -170,7 +202,9 @@ def test_of_two_that_begin_together_one_trains(tmp_path: Path, config: Config) -
     def begin(seed: int) -> int | None:
         together.wait()
         try:
-            return run(config.with_settings({"training.seed": seed}), tmp_path / "r", quiet)[0].config.training.seed
+            return run(config.with_settings({"training.seed": seed}), tmp_path / "r", quiet)[
+                0
+            ].config.training.seed
         except ConfigError:
             return None
 
@@ -189,11 +223,15 @@ def test_a_start_that_was_killed_is_in_nobodys_way(tmp_path: Path, config: Confi
     assert not (tmp_path / "r" / LOCK).exists()
 
 
-def test_a_start_that_fails_leaves_what_others_have_put_into_its_folder(tmp_path: Path, config: Config) -> None:
+def test_a_start_that_fails_leaves_what_others_have_put_into_its_folder(
+    tmp_path: Path, config: Config
+) -> None:
     (tmp_path / "empty.txt").write_text("")
     out = tmp_path / "runs" / "r"
     failed = meanwhile(
-        lambda say: run(config.with_settings({"data.source": str(tmp_path / "empty.txt")}), out, say),
+        lambda say: run(
+            config.with_settings({"data.source": str(tmp_path / "empty.txt")}), out, say
+        ),
         lambda: (out / "notes.txt").write_text("mine") and None,
     )
     assert isinstance(failed.exception(), DataError)
@@ -203,7 +241,9 @@ def test_a_start_that_fails_leaves_what_others_have_put_into_its_folder(tmp_path
 def test_a_start_that_fails_leaves_no_parents_either(tmp_path: Path, config: Config) -> None:
     with pytest.raises(DataError):
         run(
-            config.with_settings({"data.source": str(tmp_path / "nowhere.txt")}), tmp_path / "runs" / "new" / "r", quiet
+            config.with_settings({"data.source": str(tmp_path / "nowhere.txt")}),
+            tmp_path / "runs" / "new" / "r",
+            quiet,
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -221,7 +261,8 @@ def test_overwrite_replaces_the_run_and_leaves_other_files(finished: Path, confi
         assert (finished / "model.keras").is_file()
 
     again = meanwhile(
-        lambda say: run(config.with_settings({"training.seed": 4}), finished, say, overwrite=True), then
+        lambda say: run(config.with_settings({"training.seed": 4}), finished, say, overwrite=True),
+        then,
     ).result()
     assert again[0].config.training.seed == 4
     assert stored_config(finished).training.seed == 4
@@ -274,7 +315,9 @@ def test_on_a_disk_without_locks_a_resumed_run_says_so(
     assert f"{finished} lies on a disk that keeps no locks" in said[0]
 
 
-def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(finished: Path, config: Config) -> None:
+def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(
+    finished: Path, config: Config
+) -> None:
     before = content(finished)
     other = config.with_settings({"training.seed": 9})
     with claimed(finished), pytest.raises(Taken):
@@ -291,7 +334,9 @@ def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(finis
 def test_the_checkpoints_of_a_run_name_it(run_folder: Path) -> None:
     name = json.loads((run_folder / "run.json").read_text())["run"]
     assert len(name) == 16
-    assert {read_checkpoint(path).about["run"] for path in numbered(run_folder / "checkpoints")} == {name}
+    assert {
+        read_checkpoint(path).about["run"] for path in numbered(run_folder / "checkpoints")
+    } == {name}
 
 
 def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
@@ -301,23 +346,31 @@ def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
     (foreign,) = numbered(tmp_path / "other" / "checkpoints")
     copied = Path(shutil.copy(foreign, finished / "checkpoints"))
     before = content(finished)
-    with pytest.raises(ModelError, match=rf"{copied.name}: belongs to another run .* move it out of the folder"):
+    with pytest.raises(
+        ModelError, match=rf"{copied.name}: belongs to another run .* move it out of the folder"
+    ):
         resume(config, finished, quiet)
     assert content(finished) == before
     copied.unlink()
     resume(config, finished, quiet)
 
 
-def test_checkpoints_of_earlier_versions_name_no_run_and_are_resumed(finished: Path, config: Config) -> None:
+def test_checkpoints_of_earlier_versions_name_no_run_and_are_resumed(
+    finished: Path, config: Config
+) -> None:
     (path,) = numbered(finished / "checkpoints")
-    rewrite(path, {name: value for name, value in read_checkpoint(path).about.items() if name != "run"})
+    rewrite(
+        path, {name: value for name, value in read_checkpoint(path).about.items() if name != "run"}
+    )
     (finished / "run.json").unlink()
     resume(config.with_settings({"training.steps": 4}), finished, quiet)
     newest = read_checkpoint(numbered(finished / "checkpoints")[-1])
     assert newest.about["run"] == json.loads((finished / "run.json").read_text())["run"]
 
 
-def test_a_run_that_lost_its_name_has_it_from_its_checkpoint(finished: Path, config: Config) -> None:
+def test_a_run_that_lost_its_name_has_it_from_its_checkpoint(
+    finished: Path, config: Config
+) -> None:
     name = (finished / "run.json").read_text()
     (finished / "run.json").unlink()
     resume(config, finished, quiet)
@@ -363,7 +416,9 @@ def study(config: Config) -> Study:
     return Study("Two", "somebody 2020", "Nothing.", {"small": lambda: rows}, {"elbo": "bound"})
 
 
-def test_two_processes_train_two_rows_of_a_study_at_the_same_time(tmp_path: Path, config: Config) -> None:
+def test_two_processes_train_two_rows_of_a_study_at_the_same_time(
+    tmp_path: Path, config: Config
+) -> None:
     both = study(config)
 
     def then() -> None:
@@ -373,7 +428,9 @@ def test_two_processes_train_two_rows_of_a_study_at_the_same_time(tmp_path: Path
 
     found = meanwhile(lambda say: reproduce(both, tmp_path, say, rows=["one"]), then).result()
     assert [result["row"] for result in found["rows"]] == ["one", "other"]
-    assert json.loads((tmp_path / "results.json").read_text())["rows"] == json.loads(json.dumps(found["rows"]))
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == json.loads(
+        json.dumps(found["rows"])
+    )
 
 
 # Stores and downloads
@@ -389,7 +446,12 @@ def test_two_that_prepare_one_store_write_it_once(
     data_folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config.with_settings({"data.storage": "disk", "model.length": 0})
-    write, writing, go, written = large.lines_store, threading.Event(), threading.Event(), list[Path]()
+    write, writing, go, written = (
+        large.lines_store,
+        threading.Event(),
+        threading.Event(),
+        list[Path](),
+    )
 
     def slowly(config: Config, folder: Path) -> Config:
         written.append(folder)
@@ -407,7 +469,9 @@ def test_two_that_prepare_one_store_write_it_once(
         again = prepare(first.result().config)
     np.testing.assert_array_equal(again.validation, first.result().validation)
     assert len(written) == 1
-    assert not [path.name for path in (data_folder / "stores").iterdir() if path.name.startswith(".")]
+    assert not [
+        path.name for path in (data_folder / "stores").iterdir() if path.name.startswith(".")
+    ]
 
 
 def test_a_store_whose_writer_failed_is_written_by_the_one_that_waits(
@@ -435,7 +499,9 @@ def test_a_store_whose_writer_failed_is_written_by_the_one_that_waits(
     assert not list((data_folder / "stores").rglob("half"))
 
 
-def test_a_store_that_was_removed_is_written_again_though_an_alias_names_it(data_folder: Path, config: Config) -> None:
+def test_a_store_that_was_removed_is_written_again_though_an_alias_names_it(
+    data_folder: Path, config: Config
+) -> None:
     opened = config.with_settings({"data.storage": "disk", "model.length": 0})
     first = prepare(opened)
     for path in (data_folder / "stores").iterdir():
@@ -446,7 +512,11 @@ def test_a_store_that_was_removed_is_written_again_though_an_alias_names_it(data
 
 
 def test_a_file_that_grows_while_it_is_read_leaves_no_store(
-    data_folder: Path, config: Config, tmp_path: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+    data_folder: Path,
+    config: Config,
+    tmp_path: Path,
+    corpus_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = tmp_path / "growing.txt"
     data.write_text(corpus_file.read_text())
@@ -492,10 +562,15 @@ def test_two_that_get_a_corpus_both_succeed(
     assert content(data_folder) == {"mine.txt": b"the text\n"}
 
 
-def test_a_file_of_the_users_with_the_name_of_a_corpus_is_left_alone(collection: Path, data_folder: Path) -> None:
+def test_a_file_of_the_users_with_the_name_of_a_corpus_is_left_alone(
+    collection: Path, data_folder: Path
+) -> None:
     data_folder.mkdir()
     (data_folder / "mine.txt").write_text("another text\n")
-    with pytest.raises(DataError, match=r"mine.txt is there with another content, it is left alone; .* move it away"):
+    with pytest.raises(
+        DataError,
+        match=r"mine.txt is there with another content, it is left alone; .* move it away",
+    ):
         get("mine", str(collection), quiet)
     assert content(data_folder) == {"mine.txt": b"another text\n"}
 

@@ -35,9 +35,13 @@ def differences(pieces: Alphabet, texts: list[str]) -> list[tuple[str, list[int]
     import keras_nlp
     import tensorflow as tf
 
-    theirs = keras_nlp.tokenizers.WordPieceTokenizer([*SPECIALS, *pieces.symbols], oov_token=SPECIALS[UNKNOWN])
+    theirs = keras_nlp.tokenizers.WordPieceTokenizer(
+        [*SPECIALS, *pieces.symbols], oov_token=SPECIALS[UNKNOWN]
+    )
     graph = [
-        row for batch in tf.data.Dataset.from_tensor_slices(texts).batch(500).map(theirs) for row in batch.to_list()
+        row
+        for batch in tf.data.Dataset.from_tensor_slices(texts).batch(500).map(theirs)
+        for row in batch.to_list()
     ]
     found = [pieces.ids(text) for text in texts]
     return [
@@ -55,7 +59,9 @@ def test_wordpieces_have_the_ids_of_keras_nlp_on_real_and_on_strange_texts() -> 
     assert any(symbol.startswith("##") and len(symbol) > 4 for symbol in pieces.symbols)
     texts = NAMES[::7] + STRANGE
     assert differences(pieces, texts) == []
-    assert differences(Alphabet(pieces.symbols[::2], "wordpiece"), texts) == []  # with many unknown words
+    assert (
+        differences(Alphabet(pieces.symbols[::2], "wordpiece"), texts) == []
+    )  # with many unknown words
     assert sum(UNKNOWN in pieces.ids(text) for text in texts) < len(texts) / 10
 
 
@@ -89,12 +95,17 @@ def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> 
     counts = [ready.alphabet.count(text) for text in [*ready.train_texts, *ready.validation_texts]]
     assert max(counts) < ready.config.model.length <= max(counts) + 4
     assert ready.alphabet.decode(ready.train)[:5] == [
-        ready.alphabet.decode(np.array([ready.alphabet.ids(text)]))[0] for text in ready.train_texts[:5]
+        ready.alphabet.decode(np.array([ready.alphabet.ids(text)]))[0]
+        for text in ready.train_texts[:5]
     ]
     length = 32 if tokenizer == "byte" else 8
     room = length - 1
-    cut = prepare(config(names_file, model__tokenizer=tokenizer, data__too_long="cut", model__length=length))
-    dropped = prepare(config(names_file, model__tokenizer=tokenizer, data__too_long="drop", model__length=length))
+    cut = prepare(
+        config(names_file, model__tokenizer=tokenizer, data__too_long="cut", model__length=length)
+    )
+    dropped = prepare(
+        config(names_file, model__tokenizer=tokenizer, data__too_long="drop", model__length=length)
+    )
     long = sum(cut.alphabet.count(text) > room for text in NAMES[300:700])
     assert 0 < long < 400
     assert len(cut.train) + len(cut.validation) == 400
@@ -121,7 +132,10 @@ def test_windows_are_cut_from_a_stream_of_tokens(names_file: Path, tokenizer: st
 
 def test_unknown_words_are_reported_with_their_counts(names_file: Path) -> None:
     ready = prepare(config(names_file, model__tokenizer="word", data__min_count=20))
-    assert all(sum(text.split().count(word) for text in NAMES[300:700]) >= 20 for word in ready.alphabet.symbols)
+    assert all(
+        sum(text.split().count(word) for text in NAMES[300:700]) >= 20
+        for word in ready.alphabet.symbols
+    )
     (note,) = [note for note in ready.notes if "outside the alphabet" in note]
     unknown = ready.alphabet.unknown([*ready.train_texts, *ready.validation_texts])
     assert f"{unknown.total():,} words of {len(unknown):,} kinds are outside the alphabet" in note
@@ -148,7 +162,11 @@ def test_a_corpus_in_other_tokens_has_a_length_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "tokenizer",
-    ["word", pytest.param("byte", marks=pytest.mark.slow), pytest.param("wordpiece", marks=pytest.mark.slow)],
+    [
+        "word",
+        pytest.param("byte", marks=pytest.mark.slow),
+        pytest.param("wordpiece", marks=pytest.mark.slow),
+    ],
 )
 def test_a_tokenizer_goes_the_whole_way_to_a_sampler(
     names_file: Path, small_settings: dict[str, Any], tmp_path: Path, tokenizer: str
@@ -158,21 +176,31 @@ def test_a_tokenizer_goes_the_whole_way_to_a_sampler(
     from kvae.serving import DataError, Sampler
     from kvae.training.experiment import run
 
-    settings = small_settings | {"data.source": str(names_file), "model.tokenizer": tokenizer, "model.length": 0}
+    settings = small_settings | {
+        "data.source": str(names_file),
+        "model.tokenizer": tokenizer,
+        "model.length": 0,
+    }
     wanted = preset("hybrid-lstm").with_settings({**settings, "training.epochs": 1})
     run(wanted, tmp_path / "run", say=lambda sentence: None)
     trained = load_run(tmp_path / "run")
     assert "bits_per_token" in (tmp_path / "run" / "metrics.jsonl").read_text()
-    write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle", trained.evaluation)
+    write_bundle(
+        trained.model, trained.alphabet, trained.config, tmp_path / "bundle", trained.evaluation
+    )
     sampler = Sampler.load(tmp_path / "bundle")
     assert sampler.alphabet == trained.alphabet
     assert sampler.sample(3, seed=0) == sampler.sample(3, seed=0)
     text = trained.alphabet.decode(trained.alphabet.encode([NAMES[300]], 96))[0]
     ids = trained.alphabet.encode([text], sampler.length)
-    np.testing.assert_allclose(sampler.encode([text]), np.array(trained.model.encode(ids)["mean"]), atol=1e-5)
+    np.testing.assert_allclose(
+        sampler.encode([text]), np.array(trained.model.encode(ids)["mean"]), atol=1e-5
+    )
     assert len(sampler.interpolate(NAMES[300], NAMES[301], 3)) == 3
     if tokenizer != "byte":
         with pytest.raises(DataError, match=r"texts hold words the model never saw: 'QZ"):
             sampler.reconstruct(["QZ\u2603 LETTER"])
-    with pytest.raises(DataError, match=f"{trained.alphabet.rules.tokens}, the model takes at most"):
+    with pytest.raises(
+        DataError, match=f"{trained.alphabet.rules.tokens}, the model takes at most"
+    ):
         sampler.encode(["LETTER " * 60])

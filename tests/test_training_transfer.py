@@ -62,7 +62,9 @@ def test_a_vae_begins_with_the_weights_that_its_decoder_shares_with_a_language_m
     start_from(model, source, prepared.alphabet, said.append)
     theirs = weights_of(language_model.model)
     for name, weight in weights_of(model).items():
-        np.testing.assert_array_equal(weight, theirs[name] if name in SHARED else before[name], err_msg=name)
+        np.testing.assert_array_equal(
+            weight, theirs[name] if name in SHARED else before[name], err_msg=name
+        )
     taken, _, drawn = said[-1].partition("drawn anew: ")
     assert all(name in taken for name in SHARED)
     assert {"head/read_features/kernel", "head/read_state/kernel"} <= set(drawn.split(", "))
@@ -84,7 +86,12 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
 ) -> None:
     source = tmp_path / "lm"
     shutil.copytree(language_model.path, source)
-    config = config_of("lstm-vae-ptb-word", corpus_file, training__start_from=str(source), training__learning_rate=0.0)
+    config = config_of(
+        "lstm-vae-ptb-word",
+        corpus_file,
+        training__start_from=str(source),
+        training__learning_rate=0.0,
+    )
     said: list[str] = []
     trained, _ = run(config, tmp_path / "vae", said.append)
     gap = trained.evaluation["elbo"] - language_model.evaluation["elbo"]
@@ -97,7 +104,9 @@ def test_a_run_starts_from_another_and_is_resumed_without_it(
     assert int(resume(longer, tmp_path / "vae", lambda sentence: None)[0].model.training_steps) == 3
 
 
-def test_a_run_with_other_symbols_is_refused(language_model: Run, prepared: Prepared, tmp_path: Path) -> None:
+def test_a_run_with_other_symbols_is_refused(
+    language_model: Run, prepared: Prepared, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(language_model.path, other)
     text = (other / "vocabulary.json").read_text(encoding="utf-8")
@@ -106,14 +115,20 @@ def test_a_run_with_other_symbols_is_refused(language_model: Run, prepared: Prep
         start_from(built(prepared, print), other, prepared.alphabet, print)
 
 
-def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(corpus_file: Path, tmp_path: Path) -> None:
-    config = config_of("lstm-vae-ptb-word", corpus_file, training__start_from=str(tmp_path / "nowhere"))
+def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(
+    corpus_file: Path, tmp_path: Path
+) -> None:
+    config = config_of(
+        "lstm-vae-ptb-word", corpus_file, training__start_from=str(tmp_path / "nowhere")
+    )
     with pytest.raises(ModelError, match="not a run folder"):
         run(config, tmp_path / "vae", print)
     assert not (tmp_path / "vae").exists()
 
 
-def test_weights_for_a_decoder_that_is_drawn_anew_are_refused(corpus_file: Path, tmp_path: Path) -> None:
+def test_weights_for_a_decoder_that_is_drawn_anew_are_refused(
+    corpus_file: Path, tmp_path: Path
+) -> None:
     settings = {"training__start_from": "somewhere", "objective__warm_start_steps": 5}
     with pytest.raises(ConfigError, match="set one of them only"):
         run(config_of("lstm-vae-ptb-word", corpus_file, **settings), tmp_path / "vae", print)

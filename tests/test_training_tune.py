@@ -52,7 +52,9 @@ def test_every_preset_with_a_code_has_a_usual_search(name: str) -> None:
     assert space(search).get("objective.beta_max") == pytest.approx(0.2)
 
 
-def test_a_search_trains_compares_and_goes_on(tmp_path: Path, small_settings: dict[str, Any]) -> None:
+def test_a_search_trains_compares_and_goes_on(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
     config = preset("hybrid-lstm").with_settings({**small_settings, "training.steps": 2})
     search = {"model.latent_size": [2, 6], "objective.alpha": (0.1, 0.4)}
     results = tune(config, tmp_path / "tune", quiet, trials=2, search=search)
@@ -67,7 +69,9 @@ def test_a_search_trains_compares_and_goes_on(tmp_path: Path, small_settings: di
     assert json.loads((tmp_path / "tune" / "results.json").read_text()) == results
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tune").rglob("model.keras")}
     assert tune(config, tmp_path / "tune", quiet, trials=2, search=search) == results
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tune").rglob("model.keras")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "tune").rglob("model.keras")
+    } == before
     with pytest.raises(ConfigError, match="holds a search over other settings"):
         tune(config, tmp_path / "tune", quiet, trials=2, search={"objective.alpha": (0.1, 0.3)})
 
@@ -104,8 +108,12 @@ def test_a_failed_trial_does_not_end_the_search(
     assert sum("failed: training diverged" in sentence for sentence in said) == 1
 
 
-def test_a_corpus_that_is_not_there_ends_the_search(tmp_path: Path, small_settings: dict[str, Any]) -> None:
-    config = preset("hybrid-lstm").with_settings({**small_settings, "data.source": str(tmp_path / "none.txt")})
+def test_a_corpus_that_is_not_there_ends_the_search(
+    tmp_path: Path, small_settings: dict[str, Any]
+) -> None:
+    config = preset("hybrid-lstm").with_settings(
+        {**small_settings, "data.source": str(tmp_path / "none.txt")}
+    )
     for _ in range(2):
         with pytest.raises(DataError, match="no such file"):
             tune(config, tmp_path / "tune", quiet, 2, {"objective.alpha": (0.1, 0.4)})
@@ -138,7 +146,9 @@ def test_a_search_of_before_goes_on_with_the_split_that_it_began_with(tmp_path: 
     old = Config().to_dict()
     del old["data"]["split"]
     (tmp_path / "tune.json").write_text(json.dumps({"config": old, "search": ranges}))
-    assert as_begun(tmp_path / "tune.json", Config(), ranges) == Config().with_settings({"data.split": "texts"})
+    assert as_begun(tmp_path / "tune.json", Config(), ranges) == Config().with_settings(
+        {"data.split": "texts"}
+    )
     for config, search in (
         (Config().with_settings({"data.split_seed": 1}), ranges),
         (Config(), {"objective.alpha": [1]}),

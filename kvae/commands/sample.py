@@ -18,11 +18,16 @@ def add(commands: Commands) -> None:
     parser = add_bundle_command(commands, "sample", sample, "write new texts")
     parser.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument(
-        "--first-row", type=int, default=0, help="go on from this row of the seed (default: %(default)s)"
+        "--first-row",
+        type=int,
+        default=0,
+        help="go on from this row of the seed (default: %(default)s)",
     )
     choice_arguments(parser)
 
-    parser = add_bundle_command(commands, "stream", stream, "write one text as it comes, symbol by symbol")
+    parser = add_bundle_command(
+        commands, "stream", stream, "write one text as it comes, symbol by symbol"
+    )
     parser.add_argument("--row", type=int, default=0, help="of the seed (default: %(default)s)")
     choice_arguments(parser)
 
@@ -35,7 +40,9 @@ def choice_arguments(parser: argparse.ArgumentParser) -> None:
         if choice.kind is bool:
             parser.add_argument(option, action="store_true", help=told)
         else:
-            parser.add_argument(option, type=choice.kind, default=choice.default, metavar=choice.metavar, help=told)
+            parser.add_argument(
+                option, type=choice.kind, default=choice.default, metavar=choice.metavar, help=told
+            )
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -34,29 +34,51 @@ def techniques(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
     target = {"objective__kl_target": 8.0, "objective__ramp_start": 0}
     cycles = {"objective__ramp_start": 0, "objective__ramp_steps": int(0.9 * steps)}
     warm_start = {"objective__warm_start_steps": steps // 4, "objective__ramp_start": 0}
-    rate = {"model__prior": "autoregressive", "model__prior_rate": 4.0, "model__head_reads": "steps"}
+    rate = {
+        "model__prior": "autoregressive",
+        "model__prior_rate": 4.0,
+        "model__head_reads": "steps",
+    }
     return {
         **{
-            f"{name}-annealing": ("schedule", {"objective__schedule": name}) for name in ("linear", "sigmoid", "cosine")
+            f"{name}-annealing": ("schedule", {"objective__schedule": name})
+            for name in ("linear", "sigmoid", "cosine")
         },
         "cyclical-annealing": ("schedule", {"objective__schedule": "cyclical", **cycles}),
         "ramp-after-convergence": ("schedule", {"objective__ramp_after_convergence": True}),
         "input-dropout-0.5": ("decoder", {"objective__input_dropout": 0.5, **AT_ONCE}),
         "input-dropout-0.5-annealed": ("decoder", {"objective__input_dropout": 0.5}),
         "free-bits": ("penalty", {"objective__penalty": "free_bits", **FREE, **AT_ONCE}),
-        "free-bits-masked": ("penalty", {"objective__penalty": "free_bits_mask", **FREE, **AT_ONCE}),
+        "free-bits-masked": (
+            "penalty",
+            {"objective__penalty": "free_bits_mask", **FREE, **AT_ONCE},
+        ),
         "kl-target-8": ("penalty", {"objective__penalty": "constrained", **target}),
-        "kl-target-8-each-text": ("penalty", {"objective__penalty": "constrained_per_example", **target}),
+        "kl-target-8-each-text": (
+            "penalty",
+            {"objective__penalty": "constrained_per_example", **target},
+        ),
         "mmd": ("penalty", {"objective__mmd": 100.0, **AT_ONCE}),
-        "batch-normalized-posterior": ("posterior", {"model__posterior": "batch_normalized", **AT_ONCE}),
+        "batch-normalized-posterior": (
+            "posterior",
+            {"model__posterior": "batch_normalized", **AT_ONCE},
+        ),
         "aggressive-encoder": ("training", {"objective__encoder_updates": 5}),
         "warm-start-new-decoder": (
             "training",
-            {"objective__penalty": "free_bits_mask", "objective__ramp_steps": steps // 4, **warm_start, **FREE},
+            {
+                "objective__penalty": "free_bits_mask",
+                "objective__ramp_steps": steps // 4,
+                **warm_start,
+                **FREE,
+            },
         ),
         "mixture-prior": ("prior", {"model__prior": "mixture"}),
         "vamp-prior": ("prior", {"model__prior": "vamp"}),
-        "committed-rate": ("prior", {"model__latent": "map", "model__latent_size": 4, **rate, **AT_ONCE}),
+        "committed-rate": (
+            "prior",
+            {"model__latent": "map", "model__latent_size": 4, **rate, **AT_ONCE},
+        ),
     }
 
 
@@ -66,7 +88,9 @@ def rows(scale: str) -> list[Row]:
     steps = STEPS if scale == "small" else 100_000
 
     def lstm_vae(settings: dict[str, Any]) -> Config:
-        return windows("lstm-vae-ptb", size, steps, scale, **{"objective__input_dropout": 0.0, **settings})
+        return windows(
+            "lstm-vae-ptb", size, steps, scale, **{"objective__input_dropout": 0.0, **settings}
+        )
 
     def hybrid(**settings: Any) -> Config:
         return windows("hybrid-lstm-ptb", size, steps, scale, **settings)
@@ -74,7 +98,10 @@ def rows(scale: str) -> list[Row]:
     return [
         Row("nothing", lstm_vae(AT_ONCE), "baseline"),
         Row("language-model", windows("lstm-lm-ptb", size, steps, scale), "baseline"),
-        *(Row(name, lstm_vae(settings), kind) for name, (kind, settings) in techniques(steps).items()),
+        *(
+            Row(name, lstm_vae(settings), kind)
+            for name, (kind, settings) in techniques(steps).items()
+        ),
         Row("hybrid-alpha-0", hybrid(objective__alpha=0.0), "decoder"),
         Row("hybrid-alpha-0.2", hybrid(), "decoder"),
     ]
@@ -83,12 +110,18 @@ def rows(scale: str) -> list[Row]:
 def tighter_bound(run: Run, prepared: Prepared) -> dict[str, float]:
     """The importance-weighted bound with 32 codes a text, on 1,000 held-out texts."""
     rows = spread(prepared.validation, 1000)
-    return {"importance_weighted_nll": float(importance_weighted(run.model.in_float32(), rows, 32).mean())}
+    return {
+        "importance_weighted_nll": float(
+            importance_weighted(run.model.in_float32(), rows, 32).mean()
+        )
+    }
 
 
 def collapsed_by_itself(numbers: Numbers) -> tuple[bool, str]:
     found = numbers["nothing"]
-    return found["kl"] < 0.5, f"KL {found['kl']:.2f}, information {found['mutual_information']:.2f} nats"
+    return found[
+        "kl"
+    ] < 0.5, f"KL {found['kl']:.2f}, information {found['mutual_information']:.2f} nats"
 
 
 def some_are_alive(numbers: Numbers) -> tuple[bool, str]:
@@ -99,7 +132,10 @@ def some_are_alive(numbers: Numbers) -> tuple[bool, str]:
         if "elbo" in found and found["kl"] > 1 and found["elbo"] <= plain["elbo"]
     }
     return bool(alive), "at no higher bound and with over 1 nat: " + (
-        ", ".join(f"{name} ({found['elbo']:.2f}, KL {found['kl']:.2f})" for name, found in alive.items()) or "none"
+        ", ".join(
+            f"{name} ({found['elbo']:.2f}, KL {found['kl']:.2f})" for name, found in alive.items()
+        )
+        or "none"
     )
 
 
@@ -122,7 +158,11 @@ STUDY = Study(
         {"kl": "KL", "mutual_information": "information"},
     ),
     statements=(
-        Statement("Without any technique the code collapses (below 0.5 nats).", f"{S17}, 4.2", collapsed_by_itself),
+        Statement(
+            "Without any technique the code collapses (below 0.5 nats).",
+            f"{S17}, 4.2",
+            collapsed_by_itself,
+        ),
         Statement(
             "Some technique keeps more than a nat at no higher bound.",
             ISSUE,
