@@ -14,7 +14,14 @@ import keras
 from kvae.model import NEVER, TextVAE, number
 from kvae.runs import DIVERGED, numbered, step_of, to_json
 
-from .checkpoints import KEPT, Checkpoint, Diverged, read_checkpoint, restore_weights, write_checkpoint
+from .checkpoints import (
+    KEPT,
+    Checkpoint,
+    Diverged,
+    read_checkpoint,
+    restore_weights,
+    write_checkpoint,
+)
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl", "val_active_units", "val_mutual_information")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
@@ -49,7 +56,10 @@ class MetricsFile(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.lines += 1
-        self.write(number(self.model.training_steps), {name: float(value) for name, value in (logs or {}).items()})
+        self.write(
+            number(self.model.training_steps),
+            {name: float(value) for name, value in (logs or {}).items()},
+        )
 
     def diverged(self, error: Diverged) -> None:
         """The last line of an attempt that diverged: why, and the last training metrics that were numbers."""
@@ -72,7 +82,9 @@ class MetricsFile(keras.callbacks.Callback):
         """Go on behind the lines that were there; what was written after the checkpoint is dropped."""
         self.lines, self.started = state["lines"], time.monotonic() - state["seconds"]
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[: self.lines]
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[
+                : self.lines
+            ]
             partial = self.path.with_name(self.path.name + ".partial")
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
             partial.replace(self.path)
@@ -121,7 +133,9 @@ class RampAfterConvergence(keras.callbacks.Callback):
         warm = self.model.objective_config.warm_start_steps
         if number(self.model.ramp_start) != NEVER or number(self.model.training_steps) <= warm:
             return
-        found = (logs or {})["val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"]
+        found = (logs or {})[
+            "val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"
+        ]
         better = found < (1.0 - self.least) * self.best
         self.waited = 0 if better else self.waited + 1
         self.best = min(self.best, found)
@@ -130,7 +144,9 @@ class RampAfterConvergence(keras.callbacks.Callback):
             steps = max(self.model.objective_config.ramp_steps, step // 5)
             self.model.ramp_start.assign(step)
             self.model.ramp_steps.assign(steps)
-            self.say(f"converged without a penalty: the ramp starts at step {step:,} and lasts {steps:,}")
+            self.say(
+                f"converged without a penalty: the ramp starts at step {step:,} and lasts {steps:,}"
+            )
 
     def conclude(self) -> None:
         """Say at the end of a run if it never came to that."""
@@ -155,7 +171,11 @@ class EarlyStop(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, patience: int, best: Path, say: Callable[[str], None], about: Mapping[str, Any] | None = None
+        self,
+        patience: int,
+        best: Path,
+        say: Callable[[str], None],
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.patience, self.file, self.say, self.about = patience, best, say, about or {}
@@ -265,7 +285,9 @@ class Checkpoints(StepCallback):
         if batch + 1 == self.params["steps"]:
             return  # the epoch ends here and is written then, with its validation
         step = self.before + batch + 1
-        due = step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
+        due = (
+            step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
+        )
         if due or self.stop.is_set():
             self.learns = learns(self.model, logs or {})
             self.write(self.epoch, within_epoch=True)
@@ -285,7 +307,14 @@ class Checkpoints(StepCallback):
             self.model.jax_state_sync()
         step = number(self.model.training_steps)
         states = {name: callback.state() for name, callback in self.stateful.items()}
-        about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, "good": self.learns, **more}
+        about = {
+            **self.about,
+            "step": step,
+            "epoch": epochs,
+            "callbacks": states,
+            "good": self.learns,
+            **more,
+        }
         path = self.folder / f"step-{step:09d}.npz"
         write_checkpoint(path, self.model, about)
         self.good = path if self.learns else self.good
@@ -307,8 +336,13 @@ def learns(model: TextVAE, logs: Mapping[str, Any]) -> bool:
     much worse than by guessing (`LOST`)."""
     shape = model.model_config
     guessing = shape.length * math.log(shape.vocabulary_size)
-    bounds = [float(logs[name]) for name in ("loss", "elbo", "val_loss", "val_elbo") if name in logs]
-    return all(map(math.isfinite, bounds)) and float(logs.get("reconstruction", 0.0)) <= LOST * guessing
+    bounds = [
+        float(logs[name]) for name in ("loss", "elbo", "val_loss", "val_elbo") if name in logs
+    ]
+    return (
+        all(map(math.isfinite, bounds))
+        and float(logs.get("reconstruction", 0.0)) <= LOST * guessing
+    )
 
 
 class RunningMetrics(keras.callbacks.Callback):

@@ -127,14 +127,21 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:
     than twice the size of the file, whatever is in it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = {name.removesuffix(".npy"): array for name, array in members(archive, path.stat().st_size)}
+            arrays = {
+                name.removesuffix(".npy"): array
+                for name, array in members(archive, path.stat().st_size)
+            }
         about = parse_json(arrays.pop(ABOUT).tobytes())
         check_about(about, needed)
     except Exception as error:  # zip, npy and json raise errors without a common base
-        raise ModelError(f"{path}: {from_outside(error) or f'damaged ({first_line(error)})'}") from error
+        raise ModelError(
+            f"{path}: {from_outside(error) or f'damaged ({first_line(error)})'}"
+        ) from error
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
-        raise ModelError(f"{path}: training had diverged when it was written ({broken[0]} is not finite)")
+        raise ModelError(
+            f"{path}: training had diverged when it was written ({broken[0]} is not finite)"
+        )
     return Checkpoint(path, arrays, about)
 
 
@@ -142,7 +149,10 @@ def members(archive: zipfile.ZipFile, size: int) -> list[tuple[str, np.ndarray]]
     """The arrays of an archive of `size` bytes, as `numpy.savez` writes them: not packed, each once, each as long as it says.
     Raises `ValueError`, and what damaged archives raise."""
     parts = archive.infolist()
-    if len({part.filename for part in parts}) < len(parts) or sum(part.file_size for part in parts) > size:
+    if (
+        len({part.filename for part in parts}) < len(parts)
+        or sum(part.file_size for part in parts) > size
+    ):
         raise ValueError("its parts are not those that were written")
     return [(part.filename, array_of(archive.read(part))) for part in parts]
 
@@ -157,7 +167,9 @@ def array_of(content: bytes) -> np.ndarray:
     left = len(content) - file.tell()
     if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != left:
         raise ValueError(f"an array of {left} bytes says that it is {dtype} {shape}"[:100])
-    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape, order="F" if by_column else "C")
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(
+        shape, order="F" if by_column else "C"
+    )
 
 
 def check_about(about: Any, needed: Sequence[str]) -> None:
@@ -189,20 +201,28 @@ def restore_checkpoint(model: TextVAE, checkpoint: Checkpoint) -> None:
 
 def restore_weights(model: TextVAE, checkpoint: Checkpoint) -> None:
     """Give a model the weights of a checkpoint and the statistics of its normalisation, but keep its counters."""
-    floating = {name: values for name, values in groups(model).items() if name in ("trainable", "other")}
+    floating = {
+        name: values for name, values in groups(model).items() if name in ("trainable", "other")
+    }
     assign(checkpoint, floating, only=lambda variable: "float" in str(variable.dtype))
 
 
-def restore_states(callbacks: Mapping[str, Any], checkpoint: Checkpoint, new: Sequence[str] = ()) -> None:
+def restore_states(
+    callbacks: Mapping[str, Any], checkpoint: Checkpoint, new: Sequence[str] = ()
+) -> None:
     """Give callbacks, by name, the states that a checkpoint has of them; those named in `new` may have none. Raises
     `ModelError` where one is not such a state: the same names, numbers or nothing, counts from 0 to the step."""
     states = checkpoint.about["callbacks"]
     for name, callback in callbacks.items():
         if name in states or name not in new:
             state, now = states.get(name, {}), callback.state()
-            fits = state.keys() == now.keys() and all(is_state(state[key], now[key], checkpoint.step) for key in now)
+            fits = state.keys() == now.keys() and all(
+                is_state(state[key], now[key], checkpoint.step) for key in now
+            )
             if not fits:
-                raise ModelError(f"{checkpoint.path}: damaged (the state of {name}); {moved_away(checkpoint.path)}")
+                raise ModelError(
+                    f"{checkpoint.path}: damaged (the state of {name}); {moved_away(checkpoint.path)}"
+                )
             callback.restore(state)
 
 
@@ -227,11 +247,19 @@ def assign(
         for place, variable in enumerate(variables):
             value = checkpoint.arrays.get(f"{name}/{place}")
             kind = np.dtype("float32" if variable.dtype == "bfloat16" else variable.dtype)
-            if value is None or value.shape != tuple(variable.shape) or not np.can_cast(value.dtype, kind, "same_kind"):
-                raise another_model(checkpoint, f"{name} variable {place}, {variable.path}, does not fit")
+            if (
+                value is None
+                or value.shape != tuple(variable.shape)
+                or not np.can_cast(value.dtype, kind, "same_kind")
+            ):
+                raise another_model(
+                    checkpoint, f"{name} variable {place}, {variable.path}, does not fit"
+                )
             found.append((variable, value))
         if f"{name}/{len(variables)}" in checkpoint.arrays:
-            raise another_model(checkpoint, f"it has more {name} variables than the {len(variables)} of this one")
+            raise another_model(
+                checkpoint, f"it has more {name} variables than the {len(variables)} of this one"
+            )
     for variable, value in found:
         if only(variable):
             variable.assign(value)
@@ -276,5 +304,7 @@ def latest(folder: Path, say: Callable[[str], None], good: bool = False) -> Chec
             return found
         whole = whole or found
     if errors and whole is None:
-        raise ModelError(f"{folder}: none of its {len(errors)} checkpoints can be read; take one from a copy")
+        raise ModelError(
+            f"{folder}: none of its {len(errors)} checkpoints can be read; take one from a copy"
+        )
     return whole

@@ -96,7 +96,9 @@ def split_between(config: Config) -> Iterator[None]:
             raise ConfigError(
                 "TF_CONFIG: several processes need KERAS_BACKEND=tensorflow; unset it, or use one process"
             )
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=available(devices)))
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=available(devices))
+        )
         try:
             yield
         finally:
@@ -142,9 +144,15 @@ def available(count: int) -> list[str]:
     if keras.backend.backend() == "jax":
         found = keras.distribution.list_devices()
     else:
-        found = logical_devices("GPU") if tf.config.list_physical_devices("GPU") else virtual_processors(count)
+        found = (
+            logical_devices("GPU")
+            if tf.config.list_physical_devices("GPU")
+            else virtual_processors(count)
+        )
     if len(found) < count:
-        raise ConfigError(f"training.devices: {count} asked for, this machine has {len(found)} ({', '.join(found)})")
+        raise ConfigError(
+            f"training.devices: {count} asked for, this machine has {len(found)} ({', '.join(found)})"
+        )
     return found[:count]
 
 
@@ -152,7 +160,9 @@ def virtual_processors(count: int) -> list[str]:
     """The processor as `count` devices, for trying things out; as it is where TensorFlow has started with it already."""
     (processor,) = tf.config.list_physical_devices("CPU")
     with contextlib.suppress(RuntimeError):
-        tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
+        tf.config.set_logical_device_configuration(
+            processor, [tf.config.LogicalDeviceConfiguration()] * count
+        )
     return logical_devices("CPU")
 
 
@@ -173,7 +183,11 @@ def equal_parts() -> int:
     """Into how many parts of the same size every batch must divide: JAX shards arrays evenly, and a replica of TensorFlow
     that gets no text fails."""
     distribution = keras.distribution.distribution()
-    return distribution.device_mesh.devices.size if distribution else tf.distribute.get_strategy().num_replicas_in_sync
+    return (
+        distribution.device_mesh.devices.size
+        if distribution
+        else tf.distribute.get_strategy().num_replicas_in_sync
+    )
 
 
 def is_split() -> bool:

@@ -92,25 +92,40 @@ def evaluate(
         "latent_size": model.hierarchy.size,
     }
     if model.hierarchy.shapes:
-        found |= aggregated(*(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance")))
+        found |= aggregated(
+            *(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance"))
+        )
     if collected.get("labelled", np.zeros(0)).any():
-        found["attribute_accuracy"] = float(collected["correct"].sum() / collected["labelled"].sum())
+        found["attribute_accuracy"] = float(
+            collected["correct"].sum() / collected["labelled"].sum()
+        )
     if importance_samples:
         nats = importance_weighted(model, rows, importance_samples, batch_size, seed, attribute)
-        found |= {"importance_weighted_nll": float(nats.mean()), "importance_samples": importance_samples}
+        found |= {
+            "importance_weighted_nll": float(nats.mean()),
+            "importance_samples": importance_samples,
+        }
     return found
 
 
 def perplexity(nats_per_token: float) -> dict[str, float]:
     """Where it is a number: where the KL costs nothing it may exceed all of them, and JSON has no infinity."""
-    return {"perplexity": math.exp(nats_per_token)} if nats_per_token < math.log(sys.float_info.max) else {}
+    return (
+        {"perplexity": math.exp(nats_per_token)}
+        if nats_per_token < math.log(sys.float_info.max)
+        else {}
+    )
 
 
 LATENT = ("mean", "log_variance", "z")
 
 
 def collect(
-    model: TextVAE, rows: np.ndarray, batch_size: int = 128, seed: int = 0, attribute: np.ndarray | None = None
+    model: TextVAE,
+    rows: np.ndarray,
+    batch_size: int = 128,
+    seed: int = 0,
+    attribute: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Per text: loss terms (N,); mean, log_variance, z (N, d); `kl_per_dimension` (N, d) where it exists; and `shift` (N, d),
     how far the text moves each mean from its prior's, without noise."""
@@ -118,7 +133,9 @@ def collect(
     attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     for number, tokens in enumerate(ordered_rows(rows, batch_size)):
         # numpy's: the same numbers on every backend
-        noise = np.random.default_rng((seed, number)).standard_normal((len(tokens), model.parts.noise_size), np.float32)
+        noise = np.random.default_rng((seed, number)).standard_normal(
+            (len(tokens), model.parts.noise_size), np.float32
+        )
         labels = attribute[number * batch_size : number * batch_size + len(tokens)]
         batches.append(measurement(model)(tokens, noise, labels))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -136,10 +153,16 @@ def measurement(model: TextVAE) -> Any:
 
     def terms_of(tokens: Any, noise: Any, attribute: Any) -> dict[str, Any]:
         outputs = model.parts.outputs(tokens, noise, attribute, training=False)
-        terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs)
+        terms = model.loss_terms(
+            {"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs
+        )
         levels, _ = model.parts.levels(tokens, attribute)
         shift = model.hierarchy.joined([level.shift for level in levels], noise)
-        kept = {name: outputs[name] for name in (*LATENT, "log_ratio", "kl_per_dimension") if name in outputs}
+        kept = {
+            name: outputs[name]
+            for name in (*LATENT, "log_ratio", "kl_per_dimension")
+            if name in outputs
+        }
         return {**terms, **kept, "shift": shift}
 
     return backend_steps().compiled(model, terms_of, inputs)
@@ -157,11 +180,17 @@ def importance_weighted(
     log_weights = []
     for number in range(samples):
         found = collect(model, rows, batch_size, seed + 1 + number, attribute)
-        log_weights.append(-found["reconstruction"] - found["log_ratio"] - found.get("attribute_kl", 0.0))
-    return keras.ops.convert_to_numpy(importance_weighted_nll(np.stack(log_weights).astype(np.float64)))
+        log_weights.append(
+            -found["reconstruction"] - found["log_ratio"] - found.get("attribute_kl", 0.0)
+        )
+    return keras.ops.convert_to_numpy(
+        importance_weighted_nll(np.stack(log_weights).astype(np.float64))
+    )
 
 
-def differences(model: TextVAE, rows: np.ndarray, collected: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def differences(
+    model: TextVAE, rows: np.ndarray, collected: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """What only texts that differ can show of a code, from the rows (N, T) and what `collect` found of them."""
     if model.hierarchy.shapes and not varied(rows):
         return {}
@@ -186,7 +215,9 @@ def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:
     """Mutual information of the texts of `collect` and the top level of their codes, nats; 0 for a language model."""
     if not model.hierarchy.shapes:
         return 0.0
-    top = (spread(model.hierarchy.split(collected[name])[-1], MOST_FOR_INFORMATION) for name in LATENT)
+    top = (
+        spread(model.hierarchy.split(collected[name])[-1], MOST_FOR_INFORMATION) for name in LATENT
+    )
     return mutual_information(*top)
 
 
@@ -207,7 +238,9 @@ def aggregated(mean: np.ndarray, log_variance: np.ndarray) -> dict[str, float]:
     """
     mean, variance = mean.astype(np.float64), np.exp(log_variance.astype(np.float64))
     centred = mean - mean.mean(axis=0)
-    sign, log_determinant = np.linalg.slogdet(centred.T @ centred / len(mean) + np.diag(variance.mean(axis=0)))
+    sign, log_determinant = np.linalg.slogdet(
+        centred.T @ centred / len(mean) + np.diag(variance.mean(axis=0))
+    )
     return {
         **({"log_determinant": float(log_determinant)} if sign > 0 else {}),
         "aggregated_mean_norm": float(np.linalg.norm(mean.mean(axis=0))),
@@ -225,7 +258,11 @@ def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray
     for start in range(0, len(z), 500):
         some = z[start : start + 500]
         # Row i, column j: log q(z_i | x_j), as products of (N, d) matrices.
-        squared = some**2 @ precision.T - 2 * some @ (mean * precision).T + (mean**2 * precision).sum(axis=1)
+        squared = (
+            some**2 @ precision.T
+            - 2 * some @ (mean * precision).T
+            + (mean**2 * precision).sum(axis=1)
+        )
         log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
         own = log_density[np.arange(len(some)), start + np.arange(len(some))]
         with np.errstate(invalid="ignore"):  # a model that diverged has NaN here, and gets NaN

@@ -15,14 +15,24 @@ def watched(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Da
 
     def run(*arrays: np.ndarray) -> np.int64:
         left = iter(arrays)
-        look(tf.nest.map_structure(lambda spec: None if is_nothing(spec) else next(left), dataset.element_spec))
+        look(
+            tf.nest.map_structure(
+                lambda spec: None if is_nothing(spec) else next(left), dataset.element_spec
+            )
+        )
         return np.int64(0)
 
     def passing(number: tf.Tensor, batch: Any) -> Any:
         tensors = [part for part in tf.nest.flatten(batch) if part is not None]
-        seen = tf.cond(number == 0, lambda: tf.numpy_function(run, tensors, tf.int64), lambda: tf.zeros((), tf.int64))
+        seen = tf.cond(
+            number == 0,
+            lambda: tf.numpy_function(run, tensors, tf.int64),
+            lambda: tf.zeros((), tf.int64),
+        )
         with tf.control_dependencies([seen]):
-            return tf.nest.map_structure(lambda part: None if part is None else tf.identity(part), batch)
+            return tf.nest.map_structure(
+                lambda part: None if part is None else tf.identity(part), batch
+            )
 
     return tf.data.Dataset.zip(tf.data.Dataset.counter(), dataset).map(passing)
 

@@ -62,7 +62,9 @@ UNITS = {
 """What the groups of `text_report` hold, in the order it is shown, with what each number counts, filled in from the report."""
 
 TABLES = {
-    "Held-out texts, read and written again: greedy, from the posterior mean": {"reconstructions": "reconstructions"},
+    "Held-out texts, read and written again: greedy, from the posterior mean": {
+        "reconstructions": "reconstructions"
+    },
     "Samples from the prior": {
         "samples": "temperature 1",
         "greedy_samples": "greedy",
@@ -100,16 +102,29 @@ def text_report(
     if has_code and references:
         say(f"reconstructing {len(references):,} held-out texts")
         again = written(run, posterior_codes(run.model, data, places), greedy, step)
-        report["reconstructions"] = {**closeness(references, again, unit), **newness(run, again, learned)}
+        report["reconstructions"] = {
+            **closeness(references, again, unit),
+            **newness(run, again, learned),
+        }
     if not samples:
         return report
-    say(f"drawing {samples:,} samples from the prior" + (", and again greedily" if has_code else ""))
-    drawn = {"samples": written(run, prior_codes(run.model, samples, seed), at_temperature(1.0, seed), step)}
+    say(
+        f"drawing {samples:,} samples from the prior" + (", and again greedily" if has_code else "")
+    )
+    drawn = {
+        "samples": written(
+            run, prior_codes(run.model, samples, seed), at_temperature(1.0, seed), step
+        )
+    }
     if has_code:
         drawn["greedy_samples"] = written(run, prior_codes(run.model, samples, seed), greedy, step)
     say("comparing the samples with real texts")
     ended = run.config.data.mode == "lines"
-    known = some(learned, MOST_FOR_NGRAM * len(learned) // character_count(learned, ended)) if learned else []
+    known = (
+        some(learned, MOST_FOR_NGRAM * len(learned) // character_count(learned, ended))
+        if learned
+        else []
+    )
     symbols = len(set("".join([*known, *data.texts, *drawn["samples"]]))) + ended
     fitted = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
     judge = fitted(known) if known else None
@@ -122,7 +137,10 @@ def text_report(
     if judge:
         report["ngram_order"], report["ngram_texts"] = ORDER, len(known)
         real = some(known, samples)
-        report["real_texts"] = {**variety(real, unit), **perplexities(judge, fitted(real), references, references)}
+        report["real_texts"] = {
+            **variety(real, unit),
+            **perplexities(judge, fitted(real), references, references),
+        }
     return report
 
 
@@ -160,10 +178,14 @@ def variety(texts: Sequence[str], unit: str) -> dict[str, float]:
 
 def newness(run: Run, texts: Sequence[str], learned: Sequence[str] | None) -> dict[str, float]:
     """How many texts training did not show, where its texts are there."""
-    return {"novelty": novelty(texts, learned, run.config.data.mode == "windows")} if learned else {}
+    return (
+        {"novelty": novelty(texts, learned, run.config.data.mode == "windows")} if learned else {}
+    )
 
 
-def perplexities(judge: NGram | None, own: NGram, texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def perplexities(
+    judge: NGram | None, own: NGram, texts: Sequence[str], references: Sequence[str]
+) -> dict[str, float]:
     """Of `texts` under a model of the training texts, and of held-out ones under the texts' `own` (Zhao et al. 2018, 4.1)."""
     return {
         **({"forward_perplexity": judge.perplexity(texts)} if judge and any(texts) else {}),
@@ -180,7 +202,11 @@ def posterior_codes(model: TextVAE, data: HeldOut, places: np.ndarray) -> Iterat
 
 def prior_codes(model: TextVAE, count: int, seed: int) -> Iterator[Any]:
     """Codes drawn from the prior, in batches (B, code_size): the same for a seed."""
-    noise = np.random.default_rng(seed).standard_normal((count, model.parts.noise_size)).astype(np.float32)
+    noise = (
+        np.random.default_rng(seed)
+        .standard_normal((count, model.parts.noise_size))
+        .astype(np.float32)
+    )
     return (model.codes(batch) for batch in batches(noise))
 
 

@@ -35,7 +35,9 @@ class Scope(keras.StatelessScope):
         super().add_update((variable, jax.lax.stop_gradient(value)))
 
 
-def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dict[str, Any], tuple[Values, ...]]:
+def train_step(
+    model: TextVAE, state: tuple[Values, ...], data: Any
+) -> tuple[dict[str, Any], tuple[Values, ...]]:
     """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter.
 
     `state` is trainable, non-trainable, optimizer and metrics variables, as Keras passes them. Gradients are dense here and
@@ -50,14 +52,19 @@ def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[di
     ]
 
     def scaled_loss(weights: Values) -> tuple[Any, Any]:
-        with Scope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope, replica(part):
+        with (
+            Scope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope,
+            replica(part),
+        ):
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
             loss = scale * own_mean(terms["loss"])
         return loss, (terms, scale, after(scope, model.non_trainable_variables, others))
 
-    (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(list(trainable))
+    (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(
+        list(trainable)
+    )
     apply = update_in_turn if model.objective_config.encoder_updates else update
     trainable, optimizer = apply(model, gradients, trainable, others, optimizer)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient / scale)) for gradient in gradients))
@@ -79,13 +86,18 @@ def update_in_turn(
     weights = model.trainable_variables
     value_of = dict(zip(map(id, model.non_trainable_variables), others, strict=True))
     gradient_of = dict(zip(map(id, weights), gradients, strict=True))
-    lent = [*zip(weights, trainable, strict=True), *zip(model.optimizer.variables, optimizer, strict=True)]
+    lent = [
+        *zip(weights, trainable, strict=True),
+        *zip(model.optimizer.variables, optimizer, strict=True),
+    ]
 
     def updating(some: Sequence[Any]) -> Callable[[], tuple[Values, Values]]:
         def branch() -> tuple[Values, Values]:
             with Scope(lent) as scope:
                 model.optimizer.apply([gradient_of[id(weight)] for weight in some], list(some))
-            return after(scope, weights, trainable), after(scope, model.optimizer.variables, optimizer)
+            return after(scope, weights, trainable), after(
+                scope, model.optimizer.variables, optimizer
+            )
 
         return branch
 
@@ -95,7 +107,9 @@ def update_in_turn(
     return jax.lax.switch(whose, [updating(some) for some in parts])
 
 
-def test_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[dict[str, Any], tuple[Values, ...]]:
+def test_step(
+    model: TextVAE, state: tuple[Values, ...], data: Any
+) -> tuple[dict[str, Any], tuple[Values, ...]]:
     """The objective's terms with the model in inference mode; `state` is that of `train_step` without the optimizer."""
     trainable, others, metrics = state
     lent = [
@@ -117,7 +131,11 @@ def predict_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> Any:
 
 
 def tracked(
-    model: TextVAE, terms: Mapping[str, Any], metrics: Values, part: Replica, gradient_norm: Any = None
+    model: TextVAE,
+    terms: Mapping[str, Any],
+    metrics: Values,
+    part: Replica,
+    gradient_norm: Any = None,
 ) -> tuple[dict[str, Any], Values]:
     """`TextVAE.track` of that batch: the running means, and the metrics variables after it."""
     with Scope(list(zip(model.metrics_variables, metrics, strict=True))) as scope, replica(part):
@@ -136,7 +154,10 @@ def keeping_weights(model: TextVAE) -> Iterator[None]:
     """Keras takes the values out of a model's variables while it trains: where it fails before the first step is done, they are
     put back."""
     optimizer = model.optimizer.variables if model.optimizer else []
-    before = [(variable, variable.value) for variable in (*model.variables, *model.metrics_variables, *optimizer)]
+    before = [
+        (variable, variable.value)
+        for variable in (*model.variables, *model.metrics_variables, *optimizer)
+    ]
     try:
         yield
     except BaseException:
@@ -158,7 +179,9 @@ def compiled(
             return function(*arrays)
 
     def run(*arrays: Any) -> dict[str, np.ndarray]:
-        arrays = tuple(np.asarray(array, spec.dtype) for array, spec in zip(arrays, inputs, strict=True))
+        arrays = tuple(
+            np.asarray(array, spec.dtype) for array, spec in zip(arrays, inputs, strict=True)
+        )
         found = stateless([variable.value for variable in model.variables], *arrays)
         return {name: np.asarray(value) for name, value in found.items()}
 

@@ -34,7 +34,9 @@ class LatentReport(keras.callbacks.Callback):
             return
         self.found = collect(model, self.rows, attribute=self.attribute)
         if logs is not None:
-            logs.setdefault("val_kl", float(self.found["kl"].mean()))  # of a fit without validation data
+            logs.setdefault(
+                "val_kl", float(self.found["kl"].mean())
+            )  # of a fit without validation data
             if not varied(self.rows):
                 return
             logs["val_active_units"] = active_units(self.found["shift"])

@@ -45,9 +45,13 @@ class Order:
 def training_batches(prepared: Prepared) -> tf.data.Dataset:
     """One pass over the training split of a corpus, drawn anew each time it is iterated, for `model.fit(..., epochs=N)`."""
     order = order_of(prepared)
-    passes = tf.data.Dataset.random(prepared.config.training.seed, rerandomize_each_iteration=True).take(1)
+    passes = tf.data.Dataset.random(
+        prepared.config.training.seed, rerandomize_each_iteration=True
+    ).take(1)
     steps = passes.flat_map(
-        lambda number: tf.data.Dataset.range(order.steps).map(lambda step: number * order.steps + step)
+        lambda number: tf.data.Dataset.range(order.steps).map(
+            lambda step: number * order.steps + step
+        )
     )
     steps = steps.apply(tf.data.experimental.assert_cardinality(order.steps))
     return training_rows(prepared, steps.map(order.places))
@@ -61,7 +65,9 @@ def training_stream(prepared: Prepared, first_step: int = 0) -> tf.data.Dataset:
 
 def training_rows(prepared: Prepared, indices: tf.data.Dataset) -> tf.data.Dataset:
     """The texts to learn from at each element's indices."""
-    return gathered(prepared.train, indices, prepared.train_attribute, prepared.config.training.length_buckets)
+    return gathered(
+        prepared.train, indices, prepared.train_attribute, prepared.config.training.length_buckets
+    )
 
 
 def steps_of_a_pass(prepared: Prepared) -> int:
@@ -73,11 +79,14 @@ def batch_size_of(prepared: Prepared) -> int:
     """Texts of a training step: a corpus with fewer has them all in one batch."""
     config, rows = prepared.config, len(prepared.train)
     return min(
-        config.training.batch_size, windows_of(rows, config.model.length) if config.data.mode == "windows" else rows
+        config.training.batch_size,
+        windows_of(rows, config.model.length) if config.data.mode == "windows" else rows,
     )
 
 
-def validation_batches(prepared: Prepared, batch_size: int = 128, parts: int = 1) -> tf.data.Dataset:
+def validation_batches(
+    prepared: Prepared, batch_size: int = 128, parts: int = 1
+) -> tf.data.Dataset:
     """The held-out split of a corpus, shortest first where batches are cut; of a last batch that does not divide into
     `parts`, what does."""
     rows, attribute = prepared.validation, prepared.validation_attribute
@@ -86,7 +95,9 @@ def validation_batches(prepared: Prepared, batch_size: int = 128, parts: int = 1
     if buckets:
         places = np.argsort(lengths_of(rows)[places], kind="stable")
     batch_size = batch_size // parts * parts or parts
-    return ordered_rows(rows[places], batch_size, None if attribute is None else attribute[places], buckets)
+    return ordered_rows(
+        rows[places], batch_size, None if attribute is None else attribute[places], buckets
+    )
 
 
 def order_of(prepared: Prepared) -> Order:
@@ -108,7 +119,9 @@ def shuffled_rows(rows: int, batch_size: int, seed: int) -> Order:
 
     def places(step: tf.Tensor) -> tf.Tensor:
         positions = step % steps * batch_size + tf.range(batch_size, dtype=tf.int64)
-        return tf.random.experimental.index_shuffle(positions, tf.stack([seed, step // steps]), rows - 1)
+        return tf.random.experimental.index_shuffle(
+            positions, tf.stack([seed, step // steps]), rows - 1
+        )
 
     return Order(places, steps)
 
@@ -125,7 +138,9 @@ def bucketed_rows(lengths: np.ndarray, batch_size: int, seed: int) -> Order:
         size = tf.minimum(tf.constant(POOL, tf.int64), plain.steps - first % plain.steps)
         pool = tf.reshape(tf.map_fn(plain.places, first + tf.range(size)), [-1])
         by_length = tf.gather(pool, tf.argsort(tf.gather(table, pool), stable=True))
-        batch = tf.random.experimental.index_shuffle(step - first, tf.stack([seed, first]), size - 1)
+        batch = tf.random.experimental.index_shuffle(
+            step - first, tf.stack([seed, first]), size - 1
+        )
         return tf.gather(by_length, batch * batch_size + tf.range(batch_size, dtype=tf.int64))
 
     return Order(places, plain.steps)
@@ -133,7 +148,9 @@ def bucketed_rows(lengths: np.ndarray, batch_size: int, seed: int) -> Order:
 
 def lengths_of(rows: Values) -> np.ndarray:
     """How many positions of each row are no padding, (N,)."""
-    return rows.lengths() if isinstance(rows, StoredRows) else np.sum(np.asarray(rows) != PAD, axis=1)
+    return (
+        rows.lengths() if isinstance(rows, StoredRows) else np.sum(np.asarray(rows) != PAD, axis=1)
+    )
 
 
 def random_windows(characters: int, length: int, batch_size: int, seed: int) -> Order:
@@ -144,7 +161,9 @@ def random_windows(characters: int, length: int, batch_size: int, seed: int) -> 
 
     def places(step: tf.Tensor) -> tf.Tensor:
         last = characters - length + 1
-        starts = tf.random.stateless_uniform((batch_size, 1), tf.stack([seed, step]), 0, last, tf.int64)
+        starts = tf.random.stateless_uniform(
+            (batch_size, 1), tf.stack([seed, step]), 0, last, tf.int64
+        )
         return starts + offsets
 
     return Order(places, count // batch_size)
@@ -173,7 +192,9 @@ def taken_from_disk(values: StoredRows | StoredStream) -> Callable[[tf.Tensor], 
 
     def take(index: tf.Tensor) -> tf.Tensor:
         length = values.row_length if isinstance(values, StoredRows) else index.shape[1]
-        return tf.ensure_shape(tf.numpy_function(values.take, [index], tf.int32), (index.shape[0], length))
+        return tf.ensure_shape(
+            tf.numpy_function(values.take, [index], tf.int32), (index.shape[0], length)
+        )
 
     return take
 
@@ -194,7 +215,9 @@ def gathered(
 
     def pick(index: tf.Tensor) -> Any:
         tokens = without_padding(take(index)) if cut else take(index)
-        return tokens if labels is None else {"tokens": tokens, "attribute": tf.gather(labels, index)}
+        return (
+            tokens if labels is None else {"tokens": tokens, "attribute": tf.gather(labels, index)}
+        )
 
     options = tf.data.Options()  # several workers: each batch is split, not the corpus
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

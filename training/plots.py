@@ -29,10 +29,14 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     if not records:
         return
     steps = [record["step"] for record in records]
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(5 * len(PANELS), 4), layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(PANELS), figsize=(5 * len(PANELS), 4), layout="constrained"
+    )
     for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
         for color, name in enumerate(names):
-            axis.plot(steps, points(records, name), "o--", color=f"C{color}", label=f"{name}, training")
+            axis.plot(
+                steps, points(records, name), "o--", color=f"C{color}", label=f"{name}, training"
+            )
             if f"val_{name}" in records[0] and name != "beta":
                 axis.plot(
                     steps,

@@ -68,7 +68,9 @@ class Column:
             parts.append(os.pread(self.shards[shard], min(size, SHARD - place), place))
             first, size = first + len(parts[-1]), size - len(parts[-1])
             if not parts[-1]:
-                raise OSError(f"{self.folder}: shard {shard} of {self.name} is shorter than it was; remove the folder")
+                raise OSError(
+                    f"{self.folder}: shard {shard} of {self.name} is shorter than it was; remove the folder"
+                )
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), self.kind)
 
 
@@ -111,7 +113,9 @@ class StoredStream:
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """The windows whose places are the rows of `places` (B, T)."""
-        return np.stack([self.tokens.read(start, places.shape[1]) for start in places[:, 0].tolist()]).astype(np.int32)
+        return np.stack(
+            [self.tokens.read(start, places.shape[1]) for start in places[:, 0].tolist()]
+        ).astype(np.int32)
 
 
 class StoredTexts(Sequence[str]):

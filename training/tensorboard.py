@@ -30,16 +30,41 @@ from .latent_report import LatentReport
 
 HYPERPARAMETERS = (
     "data.source",
-    *(f"model.{name}" for name in ("encoder", "encoder_units", "latent", "latent_size", "posterior", "prior")),
+    *(
+        f"model.{name}"
+        for name in ("encoder", "encoder_units", "latent", "latent_size", "posterior", "prior")
+    ),
     *(f"model.{name}" for name in ("expander", "head", "head_units", "head_reads", "auxiliary")),
-    *(f"objective.{name}" for name in ("penalty", "schedule", "beta_max", "ramp_start", "ramp_steps", "kl_target")),
-    *(f"objective.{name}" for name in ("free_bits", "free_bits_over", "alpha", "mmd", "input_dropout")),
+    *(
+        f"objective.{name}"
+        for name in ("penalty", "schedule", "beta_max", "ramp_start", "ramp_steps", "kl_target")
+    ),
+    *(
+        f"objective.{name}"
+        for name in ("free_bits", "free_bits_over", "alpha", "mmd", "input_dropout")
+    ),
     *(f"objective.{name}" for name in ("warm_start_steps", "encoder_updates", "semi_supervised")),
-    *(f"training.{name}" for name in ("batch_size", "learning_rate", "learning_rate_schedule", "weight_decay", "seed")),
+    *(
+        f"training.{name}"
+        for name in (
+            "batch_size",
+            "learning_rate",
+            "learning_rate_schedule",
+            "weight_decay",
+            "seed",
+        )
+    ),
 )
 """Settings that TensorBoard compares runs by; the configuration as text has them all."""
 
-COMPARED = ("elbo", "reconstruction", "kl", "bits_per_character", "active_units", "mutual_information")
+COMPARED = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "bits_per_character",
+    "active_units",
+    "mutual_information",
+)
 """Held-out metrics beside them, each as it was after the last epoch."""
 
 SETTINGS = "settings"
@@ -76,16 +101,21 @@ class TensorBoardMonitor(StepCallback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         new = not any(self.folder.glob("**/events.*"))
         self.writers = {
-            part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation", SETTINGS)
+            part: tf.summary.create_file_writer(str(self.folder / part))
+            for part in ("train", "validation", SETTINGS)
         }
         self.written, self.trained = number(self.model.training_steps), 0.0
         self.mark: tuple[int, float] | None = None
         self.author = Author(self.model, self.texts)
         if new:
             with self.writers[SETTINGS].as_default():
-                hyperparameters.hparams(compared(self.config), trial_id=trial(self.folder.absolute()))
+                hyperparameters.hparams(
+                    compared(self.config), trial_id=trial(self.folder.absolute())
+                )
             with self.writers["train"].as_default(step=self.written):
-                tf.summary.text("configuration", fenced(json.dumps(self.config.to_dict(), indent=1)))
+                tf.summary.text(
+                    "configuration", fenced(json.dumps(self.config.to_dict(), indent=1))
+                )
         self.flush()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -103,7 +133,9 @@ class TensorBoardMonitor(StepCallback):
         logs = logs or {}
         step = number(self.model.training_steps)
         if step > self.written:
-            self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
+            self.write_training(
+                step, {name: value for name, value in logs.items() if not name.startswith("val_")}
+            )
         with self.writers["validation"].as_default(step=step):
             for name, value in logs.items():
                 if name.startswith("val_"):
@@ -154,8 +186,12 @@ class TensorBoardMonitor(StepCallback):
         with self.writers["train"].as_default(step=step):
             for name, value in {**logs, "beta": ops.convert_to_numpy(beta)}.items():
                 self.write_scalar(name, value)
-            self.write_scalar("learning_rate", ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            steps, seconds = (step - self.mark[0], self.trained - self.mark[1]) if self.mark else (0, 0.0)
+            self.write_scalar(
+                "learning_rate", ops.convert_to_numpy(self.model.optimizer.learning_rate)
+            )
+            steps, seconds = (
+                (step - self.mark[0], self.trained - self.mark[1]) if self.mark else (0, 0.0)
+            )
             if seconds > 0:
                 self.write_scalar("examples_per_second", steps * self.batch_size / seconds)
         self.written, self.mark = step, (step, self.trained)
@@ -173,12 +209,18 @@ class TensorBoardMonitor(StepCallback):
         rows = spread_evenly(self.report.rows, self.texts).astype(np.int32)
         labels = self.report.attribute
         labels = np.full(len(rows), -1) if labels is None else spread_evenly(labels, self.texts)
-        written = {name: self.lines(tokens) for name, tokens in self.author.write(rows, labels).items()}
+        written = {
+            name: self.lines(tokens) for name, tokens in self.author.write(rows, labels).items()
+        }
         if values:
-            written["samples"] = [f"{label_of(values, i)}: {text}" for i, text in enumerate(written["samples"])]
+            written["samples"] = [
+                f"{label_of(values, i)}: {text}" for i, text in enumerate(written["samples"])
+            ]
         if "reconstructions" in written:
             pairs = zip(self.lines(rows), written["reconstructions"], strict=True)
-            written["reconstructions"] = list(dict.fromkeys(f"{text}\n-> {other}\n" for text, other in pairs))
+            written["reconstructions"] = list(
+                dict.fromkeys(f"{text}\n-> {other}\n" for text, other in pairs)
+            )
         for name, texts in written.items():
             tf.summary.text(name, fenced("\n".join(texts).rstrip("\n")))
 
@@ -195,25 +237,43 @@ class TensorBoardMonitor(StepCallback):
             if not metadata.exists():
                 write_whole(metadata, self.metadata(count))
             write_whole(
-                tensors, ["\t".join(f"{number:.5g}" for number in row) for row in spread(means, count).tolist()]
+                tensors,
+                [
+                    "\t".join(f"{number:.5g}" for number in row)
+                    for row in spread(means, count).tolist()
+                ],
             )
-            shown.embeddings.add(tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name)
+            shown.embeddings.add(
+                tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name
+            )
         if not (folder / "projector_config.pbtxt").exists():
             projector.visualize_embeddings(str(folder), shown)
 
     def metadata(self, count: int) -> list[str]:
         """A line for each of `count` texts at most, behind a line of headings: text, characters, label."""
         texts = self.alphabet.decode(spread(self.report.rows, count))
-        columns = {"text": [one_line(text) for text in texts], "characters": [str(len(text)) for text in texts]}
+        columns = {
+            "text": [one_line(text) for text in texts],
+            "characters": [str(len(text)) for text in texts],
+        }
         if self.report.attribute is not None:
             values = self.config.model.attributes
-            columns["label"] = [one_line(label_of(values, i)) for i in spread(self.report.attribute, count)]
-        return ["\t".join(columns), *("\t".join(line) for line in zip(*columns.values(), strict=True))]
+            columns["label"] = [
+                one_line(label_of(values, i)) for i in spread(self.report.attribute, count)
+            ]
+        return [
+            "\t".join(columns),
+            *("\t".join(line) for line in zip(*columns.values(), strict=True)),
+        ]
 
     def levels(self, name: str, found: str) -> list[tuple[str, np.ndarray]]:
         """An array (N, d) of the report, cut into the levels of the code, with a name for each."""
         parts = self.model.hierarchy.split(self.report.found[found])
-        names = [name] if len(parts) == 1 else [f"{name}_level_{number}" for number in range(len(parts))]
+        names = (
+            [name]
+            if len(parts) == 1
+            else [f"{name}_level_{number}" for number in range(len(parts))]
+        )
         return list(zip(names, parts, strict=True))
 
     def lines(self, tokens: np.ndarray) -> list[str]:
@@ -241,7 +301,12 @@ class Author(keras.Model):
     def write(self, tokens: np.ndarray, attribute: np.ndarray) -> dict[str, np.ndarray]:
         """Samples, and of tokens (texts, T) with attributes (texts,) the reconstructions and the way from the first to the
         last, in equal paces: (texts, T) each."""
-        inputs = {"tokens": tokens, "attribute": attribute, "noise": self.noise, "uniform": self.uniform}
+        inputs = {
+            "tokens": tokens,
+            "attribute": attribute,
+            "noise": self.noise,
+            "uniform": self.uniform,
+        }
         # TensorFlow's replicas all write all of it, one after the other.
         return {name: rows[: self.texts] for name, rows in self.predict_on_batch(inputs).items()}
 
@@ -278,7 +343,9 @@ def trial(folder: Path) -> str:
 
 def compared(config: Config) -> dict[str, Any]:
     """The `HYPERPARAMETERS` that something reads in this configuration."""
-    unread = {name for _, name, _, is_read in partners(config.model, config.objective) if not is_read}
+    unread = {
+        name for _, name, _, is_read in partners(config.model, config.objective) if not is_read
+    }
     read = [key for key in HYPERPARAMETERS if key.partition(".")[2] not in unread]
     return {key: plain(dotted_value(config, key)) for key in read}
 

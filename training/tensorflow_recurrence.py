@@ -49,10 +49,16 @@ class Weights(NamedTuple):
     @property
     def shift(self) -> Any:
         """All that is added to the gates wherever they come from."""
-        return self.bias if self.inputs_shift is None else self.bias + self.inputs_shift + self.product_shift
+        return (
+            self.bias
+            if self.inputs_shift is None
+            else self.bias + self.inputs_shift + self.product_shift
+        )
 
 
-def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], training: bool) -> tf.Tensor:
+def lstm(
+    layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], training: bool
+) -> tf.Tensor:
     """Hidden states (B, T, units) of `layer` for inputs (B, T, 4 units), from the first hidden and cell state, (B, units) each.
 
     Products are computed in the precision of `inputs`, all else in float32. It has its own gradient, and keeps what that wants,
@@ -62,7 +68,9 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
     precision = inputs.dtype
 
     @tf.custom_gradient
-    def learning(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> tuple[Any, Callable[[Any], Any]]:
+    def learning(
+        inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any
+    ) -> tuple[Any, Callable[[Any], Any]]:
         weights = Weights(tf.cast(kernel, precision), *others)
         outputs, kept = forward(inputs, hidden, cell, weights, epsilon, keep=True)
 
@@ -77,8 +85,14 @@ def lstm(layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], traini
         return by_position(forward(inputs, hidden, cell, weights, epsilon, keep=False)[0])
 
     run = learning if training else reading
-    weights = [layer.kernel, layer.bias, *(weight for norm in layer.norms for weight in (norm.gamma, norm.beta))]
-    return tf.cast(run(inputs, *(tf.cast(value, tf.float32) for value in (*states, *weights))), precision)
+    weights = [
+        layer.kernel,
+        layer.bias,
+        *(weight for norm in layer.norms for weight in (norm.gamma, norm.beta)),
+    ]
+    return tf.cast(
+        run(inputs, *(tf.cast(value, tf.float32) for value in (*states, *weights))), precision
+    )
 
 
 def by_position(values: tf.Tensor) -> tf.Tensor:
@@ -91,12 +105,18 @@ def multiplied(values: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tenso
     return tf.cast(tf.matmul(tf.cast(values, kernel.dtype), kernel, **options), tf.float32)
 
 
-def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool) -> tuple[Any, Any]:
+def forward(
+    inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool
+) -> tuple[Any, Any]:
     """Hidden states (T, B, units), and what the way back wants, or None where nothing is to be kept."""
     units, positions = hidden.shape[-1], tf.shape(inputs)[1]
     normalised = weights.inputs_scale is not None
-    names = [name for name in Kept._fields if keep and (normalised or name not in Kept._field_defaults)]
-    arrays = [tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in ("hidden", *names)]
+    names = [
+        name for name in Kept._fields if keep and (normalised or name not in Kept._field_defaults)
+    ]
+    arrays = [
+        tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in ("hidden", *names)
+    ]
     shift = weights.shift
 
     def turn(position: Any, hidden: Any, cell: Any, *arrays: Any) -> tuple[Any, ...]:
@@ -105,7 +125,10 @@ def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: floa
         if normalised:
             found["inputs"], found["inputs_factor"] = normal(read, epsilon)
             found["product"], found["product_factor"] = normal(product, epsilon)
-            read, product = found["inputs"] * weights.inputs_scale, found["product"] * weights.product_scale
+            read, product = (
+                found["inputs"] * weights.inputs_scale,
+                found["product"] * weights.product_scale,
+            )
         sums = read + product + shift
         found["gates"] = tf.sigmoid(sums[:, : 3 * units])
         found["candidate"] = tf.tanh(sums[:, 3 * units :])
@@ -118,11 +141,16 @@ def forward(inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: floa
         found["shown"] = tf.tanh(shown)
         hidden = output_gate * found["shown"]
         new = [hidden, *(found[name] for name in names)]
-        arrays = tuple(array.write(position, value) for array, value in zip(arrays, new, strict=True))
+        arrays = tuple(
+            array.write(position, value) for array, value in zip(arrays, new, strict=True)
+        )
         return position + 1, hidden, cell, *arrays
 
     _, _, _, outputs, *kept = tf.while_loop(
-        lambda position, *_: position < positions, turn, (0, hidden, cell, *arrays), parallel_iterations=1
+        lambda position, *_: position < positions,
+        turn,
+        (0, hidden, cell, *arrays),
+        parallel_iterations=1,
     )
     return outputs.stack(), Kept(*kept) if keep else None
 
@@ -133,10 +161,18 @@ def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weig
     normalised = weights.inputs_scale is not None
     arrays = [tf.TensorArray(tf.float32, positions) for _ in range(2 if normalised else 1)]
     turned = tf.transpose(weights.kernel)
-    scales = [weights.bias, weights.inputs_scale, weights.product_scale, weights.cell_scale, weights.cell_shift]
+    scales = [
+        weights.bias,
+        weights.inputs_scale,
+        weights.product_scale,
+        weights.cell_scale,
+        weights.cell_shift,
+    ]
     summed = scales if normalised else scales[:1]
 
-    def turn(position: Any, of_hidden: Any, of_cell: Any, arrays: Any, of_others: Any) -> tuple[Any, ...]:
+    def turn(
+        position: Any, of_hidden: Any, of_cell: Any, arrays: Any, of_others: Any
+    ) -> tuple[Any, ...]:
         at = Kept(*(array and array.read(position) for array in kept))
         input_gate, forget_gate, output_gate = tf.split(at.gates, 3, axis=-1)
         of_hidden = of_hidden + tf.cast(upstream[:, position], tf.float32)
@@ -146,20 +182,38 @@ def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weig
             of_norms = [over_texts(of_shown * at.cell), over_texts(of_shown)]
             of_shown = through_normal(of_shown * weights.cell_scale, at.cell, at.cell_factor)
         of_cell = of_cell + of_shown
-        of_gates = tf.concat([of_cell * at.candidate, of_cell * at.before, of_hidden * at.shown], axis=-1)
+        of_gates = tf.concat(
+            [of_cell * at.candidate, of_cell * at.before, of_hidden * at.shown], axis=-1
+        )
         of_sums = tf.concat(
-            [of_gates * at.gates * (1.0 - at.gates), of_cell * input_gate * (1.0 - tf.square(at.candidate))], axis=-1
+            [
+                of_gates * at.gates * (1.0 - at.gates),
+                of_cell * input_gate * (1.0 - tf.square(at.candidate)),
+            ],
+            axis=-1,
         )
         of_inputs = of_product = of_sums
         if normalised:
             of_inputs = through_normal(of_sums * weights.inputs_scale, at.inputs, at.inputs_factor)
-            of_product = through_normal(of_sums * weights.product_scale, at.product, at.product_factor)
-            of_norms = [over_texts(of_sums * at.inputs), over_texts(of_sums * at.product), *of_norms]
+            of_product = through_normal(
+                of_sums * weights.product_scale, at.product, at.product_factor
+            )
+            of_norms = [
+                over_texts(of_sums * at.inputs),
+                over_texts(of_sums * at.product),
+                *of_norms,
+            ]
         here = [over_texts(of_sums), *of_norms]
         of_others = [before + more for before, more in zip(of_others, here, strict=True)]
         new = (of_product, of_inputs)
         arrays = [array.write(position, value) for array, value in zip(arrays, new, strict=False)]
-        return position - 1, multiplied(of_product, turned), of_cell * forget_gate, arrays, of_others
+        return (
+            position - 1,
+            multiplied(of_product, turned),
+            of_cell * forget_gate,
+            arrays,
+            of_others,
+        )
 
     _, of_hidden, of_cell, arrays, of_others = tf.while_loop(
         lambda position, *_: position >= 0,

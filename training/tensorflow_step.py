@@ -23,7 +23,9 @@ from .first_batch import watched as watched
 from .tensorflow_recurrence import lstm
 
 
-def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
+def over_positions(
+    recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool
+) -> Any:
     """Outputs (B, T, units) of a recurrence for inputs (B, T, ...) from its first states: our LSTM with a gradient of its own,
     any other in Keras' loop."""
     if isinstance(recurrence.cell, LSTMCell):
@@ -57,7 +59,9 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     norm = tf.linalg.global_norm(gradients) / scale
     if parts > 1:
-        clipping: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # float16 wraps it
+        clipping: Any = getattr(
+            model.optimizer, "inner_optimizer", model.optimizer
+        )  # float16 wraps it
         gradients = equal_shares(gradients, norm, clipping.global_clipnorm, parts)
     if model.objective_config.encoder_updates:
         update_in_turn(model, gradients, weights)
@@ -80,7 +84,9 @@ def part_of_batch(context: tf.distribute.ReplicaContext, weights: Any) -> Replic
     return Replica(context.replica_id_in_sync_group, parts, mean, weights)
 
 
-def equal_shares(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float | None, parts: int) -> list[tf.Tensor]:
+def equal_shares(
+    gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float | None, parts: int
+) -> list[tf.Tensor]:
     """Keras clips the gradients of each replica and adds them up: what it must be given so that the clipped sum comes out."""
     clipped = tf.minimum(1.0, limit / norm) if limit else 1.0
     return [gradient * clipped / parts for gradient in gradients]
@@ -90,15 +96,22 @@ def update_in_turn(model: TextVAE, gradients: Sequence[tf.Tensor], weights: Sequ
     """Aggressive training (He et al. 2019, algorithm 1): of `encoder_updates` + 1 steps the last updates p(x, z), the others
     q(z|x), each on a batch of its own. When the model's counter of updates is 0, every step updates both.
     """
-    gradient_of = {id(weight): gradient for weight, gradient in zip(weights, gradients, strict=True)}
+    gradient_of = {
+        id(weight): gradient for weight, gradient in zip(weights, gradients, strict=True)
+    }
 
     def updating(some: Sequence[Any]) -> Any:
-        return lambda: model.optimizer.apply([gradient_of[id(weight)] for weight in some], list(some))
+        return lambda: model.optimizer.apply(
+            [gradient_of[id(weight)] for weight in some], list(some)
+        )
 
     ahead = tf.convert_to_tensor(model.encoder_updates)
     turn = tf.math.floormod(tf.convert_to_tensor(model.training_steps), ahead + 1)
     whose = tf.where(ahead == 0, 0, tf.where(turn < ahead, 1, 2))
-    tf.switch_case(whose, [updating(weights), updating(model.inference_weights), updating(model.generative_weights)])
+    tf.switch_case(
+        whose,
+        [updating(weights), updating(model.inference_weights), updating(model.generative_weights)],
+    )
 
 
 @looping(over_positions)
@@ -134,7 +147,9 @@ def compiled(
     """`function` of arrays like the symbolic `inputs`, traced once for all batch sizes; it always sees the model's weights of
     the moment."""
     signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
-    traced = tf.function(looping(over_positions)(function), autograph=False, input_signature=signature)
+    traced = tf.function(
+        looping(over_positions)(function), autograph=False, input_signature=signature
+    )
     return lambda *arrays: {name: value.numpy() for name, value in traced(*arrays).items()}
 
 

@@ -25,7 +25,9 @@ READER, WRITER = "reader/embedding/embeddings", "head/read_previous/rows/embeddi
 """The vectors of symbols that an encoder reads, and those of the previous symbols that a head reads."""
 
 
-def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]) -> None:
+def start_from(
+    model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]
+) -> None:
     """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes; an encoder's
     vectors begin as those of the head where `source` has no encoder.
 
@@ -36,10 +38,16 @@ def start_from(model: TextVAE, source: str | Path, alphabet: Alphabet, say: Call
     if WRITER in theirs:
         theirs.setdefault(READER, theirs[WRITER])
     ours = weights_of(model)
-    taken = {name for name, weight in ours.items() if name in theirs and theirs[name].shape == weight.shape}
+    taken = {
+        name
+        for name, weight in ours.items()
+        if name in theirs and theirs[name].shape == weight.shape
+    }
     for name in taken:
         ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
-    say(f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}")
+    say(
+        f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}"
+    )
 
 
 def note_other_split(config: Config, source: str | Path, say: Callable[[str], None]) -> None:
@@ -50,7 +58,9 @@ def note_other_split(config: Config, source: str | Path, say: Callable[[str], No
         return  # a `.keras` file, or a run that was moved
     ours, theirs = ({key: dotted_value(each, key) for key in SPLIT} for each in (config, before))
     if holds_lines_out(config) and config.data.source == before.data.source and ours != theirs:
-        same = " ".join(f"--set {key}={value}" for key, value in theirs.items() if value is not None)
+        same = " ".join(
+            f"--set {key}={value}" for key, value in theirs.items() if value is not None
+        )
         say(
             f"{source} held out other lines of {config.data.source}: it may have learned some that are held out here, which "
             f"makes the bound too low; hold out the same ones with {same}"
@@ -66,7 +76,9 @@ def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str],
     compared = all(math.isfinite(numbers.get("elbo") or math.nan) for numbers in (before, report))
     if compared and all(before.get(name) == report[name] for name in ("texts", "positions")):
         gap = report["elbo"] - before["elbo"]
-        say(f"bound {report['elbo']:.2f} nats a text, {gap:+.2f} from the {before['elbo']:.2f} of {source}")
+        say(
+            f"bound {report['elbo']:.2f} nats a text, {gap:+.2f} from the {before['elbo']:.2f} of {source}"
+        )
 
 
 def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
@@ -78,7 +90,9 @@ def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
         run = load_run(source)
         model, same = run.model, run.alphabet.to_dict() == alphabet.to_dict()
     if not same:
-        raise ConfigError(f"training.start_from {source}: has learned other symbols; train both on the same texts")
+        raise ConfigError(
+            f"training.start_from {source}: has learned other symbols; train both on the same texts"
+        )
     return model
 
 

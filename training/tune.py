@@ -52,20 +52,27 @@ def parse_search(text: str) -> tuple[str, Range | list[Any]]:
 def usual_search(config: Config) -> Search:
     """What is worth trying first: the KL's weight, the size of the code, levels, and the auxiliary loss where there is one."""
     if config.model.latent == "none":
-        raise ConfigError("kvae tune: a language model has no code to tune; name settings with --search")
+        raise ConfigError(
+            "kvae tune: a language model has no code to tune; name settings with --search"
+        )
     size = config.model.latent_size
     smaller, larger = [max(1, n // 2) for n in size], [2 * n for n in size]
     sizes: list[Any] = [smaller, list(size), larger]
     if len(size) == 1 and len(config.model.encoder_units) > 1:
         sizes.append([*size, *smaller])
-    search: dict[str, Range | list[Any]] = {"objective.beta_max": (0.2, 1.0), "model.latent_size": sizes}
+    search: dict[str, Range | list[Any]] = {
+        "objective.beta_max": (0.2, 1.0),
+        "model.latent_size": sizes,
+    }
     return {**search, "objective.alpha": (0.05, 0.5)} if config.model.auxiliary else search
 
 
 class RunTuner(keras_tuner.Tuner):
     """KerasTuner's search over runs of kvae: a trial trains a configuration and is worth its held-out bound."""
 
-    def __init__(self, config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]
+    ) -> None:
         self.base, self.wanted, self.out, self.say = config, search, out, say
         oracle = keras_tuner.oracles.RandomSearchOracle(
             keras_tuner.Objective("elbo", "min"),
@@ -99,13 +106,24 @@ class RunTuner(keras_tuner.Tuner):
             trial.hyperparameters.values.update(json.loads(drawn.read_text(encoding="utf-8")))
         drawn.parent.mkdir(exist_ok=True)
         write_json(drawn, trial.hyperparameters.values)
-        settings = {key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted}
+        settings = {
+            key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted
+        }
         described = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
         self.say(f"trial {trial.trial_id}: {described}")
         trained, _ = completed(self.base.with_settings(settings), folder, self.say)
         check_bound(trained)
-        wanted = ("elbo", "reconstruction", "kl", "active_units", "mutual_information", "bits_per_character")
-        found = {name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation}
+        wanted = (
+            "elbo",
+            "reconstruction",
+            "kl",
+            "active_units",
+            "mutual_information",
+            "bits_per_character",
+        )
+        found = {
+            name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation
+        }
         write_json(folder / RESULTS, {"settings": settings, **found})
         keras.backend.clear_session()
         return found
@@ -117,7 +135,9 @@ def space(search: Search) -> keras_tuner.HyperParameters:
     for key, values in search.items():
         if isinstance(values, tuple):
             low, high = values
-            found.Float(key, low, high, sampling="log" if low > 0 and high / low >= 10 else "linear")
+            found.Float(
+                key, low, high, sampling="log" if low > 0 and high / low >= 10 else "linear"
+            )
         else:
             found.Choice(key, [json.dumps(value) for value in values])
     return found
@@ -129,7 +149,11 @@ def value_of(values: Range | list[Any], found: Any) -> Any:
 
 
 def tune(
-    config: Config, out: str | Path, say: Callable[[str], None], trials: int = 20, search: Search | None = None
+    config: Config,
+    out: str | Path,
+    say: Callable[[str], None],
+    trials: int = 20,
+    search: Search | None = None,
 ) -> list[dict[str, Any]]:
     """Train `trials` variants of `config`, drawn at random from the search (Bergstra and Bengio 2012), and return what each
     reached, the best first: the lowest held-out bound, with beta 1 whatever is trained. A search in `out` that was
@@ -170,12 +194,16 @@ def as_begun(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Con
     Two searches are not mixed in a folder: raises `ConfigError` where anything else differs."""
     if not file.is_file():
         if occupied(file.parent):
-            raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
+            raise ConfigError(
+                f"--out {file.parent}: exists already and holds no search; give a new folder"
+            )
         return config
     kept = json.loads(file.read_text(encoding="utf-8"))
     stored = Config.from_stored(kept["config"])
     if stored != config.with_split_of(stored) or kept["search"] != json.loads(json.dumps(ranges)):
-        raise ConfigError(f"--out {file.parent}: holds a search over other settings; give a new folder")
+        raise ConfigError(
+            f"--out {file.parent}: holds a search over other settings; give a new folder"
+        )
     return stored
 
 
@@ -200,5 +228,6 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     widths = [max(len(row[place]) for row in [names, *rows]) for place in range(len(names))]
     return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [names, *rows]
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [names, *rows]
     )
