@@ -65,7 +65,7 @@ from .checkpoints import (
     Checkpoint,
     Diverged,
     check_run,
-    latest,
+    latest_checkpoint,
     read_checkpoint,
     restore_checkpoint,
     restore_states,
@@ -184,7 +184,7 @@ def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
             finished, prepared = run(config, out, say, overwrite=True)
     else:
         finished, prepared = run(config, out, say)
-    checkpoint = latest(out / CHECKPOINTS, say)
+    checkpoint = latest_checkpoint(out / CHECKPOINTS, say)
     if checkpoint is None or "ended" not in checkpoint.about:
         raise KeyboardInterrupt
     return finished, prepared
@@ -240,7 +240,7 @@ def last_state(out: Path, say: Say) -> Checkpoint | None:
     start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
     way = start if (out / MODEL).is_file() else "or train a new run in another --out"
     try:
-        found = latest(out / CHECKPOINTS, say, good=diverged is not None)
+        found = latest_checkpoint(out / CHECKPOINTS, say, good=diverged is not None)
     except ModelError as error:
         raise ModelError(f"--resume: {error}, {way}; nothing was changed") from error
     if found is None and (out / MODEL).is_file():
@@ -495,7 +495,7 @@ def last_good(checkpoint: Checkpoint | None) -> Path | None:
         return None
     if checkpoint.good:
         return checkpoint.path
-    found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
+    found = latest_checkpoint(checkpoint.path.parent, lambda sentence: None, good=True)
     return found.path if found and found.good else None
 
 
