@@ -73,7 +73,7 @@ from .checkpoints import (
 )
 from .corpora import Prepared, entropy_of, prepare
 from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
-from .evaluation import evaluate, spread, varied
+from .evaluation import evaluate, evenly_spaced, rows_differ
 from .latent_report import LatentReport
 from .ngram import character_count
 from .optimizers import optimizer
@@ -373,7 +373,7 @@ def fingerprint(prepared: Prepared) -> str:
     else:
         found = train.take(places if isinstance(train, StoredRows) else places[:, None])
     digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
-    for values in (found, spread(prepared.validation, 1000), prepared.train_attribute, prepared.validation_attribute):
+    for values in (found, evenly_spaced(prepared.validation, 1000), prepared.train_attribute, prepared.validation_attribute):
         if values is not None:
             digest.update(np.ascontiguousarray(values).astype(np.int32).tobytes())
     return digest.hexdigest()[:16]
@@ -528,7 +528,7 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
         *([EncoderAhead(say)] if objective.encoder_updates else []),
         *([EarlyStop(settings.early_stopping, best, say, about)] if settings.early_stopping else []),
-        *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
+        *([alarm] if settings.on_collapse != "ignore" and rows_differ(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,
         Divergence(),
