@@ -72,7 +72,7 @@ from .checkpoints import (
     values_of,
 )
 from .corpora import Prepared, entropy_of, prepare
-from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker
+from .devices import check_parts, equal_parts, is_split, split_between, synchronize, worker_index
 from .evaluation import evaluate, evenly_spaced, rows_differ
 from .latent_report import LatentReport
 from .ngram import character_count
@@ -193,7 +193,7 @@ def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
 @contextlib.contextmanager
 def own_folder(out: Path) -> Iterator[Path]:
     """Where this process writes: the run folder, or a temporary one where another worker writes the run."""
-    if worker() == 0:
+    if worker_index() == 0:
         yield out
         return
     with tempfile.TemporaryDirectory(prefix="kvae-worker-") as folder:
