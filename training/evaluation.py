@@ -229,7 +229,7 @@ def rows_differ(rows: np.ndarray) -> bool:
 
 def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` rows at equal distances, because neighbours in a file are often similar."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])
 
 
 def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:

@@ -264,5 +264,6 @@ def compiled_step(step: Callable[..., Any]) -> Callable[..., Any]:
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(step)
+        jitted: Callable[..., Any] = jax.jit(step)
+        return jitted
     return step

@@ -202,16 +202,17 @@ def compiled(
     Each call uses the current weights of the model and returns NumPy arrays.
     """
 
-    @jax.jit
     def stateless(values: Values, *arrays: np.ndarray) -> dict[str, jax.Array]:
         with Scope(list(zip(model.variables, values, strict=True))):
             return function(*arrays)
+
+    compiled_function = jax.jit(stateless)
 
     def run(*arrays: Any) -> dict[str, np.ndarray]:
         arrays = tuple(
             np.asarray(array, spec.dtype) for array, spec in zip(arrays, inputs, strict=True)
         )
-        results = stateless([variable.value for variable in model.variables], *arrays)
+        results = compiled_function([variable.value for variable in model.variables], *arrays)
         return {name: np.asarray(value) for name, value in results.items()}
 
     return run

@@ -169,7 +169,7 @@ def lengths_of(rows: Values) -> np.ndarray:
     """Number of positions of each row without padding, (N,)."""
     if isinstance(rows, StoredRows):
         return rows.lengths()
-    return np.sum(np.asarray(rows) != PAD, axis=1)
+    return np.asarray(np.sum(np.asarray(rows) != PAD, axis=1))
 
 
 def random_windows(tokens: int, length: int, batch_size: int, seed: int) -> Order:

@@ -80,7 +80,8 @@ def lstm(
         inputs: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, kernel: tf.Tensor, *others: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         weights = Weights(tf.cast(kernel, precision), *others)
-        outputs, saved = forward(inputs, hidden, cell, weights, epsilon, save=True)
+        outputs, arrays = forward(inputs, hidden, cell, weights, epsilon, save=True)
+        saved = Activations(*arrays)
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             grad_inputs, *grad_others = backward(upstream, outputs, saved, hidden, weights)
@@ -123,8 +124,8 @@ def forward(
     weights: Weights,
     epsilon: float,
     save: bool,
-) -> tuple[tf.Tensor, Activations | None]:
-    """Hidden states (T, B, units), and the activations for `backward` or, without `save`, None."""
+) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+    """Hidden states (T, B, units), and with `save` the fields of `Activations` in their order."""
     units, positions = hidden.shape[-1], tf.shape(inputs)[1]
     normalised = weights.inputs_scale is not None
     names = [
@@ -171,7 +172,7 @@ def forward(
         (0, hidden, cell, *arrays),
         parallel_iterations=1,
     )
-    return outputs.stack(), Activations(*saved) if save else None
+    return outputs.stack(), saved
 
 
 def backward(

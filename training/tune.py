@@ -172,7 +172,7 @@ def hyperparameter_space(search: Search) -> keras_tuner.HyperParameters:
     return space
 
 
-def setting_value(values: Range | list[Any], hyperparameter: float | str) -> Any:
+def setting_value(values: Range | list[Any], hyperparameter: Any) -> Any:
     """The setting that a hyper-parameter from `values` represents."""
     return float(hyperparameter) if isinstance(values, tuple) else json.loads(hyperparameter)
 
