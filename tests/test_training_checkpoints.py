@@ -13,16 +13,22 @@ import numpy as np
 import pytest
 
 from kvae.serving.errors import ModelError
-from kvae.training.callbacks import Checkpoints, EarlyStop, MetricsFile, is_good, unneeded_checkpoints
+from kvae.training.callbacks import (
+    Checkpoints,
+    EarlyStop,
+    MetricsFile,
+    is_good,
+    unneeded_checkpoints,
+)
 from kvae.training.checkpoints import (
     ABOUT,
     REQUIRED_TO_RESUME,
     Diverged,
-    variable_groups,
     latest_checkpoint,
     read_checkpoint,
     restore_checkpoint,
     restore_states,
+    variable_groups,
     write_checkpoint,
 )
 

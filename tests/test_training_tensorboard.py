@@ -14,7 +14,12 @@ from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.alphabet import Alphabet
 from kvae.training.latent_report import LatentReport
-from kvae.training.tensorboard import TextPreview, TensorBoardMonitor, inverse_cdf_chooser, as_code_block
+from kvae.training.tensorboard import (
+    TensorBoardMonitor,
+    TextPreview,
+    as_code_block,
+    inverse_cdf_chooser,
+)
 
 from .conftest import random_tokens, small_model
 

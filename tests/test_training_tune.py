@@ -13,7 +13,14 @@ from kvae.runs import load_run
 from kvae.serving.errors import CheckFailed, ConfigError, DataError
 from kvae.training import experiment
 from kvae.training.callbacks import Checkpoints
-from kvae.training.tune import stored_search, parse_search, results_table, hyperparameter_space, tune, default_search
+from kvae.training.tune import (
+    default_search,
+    hyperparameter_space,
+    parse_search,
+    results_table,
+    stored_search,
+    tune,
+)
 
 
 def quiet(sentence: str) -> None:

@@ -14,7 +14,7 @@ from kvae.presets import S17
 from kvae.runs import Run
 
 from ..corpora import Prepared
-from ..evaluation import importance_weighted, evenly_spaced
+from ..evaluation import evenly_spaced, importance_weighted
 from ..figures import dots
 from ..reproduction import Numbers, Row, Statement, Study
 from .rows import ISSUE, chapter, scales, windows

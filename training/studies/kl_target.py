@@ -21,7 +21,7 @@ from kvae.runs import Run
 from ..corpora import HeldOut, Prepared
 from ..evaluation import evenly_spaced
 from ..figures import panels_over_x
-from ..generation import compiled_step, posterior_codes, decoded_texts
+from ..generation import compiled_step, decoded_texts, posterior_codes
 from ..reproduction import Numbers, Row, Statement, Study
 from ..text_metrics import CUT, bleu
 from .rows import FIGURE_COLUMNS, chapter, rising, scales, windows

@@ -21,7 +21,7 @@ from kvae.runs import Run
 
 from ..corpora import Prepared
 from ..figures import stacked
-from ..generation import compiled_step, prior_codes, decoded_texts
+from ..generation import compiled_step, decoded_texts, prior_codes
 from ..reproduction import SAMPLES, Numbers, Row, Statement, Study
 from ..text_metrics import distinct_texts
 from .rows import ISSUE, chapter, lasting, over_seeds, scales
