@@ -103,10 +103,9 @@ def evaluate(
         metrics |= aggregated_posterior(
             *(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance"))
         )
-    if collected.get("labelled", np.zeros(0)).any():
-        metrics["attribute_accuracy"] = float(
-            collected["correct"].sum() / collected["labelled"].sum()
-        )
+    labels = collected.get("labelled", np.zeros(0)).sum()
+    if labels:
+        metrics["attribute_accuracy"] = float(collected["correct"].sum() / labels)
     if importance_samples:
         nats = importance_weighted(model, rows, importance_samples, batch_size, seed, attribute)
         metrics |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -120,18 +120,33 @@ def text_report(
     say(
         f"drawing {samples:,} samples from the prior" + (", and again greedily" if has_code else "")
     )
-    groups = {
-        "samples": decoded_texts(
-            run, prior_codes(run.model, samples, seed), at_temperature(1.0, seed), step
-        )
-    }
+    choosers = {"samples": at_temperature(1.0, seed)}
     if has_code:
-        codes = prior_codes(run.model, samples, seed)
-        groups["greedy_samples"] = decoded_texts(run, codes, greedy, step)
+        choosers["greedy_samples"] = greedy
+    groups = {
+        name: decoded_texts(run, prior_codes(run.model, samples, seed), choose, step)
+        for name, choose in choosers.items()
+    }
     say("comparing the samples with real texts")
+    return report | sample_metrics(run, groups, data.texts, references, training_texts)
+
+
+def sample_metrics(
+    run: Run,
+    groups: Mapping[str, Sequence[str]],
+    texts: Sequence[str],
+    references: Sequence[str],
+    training_texts: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The metrics of each group of samples, and of as many training texts.
+
+    `texts` are all held-out texts, `references` those that the perplexities are computed on.
+    """
+    report: dict[str, Any] = {}
+    unit = unit_of(texts)
     ended = run.config.data.mode == "lines"
     ngram_texts = texts_for_ngram(training_texts, ended) if training_texts else []
-    symbols = len(set("".join([*ngram_texts, *data.texts, *groups["samples"]]))) + ended
+    symbols = len(set("".join([*ngram_texts, *texts, *groups["samples"]]))) + ended
     fit_ngram = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
     training_ngram = fit_ngram(ngram_texts) if ngram_texts else None
     for name, group in groups.items():
@@ -142,7 +157,7 @@ def text_report(
         }
     if training_ngram:
         report["ngram_order"], report["ngram_texts"] = ORDER, len(ngram_texts)
-        real_texts = evenly_spaced_texts(ngram_texts, samples)
+        real_texts = evenly_spaced_texts(ngram_texts, len(groups["samples"]))
         report["real_texts"] = {
             **diversity_metrics(real_texts, unit),
             **perplexities(training_ngram, fit_ngram(real_texts), references, references),

@@ -63,6 +63,14 @@ class Weights(NamedTuple):
             return self.bias
         return self.bias + self.inputs_shift + self.product_shift
 
+    @property
+    def vectors(self) -> list[tf.Tensor]:
+        """The vectors whose gradients differ; those of all shifts equal that of the bias."""
+        if self.inputs_scale is None:
+            return [self.bias]
+        scales = [self.inputs_scale, self.product_scale, self.cell_scale]
+        return [self.bias, *scales, self.cell_shift]
+
 
 def lstm(
     layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], training: bool
@@ -187,18 +195,10 @@ def backward(
     `upstream` (B, T, units) is the gradient of the hidden states `outputs` (T, B, units); `hidden`
     (B, units) is the initial hidden state.
     """
-    units, positions = hidden.shape[-1], tf.shape(upstream)[1]
+    positions = tf.shape(upstream)[1]
     normalised = weights.inputs_scale is not None
     arrays = [tf.TensorArray(tf.float32, positions) for _ in range(2 if normalised else 1)]
     transposed_kernel = tf.transpose(weights.kernel)
-    vectors = [
-        weights.bias,
-        weights.inputs_scale,
-        weights.product_scale,
-        weights.cell_scale,
-        weights.cell_shift,
-    ]
-    summed = vectors if normalised else vectors[:1]
 
     def step(
         position: tf.Tensor,
@@ -226,27 +226,31 @@ def backward(
             tf.zeros_like(hidden),
             tf.zeros_like(hidden),
             arrays,
-            [tf.zeros_like(weight) for weight in summed],
+            [tf.zeros_like(weight) for weight in weights.vectors],
         ),
         parallel_iterations=1,
     )
     grad_products, grad_inputs = arrays[0].stack(), arrays[-1].stack()
-    previous = tf.reshape(tf.concat([hidden[None], outputs[:-1]], axis=0), (-1, units))
-    columns = tf.cast(tf.reshape(grad_products, (-1, 4 * units)), weights.kernel.dtype)
-    grad_kernel = matrix_product(previous, columns, transpose_a=True)
+    grad_kernel = kernel_gradient(hidden, outputs, grad_products, weights.kernel)
     gradients = [grad_inputs, grad_hidden, grad_cell, grad_kernel]
     if not normalised:
         return [*gradients, *grad_vectors]
     grad_shift, grad_inputs_scale, grad_product_scale, *grad_cell_norm = grad_vectors
-    return [
-        *gradients,
-        grad_shift,
-        grad_inputs_scale,
-        grad_shift,
-        grad_product_scale,
-        grad_shift,
-        *grad_cell_norm,
-    ]
+    grad_norms = [grad_inputs_scale, grad_shift, grad_product_scale, grad_shift, *grad_cell_norm]
+    return [*gradients, grad_shift, *grad_norms]
+
+
+def kernel_gradient(
+    hidden: tf.Tensor, outputs: tf.Tensor, grad_products: tf.Tensor, kernel: tf.Tensor
+) -> tf.Tensor:
+    """The gradient of the kernel (units, 4 units), in one matrix product over all positions.
+
+    `grad_products` (T, B, 4 units) are the gradients of the products of hidden states and kernel.
+    """
+    units = hidden.shape[-1]
+    previous = tf.reshape(tf.concat([hidden[None], outputs[:-1]], axis=0), (-1, units))
+    columns = tf.cast(tf.reshape(grad_products, (-1, 4 * units)), kernel.dtype)
+    return matrix_product(previous, columns, transpose_a=True)
 
 
 def position_gradients(
