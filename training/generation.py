@@ -225,7 +225,7 @@ def perplexities(
     Forward is that of `texts` under an n-gram model of the training texts. Reverse is that of the
     held-out `references` under `ngram`, a model of `texts`.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     if training_ngram and any(texts):
         metrics["forward_perplexity"] = training_ngram.perplexity(texts)
     if references:
