@@ -108,10 +108,10 @@ def of_bundle(path: str) -> Callable[[int], Any]:
 
 def of_keras() -> Callable[[int], Any]:
     from kvae.decoding import at_temperature, sample
-    from kvae.training.generation import compiled
+    from kvae.training.generation import compiled_step
 
     model = trained().model
-    model.head.step = compiled(model.head.step)
+    model.head.step = compiled_step(model.head.step)
     return lambda batch: np.asarray(sample(model, batch, at_temperature(1.0, 0), seed=0))
 
 

@@ -225,8 +225,8 @@ def test_the_report_shares_its_numbers_through_the_logs() -> None:
     spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
     report = LatentReport(rows)
     model.fit(rows, batch_size=12, epochs=1, verbose=0, callbacks=[report, spy])
-    assert seen[0]["val_active_units"] == int((report.found["shift"].var(axis=0) > 0.01).sum())
-    assert seen[0]["val_kl"] == pytest.approx(report.found["kl"].mean())
+    assert seen[0]["val_active_units"] == int((report.collected["shift"].var(axis=0) > 0.01).sum())
+    assert seen[0]["val_kl"] == pytest.approx(report.collected["kl"].mean())
     assert -0.5 < seen[0]["val_mutual_information"] <= 3.18  # ln 24
 
 

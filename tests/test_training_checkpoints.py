@@ -13,16 +13,22 @@ import numpy as np
 import pytest
 
 from kvae.serving.errors import ModelError
-from kvae.training.callbacks import Checkpoints, EarlyStop, MetricsFile, learns, superfluous
+from kvae.training.callbacks import (
+    Checkpoints,
+    EarlyStop,
+    MetricsFile,
+    is_good,
+    unneeded_checkpoints,
+)
 from kvae.training.checkpoints import (
     ABOUT,
-    NEEDED,
+    REQUIRED_TO_RESUME,
     Diverged,
-    groups,
-    latest,
+    latest_checkpoint,
     read_checkpoint,
     restore_checkpoint,
     restore_states,
+    variable_groups,
     write_checkpoint,
 )
 
@@ -66,7 +72,7 @@ def callbacks(folder: Path) -> dict[str, Any]:
 
 def opened(path: Path, model: Any) -> None:
     """All that a resumed run does with a checkpoint."""
-    found = read_checkpoint(path, NEEDED)
+    found = read_checkpoint(path, REQUIRED_TO_RESUME)
     restore_checkpoint(model, found)
     restore_states(callbacks(path.parent), found)
 
@@ -84,7 +90,9 @@ def test_one_number_that_is_not_finite_anywhere_keeps_a_checkpoint_from_being_wr
 ) -> None:
     before = checkpoint.read_bytes()
     variable = [
-        each for each in groups(model, within_epoch=True)[group] if "float" in str(each.dtype)
+        each
+        for each in variable_groups(model, within_epoch=True)[group]
+        if "float" in str(each.dtype)
     ][-1]
     kept = keras.ops.convert_to_numpy(variable)
     changed = kept.copy()
@@ -112,7 +120,7 @@ def test_a_checkpoint_of_an_earlier_version_that_is_not_finite_is_passed_over(
     with (checkpoint.parent / "step-000000009.npz").open("wb") as file:
         np.savez(file, **arrays)
     said: list[str] = []
-    found = latest(checkpoint.parent, said.append)
+    found = latest_checkpoint(checkpoint.parent, said.append)
     assert found is not None
     assert found.path == checkpoint
     assert "training had diverged when it was written" in said[0]
@@ -135,7 +143,7 @@ def refusal(path: Path, model: Any = None) -> str:
     """What is said of a checkpoint, or where no model is given of what it says of its run; nothing where it is taken."""
     try:
         if model is None:
-            restore_states(callbacks(path.parent), read_checkpoint(path, NEEDED))
+            restore_states(callbacks(path.parent), read_checkpoint(path, REQUIRED_TO_RESUME))
         else:
             opened(path, model)
     except ModelError as error:
@@ -253,27 +261,27 @@ def test_a_checkpoint_of_another_model_changes_nothing(
 
 
 def test_none_that_can_be_read_is_not_taken_for_none(checkpoint: Path) -> None:
-    assert latest(checkpoint.parent / "other", print) is None
+    assert latest_checkpoint(checkpoint.parent / "other", print) is None
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(
         ModelError, match="none of its 1 checkpoints can be read; take one from a copy"
     ):
-        latest(checkpoint.parent, lambda sentence: None)
+        latest_checkpoint(checkpoint.parent, lambda sentence: None)
 
 
 def test_files_with_other_names_are_no_checkpoints(checkpoint: Path) -> None:
     (checkpoint.parent / "step-final.npz").write_text("mine")
     (checkpoint.parent / "step-000000007 (copy).npz").write_text("mine")
-    found = latest(checkpoint.parent, pytest.fail)
+    found = latest_checkpoint(checkpoint.parent, pytest.fail)
     assert found is not None
     assert found.path == checkpoint
 
 
 def test_the_newest_two_and_the_last_good_one_stay() -> None:
     paths = [Path(f"step-{step:09d}.npz") for step in (1, 2, 3, 4, 9)]
-    assert superfluous(paths, paths[3], paths[0]) == [paths[1], paths[4]]
-    assert superfluous(paths, paths[3], paths[3]) == [paths[0], paths[1], paths[4]]
-    assert superfluous(paths[:1], paths[0], None) == []
+    assert unneeded_checkpoints(paths, paths[3], paths[0]) == [paths[1], paths[4]]
+    assert unneeded_checkpoints(paths, paths[3], paths[3]) == [paths[0], paths[1], paths[4]]
+    assert unneeded_checkpoints(paths[:1], paths[0], None) == []
 
 
 def test_two_bad_epochs_leave_the_last_good_checkpoint(tmp_path: Path, model: Any) -> None:
@@ -282,9 +290,9 @@ def test_two_bad_epochs_leave_the_last_good_checkpoint(tmp_path: Path, model: An
         {"loss": 20.0, "reconstruction": 15.0},
         {"loss": 500.0, "reconstruction": 2.1 * guessing},
     )
-    assert learns(model, good)
-    assert not learns(model, bad)
-    assert not learns(model, {**good, "val_elbo": float("nan")})
+    assert is_good(model, good)
+    assert not is_good(model, bad)
+    assert not is_good(model, {**good, "val_elbo": float("nan")})
     writer = Checkpoints(tmp_path / "checkpoints", {"corpus": "c0ffee"})
     writer.set_model(model)
     steps = model.training_steps
@@ -295,7 +303,7 @@ def test_two_bad_epochs_leave_the_last_good_checkpoint(tmp_path: Path, model: An
         names = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
         assert names == ["step-000000001.npz", "step-000000003.npz", "step-000000004.npz"]
         newest, last_good = (
-            latest(tmp_path / "checkpoints", print, good=good) for good in (False, True)
+            latest_checkpoint(tmp_path / "checkpoints", print, good=good) for good in (False, True)
         )
         assert newest is not None
         assert last_good is not None

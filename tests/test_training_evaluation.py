@@ -8,7 +8,7 @@ from kvae.serving.errors import ConfigError
 from kvae.training.evaluation import (
     UNITS,
     active_units,
-    aggregated,
+    aggregated_posterior,
     collect,
     evaluate,
     mutual_information,
@@ -70,7 +70,7 @@ def test_the_aggregated_posterior_is_the_gaussian_of_its_samples() -> None:
     mean = generator.normal(size=(200, 3)) @ generator.normal(size=(3, 3)) + [1.0, -2.0, 0.5]
     log_variance = generator.normal(size=(200, 3))
     z = mean + np.exp(0.5 * log_variance) * generator.normal(size=(5000, 200, 3))
-    found = aggregated(mean, log_variance)
+    found = aggregated_posterior(mean, log_variance)
     assert found["log_determinant"] == pytest.approx(
         np.log(np.linalg.det(np.cov(z.reshape(-1, 3).T))), abs=0.02
     )
@@ -81,15 +81,15 @@ def test_the_aggregated_posterior_is_the_gaussian_of_its_samples() -> None:
 
 
 def test_the_aggregated_posterior_of_a_collapsed_code_is_the_prior() -> None:
-    found = aggregated(np.zeros((10, 4), np.float32), np.zeros((10, 4), np.float32))
+    found = aggregated_posterior(np.zeros((10, 4), np.float32), np.zeros((10, 4), np.float32))
     assert found == {"log_determinant": 0.0, "aggregated_mean_norm": 0.0, "code_norm": 0.0}
 
 
 def test_a_covariance_without_inverse_has_no_log_determinant() -> None:
     """Variances of 0 and all means on a line. Two texts in many dimensions are enough when the variances are there."""
     line = np.arange(5.0)[:, None] * [1.0, 1.0]
-    assert "log_determinant" not in aggregated(line, np.full((5, 2), -2000.0))
-    assert aggregated(np.zeros((2, 50)), np.full((2, 50), -2.0))[
+    assert "log_determinant" not in aggregated_posterior(line, np.full((5, 2), -2000.0))
+    assert aggregated_posterior(np.zeros((2, 50)), np.full((2, 50), -2.0))[
         "log_determinant"
     ] == pytest.approx(-100.0)
 

@@ -18,11 +18,11 @@ from kvae.training.evaluation import evaluate
 from kvae.training.generation import (
     BATCH,
     UNITS,
-    compiled,
+    compiled_step,
+    decoded_texts,
     posterior_codes,
     prior_codes,
     text_report,
-    written,
 )
 
 from .conftest import random_tokens, small_model
@@ -47,11 +47,11 @@ def held(count: int = 20) -> HeldOut:
 
 def test_a_compiled_step_writes_the_same_texts() -> None:
     run = made_run()
-    step = compiled(run.model.head.step)
+    step = compiled_step(run.model.head.step)
     for choose in (lambda: greedy, lambda: at_temperature(1.0, 5)):
-        expected = written(run, prior_codes(run.model, 30, 0), choose(), None)
+        expected = decoded_texts(run, prior_codes(run.model, 30, 0), choose(), None)
         assert len(set(expected)) > 3
-        assert written(run, prior_codes(run.model, 30, 0), choose(), step) == expected
+        assert decoded_texts(run, prior_codes(run.model, 30, 0), choose(), step) == expected
 
 
 def test_batches_are_put_together_in_order() -> None:
@@ -59,7 +59,7 @@ def test_batches_are_put_together_in_order() -> None:
     codes = np.concatenate([np.asarray(batch) for batch in prior_codes(run.model, count, 0)])
     assert codes.shape == (count, 4)
     whole = run.alphabet.decode(np.asarray(decode(run.model, codes)))
-    assert written(run, prior_codes(run.model, count, 0), greedy, None) == whole
+    assert decoded_texts(run, prior_codes(run.model, count, 0), greedy, None) == whole
 
 
 def test_reconstructions_are_of_the_texts_they_are_compared_with() -> None:
@@ -179,7 +179,7 @@ def test_the_command_reports_every_group(
     table = "\n".join(text_tables(report))
     assert all(f"\n{name} " in table for name in UNITS)
     assert "BLEU over characters" in table
-    assert "n-gram model of these on 4 held-out texts" in table
+    assert "per character of 4 held-out texts, by an n-gram model of these texts" in table
 
 
 def test_reconstructions_and_samples_can_be_left_out() -> None:

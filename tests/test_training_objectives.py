@@ -112,7 +112,7 @@ def test_a_ramp_that_never_began_is_said() -> None:
     callback = RampAfterConvergence(said.append)
     trained(small_model({"ramp_after_convergence": True}), callbacks=[callback])
     callback.conclude()
-    assert "the ramp never began" in said[0]
+    assert "the ramp never started" in said[0]
 
 
 @pytest.mark.jax

@@ -21,7 +21,7 @@ from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.training import checkpoints, experiment, fit
 from kvae.training.callbacks import Checkpoints
-from kvae.training.checkpoints import latest, numbered
+from kvae.training.checkpoints import latest_checkpoint, numbered
 from kvae.training.experiment import resume, run, stored_config
 from kvae.training.fit import segments
 
@@ -61,7 +61,7 @@ class StopAt(Checkpoints):
     at = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.before + batch + 1 == self.at:
+        if self.steps_before_epoch + batch + 1 == self.at:
             self.stop.set()
         super().on_train_batch_end(batch, logs)
 
@@ -212,7 +212,7 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) ->
     (folder / newer.name).write_bytes(newer.read_bytes()[:-200])
     (folder / ".partial-0123abcd-step-000000099.npz").write_bytes(b"PK")
     said: list[str] = []
-    found = latest(folder, said.append)
+    found = latest_checkpoint(folder, said.append)
     assert found is not None
     assert found.path.name == older.name
     assert "damaged" in said[0]
@@ -367,7 +367,7 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
     out = tmp_path / "run"
     whole, _ = run(config, out, quiet)
     last = numbered(out / "checkpoints")[-1]
-    found = latest(out / "checkpoints", quiet)
+    found = latest_checkpoint(out / "checkpoints", quiet)
     assert found is not None
     about = {name: value for name, value in found.about.items() if name != "ended"}
     checkpoints.write_checkpoint(last, whole.model, about)

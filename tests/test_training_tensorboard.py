@@ -14,7 +14,12 @@ from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.alphabet import Alphabet
 from kvae.training.latent_report import LatentReport
-from kvae.training.tensorboard import Author, TensorBoardMonitor, drawing, fenced
+from kvae.training.tensorboard import (
+    TensorBoardMonitor,
+    TextPreview,
+    as_code_block,
+    inverse_cdf_chooser,
+)
 
 from .conftest import random_tokens, small_model
 
@@ -100,7 +105,7 @@ def test_markdown_tabs_and_line_breaks_of_texts_show_unchanged() -> None:
         ">",
     ]
     for text in strange:
-        shown = markdown_to_safe_html(fenced(text))
+        shown = markdown_to_safe_html(as_code_block(text))
         assert html.unescape(re.sub(r"</?(pre|code)>", "", shown)).rstrip("\n") == text
 
 
@@ -230,14 +235,14 @@ def test_several_steps_in_one_call_are_not_missed(tmp_path: Path) -> None:
     assert [event.step for event in events(tmp_path / "train").Tensors("loss")] == [6, 9]
 
 
-def test_what_the_compiled_author_writes_is_what_the_model_decodes() -> None:
+def test_what_the_compiled_preview_generates_is_what_the_model_decodes() -> None:
     from kvae.decoding import decode
 
     model, rows = small_model(), random_tokens(8)
-    author = Author(model, 8)
-    written = author.write(rows, np.full(8, -1))
+    preview = TextPreview(model, 8)
+    written = preview.generate(rows, np.full(8, -1))
     means = np.array(model.encode(rows)["mean"])
-    np.testing.assert_array_equal(written["samples"], decode(model, model.codes(author.noise)))
+    np.testing.assert_array_equal(written["samples"], decode(model, model.codes(preview.noise)))
     np.testing.assert_array_equal(written["reconstructions"], decode(model, means))
     halves = means[0] + np.linspace(0, 1, 8, dtype="float32")[:, None] * (means[-1] - means[0])
     np.testing.assert_array_equal(written["interpolation"], decode(model, halves))
@@ -249,12 +254,12 @@ def test_drawing_follows_the_distribution_and_never_takes_what_is_forbidden() ->
         [-1e9, 0, 0, 0], "float32"
     )
     uniform = np.linspace(0.0, 1.0, 4000, endpoint=False, dtype="float32")[:, None]
-    drawn = keras.ops.convert_to_numpy(drawing(uniform)(logits))
+    drawn = keras.ops.convert_to_numpy(inverse_cdf_chooser(uniform)(logits))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4000, probability, atol=1e-3)
 
 
 def test_a_vocabulary_of_one_symbol_writes() -> None:
-    written = Author(small_model(vocabulary_size=5), 8).write(
+    written = TextPreview(small_model(vocabulary_size=5), 8).generate(
         random_tokens(8, vocabulary_size=5), np.full(8, -1)
     )
     assert set("".join(Alphabet(("a",)).decode(np.array(written["samples"])))) <= {"a"}
@@ -262,5 +267,5 @@ def test_a_vocabulary_of_one_symbol_writes() -> None:
 
 def test_a_language_model_draws_different_samples() -> None:
     model = small_model(**LANGUAGE_MODEL)
-    samples = Author(model, 8).write(random_tokens(8), np.full(8, -1))["samples"]
+    samples = TextPreview(model, 8).generate(random_tokens(8), np.full(8, -1))["samples"]
     assert len({tuple(row) for row in np.array(samples)}) > 4

@@ -13,7 +13,14 @@ from kvae.runs import load_run
 from kvae.serving.errors import CheckFailed, ConfigError, DataError
 from kvae.training import fit
 from kvae.training.callbacks import Checkpoints
-from kvae.training.tune import as_begun, parse_search, results_table, space, tune, usual_search
+from kvae.training.tune import (
+    default_search,
+    hyperparameter_space,
+    parse_search,
+    results_table,
+    stored_search,
+    tune,
+)
 
 
 def quiet(sentence: str) -> None:
@@ -45,11 +52,11 @@ def test_every_preset_with_a_code_has_a_usual_search(name: str) -> None:
     config = preset(name)
     if config.model.latent == "none":
         with pytest.raises(ConfigError, match="no code to tune"):
-            usual_search(config)
+            default_search(config)
         return
-    search = usual_search(config)
+    search = default_search(config)
     assert ("objective.alpha" in search) == config.model.auxiliary
-    assert space(search).get("objective.beta_max") == pytest.approx(0.2)
+    assert hyperparameter_space(search).get("objective.beta_max") == pytest.approx(0.2)
 
 
 def test_a_search_trains_compares_and_goes_on(
@@ -146,7 +153,7 @@ def test_a_search_of_before_goes_on_with_the_split_that_it_began_with(tmp_path: 
     old = Config().to_dict()
     del old["data"]["split"]
     (tmp_path / "tune.json").write_text(json.dumps({"config": old, "search": ranges}))
-    assert as_begun(tmp_path / "tune.json", Config(), ranges) == Config().with_settings(
+    assert stored_search(tmp_path / "tune.json", Config(), ranges) == Config().with_settings(
         {"data.split": "texts"}
     )
     for config, search in (
@@ -154,4 +161,4 @@ def test_a_search_of_before_goes_on_with_the_split_that_it_began_with(tmp_path: 
         (Config(), {"objective.alpha": [1]}),
     ):
         with pytest.raises(ConfigError, match="holds a search over other settings"):
-            as_begun(tmp_path / "tune.json", config, search)
+            stored_search(tmp_path / "tune.json", config, search)

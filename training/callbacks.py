@@ -1,4 +1,8 @@
-"""Callbacks of a training run: those that show it (progress bar, metrics file), and those that steer it."""
+"""Callbacks of a training run.
+
+Some report it (progress bar, metrics file), the others steer it (ramp, early stopping, decoder
+reset, checkpoints).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from kvae.runs import DIVERGED, numbered, step_of, to_json
 from kvae.writing import write_text
 
 from .checkpoints import (
-    KEPT,
+    CHECKPOINTS_KEPT,
     Checkpoint,
     Diverged,
     read_checkpoint,
@@ -24,29 +28,39 @@ from .checkpoints import (
     write_checkpoint,
 )
 
-SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl", "val_active_units", "val_mutual_information")
-"""Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""
+PROGRESS_METRICS = (
+    "loss",
+    "elbo",
+    "kl",
+    "val_elbo",
+    "val_kl",
+    "val_active_units",
+    "val_mutual_information",
+)
+"""Metrics that the progress bar shows. TensorBoard and the metrics file have all of them."""
 
-MINUTES = 10.0
-"""Between two checkpoints of an epoch, where no number of steps is set."""
+CHECKPOINT_MINUTES = 10.0
+"""Minutes between two checkpoints within an epoch, if `training.checkpoint_steps` is not set."""
 
-LOST = 2.0
-"""A model whose reconstruction costs more than this many times what guessing costs, T ln V nats, is not a good one: a model
-that has learned nothing costs 1 times as much, one on its way to numbers that are not finite more than twice."""
+MAX_RECONSTRUCTION_RATIO = 2.0
+"""Largest reconstruction loss of a good model, as a multiple of that of guessing uniformly.
+
+Guessing costs T ln V nats. An untrained model is at 1, one that is about to diverge above 2.
+"""
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with the few metrics that fit on a line."""
+    """Keras' progress bar, limited to the metrics that fit on a line."""
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        super().on_train_batch_end(batch, shown(logs))
+        super().on_train_batch_end(batch, progress_metrics(logs))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        super().on_epoch_end(epoch, shown(logs))
+        super().on_epoch_end(epoch, progress_metrics(logs))
 
 
 class MetricsFile(keras.callbacks.Callback):
-    """One JSON object a line for every epoch: step, seconds of training, and every metric."""
+    """Writes a JSON object per epoch, one a line: step, seconds of training and all metrics."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -63,47 +77,59 @@ class MetricsFile(keras.callbacks.Callback):
         )
 
     def diverged(self, error: Diverged) -> None:
-        """The last line of an attempt that diverged: why, and the last training metrics that were numbers."""
+        """Write the line of an attempt that diverged: the cause and the last finite metrics."""
         self.write(error.step, {"diverged": error.what, **error.last})
 
-    def write(self, step: int, found: Mapping[str, Any]) -> None:
-        record = {"epoch": self.epoch + 1, "step": step, "seconds": round(self.seconds, 2), **found}
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        seconds = round(self.seconds, 2)
+        record = {"epoch": self.epoch + 1, "step": step, "seconds": seconds, **metrics}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(to_json(record) + "\n")
 
     @property
     def seconds(self) -> float:
-        """Since the start, interruptions left out."""
+        """Seconds of training since the start of the run, without interruptions."""
         return time.monotonic() - self.started
 
     def state(self) -> dict[str, Any]:
         return {"lines": self.lines, "seconds": self.seconds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the lines that were there; what was written after the checkpoint is dropped."""
+        """Continue after the lines of the checkpoint and remove any that were written later."""
         self.lines, self.started = state["lines"], time.monotonic() - state["seconds"]
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[
-                : self.lines
-            ]
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            lines = text.splitlines()[: self.lines]
             write_text(self.path, "".join(line + "\n" for line in lines), alone=True)
 
 
 class StepCallback(keras.callbacks.Callback):
-    """Knows how far training may be without asking the model at each batch, which on JAX would stop the device to read it."""
+    """Base of callbacks that act at a training step.
+
+    It counts batches itself. On JAX, reading the model's step counter after each batch would make
+    the program wait for the device.
+    """
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.before = number(self.model.training_steps)
+        self.steps_before_epoch = number(self.model.training_steps)
 
-    def reached(self, step: int, batch: int) -> bool:
-        """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
-        call of an epoch may have counted batches that the data did not have."""
-        return self.before + batch + 1 >= step and number(self.model.training_steps) >= step
+    def has_reached(self, step: int, batch: int) -> bool:
+        """Whether training has reached `step` after batch number `batch` of the epoch.
+
+        The model's own counter confirms it: with several steps per execution, the last call of an
+        epoch may count batches that the data did not have.
+        """
+        return (
+            self.steps_before_epoch + batch + 1 >= step
+            and number(self.model.training_steps) >= step
+        )
 
 
 class Divergence(StepCallback):
-    """Ends training with `Diverged` at the first step after which the loss is no finite number: the epoch does not end, so
-    nothing else sees the numbers of that model."""
+    """Raises `Diverged` at the first step whose loss is not finite.
+
+    The epoch does not end, so no other callback sees the metrics of that model.
+    """
 
     last: Mapping[str, Any] = {}
 
@@ -111,62 +137,73 @@ class Divergence(StepCallback):
         logs = logs or {}
         if not math.isfinite(logs.get("loss", 0.0)):
             last = {name: float(value) for name, value in self.last.items()}
-            raise Diverged(self.before + batch + 1, f"the loss is {float(logs['loss'])}", last)
+            raise Diverged(
+                self.steps_before_epoch + batch + 1, f"the loss is {float(logs['loss'])}", last
+            )
         self.last = logs
 
 
 class RampAfterConvergence(keras.callbacks.Callback):
-    """Starts the ramp when the model without a penalty has converged, and lets it last at least a fifth of the steps that
-    took since the warm start (Semeniuta et al. 2017, 3.4).
+    """Starts the KL ramp once the model has converged without a penalty.
 
-    Converged means: `patience` epochs in which the held-out reconstruction fell by less than `least` of itself. `say` gets a
-    sentence.
+    This is section 3.4 of Semeniuta et al. 2017. The ramp then lasts at least a fifth of the steps
+    that convergence took after the warm start. The model has converged when the held-out
+    reconstruction fell by less than the fraction `min_improvement` in each of `patience` epochs in
+    a row. `say` gets a sentence.
     """
 
-    def __init__(self, say: Callable[[str], None], patience: int = 2, least: float = 0.01) -> None:
+    def __init__(
+        self, say: Callable[[str], None], patience: int = 2, min_improvement: float = 0.01
+    ) -> None:
         super().__init__()
-        self.say, self.patience, self.least = say, patience, least
+        self.say, self.patience, self.min_improvement = say, patience, min_improvement
         self.best, self.waited = float("inf"), 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        warm = self.model.objective_config.warm_start_steps
-        if number(self.model.ramp_start) != NEVER or number(self.model.training_steps) <= warm:
+        warm_start = self.model.objective_config.warm_start_steps
+        if (
+            number(self.model.ramp_start) != NEVER
+            or number(self.model.training_steps) <= warm_start
+        ):
             return
-        found = (logs or {})[
-            "val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"
-        ]
-        better = found < (1.0 - self.least) * self.best
-        self.waited = 0 if better else self.waited + 1
-        self.best = min(self.best, found)
+        logs = logs or {}
+        held_out = "val_reconstruction" in logs
+        reconstruction = logs["val_reconstruction" if held_out else "reconstruction"]
+        improved = reconstruction < (1.0 - self.min_improvement) * self.best
+        self.waited = 0 if improved else self.waited + 1
+        self.best = min(self.best, reconstruction)
         if self.waited >= self.patience:
-            step = number(self.model.training_steps) - warm
+            step = number(self.model.training_steps) - warm_start
             steps = max(self.model.objective_config.ramp_steps, step // 5)
             self.model.ramp_start.assign(step)
             self.model.ramp_steps.assign(steps)
             self.say(
-                f"converged without a penalty: the ramp starts at step {step:,} and lasts {steps:,}"
+                f"converged without a penalty: the ramp starts at step {step:,} "
+                f"and lasts {steps:,} steps"
             )
 
     def conclude(self) -> None:
-        """Say at the end of a run if it never came to that."""
+        """Say at the end of a run that the ramp never started, if that is so."""
         if number(self.model.ramp_start) == NEVER:
             self.say(
-                "the ramp never began, the model still improved without a penalty: train longer for a usable prior"
+                "the ramp never started, because the model was still improving without a penalty: "
+                "train longer for a usable prior"
             )
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.waited = found_so_far(state["best"], float("inf")), state["waited"]
+        self.best, self.waited = best_from_state(state["best"], float("inf")), state["waited"]
 
 
 class EarlyStop(keras.callbacks.Callback):
-    """Stops when `patience` epochs in which the ramp had reached its height have not lowered the held-out bound.
+    """Stops training after `patience` epochs in which the held-out bound did not fall.
 
-    While the ramp rises the bound is not what is learned, so those epochs do not count. `conclude` gives the model the
-    weights of the best epoch, which are kept in the file `best` with `about`: a run that is made longer may still find none
-    better.
+    Only epochs after the end of the ramp count: before that, the bound is not what training
+    minimises. The file `best` keeps the weights of the best epoch, with `about` as its description.
+    `conclude` restores them. The file stays after the run, because a run that is made longer may
+    not improve on it.
     """
 
     def __init__(
@@ -183,9 +220,9 @@ class EarlyStop(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if float(keras.ops.convert_to_numpy(self.model.ramp)) < 1.0:
             return
-        found = (logs or {})["val_elbo"]
-        if found < self.best:
-            self.best, self.waited, self.best_step = found, 0, number(self.model.training_steps)
+        bound = (logs or {})["val_elbo"]
+        if bound < self.best:
+            self.best, self.waited, self.best_step = bound, 0, number(self.model.training_steps)
             write_checkpoint(self.file, self.model, self.about)
         else:
             self.waited += 1
@@ -193,10 +230,11 @@ class EarlyStop(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def conclude(self) -> None:
-        """Back to the weights of the best epoch."""
+        """Give the model the weights of the best epoch."""
         if self.best_step and self.best_step != number(self.model.training_steps):
             self.say(
-                f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): its weights are kept"
+                f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): "
+                f"its weights are kept"
             )
             restore_weights(self.model, read_checkpoint(self.file))
         self.waited = 0
@@ -205,27 +243,35 @@ class EarlyStop(keras.callbacks.Callback):
         return {"best": self.best, "waited": self.waited, "best_step": self.best_step}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best = found_so_far(state["best"], float("inf"))
+        self.best = best_from_state(state["best"], float("inf"))
         self.waited, self.best_step = state["waited"], state["best_step"]
 
 
 class DecoderReset(StepCallback):
-    """At the end of the warm start: p(x, z) drawn anew, q(z|x) kept (Li et al. 2019). Adam's moments stay: they are those of
-    the old decoder for some steps, but without their bias correction new ones would multiply the rate."""
+    """Draws new weights of p(x, z) at the end of the warm start (Li et al. 2019).
+
+    The weights of q(z|x) are kept. Adam's moments are kept as well. For some steps they belong to
+    the old decoder. Moments reset to zero would be worse: Adam's bias correction follows the step
+    count of the run, so the steps would be too large.
+    """
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.steps = self.model.objective_config.warm_start_steps
-        self.ahead = number(self.model.training_steps) < self.steps
+        self.warm_start = self.model.objective_config.warm_start_steps
+        self.pending = number(self.model.training_steps) < self.warm_start
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.ahead and self.reached(self.steps, batch):
+        if self.pending and self.has_reached(self.warm_start, batch):
             self.model.reset_decoder()
-            self.ahead = False
+            self.pending = False
 
 
 class EncoderAhead(keras.callbacks.Callback):
-    """Ends aggressive training, in which the encoder gets more updates, when the mutual information of codes and held-out
-    texts, as `LatentReport` before it found it, stops rising (He et al. 2019, algorithm 1)."""
+    """Ends aggressive training (He et al. 2019, algorithm 1).
+
+    Aggressive training gives the encoder more updates than the decoder. It ends when the mutual
+    information of latent codes and held-out texts stops rising. `LatentReport` measures it and must
+    come earlier in the list of callbacks.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()
@@ -233,31 +279,34 @@ class EncoderAhead(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if not number(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
-            return  # without different texts held out there is none
-        found = (logs or {})["val_mutual_information"]
-        if not math.isfinite(found):
-            return  # a best that is NaN would never fall
-        if found < self.best:
+            return  # not measured: the held-out texts are all equal
+        information = (logs or {})["val_mutual_information"]
+        if not math.isfinite(information):
+            return  # every comparison with a best of NaN would be false
+        if information < self.best:
             self.model.encoder_updates.assign(0)
             self.say(
-                f"mutual information fell from {self.best:.2f} to {found:.2f} nats: encoder and decoder learn together now"
+                f"mutual information fell from {self.best:.2f} to {information:.2f} nats: "
+                f"encoder and decoder learn together now"
             )
-        self.best = found
+        self.best = information
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best = found_so_far(state["best"], -float("inf"))
+        self.best = best_from_state(state["best"], -float("inf"))
 
 
 class Checkpoints(StepCallback):
-    """Writes `folder`/step-N.npz at the end of each epoch and within it, every `steps` steps or else every ten minutes.
+    """Writes `folder`/step-N.npz at the end of each epoch and within it.
 
-    When `stop` is set the step that is under way is the last one: it is written and `KeyboardInterrupt` raised. `about` is
-    remembered in every checkpoint, `stateful` the callbacks, by name, whose state belongs to it. `KEPT` of them stay, and the
-    newest good one (`learns`), at the start `good`. Must be the last callback. Raises `Diverged` where a variable is not
-    finite.
+    Within an epoch it writes every `steps` steps, or every ten minutes if `steps` is None. Once
+    `stop` is set, the current step is the last one: it is written and `KeyboardInterrupt` is
+    raised. Every checkpoint contains `about` and the states of the callbacks in `stateful`, by
+    name. The newest `CHECKPOINTS_KEPT` files stay, and the newest good one (`is_good`); `good` is
+    that file at the start of training. It must be the last callback. Raises `Diverged` if a
+    variable is not finite.
     """
 
     def __init__(
@@ -272,36 +321,38 @@ class Checkpoints(StepCallback):
         super().__init__()
         self.folder, self.about, self.stateful, self.steps = folder, about, stateful or {}, steps
         self.stop, self.good = stop or threading.Event(), good
-        self.learns = True
-        self.written = time.monotonic()
+        self.model_is_good = True
+        self.last_write = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self.epoch = epoch
-        self.next_step = self.before + (self.steps or 0)
+        self.next_step = self.steps_before_epoch + (self.steps or 0)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if batch + 1 == self.params["steps"]:
-            return  # the epoch ends here and is written then, with its validation
-        step = self.before + batch + 1
-        due = (
-            step >= self.next_step if self.steps else time.monotonic() - self.written > 60 * MINUTES
-        )
+            return  # the last batch: `on_epoch_end` writes the checkpoint, after the validation
+        step = self.steps_before_epoch + batch + 1
+        seconds = time.monotonic() - self.last_write
+        due = step >= self.next_step if self.steps else seconds > 60 * CHECKPOINT_MINUTES
         if due or self.stop.is_set():
-            self.learns = learns(self.model, logs or {})
+            self.model_is_good = is_good(self.model, logs or {})
             self.write(self.epoch, within_epoch=True)
             self.next_step = step + (self.steps or 0)
         if self.stop.is_set():
             raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.learns = learns(self.model, logs or {})
+        self.model_is_good = is_good(self.model, logs or {})
         self.write(epoch + 1, stopped=bool(self.model.stop_training))
         if self.stop.is_set():
             raise KeyboardInterrupt
 
     def write(self, epochs: int, **more: Any) -> None:
-        """Write the present moment, after `epochs` complete ones, and remove what it makes superfluous."""
+        """Write a checkpoint after `epochs` complete epochs and remove unneeded older ones.
+
+        `more` are further entries of its description.
+        """
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
         step = number(self.model.training_steps)
@@ -311,41 +362,48 @@ class Checkpoints(StepCallback):
             "step": step,
             "epoch": epochs,
             "callbacks": states,
-            "good": self.learns,
+            "good": self.model_is_good,
             **more,
         }
         path = self.folder / f"step-{step:09d}.npz"
         write_checkpoint(path, self.model, about)
-        self.good = path if self.learns else self.good
-        for old in superfluous(numbered(self.folder), path, self.good):
-            old.unlink()
+        self.good = path if self.model_is_good else self.good
+        for unneeded in unneeded_checkpoints(numbered(self.folder), path, self.good):
+            unneeded.unlink()
         (self.folder.parent / DIVERGED).unlink(missing_ok=True)
-        self.written = time.monotonic()
+        self.last_write = time.monotonic()
 
 
-def superfluous(found: Sequence[Path], newest: Path, good: Path | None) -> list[Path]:
-    """Of the checkpoints of a folder those of steps behind `newest`, which an attempt left that was given up, and all before
-    but the last `KEPT` and the last good one."""
-    before = [path for path in found if step_of(path) <= step_of(newest)]
-    return [path for path in found if path not in before[-KEPT:] and path != good]
+def unneeded_checkpoints(
+    checkpoints: Sequence[Path], newest: Path, good: Path | None
+) -> list[Path]:
+    """The checkpoints of a folder that are no longer needed.
+
+    These are the checkpoints after `newest`, which an abandoned attempt left, and all earlier ones
+    except the last `CHECKPOINTS_KEPT` and the last good one.
+    """
+    valid = [path for path in checkpoints if step_of(path) <= step_of(newest)]
+    kept = {*valid[-CHECKPOINTS_KEPT:], good}
+    return [path for path in checkpoints if path not in kept]
 
 
-def learns(model: TextVAE, logs: Mapping[str, Any]) -> bool:
-    """Whether an epoch's numbers are those of a model that can be trained on: its bounds are finite, and it reconstructs not
-    much worse than by guessing (`LOST`)."""
-    shape = model.model_config
-    guessing = shape.length * math.log(shape.vocabulary_size)
+def is_good(model: TextVAE, logs: Mapping[str, Any]) -> bool:
+    """Whether training can continue from a model with the metrics `logs`.
+
+    Its bounds are finite, and its reconstruction loss is at most `MAX_RECONSTRUCTION_RATIO` times
+    that of guessing uniformly.
+    """
+    config = model.model_config
+    guessing = config.length * math.log(config.vocabulary_size)
     bounds = [
         float(logs[name]) for name in ("loss", "elbo", "val_loss", "val_elbo") if name in logs
     ]
-    return (
-        all(map(math.isfinite, bounds))
-        and float(logs.get("reconstruction", 0.0)) <= LOST * guessing
-    )
+    reconstruction = float(logs.get("reconstruction", 0.0))
+    return all(map(math.isfinite, bounds)) and reconstruction <= MAX_RECONSTRUCTION_RATIO * guessing
 
 
 class RunningMetrics(keras.callbacks.Callback):
-    """Goes on with the running means of an epoch that was interrupted, which Keras resets when it begins."""
+    """Restores the running means of an interrupted epoch after Keras has reset them."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -357,11 +415,14 @@ class RunningMetrics(keras.callbacks.Callback):
                 variable.assign(self.checkpoint.arrays[f"metric/{place}"])
 
 
-def found_so_far(value: float | None, nothing: float) -> float:
-    """A number of a state; JSON has no infinity, so None stands for the one that says that `nothing` was found yet."""
-    return nothing if value is None else value
+def best_from_state(value: float | None, default: float) -> float:
+    """The best value in a callback's state, or `default` for None.
+
+    JSON has no infinity, so None stands for an infinite best, before the first measurement.
+    """
+    return default if value is None else value
 
 
-def shown(logs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The metrics of `SHOWN` that are there, in that order."""
-    return {name: logs[name] for name in SHOWN if logs and name in logs}
+def progress_metrics(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The metrics of `PROGRESS_METRICS` that `logs` contains, in that order."""
+    return {name: logs[name] for name in PROGRESS_METRICS if logs and name in logs}

@@ -1,7 +1,8 @@
-"""Checkpoints: all that a run needs to go on exactly where it was, in one file that is whole or not there.
+"""Checkpoints: everything that a run needs to continue exactly where it stopped, in one file.
 
-A file holds the variables of model and optimizer as arrays, within an epoch those of the running metrics too, and as JSON the
-step, the number of complete epochs and the state of every callback that has one: a callback with `state() -> dict` and
+A file appears whole or not at all. It contains the variables of model and optimizer as arrays;
+within an epoch also those of the running metrics. Its JSON part contains the step, the number of
+complete epochs and the state of every callback that has the methods `state() -> dict` and
 `restore(dict)`. No number in it is NaN or infinite.
 """
 
@@ -26,12 +27,12 @@ from kvae.saved_models import first_line, from_outside
 from kvae.serving.errors import CheckFailed, ModelError
 from kvae.writing import whole
 
-KEPT = 2
-"""Checkpoints that stay in a folder, the newest ones; and the newest good one, where those are not."""
+CHECKPOINTS_KEPT = 2
+"""How many of the newest checkpoints stay in a folder. The newest good one stays as well."""
 
 ABOUT = "about.json"
 
-FIELDS: Mapping[str, type] = {
+ABOUT_TYPES: Mapping[str, type] = {
     "step": int,
     "epoch": int,
     "corpus": str,
@@ -41,16 +42,14 @@ FIELDS: Mapping[str, type] = {
     "ended": int,
     "good": bool,
 }
-"""What a checkpoint may say of its run, and the kind of each value. Whole numbers are steps and epochs, from 0 on."""
+"""Entries of a checkpoint's description with their types. Integers count steps or epochs from 0."""
 
-LARGEST = sys.float_info.max
-
-NEEDED = ("step", "epoch", "corpus", "callbacks")
-"""What it must say where a run is to go on from it."""
+REQUIRED_TO_RESUME = ("step", "epoch", "corpus", "callbacks")
+"""Entries without which a run cannot resume from a checkpoint."""
 
 
 class Diverged(CheckFailed):
-    """Training reached numbers that are not finite: at which `step`, `what` was not, and the `last` metrics that were."""
+    """Training was no longer finite: at `step`, in `what`. `last` are the last finite metrics."""
 
     def __init__(self, step: int, what: str, last: Mapping[str, Any] | None = None) -> None:
         super().__init__(f"training diverged at step {step:,} ({what})")
@@ -59,7 +58,7 @@ class Diverged(CheckFailed):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: `arrays` by group and place, and what `about` says of the run."""
+    """The content of a file: `arrays` by "group/index", and `about`, the description of the run."""
 
     path: Path
     arrays: Mapping[str, np.ndarray]
@@ -67,24 +66,31 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Training steps that were taken."""
-        return self.about["step"]
+        """Number of training steps taken."""
+        return int(self.about["step"])
 
     @property
     def epoch(self) -> int:
-        """Epochs that were completed."""
-        return self.about["epoch"]
+        """Number of complete epochs."""
+        return int(self.about["epoch"])
 
     @property
     def good(self) -> bool:
-        """Whether the model was one that learns; `Checkpoints` in `kvae.training.callbacks` says what that means."""
-        return self.about.get("good", True)
+        """Whether training can continue from its model: `is_good` in `kvae.training.callbacks`.
+
+        True for files of earlier versions, which do not say.
+        """
+        return bool(self.about.get("good", True))
 
 
-def groups(model: TextVAE, within_epoch: bool = False) -> dict[str, Sequence[Any]]:
-    """All variables that training changes, in the order in which Keras lists them; running metrics count within an epoch
-    alone. A learning rate is a setting, which a resumed run may have otherwise, and where a schedule computes it there is no
-    variable: it stays what it is."""
+def variable_groups(
+    model: TextVAE, within_epoch: bool = False
+) -> dict[str, Sequence[keras.Variable]]:
+    """The variables that training changes, by group, in Keras' order.
+
+    The running metrics are included only within an epoch. The learning rate is left out: it is a
+    setting that a resumed run may change, and with a schedule there is no such variable.
+    """
     optimizer = model.optimizer.variables if getattr(model, "optimizer", None) else []
     return {
         "trainable": model.trainable_variables,
@@ -95,20 +101,22 @@ def groups(model: TextVAE, within_epoch: bool = False) -> dict[str, Sequence[Any
 
 
 def values_of(model: TextVAE, within_epoch: bool = False) -> dict[str, np.ndarray]:
-    """The values of all variables by group and place; raises `Diverged` where one is not finite."""
-    found = {}
-    for name, variables in groups(model, within_epoch).items():
+    """The values of all variables by "group/index". Raises `Diverged` if one is not finite."""
+    values = {}
+    for name, variables in variable_groups(model, within_epoch).items():
         for place, variable in enumerate(variables):
             value = np.asarray(keras.ops.convert_to_numpy(variable))
             if not np.isfinite(value).all():
                 raise Diverged(number(model.training_steps), f"{variable.path} is not finite")
-            found[f"{name}/{place}"] = value
-    return found
+            values[f"{name}/{place}"] = value
+    return values
 
 
 def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> None:
-    """Write a file that is whole or not there; it is on the disk when this returns. Raises `Diverged` and writes nothing
-    where a number is not finite."""
+    """Write a file that appears whole or not at all; on return it is on disk.
+
+    Raises `Diverged`, and writes nothing, if a variable is not finite.
+    """
     arrays = values_of(model, about.get("within_epoch", False))
     path.parent.mkdir(exist_ok=True)
     with whole(path, alone=True) as partial, partial.open("wb") as file:
@@ -117,9 +125,12 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
         os.fsync(file.fileno())
 
 
-def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:
-    """Read a file whole; raises `ModelError` when it is damaged, or does not say what is `needed`. It takes no more memory
-    than twice the size of the file, whatever is in it."""
+def read_checkpoint(path: Path, required: Sequence[str] = ()) -> Checkpoint:
+    """Read a whole file.
+
+    Raises `ModelError` if it is damaged or if its description lacks one of the entries in
+    `required`. Memory stays below twice the size of the file, whatever the file contains.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = {
@@ -127,7 +138,7 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:
                 for name, array in members(archive, path.stat().st_size)
             }
         about = parse_json(arrays.pop(ABOUT).tobytes())
-        check_about(about, needed)
+        check_about(about, required)
     except Exception as error:  # zip, npy and json raise errors without a common base
         raise ModelError(
             f"{path}: {from_outside(error) or f'damaged ({first_line(error)})'}"
@@ -141,8 +152,11 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:
 
 
 def members(archive: zipfile.ZipFile, size: int) -> list[tuple[str, np.ndarray]]:
-    """The arrays of an archive of `size` bytes, as `numpy.savez` writes them: not packed, each once, each as long as it says.
-    Raises `ValueError`, and what damaged archives raise."""
+    """Names and arrays of an archive of `size` bytes that `numpy.savez` wrote.
+
+    Such an archive is uncompressed, has every name once, and has the length that each array
+    declares. Raises `ValueError` otherwise, and the errors of `zipfile` for a damaged archive.
+    """
     parts = archive.infolist()
     if (
         len({part.filename for part in parts}) < len(parts)
@@ -153,153 +167,175 @@ def members(archive: zipfile.ZipFile, size: int) -> list[tuple[str, np.ndarray]]
 
 
 def array_of(content: bytes) -> np.ndarray:
-    """The array in the bytes of a `.npy` file; raises `ValueError`."""
+    """The array in the bytes of a `.npy` file. Raises `ValueError` if they are not one."""
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"an array of version {version}, not (1, 0)")
-    shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-    left = len(content) - file.tell()
-    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != left:
-        raise ValueError(f"an array of {left} bytes says that it is {dtype} {shape}"[:100])
+    shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)
+    size = len(content) - file.tell()
+    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"an array of {size} bytes says that it is {dtype} {shape}"[:100])
     return np.frombuffer(content, dtype, offset=file.tell()).reshape(
-        shape, order="F" if by_column else "C"
+        shape, order="F" if column_major else "C"
     )
 
 
-def check_about(about: Any, needed: Sequence[str]) -> None:
-    """Raise `ValueError` for what no run writes about itself."""
+def check_about(about: Any, required: Sequence[str]) -> None:
+    """Raise `ValueError` for a description that no run writes."""
     if not isinstance(about, dict):
         raise ValueError(f"{ABOUT} holds a {type(about).__name__}")
-    missing = [name for name in needed if name not in about]
+    missing = [name for name in required if name not in about]
     if missing:
         raise ValueError(f"{ABOUT} lacks {missing[0]!r}")
-    for name, kind in FIELDS.items():
-        value: Any = about.get(name, kind())
-        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**31):
+    for name, expected in ABOUT_TYPES.items():
+        value: Any = about.get(name, expected())
+        if type(value) is not expected or (isinstance(value, int) and not 0 <= value < 2**31):
             raise ValueError(f"{name} in {ABOUT} is {str(value)[:40]!r}")
     if not all(isinstance(state, dict) for state in about.get("callbacks", {}).values()):
         raise ValueError(f"callbacks in {ABOUT} are not the states of callbacks")
 
 
 def restore_checkpoint(model: TextVAE, checkpoint: Checkpoint) -> None:
-    """Give a compiled model, its optimizer and, within an epoch, its metrics the values of a checkpoint; raises `ModelError`
-    where it is that of another model."""
+    """Give a compiled model and its optimizer the values of a checkpoint.
+
+    Within an epoch its running metrics get theirs as well. Raises `ModelError` for a checkpoint of
+    another model.
+    """
     model.optimizer.build(model.trainable_variables)
-    assign(checkpoint, groups(model, checkpoint.about.get("within_epoch", False)))
+    assign(checkpoint, variable_groups(model, checkpoint.about.get("within_epoch", False)))
     if number(model.training_steps) != checkpoint.step:
         raise ModelError(
-            f"{checkpoint.path}: says step {checkpoint.step:,} and holds the model of step {number(model.training_steps):,}; "
-            f"{moved_away(checkpoint.path)}"
+            f"{checkpoint.path}: says step {checkpoint.step:,} and holds the model of step "
+            f"{number(model.training_steps):,}; {skip_hint(checkpoint.path)}"
         )
 
 
 def restore_weights(model: TextVAE, checkpoint: Checkpoint) -> None:
-    """Give a model the weights of a checkpoint and the statistics of its normalisation, but keep its counters."""
-    floating = {
-        name: values for name, values in groups(model).items() if name in ("trainable", "other")
-    }
-    assign(checkpoint, floating, only=lambda variable: "float" in str(variable.dtype))
+    """Give a model the weights and normalisation statistics of a checkpoint; its counters stay."""
+    groups = variable_groups(model)
+    weights = {name: groups[name] for name in ("trainable", "other")}
+    assign(checkpoint, weights, only=lambda variable: "float" in str(variable.dtype))
 
 
 def restore_states(
     callbacks: Mapping[str, Any], checkpoint: Checkpoint, new: Sequence[str] = ()
 ) -> None:
-    """Give callbacks, by name, the states that a checkpoint has of them; those named in `new` may have none. Raises
-    `ModelError` where one is not such a state: the same names, numbers or nothing, counts from 0 to the step."""
+    """Give callbacks, by name, their states in a checkpoint; those named in `new` may have none.
+
+    Raises `ModelError` for an invalid state. A valid one has the keys of the callback's current
+    state, its values are numbers or None, and its counts lie between 0 and the step.
+    """
     states = checkpoint.about["callbacks"]
     for name, callback in callbacks.items():
         if name in states or name not in new:
-            state, now = states.get(name, {}), callback.state()
-            fits = state.keys() == now.keys() and all(
-                is_state(state[key], now[key], checkpoint.step) for key in now
+            state, current = states.get(name, {}), callback.state()
+            valid = state.keys() == current.keys() and all(
+                is_valid_state(state[key], current[key], checkpoint.step) for key in current
             )
-            if not fits:
+            if not valid:
                 raise ModelError(
-                    f"{checkpoint.path}: damaged (the state of {name}); {moved_away(checkpoint.path)}"
+                    f"{checkpoint.path}: damaged (the state of {name}); "
+                    f"{skip_hint(checkpoint.path)}"
                 )
             callback.restore(state)
 
 
-def is_state(value: Any, now: int | float, step: int) -> bool:
-    """Whether a value is one of the kind of `now`, what the callback begins with: a count is at most `step`, and a number may
-    only be missing where none is there at the beginning."""
+def is_valid_state(value: Any, initial: int | float, step: int) -> bool:
+    """Whether a value has the type of `initial`, the value in a new callback.
+
+    A count lies between 0 and `step`. None is valid only where `initial` is infinite.
+    """
     if value is None:
-        return not math.isfinite(now)
-    if isinstance(now, int):
+        return not math.isfinite(initial)
+    if isinstance(initial, int):
         return type(value) is int and 0 <= value <= step
-    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+    largest = sys.float_info.max
+    return type(value) in (int, float) and -largest <= value <= largest
 
 
 def assign(
     checkpoint: Checkpoint,
-    groups: Mapping[str, Sequence[Any]],
-    only: Callable[[Any], bool] = lambda variable: True,
+    groups: Mapping[str, Sequence[keras.Variable]],
+    only: Callable[[keras.Variable], bool] = lambda variable: True,
 ) -> None:
-    """Give variables their values, or none of them; raises `ModelError` where they do not fit."""
-    found = []
+    """Assign the arrays of a checkpoint to those variables for which `only` is true.
+
+    Raises `ModelError`, and assigns nothing, if an array does not fit or the checkpoint has more
+    arrays than the groups have variables.
+    """
+    assignments = []
     for name, variables in groups.items():
         for place, variable in enumerate(variables):
             value = checkpoint.arrays.get(f"{name}/{place}")
-            kind = np.dtype("float32" if variable.dtype == "bfloat16" else variable.dtype)
+            dtype = np.dtype("float32" if variable.dtype == "bfloat16" else variable.dtype)
             if (
                 value is None
                 or value.shape != tuple(variable.shape)
-                or not np.can_cast(value.dtype, kind, "same_kind")
+                or not np.can_cast(value.dtype, dtype, "same_kind")
             ):
-                raise another_model(
+                raise wrong_model(
                     checkpoint, f"{name} variable {place}, {variable.path}, does not fit"
                 )
-            found.append((variable, value))
+            assignments.append((variable, value))
         if f"{name}/{len(variables)}" in checkpoint.arrays:
-            raise another_model(
+            raise wrong_model(
                 checkpoint, f"it has more {name} variables than the {len(variables)} of this one"
             )
-    for variable, value in found:
+    for variable, value in assignments:
         if only(variable):
             variable.assign(value)
 
 
 def check_run(checkpoint: Checkpoint, run: str) -> None:
-    """Raise `ModelError` for a checkpoint of another run than `run`, which may have the same shapes; one of an earlier
-    version of kvae names no run and passes."""
-    found = checkpoint.about.get("run") or run
-    if found != run:
+    """Raise `ModelError` for a checkpoint of another run than `run`, even if all shapes match.
+
+    A checkpoint of an earlier version of kvae names no run and passes.
+    """
+    owner = checkpoint.about.get("run") or run
+    if owner != run:
         raise ModelError(
-            f"{checkpoint.path}: belongs to another run ({found}, this one is {run}); move it out of the folder, and --resume "
+            f"{checkpoint.path}: belongs to another run ({owner}, this one is {run}); "
+            f"move it out of the folder, and --resume "
             f"goes on from the newest checkpoint of this run"
         )
 
 
-def another_model(checkpoint: Checkpoint, why: str) -> ModelError:
-    """What is said of a checkpoint whose variables are not those of the model."""
+def wrong_model(checkpoint: Checkpoint, reason: str) -> ModelError:
+    """The error for a checkpoint whose variables are not those of the model."""
     return ModelError(
-        f"{checkpoint.path}: belongs to another model ({why}): of another run, or of another version of kvae or Keras; "
-        f"{moved_away(checkpoint.path)}"
+        f"{checkpoint.path}: belongs to another model ({reason}): of another run, "
+        f"or of another version of kvae or Keras; {skip_hint(checkpoint.path)}"
     )
 
 
-def moved_away(path: Path) -> str:
-    """The way out for one checkpoint that cannot be used."""
+def skip_hint(path: Path) -> str:
+    """What a message advises if one checkpoint cannot be used."""
     return f"move it out of {path.parent}, and --resume takes the one before"
 
 
-def latest(folder: Path, say: Callable[[str], None], good: bool = False) -> Checkpoint | None:
-    """The newest checkpoint of a folder that is whole, or with `good` the newest good one if any is; `say` hears of those that
-    are passed over. None where the folder has none at all. Raises `ModelError` where it has some and none can be read."""
-    whole, errors = None, []
+def latest_checkpoint(
+    folder: Path, say: Callable[[str], None], good: bool = False
+) -> Checkpoint | None:
+    """The newest checkpoint of a folder that can be read; None for a folder without checkpoints.
+
+    With `good` it is the newest good one, or the newest readable one if none is good. `say` gets a
+    sentence for each file that was skipped. Raises `ModelError` if there are checkpoints and none
+    can be read.
+    """
+    newest, errors = None, []
     for path in reversed(numbered(folder)):
         try:
-            found = read_checkpoint(path, NEEDED)
+            checkpoint = read_checkpoint(path, REQUIRED_TO_RESUME)
         except ModelError as error:
             errors.append(error)
             say(f"passed over: {error}")
             continue
-        if found.good or not good:
-            return found
-        whole = whole or found
-    if errors and whole is None:
+        if checkpoint.good or not good:
+            return checkpoint
+        newest = newest or checkpoint
+    if errors and newest is None:
         raise ModelError(
             f"{folder}: none of its {len(errors)} checkpoints can be read; take one from a copy"
         )
-    return whole
+    return newest

@@ -1,7 +1,7 @@
-"""Several devices: every batch is split between them, and the numbers are those of one device with the whole batch.
+"""Training on several devices, with the results of one device: each gets a part of every batch.
 
-On TensorFlow through `tf.distribute`: the devices of this machine, or those of several processes that find each other by
-the environment variable TF_CONFIG. On JAX through Keras' own distribution.
+TensorFlow uses `tf.distribute`, with the devices of this machine or of several processes that find
+each other by the environment variable TF_CONFIG. JAX uses the distribution API of Keras.
 """
 
 from __future__ import annotations
@@ -20,144 +20,166 @@ from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
 ROLES = ("chief", "worker")
-"""The processes of TF_CONFIG that train, alike but that the first one writes the run."""
+"""Roles of training processes in TF_CONFIG. All do the same; only the first one writes the run."""
 
 
-def workers() -> int:
-    """Processes that train together, from TF_CONFIG; 1 without it."""
-    return max(1, len(members()))
+def worker_count() -> int:
+    """Number of processes that train together, from TF_CONFIG; 1 without it."""
+    return max(1, len(training_processes()))
 
 
-def worker() -> int:
-    """Which of them this one is; number 0 writes the run."""
-    together, task = members(), settings()["task"]
-    return together.index((task["type"], int(task["index"]))) if together else 0
+def worker_index() -> int:
+    """Index of this process among those that train together; process 0 writes the run."""
+    processes, task = training_processes(), tf_config()["task"]
+    return processes.index((task["type"], int(task["index"]))) if processes else 0
 
 
-def members() -> list[tuple[str, int]]:
-    """Role and index of each of them, the chief first."""
-    cluster = settings()["cluster"]
+def training_processes() -> list[tuple[str, int]]:
+    """Role and index of every process that trains, the chief first."""
+    cluster = tf_config()["cluster"]
     return [(role, index) for role in ROLES for index in range(len(cluster.get(role, [])))]
 
 
-def settings() -> dict[str, Any]:
-    """`cluster` and `task` of TF_CONFIG, empty without it. Raises `ConfigError` for one that does not say which processes
-    train, and in a process that is not one of them."""
+def tf_config() -> dict[str, Any]:
+    """`cluster` and `task` of TF_CONFIG, both empty without it.
+
+    Raises `ConfigError` for an invalid TF_CONFIG, and in a process that does not train.
+    """
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        found = str(error)
-    reason = next(complaints(found), None)
-    if reason:
-        raise ConfigError(f"TF_CONFIG: {reason}; it is {text[:80]!r}")
-    return {"cluster": found.get("cluster") or {}, "task": found.get("task") or {}}
+        content = str(error)
+    problem = next(tf_config_problems(content), None)
+    if problem:
+        raise ConfigError(f"TF_CONFIG: {problem}; it is {text[:80]!r}")
+    return {"cluster": content.get("cluster") or {}, "task": content.get("task") or {}}
 
 
-def complaints(found: Any) -> Iterator[str]:
-    """What is wrong with a TF_CONFIG, the first cause first."""
-    if not isinstance(found, dict):
-        yield f'not an object of JSON ({found}); give {{"cluster": ..., "task": ...}}, or unset it to train in one process'
+def tf_config_problems(content: Any) -> Iterator[str]:
+    """What is wrong with the content of a TF_CONFIG, the most basic problem first."""
+    if not isinstance(content, dict):
+        yield (
+            f'not an object of JSON ({content}); give {{"cluster": ..., "task": ...}}, '
+            f"or unset it to train in one process"
+        )
         return
-    cluster, task = found.get("cluster") or {}, found.get("task") or {}
+    cluster, task = content.get("cluster") or {}, content.get("task") or {}
     for name, part in {"cluster": cluster, "task": task}.items():
         if not isinstance(part, dict):
             yield f"{name} must be an object, got {part!r}"
             return
     role, index = task.get("type"), task.get("index")
     if role == "evaluator":
-        yield "this process is an evaluator, and kvae evaluates in the processes that train: start none for it"
+        yield (
+            "this process is an evaluator, but kvae evaluates in the training processes: "
+            "do not start an evaluator"
+        )
     for name in [*cluster, *([role] if task else [])]:
         if name not in ROLES:
-            yield f"the role {name!r} is none that kvae has, all its processes train: name them chief and worker"
+            yield f"the role {name!r} is not supported, all processes train: use chief and worker"
     for name, hosts in cluster.items():
         if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
-            yield f'cluster.{name} must be a list of addresses, as ["a:2222", "b:2222"], got {hosts!r}'
+            yield (
+                f"cluster.{name} must be a list of addresses, "
+                f'such as ["a:2222", "b:2222"], got {hosts!r}'
+            )
     if not any(cluster.values()):
         return
     if len(cluster.get("chief", [])) > 1:
-        yield "cluster lists several chiefs: name one, and the others worker"
+        yield "cluster lists several chiefs: keep one, and list the others as worker"
     if isinstance(index, bool) or not str(index).isdecimal():
-        yield f"task.index must be the number of this process in its role, from 0 on, got {index!r}"
+        yield f"task.index must be the number of this process in its role, from 0, got {index!r}"
     elif role not in cluster or int(str(index)) >= len(cluster[role]):
         yield f"task is {role} {index}, which cluster does not list"
 
 
 @contextlib.contextmanager
 def split_between(config: Config) -> Iterator[None]:
-    """Within this, models are built and trained on `training.devices` devices and all workers; with one of each, as ever."""
-    devices, together = config.training.devices, workers()
-    if devices * together == 1:
+    """Context in which models are built and trained on `training.devices` devices of each worker.
+
+    With one device and one worker it changes nothing. Raises `ConfigError` for settings that do not
+    work with several devices.
+    """
+    devices, processes = config.training.devices, worker_count()
+    if devices * processes == 1:
         yield
         return
-    check(config, devices * together)
+    check_split(config, devices * processes)
     if keras.backend.backend() == "jax":
-        if together > 1:
+        if processes > 1:
             raise ConfigError(
-                "TF_CONFIG: several processes need KERAS_BACKEND=tensorflow; unset it, or use one process"
+                "TF_CONFIG: several processes need KERAS_BACKEND=tensorflow; "
+                "unset it, or use one process"
             )
         keras.distribution.set_distribution(
-            keras.distribution.DataParallel(devices=available(devices))
+            keras.distribution.DataParallel(devices=available_devices(devices))
         )
         try:
             yield
         finally:
             keras.distribution.set_distribution(None)
         return
-    if together > 1:
+    if processes > 1:
         strategy: Any = tf.distribute.MultiWorkerMirroredStrategy()
     else:
-        strategy = tf.distribute.MirroredStrategy(available(devices))
+        strategy = tf.distribute.MirroredStrategy(available_devices(devices))
     with strategy.scope():
         yield
 
 
 def check_parts(batch_size: int) -> None:
-    """Refuse batches that do not divide, as those of a corpus with fewer texts than a batch."""
+    """Raise `ConfigError` if the devices cannot share a batch equally.
+
+    A corpus with fewer texts than `training.batch_size` makes such batches.
+    """
     parts = equal_parts()
     if batch_size % parts:
         raise ConfigError(
-            f"the corpus makes batches of {batch_size} texts, which {parts} devices cannot share equally; set a smaller "
-            f"training.batch_size, a multiple of {parts}"
+            f"the corpus makes batches of {batch_size} texts, which {parts} devices cannot share "
+            f"equally; set a smaller training.batch_size, a multiple of {parts}"
         )
 
 
-def check(config: Config, parts: int) -> None:
-    """Refuse what cannot be split with equal numbers."""
+def check_split(config: Config, parts: int) -> None:
+    """Raise `ConfigError` for settings that would give other results on several devices."""
     objective, batch_size = config.objective, config.training.batch_size
     if batch_size % parts:
         raise ConfigError(
-            f"training.batch_size must be a multiple of the {parts} devices that share it, got {batch_size}"
+            f"training.batch_size must be a multiple of the {parts} devices that share it, "
+            f"got {batch_size}"
         )
     if keras.backend.backend() == "jax":
         return
-    for name, used in (("mmd", objective.mmd), ("encoder_updates", objective.encoder_updates)):
-        if used:
+    for name in ("mmd", "encoder_updates"):
+        if getattr(objective, name):
             raise ConfigError(
-                f"objective.{name} needs the whole batch on one device on TensorFlow; train it with --devices 1 or "
-                f"with KERAS_BACKEND=jax"
+                f"objective.{name} needs the whole batch on one device on TensorFlow; "
+                f"train it with --devices 1 or with KERAS_BACKEND=jax"
             )
 
 
-def available(count: int) -> list[str]:
-    """The first `count` accelerators; without any, processors."""
+def available_devices(count: int) -> list[str]:
+    """The names of the first `count` accelerators, or of CPU devices if there is no accelerator.
+
+    Raises `ConfigError` if there are fewer.
+    """
     if keras.backend.backend() == "jax":
-        found = keras.distribution.list_devices()
+        devices: list[str] = keras.distribution.list_devices()
+    elif tf.config.list_physical_devices("GPU"):
+        devices = logical_devices("GPU")
     else:
-        found = (
-            logical_devices("GPU")
-            if tf.config.list_physical_devices("GPU")
-            else virtual_processors(count)
-        )
-    if len(found) < count:
+        devices = virtual_processors(count)
+    if len(devices) < count:
         raise ConfigError(
-            f"training.devices: {count} asked for, this machine has {len(found)} ({', '.join(found)})"
+            f"training.devices must be at most {len(devices)}, the number of devices of this "
+            f"machine ({', '.join(devices)}), got {count}"
         )
-    return found[:count]
+    return devices[:count]
 
 
 def virtual_processors(count: int) -> list[str]:
-    """The processor as `count` devices, for trying things out; as it is where TensorFlow has started with it already."""
+    """The CPU as `count` devices, for experiments; one device if TensorFlow has already started."""
     (processor,) = tf.config.list_physical_devices("CPU")
     with contextlib.suppress(RuntimeError):
         tf.config.set_logical_device_configuration(
@@ -167,12 +189,12 @@ def virtual_processors(count: int) -> list[str]:
 
 
 def logical_devices(kind: str) -> list[str]:
-    """TensorFlow's devices of a kind, by the names that a strategy takes."""
+    """The names of TensorFlow's devices of a kind, as a strategy expects them."""
     return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
 
 
 def synchronize(model: TextVAE) -> None:
-    """Let batch normalisation see the statistics of the whole batch, where replicas hold parts of it."""
+    """Make batch normalisation use the statistics of the whole batch, not of a replica's part."""
     if is_split():
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -180,16 +202,16 @@ def synchronize(model: TextVAE) -> None:
 
 
 def equal_parts() -> int:
-    """Into how many parts of the same size every batch must divide: JAX shards arrays evenly, and a replica of TensorFlow
-    that gets no text fails."""
+    """Number of equal parts into which every batch must divide.
+
+    JAX shards arrays evenly, and a replica of TensorFlow fails if it gets no text.
+    """
     distribution = keras.distribution.distribution()
-    return (
-        distribution.device_mesh.devices.size
-        if distribution
-        else tf.distribute.get_strategy().num_replicas_in_sync
-    )
+    if distribution:
+        return int(distribution.device_mesh.devices.size)
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def is_split() -> bool:
-    """Whether models are built for replicas of TensorFlow, which XLA cannot compile."""
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+    """Whether models are built for several replicas of TensorFlow, which XLA cannot compile."""
+    return bool(tf.distribute.get_strategy().num_replicas_in_sync > 1)

@@ -1,10 +1,10 @@
-"""How good is a model on a whole split? Every number with its unit and its N."""
+"""Evaluation of a model on a whole split: every number with its unit and its number of texts."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,38 +16,41 @@ from kvae.model import TextVAE
 from kvae.objectives import bits_per_character, importance_weighted_nll
 from kvae.serving.errors import ConfigError
 from kvae.steps import backend_steps
+from kvae.tensors import Tensor
 
 from .pipeline import ordered_rows
 
-ACTIVE = 0.01
-"""A unit is active when the variance of its posterior mean over the texts exceeds this (Burda et al. 2016, eq. 10)."""
+ACTIVE_VARIANCE = 0.01
+"""A unit is active when the variance of its posterior mean over the texts exceeds this (Burda et
+al. 2016, eq. 10).
+"""
 
-MOST_FOR_INFORMATION = 10_000
-"""Texts that mutual information is estimated on at most; the estimate cannot exceed the logarithm of their number."""
+MAX_INFORMATION_TEXTS = 10_000
+"""Largest number of texts N for the estimate of mutual information, which cannot exceed ln N."""
 
 UNITS = {
     "texts": "held-out texts",
     "positions": "counted positions, end marks included",
     "reconstruction": "nats per sequence",
     "kl": "nats per sequence",
-    "attribute_kl": "nats per sequence, of attributes that were not given",
+    "attribute_kl": "nats per sequence, of attributes that are not known",
     "elbo": "nats per sequence, reconstruction + KL",
-    "entropy": "nats per sequence, of the corpus itself: no honest bound is lower",
+    "entropy": "nats per sequence, of the corpus itself: a valid bound cannot be lower",
     "importance_weighted_nll": "nats per sequence, an upper bound tighter than elbo",
-    "importance_samples": "codes a text for it",
+    "importance_samples": "latent codes per text for importance_weighted_nll",
     "bits_per_character": "bits, end marks included",
     "perplexity": "per token, end marks included, from elbo: an upper bound",
     "reconstruction_with_padding": "nats per sequence, all T positions",
     "elbo_with_padding": "nats per sequence, all T positions",
-    "active_units": f"dimensions with a variance of the mean above {ACTIVE}",
+    "active_units": f"dimensions with a variance of the mean above {ACTIVE_VARIANCE}",
     "mutual_information": "nats, of the top level",
-    "mutual_information_texts": "texts it was estimated on",
+    "mutual_information_texts": "texts that mutual_information was estimated on",
     "log_determinant": "nats, of the aggregated posterior's covariance, top level: 0 for N(0, I)",
     "aggregated_mean_norm": "length of the aggregated posterior's mean, top level: 0 for N(0, I)",
     "code_norm": "length of a text's posterior mean, top level, mean over texts",
-    "attribute_accuracy": "share of labels that the text's classifier finds",
+    "attribute_accuracy": "share of labels that the classifier predicts correctly",
 }
-"""What `evaluate` returns, in the order it is shown, with what each number counts."""
+"""Metrics of `evaluate` in the order of its table, each with its unit and meaning."""
 
 
 def evaluate(
@@ -59,28 +62,33 @@ def evaluate(
     importance_samples: int = 0,
     characters: int | None = None,
 ) -> dict[str, Any]:
-    """The bound and its parts on all `rows` of tokens (N, T), one z a text drawn at `seed`: the same numbers each time.
+    """The metrics of `UNITS` for `rows` of tokens (N, T), with one z per text drawn from `seed`.
 
-    With padding, the positions behind the end mark count too, as in Semeniuta et al. 2017; that number says nothing about
-    a model trained with `count_padding` off. `attribute` (N,) are the labels of a conditional model, whose bound is then on
-    -log p(x | label); where a label is -1 the classifier chooses, the choice is paid for, and the bound is on -log p(x).
-    `characters` of all texts, end marks included, are what bits are counted by (default: one a token). Active units and
-    mutual information are left out where all texts are the same: both would be 0 whatever the model is.
+    The same arguments give the same numbers. The metrics "with padding" also count the positions
+    after the end mark, as in Semeniuta et al. 2017; they mean nothing for a model trained with
+    `count_padding` off.
+
+    `attribute` (N,) are the labels of a conditional model. The bound is then on -log p(x | label).
+    For a label of -1 the classifier chooses, its KL is added, and the bound is on -log p(x).
+    `characters` is the number of characters of all texts with their end marks, by which bits are
+    counted (default: one per token). Active units and mutual information are left out if all texts
+    are equal, because both would be 0 for every model. Raises `ConfigError` for negative
+    `importance_samples`.
     """
     if importance_samples < 0:
         raise ConfigError(f"importance_samples must be at least 0, got {importance_samples}")
     model = model.in_float32()
     collected = collect(model, rows, batch_size, seed, attribute)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
-    given = {name: means[name] for name in ("attribute_kl",) if name in means}
+    attribute_kl = {name: means[name] for name in ("attribute_kl",) if name in means}
     elbo = means["elbo"]
-    found = {
+    metrics = {
         "texts": len(rows),
         "positions": int(collected["positions"].sum()),
         "reconstruction": means["reconstruction"],
         "kl": means["kl"],
         **{name: value for name, value in means.items() if name.startswith("kl_level_")},
-        **given,
+        **attribute_kl,
         "elbo": elbo,
         "bits_per_character": float(
             bits_per_character(elbo, characters / len(rows) if characters else means["positions"])
@@ -88,28 +96,30 @@ def evaluate(
         **perplexity(elbo / means["positions"]),
         "reconstruction_with_padding": means["reconstruction_with_padding"],
         "elbo_with_padding": elbo - means["reconstruction"] + means["reconstruction_with_padding"],
-        **differences(model, rows, collected),
+        **code_usage(model, rows, collected),
         "latent_size": model.hierarchy.size,
     }
     if model.hierarchy.shapes:
-        found |= aggregated(
+        metrics |= aggregated_posterior(
             *(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance"))
         )
-    if collected.get("labelled", np.zeros(0)).any():
-        found["attribute_accuracy"] = float(
-            collected["correct"].sum() / collected["labelled"].sum()
-        )
+    labels = collected.get("labelled", np.zeros(0)).sum()
+    if labels:
+        metrics["attribute_accuracy"] = float(collected["correct"].sum() / labels)
     if importance_samples:
         nats = importance_weighted(model, rows, importance_samples, batch_size, seed, attribute)
-        found |= {
+        metrics |= {
             "importance_weighted_nll": float(nats.mean()),
             "importance_samples": importance_samples,
         }
-    return found
+    return metrics
 
 
 def perplexity(nats_per_token: float) -> dict[str, float]:
-    """Where it is a number: where the KL costs nothing it may exceed all of them, and JSON has no infinity."""
+    """{"perplexity": exp(`nats_per_token`)}, or {} if it is too large for a float.
+
+    That happens if the KL costs nothing. JSON has no infinity to write instead.
+    """
     return (
         {"perplexity": math.exp(nats_per_token)}
         if nats_per_token < math.log(sys.float_info.max)
@@ -117,7 +127,8 @@ def perplexity(nats_per_token: float) -> dict[str, float]:
     )
 
 
-LATENT = ("mean", "log_variance", "z")
+POSTERIOR = ("mean", "log_variance", "z")
+"""Outputs of the model that describe the posterior and its sample, (B, d) each."""
 
 
 def collect(
@@ -127,23 +138,27 @@ def collect(
     seed: int = 0,
     attribute: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Per text: loss terms (N,); mean, log_variance, z (N, d); `kl_per_dimension` (N, d) where it exists; and `shift` (N, d),
-    how far the text moves each mean from its prior's, without noise."""
+    """Loss terms (N,) and posterior (N, d) of every text.
+
+    The posterior is mean, log_variance and z; `kl_per_dimension` (N, d), if the model has it; and
+    `shift` (N, d), computed without noise: how far the text moves the mean of each dimension away
+    from that of the prior.
+    """
     batches = []
     attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
-    for number, tokens in enumerate(ordered_rows(rows, batch_size)):
-        # numpy's: the same numbers on every backend
-        noise = np.random.default_rng((seed, number)).standard_normal(
+    for index, tokens in enumerate(ordered_rows(rows, batch_size)):
+        # numpy draws the noise, so that it is the same on every backend
+        noise = np.random.default_rng((seed, index)).standard_normal(
             (len(tokens), model.parts.noise_size), np.float32
         )
-        labels = attribute[number * batch_size : number * batch_size + len(tokens)]
-        batches.append(measurement(model)(tokens, noise, labels))
+        labels = attribute[index * batch_size : index * batch_size + len(tokens)]
+        batches.append(compiled_terms(model)(tokens, noise, labels))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @lru_cache(maxsize=1)
-def measurement(model: TextVAE) -> Any:
-    """What `collect` runs on a batch, compiled once for a model that is measured again and again."""
+def compiled_terms(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
+    """The function that `collect` runs on a batch, compiled once for the model evaluated last."""
     attributes = len(model.model_config.attributes)
     inputs = [
         keras.Input((model.model_config.length,), dtype="int32"),
@@ -151,19 +166,19 @@ def measurement(model: TextVAE) -> Any:
         keras.Input((), dtype="int32"),
     ]
 
-    def terms_of(tokens: Any, noise: Any, attribute: Any) -> dict[str, Any]:
+    def terms_of(tokens: Tensor, noise: Tensor, attribute: Tensor) -> dict[str, Tensor]:
         outputs = model.parts.outputs(tokens, noise, attribute, training=False)
         terms = model.loss_terms(
             {"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs
         )
         levels, _ = model.parts.levels(tokens, attribute)
         shift = model.hierarchy.joined([level.shift for level in levels], noise)
-        kept = {
+        latent = {
             name: outputs[name]
-            for name in (*LATENT, "log_ratio", "kl_per_dimension")
+            for name in (*POSTERIOR, "log_ratio", "kl_per_dimension")
             if name in outputs
         }
-        return {**terms, **kept, "shift": shift}
+        return {**terms, **latent, "shift": shift}
 
     return backend_steps().compiled(model, terms_of, inputs)
 
@@ -176,65 +191,76 @@ def importance_weighted(
     seed: int = 0,
     attribute: np.ndarray | None = None,
 ) -> np.ndarray:
-    """-log p(x) bounded from above with `samples` codes a text, nats, (N,) (Burda et al. 2016, eq. 8)."""
+    """The importance-weighted bound on -log p(x) with `samples` codes per text, nats (N,).
+
+    It is an upper bound (Burda et al. 2016, eq. 8).
+    """
     log_weights = []
-    for number in range(samples):
-        found = collect(model, rows, batch_size, seed + 1 + number, attribute)
+    for index in range(samples):
+        terms = collect(model, rows, batch_size, seed + 1 + index, attribute)
         log_weights.append(
-            -found["reconstruction"] - found["log_ratio"] - found.get("attribute_kl", 0.0)
+            -terms["reconstruction"] - terms["log_ratio"] - terms.get("attribute_kl", 0.0)
         )
-    return keras.ops.convert_to_numpy(
-        importance_weighted_nll(np.stack(log_weights).astype(np.float64))
-    )
+    nats = importance_weighted_nll(np.stack(log_weights).astype(np.float64))
+    return np.asarray(keras.ops.convert_to_numpy(nats))
 
 
-def differences(
+def code_usage(
     model: TextVAE, rows: np.ndarray, collected: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """What only texts that differ can show of a code, from the rows (N, T) and what `collect` found of them."""
-    if model.hierarchy.shapes and not varied(rows):
+    """Active units and mutual information of the rows (N, T), from their values of `collect`.
+
+    Empty for a model with a latent code if all rows are equal.
+    """
+    if model.hierarchy.shapes and not rows_differ(rows):
         return {}
     return {
         "active_units": active_units(collected["shift"]),
         "mutual_information": information(model, collected),
-        "mutual_information_texts": min(len(rows), MOST_FOR_INFORMATION),
+        "mutual_information_texts": min(len(rows), MAX_INFORMATION_TEXTS),
     }
 
 
-def varied(rows: np.ndarray) -> bool:
-    """Whether the rows (N, T) hold two different texts."""
+def rows_differ(rows: np.ndarray) -> bool:
+    """Whether the rows (N, T) contain two different texts."""
     return bool((rows != rows[:1]).any())
 
 
-def spread(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` rows at equal distances, since neighbours in a file are often alike."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` rows at equal distances, because neighbours in a file are often similar."""
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])
 
 
 def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:
-    """Mutual information of the texts of `collect` and the top level of their codes, nats; 0 for a language model."""
+    """Mutual information of texts and the top level of their codes, nats; 0 for a language model.
+
+    `collected` are the values of `collect`.
+    """
     if not model.hierarchy.shapes:
         return 0.0
     top = (
-        spread(model.hierarchy.split(collected[name])[-1], MOST_FOR_INFORMATION) for name in LATENT
+        evenly_spaced(model.hierarchy.split(collected[name])[-1], MAX_INFORMATION_TEXTS)
+        for name in POSTERIOR
     )
     return mutual_information(*top)
 
 
 def active_units(shift: np.ndarray) -> int:
-    """How many of the d dimensions of the posterior means (N, d) vary over the texts (Burda et al. 2016).
+    """The number of dimensions whose posterior mean varies over the texts (Burda et al. 2016).
 
-    Below a ladder's top `shift` is (posterior mean - prior mean) / prior standard deviation: what merely follows the level
-    above is not counted.
+    `shift` (N, d) are the posterior means. Below the top of a ladder it is (posterior mean - prior
+    mean) / prior standard deviation, so that variation inherited from the level above does not
+    count.
     """
-    return int((shift.var(axis=0) > ACTIVE).sum())
+    return int((shift.var(axis=0) > ACTIVE_VARIANCE).sum())
 
 
-def aggregated(mean: np.ndarray, log_variance: np.ndarray) -> dict[str, float]:
-    """The aggregated posterior q(z) as one Gaussian, from the posteriors (N, d) of N texts, against the prior N(0, I).
+def aggregated_posterior(mean: np.ndarray, log_variance: np.ndarray) -> dict[str, float]:
+    """Statistics of the aggregated posterior q(z), from the posteriors (N, d) of N texts.
 
-    Its covariance is that of the means plus the mean of the variances, which has an inverse whatever N; where the variances
-    vanish in floating point it may have none, and then its log-determinant is left out.
+    q(z) is taken as one Gaussian and compared with the prior N(0, I). Its covariance is that of the
+    means plus the mean of the variances, which is invertible for every N. If the variances
+    underflow it may be singular, and the log-determinant is then left out.
     """
     mean, variance = mean.astype(np.float64), np.exp(log_variance.astype(np.float64))
     centred = mean - mean.mean(axis=0)
@@ -249,22 +275,24 @@ def aggregated(mean: np.ndarray, log_variance: np.ndarray) -> dict[str, float]:
 
 
 def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> float:
-    """I(x; z) under q, nats: the mean of log q(z|x) - log q(z), q(z) the mixture of all N posteriors (Hoffman and Johnson
-    2016). Inputs (N, d), z_i drawn from the posterior of text i. At most ln N.
+    """I(x; z) under q, nats, at most ln N (Hoffman and Johnson 2016).
+
+    It is the mean of log q(z|x) - log q(z), where q(z) is the mixture of all N posteriors. Inputs
+    are (N, d), with z_i drawn from the posterior of text i.
     """
     mean, log_variance, z = (part.astype(np.float64) for part in (mean, log_variance, z))
     precision = np.exp(-log_variance)
     gains = []
     for start in range(0, len(z), 500):
-        some = z[start : start + 500]
-        # Row i, column j: log q(z_i | x_j), as products of (N, d) matrices.
+        block = z[start : start + 500]
+        # Row i, column j is log q(z_i | x_j), computed with matrix products.
         squared = (
-            some**2 @ precision.T
-            - 2 * some @ (mean * precision).T
+            block**2 @ precision.T
+            - 2 * block @ (mean * precision).T
             + (mean**2 * precision).sum(axis=1)
         )
         log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
-        own = log_density[np.arange(len(some)), start + np.arange(len(some))]
-        with np.errstate(invalid="ignore"):  # a model that diverged has NaN here, and gets NaN
-            gains.append(own - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))))
+        own_density = log_density[np.arange(len(block)), start + np.arange(len(block))]
+        with np.errstate(invalid="ignore"):  # for a model that diverged the result is NaN
+            gains.append(own_density - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))))
     return float(np.concatenate(gains).mean())

@@ -38,9 +38,9 @@ from kvae.saved_models import is_whole
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.writing import LOCK, claimed, remove, whole
 
-from .checkpoints import Checkpoint, check_run, latest, read_checkpoint, values_of
+from .checkpoints import Checkpoint, check_run, latest_checkpoint, read_checkpoint, values_of
 from .corpora import Prepared, entropy_of, prepare
-from .devices import split_between, synchronize, worker
+from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit
 from .identity import fingerprint, identity_of
@@ -154,7 +154,7 @@ def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
             finished, prepared = run(config, out, say, overwrite=True)
     else:
         finished, prepared = run(config, out, say)
-    checkpoint = latest(out / CHECKPOINTS, say)
+    checkpoint = latest_checkpoint(out / CHECKPOINTS, say)
     if checkpoint is None or "ended" not in checkpoint.about:
         raise KeyboardInterrupt
     return finished, prepared
@@ -163,7 +163,7 @@ def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
 @contextlib.contextmanager
 def own_folder(out: Path) -> Iterator[Path]:
     """Where this process writes: the run folder, or a temporary one where another worker writes the run."""
-    if worker() == 0:
+    if worker_index() == 0:
         yield out
         return
     with tempfile.TemporaryDirectory(prefix="kvae-worker-") as folder:
@@ -215,7 +215,7 @@ def last_state(out: Path, say: Say) -> Checkpoint | None:
     start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
     way = start if (out / MODEL).is_file() else "or train a new run in another --out"
     try:
-        found = latest(out / CHECKPOINTS, say, good=diverged is not None)
+        found = latest_checkpoint(out / CHECKPOINTS, say, good=diverged is not None)
     except ModelError as error:
         raise ModelError(f"--resume: {error}, {way}; nothing was changed") from error
     if found is None and (out / MODEL).is_file():

@@ -1,4 +1,4 @@
-"""The first batch of a tf.data pipeline, looked at as it comes by, under every backend."""
+"""A function that sees the first batch of a tf.data pipeline, on every backend."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ import tensorflow as tf
 
 
 def watched(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Dataset:
-    """The same dataset; `look` is called with its first batch, as arrays, each time it is read from the start. It is not read
-    for that: a pipeline around a generator would lose a batch, one that shuffles would take another order."""
+    """The same dataset; `look` is called with its first batch, as arrays, in each iteration.
 
-    def run(*arrays: np.ndarray) -> np.int64:
-        left = iter(arrays)
+    The batch is seen on its way to the consumer, and not read separately: a pipeline around a
+    generator would lose a batch, and one that shuffles would change its order.
+    """
+
+    def call_look(*arrays: np.ndarray) -> np.int64:
+        remaining = iter(arrays)
         look(
             tf.nest.map_structure(
-                lambda spec: None if is_nothing(spec) else next(left), dataset.element_spec
+                lambda spec: None if is_none(spec) else next(remaining), dataset.element_spec
             )
         )
         return np.int64(0)
 
-    def passing(number: tf.Tensor, batch: Any) -> Any:
+    def pass_through(index: tf.Tensor, batch: Any) -> Any:
         tensors = [part for part in tf.nest.flatten(batch) if part is not None]
-        seen = tf.cond(
-            number == 0,
-            lambda: tf.numpy_function(run, tensors, tf.int64),
+        looked = tf.cond(
+            index == 0,
+            lambda: tf.numpy_function(call_look, tensors, tf.int64),
             lambda: tf.zeros((), tf.int64),
         )
-        with tf.control_dependencies([seen]):
+        with tf.control_dependencies([looked]):
             return tf.nest.map_structure(
                 lambda part: None if part is None else tf.identity(part), batch
             )
 
-    return tf.data.Dataset.zip(tf.data.Dataset.counter(), dataset).map(passing)
+    return tf.data.Dataset.zip(tf.data.Dataset.counter(), dataset).map(pass_through)
 
 
-def is_nothing(spec: Any) -> bool:
-    """Whether that part of a batch is None, as the targets between inputs and weights."""
+def is_none(spec: Any) -> bool:
+    """Whether this part of a batch is None, as missing targets between inputs and weights are."""
     return spec is None or not hasattr(spec, "shape")

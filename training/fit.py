@@ -43,10 +43,17 @@ from .callbacks import (
     RampAfterConvergence,
     RunningMetrics,
 )
-from .checkpoints import Checkpoint, Diverged, latest, restore_checkpoint, restore_states, values_of
+from .checkpoints import (
+    Checkpoint,
+    Diverged,
+    latest_checkpoint,
+    restore_checkpoint,
+    restore_states,
+    values_of,
+)
 from .corpora import Prepared
 from .devices import check_parts, equal_parts, is_split
-from .evaluation import varied
+from .evaluation import rows_differ
 from .identity import fingerprint, identity_of
 from .latent_report import LatentReport
 from .optimizers import optimizer
@@ -206,7 +213,7 @@ def last_good(checkpoint: Checkpoint | None) -> Path | None:
         return None
     if checkpoint.good:
         return checkpoint.path
-    found = latest(checkpoint.path.parent, lambda sentence: None, good=True)
+    found = latest_checkpoint(checkpoint.path.parent, lambda sentence: None, good=True)
     return found.path if found and found.good else None
 
 
@@ -245,7 +252,7 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
             if settings.early_stopping
             else []
         ),
-        *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
+        *([alarm] if settings.on_collapse != "ignore" and rows_differ(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,
         Divergence(),

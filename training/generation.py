@@ -1,8 +1,8 @@
-"""What a model writes: reconstructions of held-out texts and samples from its prior, measured as texts."""
+"""Text metrics of a model: of reconstructions of held-out texts and of samples from the prior."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,10 @@ from kvae.decoding import Chooser, at_temperature, decode, greedy
 from kvae.model import TextVAE
 from kvae.runs import Run
 from kvae.serving.errors import ConfigError
+from kvae.tensors import Tensor
 
 from .corpora import HeldOut
-from .evaluation import spread
+from .evaluation import evenly_spaced
 from .ngram import NGram, character_count
 from .text_metrics import (
     CUT,
@@ -31,38 +32,44 @@ from .text_metrics import (
     unit_of,
 )
 
-MOST_TEXTS = 100_000
-"""Texts that may be reconstructed or drawn."""
+MAX_TEXTS = 100_000
+"""Largest number of texts to reconstruct or to sample."""
 
 ORDER = 5
-"""Characters that the n-gram models read."""
+"""Number of preceding characters that the n-gram models read."""
 
-MOST_FOR_NGRAM = 2_000_000
-"""Characters of training texts, at equal distances, that the forward n-gram model is fitted on at most, nearly."""
+MAX_NGRAM_CHARACTERS = 2_000_000
+"""About how many characters of training texts the forward n-gram model is fitted on at most."""
 
 BATCH = 256
+"""Texts per batch of encoding and decoding."""
 
 UNITS = {
     "texts": "texts",
-    "bleu_2": "of 1, corpus BLEU over {text_unit}",
-    "bleu_4": "of 1, corpus BLEU over {text_unit}",
-    "rouge_2": "of 1, F1 over {text_unit}, mean over texts",
-    "rouge_l": "of 1, F1 over {text_unit}, mean over texts",
+    "bleu_2": "from 0 to 1, corpus BLEU over {text_unit}",
+    "bleu_4": "from 0 to 1, corpus BLEU over {text_unit}",
+    "rouge_2": "from 0 to 1, F1 over {text_unit}, mean over texts",
+    "rouge_l": "from 0 to 1, F1 over {text_unit}, mean over texts",
     "edit_distance": "edits per character of the held-out texts",
     "exact_match": "share of texts",
     "distinct_1": "different / all {text_unit}",
     "distinct_2": "different / all pairs of {text_unit}",
-    "self_bleu_2": "of 1, BLEU over {text_unit} of each text against the others",
-    "self_bleu_4": "of 1, BLEU over {text_unit} of each text against the others",
+    "self_bleu_2": "from 0 to 1, BLEU over {text_unit} of each text against the others",
+    "self_bleu_4": "from 0 to 1, BLEU over {text_unit} of each text against the others",
     "distinct_texts": "share of texts",
-    "novelty": "share of texts that are none of the {training_texts:,} to learn from",
-    "forward_perplexity": "per character, of an n-gram model of {ngram_texts:,} training texts on these",
-    "reverse_perplexity": "per character, of an n-gram model of these on {reference_texts:,} held-out texts",
+    "novelty": "share of texts that are not among the {training_texts:,} training texts",
+    "forward_perplexity": "per character of these texts, by an n-gram model of {ngram_texts:,} "
+    "training texts",
+    "reverse_perplexity": "per character of {reference_texts:,} held-out texts, by an n-gram model "
+    "of these texts",
 }
-"""What the groups of `text_report` hold, in the order it is shown, with what each number counts, filled in from the report."""
+"""Metrics of the groups of `text_report` in the order of its tables, with unit and meaning.
+
+Entries of the report fill the fields in braces.
+"""
 
 TABLES = {
-    "Held-out texts, read and written again: greedy, from the posterior mean": {
+    "Reconstructions of held-out texts: greedy decoding from the posterior mean": {
         "reconstructions": "reconstructions"
     },
     "Samples from the prior": {
@@ -71,137 +78,170 @@ TABLES = {
         "real_texts": "training texts",
     },
 }
-"""The groups of `text_report` by the table they stand in, with the heading of their column."""
+"""Tables of `text_report` by title: the groups of each with the headings of their columns."""
 
 
 def text_report(
     run: Run,
     data: HeldOut,
-    learned: Sequence[str] | None,
+    training_texts: Sequence[str] | None,
     texts: int,
     samples: int,
     seed: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """How well a model writes: `texts` of the held-out `data` (at equal distances) reconstructed, `samples` texts drawn from
-    the prior. `learned` are the training texts; what compares with them is left out for None. See docs/metrics.md.
+    """Text metrics of the model of `run`, by the groups of `TABLES` (see docs/metrics.md).
 
-    Each group of numbers has a name of `TABLES`. A language model has no reconstructions, and its greedy samples are all one
-    text, so it has neither group. Raises `ConfigError` for counts outside 0 to `MOST_TEXTS`.
+    `texts` of the held-out `data`, at equal distances, are reconstructed, and `samples` texts are
+    drawn from the prior with `seed`. Metrics that need the training texts are left out if
+    `training_texts` is None. A language model has neither reconstructions nor greedy samples, which
+    would all be the same text. Raises `ConfigError` for counts outside 0 to `MAX_TEXTS`.
     """
     for name, count in (("texts", texts), ("samples", samples)):
-        if not 0 <= count <= MOST_TEXTS:
-            raise ConfigError(f"{name} must be between 0 (none) and {MOST_TEXTS:,}, got {count}")
+        if not 0 <= count <= MAX_TEXTS:
+            raise ConfigError(f"{name} must be between 0 (none) and {MAX_TEXTS:,}, got {count}")
     has_code = bool(run.model.hierarchy.shapes)
-    places = spread(np.arange(len(data.texts)), texts)
+    places = evenly_spaced(np.arange(len(data.texts)), texts)
     references, unit = [data.texts[place] for place in places], unit_of(data.texts)
     report: dict[str, Any] = {"text_unit": unit, "reference_texts": len(references)}
-    if learned:
-        report["training_texts"] = len(learned)
-    step = compiled(run.model.head.step)
+    if training_texts:
+        report["training_texts"] = len(training_texts)
+    step = compiled_step(run.model.head.step)
     if has_code and references:
         say(f"reconstructing {len(references):,} held-out texts")
-        again = written(run, posterior_codes(run.model, data, places), greedy, step)
+        codes = posterior_codes(run.model, data, places)
+        reconstructions = decoded_texts(run, codes, greedy, step)
         report["reconstructions"] = {
-            **closeness(references, again, unit),
-            **newness(run, again, learned),
+            **reconstruction_metrics(references, reconstructions, unit),
+            **novelty_metric(run, reconstructions, training_texts),
         }
     if not samples:
         return report
     say(
         f"drawing {samples:,} samples from the prior" + (", and again greedily" if has_code else "")
     )
-    drawn = {
-        "samples": written(
-            run, prior_codes(run.model, samples, seed), at_temperature(1.0, seed), step
-        )
-    }
+    choosers = {"samples": at_temperature(1.0, seed)}
     if has_code:
-        drawn["greedy_samples"] = written(run, prior_codes(run.model, samples, seed), greedy, step)
+        choosers["greedy_samples"] = greedy
+    groups = {
+        name: decoded_texts(run, prior_codes(run.model, samples, seed), choose, step)
+        for name, choose in choosers.items()
+    }
     say("comparing the samples with real texts")
+    return report | sample_metrics(run, groups, data.texts, references, training_texts)
+
+
+def sample_metrics(
+    run: Run,
+    groups: Mapping[str, Sequence[str]],
+    texts: Sequence[str],
+    references: Sequence[str],
+    training_texts: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The metrics of each group of samples, and of as many training texts.
+
+    `texts` are all held-out texts, `references` those that the perplexities are computed on.
+    """
+    report: dict[str, Any] = {}
+    unit = unit_of(texts)
     ended = run.config.data.mode == "lines"
-    known = (
-        some(learned, MOST_FOR_NGRAM * len(learned) // character_count(learned, ended))
-        if learned
-        else []
-    )
-    symbols = len(set("".join([*known, *data.texts, *drawn["samples"]]))) + ended
-    fitted = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
-    judge = fitted(known) if known else None
-    for name, group in drawn.items():
+    ngram_texts = texts_for_ngram(training_texts, ended) if training_texts else []
+    symbols = len(set("".join([*ngram_texts, *texts, *groups["samples"]]))) + ended
+    fit_ngram = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
+    training_ngram = fit_ngram(ngram_texts) if ngram_texts else None
+    for name, group in groups.items():
         report[name] = {
-            **variety(group, unit),
-            **newness(run, group, learned),
-            **perplexities(judge, fitted(group), group, references),
+            **diversity_metrics(group, unit),
+            **novelty_metric(run, group, training_texts),
+            **perplexities(training_ngram, fit_ngram(group), group, references),
         }
-    if judge:
-        report["ngram_order"], report["ngram_texts"] = ORDER, len(known)
-        real = some(known, samples)
+    if training_ngram:
+        report["ngram_order"], report["ngram_texts"] = ORDER, len(ngram_texts)
+        real_texts = evenly_spaced_texts(ngram_texts, len(groups["samples"]))
         report["real_texts"] = {
-            **variety(real, unit),
-            **perplexities(judge, fitted(real), references, references),
+            **diversity_metrics(real_texts, unit),
+            **perplexities(training_ngram, fit_ngram(real_texts), references, references),
         }
     return report
 
 
-def some(texts: Sequence[str], count: int) -> list[str]:
+def texts_for_ngram(training_texts: Sequence[str], ended: bool) -> list[str]:
+    """Training texts at equal distances, with about `MAX_NGRAM_CHARACTERS` characters at most."""
+    characters = character_count(training_texts, ended)
+    return evenly_spaced_texts(
+        training_texts, MAX_NGRAM_CHARACTERS * len(training_texts) // characters
+    )
+
+
+def evenly_spaced_texts(texts: Sequence[str], count: int) -> list[str]:
     """At most `count` texts at equal distances."""
-    return spread(np.array(texts, object), count).tolist()
+    return list(evenly_spaced(np.array(texts, object), count))
 
 
-def closeness(references: Sequence[str], again: Sequence[str], unit: str) -> dict[str, float]:
-    """How near texts are to those they were read from."""
-    wanted, found = list(map(CUT[unit], references)), list(map(CUT[unit], again))
+def reconstruction_metrics(
+    references: Sequence[str], reconstructions: Sequence[str], unit: str
+) -> dict[str, float]:
+    """Similarity of reconstructions to the texts that were encoded."""
+    expected = list(map(CUT[unit], references))
+    actual = list(map(CUT[unit], reconstructions))
     return {
-        "texts": len(again),
-        "bleu_2": bleu(wanted, found, 2),
-        "bleu_4": bleu(wanted, found, 4),
-        "rouge_2": rouge_n(wanted, found, 2),
-        "rouge_l": rouge_l(wanted, found),
-        "edit_distance": edit_distance(references, again),
-        "exact_match": exact_match(references, again),
+        "texts": len(reconstructions),
+        "bleu_2": bleu(expected, actual, 2),
+        "bleu_4": bleu(expected, actual, 4),
+        "rouge_2": rouge_n(expected, actual, 2),
+        "rouge_l": rouge_l(expected, actual),
+        "edit_distance": edit_distance(references, reconstructions),
+        "exact_match": exact_match(references, reconstructions),
     }
 
 
-def variety(texts: Sequence[str], unit: str) -> dict[str, float]:
+def diversity_metrics(texts: Sequence[str], unit: str) -> dict[str, float]:
     """How much texts differ from each other."""
-    found = list(map(CUT[unit], texts))
+    units = list(map(CUT[unit], texts))
     return {
         "texts": len(texts),
-        "distinct_1": distinct(found, 1),
-        "distinct_2": distinct(found, 2),
-        "self_bleu_2": self_bleu(found, 2),
-        "self_bleu_4": self_bleu(found, 4),
+        "distinct_1": distinct(units, 1),
+        "distinct_2": distinct(units, 2),
+        "self_bleu_2": self_bleu(units, 2),
+        "self_bleu_4": self_bleu(units, 4),
         "distinct_texts": distinct_texts(texts),
     }
 
 
-def newness(run: Run, texts: Sequence[str], learned: Sequence[str] | None) -> dict[str, float]:
-    """How many texts training did not show, where its texts are there."""
-    return (
-        {"novelty": novelty(texts, learned, run.config.data.mode == "windows")} if learned else {}
-    )
+def novelty_metric(
+    run: Run, texts: Sequence[str], training_texts: Sequence[str] | None
+) -> dict[str, float]:
+    """The share of texts that are not training texts; empty without training texts."""
+    if not training_texts:
+        return {}
+    return {"novelty": novelty(texts, training_texts, run.config.data.mode == "windows")}
 
 
 def perplexities(
-    judge: NGram | None, own: NGram, texts: Sequence[str], references: Sequence[str]
+    training_ngram: NGram | None, ngram: NGram, texts: Sequence[str], references: Sequence[str]
 ) -> dict[str, float]:
-    """Of `texts` under a model of the training texts, and of held-out ones under the texts' `own` (Zhao et al. 2018, 4.1)."""
-    return {
-        **({"forward_perplexity": judge.perplexity(texts)} if judge and any(texts) else {}),
-        **({"reverse_perplexity": own.perplexity(references)} if references else {}),
-    }
+    """Forward and reverse perplexity per character (Zhao et al. 2018, 4.1).
+
+    Forward is that of `texts` under an n-gram model of the training texts. Reverse is that of the
+    held-out `references` under `ngram`, a model of `texts`.
+    """
+    metrics: dict[str, float] = {}
+    if training_ngram and any(texts):
+        metrics["forward_perplexity"] = training_ngram.perplexity(texts)
+    if references:
+        metrics["reverse_perplexity"] = ngram.perplexity(references)
+    return metrics
 
 
-def posterior_codes(model: TextVAE, data: HeldOut, places: np.ndarray) -> Iterator[Any]:
-    """The posterior means of the texts at `places`, with their labels, in batches (B, code_size)."""
+def posterior_codes(model: TextVAE, data: HeldOut, places: np.ndarray) -> Iterator[Tensor]:
+    """The posterior means of the texts at `places` with their labels, in batches (B, code_size)."""
     for batch in batches(places):
         attribute = None if data.attribute is None else data.attribute[batch]
         yield model.encode(data.rows[batch].astype(np.int32), attribute)["mean"]
 
 
-def prior_codes(model: TextVAE, count: int, seed: int) -> Iterator[Any]:
-    """Codes drawn from the prior, in batches (B, code_size): the same for a seed."""
+def prior_codes(model: TextVAE, count: int, seed: int) -> Iterator[Tensor]:
+    """`count` latent codes drawn from the prior with `seed`, in batches (B, code_size)."""
     noise = (
         np.random.default_rng(seed)
         .standard_normal((count, model.parts.noise_size))
@@ -211,24 +251,34 @@ def prior_codes(model: TextVAE, count: int, seed: int) -> Iterator[Any]:
 
 
 def batches(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Neighbouring pieces of at most `BATCH`."""
+    """Consecutive slices of at most `BATCH` rows."""
     return (values[start : start + BATCH] for start in range(0, len(values), BATCH))
 
 
-def written(run: Run, codes: Iterable[Any], choose: Chooser, step: Any) -> list[str]:
-    """The texts that codes are decoded to."""
+def decoded_texts(
+    run: Run, codes: Iterable[Tensor], choose: Chooser, step: Callable[..., Any] | None
+) -> list[str]:
+    """The texts that batches of codes (B, code_size) are decoded to.
+
+    `step` is that of the head, or `compiled_step` of it; None means the former.
+    """
     tokens = (keras.ops.convert_to_numpy(decode(run.model, batch, choose, step)) for batch in codes)
     return [text for batch in tokens for text in run.alphabet.decode(batch)]
 
 
-def compiled(step: Any) -> Any:
-    """A head's step, traced once for all positions and batches of a size where the backend can."""
+def compiled_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step of a head, compiled once for all positions and all batches of one size.
+
+    A backend without a compiler gets the step itself.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(step, autograph=False, reduce_retracing=True)
+        traced: Callable[..., Any] = tf.function(step, autograph=False, reduce_retracing=True)
+        return traced
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(step)
+        jitted: Callable[..., Any] = jax.jit(step)
+        return jitted
     return step

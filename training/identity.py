@@ -10,7 +10,7 @@ import numpy as np
 from kvae.runs import IDENTITY, read_json
 
 from .corpora import Prepared
-from .evaluation import spread
+from .evaluation import evenly_spaced
 from .store import StoredRows
 
 
@@ -35,7 +35,7 @@ def fingerprint(prepared: Prepared) -> str:
     digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
     for values in (
         found,
-        spread(prepared.validation, 1000),
+        evenly_spaced(prepared.validation, 1000),
         prepared.train_attribute,
         prepared.validation_attribute,
     ):

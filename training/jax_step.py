@@ -1,8 +1,10 @@
-"""Training and evaluation steps on JAX, as `TextVAE` calls them: `kvae.steps.Steps`, as in `tensorflow_step`.
+"""Training and evaluation steps of `TextVAE` on JAX.
 
-A step is a function of its state here: the values of all variables go in and come out as lists, in the order in which the
-model names the variables. `keras.StatelessScope` lends them to the variables meanwhile, so that the model's own code serves
-both backends. Recurrences run in Keras' loop: under XLA alone a gradient by hand is no faster (`docs/decisions.md`, 72).
+The module implements `kvae.steps.Steps`. A step is a function of its state: it takes and returns
+the values of all variables as lists, in the order of the model's variables. Within the step,
+`keras.StatelessScope` gives these values to the variables, so that the code of the model serves
+both backends. Recurrences run in Keras' loop, because with XLA a hand-written gradient is no faster
+(`docs/decisions.md`, 72).
 """
 
 from __future__ import annotations
@@ -22,137 +24,162 @@ from kvae.replicas import Replica, own_mean, replica
 
 from .first_batch import watched as watched
 
-Values = Sequence[Any]
+Values = Sequence[jax.Array]
 """One array for each variable of a list."""
+
+State = tuple[Values, ...]
+"""The values of several lists of variables."""
 
 
 class Scope(keras.StatelessScope):
-    """Values lent to variables. What is assigned to one is a number from then on, as on TensorFlow: else the gradient of a
-    vamp prior, which reads the moving statistics that the same step has updated, would flow back into the batch."""
+    """A scope with values for variables, in which no gradient flows through an assignment.
 
-    def add_update(self, update: tuple[Any, Any]) -> None:
+    TensorFlow behaves in the same way. Without this, the gradient of a VampPrior would flow back
+    into the batch, because it reads the moving statistics that the same step has updated.
+    """
+
+    def add_update(self, update: tuple[keras.Variable, jax.Array]) -> None:
         variable, value = update
         super().add_update((variable, jax.lax.stop_gradient(value)))
 
 
-def train_step(
-    model: TextVAE, state: tuple[Values, ...], data: Any
-) -> tuple[dict[str, Any], tuple[Values, ...]]:
-    """Forward, backward, one optimizer update (which clips by its own `global_clipnorm`), one more on the step counter.
+def train_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.Array], State]:
+    """One training step: the logs and the new state.
 
-    `state` is trainable, non-trainable, optimizer and metrics variables, as Keras passes them. Gradients are dense here and
-    zero where the loss does not reach.
+    It computes loss and gradients, applies the optimizer (which clips by its own `global_clipnorm`)
+    and increments the step counter. `state` are the trainable, non-trainable, optimizer and metrics
+    variables, as Keras passes them. Gradients are dense, and zero for weights that the loss does
+    not depend on.
     """
-    trainable, others, optimizer, metrics = state
-    inputs, of_texts = inputs_of(model.model_config, data)
-    part = Replica(weights=of_texts)
-    lent = [
-        *zip(model.non_trainable_variables, others, strict=True),
+    trainable, non_trainable, optimizer, metrics = state
+    inputs, text_weights = inputs_of(model.model_config, data)
+    part = Replica(weights=text_weights)
+    bindings = [
+        *zip(model.non_trainable_variables, non_trainable, strict=True),
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
 
-    def scaled_loss(weights: Values) -> tuple[Any, Any]:
+    def scaled_loss(weights: Values) -> tuple[jax.Array, Any]:
         with (
-            Scope([*lent, *zip(model.trainable_variables, weights, strict=True)]) as scope,
+            Scope([*bindings, *zip(model.trainable_variables, weights, strict=True)]) as scope,
             replica(part),
         ):
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
             loss = scale * own_mean(terms["loss"])
-        return loss, (terms, scale, after(scope, model.non_trainable_variables, others))
+        updated = values_after(scope, model.non_trainable_variables, non_trainable)
+        return loss, (terms, scale, updated)
 
     (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(
         list(trainable)
     )
     apply = update_in_turn if model.objective_config.encoder_updates else update
-    trainable, optimizer = apply(model, gradients, trainable, others, optimizer)
+    trainable, optimizer = apply(model, gradients, trainable, non_trainable, optimizer)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient / scale)) for gradient in gradients))
-    logs, metrics = tracked(model, terms, metrics, part, norm)
+    logs, metrics = track(model, terms, metrics, part, norm)
     return logs, (trainable, updated, optimizer, metrics)
 
 
 def update(
-    model: TextVAE, gradients: Values, trainable: Values, others: Values, optimizer: Values
+    model: TextVAE, gradients: Values, trainable: Values, non_trainable: Values, optimizer: Values
 ) -> tuple[Values, Values]:
-    """The optimizer's update of all weights: weights and optimizer variables after it."""
-    return model.optimizer.stateless_apply(optimizer, gradients, trainable)
+    """One optimizer update of all weights: the new weights and optimizer variables."""
+    weights, slots = model.optimizer.stateless_apply(optimizer, gradients, trainable)
+    return weights, slots
 
 
 def update_in_turn(
-    model: TextVAE, gradients: Values, trainable: Values, others: Values, optimizer: Values
+    model: TextVAE, gradients: Values, trainable: Values, non_trainable: Values, optimizer: Values
 ) -> tuple[Values, Values]:
-    """Aggressive training (He et al. 2019, algorithm 1), as in `tensorflow_step`."""
+    """`update` for aggressive training (He et al. 2019, algorithm 1).
+
+    The order of updates is that of `tensorflow_step.update_in_turn`.
+    """
     weights = model.trainable_variables
-    value_of = dict(zip(map(id, model.non_trainable_variables), others, strict=True))
+    value_of = dict(zip(map(id, model.non_trainable_variables), non_trainable, strict=True))
     gradient_of = dict(zip(map(id, weights), gradients, strict=True))
-    lent = [
+    bindings = [
         *zip(weights, trainable, strict=True),
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
 
-    def updating(some: Sequence[Any]) -> Callable[[], tuple[Values, Values]]:
+    def update_of(subset: Sequence[keras.Variable]) -> Callable[[], tuple[Values, Values]]:
         def branch() -> tuple[Values, Values]:
-            with Scope(lent) as scope:
-                model.optimizer.apply([gradient_of[id(weight)] for weight in some], list(some))
-            return after(scope, weights, trainable), after(
-                scope, model.optimizer.variables, optimizer
+            with Scope(bindings) as scope:
+                model.optimizer.apply([gradient_of[id(weight)] for weight in subset], list(subset))
+            return (
+                values_after(scope, weights, trainable),
+                values_after(scope, model.optimizer.variables, optimizer),
             )
 
         return branch
 
-    ahead, step = value_of[id(model.encoder_updates)], value_of[id(model.training_steps)]
-    whose = jnp.where(ahead == 0, 0, jnp.where(step % (ahead + 1) < ahead, 1, 2))
-    parts = [weights, model.inference_weights, model.generative_weights]
-    return jax.lax.switch(whose, [updating(some) for some in parts])
+    encoder_updates, step = (
+        value_of[id(variable)] for variable in (model.encoder_updates, model.training_steps)
+    )
+    encoder_turn = step % (encoder_updates + 1) < encoder_updates
+    branch_index = jnp.where(encoder_updates == 0, 0, jnp.where(encoder_turn, 1, 2))
+    subsets = [weights, model.inference_weights, model.generative_weights]
+    new_weights, new_optimizer = jax.lax.switch(
+        branch_index, [update_of(subset) for subset in subsets]
+    )
+    return new_weights, new_optimizer
 
 
-def test_step(
-    model: TextVAE, state: tuple[Values, ...], data: Any
-) -> tuple[dict[str, Any], tuple[Values, ...]]:
-    """The objective's terms with the model in inference mode; `state` is that of `train_step` without the optimizer."""
-    trainable, others, metrics = state
-    lent = [
+def test_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.Array], State]:
+    """The terms of the objective with the model in inference mode: the logs and the new state.
+
+    `state` is that of `train_step` without the optimizer.
+    """
+    trainable, non_trainable, metrics = state
+    bindings = [
         *zip(model.trainable_variables, trainable, strict=True),
-        *zip(model.non_trainable_variables, others, strict=True),
+        *zip(model.non_trainable_variables, non_trainable, strict=True),
     ]
     inputs, weights = inputs_of(model.model_config, data)
     part = Replica(weights=weights)
-    with Scope(lent) as scope, replica(part):
+    with Scope(bindings) as scope, replica(part):
         terms = model.terms(inputs)
-    logs, metrics = tracked(model, terms, metrics, part)
-    return logs, (trainable, after(scope, model.non_trainable_variables, others), metrics)
+    logs, metrics = track(model, terms, metrics, part)
+    updated = values_after(scope, model.non_trainable_variables, non_trainable)
+    return logs, (trainable, updated, metrics)
 
 
-def predict_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> Any:
-    """The outputs with the model in inference mode, and what is not trained after it; `state` is the values of trainable and
-    non-trainable variables."""
+def predict_step(model: TextVAE, state: State, data: Any) -> Any:
+    """The outputs of the model in inference mode and the new values of its non-trainable variables.
+
+    `state` are the trainable and non-trainable variables.
+    """
     return keras.Model.predict_step(model, state, data)
 
 
-def tracked(
+def track(
     model: TextVAE,
-    terms: Mapping[str, Any],
+    terms: Mapping[str, jax.Array],
     metrics: Values,
     part: Replica,
-    gradient_norm: Any = None,
-) -> tuple[dict[str, Any], Values]:
-    """`TextVAE.track` of that batch: the running means, and the metrics variables after it."""
+    gradient_norm: jax.Array | None = None,
+) -> tuple[dict[str, jax.Array], Values]:
+    """`TextVAE.track` of a batch: the running means and the new values of the metrics variables."""
     with Scope(list(zip(model.metrics_variables, metrics, strict=True))) as scope, replica(part):
         logs = model.track(terms, gradient_norm)
-    return logs, after(scope, model.metrics_variables, metrics)
+    return logs, values_after(scope, model.metrics_variables, metrics)
 
 
-def after(scope: Scope, variables: Sequence[Any], before: Values) -> Values:
-    """What the variables hold at the end of a scope."""
-    found = (scope.get_current_value(variable) for variable in variables)
-    return [old if new is None else new for new, old in zip(found, before, strict=True)]
+def values_after(scope: Scope, variables: Sequence[keras.Variable], before: Values) -> Values:
+    """The values of variables at the end of a scope; `before` are their values at its start."""
+    current = (scope.get_current_value(variable) for variable in variables)
+    return [old if new is None else new for new, old in zip(current, before, strict=True)]
 
 
 @contextlib.contextmanager
 def keeping_weights(model: TextVAE) -> Iterator[None]:
-    """Keras takes the values out of a model's variables while it trains: where it fails before the first step is done, they are
-    put back."""
+    """Context in which a model gets the values of its variables back if a method of Keras fails.
+
+    Keras empties the variables of a model while it trains. If it fails before the end of the first
+    step, they stay empty.
+    """
     optimizer = model.optimizer.variables if model.optimizer else []
     before = [
         (variable, variable.value)
@@ -168,22 +195,25 @@ def keeping_weights(model: TextVAE) -> Iterator[None]:
 
 
 def compiled(
-    model: TextVAE, function: Callable[..., dict[str, Any]], inputs: Sequence[Any]
+    model: TextVAE, function: Callable[..., dict[str, Any]], inputs: Sequence[keras.KerasTensor]
 ) -> Callable[..., dict[str, np.ndarray]]:
-    """`function` of arrays like the symbolic `inputs`, compiled for each batch size; it always sees the model's weights of
-    the moment."""
+    """`function` of arrays with the shapes and types of `inputs`, compiled once per batch size.
 
-    @jax.jit
-    def stateless(values: Values, *arrays: Any) -> dict[str, Any]:
+    Each call uses the current weights of the model and returns NumPy arrays.
+    """
+
+    def stateless(values: Values, *arrays: np.ndarray) -> dict[str, jax.Array]:
         with Scope(list(zip(model.variables, values, strict=True))):
             return function(*arrays)
+
+    compiled_function = jax.jit(stateless)
 
     def run(*arrays: Any) -> dict[str, np.ndarray]:
         arrays = tuple(
             np.asarray(array, spec.dtype) for array, spec in zip(arrays, inputs, strict=True)
         )
-        found = stateless([variable.value for variable in model.variables], *arrays)
-        return {name: np.asarray(value) for name, value in found.items()}
+        results = compiled_function([variable.value for variable in model.variables], *arrays)
+        return {name: np.asarray(value) for name, value in results.items()}
 
     return run
 

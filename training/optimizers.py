@@ -1,8 +1,6 @@
-"""The optimizer of a configuration: Adam, a learning-rate schedule, and clipping by global norm."""
+"""The optimizer of a configuration: Adam, a learning-rate schedule, clipping by global norm."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import keras
 
@@ -11,7 +9,7 @@ from kvae.learning_rates import HeldExponentialDecay
 
 
 def optimizer(config: TrainingConfig, total_steps: int) -> keras.optimizers.Optimizer:
-    """Adam (Kingma and Ba 2015) as the configuration says, for a run of `total_steps`."""
+    """Adam (Kingma and Ba 2015) with the settings of `config`, for a run of `total_steps` steps."""
     return keras.optimizers.Adam(
         schedule(config, total_steps),
         global_clipnorm=config.clip_norm or None,
@@ -19,8 +17,10 @@ def optimizer(config: TrainingConfig, total_steps: int) -> keras.optimizers.Opti
     )
 
 
-def schedule(config: TrainingConfig, total_steps: int) -> Any:
-    """The learning rate: a number or a schedule over steps."""
+def schedule(
+    config: TrainingConfig, total_steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate: a constant or a schedule over steps."""
     rate = config.learning_rate
     if config.learning_rate_schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(rate, total_steps)

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Learning curves of a run as a picture."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ PANELS = {
     "reconstruction and KL (nats per sequence)": ("reconstruction", "kl"),
     "beta": ("beta",),
 }
+"""Panels of the picture: the metrics of each, by its title."""
 
 
 def plot_curves(metrics: Path, picture: Path) -> None:
-    """The learning curves of a metrics file, training dashed and validation solid, as a PNG."""
+    """Draw the learning curves of a metrics file into a PNG: training dashed, validation solid.
+
+    Draws nothing if no epoch has ended.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    if not metrics.exists():  # stopped before the first epoch ended
+    if not metrics.exists():
         return
     records = epochs_of(metrics)
     if not records:
@@ -52,5 +56,5 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
 
 def points(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    """A metric of each epoch, NaN where it was no finite number: the curve has a gap there."""
+    """A metric per epoch; NaN, which makes a gap in the curve, if it was not finite."""
     return [math.nan if record.get(name) is None else record[name] for record in records]

@@ -1,6 +1,7 @@
-"""Tokens on disk: written once in order, in shards, then read a few at a time, so that memory does not grow with a corpus.
+"""Tokens on disk, so that the memory of a run does not grow with its corpus.
 
-Reading copies what it needs with `os.pread`; a memory map would count every page that was ever touched as resident.
+They are written once, in order, in shards, and then read a few at a time. Reading copies them with
+`os.pread`; with a memory map, every page that was ever read would count as resident memory.
 """
 
 from __future__ import annotations
@@ -8,30 +9,31 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from kvae.disk import naming
 from kvae.serving.alphabet import END, PAD, Alphabet
 
 SHARD = 2**28
-"""Bytes of a shard: a power of two, so that no number lies in two of them."""
+"""Bytes per shard: a power of two, so that no number is split between two shards."""
 
 
-def id_type(alphabet: Alphabet) -> Any:
-    """The narrowest integer type that holds every id."""
+def id_type(alphabet: Alphabet) -> np.dtype:
+    """The smallest integer type that can store every id of the vocabulary."""
     return np.min_scalar_type(len(alphabet) - 1)
 
 
 class ColumnWriter:
-    """Numbers of one type, appended in order; `close` before they are read."""
+    """Writes numbers of one type to shards, in order. Each call of `append` closes its files."""
 
-    def __init__(self, folder: Path, name: str, kind: Any) -> None:
+    def __init__(self, folder: Path, name: str, kind: DTypeLike) -> None:
         self.folder, self.name, self.kind, self.size = folder, name, np.dtype(kind), 0
 
     def append(self, numbers: np.ndarray) -> None:
-        """Add numbers at the end."""
+        """Append numbers (N,)."""
         content = memoryview(np.asarray(numbers, self.kind).tobytes())
         while content:
             shard, place = divmod(self.size, SHARD)
@@ -43,9 +45,9 @@ class ColumnWriter:
 
 
 class Column:
-    """The numbers that a `ColumnWriter` wrote: `read(start, count)`."""
+    """Reads the numbers that a `ColumnWriter` wrote."""
 
-    def __init__(self, folder: Path, name: str, kind: Any) -> None:
+    def __init__(self, folder: Path, name: str, kind: DTypeLike) -> None:
         self.folder, self.name, self.kind = folder, name, np.dtype(kind)
         files: list[Path] = []
         while (file := shard_file(folder, name, len(files))).exists():
@@ -61,7 +63,10 @@ class Column:
         return self.length
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """`count` numbers from place `start` on."""
+        """The `count` numbers from index `start` on, (count,).
+
+        Raises `OSError` if a shard has become shorter.
+        """
         first, size, parts = start * self.kind.itemsize, count * self.kind.itemsize, []
         while size:
             shard, place = divmod(first, SHARD)
@@ -69,18 +74,19 @@ class Column:
             first, size = first + len(parts[-1]), size - len(parts[-1])
             if not parts[-1]:
                 raise OSError(
-                    f"{self.folder}: shard {shard} of {self.name} is shorter than it was; remove the folder"
+                    f"{self.folder}: shard {shard} of {self.name} is shorter than it was; "
+                    f"remove the folder"
                 )
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), self.kind)
 
 
 def shard_file(folder: Path, name: str, number: int) -> Path:
-    """Where a shard lies."""
+    """The path of shard `number` of a column."""
     return folder / f"{name}-{number:05}"
 
 
 class StoredRows:
-    """Texts as rows of ids on disk: `take(places)` is (B, T) int32, each text followed by END and PAD."""
+    """Texts as rows of ids on disk. A row has T = `length` ids: the text, END and padding."""
 
     def __init__(self, tokens: Column, starts: Column, length: int) -> None:
         self.tokens, self.starts, self.row_length = tokens, starts, length
@@ -89,11 +95,11 @@ class StoredRows:
         return len(self.starts) - 1
 
     def lengths(self) -> np.ndarray:
-        """How many ids each row has, END included, (N,)."""
+        """Number of ids of each row, END included, (N,)."""
         return np.diff(self.starts.read(0, len(self.starts))) + 1
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """The rows at `places` (B,)."""
+        """The rows at the indices `places` (B,), as (B, T) int32."""
         rows = np.full((len(places), self.row_length), PAD, np.int32)
         for row, place in zip(rows, places.tolist(), strict=True):
             start, stop = self.starts.read(place, 2).tolist()
@@ -103,7 +109,7 @@ class StoredRows:
 
 
 class StoredStream:
-    """A stream of ids on disk: `take(places)` is (B, T) int32, windows of neighbouring places."""
+    """A stream of ids on disk."""
 
     def __init__(self, tokens: Column) -> None:
         self.tokens = tokens
@@ -112,14 +118,20 @@ class StoredStream:
         return len(self.tokens)
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """The windows whose places are the rows of `places` (B, T)."""
+        """The windows at `places` (B, T), as (B, T) int32.
+
+        Each row of `places` holds consecutive indices of the stream.
+        """
         return np.stack(
             [self.tokens.read(start, places.shape[1]) for start in places[:, 0].tolist()]
         ).astype(np.int32)
 
 
 class StoredTexts(Sequence[str]):
-    """The texts of stored rows, decoded one by one when they are asked for; an unknown symbol shows as such."""
+    """The texts of stored rows, decoded one by one on access.
+
+    An unknown symbol is shown as the mark for unknown symbols.
+    """
 
     def __init__(self, rows: StoredRows, alphabet: Alphabet) -> None:
         self.rows, self.alphabet = rows, alphabet

@@ -1,4 +1,4 @@
-"""TensorBoard's view of a run: what is learned, what the code carries, what the model writes, and under which settings."""
+"""What a run writes for TensorBoard: metrics, statistics of the latent code, texts and settings."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from kvae.misfits import partners
 from kvae.model import TextVAE, number
 from kvae.objectives import begun, beta_at
 from kvae.serving.alphabet import Alphabet, one_line
+from kvae.tensors import Tensor
 from kvae.writing import write_text
 
 from .callbacks import StepCallback
 from .checkpoints import Diverged
-from .evaluation import UNITS, spread
+from .evaluation import UNITS, evenly_spaced
 from .latent_report import LatentReport
 
 HYPERPARAMETERS = (
@@ -56,9 +57,9 @@ HYPERPARAMETERS = (
         )
     ),
 )
-"""Settings that TensorBoard compares runs by; the configuration as text has them all."""
+"""Settings in TensorBoard's HParams table. The text `configuration` contains all settings."""
 
-COMPARED = (
+FINAL_METRICS = (
     "elbo",
     "reconstruction",
     "kl",
@@ -66,23 +67,32 @@ COMPARED = (
     "active_units",
     "mutual_information",
 )
-"""Held-out metrics beside them, each as it was after the last epoch."""
+"""Held-out metrics in that table, each with its value after the last epoch."""
 
 SETTINGS = "settings"
-"""The run of a log folder that holds both, and nothing else: TensorBoard takes every metric beside settings for a column."""
+"""The run of a log folder that contains only these settings and metrics.
 
-MOST_NUMBERS = 200_000
-"""Numbers that a level's embedding holds at most; codes with many dimensions show fewer texts."""
+TensorBoard makes every metric of a run with settings a column of the table.
+"""
+
+MAX_EMBEDDING_VALUES = 200_000
+"""Largest number of values in the embedding of a level.
+
+Codes with more dimensions therefore show fewer texts.
+"""
 
 
 class TensorBoardMonitor(StepCallback):
-    """Every metric of training and validation on the same axes, over training steps. The metrics of training come every
-    `every` steps, as means since the epoch began, with beta, learning rate and examples per second; after each epoch follow
-    those of validation, what `report` found about the code, samples, reconstructions and an interpolation of `texts` texts
-    each, and the means of held-out texts for the projector.
+    """Writes metrics, texts and embeddings of a run for TensorBoard, over training steps.
 
-    `folder` gets the runs `train`, `validation` and `settings`; configuration and hyper-parameters are written once, when the
-    folder is new, and a resumed run goes on behind what is there. `batch_size` texts make a step.
+    Every `every` steps it writes the training metrics, as means since the start of the epoch, with
+    beta, learning rate and examples per second. After each epoch it writes the validation metrics,
+    the statistics of `report` about the latent code, `texts` samples, reconstructions and
+    interpolated texts each, and the posterior means of held-out texts for the projector.
+
+    `folder` gets the runs `train`, `validation` and `settings`. Configuration and hyper-parameters
+    are written once, into a new folder; a resumed run appends to the files that are there.
+    `batch_size` is the number of texts per step.
     """
 
     def __init__(
@@ -105,35 +115,33 @@ class TensorBoardMonitor(StepCallback):
             part: tf.summary.create_file_writer(str(self.folder / part))
             for part in ("train", "validation", SETTINGS)
         }
-        self.written, self.trained = number(self.model.training_steps), 0.0
-        self.mark: tuple[int, float] | None = None
-        self.author = Author(self.model, self.texts)
+        self.last_step_written, self.last_step_time = number(self.model.training_steps), 0.0
+        self.speed_start: tuple[int, float] | None = None
+        self.preview = TextPreview(self.model, self.texts)
         if new:
             with self.writers[SETTINGS].as_default():
-                hyperparameters.hparams(
-                    compared(self.config), trial_id=trial(self.folder.absolute())
-                )
-            with self.writers["train"].as_default(step=self.written):
-                tf.summary.text(
-                    "configuration", fenced(json.dumps(self.config.to_dict(), indent=1))
-                )
+                trial_id = trial_name(self.folder.absolute())
+                hyperparameters.hparams(hyperparameter_values(self.config), trial_id=trial_id)
+            with self.writers["train"].as_default(step=self.last_step_written):
+                configuration = json.dumps(self.config.to_dict(), indent=1)
+                tf.summary.text("configuration", as_code_block(configuration))
         self.flush()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        self.mark = None  # what happens between epochs is no training
+        self.speed_start = None  # the time between epochs does not count
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step, self.trained = self.before + batch + 1, time.monotonic()
-        if self.mark is None:  # the first steps of an epoch may compile
-            self.mark = (step, self.trained)
-        if step // self.every > self.written // self.every:
+        step, self.last_step_time = self.steps_before_epoch + batch + 1, time.monotonic()
+        if self.speed_start is None:  # after the first step of an epoch, which may compile
+            self.speed_start = (step, self.last_step_time)
+        if step // self.every > self.last_step_written // self.every:
             self.write_training(step, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
         step = number(self.model.training_steps)
-        if step > self.written:
+        if step > self.last_step_written:
             self.write_training(
                 step, {name: value for name, value in logs.items() if not name.startswith("val_")}
             )
@@ -144,7 +152,7 @@ class TensorBoardMonitor(StepCallback):
             self.write_dimensions()
             self.write_texts()
         with self.writers[SETTINGS].as_default(step=step):
-            for name in COMPARED:
+            for name in FINAL_METRICS:
                 if np.isfinite(logs.get(f"val_{name}", np.nan)):
                     tf.summary.scalar(f"final/val_{name}", float(logs[f"val_{name}"]))
         self.write_embeddings()
@@ -159,29 +167,38 @@ class TensorBoardMonitor(StepCallback):
             writer.flush()
 
     def note(self, text: str, step: int | None = None) -> None:
-        """A remark about the run, at the present step if no other is given."""
+        """Write a remark about the run at `step`, or at the current step."""
         step = number(self.model.training_steps) if step is None else step
         with self.writers["validation"].as_default(step=step):
-            tf.summary.text("notes", fenced(text))
+            tf.summary.text("notes", as_code_block(text))
 
     def diverged(self, error: Diverged) -> None:
-        """A remark instead of the points of that step; what was written before is kept."""
+        """Write a remark about the divergence; that step gets no metrics."""
         self.note(str(error), error.step)
         self.flush()
 
     def write_scalar(self, name: str, value: Any) -> None:
-        """A number with what it counts. One that is not finite is no point of a curve: it would stay there when training has
-        gone on from before."""
+        """Write a metric with a description of its unit, if it is finite.
+
+        A value that is not finite would stay in the curve after training has resumed from an
+        earlier step.
+        """
         if not np.isfinite(value):
             return
         description = UNITS.get(name)
         if name == "mutual_information":
             texts = len(self.report.rows)
-            description = f"{description}, on N = {texts:,} held-out texts: at most ln N = {np.log(texts):.2f}"
+            description = (
+                f"{description}, on N = {texts:,} held-out texts: "
+                f"at most ln N = {np.log(texts):.2f}"
+            )
         tf.summary.scalar(name, float(value), description=description)
 
     def write_training(self, step: int, logs: Mapping[str, Any]) -> None:
-        """The metrics of training, beta and learning rate at this step, and the speed since it was last written."""
+        """Write the training metrics of a step with beta, learning rate and throughput.
+
+        The throughput is the examples per second since the last call.
+        """
         objective = self.config.objective
         beta = begun(objective, step) * beta_at(objective, self.model.ramp)
         with self.writers["train"].as_default(step=step):
@@ -190,101 +207,98 @@ class TensorBoardMonitor(StepCallback):
             self.write_scalar(
                 "learning_rate", ops.convert_to_numpy(self.model.optimizer.learning_rate)
             )
-            steps, seconds = (
-                (step - self.mark[0], self.trained - self.mark[1]) if self.mark else (0, 0.0)
-            )
+            first_step, start = self.speed_start or (step, self.last_step_time)
+            seconds = self.last_step_time - start
             if seconds > 0:
-                self.write_scalar("examples_per_second", steps * self.batch_size / seconds)
-        self.written, self.mark = step, (step, self.trained)
+                examples = (step - first_step) * self.batch_size
+                self.write_scalar("examples_per_second", examples / seconds)
+        self.last_step_written, self.speed_start = step, (step, self.last_step_time)
 
     def write_dimensions(self) -> None:
-        """The KL of each dimension, where there is one, level by level."""
-        if "kl_per_dimension" in self.report.found:
+        """Write a histogram of the KL of the dimensions of each level, if the model has them."""
+        if "kl_per_dimension" in self.report.collected:
             for name, part in self.levels("kl_per_dimension", "kl_per_dimension"):
                 mean = part.mean(axis=0)
                 tf.summary.histogram(name, mean[np.isfinite(mean)])
 
     def write_texts(self) -> None:
-        """What the model writes, beside what it read."""
+        """Write samples, reconstructions beside their texts, and an interpolation."""
         values = self.config.model.attributes
-        rows = spread_evenly(self.report.rows, self.texts).astype(np.int32)
-        labels = self.report.attribute
-        labels = np.full(len(rows), -1) if labels is None else spread_evenly(labels, self.texts)
-        written = {
-            name: self.lines(tokens) for name, tokens in self.author.write(rows, labels).items()
-        }
+        rows = evenly_spaced_repeating(self.report.rows, self.texts).astype(np.int32)
+        labels = np.full(len(rows), -1)
+        if self.report.attribute is not None:
+            labels = evenly_spaced_repeating(self.report.attribute, self.texts)
+        generated = self.preview.generate(rows, labels)
+        texts = {name: self.lines(tokens) for name, tokens in generated.items()}
         if values:
-            written["samples"] = [
-                f"{label_of(values, i)}: {text}" for i, text in enumerate(written["samples"])
+            texts["samples"] = [
+                f"{label_of(values, i)}: {text}" for i, text in enumerate(texts["samples"])
             ]
-        if "reconstructions" in written:
-            pairs = zip(self.lines(rows), written["reconstructions"], strict=True)
-            written["reconstructions"] = list(
-                dict.fromkeys(f"{text}\n-> {other}\n" for text, other in pairs)
+        if "reconstructions" in texts:
+            pairs = zip(self.lines(rows), texts["reconstructions"], strict=True)
+            texts["reconstructions"] = list(
+                dict.fromkeys(f"{text}\n-> {reconstruction}\n" for text, reconstruction in pairs)
             )
-        for name, texts in written.items():
-            tf.summary.text(name, fenced("\n".join(texts).rstrip("\n")))
+        for name, lines in texts.items():
+            tf.summary.text(name, as_code_block("\n".join(lines).rstrip("\n")))
 
     def write_embeddings(self) -> None:
-        """The posterior means of held-out texts as files that the projector reads, one table for each level."""
-        if "mean" not in self.report.found:
+        """Write the posterior means of held-out texts for the projector, one table per level."""
+        if "mean" not in self.report.collected:
             return
-        folder, shown = self.folder / "validation", projector.ProjectorConfig()
+        folder, config = self.folder / "validation", projector.ProjectorConfig()
         for name, means in self.levels("latent_means", "mean"):
             if not np.isfinite(means).all():
                 continue
-            count = max(1, MOST_NUMBERS // means.shape[1])
+            count = max(1, MAX_EMBEDDING_VALUES // means.shape[1])
             metadata, tensors = folder / f"{name}_texts.tsv", folder / f"{name}.tsv"
             if not metadata.exists():
                 write_text(metadata, "\n".join(self.metadata(count)) + "\n")
             rows = [
-                "\t".join(f"{number:.5g}" for number in row)
-                for row in spread(means, count).tolist()
+                "\t".join(f"{value:.5g}" for value in row)
+                for row in evenly_spaced(means, count).tolist()
             ]
             write_text(tensors, "\n".join(rows) + "\n", alone=True)
-            shown.embeddings.add(
+            config.embeddings.add(
                 tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name
             )
         if not (folder / "projector_config.pbtxt").exists():
-            projector.visualize_embeddings(str(folder), shown)
+            projector.visualize_embeddings(str(folder), config)
 
     def metadata(self, count: int) -> list[str]:
-        """A line for each of `count` texts at most, behind a line of headings: text, characters, label."""
-        texts = self.alphabet.decode(spread(self.report.rows, count))
+        """Headings, and one line for each of at most `count` texts: text, characters and label."""
+        texts = self.alphabet.decode(evenly_spaced(self.report.rows, count))
         columns = {
             "text": [one_line(text) for text in texts],
             "characters": [str(len(text)) for text in texts],
         }
         if self.report.attribute is not None:
             values = self.config.model.attributes
-            columns["label"] = [
-                one_line(label_of(values, i)) for i in spread(self.report.attribute, count)
-            ]
+            labels = evenly_spaced(self.report.attribute, count)
+            columns["label"] = [one_line(label_of(values, i)) for i in labels]
         return [
             "\t".join(columns),
             *("\t".join(line) for line in zip(*columns.values(), strict=True)),
         ]
 
-    def levels(self, name: str, found: str) -> list[tuple[str, np.ndarray]]:
-        """An array (N, d) of the report, cut into the levels of the code, with a name for each."""
-        parts = self.model.hierarchy.split(self.report.found[found])
-        names = (
-            [name]
-            if len(parts) == 1
-            else [f"{name}_level_{number}" for number in range(len(parts))]
-        )
-        return list(zip(names, parts, strict=True))
+    def levels(self, name: str, key: str) -> list[tuple[str, np.ndarray]]:
+        """The array (N, d) that the report has under `key`, split into levels, each with a name."""
+        parts = self.model.hierarchy.split(self.report.collected[key])
+        if len(parts) == 1:
+            return [(name, parts[0])]
+        return [(f"{name}_level_{level}", part) for level, part in enumerate(parts)]
 
     def lines(self, tokens: np.ndarray) -> list[str]:
         """Tokens (B, T) as texts of one line each."""
         return [one_line(text) for text in self.alphabet.decode(tokens)]
 
 
-class Author(keras.Model):
-    """What a TextVAE writes for TensorBoard, `texts` of everything, compiled as one function.
+class TextPreview(keras.Model):
+    """Generates the texts that TensorBoard shows, `texts` of each kind, in one compiled function.
 
-    A model with a code writes greedily, always from the same codes of the prior, and each label in turn; a language model,
-    which would greedily say one thing, draws from its distribution with the same random numbers each time.
+    A model with a latent code decodes greedily, always from the same codes of the prior and with
+    each label in turn. A language model, whose greedy samples would all be equal, samples with the
+    same random numbers each time.
     """
 
     def __init__(self, model: TextVAE, texts: int) -> None:
@@ -294,76 +308,86 @@ class Author(keras.Model):
         self.noise = generator.standard_normal((texts, model.parts.noise_size), dtype=np.float32)
         self.uniform = generator.random((texts, model.model_config.length), dtype=np.float32)
         self.built = True
-        # TensorFlow's graph of a whole decoding loop is ready in a second, XLA's takes many; JAX has nothing but XLA.
+        # TensorFlow traces the decoding loop in a second; XLA, the only choice on JAX, takes much
+        # longer to compile it.
         self.compile(jit_compile=keras.backend.backend() == "jax")
 
-    def write(self, tokens: np.ndarray, attribute: np.ndarray) -> dict[str, np.ndarray]:
-        """Samples, and of tokens (texts, T) with attributes (texts,) the reconstructions and the way from the first to the
-        last, in equal paces: (texts, T) each."""
+    def generate(self, tokens: np.ndarray, attribute: np.ndarray) -> dict[str, np.ndarray]:
+        """Samples, reconstructions and an interpolation as tokens, (texts, T) each.
+
+        The reconstructions are those of `tokens` (texts, T) with the attributes (texts,). The
+        interpolation leads in equal steps from the first of these texts to the last.
+        """
         inputs = {
             "tokens": tokens,
             "attribute": attribute,
             "noise": self.noise,
             "uniform": self.uniform,
         }
-        # TensorFlow's replicas all write all of it, one after the other.
+        # Each replica of TensorFlow returns all texts, one replica after the other.
         return {name: rows[: self.texts] for name, rows in self.predict_on_batch(inputs).items()}
 
-    def call(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         model, size = self.text_model, self.text_model.hierarchy.size
         codes = model.codes(inputs["noise"])
         if values := len(model.model_config.attributes):
-            in_turn = ops.one_hot(np.arange(self.texts) % values, values)
-            codes = ops.concatenate([codes[:, :size], in_turn], axis=-1)
+            labels = ops.one_hot(np.arange(self.texts) % values, values)
+            codes = ops.concatenate([codes[:, :size], labels], axis=-1)
         if not size:
-            return {"samples": decode(model, codes, drawing(inputs["uniform"]))}
+            return {"samples": decode(model, codes, inverse_cdf_chooser(inputs["uniform"]))}
         means = model.encode(inputs["tokens"], inputs["attribute"])["mean"]
-        along = np.linspace(0.0, 1.0, self.texts, dtype=np.float32)[:, None]
-        path = means[:1] + along * (means[-1:] - means[:1])
-        written = ops.split(decode(model, ops.concatenate([codes, means, path], axis=0)), 3, axis=0)
-        return dict(zip(("samples", "reconstructions", "interpolation"), written, strict=True))
+        fractions = np.linspace(0.0, 1.0, self.texts, dtype=np.float32)[:, None]
+        path = means[:1] + fractions * (means[-1:] - means[:1])
+        tokens = ops.split(decode(model, ops.concatenate([codes, means, path], axis=0)), 3, axis=0)
+        return dict(zip(("samples", "reconstructions", "interpolation"), tokens, strict=True))
 
 
-def drawing(uniform: Any) -> Chooser:
-    """Draws each position's symbol by inverting the distribution function at the numbers (B, T) in [0, 1)."""
+def inverse_cdf_chooser(uniform: Tensor) -> Chooser:
+    """A chooser that samples the token of each position by inverting the cumulative distribution.
+
+    `uniform` (B, T) are the random numbers in [0, 1), one for each position.
+    """
     positions = iter(ops.unstack(uniform, axis=1))
 
-    def choose(logits: Any) -> Any:
+    def choose(logits: Tensor) -> Tensor:
         below = ops.cumsum(ops.softmax(logits, axis=-1), axis=-1) <= next(positions)[:, None]
         return ops.minimum(ops.sum(ops.cast(below, "int32"), axis=-1), logits.shape[-1] - 1)
 
     return choose
 
 
-def trial(folder: Path) -> str:
-    """A name for the run of an absolute log folder: runs of the same settings and the same name stay apart."""
+def trial_name(folder: Path) -> str:
+    """A unique name for the run of an absolute log folder.
+
+    It keeps runs with equal names and settings apart.
+    """
     return f"{folder.parent.name} {zlib.crc32(str(folder).encode()):08x}"
 
 
-def compared(config: Config) -> dict[str, Any]:
-    """The `HYPERPARAMETERS` that something reads in this configuration."""
+def hyperparameter_values(config: Config) -> dict[str, str | int | float | bool | None]:
+    """The values of those `HYPERPARAMETERS` that have an effect in this configuration."""
     unread = {
         name for _, name, _, is_read in partners(config.model, config.objective) if not is_read
     }
-    read = [key for key in HYPERPARAMETERS if key.partition(".")[2] not in unread]
-    return {key: plain(dotted_value(config, key)) for key in read}
+    keys = [key for key in HYPERPARAMETERS if key.partition(".")[2] not in unread]
+    return {key: hparam_value(dotted_value(config, key)) for key in keys}
 
 
-def plain(value: Any) -> Any:
-    """A setting as the HParams table takes it."""
+def hparam_value(value: Any) -> Any:
+    """A setting in a type that the HParams table accepts."""
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def label_of(values: Sequence[str], index: int) -> str:
-    """The label with that index among the values in turn, "unknown" for -1."""
+    """The label at `index` modulo the number of labels, "unknown" for -1."""
     return "unknown" if index < 0 else values[index % len(values)]
 
 
-def spread_evenly(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` rows at equal distances; some come again where there are fewer."""
-    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+def evenly_spaced_repeating(rows: np.ndarray, count: int) -> np.ndarray:
+    """Exactly `count` rows at equal distances; rows are repeated if there are fewer."""
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, count).astype(int)])
 
 
-def fenced(text: str) -> str:
-    """Text as TensorBoard's Markdown shows it, unchanged."""
+def as_code_block(text: str) -> str:
+    """Text as a Markdown code block, which TensorBoard shows unchanged."""
     return "\n".join("    " + line for line in text.split("\n"))

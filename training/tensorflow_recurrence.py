@@ -1,8 +1,10 @@
 """The LSTM of the recurrent heads on TensorFlow, with a gradient of its own.
 
-Automatic differentiation of a loop keeps whatever an operation has read and adds up the kernel's gradient position by position.
-Here the way back keeps the gradients of what the kernel made and forms its own in one product behind the loop; inside the
-loops stands one product a position, and no more beside it than the equations need.
+Automatic differentiation of the loop stores whatever an operation has read, and adds up the
+gradient of the kernel position by position. Here the backward loop stores the gradients of the
+kernel's outputs, and one matrix product after the loop gives the gradient of the kernel. Each loop
+then has one matrix product per position and only the element-wise operations that the equations
+need.
 """
 
 from __future__ import annotations
@@ -15,17 +17,22 @@ import tensorflow as tf
 from kvae.heads import LSTMCell
 
 
-class Kept(NamedTuple):
-    """What the way back reads, position by position: (T, B, ...) as arrays of tensors. The last six exist with layer
-    normalisation alone: what each made normal, and the factor (B, 1) that made it so."""
+class Activations(NamedTuple):
+    """Values of the forward loop that the backward loop needs.
+
+    They are TensorArrays with one entry (B, ...) per position, or such entries. Only layer
+    normalisation has the last six: three standardised values, and for each the factor (B, 1) of
+    `standardised`.
+    """
 
     gates: Any
-    """Input, forget and output gate: (B, 3 units)."""
+    """Input, forget and output gate, (B, 3 units)."""
     candidate: Any
-    before: Any
-    """The cell before the position."""
-    shown: Any
-    """tanh of the (normalised) cell behind it."""
+    """The candidate for the cell state, (B, units)."""
+    previous_cell: Any
+    """The cell state before the position, (B, units)."""
+    cell_output: Any
+    """tanh of the (normalised) new cell state, (B, units)."""
     inputs: Any = None
     inputs_factor: Any = None
     product: Any = None
@@ -35,56 +42,69 @@ class Kept(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of a cell, in float32 but for the kernel; scales and shifts are those of the layer normalisation."""
+    """Weights of a cell, in float32 except for the kernel.
 
-    kernel: Any
-    bias: Any
-    inputs_scale: Any = None
-    inputs_shift: Any = None
-    product_scale: Any = None
-    product_shift: Any = None
-    cell_scale: Any = None
-    cell_shift: Any = None
+    Scales and shifts are those of layer normalisation, None without it.
+    """
+
+    kernel: tf.Tensor
+    bias: tf.Tensor
+    inputs_scale: tf.Tensor | None = None
+    inputs_shift: tf.Tensor | None = None
+    product_scale: tf.Tensor | None = None
+    product_shift: tf.Tensor | None = None
+    cell_scale: tf.Tensor | None = None
+    cell_shift: tf.Tensor | None = None
 
     @property
-    def shift(self) -> Any:
-        """All that is added to the gates wherever they come from."""
-        return (
-            self.bias
-            if self.inputs_shift is None
-            else self.bias + self.inputs_shift + self.product_shift
-        )
+    def shift(self) -> tf.Tensor:
+        """The sum of bias and shifts that is added to the gates, (4 units,)."""
+        if self.inputs_shift is None:
+            return self.bias
+        return self.bias + self.inputs_shift + self.product_shift
+
+    @property
+    def vectors(self) -> list[tf.Tensor]:
+        """The vectors whose gradients differ; those of all shifts equal that of the bias."""
+        if self.inputs_scale is None:
+            return [self.bias]
+        scales = [self.inputs_scale, self.product_scale, self.cell_scale]
+        return [self.bias, *scales, self.cell_shift]
 
 
 def lstm(
     layer: LSTMCell, inputs: tf.Tensor, states: Sequence[tf.Tensor], training: bool
 ) -> tf.Tensor:
-    """Hidden states (B, T, units) of `layer` for inputs (B, T, 4 units), from the first hidden and cell state, (B, units) each.
+    """Hidden states (B, T, units) of `layer` for inputs (B, T, 4 units).
 
-    Products are computed in the precision of `inputs`, all else in float32. It has its own gradient, and keeps what that wants,
-    only while training: a SavedModel holds no such gradients.
+    `states` are the initial hidden and cell state, (B, units) each. Matrix products are computed in
+    the precision of `inputs`, everything else in float32. Only in training does the function have
+    its own gradient and store activations, because a SavedModel cannot contain such a gradient.
     """
     epsilon = layer.normalize_hidden.epsilon if layer.norms else 0.0
     precision = inputs.dtype
 
-    @tf.custom_gradient
-    def learning(
-        inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any
-    ) -> tuple[Any, Callable[[Any], Any]]:
+    def with_gradient(
+        inputs: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, kernel: tf.Tensor, *others: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         weights = Weights(tf.cast(kernel, precision), *others)
-        outputs, kept = forward(inputs, hidden, cell, weights, epsilon, keep=True)
+        outputs, arrays = forward(inputs, hidden, cell, weights, epsilon, save=True)
+        saved = Activations(*arrays)
 
-        def gradient(upstream: Any) -> list[Any]:
-            of_inputs, *of_others = backward(upstream, outputs, kept, hidden, weights)
-            return [tf.cast(by_position(of_inputs), precision), *of_others]
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            grad_inputs, *grad_others = backward(upstream, outputs, saved, hidden, weights)
+            return [tf.cast(swap_batch_and_time(grad_inputs), precision), *grad_others]
 
-        return by_position(outputs), gradient
+        return swap_batch_and_time(outputs), gradient
 
-    def reading(inputs: Any, hidden: Any, cell: Any, kernel: Any, *others: Any) -> Any:
+    def without_gradient(
+        inputs: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, kernel: tf.Tensor, *others: tf.Tensor
+    ) -> tf.Tensor:
         weights = Weights(tf.cast(kernel, precision), *others)
-        return by_position(forward(inputs, hidden, cell, weights, epsilon, keep=False)[0])
+        outputs, _ = forward(inputs, hidden, cell, weights, epsilon, save=False)
+        return swap_batch_and_time(outputs)
 
-    run = learning if training else reading
+    run = tf.custom_gradient(with_gradient) if training else without_gradient
     weights = [
         layer.kernel,
         layer.bias,
@@ -95,163 +115,206 @@ def lstm(
     )
 
 
-def by_position(values: tf.Tensor) -> tf.Tensor:
+def swap_batch_and_time(values: tf.Tensor) -> tf.Tensor:
     """(B, T, n) as (T, B, n), and back."""
     return tf.transpose(values, (1, 0, 2))
 
 
-def multiplied(values: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tensor:
-    """A product in the kernel's precision, as float32."""
+def matrix_product(values: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tensor:
+    """`values` @ `kernel`, computed in the precision of the kernel and returned in float32."""
     return tf.cast(tf.matmul(tf.cast(values, kernel.dtype), kernel, **options), tf.float32)
 
 
 def forward(
-    inputs: Any, hidden: Any, cell: Any, weights: Weights, epsilon: float, keep: bool
-) -> tuple[Any, Any]:
-    """Hidden states (T, B, units), and what the way back wants, or None where nothing is to be kept."""
+    inputs: tf.Tensor,
+    hidden: tf.Tensor,
+    cell: tf.Tensor,
+    weights: Weights,
+    epsilon: float,
+    save: bool,
+) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+    """Hidden states (T, B, units), and with `save` the fields of `Activations` in their order."""
     units, positions = hidden.shape[-1], tf.shape(inputs)[1]
     normalised = weights.inputs_scale is not None
     names = [
-        name for name in Kept._fields if keep and (normalised or name not in Kept._field_defaults)
+        name
+        for name in Activations._fields
+        if save and (normalised or name not in Activations._field_defaults)
     ]
     arrays = [
         tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in ("hidden", *names)
     ]
     shift = weights.shift
 
-    def turn(position: Any, hidden: Any, cell: Any, *arrays: Any) -> tuple[Any, ...]:
-        found = {"before": cell}
-        product, read = multiplied(hidden, weights.kernel), tf.cast(inputs[:, position], tf.float32)
+    def step(
+        position: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, *arrays: tf.TensorArray
+    ) -> tuple[Any, ...]:
+        values = {"previous_cell": cell}
+        product = matrix_product(hidden, weights.kernel)
+        current = tf.cast(inputs[:, position], tf.float32)
         if normalised:
-            found["inputs"], found["inputs_factor"] = normal(read, epsilon)
-            found["product"], found["product_factor"] = normal(product, epsilon)
-            read, product = (
-                found["inputs"] * weights.inputs_scale,
-                found["product"] * weights.product_scale,
-            )
-        sums = read + product + shift
-        found["gates"] = tf.sigmoid(sums[:, : 3 * units])
-        found["candidate"] = tf.tanh(sums[:, 3 * units :])
-        input_gate, forget_gate, output_gate = tf.split(found["gates"], 3, axis=-1)
-        cell = forget_gate * cell + input_gate * found["candidate"]
-        shown = cell
+            values["inputs"], values["inputs_factor"] = standardised(current, epsilon)
+            values["product"], values["product_factor"] = standardised(product, epsilon)
+            current = values["inputs"] * weights.inputs_scale
+            product = values["product"] * weights.product_scale
+        sums = current + product + shift
+        values["gates"] = tf.sigmoid(sums[:, : 3 * units])
+        values["candidate"] = tf.tanh(sums[:, 3 * units :])
+        input_gate, forget_gate, output_gate = tf.split(values["gates"], 3, axis=-1)
+        cell = forget_gate * cell + input_gate * values["candidate"]
+        cell_output = cell
         if normalised:
-            found["cell"], found["cell_factor"] = normal(cell, epsilon)
-            shown = found["cell"] * weights.cell_scale + weights.cell_shift
-        found["shown"] = tf.tanh(shown)
-        hidden = output_gate * found["shown"]
-        new = [hidden, *(found[name] for name in names)]
+            values["cell"], values["cell_factor"] = standardised(cell, epsilon)
+            cell_output = values["cell"] * weights.cell_scale + weights.cell_shift
+        values["cell_output"] = tf.tanh(cell_output)
+        hidden = output_gate * values["cell_output"]
+        new = [hidden, *(values[name] for name in names)]
         arrays = tuple(
             array.write(position, value) for array, value in zip(arrays, new, strict=True)
         )
         return position + 1, hidden, cell, *arrays
 
-    _, _, _, outputs, *kept = tf.while_loop(
+    _, _, _, outputs, *saved = tf.while_loop(
         lambda position, *_: position < positions,
-        turn,
+        step,
         (0, hidden, cell, *arrays),
         parallel_iterations=1,
     )
-    return outputs.stack(), Kept(*kept) if keep else None
+    return outputs.stack(), saved
 
 
-def backward(upstream: Any, outputs: Any, kept: Kept, hidden: Any, weights: Weights) -> list[Any]:
-    """Gradients of inputs, first hidden and cell state and of the weights in their order, from those of the hidden states."""
-    units, positions = hidden.shape[-1], tf.shape(upstream)[1]
+def backward(
+    upstream: tf.Tensor,
+    outputs: tf.Tensor,
+    saved: Activations,
+    hidden: tf.Tensor,
+    weights: Weights,
+) -> list[tf.Tensor]:
+    """Gradients of the inputs, the initial hidden and cell state, and the weights in their order.
+
+    `upstream` (B, T, units) is the gradient of the hidden states `outputs` (T, B, units); `hidden`
+    (B, units) is the initial hidden state.
+    """
+    positions = tf.shape(upstream)[1]
     normalised = weights.inputs_scale is not None
     arrays = [tf.TensorArray(tf.float32, positions) for _ in range(2 if normalised else 1)]
-    turned = tf.transpose(weights.kernel)
-    scales = [
-        weights.bias,
-        weights.inputs_scale,
-        weights.product_scale,
-        weights.cell_scale,
-        weights.cell_shift,
-    ]
-    summed = scales if normalised else scales[:1]
+    transposed_kernel = tf.transpose(weights.kernel)
 
-    def turn(
-        position: Any, of_hidden: Any, of_cell: Any, arrays: Any, of_others: Any
+    def step(
+        position: tf.Tensor,
+        grad_hidden: tf.Tensor,
+        grad_cell: tf.Tensor,
+        arrays: list[tf.TensorArray],
+        grad_vectors: list[tf.Tensor],
     ) -> tuple[Any, ...]:
-        at = Kept(*(array and array.read(position) for array in kept))
-        input_gate, forget_gate, output_gate = tf.split(at.gates, 3, axis=-1)
-        of_hidden = of_hidden + tf.cast(upstream[:, position], tf.float32)
-        of_norms: list[Any] = []
-        of_shown = of_hidden * output_gate * (1.0 - tf.square(at.shown))
-        if normalised:
-            of_norms = [over_texts(of_shown * at.cell), over_texts(of_shown)]
-            of_shown = through_normal(of_shown * weights.cell_scale, at.cell, at.cell_factor)
-        of_cell = of_cell + of_shown
-        of_gates = tf.concat(
-            [of_cell * at.candidate, of_cell * at.before, of_hidden * at.shown], axis=-1
+        values = Activations(*(array and array.read(position) for array in saved))
+        grad_hidden = grad_hidden + tf.cast(upstream[:, position], tf.float32)
+        grad_cell, grad_product, grad_inputs, terms = position_gradients(
+            values, grad_hidden, grad_cell, weights
         )
-        of_sums = tf.concat(
-            [
-                of_gates * at.gates * (1.0 - at.gates),
-                of_cell * input_gate * (1.0 - tf.square(at.candidate)),
-            ],
-            axis=-1,
-        )
-        of_inputs = of_product = of_sums
-        if normalised:
-            of_inputs = through_normal(of_sums * weights.inputs_scale, at.inputs, at.inputs_factor)
-            of_product = through_normal(
-                of_sums * weights.product_scale, at.product, at.product_factor
-            )
-            of_norms = [
-                over_texts(of_sums * at.inputs),
-                over_texts(of_sums * at.product),
-                *of_norms,
-            ]
-        here = [over_texts(of_sums), *of_norms]
-        of_others = [before + more for before, more in zip(of_others, here, strict=True)]
-        new = (of_product, of_inputs)
+        grad_vectors = [total + term for total, term in zip(grad_vectors, terms, strict=True)]
+        new = (grad_product, grad_inputs)
         arrays = [array.write(position, value) for array, value in zip(arrays, new, strict=False)]
-        return (
-            position - 1,
-            multiplied(of_product, turned),
-            of_cell * forget_gate,
-            arrays,
-            of_others,
-        )
+        grad_hidden = matrix_product(grad_product, transposed_kernel)
+        return position - 1, grad_hidden, grad_cell, arrays, grad_vectors
 
-    _, of_hidden, of_cell, arrays, of_others = tf.while_loop(
+    _, grad_hidden, grad_cell, arrays, grad_vectors = tf.while_loop(
         lambda position, *_: position >= 0,
-        turn,
+        step,
         (
             positions - 1,
             tf.zeros_like(hidden),
             tf.zeros_like(hidden),
             arrays,
-            [tf.zeros_like(weight) for weight in summed],
+            [tf.zeros_like(weight) for weight in weights.vectors],
         ),
         parallel_iterations=1,
     )
-    of_products, of_inputs = arrays[0].stack(), arrays[-1].stack()
-    before = tf.reshape(tf.concat([hidden[None], outputs[:-1]], axis=0), (-1, units))
-    columns = tf.cast(tf.reshape(of_products, (-1, 4 * units)), weights.kernel.dtype)
-    of_kernel = multiplied(before, columns, transpose_a=True)
-    found = [of_inputs, of_hidden, of_cell, of_kernel]
+    grad_products, grad_inputs = arrays[0].stack(), arrays[-1].stack()
+    grad_kernel = kernel_gradient(hidden, outputs, grad_products, weights.kernel)
+    gradients = [grad_inputs, grad_hidden, grad_cell, grad_kernel]
     if not normalised:
-        return [*found, *of_others]
-    of_shift, of_inputs_scale, of_product_scale, *of_cell_norm = of_others
-    return [*found, of_shift, of_inputs_scale, of_shift, of_product_scale, of_shift, *of_cell_norm]
+        return [*gradients, *grad_vectors]
+    grad_shift, grad_inputs_scale, grad_product_scale, *grad_cell_norm = grad_vectors
+    grad_norms = [grad_inputs_scale, grad_shift, grad_product_scale, grad_shift, *grad_cell_norm]
+    return [*gradients, grad_shift, *grad_norms]
 
 
-def normal(values: Any, epsilon: float) -> tuple[Any, Any]:
-    """Values (B, n) with mean 0 and variance 1 in each row, and the factor (B, 1) that made it so."""
+def kernel_gradient(
+    hidden: tf.Tensor, outputs: tf.Tensor, grad_products: tf.Tensor, kernel: tf.Tensor
+) -> tf.Tensor:
+    """The gradient of the kernel (units, 4 units), in one matrix product over all positions.
+
+    `grad_products` (T, B, 4 units) are the gradients of the products of hidden states and kernel.
+    """
+    units = hidden.shape[-1]
+    previous = tf.reshape(tf.concat([hidden[None], outputs[:-1]], axis=0), (-1, units))
+    columns = tf.cast(tf.reshape(grad_products, (-1, 4 * units)), kernel.dtype)
+    return matrix_product(previous, columns, transpose_a=True)
+
+
+def position_gradients(
+    values: Activations, grad_hidden: tf.Tensor, grad_cell: tf.Tensor, weights: Weights
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    """Gradients at one position, from those of its hidden and new cell state, (B, units) each.
+
+    They are those of the previous cell state (B, units), of the product of hidden state and kernel
+    and of the inputs, (B, 4 units) each, and the terms of this position in those of the vectors
+    among the weights.
+    """
+    input_gate, forget_gate, output_gate = tf.split(values.gates, 3, axis=-1)
+    normalised = weights.inputs_scale is not None
+    grad_norms: list[tf.Tensor] = []
+    grad_output = grad_hidden * output_gate * (1.0 - tf.square(values.cell_output))
+    if normalised:
+        grad_norms = [sum_over_batch(grad_output * values.cell), sum_over_batch(grad_output)]
+        grad_output = standardised_gradient(
+            grad_output * weights.cell_scale, values.cell, values.cell_factor
+        )
+    grad_cell = grad_cell + grad_output
+    grad_gates = tf.concat(
+        [
+            grad_cell * values.candidate,
+            grad_cell * values.previous_cell,
+            grad_hidden * values.cell_output,
+        ],
+        axis=-1,
+    )
+    grad_candidate = grad_cell * input_gate * (1.0 - tf.square(values.candidate))
+    grad_sums = tf.concat(
+        [grad_gates * values.gates * (1.0 - values.gates), grad_candidate], axis=-1
+    )
+    grad_inputs = grad_product = grad_sums
+    if normalised:
+        grad_inputs = standardised_gradient(
+            grad_sums * weights.inputs_scale, values.inputs, values.inputs_factor
+        )
+        grad_product = standardised_gradient(
+            grad_sums * weights.product_scale, values.product, values.product_factor
+        )
+        grad_norms = [
+            sum_over_batch(grad_sums * values.inputs),
+            sum_over_batch(grad_sums * values.product),
+            *grad_norms,
+        ]
+    terms = [sum_over_batch(grad_sums), *grad_norms]
+    return grad_cell * forget_gate, grad_product, grad_inputs, terms
+
+
+def standardised(values: tf.Tensor, epsilon: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values (B, n) scaled to mean 0 and variance 1 in each row, and the factor (B, 1) of that."""
     centred = values - tf.reduce_mean(values, axis=-1, keepdims=True)
     factor = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True) + epsilon)
     return centred * factor, factor
 
 
-def through_normal(of_values: Any, values: Any, factor: Any) -> Any:
-    """The gradient of what `normal` was given, from that of what it made."""
-    mean = tf.reduce_mean(of_values, axis=-1, keepdims=True)
-    along = tf.reduce_mean(of_values * values, axis=-1, keepdims=True)
-    return factor * (of_values - mean - values * along)
+def standardised_gradient(upstream: tf.Tensor, values: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """The gradient of the input of `standardised`, from that of its output `values`: (B, n)."""
+    mean = tf.reduce_mean(upstream, axis=-1, keepdims=True)
+    projection = tf.reduce_mean(upstream * values, axis=-1, keepdims=True)
+    return factor * (upstream - mean - values * projection)
 
 
-def over_texts(values: Any) -> Any:
+def sum_over_batch(values: tf.Tensor) -> tf.Tensor:
     """(B, n) -> (n,)."""
     return tf.reduce_sum(values, axis=0)

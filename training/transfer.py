@@ -1,9 +1,9 @@
-"""Weights that a model begins with: those of another run, wherever it has weights of the same names and shapes."""
+"""Initial weights of a model from another run: those with the same names and shapes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,89 +19,103 @@ from kvae.serving.errors import ConfigError, ModelError
 from .corpora import holds_lines_out
 
 SPLIT = ("data.split", "data.split_seed", "data.validation_fraction")
-"""Settings that the held-out lines of a corpus follow from."""
+"""Settings that determine the held-out lines of a corpus."""
 
-READER, WRITER = "reader/embedding/embeddings", "head/read_previous/rows/embeddings"
-"""The vectors of symbols that an encoder reads, and those of the previous symbols that a head reads."""
+ENCODER_EMBEDDING = "reader/embedding/embeddings"
+HEAD_EMBEDDING = "head/read_previous/rows/embeddings"
+"""Paths of the token embeddings of an encoder, and of those of the previous token in a head."""
 
 
 def start_from(
     model: TextVAE, source: str | Path, alphabet: Alphabet, say: Callable[[str], None]
 ) -> None:
-    """Give `model` the weights of `source`, a run folder or a `.keras` file, that have its own names and shapes; an encoder's
-    vectors begin as those of the head where `source` has no encoder.
+    """Initialise `model` with those weights of `source` that have the same names and shapes.
 
-    `say` hears what was taken and what stays as it was drawn. Raises `ConfigError` when the symbols differ, an id would mean
-    another one there, and `ModelError` when `source` does not load.
+    `source` is a run folder or a `.keras` file. If it has no encoder, the token embedding of the
+    encoder is initialised with that of the head. `say` gets a sentence about which weights were
+    copied and which keep their random values. Raises `ConfigError` if the vocabularies differ,
+    since ids would then mean different symbols, and `ModelError` if `source` does not load.
     """
-    theirs = weights_of(loaded(Path(source), alphabet))
-    if WRITER in theirs:
-        theirs.setdefault(READER, theirs[WRITER])
-    ours = weights_of(model)
-    taken = {
+    source_weights = weights_of(load_source(Path(source), alphabet))
+    if HEAD_EMBEDDING in source_weights:
+        source_weights.setdefault(ENCODER_EMBEDDING, source_weights[HEAD_EMBEDDING])
+    weights = weights_of(model)
+    copied = {
         name
-        for name, weight in ours.items()
-        if name in theirs and theirs[name].shape == weight.shape
+        for name, weight in weights.items()
+        if name in source_weights and source_weights[name].shape == weight.shape
     }
-    for name in taken:
-        ours[name].assign(keras.ops.convert_to_numpy(theirs[name]))
-    say(
-        f"from {source}: {listed(ours, taken)}; drawn anew: {listed(ours, ours.keys() - taken) or 'nothing'}"
-    )
+    for name in copied:
+        weights[name].assign(keras.ops.convert_to_numpy(source_weights[name]))
+    others = joined_names(weights, weights.keys() - copied) or "nothing"
+    say(f"from {source}: {joined_names(weights, copied)}; drawn anew: {others}")
 
 
 def note_other_split(config: Config, source: str | Path, say: Callable[[str], None]) -> None:
-    """Say where the run that this one begins with held out other lines of the same corpus, by their settings."""
+    """Say so if the run in `source` held out other lines of the same corpus, by its settings."""
     try:
-        before = read_config(Path(source))
+        source_config = read_config(Path(source))
     except ModelError:
         return  # a `.keras` file, or a run that was moved
-    ours, theirs = ({key: dotted_value(each, key) for key in SPLIT} for each in (config, before))
-    if holds_lines_out(config) and config.data.source == before.data.source and ours != theirs:
-        same = " ".join(
-            f"--set {key}={value}" for key, value in theirs.items() if value is not None
+    split, source_split = (
+        {key: dotted_value(each, key) for key in SPLIT} for each in (config, source_config)
+    )
+    same_corpus = holds_lines_out(config) and config.data.source == source_config.data.source
+    if same_corpus and split != source_split:
+        options = " ".join(
+            f"--set {key}={value}" for key, value in source_split.items() if value is not None
         )
         say(
-            f"{source} held out other lines of {config.data.source}: it may have learned some that are held out here, which "
-            f"makes the bound too low; hold out the same ones with {same}"
+            f"{source} held out other lines of {config.data.source}: it may have been trained on "
+            f"lines that are held out here, which makes the bound too low; "
+            f"hold out the same ones with {options}"
         )
 
 
 def note_gap(report: Mapping[str, Any], source: str | Path, say: Callable[[str], None]) -> None:
-    """Say how far the bound of a run is from that of the run it began with, where both were measured on the same texts."""
+    """Say how the bound of a run compares with that of `source`, if both had the same texts."""
     try:
-        before = read_json(Path(source) / REPORT / EVALUATION, "")
+        source_report = read_json(Path(source) / REPORT / EVALUATION, "")
     except ModelError:
         return  # a `.keras` file, or a run that was moved
-    compared = all(math.isfinite(numbers.get("elbo") or math.nan) for numbers in (before, report))
-    if compared and all(before.get(name) == report[name] for name in ("texts", "positions")):
-        gap = report["elbo"] - before["elbo"]
+    bounds = [each.get("elbo") or math.nan for each in (report, source_report)]
+    same_texts = all(source_report.get(name) == report[name] for name in ("texts", "positions"))
+    if all(map(math.isfinite, bounds)) and same_texts:
+        bound, source_bound = bounds
         say(
-            f"bound {report['elbo']:.2f} nats a text, {gap:+.2f} from the {before['elbo']:.2f} of {source}"
+            f"bound {bound:.2f} nats per text, {bound - source_bound:+.2f} from the "
+            f"{source_bound:.2f} of {source}"
         )
 
 
-def loaded(source: Path, alphabet: Alphabet) -> TextVAE:
-    """The model of a run whose symbols are `alphabet`, or that of a `.keras` file with as many."""
+def load_source(source: Path, alphabet: Alphabet) -> TextVAE:
+    """The model of a run folder with the vocabulary `alphabet`, or of a `.keras` file.
+
+    A `.keras` file has no vocabulary, so only its size is compared. Raises `ConfigError` for
+    another vocabulary.
+    """
     if source.suffix == ".keras":
         model = load_model(source, "take it from a copy, or give another")
-        same = model.model_config.vocabulary_size == len(alphabet)
+        same_symbols = model.model_config.vocabulary_size == len(alphabet)
     else:
         run = load_run(source)
-        model, same = run.model, run.alphabet.to_dict() == alphabet.to_dict()
-    if not same:
+        model, same_symbols = run.model, run.alphabet.to_dict() == alphabet.to_dict()
+    if not same_symbols:
         raise ConfigError(
             f"training.start_from {source}: has learned other symbols; train both on the same texts"
         )
     return model
 
 
-def weights_of(model: TextVAE) -> dict[str, Any]:
-    """Weights and statistics by name, as `head/classify/bias`; counters and random generators are no weights."""
+def weights_of(model: TextVAE) -> dict[str, keras.Variable]:
+    """Weights and moving statistics by path, such as `head/classify/bias`.
+
+    Counters and random generators are left out.
+    """
     parts = [*model.parts.inference, *model.parts.generative]
     return {weight.path: weight for part in parts for weight in part.weights}
 
 
-def listed(weights: Mapping[str, Any], names: set[str]) -> str:
-    """Names in the model's order, one after the other."""
+def joined_names(weights: Mapping[str, keras.Variable], names: Set[str]) -> str:
+    """Those of the names that are in `names`, in the order of `weights`, separated by commas."""
     return ", ".join(name for name in weights if name in names)

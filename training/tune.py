@@ -1,4 +1,7 @@
-"""Search for settings with KerasTuner: `kvae tune`. Every trial is a run folder, so that TensorBoard compares them."""
+"""Hyper-parameter search with KerasTuner: `kvae tune`.
+
+Every trial is a run folder, so that TensorBoard can compare them.
+"""
 
 from __future__ import annotations
 
@@ -21,46 +24,65 @@ from .fit import standard_output_to_error
 
 RESULTS = "results.json"
 TRIALS = "trials"
+METRICS = (
+    "elbo",
+    "reconstruction",
+    "kl",
+    "active_units",
+    "mutual_information",
+    "bits_per_character",
+)
+"""Metrics of a trial that its results file contains."""
 
 Range = tuple[float, float]
 Search = Mapping[str, Range | list[Any]]
-"""What to try, by dotted key: a range of numbers or a list of choices."""
+"""The search space: a range of numbers or a list of choices for each dotted key."""
 
 
 def parse_search(text: str) -> tuple[str, Range | list[Any]]:
-    """`"objective.alpha=0.05..0.5"` as a key and a range, `"model.latent_size=[16,64,[32,16]]"` as a key and choices."""
+    """The key and values in `"objective.alpha=0.05..0.5"` or `"model.latent_size=[16,64,[32,16]]"`.
+
+    The first is a range, the second a list of choices. Raises `ConfigError` for an unknown key and
+    other forms.
+    """
     key, equals, values = text.partition("=")
     if key not in dotted_keys():
         raise ConfigError(f"--search: no setting is called {key!r}{nearest(key, dotted_keys())}")
     low, dots, high = values.partition("..")
     try:
         if dots:
-            found: Range | list[Any] = (float(low), float(high))
-            fits = found[0] < found[1]
+            parsed: Range | list[Any] = (float(low), float(high))
+            valid = parsed[0] < parsed[1]
         else:
-            found = json.loads(values) if equals else []
-            fits = isinstance(found, list) and len(found) > 1
+            parsed = json.loads(values) if equals else []
+            valid = isinstance(parsed, list) and len(parsed) > 1
     except ValueError:
-        fits = False
-    if not fits:
+        valid = False
+    if not valid:
         raise ConfigError(
-            f"--search {text!r}: write KEY=LOW..HIGH for a range of numbers or KEY=[A, B, ...] for choices, as in "
+            f"--search {text!r}: write KEY=LOW..HIGH for a range of numbers "
+            f"or KEY=[A, B, ...] for choices, as in "
             f"objective.alpha=0.05..0.5 or model.latent_size=[16,64,[32,16]]"
         )
-    return key, found
+    return key, parsed
 
 
-def usual_search(config: Config) -> Search:
-    """What is worth trying first: the KL's weight, the size of the code, levels, and the auxiliary loss where there is one."""
+def default_search(config: Config) -> Search:
+    """The default search space of a configuration.
+
+    It contains the weight of the KL, the size of the latent code, a second level if the model can
+    have one, and the weight of the auxiliary loss if there is one. Raises `ConfigError` for a
+    language model.
+    """
     if not config.model.has_code:
         raise ConfigError(
             "kvae tune: a language model has no code to tune; name settings with --search"
         )
     size = config.model.latent_size
-    smaller, larger = [max(1, n // 2) for n in size], [2 * n for n in size]
-    sizes: list[Any] = [smaller, list(size), larger]
+    half, double = [max(1, n // 2) for n in size], [2 * n for n in size]
+    sizes: list[Any] = [half, list(size), double]
     if len(size) == 1 and len(config.model.encoder_units) > 1:
-        sizes.append([*size, *smaller])
+        sizes.append([*size, *half])
     search: dict[str, Range | list[Any]] = {
         "objective.beta_max": (0.2, 1.0),
         "model.latent_size": sizes,
@@ -69,84 +91,91 @@ def usual_search(config: Config) -> Search:
 
 
 class RunTuner(keras_tuner.Tuner):
-    """KerasTuner's search over runs of kvae: a trial trains a configuration and is worth its held-out bound."""
+    """KerasTuner's search over runs of kvae.
+
+    A trial trains one configuration. Its score is the held-out bound.
+    """
 
     def __init__(
         self, config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]
     ) -> None:
-        self.base, self.wanted, self.out, self.say = config, search, out, say
+        self.base, self.search_space, self.out, self.say = config, search, out, say
         oracle = keras_tuner.oracles.RandomSearchOracle(
             keras_tuner.Objective("elbo", "min"),
             max_trials=trials,
             seed=config.training.seed,
-            hyperparameters=space(search),
+            hyperparameters=hyperparameter_space(search),
             max_consecutive_failed_trials=trials + 1,
         )
         super().__init__(oracle, directory=str(out), project_name="search")
 
     def search(self, *arguments: Any, **options: Any) -> None:
-        """Run trials until there are enough. What does not fit together is a trial that failed, in one line, where KerasTuner's
-        own loop prints a traceback; what is no fault of the trial, as a file that is not there, ends the search."""
+        """Run trials until there are enough.
+
+        A trial whose settings do not work together fails with one line; KerasTuner's own loop would
+        print a traceback. Other errors, such as a missing file, end the search.
+        """
         self.oracle.verbose = 0
         while (trial := self.oracle.create_trial(self.tuner_id)).status != "STOPPED":
             try:
                 self.oracle.update_trial(trial.trial_id, self.run_trial(trial))
                 trial.status = "COMPLETED"
-            except Taken:  # another process has the trial's folder
+            except Taken:  # another process uses the folder of the trial
                 raise
             except (ConfigError, CheckFailed) as error:
                 self.say(f"trial {trial.trial_id} failed: {error}")
                 trial.status, trial.message = "FAILED", str(error)
             self.on_trial_end(trial)
 
-    def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Train what the trial says and return its numbers."""
+    def run_trial(
+        self, trial: keras_tuner.engine.trial.Trial, *arguments: Any, **options: Any
+    ) -> dict[str, float]:
+        """Train the configuration of a trial and return its metrics."""
         folder = self.out / TRIALS / trial.trial_id
-        drawn = folder.with_suffix(".json")  # KerasTuner draws a trial anew that was interrupted
-        if drawn.is_file():
-            trial.hyperparameters.values.update(json.loads(drawn.read_text(encoding="utf-8")))
-        drawn.parent.mkdir(exist_ok=True)
-        write_json(drawn, trial.hyperparameters.values)
+        # KerasTuner draws new values for an interrupted trial; this file keeps the first ones
+        values_file = folder.with_suffix(".json")
+        if values_file.is_file():
+            values = json.loads(values_file.read_text(encoding="utf-8"))
+            trial.hyperparameters.values.update(values)
+        values_file.parent.mkdir(exist_ok=True)
+        write_json(values_file, trial.hyperparameters.values)
         settings = {
-            key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted
+            key: setting_value(values, trial.hyperparameters.get(key))
+            for key, values in self.search_space.items()
         }
-        described = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
-        self.say(f"trial {trial.trial_id}: {described}")
+        description = ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items())
+        self.say(f"trial {trial.trial_id}: {description}")
         trained, _ = completed(self.base.with_settings(settings), folder, self.say)
         check_bound(trained)
-        wanted = (
-            "elbo",
-            "reconstruction",
-            "kl",
-            "active_units",
-            "mutual_information",
-            "bits_per_character",
-        )
-        found = {
-            name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation
+        metrics = {
+            name: float(trained.evaluation[name]) for name in METRICS if name in trained.evaluation
         }
-        write_json(folder / RESULTS, {"settings": settings, **found})
+        write_json(folder / RESULTS, {"settings": settings, **metrics})
         keras.backend.clear_session()
-        return found
+        return metrics
 
 
-def space(search: Search) -> keras_tuner.HyperParameters:
-    """The search as KerasTuner's hyper-parameters; choices are their JSON, ranges over a factor of ten are logarithmic."""
-    found = keras_tuner.HyperParameters()
+def hyperparameter_space(search: Search) -> keras_tuner.HyperParameters:
+    """The search space as KerasTuner's hyper-parameters.
+
+    Choices are represented by their JSON. Ranges that span a factor of ten or more are sampled
+    logarithmically.
+    """
+    space = keras_tuner.HyperParameters()
     for key, values in search.items():
         if isinstance(values, tuple):
             low, high = values
-            found.Float(
+            space.Float(
                 key, low, high, sampling="log" if low > 0 and high / low >= 10 else "linear"
             )
         else:
-            found.Choice(key, [json.dumps(value) for value in values])
-    return found
+            space.Choice(key, [json.dumps(value) for value in values])
+    return space
 
 
-def value_of(values: Range | list[Any], found: Any) -> Any:
-    """What a hyper-parameter stands for."""
-    return float(found) if isinstance(values, tuple) else json.loads(found)
+def setting_value(values: Range | list[Any], hyperparameter: Any) -> Any:
+    """The setting that a hyper-parameter from `values` represents."""
+    return float(hyperparameter) if isinstance(values, tuple) else json.loads(hyperparameter)
 
 
 def tune(
@@ -156,26 +185,29 @@ def tune(
     trials: int = 20,
     search: Search | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `trials` variants of `config`, drawn at random from the search (Bergstra and Bengio 2012), and return what each
-    reached, the best first: the lowest held-out bound, with beta 1 whatever is trained. A search in `out` that was
-    interrupted goes on. Raises `ConfigError` where another process searches in `out`.
+    """Train `trials` variants of `config` and return the result of each, best first.
+
+    The variants are drawn at random from `search` (Bergstra and Bengio 2012). The best one has the
+    lowest held-out bound, which is computed with beta 1 for every variant. An interrupted search in
+    `out` continues. Raises `ConfigError` if another process searches in `out`, and `CheckFailed` if
+    every trial failed.
     """
     out = Path(out)
-    search = search or usual_search(config)
+    search = search or default_search(config)
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
     with claimed(out):
-        return searched(config, search, out, trials, say)
+        return run_search(config, search, out, trials, say)
 
 
-def searched(
+def run_search(
     config: Config, search: Search, out: Path, trials: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """`tune` in the claimed folder `out`."""
+    """`tune` in a folder `out` that this process has claimed."""
     ranges = {key: list(values) for key, values in search.items()}
-    config = as_begun(out / "tune.json", config, ranges)
+    config = stored_search(out / "tune.json", config, ranges)
     write_json(out / "tune.json", {"config": config.to_dict(), "search": ranges})
-    with standard_output_to_error():  # KerasTuner says there that it goes on
+    with standard_output_to_error():  # KerasTuner prints there that it continues a search
         tuner = RunTuner(config, search, out, trials, say)
     with naming(out):
         tuner.search()
@@ -190,31 +222,35 @@ def searched(
     return results
 
 
-def as_begun(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Config:
-    """The configuration of the search that `file` keeps, with the split that it began with, or `config` where none has begun.
-    Two searches are not mixed in a folder: raises `ConfigError` where anything else differs."""
+def stored_search(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Config:
+    """The configuration of the search that `file` describes, or `config` if there is no such file.
+
+    It keeps the split of the data with which the search started. Raises `ConfigError` if anything
+    else differs, because a folder contains one search only.
+    """
     if not file.is_file():
         if occupied(file.parent):
             raise ConfigError(
                 f"--out {file.parent}: exists already and holds no search; give a new folder"
             )
         return config
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    stored = Config.from_stored(kept["config"])
-    if stored != config.with_split_of(stored) or kept["search"] != json.loads(json.dumps(ranges)):
+    content = json.loads(file.read_text(encoding="utf-8"))
+    stored = Config.from_stored(content["config"])
+    same_search = content["search"] == json.loads(json.dumps(ranges))
+    if stored != config.with_split_of(stored) or not same_search:
         raise ConfigError(
             f"--out {file.parent}: holds a search over other settings; give a new folder"
         )
     return stored
 
 
-def shown(value: Any) -> str:
-    """A setting as a table has it."""
+def setting_text(value: Any) -> str:
+    """A setting as text for a table."""
     return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """The trials as rows, the best first."""
+    """A table with one row for each result, in the given order."""
     keys = list(results[0]["settings"])
     columns = ["elbo", "kl", "active_units"]
     names = [*columns, *keys]
@@ -224,7 +260,7 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> str:
             f"{result['kl']:.3f}",
             f"{result['active_units']:.0f}" if "active_units" in result else "-",
         ]
-        + [shown(value) for value in result["settings"].values()]
+        + [setting_text(value) for value in result["settings"].values()]
         for result in results
     ]
     widths = [max(len(row[place]) for row in [names, *rows]) for place in range(len(names))]

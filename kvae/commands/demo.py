@@ -59,7 +59,7 @@ def report(trained: Run, prepared: Prepared) -> None:
     from kvae.export.bundle import write_bundle
     from kvae.serving.sampler import Sampler
     from kvae.serving.verification import verify
-    from kvae.training.evaluation import spread
+    from kvae.training.evaluation import evenly_spaced
 
     say("counting character n-grams for comparison")
     rivals = rival_bounds(prepared)
@@ -74,7 +74,7 @@ def report(trained: Run, prepared: Prepared) -> None:
         prepared.validation,
     )
     checked = verify(bundle)
-    originals = trained.alphabet.decode(spread(prepared.validation, 5))
+    originals = trained.alphabet.decode(evenly_spaced(prepared.validation, 5))
 
     print_bounds(trained.evaluation, rivals)
     section("Verified bundle")

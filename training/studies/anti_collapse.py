@@ -14,7 +14,7 @@ from kvae.presets import S17
 from kvae.runs import Run
 
 from ..corpora import Prepared
-from ..evaluation import importance_weighted, spread
+from ..evaluation import evenly_spaced, importance_weighted
 from ..figures import dots
 from ..reproduction import Numbers, Row, Statement, Study
 from .rows import ISSUE, chapter, scales, windows
@@ -109,7 +109,7 @@ def rows(scale: str) -> list[Row]:
 
 def tighter_bound(run: Run, prepared: Prepared) -> dict[str, float]:
     """The importance-weighted bound with 32 codes a text, on 1,000 held-out texts."""
-    rows = spread(prepared.validation, 1000)
+    rows = evenly_spaced(prepared.validation, 1000)
     return {
         "importance_weighted_nll": float(
             importance_weighted(run.model.in_float32(), rows, 32).mean()

@@ -19,9 +19,9 @@ from kvae.presets import K19
 from kvae.runs import Run
 
 from ..corpora import HeldOut, Prepared
-from ..evaluation import spread
+from ..evaluation import evenly_spaced
 from ..figures import panels_over_x
-from ..generation import compiled, posterior_codes, written
+from ..generation import compiled_step, decoded_texts, posterior_codes
 from ..reproduction import Numbers, Row, Statement, Study
 from ..text_metrics import CUT, bleu
 from .rows import FIGURE_COLUMNS, chapter, rising, scales, windows
@@ -55,13 +55,13 @@ def held_at(target: float, scale: str) -> Config:
 
 
 def reconstruct(run: Run, prepared: Prepared) -> dict[str, float]:
-    """BLEU-4 over characters of 500 held-out texts, read and written again greedily from the posterior mean."""
+    """BLEU-4 over characters of 500 held-out texts, read and decoded_texts again greedily from the posterior mean."""
     texts = HeldOut(
         prepared.validation, list(prepared.validation_texts), (), prepared.validation_attribute
     )
-    places = spread(np.arange(len(texts.texts)), 500)
-    again = written(
-        run, posterior_codes(run.model, texts, places), greedy, compiled(run.model.head.step)
+    places = evenly_spaced(np.arange(len(texts.texts)), 500)
+    again = decoded_texts(
+        run, posterior_codes(run.model, texts, places), greedy, compiled_step(run.model.head.step)
     )
     cut = CUT["characters"]
     return {"bleu_4": bleu([cut(texts.texts[place]) for place in places], list(map(cut, again)), 4)}

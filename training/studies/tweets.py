@@ -21,7 +21,7 @@ from kvae.runs import Run
 
 from ..corpora import Prepared
 from ..figures import stacked
-from ..generation import compiled, prior_codes, written
+from ..generation import compiled_step, decoded_texts, prior_codes
 from ..reproduction import SAMPLES, Numbers, Row, Statement, Study
 from ..text_metrics import distinct_texts
 from .rows import ISSUE, chapter, lasting, over_seeds, scales
@@ -112,7 +112,9 @@ def write_and_count(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Distinct texts among 100 greedy samples, all of whose variety comes from the code, and the first few of them."""
     if not run.model.hierarchy.shapes:
         return {"distinct_greedy": 1}
-    texts = written(run, prior_codes(run.model, 100, 0), greedy, compiled(run.model.head.step))
+    texts = decoded_texts(
+        run, prior_codes(run.model, 100, 0), greedy, compiled_step(run.model.head.step)
+    )
     return {"distinct_greedy": round(100 * distinct_texts(texts)), SAMPLES: texts[:10]}
 
 
