@@ -47,11 +47,22 @@ def held(count: int = 20) -> HeldOut:
 
 def test_a_compiled_step_writes_the_same_texts() -> None:
     run = made_run()
-    step = compiled_step(run.model.head.step)
+    step = compiled_step(run.model.head)
     for choose in (lambda: greedy, lambda: at_temperature(1.0, 5)):
         expected = decoded_texts(run, prior_codes(run.model, 30, 0), choose(), None)
         assert len(set(expected)) > 3
         assert decoded_texts(run, prior_codes(run.model, 30, 0), choose(), step) == expected
+
+
+@pytest.mark.jax
+def test_a_compiled_step_follows_the_weights() -> None:
+    run = made_run()
+    step = compiled_step(run.model.head)
+    before = decoded_texts(run, prior_codes(run.model, 30, 0), greedy, step)
+    for weight in run.model.head.trainable_variables:
+        weight.assign(-weight)
+    after = decoded_texts(run, prior_codes(run.model, 30, 0), greedy, step)
+    assert after == decoded_texts(run, prior_codes(run.model, 30, 0), greedy, None) != before
 
 
 def test_batches_are_put_together_in_order() -> None:

@@ -106,7 +106,7 @@ def text_report(
     report: dict[str, Any] = {"text_unit": unit, "reference_texts": len(references)}
     if training_texts:
         report["training_texts"] = len(training_texts)
-    step = compiled_step(run.model.head.step)
+    step = compiled_step(run.model.head)
     if has_code and references:
         say(f"reconstructing {len(references):,} held-out texts")
         codes = posterior_codes(run.model, data, places)
@@ -266,19 +266,27 @@ def decoded_texts(
     return [text for batch in tokens for text in run.alphabet.decode(batch)]
 
 
-def compiled_step(step: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_step(head: Any) -> Callable[..., Any]:
     """The step of a head, compiled once for all positions and all batches of one size.
 
-    A backend without a compiler gets the step itself.
+    It always uses the current weights. A backend without a compiler gets the step itself.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        traced: Callable[..., Any] = tf.function(step, autograph=False, reduce_retracing=True)
+        traced: Callable[..., Any] = tf.function(head.step, autograph=False, reduce_retracing=True)
         return traced
     if keras.backend.backend() == "jax":
         import jax
 
-        jitted: Callable[..., Any] = jax.jit(step)
-        return jitted
-    return step
+        from .jax_step import Scope
+
+        variables = head.variables
+
+        @jax.jit
+        def jitted(values: Any, *arguments: Any) -> Any:
+            with Scope(list(zip(variables, values, strict=True))):
+                return head.step(*arguments)
+
+        return lambda *arguments: jitted([variable.value for variable in variables], *arguments)
+    return head.step

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -17,7 +16,7 @@ from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api as hyperparameters
 
 from kvae.configuration import Config, dotted_value
-from kvae.decoding import Chooser, decode
+from kvae.decoding import Chooser, decode, greedy
 from kvae.misfits import partners
 from kvae.model import TextVAE, number
 from kvae.objectives import begun, beta_at
@@ -28,6 +27,7 @@ from kvae.writing import write_text
 from .callbacks import StepCallback
 from .checkpoints import Diverged
 from .evaluation import UNITS, evenly_spaced
+from .generation import compiled_step
 from .latent_report import LatentReport
 
 HYPERPARAMETERS = (
@@ -293,8 +293,8 @@ class TensorBoardMonitor(StepCallback):
         return [one_line(text) for text in self.alphabet.decode(tokens)]
 
 
-class TextPreview(keras.Model):
-    """Generates the texts that TensorBoard shows, `texts` of each kind, in one compiled function.
+class TextPreview:
+    """Generates the texts that TensorBoard shows, `texts` of each kind.
 
     A model with a latent code decodes greedily, always from the same codes of the prior and with
     each label in turn. A language model, whose greedy samples would all be equal, samples with the
@@ -302,15 +302,11 @@ class TextPreview(keras.Model):
     """
 
     def __init__(self, model: TextVAE, texts: int) -> None:
-        super().__init__()
         generator = np.random.default_rng(0)
-        self.text_model, self.texts = model, texts
+        self.model, self.texts = model, texts
         self.noise = generator.standard_normal((texts, model.parts.noise_size), dtype=np.float32)
         self.uniform = generator.random((texts, model.model_config.length), dtype=np.float32)
-        self.built = True
-        # TensorFlow traces the decoding loop in a second; XLA, the only choice on JAX, takes much
-        # longer to compile it.
-        self.compile(jit_compile=keras.backend.backend() == "jax")
+        self.step = compiled_step(model.head)
 
     def generate(self, tokens: np.ndarray, attribute: np.ndarray) -> dict[str, np.ndarray]:
         """Samples, reconstructions and an interpolation as tokens, (texts, T) each.
@@ -318,28 +314,23 @@ class TextPreview(keras.Model):
         The reconstructions are those of `tokens` (texts, T) with the attributes (texts,). The
         interpolation leads in equal steps from the first of these texts to the last.
         """
-        inputs = {
-            "tokens": tokens,
-            "attribute": attribute,
-            "noise": self.noise,
-            "uniform": self.uniform,
-        }
-        # Each replica of TensorFlow returns all texts, one replica after the other.
-        return {name: rows[: self.texts] for name, rows in self.predict_on_batch(inputs).items()}
-
-    def call(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        model, size = self.text_model, self.text_model.hierarchy.size
-        codes = model.codes(inputs["noise"])
+        model, size = self.model, self.model.hierarchy.size
+        codes = model.codes(self.noise)
         if values := len(model.model_config.attributes):
             labels = ops.one_hot(np.arange(self.texts) % values, values)
             codes = ops.concatenate([codes[:, :size], labels], axis=-1)
         if not size:
-            return {"samples": decode(model, codes, inverse_cdf_chooser(inputs["uniform"]))}
-        means = model.encode(inputs["tokens"], inputs["attribute"])["mean"]
+            return {"samples": self.decode(codes, inverse_cdf_chooser(self.uniform))}
+        means = model.encode(tokens, attribute)["mean"]
         fractions = np.linspace(0.0, 1.0, self.texts, dtype=np.float32)[:, None]
         path = means[:1] + fractions * (means[-1:] - means[:1])
-        tokens = ops.split(decode(model, ops.concatenate([codes, means, path], axis=0)), 3, axis=0)
-        return dict(zip(("samples", "reconstructions", "interpolation"), tokens, strict=True))
+        decoded = self.decode(ops.concatenate([codes, means, path], axis=0), greedy)
+        names = ("samples", "reconstructions", "interpolation")
+        return dict(zip(names, np.split(decoded, 3), strict=True))
+
+    def decode(self, codes: Tensor, choose: Chooser) -> np.ndarray:
+        """Codes (B, code_size) as tokens (B, T)."""
+        return np.asarray(ops.convert_to_numpy(decode(self.model, codes, choose, self.step)))
 
 
 def inverse_cdf_chooser(uniform: Tensor) -> Chooser:

@@ -61,7 +61,7 @@ def reconstruct(run: Run, prepared: Prepared) -> dict[str, float]:
     )
     places = evenly_spaced(np.arange(len(texts.texts)), 500)
     again = decoded_texts(
-        run, posterior_codes(run.model, texts, places), greedy, compiled_step(run.model.head.step)
+        run, posterior_codes(run.model, texts, places), greedy, compiled_step(run.model.head)
     )
     cut = CUT["characters"]
     return {"bleu_4": bleu([cut(texts.texts[place]) for place in places], list(map(cut, again)), 4)}

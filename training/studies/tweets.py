@@ -113,7 +113,7 @@ def write_and_count(run: Run, prepared: Prepared) -> dict[str, Any]:
     if not run.model.hierarchy.shapes:
         return {"distinct_greedy": 1}
     texts = decoded_texts(
-        run, prior_codes(run.model, 100, 0), greedy, compiled_step(run.model.head.step)
+        run, prior_codes(run.model, 100, 0), greedy, compiled_step(run.model.head)
     )
     return {"distinct_greedy": round(100 * distinct_texts(texts)), SAMPLES: texts[:10]}
 
