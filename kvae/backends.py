@@ -21,7 +21,9 @@ computes in float32."""
 def settings_file() -> Path:
     """The `keras.json` that Keras reads when it is imported."""
     home = os.path.expanduser("~")
-    folder = os.environ.get("KERAS_HOME", os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras"))
+    folder = os.environ.get(
+        "KERAS_HOME", os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    )
     return Path(folder).expanduser() / "keras.json"
 
 
@@ -34,7 +36,10 @@ def check_backend() -> None:
             found = json.loads(settings_file().read_text(encoding="utf-8"))
         except (OSError, ValueError):  # Keras takes its defaults then
             return
-        backend, source = found.get("backend") if isinstance(found, dict) else None, str(settings_file())
+        backend, source = (
+            found.get("backend") if isinstance(found, dict) else None,
+            str(settings_file()),
+        )
     if backend is not None and backend not in BACKENDS:
         raise ConfigError(
             f"{source} sets the backend {backend!r}, kvae trains on {' and '.join(map(repr, BACKENDS))}: "
@@ -46,14 +51,22 @@ def start_keras() -> None:
     """Import Keras for a command: with the number formats that our models are written for, whatever `keras.json` says for
     other programs. Raises `ConfigError` for a setting with which Keras or its backend does not start."""
     check_backend()
-    warnings.simplefilter("ignore", DeprecationWarning)  # of packages we stand on; PYTHONWARNINGS=error would end a run
+    warnings.simplefilter(
+        "ignore", DeprecationWarning
+    )  # of packages we stand on; PYTHONWARNINGS=error would end a run
     os.environ |= PINNED
     try:
         import keras
     except Exception as error:
-        if not Path(traceback.extract_tb(error.__traceback__)[-1].filename).match("keras/src/backend/config.py"):
+        if not Path(traceback.extract_tb(error.__traceback__)[-1].filename).match(
+            "keras/src/backend/config.py"
+        ):
             raise
-        variables = "".join(f", {name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("KERAS_"))
+        variables = "".join(
+            f", {name}={os.environ[name]}"
+            for name in sorted(os.environ)
+            if name.startswith("KERAS_")
+        )
         raise ConfigError(
             f"Keras does not start with its settings ({first_line(error)}): it read {settings_file()}{variables}; "
             f"mend or remove what is wrong there"

@@ -32,7 +32,9 @@ def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
     return lambda logits: keras.random.categorical(logits / temperature, 1, seed=generator)[:, 0]
 
 
-def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, min_length: int = 1) -> Any:
+def decode(
+    model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, min_length: int = 1
+) -> Any:
     """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen, nor END before
     position `min_length`: no corpus holds an empty text.
 
@@ -58,16 +60,24 @@ def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, m
 def writable(vocabulary_size: int, end: bool = True) -> Any:
     """(V,): 0 for symbols a decoder may write, END among them or not, `FORBIDDEN` for the others; added to logits."""
     forbidden = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
-    return ops.convert_to_tensor([FORBIDDEN if number in forbidden else 0.0 for number in range(vocabulary_size)])
+    return ops.convert_to_tensor(
+        [FORBIDDEN if number in forbidden else 0.0 for number in range(vocabulary_size)]
+    )
 
 
 def sample(
-    model: TextVAE, count: int, choose: Chooser = greedy, seed: int | None = None, attribute: str | None = None
+    model: TextVAE,
+    count: int,
+    choose: Chooser = greedy,
+    seed: int | None = None,
+    attribute: str | None = None,
 ) -> Any:
     """`count` texts as tokens (count, T): codes from the prior, then `decode`. `attribute` sets the value of the label that
     the texts are conditioned on; without it each text draws its own. Raises `ConfigError` for a value the model lacks."""
     codes = model.codes(keras.random.normal((count, model.parts.noise_size), seed=seed))
-    return decode(model, codes if attribute is None else with_attribute(model, codes, attribute), choose)
+    return decode(
+        model, codes if attribute is None else with_attribute(model, codes, attribute), choose
+    )
 
 
 def with_attribute(model: TextVAE, codes: Any, attribute: str) -> Any:
@@ -80,4 +90,6 @@ def with_attribute(model: TextVAE, codes: Any, attribute: str) -> Any:
             else f"attribute is {attribute!r}, but the model was trained without labels"
         )
     index = ops.full((ops.shape(codes)[0],), values.index(attribute), dtype="int32")
-    return ops.concatenate([codes[:, : model.hierarchy.size], ops.one_hot(index, len(values))], axis=-1)
+    return ops.concatenate(
+        [codes[:, : model.hierarchy.size], ops.one_hot(index, len(values))], axis=-1
+    )

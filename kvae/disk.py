@@ -24,7 +24,9 @@ WAYS_OUT = {
 }
 """What to do, by the number of the error."""
 
-WHILE_WRITING = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)}
+WHILE_WRITING = {
+    os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+}
 """What the system says when an open file takes no more, with the numbers."""
 
 
@@ -37,7 +39,9 @@ def naming(path: str | Path) -> Iterator[None]:
     except KvaeError:
         raise
     except Exception as error:
-        number = next((number for said, number in WHILE_WRITING.items() if said in str(error)), None)
+        number = next(
+            (number for said, number in WHILE_WRITING.items() if said in str(error)), None
+        )
         if number is None or getattr(error, "filename", None) is not None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error

@@ -68,7 +68,9 @@ class Gaussian:
         2016, eq. 17-19)."""
         share = ops.sigmoid(other.log_variance - self.log_variance)
         mean = share * self.mean + (1.0 - share) * other.mean
-        return Gaussian(mean, self.log_variance - ops.softplus(self.log_variance - other.log_variance))
+        return Gaussian(
+            mean, self.log_variance - ops.softplus(self.log_variance - other.log_variance)
+        )
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,19 @@ class Mixture:
     def sample(self, noise: Any) -> Any:
         """`noise` is (B, d + 1): the last column chooses the component, the others are its noise."""
         chosen = choice(noise[:, -1], ops.exp(self.log_weights))
-        parts = (ops.take(part, chosen, axis=0) for part in (self.components.mean, self.components.log_variance))
+        parts = (
+            ops.take(part, chosen, axis=0)
+            for part in (self.components.mean, self.components.log_variance)
+        )
         return Gaussian(*parts).sample(noise[:, :-1])
 
     def log_prob(self, z: Any) -> Any:
-        each = Gaussian(*(ops.expand_dims(part, 0) for part in (self.components.mean, self.components.log_variance)))
+        each = Gaussian(
+            *(
+                ops.expand_dims(part, 0)
+                for part in (self.components.mean, self.components.log_variance)
+            )
+        )
         squared = ops.square(ops.expand_dims(z, 1) - each.mean) * ops.exp(-each.log_variance)
         log_density = -0.5 * ops.sum(LOG_TWO_PI + each.log_variance + squared, axis=-1)
         return ops.logsumexp(self.log_weights + log_density, axis=-1)
@@ -121,7 +131,11 @@ class Autoregressive:
         low, high = 0.0, cls.LARGEST
         for _ in range(100):
             middle = 0.5 * (low + high)
-            low, high = (middle, high) if channels * cls.committed_rate(middle, positions) < rate else (low, middle)
+            low, high = (
+                (middle, high)
+                if channels * cls.committed_rate(middle, positions) < rate
+                else (low, middle)
+            )
         return cls(low, positions)
 
     def sample(self, noise: Any) -> Any:

@@ -48,7 +48,9 @@ def named(config: ModelConfig, inputs: Any) -> dict[str, Any]:
 def refuse_targets(targets: Any) -> None:
     """Raise `ConfigError` for targets; those of no width (B, 0) hold the place between inputs and weights."""
     if targets is not None and tuple(getattr(targets, "shape", ()))[1:] != (0,):
-        raise ConfigError("a TextVAE learns from its inputs alone: give no targets, and weights as sample_weight")
+        raise ConfigError(
+            "a TextVAE learns from its inputs alone: give no targets, and weights as sample_weight"
+        )
 
 
 def check_kind(config: ModelConfig, name: str, kind: str, shape: Any) -> None:
@@ -57,7 +59,11 @@ def check_kind(config: ModelConfig, name: str, kind: str, shape: Any) -> None:
     if not kind.startswith(("int", "uint")):
         raise DataError(f"{name} must be whole numbers {wanted}, got {kind}; {ENCODED}")
     if len(shape) == 2 and name == "tokens":
-        fits = shape[1] is None or shape[1] == config.length or (config.any_length and 0 < shape[1] < config.length)
+        fits = (
+            shape[1] is None
+            or shape[1] == config.length
+            or (config.any_length and 0 < shape[1] < config.length)
+        )
     else:
         fits = len(shape) == 1 and name == "attribute"
     if not fits:
@@ -91,10 +97,14 @@ def check_inputs(config: ModelConfig, inputs: Any) -> int:
     if not len(tokens):
         raise DataError(f"tokens must hold at least one text, got {tokens.shape}")
     if len(set(counts.values())) > 1:
-        raise DataError(f"every text has one attribute, got {counts['attribute']} for {counts['tokens']} texts")
+        raise DataError(
+            f"every text has one attribute, got {counts['attribute']} for {counts['tokens']} texts"
+        )
     check_range("tokens", tokens, 0, config.vocabulary_size, "the ids of the symbols")
     if "attribute" in arrays:
-        check_range("attribute", arrays["attribute"], -1, len(config.attributes), "-1 where it is not known")
+        check_range(
+            "attribute", arrays["attribute"], -1, len(config.attributes), "-1 where it is not known"
+        )
     check_padding(tokens)
     return len(tokens)
 
@@ -102,7 +112,9 @@ def check_inputs(config: ModelConfig, inputs: Any) -> int:
 def array_of(name: str, part: Any) -> np.ndarray:
     """A tensor of any framework as an array; raises `DataError` for what is none."""
     if not hasattr(part, "shape"):
-        raise DataError(f"{name} must be an array of whole numbers, got {type(part).__name__}; {ENCODED}")
+        raise DataError(
+            f"{name} must be an array of whole numbers, got {type(part).__name__}; {ENCODED}"
+        )
     return np.asarray(part)
 
 
@@ -119,10 +131,11 @@ def check_padding(tokens: np.ndarray) -> None:
     before, after = padding[:, :-1], padding[:, 1:]
     faults = {
         f"holds PAD ({PAD}) alone: a text has at least its END ({END})": padding.all(axis=1),
-        f"has PAD ({PAD}) before its text: pad behind END ({END})": padding[:, 0] | (before & ~after).any(axis=1),
-        f"has PAD ({PAD}) where END ({END}) belongs, behind its text": (~before & after & (tokens[:, :-1] != END)).any(
-            axis=1
-        ),
+        f"has PAD ({PAD}) before its text: pad behind END ({END})": padding[:, 0]
+        | (before & ~after).any(axis=1),
+        f"has PAD ({PAD}) where END ({END}) belongs, behind its text": (
+            ~before & after & (tokens[:, :-1] != END)
+        ).any(axis=1),
     }
     for fault, rows in faults.items():
         if rows.any():
@@ -136,7 +149,9 @@ def check_weights(weights: Any, texts: int) -> np.ndarray:
         raise DataError(f"sample_weight must be numbers, got {found.dtype}")
     check_weight_shape(found.shape)
     if len(found) != texts:
-        raise DataError(f"sample_weight must be one number a text, got {len(found)} for {texts} texts")
+        raise DataError(
+            f"sample_weight must be one number a text, got {len(found)} for {texts} texts"
+        )
     if not (np.isfinite(found) & (found >= 0)).all():
         raise DataError(
             f"sample_weight must be finite and at least 0, got {found[~(np.isfinite(found) & (found >= 0))][0]}"
@@ -148,7 +163,9 @@ class FirstBatch:
     """Looks at the first batch of a dataset; `watched` has a tf.data pipeline looked at while it is read. Keras and
     TensorFlow wrap what it raises, so `error` keeps it."""
 
-    def __init__(self, config: ModelConfig, watched: Callable[[Any, Callable[[Any], None]], Any]) -> None:
+    def __init__(
+        self, config: ModelConfig, watched: Callable[[Any, Callable[[Any], None]], Any]
+    ) -> None:
         self.config, self.watched = config, watched
         self.error: KvaeError | None = None
 
@@ -180,7 +197,9 @@ def prepared(config: ModelConfig, given: Mapping[str, Any], look: FirstBatch) ->
     """The arguments of `fit` and its like, checked, in a form in which Keras does not lose the weights: of inputs and weights
     without targets it keeps the inputs alone."""
     if given.get("class_weight") is not None:
-        raise ConfigError("class_weight: a TextVAE has no classes of targets; give sample_weight, one number a text")
+        raise ConfigError(
+            "class_weight: a TextVAE has no classes of targets; give sample_weight, one number a text"
+        )
     names = ("x", "y", "sample_weight")
     found = dict(given) | {
         name: part
@@ -193,7 +212,9 @@ def prepared(config: ModelConfig, given: Mapping[str, Any], look: FirstBatch) ->
     return found
 
 
-def packed(config: ModelConfig, look: FirstBatch, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+def packed(
+    config: ModelConfig, look: FirstBatch, x: Any, y: Any, weights: Any
+) -> tuple[Any, Any, Any]:
     """Inputs, targets of no width where there are weights, and the weights."""
     refuse_targets(y)
     if x is None or not (isinstance(x, str | list | tuple | dict) or hasattr(x, "shape")):

@@ -42,7 +42,9 @@ def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
     return [
         Gaussian(
             mean_of(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
-            clipped(layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs)),
+            clipped(
+                layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs)
+            ),
         )
         for level, (inputs, size) in enumerate(zip(features, config.latent_size, strict=True))
     ]
@@ -54,7 +56,9 @@ def mean_of(config: ModelConfig, mean: Any, level: int) -> Any:
         return mean
     momentum = config.batch_normalization_momentum
     name = f"mean_normalization_{level}"
-    normalized = layers.BatchNormalization(scale=False, epsilon=1e-6, momentum=momentum, name=name)(mean)
+    normalized = layers.BatchNormalization(scale=False, epsilon=1e-6, momentum=momentum, name=name)(
+        mean
+    )
     return config.posterior_scale * normalized
 
 
@@ -67,7 +71,9 @@ def joined_map(rows: Any, attribute: Any) -> Any:
     """(B, T', C) with the one-hot attribute (B, K) in every row."""
     if attribute is None:
         return rows
-    return ops.concatenate([rows, ops.repeat(ops.expand_dims(attribute, 1), rows.shape[1], axis=1)], axis=-1)
+    return ops.concatenate(
+        [rows, ops.repeat(ops.expand_dims(attribute, 1), rows.shape[1], axis=1)], axis=-1
+    )
 
 
 LATENTS: dict[str, Callable[[ModelConfig, list[Features], Any], list[Gaussian]]] = {

@@ -60,7 +60,9 @@ class TextVAE(keras.Model):
     that do not fit each other.
     """
 
-    def __init__(self, model: ModelConfig, objective: ObjectiveConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, model: ModelConfig, objective: ObjectiveConfig | None = None, **kwargs: Any
+    ) -> None:
         objective = objective or ObjectiveConfig()
         if "dtype" in kwargs:
             raise ConfigError(
@@ -68,7 +70,9 @@ class TextVAE(keras.Model):
             )
         check_slots(model, objective)
         parts = Parts(model, objective)
-        tokens = keras.Input((None if model.any_length else model.length,), dtype="int32", name="tokens")
+        tokens = keras.Input(
+            (None if model.any_length else model.length,), dtype="int32", name="tokens"
+        )
         attribute = keras.Input((), dtype="int32", name="attribute") if model.attributes else None
         noise = StandardNoise(parts.noise_size, name="noise", dtype="float32")(tokens)
         outputs = parts.outputs(tokens, noise, attribute)
@@ -77,7 +81,11 @@ class TextVAE(keras.Model):
 
         self.model_config, self.objective_config = model, objective
         self.parts = parts
-        self.encoder, self.posterior, self.hierarchy = parts.encoder, parts.posterior, parts.hierarchy
+        self.encoder, self.posterior, self.hierarchy = (
+            parts.encoder,
+            parts.posterior,
+            parts.hierarchy,
+        )
         self.expander, self.head = parts.expander, parts.head
         start = NEVER if objective.ramp_after_convergence else objective.ramp_start
         self.training_steps = self.counter("training_steps", 0)
@@ -87,7 +95,9 @@ class TextVAE(keras.Model):
         names = ["loss", "reconstruction", "kl", *named_kls(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
         names += ["mmd"] if objective.mmd else []
-        names += ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
+        names += (
+            ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
+        )
         self.bits = "bits_per_character" if model.tokenizer == "char" else "bits_per_token"
         names += ["elbo", self.bits, "beta", "gradient_norm"]
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -95,7 +105,9 @@ class TextVAE(keras.Model):
     def counter(self, name: str, value: int) -> Any:
         """A whole number that is saved with the model, so that schedules survive a restart."""
         first = keras.initializers.Constant(value)
-        return self.add_weight(shape=(), dtype="int32", initializer=first, trainable=False, name=name)
+        return self.add_weight(
+            shape=(), dtype="int32", initializer=first, trainable=False, name=name
+        )
 
     @property
     def ramp(self) -> Any:
@@ -113,10 +125,15 @@ class TextVAE(keras.Model):
             "tokens": ops.tile(inputs["tokens"], (values, 1)),
             "attribute": ops.repeat(ops.arange(values, dtype="int32"), batch),
         }
-        outputs = self(every, training=training)  # one pass, so that batch statistics are those of all values
+        outputs = self(
+            every, training=training
+        )  # one pass, so that batch statistics are those of all values
         with each_repeated(values):
             terms = self.text_terms(every["tokens"], outputs)
-        each = [{name: term[v * batch : (v + 1) * batch] for name, term in terms.items()} for v in range(values)]
+        each = [
+            {name: term[v * batch : (v + 1) * batch] for name, term in terms.items()}
+            for v in range(values)
+        ]
         logits = outputs["attribute_logits"][:batch]
         return self.with_classification(marginal_terms(each, attribute, logits), attribute, logits)
 
@@ -134,10 +151,14 @@ class TextVAE(keras.Model):
         """The terms of `kvae.objectives.loss_terms`."""
         return loss_terms(self.objective_config, tokens, outputs, self.training_steps, self.ramp)
 
-    def with_classification(self, terms: dict[str, Any], attribute: Any, logits: Any) -> dict[str, Any]:
+    def with_classification(
+        self, terms: dict[str, Any], attribute: Any, logits: Any
+    ) -> dict[str, Any]:
         """The classifier's terms added."""
         added = classification_terms(attribute, logits)
-        terms["loss"] = terms["loss"] + self.objective_config.classifier_weight * added["classification"]
+        terms["loss"] = (
+            terms["loss"] + self.objective_config.classifier_weight * added["classification"]
+        )
         return {**terms, **added}
 
     def track(self, terms: Mapping[str, Any], gradient_norm: Any = None) -> dict[str, Any]:
@@ -158,9 +179,13 @@ class TextVAE(keras.Model):
             # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
             scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
             taken = ops.isfinite(gradient_norm) if scaled else True
-            self.trackers["gradient_norm"].update_state(ops.where(taken, gradient_norm, 0.0), sample_weight=taken)
+            self.trackers["gradient_norm"].update_state(
+                ops.where(taken, gradient_norm, 0.0), sample_weight=taken
+            )
         return {
-            name: value for name, value in self.means().items() if name != "gradient_norm" or gradient_norm is not None
+            name: value
+            for name, value in self.means().items()
+            if name != "gradient_norm" or gradient_norm is not None
         }
 
     def means(self) -> dict[str, Any]:
@@ -191,7 +216,10 @@ class TextVAE(keras.Model):
         outputs = self.parts.outputs(tokens, noise, attribute, training=False)
         inputs = tokens if attribute is None else {"tokens": tokens, "attribute": attribute}
         terms = self.loss_terms(inputs, outputs)
-        return {"reconstruction": terms["reconstruction"], "kl": terms["kl"] + terms.get("attribute_kl", 0.0)}
+        return {
+            "reconstruction": terms["reconstruction"],
+            "kl": terms["kl"] + terms.get("attribute_kl", 0.0),
+        }
 
     @property
     def inference_weights(self) -> list[Any]:
@@ -219,7 +247,9 @@ class TextVAE(keras.Model):
             for weight, value in zip(ours.weights, new.weights, strict=True):
                 weight.assign(value)
 
-    def compile(self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **options: Any) -> None:
+    def compile(
+        self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **options: Any
+    ) -> None:
         """As in Keras, but without losses and metrics: the objective stands in the configuration. Raises `ConfigError`."""
         for name, value in {"loss": loss, "metrics": metrics, **options}.items():
             if name in ("loss", "loss_weights", "metrics", "weighted_metrics") and value:
@@ -241,7 +271,9 @@ class TextVAE(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras, but the optimizer's variables are there before: TensorFlow traces a step twice that makes them."""
         if self.optimizer is None:
-            raise ConfigError("compile(optimizer=None): a TextVAE does not train without one; give one, such as 'adam'")
+            raise ConfigError(
+                "compile(optimizer=None): a TextVAE does not train without one; give one, such as 'adam'"
+            )
         strategy = getattr(self, "distribute_strategy", None)
         with strategy.scope() if strategy else contextlib.nullcontext():
             if not self.optimizer.built:
@@ -274,7 +306,9 @@ class TextVAE(keras.Model):
         """As `fit`."""
         return self.looking(super().predict_on_batch, arguments, options)
 
-    def looking(self, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def looking(
+        self, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
         """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises what `prepared` raises."""
         given = inspect.signature(method).bind(*arguments, **options).arguments
         steps = backend_steps()
@@ -324,13 +358,17 @@ class TextVAE(keras.Model):
 
     def add_loss(self, loss: Any) -> None:
         """Refused: the training step would not see it."""
-        raise ConfigError("add_loss: a TextVAE learns by its objective configuration alone; leave it out")
+        raise ConfigError(
+            "add_loss: a TextVAE learns by its objective configuration alone; leave it out"
+        )
 
     def refuse_quantized(self) -> None:
         """Raise `ConfigError` where a layer was quantized by itself: a file names the configuration, not the layers, and would
         not load."""
         policies = (getattr(layer, "dtype_policy", None) for layer in self._flatten_layers())
-        if any(isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) for policy in policies):
+        if any(
+            isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) for policy in policies
+        ):
             raise ConfigError(NOT_QUANTIZED)
 
     def get_config(self) -> dict[str, Any]:
@@ -353,7 +391,9 @@ class TextVAE(keras.Model):
             "model": ModelConfig.from_dict(config["model"]),
             "objective": ObjectiveConfig.from_dict(config["objective"]),
         }
-        made = cls(**{**{name: value for name, value in config.items() if name != "frozen"}, **parts})
+        made = cls(
+            **{**{name: value for name, value in config.items() if name != "frozen"}, **parts}
+        )
         layers = made.every_layer()
         for place in config.get("frozen", ()):
             layers[place].trainable = False
@@ -386,6 +426,8 @@ class StandardNoise(Part):
 
     def call(self, tokens: Any) -> Any:
         def draw(rows: Any) -> Any:
-            return keras.random.normal((rows, self.size), dtype=self.compute_dtype, seed=self.generator)
+            return keras.random.normal(
+                (rows, self.size), dtype=self.compute_dtype, seed=self.generator
+            )
 
         return drawn(draw, ops.shape(tokens)[0])

@@ -76,7 +76,9 @@ def free_bits_mask(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: A
     """beta * the KL of the dimensions that are above the free bits, text by text: the gradient of the others is cut (Li et
     al. 2019)."""
     pieces = spared(config, kl, per_dimension)
-    return config.beta_max * ramp * ops.sum(ops.where(pieces > config.free_bits, pieces, 0.0), axis=-1)
+    return (
+        config.beta_max * ramp * ops.sum(ops.where(pieces > config.free_bits, pieces, 0.0), axis=-1)
+    )
 
 
 def like(each: Any, scalar: Any) -> Any:
@@ -147,7 +149,9 @@ def counted(tokens: Any) -> Any:
 
 def cross_entropy(tokens: Any, logits: Any) -> Any:
     """-log softmax(logits) at the tokens, nats per position, (B, T)."""
-    return ops.sparse_categorical_crossentropy(tokens, ops.cast(logits, "float32"), from_logits=True)
+    return ops.sparse_categorical_crossentropy(
+        tokens, ops.cast(logits, "float32"), from_logits=True
+    )
 
 
 def squared_mmd(z: Any, weights: Any = None) -> Any:
@@ -185,7 +189,11 @@ def loss_terms(
     trained = ops.ones_like(weights) if config.count_padding else weights
     nats = cross_entropy(tokens, outputs["logits"])
     terms = {"reconstruction": ops.sum(weights * nats, axis=-1)}
-    levels = {name: ops.cast(value, "float32") for name, value in outputs.items() if name.startswith("kl_level_")}
+    levels = {
+        name: ops.cast(value, "float32")
+        for name, value in outputs.items()
+        if name.startswith("kl_level_")
+    }
     terms |= levels
     terms["kl"] = sum(levels.values(), ops.zeros_like(terms["reconstruction"]))
     terms["elbo"] = terms["reconstruction"] + terms["kl"]
@@ -222,7 +230,9 @@ def price_of_guesses(attribute: Any, values: int) -> Any:
     return ops.cast(attribute < 0, "float32") * math.log(values)
 
 
-def marginal_terms(per_value: Sequence[Mapping[str, Any]], attribute: Any, logits: Any) -> dict[str, Any]:
+def marginal_terms(
+    per_value: Sequence[Mapping[str, Any]], attribute: Any, logits: Any
+) -> dict[str, Any]:
     """M2 (Kingma et al. 2014, eq. 6-8): the terms of a text under each of K values of its attribute, (B,) each, as their
     expectation. The weights are q(y|x), or the label where it is known.
 
@@ -234,8 +244,13 @@ def marginal_terms(per_value: Sequence[Mapping[str, Any]], attribute: Any, logit
     labels = ops.one_hot(ops.maximum(ops.cast(attribute, "int32"), 0), values)
     known = ops.cast(attribute >= 0, "float32")[:, None]
     weights = known * labels + (1.0 - known) * ops.exp(log_probability)
-    terms = {name: sum(weights[:, value] * per_value[value][name] for value in range(values)) for name in per_value[0]}
-    terms["attribute_kl"] = (1.0 - known[:, 0]) * (math.log(values) + ops.sum(weights * log_probability, axis=-1))
+    terms = {
+        name: sum(weights[:, value] * per_value[value][name] for value in range(values))
+        for name in per_value[0]
+    }
+    terms["attribute_kl"] = (1.0 - known[:, 0]) * (
+        math.log(values) + ops.sum(weights * log_probability, axis=-1)
+    )
     for name in ("elbo", "loss"):
         terms[name] = terms[name] + terms["attribute_kl"]
     return terms

@@ -25,7 +25,9 @@ class Standard(layers.Layer):
 
     extra_noise = 0
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior) -> None:
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
+    ) -> None:
         super().__init__(name="prior")
         self.built = True
 
@@ -39,11 +41,15 @@ class MixturePrior(layers.Layer):
 
     extra_noise = 1
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior) -> None:
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
+    ) -> None:
         super().__init__(name="prior")
         size = (config.prior_components, total(shape))
         self.logits = self.add_weight(shape=size[:1], initializer="zeros", name="logits")
-        self.mean = self.add_weight(shape=size, initializer=initializers.RandomNormal(stddev=0.5), name="mean")
+        self.mean = self.add_weight(
+            shape=size, initializer=initializers.RandomNormal(stddev=0.5), name="mean"
+        )
         self.log_variance = self.add_weight(shape=size, initializer="zeros", name="log_variance")
         self.built = True
 
@@ -57,7 +63,9 @@ class VampPrior(layers.Layer):
 
     extra_noise = 1
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior) -> None:
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
+    ) -> None:
         super().__init__(name="prior")
         self.one_hot = not config.encoder_embedding
         symbols = config.encoder_embedding or config.vocabulary_size
@@ -80,7 +88,9 @@ class AutoregressivePrior(layers.Layer):
 
     extra_noise = 0
 
-    def __init__(self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior) -> None:
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
+    ) -> None:
         super().__init__(name="prior")
         if len(shape) < 2 or shape[0] < 3:
             raise ConfigError(

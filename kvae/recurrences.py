@@ -35,6 +35,8 @@ def looping(loop: Loop) -> Iterator[None]:
         _loop.reset(token)
 
 
-def over_positions(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
+def over_positions(
+    recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool
+) -> Any:
     """As `Loop`, in the loop of the moment."""
     return _loop.get()(recurrence, inputs, states, training)

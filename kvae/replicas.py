@@ -45,7 +45,9 @@ def drawn(draw: Callable[[Any], Any], rows: Any) -> Any:
     if part.count == 1:
         return draw(rows)
     whole = draw(rows * part.count)
-    return ops.slice(whole, [part.index * rows, *[0] * (len(whole.shape) - 1)], [rows, *ops.shape(whole)[1:]])
+    return ops.slice(
+        whole, [part.index * rows, *[0] * (len(whole.shape) - 1)], [rows, *ops.shape(whole)[1:]]
+    )
 
 
 @contextlib.contextmanager

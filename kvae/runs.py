@@ -49,7 +49,9 @@ class Run:
         file = self.path / REPORT / EVALUATION
         if not file.exists():
             return {}
-        found = read_json(file, f"`kvae train --resume --out {quote(str(self.path))}` measures it anew")
+        found = read_json(
+            file, f"`kvae train --resume --out {quote(str(self.path))}` measures it anew"
+        )
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -69,7 +71,9 @@ def steps_behind(run: Run) -> int:
 
 def numbered(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first; files with other names are not ours."""
-    return sorted((path for path in folder.glob("step-*.npz") if STEP.fullmatch(path.name)), key=step_of)
+    return sorted(
+        (path for path in folder.glob("step-*.npz") if STEP.fullmatch(path.name)), key=step_of
+    )
 
 
 STEP = re.compile(r"step-([0-9]{1,12})\.npz")
@@ -86,7 +90,11 @@ def divergence(folder: Path) -> dict[str, Any] | None:
     file = folder / DIVERGED
     if not file.is_file():
         return None
-    return {"step": 0, "what": "not known", **read_json(file, "remove this file, it is a note alone")}
+    return {
+        "step": 0,
+        "what": "not known",
+        **read_json(file, "remove this file, it is a note alone"),
+    }
 
 
 def said_of(diverged: Mapping[str, Any]) -> str:
@@ -119,14 +127,18 @@ def load_run(path: str | Path) -> Run:
     if MODEL in missing:
         diverged = divergence(path)
         if diverged:
-            raise ModelError(f"{path}: the run has no {MODEL}: {said_of(diverged)}; {after_divergence(path, config)}")
+            raise ModelError(
+                f"{path}: the run has no {MODEL}: {said_of(diverged)}; {after_divergence(path, config)}"
+            )
         raise ModelError(
             f"{path}: the run has no {MODEL} yet: its training has not finished; "
             f"go on with `kvae train --resume --out {quote(str(path))}`"
         )
     alphabet = read_vocabulary(path)
     if len(alphabet) != config.model.vocabulary_size:
-        raise ModelError(f"{path}: {VOCABULARY} has {len(alphabet)} symbols, the model {config.model.vocabulary_size}")
+        raise ModelError(
+            f"{path}: {VOCABULARY} has {len(alphabet)} symbols, the model {config.model.vocabulary_size}"
+        )
     model = load_model(path / MODEL, another_source(path))
     if model.model_config != config.model or model.objective_config != config.objective:
         raise ModelError(
@@ -144,11 +156,15 @@ def another_source(path: Path) -> str:
 
 def read_config(path: Path) -> Config:
     """The configuration of a run folder; raises `ModelError`."""
-    found = read_json(path / CONFIG, "take it from a copy; TensorBoard shows it too, as the text `configuration`")
+    found = read_json(
+        path / CONFIG, "take it from a copy; TensorBoard shows it too, as the text `configuration`"
+    )
     try:
         return Config.from_stored(found)
     except KvaeError as error:
-        raise ModelError(f"{path / CONFIG}: {error}; open it with the version of kvae that trained it") from error
+        raise ModelError(
+            f"{path / CONFIG}: {error}; open it with the version of kvae that trained it"
+        ) from error
 
 
 def read_vocabulary(path: Path) -> Alphabet:
@@ -190,7 +206,9 @@ def read_json(path: Path, damaged: str) -> dict[str, Any]:
             f"{path}: damaged, it is not the JSON that was written ({first_line(error)}); {damaged}"
         ) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path}: damaged, it holds a {type(found).__name__} and no object; {damaged}")
+        raise ModelError(
+            f"{path}: damaged, it holds a {type(found).__name__} and no object; {damaged}"
+        )
     return found
 
 

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 NAME = "kvae>TextVAE"
 """What Keras calls the class in a file."""
 
-SIGNS_OF_MEMORY = ("resource_exhausted", "resourceexhausted", "out of memory", "unable to allocate", "bad_alloc")
+SIGNS_OF_MEMORY = (
+    "resource_exhausted",
+    "resourceexhausted",
+    "out of memory",
+    "unable to allocate",
+    "bad_alloc",
+)
 """What stands in the messages of numpy, TensorFlow, XLA and C++ where memory was not enough."""
 
 
@@ -38,7 +44,9 @@ def load_model(path: Path, damaged: str) -> TextVAE:
     except Exception as error:  # zip, h5, json and keras raise errors without a common base
         raise ModelError(f"{path}: {cause(path, error)}") from error
     if not isinstance(model, TextVAE):
-        raise ModelError(f"{path}: holds a {type(model).__name__}, not a TextVAE; give a file that kvae wrote")
+        raise ModelError(
+            f"{path}: holds a {type(model).__name__}, not a TextVAE; give a file that kvae wrote"
+        )
     broken = first_not_finite(model.weights)
     if broken:
         raise ModelError(
@@ -53,9 +61,13 @@ def check_whole(path: Path, damaged: str) -> None:
     is larger than the file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [part.filename for part in archive.infolist() if part.file_size > path.stat().st_size]
+            packed = [
+                part.filename for part in archive.infolist() if part.file_size > path.stat().st_size
+            ]
             broken = packed[0] if packed else archive.testzip()
-    except Exception as error:  # a damaged archive: BadZipFile, struct.error, NotImplementedError, zlib.error ...
+    except (
+        Exception
+    ) as error:  # a damaged archive: BadZipFile, struct.error, NotImplementedError, zlib.error ...
         told = f"damaged, not a whole .keras file ({first_line(error)}); {damaged}"
         raise ModelError(f"{path}: {from_outside(error) or told}") from error
     if broken:
@@ -77,7 +89,11 @@ def first_not_finite(variables: Any) -> str | None:
     from keras import ops
 
     return next(
-        (each.path for each in variables if not np.isfinite(np.asarray(ops.convert_to_numpy(each))).all()),
+        (
+            each.path
+            for each in variables
+            if not np.isfinite(np.asarray(ops.convert_to_numpy(each))).all()
+        ),
         None,
     )
 
@@ -94,9 +110,7 @@ def cause(path: Path, error: Exception) -> str:
             f"import the module that defines it first, or give a file that kvae wrote"
         )
     if "objects could not be loaded" in told:
-        return (
-            f"its weights have other shapes than this kvae gives the model ({last_line(error)}); {made_elsewhere(path)}"
-        )
+        return f"its weights have other shapes than this kvae gives the model ({last_line(error)}); {made_elsewhere(path)}"
     return f"does not load here ({first_line(error)}); {made_elsewhere(path)}"
 
 

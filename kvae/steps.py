@@ -54,5 +54,7 @@ def backend_steps() -> Steps:
 
     backend = keras.backend.backend()
     if backend not in BACKENDS:
-        raise ConfigError(f"KERAS_BACKEND is {backend!r}; kvae trains on {' and '.join(map(repr, BACKENDS))}")
+        raise ConfigError(
+            f"KERAS_BACKEND is {backend!r}; kvae trains on {' and '.join(map(repr, BACKENDS))}"
+        )
     return cast(Steps, import_module(f"kvae.training.{backend}_step"))
