@@ -16,7 +16,7 @@ from kvae import __version__
 from kvae.configuration import Config
 from kvae.heads import RecurrentHead
 from kvae.model import TextVAE
-from kvae.runs import finite
+from kvae.runs import nonfinite_to_none
 from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
 from kvae.serving.errors import ConfigError
@@ -109,7 +109,7 @@ def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mappi
         },
         "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
         "model": shape.to_dict(),
-        "training": finite({"source": Path(config.data.source).name, **training}),
+        "training": nonfinite_to_none({"source": Path(config.data.source).name, **training}),
         "versions": {
             "kvae": __version__,
             **{

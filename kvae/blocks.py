@@ -25,7 +25,7 @@ class Part(layers.Layer):
         )
 
 
-def normalized(config: ModelConfig, features: Any, part: str, level: int) -> Any:
+def batch_norm_relu(config: ModelConfig, features: Any, part: str, level: int) -> Any:
     """Batch normalisation (Ioffe and Szegedy 2015) and ReLU behind a linear layer, named for its part and level."""
     momentum = config.batch_normalization_momentum
     features = layers.BatchNormalization(momentum=momentum, name=f"{part}_normalization_{level}")(

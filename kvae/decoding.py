@@ -14,7 +14,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import nearest
 from .model import TextVAE
 
-FORBIDDEN = -1e9
+MASKED_LOGIT = -1e9
 """Added to the logit of a symbol that may not be written."""
 
 Chooser = Callable[[Any], Any]
@@ -44,7 +44,7 @@ def decode(
     features = model.expander(z, training=False)
     projected, state = model.head.project(features), model.head.initial_state(features)
     size = model.model_config.vocabulary_size
-    before, barrier = writable(size, end=False), writable(size)
+    before, barrier = logit_mask(size, end=False), logit_mask(size)
     previous = ops.full((ops.shape(z)[0],), START, dtype="int32")
     finished = ops.zeros_like(previous, dtype="bool")
     written = []
@@ -57,11 +57,11 @@ def decode(
     return ops.stack(written, axis=1)
 
 
-def writable(vocabulary_size: int, end: bool = True) -> Any:
-    """(V,): 0 for symbols a decoder may write, END among them or not, `FORBIDDEN` for the others; added to logits."""
+def logit_mask(vocabulary_size: int, end: bool = True) -> Any:
+    """(V,): 0 for symbols a decoder may write, END among them or not, `MASKED_LOGIT` for the others; added to logits."""
     forbidden = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
     return ops.convert_to_tensor(
-        [FORBIDDEN if number in forbidden else 0.0 for number in range(vocabulary_size)]
+        [MASKED_LOGIT if number in forbidden else 0.0 for number in range(vocabulary_size)]
     )
 
 

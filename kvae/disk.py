@@ -31,7 +31,7 @@ WHILE_WRITING = {
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def add_path_to_errors(path: str | Path) -> Iterator[None]:
     """Name `path` in the error of a file that takes no more: the system does so only where a file is opened. HDF5 and
     TensorFlow raise errors of their own that quote the system; all become an `OSError` with number and file name."""
     try:
@@ -47,7 +47,7 @@ def naming(path: str | Path) -> Iterator[None]:
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def sentence(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """An error of the system with its file, the free space where that is the matter, and the way out."""
     if error.errno is None:
         return str(error)

@@ -15,7 +15,7 @@ from keras import ops
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
-MOST_LOG_VARIANCE = 20.0
+MAX_LOG_VARIANCE = 20.0
 """A log variance that is learned stays between this and its negative: a deviation of 5e-5 is all that float32 can tell
 apart around numbers of a few dozen, and beyond 88 a KL is infinity times 0."""
 
@@ -82,7 +82,7 @@ class Mixture:
 
     def sample(self, noise: Any) -> Any:
         """`noise` is (B, d + 1): the last column chooses the component, the others are its noise."""
-        chosen = choice(noise[:, -1], ops.exp(self.log_weights))
+        chosen = component_index(noise[:, -1], ops.exp(self.log_weights))
         parts = (
             ops.take(part, chosen, axis=0)
             for part in (self.components.mean, self.components.log_variance)
@@ -175,16 +175,16 @@ class Autoregressive:
         return (1.0 - first) * math.log1p(-(self.coefficient**2)) + ops.zeros_like(rows)
 
 
-def choice(noise: Any, weights: Any) -> Any:
+def component_index(noise: Any, weights: Any) -> Any:
     """Standard normal noise (B,) as indices into `weights` (K,), drawn in proportion to them."""
     uniform = 0.5 * (1.0 + ops.erf(noise / math.sqrt(2.0)))
     passed = ops.expand_dims(uniform, -1) >= ops.cumsum(weights)[:-1]
     return ops.sum(ops.cast(passed, "int32"), axis=-1)
 
 
-def clipped(log_variance: Any) -> Any:
+def clip_log_variance(log_variance: Any) -> Any:
     """What is learned, as a log variance that can be computed with."""
-    return ops.clip(log_variance, -MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
+    return ops.clip(log_variance, -MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
 
 def event_sum(values: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from keras import layers, ops
 
-from .blocks import DATA_FORMAT, normalized
+from .blocks import DATA_FORMAT, batch_norm_relu
 from .configuration import ModelConfig
 
 
@@ -38,7 +38,7 @@ def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
             data_format=DATA_FORMAT,
             name=f"encoder_convolution_{level}",
         )(features)
-        features = normalized(config, features, "encoder", level)
+        features = batch_norm_relu(config, features, "encoder", level)
         found.append(Features(layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features))
     return found
 
@@ -77,7 +77,7 @@ def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
     features = layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols)
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
-        features = normalized(config, features, "encoder", level)
+        features = batch_norm_relu(config, features, "encoder", level)
         found.append(Features(features))
     return found
 

@@ -15,10 +15,10 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import DATA_FORMAT, normalized
+from .blocks import DATA_FORMAT, batch_norm_relu
 from .configuration import ModelConfig
-from .distributions import Distribution, Gaussian, clipped, event_sum
-from .priors import total
+from .distributions import Distribution, Gaussian, clip_log_variance, event_sum
+from .priors import flat_size
 
 Shape = tuple[int, ...]
 
@@ -50,7 +50,7 @@ class Hierarchy(layers.Layer):
     def __init__(self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)  # distributions, whatever the layers around them compute in
         self.shapes = list(shapes)
-        self.sizes = [total(shape) for shape in shapes]
+        self.sizes = [flat_size(shape) for shape in shapes]
         self.size = sum(self.sizes)
         self.prior = prior
         self.noise_size = self.size + (prior.extra_noise if shapes else 0)
@@ -126,10 +126,10 @@ class Hierarchy(layers.Layer):
 
 def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level: int) -> keras.Model:
     """The deterministic layers from z above to the prior of the level below: flat code -> mean, log_variance, flat."""
-    z = keras.Input((total(above),), name="above")
+    z = keras.Input((flat_size(above),), name="above")
     if len(below) == 1:
         hidden = layers.Dense(units, use_bias=False, name=f"down_dense_{level}")(z)
-        hidden = normalized(config, hidden, "down", level)
+        hidden = batch_norm_relu(config, hidden, "down", level)
     else:
         rows = layers.Reshape(above, name=f"down_positions_{level}")(z)
         hidden = MAP_LAYERS[config.encoder](config, rows, below, units, level)
@@ -138,10 +138,10 @@ def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level:
         "log_variance": layers.Dense(below[-1], name=f"prior_log_variance_{level}", kernel_initializer="zeros")(hidden),
     }
     flat = {
-        name: ops.cast(layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part), "float32")
+        name: ops.cast(layers.Reshape((flat_size(below),), name=f"prior_flat_{name}_{level}")(part), "float32")
         for name, part in statistics.items()
     }
-    return keras.Model(z, {**flat, "log_variance": clipped(flat["log_variance"])}, name=f"down_{level}")
+    return keras.Model(z, {**flat, "log_variance": clip_log_variance(flat["log_variance"])}, name=f"down_{level}")
 
 
 def conv_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:
@@ -161,7 +161,7 @@ def conv_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: i
         data_format=DATA_FORMAT,
         name=f"down_deconvolution_{level}",
     )(rows)
-    return normalized(config, rows, "down", level)
+    return batch_norm_relu(config, rows, "down", level)
 
 
 def lstm_down(config: ModelConfig, rows: Any, below: Shape, units: int, level: int) -> Any:

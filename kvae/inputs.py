@@ -17,7 +17,7 @@ from kvae.serving.errors import ConfigError, DataError, KvaeError
 
 from .configuration import ModelConfig
 
-ENCODED = "`Alphabet.encode` makes such rows of texts"
+ENCODE_HINT = "`Alphabet.encode` makes such rows of texts"
 
 
 def inputs_of(config: ModelConfig, data: Any) -> tuple[Any, Any]:
@@ -25,7 +25,7 @@ def inputs_of(config: ModelConfig, data: Any) -> tuple[Any, Any]:
     and a missing attribute, `DataError` for other shapes and kinds."""
     inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
     refuse_targets(targets)
-    for name, part in named(config, inputs).items():
+    for name, part in named_inputs(config, inputs).items():
         check_kind(config, name, keras.backend.standardize_dtype(part.dtype), part.shape)
     if weights is not None:
         check_weight_shape(weights.shape)
@@ -33,7 +33,7 @@ def inputs_of(config: ModelConfig, data: Any) -> tuple[Any, Any]:
     return inputs, weights
 
 
-def named(config: ModelConfig, inputs: Any) -> dict[str, Any]:
+def named_inputs(config: ModelConfig, inputs: Any) -> dict[str, Any]:
     """The tensors of inputs by their names; raises `ConfigError` where a model with attributes is not given them."""
     if not config.attributes:
         return {"tokens": inputs}
@@ -57,7 +57,7 @@ def check_kind(config: ModelConfig, name: str, kind: str, shape: Any) -> None:
     """Raise `DataError` unless a tensor of inputs has whole numbers and the shape that the model reads."""
     wanted = f"(n, {config.length})" if name == "tokens" else "(n,)"
     if not kind.startswith(("int", "uint")):
-        raise DataError(f"{name} must be whole numbers {wanted}, got {kind}; {ENCODED}")
+        raise DataError(f"{name} must be whole numbers {wanted}, got {kind}; {ENCODE_HINT}")
     if len(shape) == 2 and name == "tokens":
         fits = (
             shape[1] is None
@@ -67,7 +67,7 @@ def check_kind(config: ModelConfig, name: str, kind: str, shape: Any) -> None:
     else:
         fits = len(shape) == 1 and name == "attribute"
     if not fits:
-        raise DataError(f"{name} must be {wanted}, got {tuple(shape)}; {ENCODED}")
+        raise DataError(f"{name} must be {wanted}, got {tuple(shape)}; {ENCODE_HINT}")
 
 
 def check_weight_shape(shape: Any) -> None:
@@ -90,7 +90,7 @@ def check_batch(config: ModelConfig, data: Any) -> None:
 def check_inputs(config: ModelConfig, inputs: Any) -> int:
     """How many texts arrays of inputs hold. Raises `DataError` for what the model would read without complaint and learn, or
     answer, nonsense from."""
-    arrays = {name: array_of(name, part) for name, part in named(config, inputs).items()}
+    arrays = {name: as_array(name, part) for name, part in named_inputs(config, inputs).items()}
     for name, array in arrays.items():
         check_kind(config, name, str(array.dtype), array.shape)
     tokens, counts = arrays["tokens"], {name: len(array) for name, array in arrays.items()}
@@ -109,11 +109,11 @@ def check_inputs(config: ModelConfig, inputs: Any) -> int:
     return len(tokens)
 
 
-def array_of(name: str, part: Any) -> np.ndarray:
+def as_array(name: str, part: Any) -> np.ndarray:
     """A tensor of any framework as an array; raises `DataError` for what is none."""
     if not hasattr(part, "shape"):
         raise DataError(
-            f"{name} must be an array of whole numbers, got {type(part).__name__}; {ENCODED}"
+            f"{name} must be an array of whole numbers, got {type(part).__name__}; {ENCODE_HINT}"
         )
     return np.asarray(part)
 
@@ -139,7 +139,7 @@ def check_padding(tokens: np.ndarray) -> None:
     }
     for fault, rows in faults.items():
         if rows.any():
-            raise DataError(f"row {rows.argmax()} of tokens {fault}; {ENCODED}")
+            raise DataError(f"row {rows.argmax()} of tokens {fault}; {ENCODE_HINT}")
 
 
 def check_weights(weights: Any, texts: int) -> np.ndarray:
@@ -159,7 +159,7 @@ def check_weights(weights: Any, texts: int) -> np.ndarray:
     return found.astype("float32")
 
 
-class FirstBatch:
+class FirstBatchCheck:
     """Looks at the first batch of a dataset; `watched` has a tf.data pipeline looked at while it is read. Keras and
     TensorFlow wrap what it raises, so `error` keeps it."""
 
@@ -193,7 +193,9 @@ class FirstBatch:
             yield batch
 
 
-def prepared(config: ModelConfig, given: Mapping[str, Any], look: FirstBatch) -> dict[str, Any]:
+def prepare_arguments(
+    config: ModelConfig, given: Mapping[str, Any], look: FirstBatchCheck
+) -> dict[str, Any]:
     """The arguments of `fit` and its like, checked, in a form in which Keras does not lose the weights: of inputs and weights
     without targets it keeps the inputs alone."""
     if given.get("class_weight") is not None:
@@ -203,17 +205,19 @@ def prepared(config: ModelConfig, given: Mapping[str, Any], look: FirstBatch) ->
     names = ("x", "y", "sample_weight")
     found = dict(given) | {
         name: part
-        for name, part in zip(names, packed(config, look, *map(given.get, names)), strict=True)
+        for name, part in zip(
+            names, pack_weights(config, look, *map(given.get, names)), strict=True
+        )
         if name in given or part is not None
     }
     if given.get("validation_data") is not None:
         data = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
-        found["validation_data"] = packed(config, look, *data)
+        found["validation_data"] = pack_weights(config, look, *data)
     return found
 
 
-def packed(
-    config: ModelConfig, look: FirstBatch, x: Any, y: Any, weights: Any
+def pack_weights(
+    config: ModelConfig, look: FirstBatchCheck, x: Any, y: Any, weights: Any
 ) -> tuple[Any, Any, Any]:
     """Inputs, targets of no width where there are weights, and the weights."""
     refuse_targets(y)

@@ -14,7 +14,7 @@ from keras import layers, ops
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Gaussian, clipped
+from .distributions import Gaussian, clip_log_variance
 from .encoders import Features
 
 
@@ -41,8 +41,8 @@ def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
     """Mean and log variance of each level, the variance 1 at first."""
     return [
         Gaussian(
-            mean_of(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
-            clipped(
+            posterior_mean(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
+            clip_log_variance(
                 layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs)
             ),
         )
@@ -50,7 +50,7 @@ def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
     ]
 
 
-def mean_of(config: ModelConfig, mean: Any, level: int) -> Any:
+def posterior_mean(config: ModelConfig, mean: Any, level: int) -> Any:
     """The mean as it is, or normalised to a fixed spread (BN-VAE, Zhu et al. 2020, eq. 8)."""
     if config.posterior == "free":
         return mean

@@ -17,18 +17,18 @@ from kvae.serving.errors import ConfigError
 from . import learning_rates as _registers_the_schedules  # noqa: F401
 from .blocks import Part
 from .configuration import ModelConfig, ObjectiveConfig
-from .inputs import FirstBatch, prepared
+from .inputs import FirstBatchCheck, prepare_arguments
 from .misfits import check_slots
 from .objectives import (
     bits_per_character,
     classification_terms,
+    guessed_attribute_nats,
     loss_terms,
     marginal_terms,
-    price_of_guesses,
     ramp_at,
 )
 from .parts import Parts, named_kls
-from .replicas import drawn, each_repeated, everywhere, is_split, weights_of_texts
+from .replicas import draw_rows, is_split, mean_over_shards, repeated_batch, text_weights
 from .steps import backend_steps
 
 NOT_QUANTIZED = (
@@ -128,7 +128,7 @@ class TextVAE(keras.Model):
         outputs = self(
             every, training=training
         )  # one pass, so that batch statistics are those of all values
-        with each_repeated(values):
+        with repeated_batch(values):
             terms = self.text_terms(every["tokens"], outputs)
         each = [
             {name: term[v * batch : (v + 1) * batch] for name, term in terms.items()}
@@ -143,7 +143,7 @@ class TextVAE(keras.Model):
             return self.text_terms(inputs, outputs)
         terms = self.text_terms(inputs["tokens"], outputs)
         attribute, logits = inputs["attribute"], outputs["attribute_logits"]
-        terms["attribute_kl"] = price_of_guesses(attribute, len(self.model_config.attributes))
+        terms["attribute_kl"] = guessed_attribute_nats(attribute, len(self.model_config.attributes))
         terms["elbo"] = terms["elbo"] + terms["attribute_kl"]
         return self.with_classification(terms, attribute, logits)
 
@@ -164,7 +164,7 @@ class TextVAE(keras.Model):
     def track(self, terms: Mapping[str, Any], gradient_norm: Any = None) -> dict[str, Any]:
         """Add a batch's terms to the running means and return those, under the names of DESIGN's metrics. A text counts by its
         weight, in the classifier's means where it has a label, in the bits by its positions too."""
-        positions, of_texts = terms["positions"], weights_of_texts()
+        positions, of_texts = terms["positions"], text_weights()
         measured = {name: terms[name] for name in self.trackers if name in terms}
         measured[self.bits] = bits_per_character(terms["elbo"], positions)
         counts = {self.bits: positions}
@@ -193,8 +193,8 @@ class TextVAE(keras.Model):
         if not is_split():
             return {name: tracker.result() for name, tracker in self.trackers.items()}
         trackers = self.trackers.values()
-        totals = everywhere(ops.stack([tracker.total + 0.0 for tracker in trackers]))
-        counts = everywhere(ops.stack([tracker.count + 0.0 for tracker in trackers]))
+        totals = mean_over_shards(ops.stack([tracker.total + 0.0 for tracker in trackers]))
+        counts = mean_over_shards(ops.stack([tracker.count + 0.0 for tracker in trackers]))
         return dict(zip(self.trackers, ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
 
     @property
@@ -312,10 +312,10 @@ class TextVAE(keras.Model):
         """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises what `prepared` raises."""
         given = inspect.signature(method).bind(*arguments, **options).arguments
         steps = backend_steps()
-        look = FirstBatch(self.model_config, steps.watched)
+        look = FirstBatchCheck(self.model_config, steps.watched)
         try:
             with steps.keeping_weights(self):
-                return method(**prepared(self.model_config, given, look))
+                return method(**prepare_arguments(self.model_config, given, look))
         except Exception:
             if look.error is not None:
                 raise look.error from None
@@ -411,7 +411,7 @@ def computing_in(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def number(counter: Any) -> int:
+def as_int(counter: Any) -> int:
     """What a counter of a model stands at."""
     return int(ops.convert_to_numpy(ops.convert_to_tensor(counter)))
 
@@ -430,4 +430,4 @@ class StandardNoise(Part):
                 (rows, self.size), dtype=self.compute_dtype, seed=self.generator
             )
 
-        return drawn(draw, ops.shape(tokens)[0])
+        return draw_rows(draw, ops.shape(tokens)[0])

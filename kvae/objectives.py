@@ -11,7 +11,7 @@ from keras import ops
 from kvae.serving.alphabet import PAD
 
 from .configuration import ObjectiveConfig
-from .replicas import batch_mean, weights_of_texts
+from .replicas import batch_mean, text_weights
 
 
 def linear(config: ObjectiveConfig, progress: Any) -> Any:
@@ -58,7 +58,7 @@ def annealed(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) ->
 
 def constrained(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * |mean KL - C|, the mean over the batch, with C = kl_target * ramp (Prokhorov et al. 2019, eq. 3)."""
-    return like(kl, config.beta_max * ops.abs(batch_mean(kl) - config.kl_target * ramp))
+    return broadcast_like(kl, config.beta_max * ops.abs(batch_mean(kl) - config.kl_target * ramp))
 
 
 def constrained_per_example(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
@@ -68,25 +68,25 @@ def constrained_per_example(config: ObjectiveConfig, kl: Any, per_dimension: Any
 
 def free_bits(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * sum over dimensions of max(free bits, mean KL), the mean over the batch (Kingma et al. 2016, eq. 15)."""
-    floored = ops.maximum(batch_mean(spared(config, kl, per_dimension)), config.free_bits)
-    return like(kl, config.beta_max * ramp * ops.sum(floored))
+    floored = ops.maximum(batch_mean(kl_pieces(config, kl, per_dimension)), config.free_bits)
+    return broadcast_like(kl, config.beta_max * ramp * ops.sum(floored))
 
 
 def free_bits_mask(config: ObjectiveConfig, kl: Any, per_dimension: Any, ramp: Any) -> Any:
     """beta * the KL of the dimensions that are above the free bits, text by text: the gradient of the others is cut (Li et
     al. 2019)."""
-    pieces = spared(config, kl, per_dimension)
+    pieces = kl_pieces(config, kl, per_dimension)
     return (
         config.beta_max * ramp * ops.sum(ops.where(pieces > config.free_bits, pieces, 0.0), axis=-1)
     )
 
 
-def like(each: Any, scalar: Any) -> Any:
+def broadcast_like(each: Any, scalar: Any) -> Any:
     """One number for every example, (B,)."""
     return ops.broadcast_to(scalar, ops.shape(each))
 
 
-def spared(config: ObjectiveConfig, kl: Any, per_dimension: Any) -> Any:
+def kl_pieces(config: ObjectiveConfig, kl: Any, per_dimension: Any) -> Any:
     """What `free_bits` applies to: (B, d) dimensions, or (B, 1) the total."""
     return per_dimension if config.free_bits_over == "dimension" else ops.expand_dims(kl, -1)
 
@@ -120,7 +120,7 @@ def ramp_at(config: ObjectiveConfig, step: Any, start: Any = None, steps: Any = 
     return ops.cast(since >= 0.0, "float32") * SCHEDULES[config.schedule](config, progress)
 
 
-def begun(config: ObjectiveConfig, step: Any) -> Any:
+def warm_start_over(config: ObjectiveConfig, step: Any) -> Any:
     """1 once the warm start is over, 0 before."""
     return ops.cast(ops.cast(step, "float32") >= float(config.warm_start_steps), "float32")
 
@@ -142,7 +142,7 @@ def alpha_at(config: ObjectiveConfig, step: Any) -> Any:
     return config.alpha * (1.0 - ops.clip(since / float(config.alpha_decay_steps), 0.0, 1.0))
 
 
-def counted(tokens: Any) -> Any:
+def token_mask(tokens: Any) -> Any:
     """`weights` (B, T): 1 where a position is text or end mark, 0 on padding."""
     return ops.cast(ops.not_equal(tokens, PAD), "float32")
 
@@ -185,7 +185,7 @@ def loss_terms(
     `ramp` is the ramp's height if it is not that of the configuration at `step`.
     """
     ramp = ramp_at(config, step) if ramp is None else ramp
-    weights = counted(tokens)
+    weights = token_mask(tokens)
     trained = ops.ones_like(weights) if config.count_padding else weights
     nats = cross_entropy(tokens, outputs["logits"])
     terms = {"reconstruction": ops.sum(weights * nats, axis=-1)}
@@ -199,16 +199,16 @@ def loss_terms(
     terms["elbo"] = terms["reconstruction"] + terms["kl"]
     terms["reconstruction_with_padding"] = ops.sum(nats, axis=-1)
     penalty = PENALTIES[config.penalty](config, terms["kl"], outputs.get("kl_per_dimension"), ramp)
-    penalized = begun(config, step)
+    penalized = warm_start_over(config, step)
     terms["loss"] = ops.sum(trained * nats, axis=-1) + penalized * penalty
     if "auxiliary_logits" in outputs:
         auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
         terms["loss"] += alpha_at(config, step) * ops.sum(trained * auxiliary, axis=-1)
     if config.mmd:
-        terms["mmd"] = like(terms["kl"], squared_mmd(outputs["z"], weights_of_texts()))
+        terms["mmd"] = broadcast_like(terms["kl"], squared_mmd(outputs["z"], text_weights()))
         terms["loss"] += config.mmd * penalized * terms["mmd"]
-    terms["beta"] = like(terms["kl"], penalized * beta_at(config, ramp))
+    terms["beta"] = broadcast_like(terms["kl"], penalized * beta_at(config, ramp))
     terms["positions"] = ops.sum(weights, axis=-1)
     return terms
 
@@ -224,7 +224,7 @@ def classification_terms(attribute: Any, logits: Any) -> dict[str, Any]:
     return {"classification": known * nats, "correct": known * correct, "labelled": known}
 
 
-def price_of_guesses(attribute: Any, values: int) -> Any:
+def guessed_attribute_nats(attribute: Any, values: int) -> Any:
     """Nats that a classifier's choice among `values` costs, (B,): it has told something about the text and pays its share of
     the uniform prior; 0 where the attribute (B,) is given, not -1."""
     return ops.cast(attribute < 0, "float32") * math.log(values)

@@ -14,7 +14,7 @@ from keras import initializers, layers, ops
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Autoregressive, Distribution, Gaussian, Mixture, clipped
+from .distributions import Autoregressive, Distribution, Gaussian, Mixture, clip_log_variance
 
 PseudoPosterior = Callable[[Any], Gaussian]
 """Soft texts (K, T, E), as the encoder reads them, to the posterior of the top level, (K, d)."""
@@ -45,7 +45,7 @@ class MixturePrior(layers.Layer):
         self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
     ) -> None:
         super().__init__(name="prior")
-        size = (config.prior_components, total(shape))
+        size = (config.prior_components, flat_size(shape))
         self.logits = self.add_weight(shape=size[:1], initializer="zeros", name="logits")
         self.mean = self.add_weight(
             shape=size, initializer=initializers.RandomNormal(stddev=0.5), name="mean"
@@ -54,7 +54,9 @@ class MixturePrior(layers.Layer):
         self.built = True
 
     def distribution(self, like: Any) -> Distribution:
-        components = Gaussian(ops.convert_to_tensor(self.mean), clipped(self.log_variance))
+        components = Gaussian(
+            ops.convert_to_tensor(self.mean), clip_log_variance(self.log_variance)
+        )
         return Mixture(ops.log_softmax(self.logits), components)
 
 
@@ -110,7 +112,7 @@ class AutoregressivePrior(layers.Layer):
         return self.chain
 
 
-def total(shape: tuple[int, ...]) -> int:
+def flat_size(shape: tuple[int, ...]) -> int:
     """Numbers in a code of that shape."""
     size = 1
     for length in shape:

@@ -39,7 +39,7 @@ def replica(part: Replica) -> Iterator[None]:
         _replica.reset(token)
 
 
-def drawn(draw: Callable[[Any], Any], rows: Any) -> Any:
+def draw_rows(draw: Callable[[Any], Any], rows: Any) -> Any:
     """`draw(n)` makes a random row for each of n texts: those of the whole batch are drawn, and this part's `rows` kept."""
     part = _replica.get()
     if part.count == 1:
@@ -51,7 +51,7 @@ def drawn(draw: Callable[[Any], Any], rows: Any) -> Any:
 
 
 @contextlib.contextmanager
-def each_repeated(times: int) -> Iterator[None]:
+def repeated_batch(times: int) -> Iterator[None]:
     """Within this the batch stands `times` behind itself."""
     part = _replica.get()
     weights = None if part.weights is None else ops.tile(part.weights, (times,))
@@ -59,39 +59,39 @@ def each_repeated(times: int) -> Iterator[None]:
         yield
 
 
-def weights_of_texts() -> Any:
+def text_weights() -> Any:
     """The weights (B,) of this part's texts, None where they count alike."""
     return _replica.get().weights
 
 
-def own_mean(values: Any) -> Any:
+def shard_mean(values: Any) -> Any:
     """The weighted mean over this part's texts, (B, ...) -> (...); 0 where their weights are."""
-    weights = weights_of_texts()
+    weights = text_weights()
     if weights is None:
         return ops.mean(values, axis=0)
     return ops.divide_no_nan(ops.tensordot(weights, values, 1), ops.sum(weights))
 
 
-def own_share() -> Any:
+def shard_fraction() -> Any:
     """How much of the whole batch's weight this part has: the whole mean is the sum of each part's mean times its share."""
     part = _replica.get()
     if part.weights is None:
         return 1.0 / part.count
     own = ops.sum(part.weights)
-    return ops.divide_no_nan(own, part.count * everywhere(own))
+    return ops.divide_no_nan(own, part.count * mean_over_shards(own))
 
 
 def batch_mean(values: Any) -> Any:
     """The weighted mean over the first axis of the whole batch: (B, ...) -> (...). Its gradient is that of this part's own
     mean: with the loss taken times `own_share`, the gradients of all parts add up to that of the whole."""
-    own = own_mean(values)
+    own = shard_mean(values)
     if not is_split():
         return own
-    whole = _replica.get().count * everywhere(own_share() * own)
+    whole = _replica.get().count * mean_over_shards(shard_fraction() * own)
     return own + ops.stop_gradient(whole - own)
 
 
-def everywhere(values: Any) -> Any:
+def mean_over_shards(values: Any) -> Any:
     """The mean of a tensor over all parts of the batch; no gradient goes through it."""
     return _replica.get().mean(values)
 

@@ -15,8 +15,8 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import CheckFailed, KvaeError, ModelError
 
 from .configuration import Config, TrainingConfig
-from .disk import naming
-from .saved_models import first_line, load_model, unreadable
+from .disk import add_path_to_errors
+from .saved_models import describe_read_error, first_line, load_model
 
 if TYPE_CHECKING:
     from .model import TextVAE
@@ -30,7 +30,7 @@ IDENTITY = "run.json"
 DIVERGED = "diverged.json"
 """There while the last attempt to train a run ended in numbers that are not finite: {"step", "what"}."""
 
-MOST_BYTES = 2**28
+MAX_JSON_BYTES = 2**28
 """A JSON file of a run is at most this long; the largest, a vocabulary of a million words, takes a tenth of it."""
 
 
@@ -65,23 +65,24 @@ def check_bound(run: Run) -> None:
 
 def steps_behind(run: Run) -> int:
     """Training steps that the newest checkpoint of a run is ahead of its model, as after a resumed run was killed."""
-    newest = max(map(step_of, numbered(run.path / CHECKPOINTS)), default=0)
+    newest = max(map(checkpoint_step, list_checkpoints(run.path / CHECKPOINTS)), default=0)
     return max(0, newest - int(run.model.training_steps))
 
 
-def numbered(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first; files with other names are not ours."""
     return sorted(
-        (path for path in folder.glob("step-*.npz") if STEP.fullmatch(path.name)), key=step_of
+        (path for path in folder.glob("step-*.npz") if CHECKPOINT_NAME.fullmatch(path.name)),
+        key=checkpoint_step,
     )
 
 
-STEP = re.compile(r"step-([0-9]{1,12})\.npz")
+CHECKPOINT_NAME = re.compile(r"step-([0-9]{1,12})\.npz")
 
 
-def step_of(checkpoint: Path) -> int:
+def checkpoint_step(checkpoint: Path) -> int:
     """The training step in the name of a checkpoint."""
-    found = STEP.fullmatch(checkpoint.name)
+    found = CHECKPOINT_NAME.fullmatch(checkpoint.name)
     return int(found[1]) if found else 0
 
 
@@ -97,15 +98,19 @@ def divergence(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def said_of(diverged: Mapping[str, Any]) -> str:
+def describe_divergence(diverged: Mapping[str, Any]) -> str:
     """A divergence as half a sentence."""
     return f"training diverged at step {diverged['step']:,} ({diverged['what']})"
 
 
-def after_divergence(folder: Path, config: Config) -> str:
+def divergence_advice(folder: Path, config: Config) -> str:
     """The way on for a run that diverged."""
     slower = min(config.training.learning_rate / 4, TrainingConfig().learning_rate)
-    where = "from its last good checkpoint" if numbered(folder / CHECKPOINTS) else "from the start"
+    where = (
+        "from its last good checkpoint"
+        if list_checkpoints(folder / CHECKPOINTS)
+        else "from the start"
+    )
     return (
         f"`kvae train --resume --out {quote(str(folder))} --set training.learning_rate={slower:g}` goes on {where} "
         f"with a lower rate"
@@ -118,7 +123,7 @@ def load_run(path: str | Path) -> Run:
     try:
         missing = [name for name in (CONFIG, MODEL) if not (path / name).is_file()]
     except OSError as error:
-        raise ModelError(f"{path}: {unreadable(error)}") from error
+        raise ModelError(f"{path}: {describe_read_error(error)}") from error
     if CONFIG in missing:
         raise ModelError(
             f"{path}: not a run folder (it has no {CONFIG}); give the folder that `kvae train --out` wrote"
@@ -128,7 +133,7 @@ def load_run(path: str | Path) -> Run:
         diverged = divergence(path)
         if diverged:
             raise ModelError(
-                f"{path}: the run has no {MODEL}: {said_of(diverged)}; {after_divergence(path, config)}"
+                f"{path}: the run has no {MODEL}: {describe_divergence(diverged)}; {divergence_advice(path, config)}"
             )
         raise ModelError(
             f"{path}: the run has no {MODEL} yet: its training has not finished; "
@@ -139,7 +144,7 @@ def load_run(path: str | Path) -> Run:
         raise ModelError(
             f"{path}: {VOCABULARY} has {len(alphabet)} symbols, the model {config.model.vocabulary_size}"
         )
-    model = load_model(path / MODEL, another_source(path))
+    model = load_model(path / MODEL, restore_advice(path))
     if model.model_config != config.model or model.objective_config != config.objective:
         raise ModelError(
             f"{path}: {MODEL} belongs to another run than {CONFIG}, their settings differ; take both from one run"
@@ -147,9 +152,9 @@ def load_run(path: str | Path) -> Run:
     return Run(path, config, alphabet, model)
 
 
-def another_source(path: Path) -> str:
+def restore_advice(path: Path) -> str:
     """The way out where the model of a run is damaged."""
-    if numbered(path / CHECKPOINTS):
+    if list_checkpoints(path / CHECKPOINTS):
         return f"`kvae train --resume --out {quote(str(path))}` writes it anew from the newest checkpoint"
     return "take it from a copy; the run has no checkpoint that could restore it, so without a copy train it again"
 
@@ -177,7 +182,7 @@ def read_vocabulary(path: Path) -> Alphabet:
         raise ModelError(f"{path / VOCABULARY}: {error}; {way}") from error
 
 
-def epochs_of(metrics: Path) -> list[dict[str, Any]]:
+def read_epochs(metrics: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file that stand for whole epochs; a metric that was no finite number is None. Raises
     `ModelError`."""
     try:
@@ -194,13 +199,15 @@ def read_json(path: Path, damaged: str) -> dict[str, Any]:
     was written."""
     try:
         size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ModelError(f"{path}: {size:,} bytes, at most {MOST_BYTES:,} are read; {damaged}")
+        if size > MAX_JSON_BYTES:
+            raise ModelError(
+                f"{path}: {size:,} bytes, at most {MAX_JSON_BYTES:,} are read; {damaged}"
+            )
         found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: is not there; {damaged}") from error
     except OSError as error:
-        raise ModelError(f"{path}: {unreadable(error)}") from error
+        raise ModelError(f"{path}: {describe_read_error(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{path}: damaged, it is not the JSON that was written ({first_line(error)}); {damaged}"
@@ -219,15 +226,15 @@ def parse_json(text: str | bytes) -> Any:
 
 def to_json(data: Any, **options: Any) -> str:
     """Data as JSON that every reader takes: numbers that are not finite are null. `options` are those of `json.dumps`."""
-    return json.dumps(finite(data), ensure_ascii=False, allow_nan=False, **options)
+    return json.dumps(nonfinite_to_none(data), ensure_ascii=False, allow_nan=False, **options)
 
 
-def finite(data: Any) -> Any:
+def nonfinite_to_none(data: Any) -> Any:
     """Data with None for every number that is not finite."""
     if isinstance(data, Mapping):
-        return {key: finite(value) for key, value in data.items()}
+        return {key: nonfinite_to_none(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [finite(value) for value in data]
+        return [nonfinite_to_none(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
@@ -235,7 +242,7 @@ def write_json(path: Path, data: Any) -> None:
     """Readable JSON, complete or not there. What of a path is not UTF-8 is written as JSON's own escapes."""
     text = to_json(data, indent=1) + "\n"
     partial = path.with_name(path.name + ".partial")
-    with naming(path):
+    with add_path_to_errors(path):
         try:
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
             partial.replace(path)

@@ -13,10 +13,10 @@ from kvae.serving.errors import KvaeError, ModelError
 if TYPE_CHECKING:
     from .model import TextVAE
 
-NAME = "kvae>TextVAE"
+REGISTERED_NAME = "kvae>TextVAE"
 """What Keras calls the class in a file."""
 
-SIGNS_OF_MEMORY = (
+OUT_OF_MEMORY_PHRASES = (
     "resource_exhausted",
     "resourceexhausted",
     "out of memory",
@@ -36,13 +36,13 @@ def load_model(path: Path, damaged: str) -> TextVAE:
 
     from .model import TextVAE
 
-    check_whole(path, damaged)
+    check_intact(path, damaged)
     try:
         model = keras.saving.load_model(path, compile=False)
     except KvaeError as error:
-        raise ModelError(f"{path}: {error}; {made_elsewhere(path)}") from error
+        raise ModelError(f"{path}: {error}; {version_advice(path)}") from error
     except Exception as error:  # zip, h5, json and keras raise errors without a common base
-        raise ModelError(f"{path}: {cause(path, error)}") from error
+        raise ModelError(f"{path}: {describe_load_error(path, error)}") from error
     if not isinstance(model, TextVAE):
         raise ModelError(
             f"{path}: holds a {type(model).__name__}, not a TextVAE; give a file that kvae wrote"
@@ -56,7 +56,7 @@ def load_model(path: Path, damaged: str) -> TextVAE:
     return model
 
 
-def check_whole(path: Path, damaged: str) -> None:
+def check_intact(path: Path, damaged: str) -> None:
     """Raise `ModelError` unless the file is a zip archive whose parts have their checksums. Keras packs nothing, so no part
     is larger than the file."""
     try:
@@ -69,15 +69,15 @@ def check_whole(path: Path, damaged: str) -> None:
         Exception
     ) as error:  # a damaged archive: BadZipFile, struct.error, NotImplementedError, zlib.error ...
         told = f"damaged, not a whole .keras file ({first_line(error)}); {damaged}"
-        raise ModelError(f"{path}: {from_outside(error) or told}") from error
+        raise ModelError(f"{path}: {describe_system_error(error) or told}") from error
     if broken:
         raise ModelError(f"{path}: damaged, its part {broken} is not as it was written; {damaged}")
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether the file is there and all of it."""
     try:
-        check_whole(path, "")
+        check_intact(path, "")
     except ModelError:
         return False
     return True
@@ -98,36 +98,36 @@ def first_not_finite(variables: Any) -> str | None:
     )
 
 
-def cause(path: Path, error: Exception) -> str:
+def describe_load_error(path: Path, error: Exception) -> str:
     """Why a file that is whole does not load here, and what helps."""
-    told, outside = str(error), from_outside(error)
+    told, outside = str(error), describe_system_error(error)
     if outside:
         return outside
-    saved_class = part(path, "config.json").get("registered_name")
-    if saved_class != NAME:
+    saved_class = read_json_part(path, "config.json").get("registered_name")
+    if saved_class != REGISTERED_NAME:
         return (
             f"holds the class {str(saved_class)[:80]!r}, which is not registered here; "
             f"import the module that defines it first, or give a file that kvae wrote"
         )
     if "objects could not be loaded" in told:
-        return f"its weights have other shapes than this kvae gives the model ({last_line(error)}); {made_elsewhere(path)}"
-    return f"does not load here ({first_line(error)}); {made_elsewhere(path)}"
+        return f"its weights have other shapes than this kvae gives the model ({last_line(error)}); {version_advice(path)}"
+    return f"does not load here ({first_line(error)}); {version_advice(path)}"
 
 
-def made_elsewhere(path: Path) -> str:
+def version_advice(path: Path) -> str:
     """The way out for a file that other versions wrote."""
     import keras
 
     from kvae import __version__
 
-    saved = part(path, "metadata.json").get("keras_version")
+    saved = read_json_part(path, "metadata.json").get("keras_version")
     here = f"this is kvae {__version__} with Keras {keras.__version__}"
     if isinstance(saved, str) and saved != keras.__version__:
         return f"written with Keras {saved[:40]}, {here}: open it with the versions that trained it"
     return f"{here}: open it with the version of kvae that trained it"
 
 
-def part(path: Path, name: str) -> dict[str, Any]:
+def read_json_part(path: Path, name: str) -> dict[str, Any]:
     """A JSON part of the file; empty where there is none."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -137,18 +137,18 @@ def part(path: Path, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def from_outside(error: Exception) -> str | None:
+def describe_system_error(error: Exception) -> str | None:
     """Why memory or the operating system did not give a file; None for an error that its contents made. EINVAL is one of those:
     a damaged archive names places that no file has."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-        return unreadable(error)
+        return describe_read_error(error)
     told = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or any(sign in told for sign in SIGNS_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(sign in told for sign in OUT_OF_MEMORY_PHRASES):
         return "there is not enough memory to load it; close other programs, or use a machine with more"
     return None
 
 
-def unreadable(error: OSError) -> str:
+def describe_read_error(error: OSError) -> str:
     """Why the operating system does not give a file, and what helps."""
     ways = {
         errno.EACCES: "give this user the right to read it",

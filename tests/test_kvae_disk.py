@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kvae import cli
-from kvae.disk import naming, sentence
+from kvae.disk import add_path_to_errors, describe_os_error
 from kvae.runs import write_json
 from kvae.serving.errors import DataError
 
@@ -45,7 +45,7 @@ def checkpoint(path: Path) -> None:
 def keras_file(path: Path) -> None:
     from kvae.training.experiment import save_model
 
-    with naming(path):
+    with add_path_to_errors(path):
         save_model(small_model(), path.with_suffix(".keras"))
 
 
@@ -120,7 +120,7 @@ class OtherError(Exception):
     ],
 )
 def test_what_libraries_say_of_a_full_disk_becomes_an_error_of_the_system(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(OSError, match=FULL) as caught, naming(tmp_path / "run"):
+    with pytest.raises(OSError, match=FULL) as caught, add_path_to_errors(tmp_path / "run"):
         raise error
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "run"))
 
@@ -135,20 +135,20 @@ def test_what_libraries_say_of_a_full_disk_becomes_an_error_of_the_system(tmp_pa
     ],
 )
 def test_other_errors_stay_as_they_are(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, naming(tmp_path):
+    with pytest.raises(type(error)) as caught, add_path_to_errors(tmp_path):
         raise error
     assert caught.value is error
 
 
 def test_the_free_space_stands_where_space_is_the_matter(tmp_path: Path) -> None:
-    full = sentence(OSError(errno.ENOSPC, FULL, str(tmp_path / "not" / "there")))
+    full = describe_os_error(OSError(errno.ENOSPC, FULL, str(tmp_path / "not" / "there")))
     assert full.startswith(f"{tmp_path / 'not' / 'there'}: {FULL} (")
     assert full.endswith(" MB are free); free some space there, or give another folder")
-    copied = sentence(OSError(errno.ENOSPC, FULL, "from", None, str(tmp_path / "to")))
+    copied = describe_os_error(OSError(errno.ENOSPC, FULL, "from", None, str(tmp_path / "to")))
     assert copied.startswith(f"{tmp_path / 'to'}: {FULL}")
-    denied = sentence(PermissionError(errno.EACCES, "Permission denied", "x"))
+    denied = describe_os_error(PermissionError(errno.EACCES, "Permission denied", "x"))
     assert denied == "x: Permission denied; give another path, or yourself the right"
-    assert sentence(OSError("the store is shorter than it was")) == "the store is shorter than it was"
+    assert describe_os_error(OSError("the store is shorter than it was")) == "the store is shorter than it was"
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,17 @@ from kvae.model import TextVAE, computing_in
 from kvae.presets import PRESETS
 from kvae.runs import (
     Run,
-    after_divergence,
     check_bound,
     divergence,
-    epochs_of,
+    divergence_advice,
     load_run,
     parse_json,
+    read_epochs,
     read_json,
     to_json,
     write_json,
 )
-from kvae.saved_models import SIGNS_OF_MEMORY, cause, load_model, unreadable
+from kvae.saved_models import OUT_OF_MEMORY_PHRASES, describe_load_error, describe_read_error, load_model
 from kvae.serving.errors import CheckFailed, ModelError
 from kvae.training.optimizers import optimizer
 
@@ -173,7 +173,7 @@ def test_another_version_of_keras_is_named(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        *((RuntimeError(f"1 objects could not be loaded: {sign}"), "not enough memory") for sign in SIGNS_OF_MEMORY),
+        *((RuntimeError(f"1 objects could not be loaded: {sign}"), "not enough memory") for sign in OUT_OF_MEMORY_PHRASES),
         (MemoryError(), "not enough memory"),
         (PermissionError(13, "Permission denied"), "the right to read it"),
         (OSError(28, "No space left on device"), "make room on that disk"),
@@ -236,7 +236,7 @@ def test_damaged_json_names_another_source(copy: Path, name: str, content: bytes
 
 
 def test_json_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvae.runs.MOST_BYTES", 10)
+    monkeypatch.setattr("kvae.runs.MAX_JSON_BYTES", 10)
     (tmp_path / "big.json").write_text("{" + " " * 20 + "}")
     with pytest.raises(ModelError, match="22 bytes, at most 10 are read"):
         read_json(tmp_path / "big.json", "")
@@ -278,8 +278,8 @@ def test_curves_have_gaps_where_metrics_were_no_numbers(tmp_path: Path) -> None:
     ]
     file = tmp_path / "metrics.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    assert [record["step"] for record in epochs_of(file)] == [1, 2]
-    assert np.isnan(points(epochs_of(file), "elbo")).tolist() == [True, False]
+    assert [record["step"] for record in read_epochs(file)] == [1, 2]
+    assert np.isnan(points(read_epochs(file), "elbo")).tolist() == [True, False]
     plot_curves(file, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").is_file()
 
@@ -291,7 +291,7 @@ def test_evaluation_and_export_say_that_a_run_diverged(copy: Path, capsys: pytes
     assert "training diverged at step 99 (the loss is nan), this is its model of step 21" in said
     assert "--set training.learning_rate=0.001` goes on from its last good checkpoint" in said
     (copy / "model.keras").unlink()
-    assert after_divergence(copy, run.config) in refusal(copy)
+    assert divergence_advice(copy, run.config) in refusal(copy)
     (copy / "diverged.json").write_text("damaged")
     with pytest.raises(ModelError, match="it is a note alone"):
         divergence(copy)
@@ -301,5 +301,5 @@ def test_a_model_alone_is_opened_by_the_same_rules(copy: Path) -> None:
     rewritten(copy / "model.keras", "config.json", lambda text: text.replace(b'"head_units"', b'"head_size"'))
     with pytest.raises(ModelError, match="head_size"):
         load_model(copy / "model.keras", "")
-    assert "ulimit" in unreadable(OSError(23, "Too many open files in system"))
-    assert "does not load here (odd)" in cause(copy / "model.keras", ValueError("odd"))
+    assert "ulimit" in describe_read_error(OSError(23, "Too many open files in system"))
+    assert "does not load here (odd)" in describe_load_error(copy / "model.keras", ValueError("odd"))

@@ -21,7 +21,7 @@ from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.training import checkpoints, experiment
 from kvae.training.callbacks import Checkpoints
-from kvae.training.checkpoints import latest, numbered
+from kvae.training.checkpoints import latest, list_checkpoints
 from kvae.training.experiment import resume, run, segments, stored_config
 
 from .conftest import SMALL
@@ -130,8 +130,8 @@ def kill_and_resume(folder: Path, data: Path, epochs: int, kills: int, seed: int
     whole = start(folder / "whole", data, epochs)
     for _ in range(kills):
         process = start(folder / "killed", data, epochs)
-        before = numbered(folder / "killed" / "checkpoints")
-        while numbered(folder / "killed" / "checkpoints") == before:
+        before = list_checkpoints(folder / "killed" / "checkpoints")
+        while list_checkpoints(folder / "killed" / "checkpoints") == before:
             assert process.poll() is None, (folder / "killed.log").read_text()
             time.sleep(0.01)
         time.sleep(generator.uniform(0.0, 1.0))
@@ -167,7 +167,7 @@ def test_segments_lead_through_every_step_once() -> None:
 def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    older, newer = numbered(run_folder / "checkpoints")
+    older, newer = list_checkpoints(run_folder / "checkpoints")
     (folder / older.name).write_bytes(older.read_bytes())
     (folder / newer.name).write_bytes(newer.read_bytes()[:-200])
     (folder / "step-000000099.npz.partial").write_bytes(b"PK")
@@ -299,7 +299,7 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(tmp_path: Path, 
     config = config_of({**small_settings, "training.epochs": 2, "objective.ramp_steps": 1}, training__early_stopping=5)
     out = tmp_path / "run"
     whole, _ = run(config, out, quiet)
-    last = numbered(out / "checkpoints")[-1]
+    last = list_checkpoints(out / "checkpoints")[-1]
     found = latest(out / "checkpoints", quiet)
     assert found is not None
     about = {name: value for name, value in found.about.items() if name != "ended"}
@@ -318,7 +318,7 @@ def test_a_model_that_is_behind_its_checkpoints_is_said(
     copy = shutil.copytree(run_folder, tmp_path / "run")
     opened(str(copy))
     assert capsys.readouterr().err == ""
-    newest = numbered(copy / "checkpoints")[-1]
+    newest = list_checkpoints(copy / "checkpoints")[-1]
     newest.rename(newest.with_name("step-000000099.npz"))
     opened(str(copy))
     assert "is 78 steps ahead of its model" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from kvae.presets import preset
 from kvae.runs import Run, load_run, write_json
 from kvae.serving.errors import ConfigError, DataError, ModelError
 from kvae.training import downloads, experiment, large
-from kvae.training.checkpoints import ABOUT, numbered, read_checkpoint
+from kvae.training.checkpoints import ABOUT, list_checkpoints, read_checkpoint
 from kvae.training.corpora import prepare
 from kvae.training.downloads import COLLECTIONS, Collection, get
 from kvae.training.experiment import completed, resume, run, stored_config
@@ -290,14 +290,14 @@ def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(finis
 def test_the_checkpoints_of_a_run_name_it(run_folder: Path) -> None:
     name = json.loads((run_folder / "run.json").read_text())["run"]
     assert len(name) == 16
-    assert {read_checkpoint(path).about["run"] for path in numbered(run_folder / "checkpoints")} == {name}
+    assert {read_checkpoint(path).about["run"] for path in list_checkpoints(run_folder / "checkpoints")} == {name}
 
 
 def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
     finished: Path, tmp_path: Path, config: Config
 ) -> None:
     run(config.with_settings({"training.seed": 5, "training.steps": 4}), tmp_path / "other", quiet)
-    (foreign,) = numbered(tmp_path / "other" / "checkpoints")
+    (foreign,) = list_checkpoints(tmp_path / "other" / "checkpoints")
     copied = Path(shutil.copy(foreign, finished / "checkpoints"))
     before = content(finished)
     with pytest.raises(ModelError, match=rf"{copied.name}: belongs to another run .* move it out of the folder"):
@@ -308,11 +308,11 @@ def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
 
 
 def test_checkpoints_of_earlier_versions_name_no_run_and_are_resumed(finished: Path, config: Config) -> None:
-    (path,) = numbered(finished / "checkpoints")
+    (path,) = list_checkpoints(finished / "checkpoints")
     rewrite(path, {name: value for name, value in read_checkpoint(path).about.items() if name != "run"})
     (finished / "run.json").unlink()
     resume(config.with_settings({"training.steps": 4}), finished, quiet)
-    newest = read_checkpoint(numbered(finished / "checkpoints")[-1])
+    newest = read_checkpoint(list_checkpoints(finished / "checkpoints")[-1])
     assert newest.about["run"] == json.loads((finished / "run.json").read_text())["run"]
 
 

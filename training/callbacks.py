@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from kvae.model import NEVER, TextVAE, number
-from kvae.runs import DIVERGED, numbered, step_of, to_json
+from kvae.model import NEVER, TextVAE, as_int
+from kvae.runs import DIVERGED, checkpoint_step, list_checkpoints, to_json
 
 from .checkpoints import KEPT, Checkpoint, Diverged, read_checkpoint, restore_weights, write_checkpoint
 
@@ -49,7 +49,7 @@ class MetricsFile(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.lines += 1
-        self.write(number(self.model.training_steps), {name: float(value) for name, value in (logs or {}).items()})
+        self.write(as_int(self.model.training_steps), {name: float(value) for name, value in (logs or {}).items()})
 
     def diverged(self, error: Diverged) -> None:
         """The last line of an attempt that diverged: why, and the last training metrics that were numbers."""
@@ -82,12 +82,12 @@ class StepCallback(keras.callbacks.Callback):
     """Knows how far training may be without asking the model at each batch, which on JAX would stop the device to read it."""
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.before = number(self.model.training_steps)
+        self.before = as_int(self.model.training_steps)
 
     def reached(self, step: int, batch: int) -> bool:
         """Whether training is at `step` or past it after `batch` of the epoch; with several steps per execution the last
         call of an epoch may have counted batches that the data did not have."""
-        return self.before + batch + 1 >= step and number(self.model.training_steps) >= step
+        return self.before + batch + 1 >= step and as_int(self.model.training_steps) >= step
 
 
 class Divergence(StepCallback):
@@ -119,14 +119,14 @@ class RampAfterConvergence(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         warm = self.model.objective_config.warm_start_steps
-        if number(self.model.ramp_start) != NEVER or number(self.model.training_steps) <= warm:
+        if as_int(self.model.ramp_start) != NEVER or as_int(self.model.training_steps) <= warm:
             return
         found = (logs or {})["val_reconstruction" if "val_reconstruction" in (logs or {}) else "reconstruction"]
         better = found < (1.0 - self.least) * self.best
         self.waited = 0 if better else self.waited + 1
         self.best = min(self.best, found)
         if self.waited >= self.patience:
-            step = number(self.model.training_steps) - warm
+            step = as_int(self.model.training_steps) - warm
             steps = max(self.model.objective_config.ramp_steps, step // 5)
             self.model.ramp_start.assign(step)
             self.model.ramp_steps.assign(steps)
@@ -134,7 +134,7 @@ class RampAfterConvergence(keras.callbacks.Callback):
 
     def conclude(self) -> None:
         """Say at the end of a run if it never came to that."""
-        if number(self.model.ramp_start) == NEVER:
+        if as_int(self.model.ramp_start) == NEVER:
             self.say(
                 "the ramp never began, the model still improved without a penalty: train longer for a usable prior"
             )
@@ -166,7 +166,7 @@ class EarlyStop(keras.callbacks.Callback):
             return
         found = (logs or {})["val_elbo"]
         if found < self.best:
-            self.best, self.waited, self.best_step = found, 0, number(self.model.training_steps)
+            self.best, self.waited, self.best_step = found, 0, as_int(self.model.training_steps)
             write_checkpoint(self.file, self.model, self.about)
         else:
             self.waited += 1
@@ -175,7 +175,7 @@ class EarlyStop(keras.callbacks.Callback):
 
     def conclude(self) -> None:
         """Back to the weights of the best epoch."""
-        if self.best_step and self.best_step != number(self.model.training_steps):
+        if self.best_step and self.best_step != as_int(self.model.training_steps):
             self.say(
                 f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): its weights are kept"
             )
@@ -196,7 +196,7 @@ class DecoderReset(StepCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.steps = self.model.objective_config.warm_start_steps
-        self.ahead = number(self.model.training_steps) < self.steps
+        self.ahead = as_int(self.model.training_steps) < self.steps
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.ahead and self.reached(self.steps, batch):
@@ -213,7 +213,7 @@ class EncoderAhead(keras.callbacks.Callback):
         self.say, self.best = say, -float("inf")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if not number(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
+        if not as_int(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
             return  # without different texts held out there is none
         found = (logs or {})["val_mutual_information"]
         if not math.isfinite(found):
@@ -283,13 +283,13 @@ class Checkpoints(StepCallback):
         """Write the present moment, after `epochs` complete ones, and remove what it makes superfluous."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-        step = number(self.model.training_steps)
+        step = as_int(self.model.training_steps)
         states = {name: callback.state() for name, callback in self.stateful.items()}
         about = {**self.about, "step": step, "epoch": epochs, "callbacks": states, "good": self.learns, **more}
         path = self.folder / f"step-{step:09d}.npz"
         write_checkpoint(path, self.model, about)
         self.good = path if self.learns else self.good
-        for old in superfluous(numbered(self.folder), path, self.good):
+        for old in superfluous(list_checkpoints(self.folder), path, self.good):
             old.unlink()
         (self.folder.parent / DIVERGED).unlink(missing_ok=True)
         self.written = time.monotonic()
@@ -298,7 +298,7 @@ class Checkpoints(StepCallback):
 def superfluous(found: Sequence[Path], newest: Path, good: Path | None) -> list[Path]:
     """Of the checkpoints of a folder those of steps behind `newest`, which an attempt left that was given up, and all before
     but the last `KEPT` and the last good one."""
-    before = [path for path in found if step_of(path) <= step_of(newest)]
+    before = [path for path in found if checkpoint_step(path) <= checkpoint_step(newest)]
     return [path for path in found if path not in before[-KEPT:] and path != good]
 
 

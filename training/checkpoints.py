@@ -20,10 +20,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kvae.disk import naming
-from kvae.model import TextVAE, number
-from kvae.runs import numbered, parse_json, to_json
-from kvae.saved_models import first_line, from_outside
+from kvae.disk import add_path_to_errors
+from kvae.model import TextVAE, as_int
+from kvae.runs import list_checkpoints, parse_json, to_json
+from kvae.saved_models import describe_system_error, first_line
 from kvae.serving.errors import CheckFailed, ModelError
 
 KEPT = 2
@@ -101,7 +101,7 @@ def values_of(model: TextVAE, within_epoch: bool = False) -> dict[str, np.ndarra
         for place, variable in enumerate(variables):
             value = np.asarray(keras.ops.convert_to_numpy(variable))
             if not np.isfinite(value).all():
-                raise Diverged(number(model.training_steps), f"{variable.path} is not finite")
+                raise Diverged(as_int(model.training_steps), f"{variable.path} is not finite")
             found[f"{name}/{place}"] = value
     return found
 
@@ -113,7 +113,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        with naming(path), partial.open("wb") as file:
+        with add_path_to_errors(path), partial.open("wb") as file:
             np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
@@ -131,7 +131,7 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ()) -> Checkpoint:
         about = parse_json(arrays.pop(ABOUT).tobytes())
         check_about(about, needed)
     except Exception as error:  # zip, npy and json raise errors without a common base
-        raise ModelError(f"{path}: {from_outside(error) or f'damaged ({first_line(error)})'}") from error
+        raise ModelError(f"{path}: {describe_system_error(error) or f'damaged ({first_line(error)})'}") from error
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise ModelError(f"{path}: training had diverged when it was written ({broken[0]} is not finite)")
@@ -180,9 +180,9 @@ def restore_checkpoint(model: TextVAE, checkpoint: Checkpoint) -> None:
     where it is that of another model."""
     model.optimizer.build(model.trainable_variables)
     assign(checkpoint, groups(model, checkpoint.about.get("within_epoch", False)))
-    if number(model.training_steps) != checkpoint.step:
+    if as_int(model.training_steps) != checkpoint.step:
         raise ModelError(
-            f"{checkpoint.path}: says step {checkpoint.step:,} and holds the model of step {number(model.training_steps):,}; "
+            f"{checkpoint.path}: says step {checkpoint.step:,} and holds the model of step {as_int(model.training_steps):,}; "
             f"{moved_away(checkpoint.path)}"
         )
 
@@ -265,7 +265,7 @@ def latest(folder: Path, say: Callable[[str], None], good: bool = False) -> Chec
     """The newest checkpoint of a folder that is whole, or with `good` the newest good one if any is; `say` hears of those that
     are passed over. None where the folder has none at all. Raises `ModelError` where it has some and none can be read."""
     whole, errors = None, []
-    for path in reversed(numbered(folder)):
+    for path in reversed(list_checkpoints(folder)):
         try:
             found = read_checkpoint(path, NEEDED)
         except ModelError as error:

@@ -22,9 +22,9 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, dotted_keys, dotted_value
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 from kvae.misfits import check_training
-from kvae.model import TextVAE, computing_in, number
+from kvae.model import TextVAE, as_int, computing_in
 from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import (
     CHECKPOINTS,
@@ -38,14 +38,14 @@ from kvae.runs import (
     REPORT,
     VOCABULARY,
     Run,
-    after_divergence,
+    describe_divergence,
     divergence,
+    divergence_advice,
     read_config,
     read_json,
-    said_of,
     write_json,
 )
-from kvae.saved_models import is_whole
+from kvae.saved_models import is_intact
 from kvae.serving.errors import CheckFailed, ConfigError, ModelError
 from kvae.writing import LOCK, claimed, remove
 
@@ -118,7 +118,7 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
 @contextlib.contextmanager
 def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> Iterator[tuple[Run, Prepared]]:
     """`run`, whose folder stays this process's until the block ends."""
-    with own_folder(Path(out)) as own, naming(out), split_between(config), claimed(own) as kept:
+    with own_folder(Path(out)) as own, add_path_to_errors(out), split_between(config), claimed(own) as kept:
         earlier = giving_way(own, overwrite)
         if earlier:
             note_lock(own, kept, say)
@@ -147,7 +147,7 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, naming(out), split_between(config), claimed(own) as kept:
+    with own_folder(out) as own, add_path_to_errors(out), split_between(config), claimed(own) as kept:
         note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
@@ -236,7 +236,7 @@ def last_state(out: Path, say: Say) -> Checkpoint | None:
     Raises `ModelError` where a run that has a model or checkpoints would have to begin anew."""
     diverged = divergence(out)
     if diverged:
-        say(f"{said_of(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps")
+        say(f"{describe_divergence(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps")
     start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
     way = start if (out / MODEL).is_file() else "or train a new run in another --out"
     try:
@@ -315,7 +315,7 @@ def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoin
     """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
     finished = fit(model, prepared, out, checkpoint, say)
     run = Run(out, prepared.config, prepared.alphabet, model)
-    if finished and is_whole(out / MODEL) and is_evaluated(run):
+    if finished and is_intact(out / MODEL) and is_evaluated(run):
         say("the run was finished already")
         (out / DIVERGED).unlink(missing_ok=True)  # of an attempt to make it longer, which is given up
         return run
@@ -425,7 +425,7 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
     )
     if checkpoint:
         restore_checkpoint(model, checkpoint)
-    first_step = number(model.training_steps)
+    first_step = as_int(model.training_steps)
     if checkpoint and "ended" in checkpoint.about and max(first_step, checkpoint.about["ended"]) >= total_steps:
         return True
     if not checkpoint:  # what a run left that was killed before its first one
@@ -474,11 +474,11 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
                     callback.conclude()
             values_of(model)  # finite, or the model and numbers of an earlier end stay
             (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
-            checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
+            checkpoints.write(-(-as_int(model.training_steps) // steps_per_epoch), ended=total_steps)
         except KeyboardInterrupt:
             values_of(model)
             say(
-                f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
+                f"stopped after {as_int(model.training_steps):,} steps; the model of this moment is kept, "
                 f"`kvae train --resume --out {quote(str(out))}` goes on"
             )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
@@ -511,7 +511,7 @@ def marking_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> I
         for callback in callbacks:
             if hasattr(callback, "diverged"):
                 callback.diverged(error)
-        raise CheckFailed(f"{said_of(found)}; {after_divergence(out, config)}") from error
+        raise CheckFailed(f"{describe_divergence(found)}; {divergence_advice(out, config)}") from error
 
 
 def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:

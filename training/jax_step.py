@@ -18,7 +18,7 @@ import numpy as np
 
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
-from kvae.replicas import Replica, own_mean, replica
+from kvae.replicas import Replica, replica, shard_mean
 
 from .first_batch import watched as watched
 
@@ -54,7 +54,7 @@ def train_step(model: TextVAE, state: tuple[Values, ...], data: Any) -> tuple[di
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
-            loss = scale * own_mean(terms["loss"])
+            loss = scale * shard_mean(terms["loss"])
         return loss, (terms, scale, after(scope, model.non_trainable_variables, others))
 
     (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(list(trainable))

@@ -12,7 +12,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 from kvae.serving.alphabet import END, PAD, Alphabet
 
 SHARD = 2**28
@@ -36,7 +36,7 @@ class ColumnWriter:
         while content:
             shard, place = divmod(self.size, SHARD)
             part = content[: SHARD - place]
-            with naming(self.folder), shard_file(self.folder, self.name, shard).open("ab") as file:
+            with add_path_to_errors(self.folder), shard_file(self.folder, self.name, shard).open("ab") as file:
                 file.write(part)
             self.size += len(part)
             content = content[len(part) :]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kvae.configuration import Config, DataConfig, nearest
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
 from kvae.serving.errors import ConfigError
@@ -63,7 +63,7 @@ def reproduce(
             taken.append(result["seconds"])
         results |= dict.fromkeys(same, result)
     path = Path(page) if page else out / PAGE
-    with naming(path):
+    with add_path_to_errors(path):
         path.write_text(document(results), encoding="utf-8")
     return path
 
@@ -134,6 +134,6 @@ def table_row(name: str, result: dict[str, Any]) -> str:
         " + ".join(f"{level:.2f}" for level in levels) if len(levels) > 1 else "",
         f"{result['active_units']} of {result['latent_size']}",
         f"{result['mutual_information']:.2f}",
-        f"{item.honest}" if item.honest and item.config.data.source == CORPUS else "",
+        f"{item.published_nats}" if item.published_nats and item.config.data.source == CORPUS else "",
     ]
     return "| " + " | ".join(cells) + " |\n"

@@ -19,8 +19,8 @@ from tensorboard.plugins.hparams import api as hyperparameters
 from kvae.configuration import Config, dotted_value
 from kvae.decoding import Chooser, decode
 from kvae.misfits import partners
-from kvae.model import TextVAE, number
-from kvae.objectives import begun, beta_at
+from kvae.model import TextVAE, as_int
+from kvae.objectives import beta_at, warm_start_over
 from kvae.serving.alphabet import Alphabet, one_line
 
 from .callbacks import StepCallback
@@ -78,7 +78,7 @@ class TensorBoardMonitor(StepCallback):
         self.writers = {
             part: tf.summary.create_file_writer(str(self.folder / part)) for part in ("train", "validation", SETTINGS)
         }
-        self.written, self.trained = number(self.model.training_steps), 0.0
+        self.written, self.trained = as_int(self.model.training_steps), 0.0
         self.mark: tuple[int, float] | None = None
         self.author = Author(self.model, self.texts)
         if new:
@@ -101,7 +101,7 @@ class TensorBoardMonitor(StepCallback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
-        step = number(self.model.training_steps)
+        step = as_int(self.model.training_steps)
         if step > self.written:
             self.write_training(step, {name: value for name, value in logs.items() if not name.startswith("val_")})
         with self.writers["validation"].as_default(step=step):
@@ -127,7 +127,7 @@ class TensorBoardMonitor(StepCallback):
 
     def note(self, text: str, step: int | None = None) -> None:
         """A remark about the run, at the present step if no other is given."""
-        step = number(self.model.training_steps) if step is None else step
+        step = as_int(self.model.training_steps) if step is None else step
         with self.writers["validation"].as_default(step=step):
             tf.summary.text("notes", fenced(text))
 
@@ -150,7 +150,7 @@ class TensorBoardMonitor(StepCallback):
     def write_training(self, step: int, logs: Mapping[str, Any]) -> None:
         """The metrics of training, beta and learning rate at this step, and the speed since it was last written."""
         objective = self.config.objective
-        beta = begun(objective, step) * beta_at(objective, self.model.ramp)
+        beta = warm_start_over(objective, step) * beta_at(objective, self.model.ramp)
         with self.writers["train"].as_default(step=step):
             for name, value in {**logs, "beta": ops.convert_to_numpy(beta)}.items():
                 self.write_scalar(name, value)

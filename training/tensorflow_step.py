@@ -17,7 +17,7 @@ from kvae.heads import LSTMCell
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
 from kvae.recurrences import keras_loop, looping
-from kvae.replicas import Replica, own_mean, own_share, replica
+from kvae.replicas import Replica, replica, shard_fraction, shard_mean
 
 from .first_batch import watched as watched
 from .tensorflow_recurrence import lstm
@@ -45,7 +45,7 @@ def train_step(model: TextVAE, data: Any) -> dict[str, Any]:
     with tf.GradientTape() as tape, replica(part):
         terms = model.terms(inputs, training=True)
         scale = model.optimizer.scale_loss(tf.ones(()))
-        loss = scale * own_mean(terms["loss"]) * own_share()
+        loss = scale * shard_mean(terms["loss"]) * shard_fraction()
     weights = model.trainable_weights
     # Dense: an embedding's gradient comes as slices, whose norm is not the gradient's where a row occurs twice.
     # Zero where the loss does not reach, as the rows of previous symbols that a historyless decoder never reads.
