@@ -92,7 +92,7 @@ def test_a_bundle_that_does_not_fit_is_named_and_leaves_nothing(
 ) -> None:
     with no_file_larger_than(4096):
         assert cli.main(["export", str(run_folder), str(tmp_path / "bundle")]) == 4
-    assert f"kvae export: {tmp_path / 'bundle'}: File too large; files there have a limit" in capsys.readouterr().err
+    assert f"kvae export: {tmp_path / 'bundle'}: File too large; files there have a size limit" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,7 +147,7 @@ def test_the_free_space_stands_where_space_is_the_matter(tmp_path: Path) -> None
     copied = describe_os_error(OSError(errno.ENOSPC, FULL, "from", None, str(tmp_path / "to")))
     assert copied.startswith(f"{tmp_path / 'to'}: {FULL}")
     denied = describe_os_error(PermissionError(errno.EACCES, "Permission denied", "x"))
-    assert denied == "x: Permission denied; give another path, or yourself the right"
+    assert denied == "x: Permission denied; give another path, or get the right to write there"
     assert describe_os_error(OSError("the store is shorter than it was")) == "the store is shorter than it was"
 
 
