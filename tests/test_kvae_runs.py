@@ -103,7 +103,7 @@ def test_a_truncated_model_comes_back_from_its_checkpoint(copy: Path) -> None:
     (copy / "model.keras").write_bytes(whole[: len(whole) // 2])
     told = refusal(copy)
     assert "damaged" in told
-    assert f"`kvae train --resume --out {copy}` writes it anew" in told
+    assert f"`kvae train --resume --out {copy}` restores it" in told
     assert "train it again" not in told
     resume(stored_config(copy), copy, lambda sentence: None)
     again = load_run(copy)
@@ -117,9 +117,9 @@ def test_only_a_damaged_model_without_checkpoint_is_to_be_trained_again(copy: Pa
     content = bytearray((copy / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (copy / "model.keras").write_bytes(content)
-    assert "writes it anew from the newest checkpoint" in refusal(copy)
+    assert "restores it from the newest checkpoint" in refusal(copy)
     shutil.rmtree(copy / "checkpoints")
-    assert "without a copy train it again" in refusal(copy)
+    assert "without a backup train it again" in refusal(copy)
 
 
 @pytest.mark.parametrize(
@@ -219,11 +219,11 @@ def test_weights_that_are_not_finite_are_refused(copy: Path, run_folder: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe", "not the JSON that was written"),
-        (b'{"model": ', "not the JSON that was written"),
-        (b"[" * 100_000, "not the JSON that was written"),
-        (b"[1, 2]", "holds a list and no object"),
-        (b"1" * 5000, "not the JSON that was written"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"model": ', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[1, 2]", "holds a list, not an object"),
+        (b"1" * 5000, "not valid JSON"),
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
@@ -231,7 +231,7 @@ def test_damaged_json_names_another_source(copy: Path, name: str, content: bytes
     (copy / name).write_bytes(content)
     told = refusal(copy)
     assert message in told
-    assert "take it from a copy" in told
+    assert "take it from a backup" in told
     assert "train" not in told.replace(str(copy), "")
 
 
@@ -293,7 +293,7 @@ def test_evaluation_and_export_say_that_a_run_diverged(copy: Path, capsys: pytes
     (copy / "model.keras").unlink()
     assert divergence_advice(copy, run.config) in refusal(copy)
     (copy / "diverged.json").write_text("damaged")
-    with pytest.raises(ModelError, match="it is a note alone"):
+    with pytest.raises(ModelError, match="only records that training diverged"):
         divergence(copy)
 
 
