@@ -30,7 +30,9 @@ def settings_file() -> Path:
 
 
 def check_backend() -> None:
-    """Raise `ConfigError` if KERAS_BACKEND or `keras.json` names a backend that kvae does not train on.
+    """Raise `ConfigError` if the settings of Keras name a backend that kvae does not train on.
+
+    The settings are KERAS_BACKEND and, without it, `keras.json`.
 
     Call it before Keras is imported: with such a backend the import fails, or asks for packages
     that do not help.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import layers
+import keras
+from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
+from .replicas import draw_rows
 from .tensors import Tensor
 
 DATA_FORMAT = "channels_last"
@@ -22,12 +24,32 @@ class Part(layers.Layer):
     """
 
     def get_config(self) -> dict[str, Any]:
-        """Raise `ConfigError`: `keras.models.clone_model` calls this, and cannot clone a TextVAE."""
+        """Raise `ConfigError`: only `clone_model` calls this, and it cannot clone a TextVAE."""
         raise ConfigError(
             "clone_model: a TextVAE is more than its graph; make another one with "
             "TextVAE.from_config(model.get_config()) and, for the same weights, "
             "set_weights(model.get_weights())"
         )
+
+
+class StandardNoise(Part):
+    """Standard normal noise (B, size) for tokens (B, T).
+
+    The state of the random generator is saved with the model.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+        self.generator = keras.random.SeedGenerator()
+
+    def call(self, tokens: Tensor) -> Tensor:
+        def draw(rows: int | Tensor) -> Tensor:
+            return keras.random.normal(
+                (rows, self.size), dtype=self.compute_dtype, seed=self.generator
+            )
+
+        return draw_rows(draw, ops.shape(tokens)[0])
 
 
 def batch_norm_relu(config: ModelConfig, features: Tensor, part: str, level: int) -> Tensor:

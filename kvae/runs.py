@@ -145,7 +145,7 @@ def load_run(path: str | Path) -> Run:
     if len(alphabet) != config.model.vocabulary_size:
         raise ModelError(
             f"{path}: {VOCABULARY} has {len(alphabet)} symbols, "
-            f"the model {config.model.vocabulary_size}"
+            f"the model {config.model.vocabulary_size}; take both from one run"
         )
     model = load_model(path / MODEL, restore_advice(path))
     if model.model_config != config.model or model.objective_config != config.objective:
