@@ -32,10 +32,8 @@ def settings_file() -> Path:
 def check_backend() -> None:
     """Raise `ConfigError` if the settings of Keras name a backend that kvae does not train on.
 
-    The settings are KERAS_BACKEND and, without it, `keras.json`.
-
-    Call it before Keras is imported: with such a backend the import fails, or asks for packages
-    that do not help.
+    The settings are KERAS_BACKEND and, without it, `keras.json`. Call this before Keras is
+    imported: with such a backend the import fails, or asks for packages that do not help.
     """
     backend, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
     if not backend:

@@ -1,8 +1,8 @@
 """Checks of the data that `fit`, `evaluate` and `predict` receive.
 
-Arrays are checked completely before the first step. Of a generator, a `PyDataset` or a tf.data
-pipeline the first batch is checked when it is read. A training step checks shapes and dtypes alone,
-when it is traced.
+Arrays are checked completely before the first step. The first batch of a generator, a `PyDataset`
+or a tf.data pipeline is checked before a step uses it. A training step checks shapes and dtypes
+alone, when it is traced.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class FirstBatchCheck:
             raise
 
     def applied_to(self, batches: Any) -> Any:
-        """The same source of batches, with the check added; no batch is lost or produced twice."""
+        """The same source of batches, with the check added; no batch is lost or repeated."""
         if isinstance(batches, GeneratorType):
             return self.checked_generator(batches)
         if isinstance(batches, keras.utils.PyDataset):

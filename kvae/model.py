@@ -269,7 +269,7 @@ class TextVAE(keras.Model):
     def compile(
         self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **options: Any
     ) -> None:
-        """As in Keras; raises `ConfigError` for a loss or metric: the configuration has the loss."""
+        """As in Keras; raises `ConfigError` for a loss or metric: the configuration has one."""
         for name, value in {"loss": loss, "metrics": metrics, **options}.items():
             if name in ("loss", "loss_weights", "metrics", "weighted_metrics") and value:
                 raise ConfigError(

@@ -90,7 +90,10 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def divergence(folder: Path) -> dict[str, Any] | None:
-    """Where the last training of a run diverged, {"step", "what"}; None if it did not diverge."""
+    """Where the last training of a run diverged, {"step", "what"}.
+
+    None if it did not diverge, or if training has gone on since.
+    """
     file = folder / DIVERGED
     if not file.is_file():
         return None
