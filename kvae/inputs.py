@@ -172,14 +172,14 @@ def check_weights(weights: Any, texts: int) -> np.ndarray:
 class FirstBatchCheck:
     """Checks the first batch of a dataset when it is called with it.
 
-    `on_first_batch(dataset, check)` is the backend's function that adds such a check to a tf.data
-    pipeline. Keras and TensorFlow wrap the `KvaeError` that the check raises; `error` keeps it.
+    `call_on_first_batch(dataset, check)` is the function of the backend that adds the check to a
+    tf.data pipeline. Keras and TensorFlow wrap the `KvaeError` that it raises; `error` keeps it.
     """
 
     def __init__(
-        self, config: ModelConfig, on_first_batch: Callable[[Any, Callable[[Any], None]], Any]
+        self, config: ModelConfig, call_on_first_batch: Callable[[Any, Callable[[Any], None]], Any]
     ) -> None:
-        self.config, self.on_first_batch = config, on_first_batch
+        self.config, self.call_on_first_batch = config, call_on_first_batch
         self.error: KvaeError | None = None
 
     def __call__(self, data: Any) -> None:
@@ -197,7 +197,7 @@ class FirstBatchCheck:
             self(batches[0])
             return batches
         is_pipeline = hasattr(batches, "element_spec")
-        return self.on_first_batch(batches, self) if is_pipeline else batches
+        return self.call_on_first_batch(batches, self) if is_pipeline else batches
 
     def checked_generator(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield the same batches and check the first one."""

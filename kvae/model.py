@@ -339,7 +339,7 @@ class TextVAE(keras.Model):
         """
         given = inspect.signature(method).bind(*arguments, **options).arguments
         steps = backend_steps()
-        check = FirstBatchCheck(self.model_config, steps.watched)
+        check = FirstBatchCheck(self.model_config, steps.call_on_first_batch)
         try:
             with steps.keeping_weights(self):
                 return method(**prepare_arguments(self.model_config, given, check))

@@ -41,7 +41,7 @@ class Steps(Protocol):
     def keeping_weights(self, model: TextVAE) -> AbstractContextManager[None]:
         """Context in which the model keeps its weights even if an error is raised."""
 
-    def watched(self, dataset: Any, look: Callable[[Any], None]) -> Any:
+    def call_on_first_batch(self, dataset: Any, look: Callable[[Any], None]) -> Any:
         """The same tf.data pipeline, which calls `look` with its first batch, as arrays.
 
         It does so each time the pipeline is read from the start.

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def watched(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Dataset:
+def call_on_first_batch(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Dataset:
     """The same dataset; `look` is called with its first batch, as arrays, each time it is read from the start. It is not read
     for that: a pipeline around a generator would lose a batch, one that shuffles would take another order."""
 

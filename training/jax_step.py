@@ -20,7 +20,7 @@ from kvae.inputs import inputs_of
 from kvae.model import TextVAE
 from kvae.replicas import Replica, replica, shard_mean
 
-from .first_batch import watched as watched
+from .first_batch import call_on_first_batch as call_on_first_batch
 
 Values = Sequence[Any]
 """One array for each variable of a list."""

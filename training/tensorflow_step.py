@@ -19,7 +19,7 @@ from kvae.model import TextVAE
 from kvae.recurrences import keras_loop, looping
 from kvae.replicas import Replica, replica, shard_fraction, shard_mean
 
-from .first_batch import watched as watched
+from .first_batch import call_on_first_batch as call_on_first_batch
 from .tensorflow_recurrence import lstm
 
 
