@@ -15,7 +15,7 @@ import onnx
 from kvae import __version__
 from kvae.configuration import Config
 from kvae.model import TextVAE
-from kvae.runs import finite
+from kvae.runs import nonfinite_to_none
 from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
 from kvae.serving.choices import DRAWING, choices
@@ -120,7 +120,7 @@ def describe(
         },
         "defaults": {name: chosen[name].item() for name in DRAWING},
         "model": shape.to_dict(),
-        "training": finite({"source": Path(config.data.source).name, **training}),
+        "training": nonfinite_to_none({"source": Path(config.data.source).name, **training}),
         "versions": {
             "kvae": __version__,
             **{

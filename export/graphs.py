@@ -21,9 +21,9 @@ import onnx
 import tensorflow as tf
 from onnx import TensorProto
 
-from kvae.decoding import writable
+from kvae.decoding import logit_mask
 from kvae.model import TextVAE
-from kvae.objectives import price_of_guesses
+from kvae.objectives import guessed_attribute_nats
 from kvae.parts import named_kls
 from kvae.serving.alphabet import END, PAD, START
 
@@ -344,7 +344,7 @@ def barrier(g: Nodes, model: TextVAE, positions: str) -> str:
     """What is added to logits at positions (...), so that no symbol is chosen that may not stand there: (..., V)."""
     size = model.model_config.vocabulary_size
     before_the_least, anywhere = (
-        np.array(writable(size, end), np.float32) for end in (False, True)
+        np.array(logit_mask(size, end), np.float32) for end in (False, True)
     )
     return g.Where(
         g.Less(positions, "min_length"), g.constant(before_the_least), g.constant(anywhere)
@@ -395,7 +395,7 @@ def inference_part(model: TextVAE) -> onnx.ModelProto:
         kl = sum(
             (outputs[name] for name in named_kls(outputs)), tf.zeros_like(tokens[:, 0], tf.float32)
         )
-        return code, kl + price_of_guesses(attribute, values) if values else kl
+        return code, kl + guessed_attribute_nats(attribute, values) if values else kl
 
     noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
     attribute = [tf.TensorSpec((None,), tf.int32, "attribute")] if values else []

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from keras import ops
 
-from kvae.decoding import decode, writable
+from kvae.decoding import decode, logit_mask
 from kvae.model import TextVAE
 from kvae.parts import shifted
 from kvae.serving.alphabet import END, PAD
@@ -101,7 +101,7 @@ def compare_texts(
         np.concatenate([run[part] for run in runs]) for part in range(3)
     )
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
-    forced += np.array(writable(forced.shape[-1]))
+    forced += np.array(logit_mask(forced.shape[-1]))
     counted = ids != PAD
     gaps = np.where(counted, np.abs(logits - forced).max(axis=-1), 0.0).max(axis=0)
     gains = np.take_along_axis(np.array(ops.log_softmax(forced)), ids[..., None], axis=-1)[..., 0]
@@ -136,7 +136,7 @@ def compare_turns(
     features = model.expander(z, training=False)
     projected, previous = np.array(model.head.project(features)), np.array(shifted(ids))
     expected: list[Any] = model.head.initial_state(features)
-    barrier, largest = np.array(writable(logits.shape[-1])), 0.0
+    barrier, largest = np.array(logit_mask(logits.shape[-1])), 0.0
     for position in range(logits.shape[1]):
         written = ids[:, position] != PAD
         if not written.any():

@@ -1,6 +1,6 @@
 """kvae: variational autoencoders for text whose latent code stays alive, shipped as ONNX samplers.
 
-The names below load on first use, so that `import kvae.serving` stays as light as numpy and onnxruntime.
+Names are imported on first use, so that `import kvae.serving` needs numpy and onnxruntime alone.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "Config": "kvae.configuration",
     "DataConfig": "kvae.configuration",
     "ModelConfig": "kvae.configuration",
@@ -23,17 +23,17 @@ _HOMES = {
     "load_run": "kvae.runs",
 }
 
-_ON_KERAS = ("TextVAE", "load_run")
+_NEED_KERAS = ("TextVAE", "load_run")
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'kvae' has no attribute {name!r}")
-    if name in _ON_KERAS:
+    if name in _NEED_KERAS:
         import_module("kvae.backends").check_backend()
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

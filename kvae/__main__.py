@@ -1,4 +1,4 @@
-"""`python -m kvae` is `kvae`."""
+"""`python -m kvae` runs the `kvae` command."""
 
 import sys
 

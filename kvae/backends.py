@@ -1,4 +1,4 @@
-"""Keras as our models need it: the backend it is set to, and the settings it finds in the environment."""
+"""Checks of the Keras backend and settings, and the import of Keras for a command."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pathlib import Path
 from kvae.serving.errors import ConfigError
 
 BACKENDS = ("tensorflow", "jax")
-"""Backends of Keras that kvae trains on."""
+"""Keras backends that kvae trains on."""
 
 PINNED = {"MPLBACKEND": "agg", "TF_USE_LEGACY_KERAS": "0", "JAX_ENABLE_X64": "0"}
-"""Variables of the environment that a command has for itself: pictures go to files, the Keras of TensorBoard is ours, and JAX
-computes in float32."""
+"""Environment variables that a command sets for its own process.
+
+Matplotlib draws to files, TensorBoard uses Keras 3, and JAX computes in float32.
+"""
 
 
 def settings_file() -> Path:
-    """The `keras.json` that Keras reads when it is imported."""
+    """Path of the `keras.json` that Keras reads when it is imported."""
     home = os.path.expanduser("~")
     folder = os.environ.get(
         "KERAS_HOME", os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
@@ -28,39 +30,41 @@ def settings_file() -> Path:
 
 
 def check_backend() -> None:
-    """Raise `ConfigError` where the environment or `keras.json` names a backend that kvae does not train on, before Keras is
-    imported, which fails then or asks for packages that do not help."""
+    """Raise `ConfigError` if the settings of Keras name a backend that kvae does not train on.
+
+    The settings are KERAS_BACKEND and, without it, `keras.json`. Call this before Keras is
+    imported: with such a backend the import fails, or asks for packages that do not help.
+    """
     backend, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
     if not backend:
         try:
-            found = json.loads(settings_file().read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # Keras takes its defaults then
+            settings = json.loads(settings_file().read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # Keras uses its defaults in this case
             return
-        backend, source = (
-            found.get("backend") if isinstance(found, dict) else None,
-            str(settings_file()),
-        )
+        backend = settings.get("backend") if isinstance(settings, dict) else None
+        source = str(settings_file())
     if backend is not None and backend not in BACKENDS:
         raise ConfigError(
-            f"{source} sets the backend {backend!r}, kvae trains on {' and '.join(map(repr, BACKENDS))}: "
+            f"{source} sets the backend {backend!r}, kvae trains on "
+            f"{' and '.join(map(repr, BACKENDS))}: "
             f"set KERAS_BACKEND=tensorflow"
         )
 
 
 def start_keras() -> None:
-    """Import Keras for a command: with the number formats that our models are written for, whatever `keras.json` says for
-    other programs. Raises `ConfigError` for a setting with which Keras or its backend does not start."""
+    """Import Keras for a command, in float32 and with channels last, whatever `keras.json` says.
+
+    Raises `ConfigError` if Keras or its backend does not start with the settings of the user.
+    """
     check_backend()
-    warnings.simplefilter(
-        "ignore", DeprecationWarning
-    )  # of packages we stand on; PYTHONWARNINGS=error would end a run
+    # Dependencies emit these warnings; with PYTHONWARNINGS=error they would end a run.
+    warnings.simplefilter("ignore", DeprecationWarning)
     os.environ |= PINNED
     try:
         import keras
     except Exception as error:
-        if not Path(traceback.extract_tb(error.__traceback__)[-1].filename).match(
-            "keras/src/backend/config.py"
-        ):
+        origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not origin.match("keras/src/backend/config.py"):
             raise
         variables = "".join(
             f", {name}={os.environ[name]}"
@@ -68,8 +72,8 @@ def start_keras() -> None:
             if name.startswith("KERAS_")
         )
         raise ConfigError(
-            f"Keras does not start with its settings ({first_line(error)}): it read {settings_file()}{variables}; "
-            f"mend or remove what is wrong there"
+            f"Keras does not start with its settings ({first_line(error)}): it read "
+            f"{settings_file()}{variables}; correct or remove the wrong setting"
         ) from error
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
@@ -77,13 +81,14 @@ def start_keras() -> None:
     if keras.backend.backend() == "jax":
         try:
             keras.distribution.list_devices()
-        except Exception as error:  # of a missing platform JAX makes errors of several kinds
+        except Exception as error:  # JAX raises several types when a platform is missing
             platforms = os.environ.get("JAX_PLATFORMS")
             raise ConfigError(
-                f"JAX does not start ({first_line(error)}); JAX_PLATFORMS is {platforms!r}: unset it, or name what is there"
+                f"JAX does not start ({first_line(error)}); JAX_PLATFORMS is {platforms!r}: "
+                f"unset it, or name a platform that this machine has"
             ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of others says, in one line."""
+    """First line of an error message, or the name of the error's type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

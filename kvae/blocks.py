@@ -1,32 +1,62 @@
-"""What several slots build from."""
+"""Building blocks that several slots share."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from keras import layers
+import keras
+from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
+from .replicas import draw_rows
+from .tensors import Tensor
 
 DATA_FORMAT = "channels_last"
-"""Rows are (B, T, C) whatever `keras.json` says of images."""
+"""Sequences are (B, T, C), whatever image format `keras.json` sets."""
 
 
 class Part(layers.Layer):
-    """A layer that a TextVAE begins with. A file holds the configuration of the model, not of its layers."""
+    """Base class of the first layers of a TextVAE.
+
+    A `.keras` file holds the configuration of the model, not that of its layers.
+    """
 
     def get_config(self) -> dict[str, Any]:
-        """What `keras.models.clone_model` asks of each layer."""
+        """Raise `ConfigError`: only `clone_model` calls this, and it cannot clone a TextVAE."""
         raise ConfigError(
-            "clone_model: a TextVAE is more than its graph; make another one with TextVAE.from_config(model.get_config()) and, "
-            "for the same weights, set_weights(model.get_weights())"
+            "clone_model: a TextVAE is more than its graph; make another one with "
+            "TextVAE.from_config(model.get_config()) and, for the same weights, "
+            "set_weights(model.get_weights())"
         )
 
 
-def normalized(config: ModelConfig, features: Any, part: str, level: int) -> Any:
-    """Batch normalisation (Ioffe and Szegedy 2015) and ReLU behind a linear layer, named for its part and level."""
+class StandardNoise(Part):
+    """Standard normal noise (B, size) for tokens (B, T).
+
+    The state of the random generator is saved with the model.
+    """
+
+    def __init__(self, size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size
+        self.generator = keras.random.SeedGenerator()
+
+    def call(self, tokens: Tensor) -> Tensor:
+        def draw(rows: int | Tensor) -> Tensor:
+            return keras.random.normal(
+                (rows, self.size), dtype=self.compute_dtype, seed=self.generator
+            )
+
+        return draw_rows(draw, ops.shape(tokens)[0])
+
+
+def batch_norm_relu(config: ModelConfig, features: Tensor, part: str, level: int) -> Tensor:
+    """Batch normalisation (Ioffe and Szegedy 2015) and ReLU of features, in the same shape.
+
+    `part` and `level` name the two layers.
+    """
     momentum = config.batch_normalization_momentum
     features = layers.BatchNormalization(momentum=momentum, name=f"{part}_normalization_{level}")(
         features

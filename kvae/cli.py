@@ -38,7 +38,7 @@ from .commands import (
     walks,
 )
 from .commands.output import say
-from .disk import sentence
+from .disk import describe_os_error
 from .runs import CHECKPOINTS
 
 COMMANDS = (
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None and raised_here(error):  # these files write nothing else
             error.filename = "standard output"
             discard_output()
-        say(f"kvae {options.command}: {sentence(error)}{goes_on(options)}")
+        say(f"kvae {options.command}: {describe_os_error(error)}{goes_on(options)}")
         return DataError.exit_code
     return 0
 

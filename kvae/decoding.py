@@ -1,9 +1,8 @@
-"""Decoding inside Keras: the reference that exported samplers must agree with."""
+"""Sampling and decoding in Keras, the reference for exported samplers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
@@ -13,55 +12,68 @@ from kvae.serving.errors import ConfigError
 
 from .configuration import nearest
 from .model import TextVAE
+from .tensors import Tensor
 
-FORBIDDEN = -1e9
-"""Added to the logit of a symbol that may not be written."""
+MASKED_LOGIT = -1e9
+"""Added to the logit of a token that must not be sampled."""
 
-Chooser = Callable[[Any], Any]
-"""From logits (B, V) to the next symbols (B,)."""
+Chooser = Callable[[Tensor], Tensor]
+"""Logits (B, V) -> next tokens (B,)."""
+
+DecodingStep = Callable[[Tensor, Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]
+"""`head.step`: projected features (B, P), previous tokens (B,), state -> logits (B, V), state."""
 
 
-def greedy(logits: Any) -> Any:
-    """The likeliest symbol."""
+def greedy(logits: Tensor) -> Tensor:
+    """Argmax of logits (B, V): the most likely tokens, (B,)."""
     return ops.argmax(logits, axis=-1)
 
 
 def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
-    """Draw from softmax(logits / temperature)."""
+    """A chooser that samples from softmax(logits / temperature)."""
     generator = keras.random.SeedGenerator(seed)
     return lambda logits: keras.random.categorical(logits / temperature, 1, seed=generator)[:, 0]
 
 
 def decode(
-    model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, min_length: int = 1
-) -> Any:
-    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen, nor END before
-    position `min_length`: no corpus holds an empty text.
+    model: TextVAE,
+    z: Tensor,
+    choose: Chooser = greedy,
+    step: DecodingStep | None = None,
+    min_length: int = 1,
+) -> Tensor:
+    """Decode latent codes (B, code_size) to tokens (B, T) int32, with PAD after each END.
 
-    `step` stands in for the head's, as that compiled for many batches.
+    Ids in `NEVER_WRITTEN` are never chosen, and END not before position `min_length`: no corpus
+    holds an empty text. `step` replaces `model.head.step`, for instance by a compiled one that
+    serves many batches.
     """
     step = step or model.head.step
     features = model.expander(z, training=False)
     projected, state = model.head.project(features), model.head.initial_state(features)
     size = model.model_config.vocabulary_size
-    before, barrier = writable(size, end=False), writable(size)
+    without_end, with_end = logit_mask(size, end=False), logit_mask(size)
     previous = ops.full((ops.shape(z)[0],), START, dtype="int32")
     finished = ops.zeros_like(previous, dtype="bool")
-    written = []
+    tokens = []
     for position in range(model.model_config.length):
         logits, state = step(projected[:, position], previous, state)
-        chosen = ops.cast(choose(logits + (barrier if position >= min_length else before)), "int32")
+        mask = with_end if position >= min_length else without_end
+        chosen = ops.cast(choose(logits + mask), "int32")
         previous = ops.where(finished, PAD, chosen)
         finished = ops.logical_or(finished, ops.equal(previous, END))
-        written.append(previous)
-    return ops.stack(written, axis=1)
+        tokens.append(previous)
+    return ops.stack(tokens, axis=1)
 
 
-def writable(vocabulary_size: int, end: bool = True) -> Any:
-    """(V,): 0 for symbols a decoder may write, END among them or not, `FORBIDDEN` for the others; added to logits."""
-    forbidden = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
+def logit_mask(vocabulary_size: int, end: bool = True) -> Tensor:
+    """Additive mask for logits, (V,): 0 for tokens that may be sampled, `MASKED_LOGIT` for others.
+
+    With `end` false END is masked too.
+    """
+    masked = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
     return ops.convert_to_tensor(
-        [FORBIDDEN if number in forbidden else 0.0 for number in range(vocabulary_size)]
+        [MASKED_LOGIT if token in masked else 0.0 for token in range(vocabulary_size)]
     )
 
 
@@ -71,17 +83,19 @@ def sample(
     choose: Chooser = greedy,
     seed: int | None = None,
     attribute: str | None = None,
-) -> Any:
-    """`count` texts as tokens (count, T): codes from the prior, then `decode`. `attribute` sets the value of the label that
-    the texts are conditioned on; without it each text draws its own. Raises `ConfigError` for a value the model lacks."""
+) -> Tensor:
+    """Sample `count` texts as tokens (count, T): latent codes from the prior, then `decode`.
+
+    `attribute` is the label that the texts are conditioned on; without it each text draws a label.
+    Raises `ConfigError` for a label that the model does not have.
+    """
     codes = model.codes(keras.random.normal((count, model.parts.noise_size), seed=seed))
-    return decode(
-        model, codes if attribute is None else with_attribute(model, codes, attribute), choose
-    )
+    codes = codes if attribute is None else with_attribute(model, codes, attribute)
+    return decode(model, codes, choose)
 
 
-def with_attribute(model: TextVAE, codes: Any, attribute: str) -> Any:
-    """The codes (B, code_size) with another value of the attribute."""
+def with_attribute(model: TextVAE, codes: Tensor, attribute: str) -> Tensor:
+    """The codes (B, code_size) with their attribute replaced; raises `ConfigError` if unknown."""
     values = model.model_config.attributes
     if attribute not in values:
         raise ConfigError(
@@ -90,6 +104,5 @@ def with_attribute(model: TextVAE, codes: Any, attribute: str) -> Any:
             else f"attribute is {attribute!r}, but the model was trained without labels"
         )
     index = ops.full((ops.shape(codes)[0],), values.index(attribute), dtype="int32")
-    return ops.concatenate(
-        [codes[:, : model.hierarchy.size], ops.one_hot(index, len(values))], axis=-1
-    )
+    one_hot = ops.one_hot(index, len(values))
+    return ops.concatenate([codes[:, : model.hierarchy.size], one_hot], axis=-1)

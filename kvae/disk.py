@@ -1,4 +1,4 @@
-"""Files that cannot be written: which one, how much is free, and the way out."""
+"""Messages for files that cannot be written: the path, the free space and what to do."""
 
 from __future__ import annotations
 
@@ -11,54 +11,58 @@ from pathlib import Path
 
 from kvae.serving.errors import KvaeError
 
-WAYS_OUT = {
+ADVICE = {
     errno.ENOSPC: "free some space there, or give another folder",
     errno.EDQUOT: "the quota there is used up: remove files of yours, or give another folder",
-    errno.EFBIG: "files there have a limit: raise it (ulimit -f), or give a folder on another file system",
+    errno.EFBIG: "files there have a size limit: raise it (ulimit -f), "
+    "or give a folder on another file system",
     errno.EROFS: "nothing can be written there: give another folder",
     errno.EIO: "the disk or the network behind it failed: give another folder",
-    errno.EACCES: "give another path, or yourself the right",
-    errno.EPERM: "give another path, or yourself the right",
+    errno.EACCES: "give another path, or get the right to write there",
+    errno.EPERM: "give another path, or get the right to write there",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-"""What to do, by the number of the error."""
+"""What to do, by error number."""
 
-WHILE_WRITING = {
+WRITE_ERRORS = {
     os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 }
-"""What the system says when an open file takes no more, with the numbers."""
+"""Message of the operating system when writing to an open file fails -> error number."""
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Name `path` in the error of a file that takes no more: the system does so only where a file is opened. HDF5 and
-    TensorFlow raise errors of their own that quote the system; all become an `OSError` with number and file name."""
+def add_path_to_errors(path: str | Path) -> Iterator[None]:
+    """Context in which a failed write raises an `OSError` with its number and with `path`.
+
+    The operating system names the file only when opening fails. HDF5 and TensorFlow raise errors of
+    their own that quote the system's message; these become an `OSError` too.
+    """
     try:
         yield
     except KvaeError:
         raise
     except Exception as error:
         number = next(
-            (number for said, number in WHILE_WRITING.items() if said in str(error)), None
+            (number for message, number in WRITE_ERRORS.items() if message in str(error)), None
         )
         if number is None or getattr(error, "filename", None) is not None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def sentence(error: OSError) -> str:
-    """An error of the system with its file, the free space where that is the matter, and the way out."""
+def describe_os_error(error: OSError) -> str:
+    """One-line message: the error, its file, the free space if the disk is full, what to do."""
     if error.errno is None:
         return str(error)
-    name = error.filename2 or error.filename  # of two the one that is written
-    said = f"{name}: {os.strerror(error.errno)}" if name else os.strerror(error.errno)
+    name = error.filename2 or error.filename  # the file that is written, if there are two
+    message = f"{name}: {os.strerror(error.errno)}" if name else os.strerror(error.errno)
     if name and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        said += f" ({free_space(Path(str(name))) / 1e6:,.1f} MB are free)"
-    return "; ".join([said, *filter(None, [WAYS_OUT.get(error.errno)])])
+        message += f" ({free_space(Path(str(name))) / 1e6:,.1f} MB are free)"
+    return "; ".join([message, *filter(None, [ADVICE.get(error.errno)])])
 
 
 def free_space(path: Path) -> int:
-    """Bytes that are free where `path` lies or would lie."""
-    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk of `path`, which need not exist yet."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free

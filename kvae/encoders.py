@@ -18,7 +18,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import DATA_FORMAT, normalized
+from .blocks import DATA_FORMAT, batch_norm_relu
 from .configuration import ModelConfig
 
 
@@ -45,7 +45,7 @@ def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
             data_format=DATA_FORMAT,
             name=f"encoder_convolution_{level}",
         )(features)
-        features = normalized(config, features, "encoder", level)
+        features = batch_norm_relu(config, features, "encoder", level)
         found.append(
             Features(
                 layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features
@@ -100,7 +100,7 @@ def stacked(config: ModelConfig, features: Any) -> list[Features]:
     found = []
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
-        features = normalized(config, features, "encoder", level)
+        features = batch_norm_relu(config, features, "encoder", level)
         found.append(Features(features))
     return found
 
@@ -145,7 +145,7 @@ def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level:
         data_format=DATA_FORMAT,
         name=f"down_deconvolution_{level}",
     )(rows)
-    return normalized(config, rows, "down", level)
+    return batch_norm_relu(config, rows, "down", level)
 
 
 def lstm_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:

@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import DATA_FORMAT, normalized
+from .blocks import DATA_FORMAT, batch_norm_relu
 from .configuration import ModelConfig
 
 
@@ -53,7 +53,7 @@ def deconv(config: ModelConfig, rows: Any) -> Any:
             data_format=DATA_FORMAT,
             name=f"deconvolution_{level}",
         )(features)
-        features = normalized(config, features, "expander", level)
+        features = batch_norm_relu(config, features, "expander", level)
     return features
 
 

@@ -19,7 +19,7 @@ from keras import layers, ops
 from .blocks import DATA_FORMAT
 from .configuration import ModelConfig, ObjectiveConfig
 from .recurrences import over_positions
-from .replicas import drawn
+from .replicas import draw_rows
 
 
 def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
@@ -52,7 +52,9 @@ class Dropout(layers.Layer):
         if not training or not self.share:
             return values
         rows, *rest = ops.shape(values)
-        uniform = drawn(lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows)
+        uniform = draw_rows(
+            lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows
+        )
         return ops.where(uniform >= self.share, values / (1.0 - self.share), 0.0)
 
 
@@ -94,7 +96,7 @@ class PreviousSymbol(layers.Layer):
         if not training or self.dropout == 0.0:
             return rows
         texts, positions = ops.shape(previous)
-        uniform = drawn(
+        uniform = draw_rows(
             lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts
         )
         kept = uniform >= self.dropout

@@ -13,11 +13,11 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from .blocks import normalized
+from .blocks import batch_norm_relu
 from .configuration import ModelConfig
-from .distributions import Distribution, Gaussian, clipped, event_sum
+from .distributions import Distribution, Gaussian, clip_log_variance, event_sum
 from .encoders import LAYERS
-from .priors import total
+from .priors import flat_size
 
 Shape = tuple[int, ...]
 
@@ -57,7 +57,7 @@ class Hierarchy(layers.Layer):
             dtype="float32", **kwargs
         )  # distributions, whatever the layers around them compute in
         self.shapes = list(shapes)
-        self.sizes = [total(shape) for shape in shapes]
+        self.sizes = [flat_size(shape) for shape in shapes]
         self.size = sum(self.sizes)
         self.prior = prior
         self.noise_size = self.size + (prior.extra_noise if shapes else 0)
@@ -156,10 +156,10 @@ def top_down(
     config: ModelConfig, above: Shape, below: Shape, units: int, level: int
 ) -> keras.Model:
     """The deterministic layers from z above to the prior of the level below: flat code -> mean, log_variance, flat."""
-    z = keras.Input((total(above),), name="above")
+    z = keras.Input((flat_size(above),), name="above")
     if len(below) == 1:
         hidden = layers.Dense(units, use_bias=False, name=f"down_dense_{level}")(z)
-        hidden = normalized(config, hidden, "down", level)
+        hidden = batch_norm_relu(config, hidden, "down", level)
     else:
         rows = layers.Reshape(above, name=f"down_positions_{level}")(z)
         hidden = LAYERS[config.encoder].down(config, rows, below[0], units, level)
@@ -171,10 +171,10 @@ def top_down(
     }
     flat = {
         name: ops.cast(
-            layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part), "float32"
+            layers.Reshape((flat_size(below),), name=f"prior_flat_{name}_{level}")(part), "float32"
         )
         for name, part in statistics.items()
     }
     return keras.Model(
-        z, {**flat, "log_variance": clipped(flat["log_variance"])}, name=f"down_{level}"
+        z, {**flat, "log_variance": clip_log_variance(flat["log_variance"])}, name=f"down_{level}"
     )

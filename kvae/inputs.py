@@ -1,10 +1,13 @@
-"""What `fit`, `evaluate` and `predict` are given: arrays are looked at when they are handed over, of whatever makes batches the
-first one as it comes by. A step itself sees shapes and kinds alone, when it is traced.
+"""Checks of the data that `fit`, `evaluate` and `predict` receive.
+
+Arrays are checked completely before the first step. The first batch of a generator, a `PyDataset`
+or a tf.data pipeline is checked before a step uses it. A training step checks shapes and dtypes
+alone, when it is traced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import Any
 
@@ -16,48 +19,54 @@ from kvae.serving.alphabet import END, PAD
 from kvae.serving.errors import ConfigError, DataError, KvaeError
 
 from .configuration import ModelConfig
+from .tensors import Tensor
 
-ENCODED = "`Alphabet.encode` makes such rows of texts"
+ENCODE_HINT = "`Alphabet.encode` turns texts into such rows"
 
 
-def inputs_of(config: ModelConfig, data: Any) -> tuple[Any, Any]:
-    """The inputs among what Keras feeds a step, and the texts' weights (B,) float32 or None. Raises `ConfigError` for targets
-    and a missing attribute, `DataError` for other shapes and kinds."""
+def inputs_of(config: ModelConfig, data: Any) -> tuple[Any, Tensor | None]:
+    """Split the data of a step into the inputs and the text weights, (B,) float32 or None.
+
+    Raises `ConfigError` for targets and for a missing attribute, `DataError` for a wrong shape or
+    dtype.
+    """
     inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
     refuse_targets(targets)
-    for name, part in named(config, inputs).items():
-        check_kind(config, name, keras.backend.standardize_dtype(part.dtype), part.shape)
+    for name, part in named_inputs(config, inputs).items():
+        check_dtype_and_shape(config, name, keras.backend.standardize_dtype(part.dtype), part.shape)
     if weights is not None:
         check_weight_shape(weights.shape)
         weights = ops.cast(weights, "float32")
     return inputs, weights
 
 
-def named(config: ModelConfig, inputs: Any) -> dict[str, Any]:
-    """The tensors of inputs by their names; raises `ConfigError` where a model with attributes is not given them."""
+def named_inputs(config: ModelConfig, inputs: Any) -> dict[str, Any]:
+    """Name -> input tensor; raises `ConfigError` if the model needs an attribute and gets none."""
     if not config.attributes:
         return {"tokens": inputs}
     if not (isinstance(inputs, dict) and {"tokens", "attribute"} <= inputs.keys()):
         raise ConfigError(
-            'this model was made with attributes: give {"tokens": (n, T), "attribute": (n,)}, the attribute -1 where it is not '
-            "known"
+            'this model was made with attributes: give {"tokens": (n, T), "attribute": (n,)}, '
+            "with attribute -1 where it is not known"
         )
     return {name: inputs[name] for name in ("tokens", "attribute")}
 
 
 def refuse_targets(targets: Any) -> None:
-    """Raise `ConfigError` for targets; those of no width (B, 0) hold the place between inputs and weights."""
+    """Raise `ConfigError` for targets, except a placeholder (B, 0) between inputs and weights."""
     if targets is not None and tuple(getattr(targets, "shape", ()))[1:] != (0,):
         raise ConfigError(
             "a TextVAE learns from its inputs alone: give no targets, and weights as sample_weight"
         )
 
 
-def check_kind(config: ModelConfig, name: str, kind: str, shape: Any) -> None:
-    """Raise `DataError` unless a tensor of inputs has whole numbers and the shape that the model reads."""
-    wanted = f"(n, {config.length})" if name == "tokens" else "(n,)"
-    if not kind.startswith(("int", "uint")):
-        raise DataError(f"{name} must be whole numbers {wanted}, got {kind}; {ENCODED}")
+def check_dtype_and_shape(
+    config: ModelConfig, name: str, dtype: str, shape: Sequence[int | None]
+) -> None:
+    """Raise `DataError` unless an input holds integers and has the shape that the model expects."""
+    expected = f"(n, {config.length})" if name == "tokens" else "(n,)"
+    if not dtype.startswith(("int", "uint")):
+        raise DataError(f"{name} must be integers {expected}, got {dtype}; {ENCODE_HINT}")
     if len(shape) == 2 and name == "tokens":
         fits = (
             shape[1] is None
@@ -67,19 +76,20 @@ def check_kind(config: ModelConfig, name: str, kind: str, shape: Any) -> None:
     else:
         fits = len(shape) == 1 and name == "attribute"
     if not fits:
-        raise DataError(f"{name} must be {wanted}, got {tuple(shape)}; {ENCODED}")
+        raise DataError(f"{name} must be {expected}, got {tuple(shape)}; {ENCODE_HINT}")
 
 
-def check_weight_shape(shape: Any) -> None:
+def check_weight_shape(shape: Sequence[int | None]) -> None:
     """Raise `DataError` unless there is one weight for each text."""
     if len(shape) != 1:
         raise DataError(
-            f"sample_weight must be one number a text, (n,), got {tuple(shape)}; leave it out, or give (n,)"
+            f"sample_weight must be one weight per text, (n,), got {tuple(shape)}; "
+            f"give one weight per text, or leave it out"
         )
 
 
 def check_batch(config: ModelConfig, data: Any) -> None:
-    """`check_inputs` and `check_weights` of what a dataset yields."""
+    """Apply `check_inputs` and `check_weights` to a batch of a dataset."""
     inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
     refuse_targets(targets)
     texts = check_inputs(config, inputs)
@@ -88,11 +98,13 @@ def check_batch(config: ModelConfig, data: Any) -> None:
 
 
 def check_inputs(config: ModelConfig, inputs: Any) -> int:
-    """How many texts arrays of inputs hold. Raises `DataError` for what the model would read without complaint and learn, or
-    answer, nonsense from."""
-    arrays = {name: array_of(name, part) for name, part in named(config, inputs).items()}
+    """Check arrays of inputs and return their number of texts.
+
+    Raises `DataError` for values that the model would accept, but that are not tokens and labels.
+    """
+    arrays = {name: as_array(name, part) for name, part in named_inputs(config, inputs).items()}
     for name, array in arrays.items():
-        check_kind(config, name, str(array.dtype), array.shape)
+        check_dtype_and_shape(config, name, str(array.dtype), array.shape)
     tokens, counts = arrays["tokens"], {name: len(array) for name, array in arrays.items()}
     if not len(tokens):
         raise DataError(f"tokens must hold at least one text, got {tokens.shape}")
@@ -100,7 +112,7 @@ def check_inputs(config: ModelConfig, inputs: Any) -> int:
         raise DataError(
             f"every text has one attribute, got {counts['attribute']} for {counts['tokens']} texts"
         )
-    check_range("tokens", tokens, 0, config.vocabulary_size, "the ids of the symbols")
+    check_range("tokens", tokens, 0, config.vocabulary_size, "the ids of the vocabulary")
     if "attribute" in arrays:
         check_range(
             "attribute", arrays["attribute"], -1, len(config.attributes), "-1 where it is not known"
@@ -109,64 +121,65 @@ def check_inputs(config: ModelConfig, inputs: Any) -> int:
     return len(tokens)
 
 
-def array_of(name: str, part: Any) -> np.ndarray:
-    """A tensor of any framework as an array; raises `DataError` for what is none."""
-    if not hasattr(part, "shape"):
+def as_array(name: str, tensor: Any) -> np.ndarray:
+    """Convert a tensor of any framework to an array; raises `DataError` for anything else."""
+    if not hasattr(tensor, "shape"):
         raise DataError(
-            f"{name} must be an array of whole numbers, got {type(part).__name__}; {ENCODED}"
+            f"{name} must be an array of integers, got {type(tensor).__name__}; {ENCODE_HINT}"
         )
-    return np.asarray(part)
+    return np.asarray(tensor)
 
 
-def check_range(name: str, values: np.ndarray, lowest: int, end: int, what: str) -> None:
+def check_range(name: str, values: np.ndarray, lowest: int, end: int, meaning: str) -> None:
     """Raise `DataError` unless all values are at least `lowest` and below `end`."""
     for value in (values.min(), values.max()):
         if not lowest <= value < end:
-            raise DataError(f"{name} must be from {lowest} to {end - 1} ({what}), got {value}")
+            raise DataError(f"{name} must be from {lowest} to {end - 1} ({meaning}), got {value}")
 
 
 def check_padding(tokens: np.ndarray) -> None:
-    """Raise `DataError` unless PAD stands behind END alone, tokens (n, T)."""
+    """Raise `DataError` unless PAD occurs only after END in tokens (n, T)."""
     padding = tokens == PAD
-    before, after = padding[:, :-1], padding[:, 1:]
+    this, following = padding[:, :-1], padding[:, 1:]
+    text_after_padding = padding[:, 0] | (this & ~following).any(axis=1)
+    end_missing = (~this & following & (tokens[:, :-1] != END)).any(axis=1)
     faults = {
-        f"holds PAD ({PAD}) alone: a text has at least its END ({END})": padding.all(axis=1),
-        f"has PAD ({PAD}) before its text: pad behind END ({END})": padding[:, 0]
-        | (before & ~after).any(axis=1),
-        f"has PAD ({PAD}) where END ({END}) belongs, behind its text": (
-            ~before & after & (tokens[:, :-1] != END)
-        ).any(axis=1),
+        f"holds PAD ({PAD}) alone: a text has at least END ({END})": padding.all(axis=1),
+        f"has PAD ({PAD}) before its text: pad after END ({END})": text_after_padding,
+        f"has PAD ({PAD}) where END ({END}) belongs, after its text": end_missing,
     }
     for fault, rows in faults.items():
         if rows.any():
-            raise DataError(f"row {rows.argmax()} of tokens {fault}; {ENCODED}")
+            raise DataError(f"row {rows.argmax()} of tokens {fault}; {ENCODE_HINT}")
 
 
 def check_weights(weights: Any, texts: int) -> np.ndarray:
-    """The weights as (n,) float32. Raises `DataError` unless there is one for each text, finite and not below 0."""
-    found = np.asarray(weights)
-    if found.dtype.kind not in "iufb":
-        raise DataError(f"sample_weight must be numbers, got {found.dtype}")
-    check_weight_shape(found.shape)
-    if len(found) != texts:
+    """The weights as (n,) float32; raises `DataError` unless each text has one, finite and >= 0."""
+    array = np.asarray(weights)
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"sample_weight must be numbers, got {array.dtype}")
+    check_weight_shape(array.shape)
+    if len(array) != texts:
         raise DataError(
-            f"sample_weight must be one number a text, got {len(found)} for {texts} texts"
+            f"sample_weight must be one weight per text, got {len(array)} for {texts} texts"
         )
-    if not (np.isfinite(found) & (found >= 0)).all():
-        raise DataError(
-            f"sample_weight must be finite and at least 0, got {found[~(np.isfinite(found) & (found >= 0))][0]}"
-        )
-    return found.astype("float32")
+    valid = np.isfinite(array) & (array >= 0)
+    if not valid.all():
+        raise DataError(f"sample_weight must be finite and at least 0, got {array[~valid][0]}")
+    return array.astype("float32")
 
 
-class FirstBatch:
-    """Looks at the first batch of a dataset; `watched` has a tf.data pipeline looked at while it is read. Keras and
-    TensorFlow wrap what it raises, so `error` keeps it."""
+class FirstBatchCheck:
+    """Checks the first batch of a dataset when it is called with it.
+
+    `call_on_first_batch(dataset, check)` is the function of the backend that adds the check to a
+    tf.data pipeline. Keras and TensorFlow wrap the `KvaeError` that it raises; `error` keeps it.
+    """
 
     def __init__(
-        self, config: ModelConfig, watched: Callable[[Any, Callable[[Any], None]], Any]
+        self, config: ModelConfig, call_on_first_batch: Callable[[Any, Callable[[Any], None]], Any]
     ) -> None:
-        self.config, self.watched = config, watched
+        self.config, self.call_on_first_batch = config, call_on_first_batch
         self.error: KvaeError | None = None
 
     def __call__(self, data: Any) -> None:
@@ -176,53 +189,62 @@ class FirstBatch:
             self.error = error
             raise
 
-    def of(self, batches: Any) -> Any:
-        """What makes batches, looked at when the first one comes by: none is taken out, none is made twice."""
+    def applied_to(self, batches: Any) -> Any:
+        """The same source of batches, with the check added; no batch is lost or repeated."""
         if isinstance(batches, GeneratorType):
-            return self.passing(batches)
+            return self.checked_generator(batches)
         if isinstance(batches, keras.utils.PyDataset):
             self(batches[0])
             return batches
-        return self.watched(batches, self) if hasattr(batches, "element_spec") else batches
+        is_pipeline = hasattr(batches, "element_spec")
+        return self.call_on_first_batch(batches, self) if is_pipeline else batches
 
-    def passing(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The same batches."""
+    def checked_generator(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield the same batches and check the first one."""
         for number, batch in enumerate(batches):
             if number == 0:
                 self(batch)
             yield batch
 
 
-def prepared(config: ModelConfig, given: Mapping[str, Any], look: FirstBatch) -> dict[str, Any]:
-    """The arguments of `fit` and its like, checked, in a form in which Keras does not lose the weights: of inputs and weights
-    without targets it keeps the inputs alone."""
+def prepare_arguments(
+    config: ModelConfig, given: Mapping[str, Any], check: FirstBatchCheck
+) -> dict[str, Any]:
+    """Check the arguments of `fit`, `evaluate` or `predict` and return them with packed weights.
+
+    Keras drops the weights of arrays if there are no targets; see `pack_weights`. Raises
+    `ConfigError` and `DataError`.
+    """
     if given.get("class_weight") is not None:
         raise ConfigError(
-            "class_weight: a TextVAE has no classes of targets; give sample_weight, one number a text"
+            "class_weight: a TextVAE has no classes of targets; "
+            "give sample_weight, one weight per text"
         )
     names = ("x", "y", "sample_weight")
-    found = dict(given) | {
+    arguments = dict(given) | {
         name: part
-        for name, part in zip(names, packed(config, look, *map(given.get, names)), strict=True)
+        for name, part in zip(
+            names, pack_weights(config, check, *map(given.get, names)), strict=True
+        )
         if name in given or part is not None
     }
     if given.get("validation_data") is not None:
         data = keras.utils.unpack_x_y_sample_weight(given["validation_data"])
-        found["validation_data"] = packed(config, look, *data)
-    return found
+        arguments["validation_data"] = pack_weights(config, check, *data)
+    return arguments
 
 
-def packed(
-    config: ModelConfig, look: FirstBatch, x: Any, y: Any, weights: Any
+def pack_weights(
+    config: ModelConfig, check: FirstBatchCheck, x: Any, y: Any, weights: Any
 ) -> tuple[Any, Any, Any]:
-    """Inputs, targets of no width where there are weights, and the weights."""
+    """Checked inputs, targets and weights; with weights the targets are a placeholder (n, 0)."""
     refuse_targets(y)
     if x is None or not (isinstance(x, str | list | tuple | dict) or hasattr(x, "shape")):
-        return look.of(x), y, weights
+        return check.applied_to(x), y, weights
     texts = check_inputs(config, x)
     if weights is None:
         return x, y, None
     weights = check_weights(weights, texts)
     if not weights.any():
-        raise DataError("sample_weight is 0 for all texts: give one of them a weight")
+        raise DataError("sample_weight is 0 for all texts: give at least one of them a weight")
     return x, np.zeros((texts, 0), "float32"), weights

@@ -1,31 +1,36 @@
-"""Latents: what the encoder's features say about each level of the code, as Gaussians, bottom first.
+"""Latents: from the features of the encoder to a Gaussian for each level of the latent code.
 
-A level is a vector (B, d) or a map (B, T', c). Its Gaussian is the posterior itself at the top level and the bottom-up
-evidence of a ladder below it; `kvae.hierarchy` makes codes of them.
+Levels are ordered bottom first. A level is a vector (B, d) or a map (B, T', c). The Gaussian of the
+top level is its posterior. The Gaussians below are the bottom-up evidence of a ladder.
+`kvae.hierarchy` turns them into latent codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Gaussian, clipped
+from .distributions import Gaussian, clip_log_variance
 from .encoders import Features
 from .slots import ENCODERS, listed
+from .tensors import Tensor
 
 
-def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
-    """Vectors: linear maps of the summaries, joined by the attribute (B, K) where there is one."""
+def dense(
+    config: ModelConfig, features: list[Features], attribute: Tensor | None
+) -> list[Gaussian]:
+    """Vectors: linear maps of the summaries, with the attribute (B, K) appended if there is one."""
     return gaussians(config, [joined_vector(layer.summary, attribute) for layer in features])
 
 
-def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
-    """Maps: the same linear maps at each position (Petersen 2018, 4.1)."""
+def feature_map(
+    config: ModelConfig, features: list[Features], attribute: Tensor | None
+) -> list[Gaussian]:
+    """Maps: the same linear map at each position (Petersen 2018, 4.1)."""
     if any(layer.map is None for layer in features):
         others = listed((name for name, row in ENCODERS.items() if row.positions), "or")
         raise ConfigError(
@@ -34,17 +39,17 @@ def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -
     return gaussians(config, [joined_map(layer.map, attribute) for layer in features])
 
 
-def none(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
-    """No code at all."""
+def none(config: ModelConfig, features: list[Features], attribute: Tensor | None) -> list[Gaussian]:
+    """No latent code."""
     return []
 
 
-def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
-    """Mean and log variance of each level, the variance 1 at first."""
+def gaussians(config: ModelConfig, features: list[Tensor]) -> list[Gaussian]:
+    """Mean and log variance of each level; the variance starts at 1."""
     return [
         Gaussian(
-            mean_of(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
-            clipped(
+            posterior_mean(config, layers.Dense(size, name=f"mean_{level}")(inputs), level),
+            clip_log_variance(
                 layers.Dense(size, name=f"log_variance_{level}", kernel_initializer="zeros")(inputs)
             ),
         )
@@ -52,8 +57,8 @@ def gaussians(config: ModelConfig, features: list[Any]) -> list[Gaussian]:
     ]
 
 
-def mean_of(config: ModelConfig, mean: Any, level: int) -> Any:
-    """The mean as it is, or normalised to a fixed spread (BN-VAE, Zhu et al. 2020, eq. 8)."""
+def posterior_mean(config: ModelConfig, mean: Tensor, level: int) -> Tensor:
+    """The mean, batch-normalised to a fixed scale if configured (Zhu et al. 2020, eq. 8)."""
     if config.posterior == "free":
         return mean
     momentum = config.batch_normalization_momentum
@@ -64,13 +69,13 @@ def mean_of(config: ModelConfig, mean: Any, level: int) -> Any:
     return config.posterior_scale * normalized
 
 
-def joined_vector(vector: Any, attribute: Any) -> Any:
-    """(B, n) and one-hot attribute (B, K) side by side."""
+def joined_vector(vector: Tensor, attribute: Tensor | None) -> Tensor:
+    """Append the one-hot attribute (B, K) to a vector (B, n): (B, n + K)."""
     return vector if attribute is None else ops.concatenate([vector, attribute], axis=-1)
 
 
-def joined_map(rows: Any, attribute: Any) -> Any:
-    """(B, T', C) with the one-hot attribute (B, K) in every row."""
+def joined_map(rows: Tensor, attribute: Tensor | None) -> Tensor:
+    """Append the one-hot attribute (B, K) to every row of (B, T', C): (B, T', C + K)."""
     if attribute is None:
         return rows
     return ops.concatenate(
@@ -78,7 +83,7 @@ def joined_map(rows: Any, attribute: Any) -> Any:
     )
 
 
-LAYERS: dict[str, Callable[[ModelConfig, list[Features], Any], list[Gaussian]]] = {
+LAYERS: dict[str, Callable[[ModelConfig, list[Features], Tensor | None], list[Gaussian]]] = {
     "dense": dense,
     "map": feature_map,
     "none": none,

@@ -1,4 +1,4 @@
-"""TextVAE: the parts put together as one functional Keras model with a training step of its own."""
+"""TextVAE: a functional Keras model made of the parts, with a training step of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,50 +15,52 @@ from keras import ops
 
 from kvae.serving.errors import ConfigError
 
-from . import learning_rates as _registers_the_schedules  # noqa: F401
-from .blocks import Part
+from . import learning_rates as _register_schedules  # noqa: F401
+from .blocks import StandardNoise
 from .configuration import ModelConfig, ObjectiveConfig
-from .inputs import FirstBatch, prepared
+from .inputs import FirstBatchCheck, prepare_arguments
 from .misfits import check_slots
 from .objectives import (
     bits_per_character,
     classification_terms,
+    guessed_attribute_nats,
     loss_terms,
     marginal_terms,
-    price_of_guesses,
     ramp_at,
 )
 from .parts import Parts, named_kls
-from .replicas import drawn, each_repeated, everywhere, is_split, weights_of_texts
+from .replicas import is_split, mean_over_shards, repeated_batch, text_weights
 from .steps import backend_steps
+from .tensors import Tensor
 
 NOT_QUANTIZED = (
-    "quantize: the `.keras` file of a quantized TextVAE would not load; `kvae export --int8`, or write_bundle(..., int8=True), "
-    "writes a bundle with weights in eight bits"
+    "quantize: the `.keras` file of a quantized TextVAE would not load; "
+    "`kvae export --int8`, or write_bundle(..., int8=True), writes a bundle with int8 weights"
 )
 
 NEVER = 2**31 - 1
-"""The start of a ramp that waits."""
+"""`ramp_start` while the ramp waits for convergence."""
 
 
 @keras.saving.register_keras_serializable("kvae")
 class TextVAE(keras.Model):
     """A variational autoencoder for text: tokens (B, T) int32 in, a dict of named tensors out.
 
-        logits              (B, T, V)  teacher-forced: position t has read z and the tokens before t
-        auxiliary_logits    (B, T, V)  from the expander's features alone, where the model has them
-        mean, log_variance  (B, d)     the posterior q(z|x); of a ladder, each level given the sample above it
-        z                   (B, d)     a sample of it
+        logits              (B, T, V)  teacher-forced: position t depends on z and earlier tokens
+        auxiliary_logits    (B, T, V)  from the features of the expander alone, if configured
+        mean, log_variance  (B, d)     posterior q(z|x); in a ladder given the sample above it
+        z                   (B, d)     a sample of the posterior
         kl_level_0, ...     (B,)       KL(q(z|x) || p(z)) of each level, nats, bottom first
-        kl_per_dimension    (B, d)     the same of each dimension, where the prior lets them be told apart
+        kl_per_dimension    (B, d)     KL of each dimension, if the prior's KL is a sum over them
         log_ratio           (B,)       log q(z|x) - log p(z) at the sample, nats
-        attribute_logits    (B, K)     q(attribute | text), where there is an attribute
+        attribute_logits    (B, K)     q(attribute | text), if the model has attributes
 
-    With `attributes` in the configuration the input is {"tokens": (B, T), "attribute": (B,)}, the attribute -1 where it is
-    not known. `compile(optimizer)` needs no loss, the objective is part of the configuration; then `fit`, `evaluate` and
-    `predict` take such inputs and, but for `predict`, `sample_weight` (n,): what is learned and reported are weighted means.
-    A dataset may yield (inputs, None, weights). `parts` holds what decoding and export share. Raises `ConfigError` for slots
-    that do not fit each other.
+    A model with `attributes` takes {"tokens": (B, T), "attribute": (B,)}, where attribute -1 means
+    that the label is not known. `compile(optimizer)` needs no loss: the objective is part of the
+    configuration. `fit`, `evaluate` and `predict` take these inputs; `fit` and `evaluate` also take
+    `sample_weight` (n,), and the loss and all metrics are then weighted means. A dataset may yield
+    (inputs, None, weights). `parts` holds the objects that decoding and export share. Raises
+    `ConfigError` if slots do not fit each other.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class TextVAE(keras.Model):
         objective = objective or ObjectiveConfig()
         if "dtype" in kwargs:
             raise ConfigError(
-                "dtype: a TextVAE takes its precision from Keras; call keras.config.set_dtype_policy before it is made"
+                "dtype: a TextVAE takes its precision from Keras; "
+                "call keras.config.set_dtype_policy before it is made"
             )
         check_slots(model, objective)
         parts = Parts(model, objective)
@@ -102,69 +106,79 @@ class TextVAE(keras.Model):
         names += ["elbo", self.bits, "beta", "gradient_norm"]
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
-    def counter(self, name: str, value: int) -> Any:
-        """A whole number that is saved with the model, so that schedules survive a restart."""
-        first = keras.initializers.Constant(value)
+    def counter(self, name: str, value: int) -> keras.Variable:
+        """An integer weight that is saved with the model, so that schedules survive a restart."""
+        initializer = keras.initializers.Constant(value)
         return self.add_weight(
-            shape=(), dtype="int32", initializer=first, trainable=False, name=name
+            shape=(), dtype="int32", initializer=initializer, trainable=False, name=name
         )
 
     @property
-    def ramp(self) -> Any:
-        """Height of the ramp at the present training step, in [0, 1]."""
+    def ramp(self) -> Tensor:
+        """Height of the ramp at the current training step, in [0, 1]."""
         return ramp_at(self.objective_config, self.training_steps, self.ramp_start, self.ramp_steps)
 
-    def terms(self, inputs: Any, training: bool = False) -> dict[str, Any]:
-        """The objective's terms of a batch at the present training step, per example (B,), nats per sequence."""
+    def terms(
+        self, inputs: Tensor | Mapping[str, Tensor], training: bool = False
+    ) -> dict[str, Tensor]:
+        """The terms of the objective at the current training step, (B,), nats per sequence."""
         if not self.objective_config.semi_supervised:
             outputs = self(inputs, training=training)
             return self.loss_terms(inputs, outputs)
         values, attribute = len(self.model_config.attributes), inputs["attribute"]
         batch = ops.shape(attribute)[0]
-        every = {
+        all_values = {
             "tokens": ops.tile(inputs["tokens"], (values, 1)),
             "attribute": ops.repeat(ops.arange(values, dtype="int32"), batch),
         }
-        outputs = self(
-            every, training=training
-        )  # one pass, so that batch statistics are those of all values
-        with each_repeated(values):
-            terms = self.text_terms(every["tokens"], outputs)
-        each = [
+        # One pass, so that batch normalisation sees all values.
+        outputs = self(all_values, training=training)
+        with repeated_batch(values):
+            terms = self.text_terms(all_values["tokens"], outputs)
+        per_value = [
             {name: term[v * batch : (v + 1) * batch] for name, term in terms.items()}
             for v in range(values)
         ]
         logits = outputs["attribute_logits"][:batch]
-        return self.with_classification(marginal_terms(each, attribute, logits), attribute, logits)
+        return self.with_classification(
+            marginal_terms(per_value, attribute, logits), attribute, logits
+        )
 
-    def loss_terms(self, inputs: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """As `terms`, from outputs that are there, the attribute taken as given."""
+    def loss_terms(
+        self, inputs: Tensor | Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`terms` from outputs of the model; the attribute is not marginalised."""
         if not self.model_config.attributes:
             return self.text_terms(inputs, outputs)
         terms = self.text_terms(inputs["tokens"], outputs)
         attribute, logits = inputs["attribute"], outputs["attribute_logits"]
-        terms["attribute_kl"] = price_of_guesses(attribute, len(self.model_config.attributes))
+        terms["attribute_kl"] = guessed_attribute_nats(attribute, len(self.model_config.attributes))
         terms["elbo"] = terms["elbo"] + terms["attribute_kl"]
         return self.with_classification(terms, attribute, logits)
 
-    def text_terms(self, tokens: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The terms of `kvae.objectives.loss_terms`."""
+    def text_terms(self, tokens: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`kvae.objectives.loss_terms` at the current training step."""
         return loss_terms(self.objective_config, tokens, outputs, self.training_steps, self.ramp)
 
     def with_classification(
-        self, terms: dict[str, Any], attribute: Any, logits: Any
-    ) -> dict[str, Any]:
-        """The classifier's terms added."""
+        self, terms: dict[str, Tensor], attribute: Tensor, logits: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms together with those of the classifier, which join the loss."""
         added = classification_terms(attribute, logits)
         terms["loss"] = (
             terms["loss"] + self.objective_config.classifier_weight * added["classification"]
         )
         return {**terms, **added}
 
-    def track(self, terms: Mapping[str, Any], gradient_norm: Any = None) -> dict[str, Any]:
-        """Add a batch's terms to the running means and return those, under the names of DESIGN's metrics. A text counts by its
-        weight, in the classifier's means where it has a label, in the bits by its positions too."""
-        positions, of_texts = terms["positions"], weights_of_texts()
+    def track(
+        self, terms: Mapping[str, Tensor], gradient_norm: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Add the terms of a batch to the running means of the metrics and return these.
+
+        Means are weighted by the weights of the texts. Those of the classifier include labelled
+        texts alone; the bits per position are also weighted by the number of positions.
+        """
+        positions, sample_weights = terms["positions"], text_weights()
         measured = {name: terms[name] for name in self.trackers if name in terms}
         measured[self.bits] = bits_per_character(terms["elbo"], positions)
         counts = {self.bits: positions}
@@ -172,15 +186,17 @@ class TextVAE(keras.Model):
             measured["attribute_accuracy"] = terms["correct"]
             counts |= dict.fromkeys(("classification", "attribute_accuracy"), terms["labelled"])
         for name, values in measured.items():
-            factors = [factor for factor in (counts.get(name), of_texts) if factor is not None]
+            factors = [
+                factor for factor in (counts.get(name), sample_weights) if factor is not None
+            ]
             weights = functools.reduce(operator.mul, factors) if factors else None
             self.trackers[name].update_state(values, sample_weight=weights)
         if gradient_norm is not None:
-            # Where the loss is scaled (float16) a step that overflows is left out by the optimizer, and here.
+            # With loss scaling (float16) the optimizer and the mean skip a step that overflows.
             scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-            taken = ops.isfinite(gradient_norm) if scaled else True
+            valid = ops.isfinite(gradient_norm) if scaled else True
             self.trackers["gradient_norm"].update_state(
-                ops.where(taken, gradient_norm, 0.0), sample_weight=taken
+                ops.where(valid, gradient_norm, 0.0), sample_weight=valid
             )
         return {
             name: value
@@ -188,30 +204,33 @@ class TextVAE(keras.Model):
             if name != "gradient_norm" or gradient_norm is not None
         }
 
-    def means(self) -> dict[str, Any]:
-        """The running means, over all parts of a batch that is split."""
+    def means(self) -> dict[str, Tensor]:
+        """The running means of the metrics, over all shards of a split batch."""
         if not is_split():
             return {name: tracker.result() for name, tracker in self.trackers.items()}
         trackers = self.trackers.values()
-        totals = everywhere(ops.stack([tracker.total + 0.0 for tracker in trackers]))
-        counts = everywhere(ops.stack([tracker.count + 0.0 for tracker in trackers]))
+        totals = mean_over_shards(ops.stack([tracker.total + 0.0 for tracker in trackers]))
+        counts = mean_over_shards(ops.stack([tracker.count + 0.0 for tracker in trackers]))
         return dict(zip(self.trackers, ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
 
     @property
     def metrics(self) -> list[keras.Metric]:
         return list(self.trackers.values())
 
-    def encode(self, tokens: Any, attribute: Any = None) -> dict[str, Any]:
-        """The codes of tokens (B, T): {"mean", "log_variance"}, (B, code_size)."""
+    def encode(self, tokens: Tensor, attribute: Tensor | None = None) -> dict[str, Tensor]:
+        """The latent codes of tokens (B, T): {"mean", "log_variance"}, (B, code_size)."""
         return self.parts.encode(tokens, attribute)
 
-    def codes(self, noise: Any) -> Any:
-        """Standard normal noise (B, noise_size) as codes of the prior (B, code_size)."""
+    def codes(self, noise: Tensor) -> Tensor:
+        """Latent codes (B, code_size) of the prior from standard normal noise (B, noise_size)."""
         return self.parts.codes(noise)
 
-    def bound(self, tokens: Any, noise: Any) -> dict[str, Any]:
-        """{"reconstruction", "kl"} of tokens (B, T), nats, (B,), with codes drawn by noise (B, noise_size): their
-        sum bounds -log p(tokens) from above. An attribute is guessed, and what that costs is part of `kl`."""
+    def bound(self, tokens: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The bound on -log p(tokens) in nats: {"reconstruction", "kl"}, (B,) each.
+
+        Their sum is an upper bound. Latent codes of tokens (B, T) are drawn with noise
+        (B, noise_size). The classifier guesses an attribute; the cost of the guess is part of `kl`.
+        """
         attribute = -ops.ones_like(tokens[:, 0]) if self.model_config.attributes else None
         outputs = self.parts.outputs(tokens, noise, attribute, training=False)
         inputs = tokens if attribute is None else {"tokens": tokens, "attribute": attribute}
@@ -222,57 +241,62 @@ class TextVAE(keras.Model):
         }
 
     @property
-    def inference_weights(self) -> list[Any]:
-        """What learns q(z|x)."""
+    def inference_weights(self) -> list[keras.Variable]:
+        """Trainable weights of q(z|x)."""
         return [weight for part in self.parts.inference for weight in part.trainable_weights]
 
     @property
-    def generative_weights(self) -> list[Any]:
-        """What learns p(x, z)."""
+    def generative_weights(self) -> list[keras.Variable]:
+        """Trainable weights of p(x, z)."""
         return [weight for part in self.parts.generative for weight in part.trainable_weights]
 
     def in_float32(self) -> TextVAE:
-        """The model that computes in float32 with these weights, for evaluation and export: itself where it does already."""
+        """This model, or a float32 copy if it has another precision, for evaluation and export."""
         if self.dtype_policy.name == "float32":
             return self
         with computing_in("float32"):
-            twin = TextVAE(self.model_config, self.objective_config)
-        twin.set_weights(self.get_weights())
-        return twin
+            copy = TextVAE(self.model_config, self.objective_config)
+        copy.set_weights(self.get_weights())
+        return copy
 
     def reset_decoder(self) -> None:
-        """Draw the weights of p(x, z) anew and keep those of q(z|x) (Li et al. 2019)."""
-        fresh = TextVAE(self.model_config, self.objective_config)
-        for ours, new in zip(self.parts.generative, fresh.parts.generative, strict=True):
-            for weight, value in zip(ours.weights, new.weights, strict=True):
+        """Initialise the weights of p(x, z) again and keep those of q(z|x) (Li et al. 2019)."""
+        other = TextVAE(self.model_config, self.objective_config)
+        for part, new in zip(self.parts.generative, other.parts.generative, strict=True):
+            for weight, value in zip(part.weights, new.weights, strict=True):
                 weight.assign(value)
 
     def compile(
         self, optimizer: Any = "adam", loss: Any = None, metrics: Any = None, **options: Any
     ) -> None:
-        """As in Keras, but without losses and metrics: the objective stands in the configuration. Raises `ConfigError`."""
+        """As in Keras; raises `ConfigError` for a loss or metric: the configuration has one."""
         for name, value in {"loss": loss, "metrics": metrics, **options}.items():
             if name in ("loss", "loss_weights", "metrics", "weighted_metrics") and value:
                 raise ConfigError(
-                    f"compile({name}=...): a TextVAE learns by its objective configuration and reports its terms; leave it out"
+                    f"compile({name}=...): a TextVAE minimises the objective of its configuration "
+                    f"and reports its terms; leave it out"
                 )
         optimizer = keras.optimizers.get(optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if self.dtype_policy.name == "mixed_float16" and not scaled:
-            # Keras would do it too, but save the optimizer without its scale, which then does not load.
+            # Keras would wrap it too, but save it without its scale; the file would not load.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(optimizer, **options)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """What loading a `.keras` file calls; Keras leaves it to classes with a `compile` of their own."""
+        """Compile on loading a `.keras` file, which Keras leaves to classes with own `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As in Keras, but the optimizer's variables are there before: TensorFlow traces a step twice that makes them."""
+        """As in Keras, but create the variables of the optimizer first.
+
+        TensorFlow traces a step that creates them twice. Raises `ConfigError` without an optimizer.
+        """
         if self.optimizer is None:
             raise ConfigError(
-                "compile(optimizer=None): a TextVAE does not train without one; give one, such as 'adam'"
+                "compile(optimizer=None): a TextVAE does not train without one; "
+                "give one, such as 'adam'"
             )
         strategy = getattr(self, "distribute_strategy", None)
         with strategy.scope() if strategy else contextlib.nullcontext():
@@ -281,90 +305,96 @@ class TextVAE(keras.Model):
         return super().make_train_function(force)
 
     def fit(self, *arguments: Any, **options: Any) -> Any:
-        """As in Keras, with inputs that are looked at once (`kvae.inputs`)."""
-        return self.looking(super().fit, arguments, options)
+        """As in Keras, with checked inputs (`kvae.inputs`)."""
+        return self.run_checked(super().fit, arguments, options)
 
     def evaluate(self, *arguments: Any, **options: Any) -> Any:
-        """As `fit`."""
-        if "_use_cached_eval_dataset" in options:  # `fit` has looked at its validation data
+        """As in Keras, with checked inputs."""
+        if "_use_cached_eval_dataset" in options:  # `fit` has checked its validation data
             return super().evaluate(*arguments, **options)
-        return self.looking(super().evaluate, arguments, options)
+        return self.run_checked(super().evaluate, arguments, options)
 
     def predict(self, *arguments: Any, **options: Any) -> Any:
-        """As `fit`."""
-        return self.looking(super().predict, arguments, options)
+        """As in Keras, with checked inputs."""
+        return self.run_checked(super().predict, arguments, options)
 
     def train_on_batch(self, *arguments: Any, **options: Any) -> Any:
-        """As `fit`."""
-        return self.looking(super().train_on_batch, arguments, options)
+        """As in Keras, with checked inputs."""
+        return self.run_checked(super().train_on_batch, arguments, options)
 
     def test_on_batch(self, *arguments: Any, **options: Any) -> Any:
-        """As `fit`."""
-        return self.looking(super().test_on_batch, arguments, options)
+        """As in Keras, with checked inputs."""
+        return self.run_checked(super().test_on_batch, arguments, options)
 
     def predict_on_batch(self, *arguments: Any, **options: Any) -> Any:
-        """As `fit`."""
-        return self.looking(super().predict_on_batch, arguments, options)
+        """As in Keras, with checked inputs."""
+        return self.run_checked(super().predict_on_batch, arguments, options)
 
-    def looking(
+    def run_checked(
         self, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        """A method of Keras with checked inputs; where it fails the model keeps its weights. Raises what `prepared` raises."""
+        """Call a method of Keras with checked inputs; if it fails the model keeps its weights.
+
+        Raises `ConfigError` and `DataError` for inputs that do not fit.
+        """
         given = inspect.signature(method).bind(*arguments, **options).arguments
         steps = backend_steps()
-        look = FirstBatch(self.model_config, steps.watched)
+        check = FirstBatchCheck(self.model_config, steps.call_on_first_batch)
         try:
             with steps.keeping_weights(self):
-                return method(**prepared(self.model_config, given, look))
+                return method(**prepare_arguments(self.model_config, given, check))
         except Exception:
-            if look.error is not None:
-                raise look.error from None
+            if check.error is not None:
+                raise check.error from None
             raise
 
     def train_step(self, *arguments: Any) -> Any:
-        """One optimisation step, written once per backend in `kvae.training`."""
+        """One optimisation step; each backend has its own in `kvae.training`."""
         return backend_steps().train_step(self, *arguments)
 
     def test_step(self, *arguments: Any) -> Any:
-        """One evaluation step, as `train_step`."""
+        """One evaluation step; each backend has its own."""
         return backend_steps().test_step(self, *arguments)
 
     def predict_step(self, *arguments: Any) -> Any:
-        """The outputs of a batch, as `train_step`."""
+        """The outputs of a batch; each backend has its own."""
         return backend_steps().predict_step(self, *arguments)
 
     def quantize(self, *arguments: Any, **options: Any) -> None:
-        """Refused, as `refuse_quantized` says."""
+        """Raise `ConfigError`: see `refuse_quantized`."""
         raise ConfigError(NOT_QUANTIZED)
 
     def save(self, *arguments: Any, **options: Any) -> None:
-        """As in Keras; raises `ConfigError` before anything is written that would not load."""
+        """As in Keras; raises `ConfigError` for a file that would not load, before writing it."""
         path = str(arguments[0] if arguments else options.get("filepath"))
         if path.endswith((".h5", ".hdf5")):
             raise ConfigError(
-                f"save: a TextVAE does not load from the old HDF5 format; give a path that ends in .keras, got {path}"
+                f"save: a TextVAE does not load from the old HDF5 format; "
+                f"give a path that ends in .keras, got {path}"
             )
         self.refuse_quantized()
         super().save(*arguments, **options)
 
-    def export(self, filepath: Any, format: str = "tf_saved_model", **options: Any) -> None:  # noqa: A002
-        """As in Keras, a SavedModel alone; raises `ConfigError` for other formats, whose graphs Keras does not compare."""
+    def export(self, filepath: str | Path, format: str = "tf_saved_model", **options: Any) -> None:  # noqa: A002
+        """As in Keras; raises `ConfigError` for formats whose graphs Keras does not verify."""
         if format != "tf_saved_model":
             raise ConfigError(
-                f"export(format={format!r}): Keras writes a SavedModel alone of a TextVAE; `kvae export` and "
-                f"kvae.export.bundle.write_bundle write ONNX graphs"
+                f"export(format={format!r}): Keras exports a TextVAE as a SavedModel only; "
+                f"for ONNX graphs use `kvae export` or kvae.export.bundle.write_bundle"
             )
         super().export(filepath, format=format, **options)
 
     def add_loss(self, loss: Any) -> None:
-        """Refused: the training step would not see it."""
+        """Raise `ConfigError`: the training step would not use the loss."""
         raise ConfigError(
-            "add_loss: a TextVAE learns by its objective configuration alone; leave it out"
+            "add_loss: a TextVAE minimises the objective of its configuration; leave it out"
         )
 
     def refuse_quantized(self) -> None:
-        """Raise `ConfigError` where a layer was quantized by itself: a file names the configuration, not the layers, and would
-        not load."""
+        """Raise `ConfigError` if a layer was quantized, since the `.keras` file would not load.
+
+        The file holds the configuration of the model, not that of its layers.
+        """
         policies = (getattr(layer, "dtype_policy", None) for layer in self._flatten_layers())
         if any(
             isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) for policy in policies
@@ -373,7 +403,7 @@ class TextVAE(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         self.refuse_quantized()
-        frozen = [number for number, layer in enumerate(self.every_layer()) if not layer.trainable]
+        frozen = [index for index, layer in enumerate(self.nested_layers()) if not layer.trainable]
         return {
             "name": self.name,
             "model": self.model_config.to_dict(),
@@ -381,8 +411,8 @@ class TextVAE(keras.Model):
             **({"frozen": frozen} if frozen else {}),
         }
 
-    def every_layer(self) -> list[Any]:
-        """All layers within, in an order that follows from the configuration."""
+    def nested_layers(self) -> list[keras.layers.Layer]:
+        """All layers inside the model, in an order that depends on the configuration alone."""
         return list(self._flatten_layers(include_self=False))
 
     @classmethod
@@ -391,18 +421,17 @@ class TextVAE(keras.Model):
             "model": ModelConfig.from_dict(config["model"]),
             "objective": ObjectiveConfig.from_dict(config["objective"]),
         }
-        made = cls(
-            **{**{name: value for name, value in config.items() if name != "frozen"}, **parts}
-        )
-        layers = made.every_layer()
-        for place in config.get("frozen", ()):
-            layers[place].trainable = False
-        return made
+        options = {name: value for name, value in config.items() if name != "frozen"}
+        model = cls(**{**options, **parts})
+        layers = model.nested_layers()
+        for index in config.get("frozen", ()):
+            layers[index].trainable = False
+        return model
 
 
 @contextlib.contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Layers made within this compute in that precision, a dtype policy of Keras."""
+    """Context in which new layers compute in `precision`, the name of a Keras dtype policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
@@ -411,23 +440,6 @@ def computing_in(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def number(counter: Any) -> int:
-    """What a counter of a model stands at."""
+def as_int(counter: keras.Variable) -> int:
+    """The value of a counter of a model."""
     return int(ops.convert_to_numpy(ops.convert_to_tensor(counter)))
-
-
-class StandardNoise(Part):
-    """A row of standard normal noise (size,) for each row of tokens, from a generator that is saved with the model."""
-
-    def __init__(self, size: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.size = size
-        self.generator = keras.random.SeedGenerator()
-
-    def call(self, tokens: Any) -> Any:
-        def draw(rows: Any) -> Any:
-            return keras.random.normal(
-                (rows, self.size), dtype=self.compute_dtype, seed=self.generator
-            )
-
-        return drawn(draw, ops.shape(tokens)[0])

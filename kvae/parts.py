@@ -18,7 +18,7 @@ from .distributions import Gaussian
 from .encoders import Features
 from .hierarchy import Hierarchy, Level
 from .latents import joined_map
-from .priors import total
+from .priors import flat_size
 
 CERTAIN = -30.0
 """Log variance of the attribute's columns in a code: they are read off the text, not drawn."""
@@ -111,7 +111,7 @@ class Parts:
                 ops.pad(code, [[0, 0], [0, 1]]), 1
             )  # a zero where a language model has nothing
         shape = self.hierarchy.shapes[0]
-        bottom = code[:, : total(shape)]
+        bottom = code[:, : flat_size(shape)]
         rows = layers.Reshape(shape)(bottom) if len(shape) == 2 else ops.expand_dims(bottom, 1)
         return joined_map(rows, attribute)
 

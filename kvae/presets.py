@@ -27,7 +27,7 @@ class Preset:
     config: Config
     shape: tuple[int, int] = NAMES
     """T and V that `kvae.preset_parameters` counts at; a corpus decides its own."""
-    honest: float | None = None
+    published_nats: float | None = None
     """What the source reports in our unit, nats per sequence: its reconstruction per position times T, and its KL."""
 
 
@@ -366,28 +366,36 @@ PUBLISHED: dict[str, Preset] = {
         "alpha 0.2; wants a GPU", f"{S17}, table 2", HYBRID_TWEETS, shape=TWEETS
     ),
     "rnn-dense-toy": Preset(
-        "LSTM encoder and decoder", f"{P18}, table 1", RNN_DENSE, shape=TOY, honest=40.8
+        "LSTM encoder and decoder", f"{P18}, table 1", RNN_DENSE, shape=TOY, published_nats=40.8
     ),
     "cnn-dense-toy": Preset(
-        "deconvolutions alone", f"{P18}, table 1", CNN_DENSE, shape=TOY, honest=38.8
+        "deconvolutions alone", f"{P18}, table 1", CNN_DENSE, shape=TOY, published_nats=38.8
     ),
     "hybrid-dense-toy": Preset(
-        "deconvolutions and an LSTM", f"{P18}, table 1", HYBRID_DENSE, shape=TOY, honest=50.6
+        "deconvolutions and an LSTM",
+        f"{P18}, table 1",
+        HYBRID_DENSE,
+        shape=TOY,
+        published_nats=50.6,
     ),
     "rnn-map-toy": Preset(
-        "a code for every position", f"{P18}, table 1", RNN_MAP, shape=TOY, honest=64.1
+        "a code for every position", f"{P18}, table 1", RNN_MAP, shape=TOY, published_nats=64.1
     ),
     "cnn-map-toy": Preset(
-        "a code for every eighth position", f"{P18}, table 1", CNN_MAP, shape=TOY, honest=48.5
+        "a code for every eighth position",
+        f"{P18}, table 1",
+        CNN_MAP,
+        shape=TOY,
+        published_nats=48.5,
     ),
     "hybrid-map-toy": Preset(
-        "the same, and an LSTM", f"{P18}, table 1", HYBRID_MAP, shape=TOY, honest=54.0
+        "the same, and an LSTM", f"{P18}, table 1", HYBRID_MAP, shape=TOY, published_nats=54.0
     ),
     "lvae-3-toy": Preset(
-        "a ladder of three vectors", f"{P18}, table 1", LVAE, shape=TOY, honest=41.3
+        "a ladder of three vectors", f"{P18}, table 1", LVAE, shape=TOY, published_nats=41.3
     ),
     "lcnnvae-3-toy": Preset(
-        "a ladder of three feature maps", f"{P18}, table 1", LCNNVAE, shape=TOY, honest=41.1
+        "a ladder of three feature maps", f"{P18}, table 1", LCNNVAE, shape=TOY, published_nats=41.1
     ),
     "ladder-rnn-3-toy": Preset(
         "a ladder with recurrent layers", f"{P18}, 7.2", LADDER_RNN, shape=TOY
@@ -406,44 +414,56 @@ PUBLISHED: dict[str, Preset] = {
         f"{P18}, table 2",
         twitter(HYBRID_DENSE),
         shape=TWITTER,
-        honest=63.1,
+        published_nats=63.1,
     ),
     "rnn-map-twitter": Preset(
-        "a code for every position", f"{P18}, table 2", twitter(RNN_MAP), shape=TWITTER, honest=72.0
+        "a code for every position",
+        f"{P18}, table 2",
+        twitter(RNN_MAP),
+        shape=TWITTER,
+        published_nats=72.0,
     ),
     "cnn-map-twitter": Preset(
         "a code for every eighth position",
         f"{P18}, table 2",
         twitter(CNN_MAP),
         shape=TWITTER,
-        honest=65.6,
+        published_nats=65.6,
     ),
     "hybrid-map-twitter": Preset(
-        "the same, and an LSTM", f"{P18}, table 2", twitter(HYBRID_MAP), shape=TWITTER, honest=74.5
+        "the same, and an LSTM",
+        f"{P18}, table 2",
+        twitter(HYBRID_MAP),
+        shape=TWITTER,
+        published_nats=74.5,
     ),
     "lvae-3-twitter": Preset(
-        "a ladder of three vectors", f"{P18}, table 2", twitter(LVAE), shape=TWITTER, honest=89.3
+        "a ladder of three vectors",
+        f"{P18}, table 2",
+        twitter(LVAE),
+        shape=TWITTER,
+        published_nats=89.3,
     ),
     "lcnnvae-3-twitter": Preset(
         "a ladder of three feature maps",
         f"{P18}, table 2",
         twitter(LCNNVAE),
         shape=TWITTER,
-        honest=66.4,
+        published_nats=66.4,
     ),
     "lvae-5-twitter": Preset(
         "a ladder of five vectors",
         f"{P18}, table 2",
         twitter(LVAE, **LADDER_5),
         shape=TWITTER,
-        honest=115.4,
+        published_nats=115.4,
     ),
     "lcnnvae-5-twitter": Preset(
         "a ladder of five feature maps",
         f"{P18}, table 2",
         twitter(LCNNVAE, **LADDER_5),
         shape=TWITTER,
-        honest=68.4,
+        published_nats=68.4,
     ),
     "kl-target-lstm": Preset("KL held at 15 nats, LSTMs", f"{K19}, C = 15 of 3 to 100", KL_TARGET),
     "kl-target-gru": Preset(

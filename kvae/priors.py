@@ -1,26 +1,27 @@
 """Priors of the top level of the code, a vector (d,) or a flattened map (T', c).
 
-A prior is a layer that owns what it learns and tells its distribution; `extra_noise` says how many standard normal numbers
-a sample takes besides d.
+A prior is a layer that owns its learned parameters and returns its distribution. A sample needs
+d + `extra_noise` standard normal numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 from keras import initializers, layers, ops
 
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Autoregressive, Distribution, Gaussian, Mixture, clipped
+from .distributions import Autoregressive, Distribution, Gaussian, Mixture, clip_log_variance
+from .tensors import Tensor
 
-PseudoPosterior = Callable[[Any], Gaussian]
-"""Soft texts (K, T, E), as the encoder reads them, to the posterior of the top level, (K, d)."""
+PseudoPosterior = Callable[[Tensor], Gaussian]
+"""Soft texts (K, T, E), the input of the encoder -> posterior of the top level, (K, d)."""
 
 
-class Standard(layers.Layer):
+class StandardPrior(layers.Layer):
     """N(0, I)."""
 
     extra_noise = 0
@@ -31,13 +32,16 @@ class Standard(layers.Layer):
         super().__init__(name="prior")
         self.built = True
 
-    def distribution(self, like: Any) -> Distribution:
-        """p(z) for codes of the shape of `like` (B, d)."""
-        return Gaussian.standard_like(like)
+    def distribution(self, codes: Tensor) -> Distribution:
+        """p(z) for latent codes (B, d), of which only the shape matters."""
+        return Gaussian.standard_like(codes)
 
 
 class MixturePrior(layers.Layer):
-    """K Gaussians with learned weights, means and variances (Dilokthanakul et al. 2016; Petersen 2018, 7.3)."""
+    """K Gaussians with learned weights, means and variances.
+
+    Dilokthanakul et al. 2016; Petersen 2018, 7.3.
+    """
 
     extra_noise = 1
 
@@ -45,7 +49,7 @@ class MixturePrior(layers.Layer):
         self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
     ) -> None:
         super().__init__(name="prior")
-        size = (config.prior_components, total(shape))
+        size = (config.prior_components, flat_size(shape))
         self.logits = self.add_weight(shape=size[:1], initializer="zeros", name="logits")
         self.mean = self.add_weight(
             shape=size, initializer=initializers.RandomNormal(stddev=0.5), name="mean"
@@ -53,13 +57,15 @@ class MixturePrior(layers.Layer):
         self.log_variance = self.add_weight(shape=size, initializer="zeros", name="log_variance")
         self.built = True
 
-    def distribution(self, like: Any) -> Distribution:
-        components = Gaussian(ops.convert_to_tensor(self.mean), clipped(self.log_variance))
+    def distribution(self, codes: Tensor) -> Distribution:
+        components = Gaussian(
+            ops.convert_to_tensor(self.mean), clip_log_variance(self.log_variance)
+        )
         return Mixture(ops.log_softmax(self.logits), components)
 
 
 class VampPrior(layers.Layer):
-    """The mean of the posteriors of K learned soft texts (Tomczak and Welling 2018, eq. 9)."""
+    """The average of the posteriors of K learned soft texts (Tomczak and Welling 2018, eq. 9)."""
 
     extra_noise = 1
 
@@ -68,23 +74,26 @@ class VampPrior(layers.Layer):
     ) -> None:
         super().__init__(name="prior")
         self.one_hot = not config.encoder_embedding
-        symbols = config.encoder_embedding or config.vocabulary_size
+        size = config.encoder_embedding or config.vocabulary_size
         self.texts = self.add_weight(
-            shape=(config.prior_components, config.length, symbols),
+            shape=(config.prior_components, config.length, size),
             initializer=initializers.RandomNormal(stddev=2.0 if self.one_hot else 0.05),
             name="texts",
         )
         self.posterior_of = posterior_of
         self.built = True
 
-    def distribution(self, like: Any) -> Distribution:
+    def distribution(self, codes: Tensor) -> Distribution:
         texts = ops.convert_to_tensor(self.texts)
         components = self.posterior_of(ops.softmax(texts) if self.one_hot else texts)
         return Mixture(ops.log_softmax(ops.zeros(self.texts.shape[0])), components)
 
 
 class AutoregressivePrior(layers.Layer):
-    """AR(1) along the positions of a map, from which no posterior comes closer than `prior_rate` nats (Razavi et al. 2019)."""
+    """AR(1) along the positions of a map (Razavi et al. 2019).
+
+    The KL of any posterior from it is at least `prior_rate` nats.
+    """
 
     extra_noise = 0
 
@@ -100,26 +109,23 @@ class AutoregressivePrior(layers.Layer):
         largest = shape[1] * Autoregressive.committed_rate(Autoregressive.LARGEST, shape[0])
         if config.prior_rate > largest:
             raise ConfigError(
-                f"model.prior_rate: a map of {shape[0]} positions and {shape[1]} channels can be held at {largest:.1f} nats at "
-                f"most, got {config.prior_rate}"
+                f"model.prior_rate must be at most {largest:.1f} nats for a map of {shape[0]} "
+                f"positions and {shape[1]} channels, got {config.prior_rate}; lower it"
             )
         self.chain = Autoregressive.with_rate(config.prior_rate, *shape)
         self.built = True
 
-    def distribution(self, like: Any) -> Distribution:
+    def distribution(self, codes: Tensor) -> Distribution:
         return self.chain
 
 
-def total(shape: tuple[int, ...]) -> int:
-    """Numbers in a code of that shape."""
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def flat_size(shape: Sequence[int]) -> int:
+    """Size of a flattened latent code of that shape."""
+    return math.prod(shape)
 
 
-LAYERS: dict[str, Callable[[ModelConfig, tuple[int, ...], PseudoPosterior], Any]] = {
-    "standard": Standard,
+LAYERS: dict[str, Callable[[ModelConfig, tuple[int, ...], PseudoPosterior], layers.Layer]] = {
+    "standard": StandardPrior,
     "mixture": MixturePrior,
     "vamp": VampPrior,
     "autoregressive": AutoregressivePrior,

@@ -1,7 +1,8 @@
-"""A recurrence over all positions: heads run Keras' loop, unless a step of training has put a loop of its own in its place.
+"""The loop that runs a recurrent layer over all positions.
 
-A head that stands alone, or that is exported, needs nothing but Keras. A step on a backend with a faster loop says so for as
-long as it lasts, as it says which part of a batch is its own (`kvae.replicas`).
+By default it is that of Keras, so a head alone or in an export needs Keras alone. A backend with a
+faster loop sets it for the duration of a training step, in the same way as it sets the shard of a
+batch (`kvae.replicas`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
 
 import keras
 
-Loop = Callable[[keras.layers.RNN, Any, list[Any], bool], Any]
-"""Outputs (B, T, units) of a recurrence, from its inputs (B, T, ...), its first states and whether it is training."""
+from .tensors import Tensor
+
+Loop = Callable[[keras.layers.RNN, Tensor, list[Tensor], bool], Tensor]
+"""Recurrent layer, inputs (B, T, ...), initial states, training -> outputs (B, T, units)."""
 
 
-def keras_loop(recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool) -> Any:
-    """As `Loop`: Keras knows from the layer around it whether it is training."""
+def keras_loop(
+    recurrence: keras.layers.RNN, inputs: Tensor, states: list[Tensor], training: bool
+) -> Tensor:
+    """The `Loop` of Keras, which takes `training` from the enclosing layer call."""
     return recurrence(inputs, initial_state=states)
 
 
@@ -27,7 +31,7 @@ _loop: ContextVar[Loop] = ContextVar("loop", default=keras_loop)
 
 @contextlib.contextmanager
 def looping(loop: Loop) -> Iterator[None]:
-    """Within this, recurrences run in that loop."""
+    """Context in which recurrent layers run in `loop`."""
     token = _loop.set(loop)
     try:
         yield
@@ -36,7 +40,7 @@ def looping(loop: Loop) -> Iterator[None]:
 
 
 def over_positions(
-    recurrence: keras.layers.RNN, inputs: Any, states: list[Any], training: bool
-) -> Any:
-    """As `Loop`, in the loop of the moment."""
+    recurrence: keras.layers.RNN, inputs: Tensor, states: list[Tensor], training: bool
+) -> Tensor:
+    """Run a recurrent layer over all positions in the loop that is set; a `Loop` itself."""
     return _loop.get()(recurrence, inputs, states, training)

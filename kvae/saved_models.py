@@ -1,174 +1,191 @@
-"""A `.keras` file: opened without its optimizer, and told by cause where it does not open."""
+"""Loading a `.keras` file without its optimizer, and error messages that name the cause."""
 
 from __future__ import annotations
 
 import errno
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvae.serving.errors import KvaeError, ModelError
 
 if TYPE_CHECKING:
+    import keras
+
     from .model import TextVAE
 
-NAME = "kvae>TextVAE"
-"""What Keras calls the class in a file."""
+REGISTERED_NAME = "kvae>TextVAE"
+"""The name of the class in a `.keras` file."""
 
-SIGNS_OF_MEMORY = (
+OUT_OF_MEMORY_PHRASES = (
     "resource_exhausted",
     "resourceexhausted",
     "out of memory",
     "unable to allocate",
     "bad_alloc",
 )
-"""What stands in the messages of numpy, TensorFlow, XLA and C++ where memory was not enough."""
+"""Phrases in the out-of-memory messages of numpy, TensorFlow, XLA and C++."""
 
 
 def load_model(path: Path, damaged: str) -> TextVAE:
-    """The model of a `.keras` file, not compiled: neither its optimizer nor its learning rate is read.
+    """Load the model of a `.keras` file without compiling it: its optimizer is not read.
 
-    Raises `ModelError` that names the cause; where bytes are missing or wrong it ends with `damaged`, the way out that the
-    caller knows.
+    Raises `ModelError` that names the cause. If the file is damaged, the message ends with
+    `damaged`, the caller's advice.
     """
     import keras
 
     from .model import TextVAE
 
-    check_whole(path, damaged)
+    check_intact(path, damaged)
     try:
         model = keras.saving.load_model(path, compile=False)
     except KvaeError as error:
-        raise ModelError(f"{path}: {error}; {made_elsewhere(path)}") from error
+        raise ModelError(f"{path}: {error}; {version_advice(path)}") from error
     except Exception as error:  # zip, h5, json and keras raise errors without a common base
-        raise ModelError(f"{path}: {cause(path, error)}") from error
+        raise ModelError(f"{path}: {describe_load_error(path, error)}") from error
     if not isinstance(model, TextVAE):
         raise ModelError(
             f"{path}: holds a {type(model).__name__}, not a TextVAE; give a file that kvae wrote"
         )
-    broken = first_not_finite(model.weights)
-    if broken:
+    weight = first_not_finite(model.weights)
+    if weight:
         raise ModelError(
-            f"{path}: {broken} holds numbers that are not finite, training had diverged when it was written; "
-            f"go on from an earlier checkpoint of its run, or give another model"
+            f"{path}: {weight} holds numbers that are not finite, so training had diverged when it "
+            f"was saved; go on from an earlier checkpoint of its run, or give another model"
         )
     return model
 
 
-def check_whole(path: Path, damaged: str) -> None:
-    """Raise `ModelError` unless the file is a zip archive whose parts have their checksums. Keras packs nothing, so no part
-    is larger than the file."""
+def check_intact(path: Path, damaged: str) -> None:
+    """Raise `ModelError` unless the file is a zip archive whose members match their checksums.
+
+    Keras does not compress, so no member may be larger than the file.
+    """
     try:
+        size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
-            packed = [
-                part.filename for part in archive.infolist() if part.file_size > path.stat().st_size
+            too_large = [
+                member.filename for member in archive.infolist() if member.file_size > size
             ]
-            broken = packed[0] if packed else archive.testzip()
-    except (
-        Exception
-    ) as error:  # a damaged archive: BadZipFile, struct.error, NotImplementedError, zlib.error ...
-        told = f"damaged, not a whole .keras file ({first_line(error)}); {damaged}"
-        raise ModelError(f"{path}: {from_outside(error) or told}") from error
+            broken = too_large[0] if too_large else archive.testzip()
+    # A damaged archive raises BadZipFile, struct.error, NotImplementedError, zlib.error ...
+    except Exception as error:
+        message = f"damaged, not a complete .keras file ({first_line(error)}); {damaged}"
+        raise ModelError(f"{path}: {describe_system_error(error) or message}") from error
     if broken:
-        raise ModelError(f"{path}: damaged, its part {broken} is not as it was written; {damaged}")
+        raise ModelError(f"{path}: damaged, its member {broken} has changed; {damaged}")
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the file is there and all of it."""
+def is_intact(path: Path) -> bool:
+    """True if the file exists and is complete and undamaged."""
     try:
-        check_whole(path, "")
+        check_intact(path, "")
     except ModelError:
         return False
     return True
 
 
-def first_not_finite(variables: Any) -> str | None:
-    """The path of the first variable that holds NaN or an infinity, if there is one."""
+def first_not_finite(variables: Iterable[keras.Variable]) -> str | None:
+    """Path of the first variable that holds NaN or an infinity, None if all are finite."""
     import numpy as np
     from keras import ops
 
     return next(
         (
-            each.path
-            for each in variables
-            if not np.isfinite(np.asarray(ops.convert_to_numpy(each))).all()
+            variable.path
+            for variable in variables
+            if not np.isfinite(np.asarray(ops.convert_to_numpy(variable))).all()
         ),
         None,
     )
 
 
-def cause(path: Path, error: Exception) -> str:
-    """Why a file that is whole does not load here, and what helps."""
-    told, outside = str(error), from_outside(error)
-    if outside:
-        return outside
-    saved_class = part(path, "config.json").get("registered_name")
-    if saved_class != NAME:
+def describe_load_error(path: Path, error: Exception) -> str:
+    """Message for an undamaged file that does not load: the cause and what to do."""
+    system_error = describe_system_error(error)
+    if system_error:
+        return system_error
+    saved_class = read_json_part(path, "config.json").get("registered_name")
+    if saved_class != REGISTERED_NAME:
         return (
             f"holds the class {str(saved_class)[:80]!r}, which is not registered here; "
             f"import the module that defines it first, or give a file that kvae wrote"
         )
-    if "objects could not be loaded" in told:
-        return f"its weights have other shapes than this kvae gives the model ({last_line(error)}); {made_elsewhere(path)}"
-    return f"does not load here ({first_line(error)}); {made_elsewhere(path)}"
+    if "objects could not be loaded" in str(error):
+        return (
+            f"its weights have other shapes than the model has in this version of kvae "
+            f"({example_message(error)}); {version_advice(path)}"
+        )
+    return f"does not load here ({first_line(error)}); {version_advice(path)}"
 
 
-def made_elsewhere(path: Path) -> str:
-    """The way out for a file that other versions wrote."""
+def version_advice(path: Path) -> str:
+    """Advice for a file that other versions of kvae or Keras wrote."""
     import keras
 
     from kvae import __version__
 
-    saved = part(path, "metadata.json").get("keras_version")
-    here = f"this is kvae {__version__} with Keras {keras.__version__}"
+    saved = read_json_part(path, "metadata.json").get("keras_version")
+    installed = f"this is kvae {__version__} with Keras {keras.__version__}"
     if isinstance(saved, str) and saved != keras.__version__:
-        return f"written with Keras {saved[:40]}, {here}: open it with the versions that trained it"
-    return f"{here}: open it with the version of kvae that trained it"
+        advice = "open it with the versions that trained it"
+        return f"written with Keras {saved[:40]}, {installed}: {advice}"
+    return f"{installed}: open it with the version of kvae that trained it"
 
 
-def part(path: Path, name: str) -> dict[str, Any]:
-    """A JSON part of the file; empty where there is none."""
+def read_json_part(path: Path, name: str) -> dict[str, Any]:
+    """A JSON member of the archive; empty if it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            found = json.loads(archive.read(name))
-    except Exception:  # only asked for a message
+            content = json.loads(archive.read(name))
+    except Exception:  # it only adds to a message
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def from_outside(error: Exception) -> str | None:
-    """Why memory or the operating system did not give a file; None for an error that its contents made. EINVAL is one of those:
-    a damaged archive names places that no file has."""
+def describe_system_error(error: Exception) -> str | None:
+    """Message for an error of memory or the operating system, None if the file itself is at fault.
+
+    EINVAL is the fault of the file: a damaged archive contains offsets that no file has.
+    """
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-        return unreadable(error)
-    told = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or any(sign in told for sign in SIGNS_OF_MEMORY):
-        return "there is not enough memory to load it; close other programs, or use a machine with more"
+        return describe_read_error(error)
+    message = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or any(phrase in message for phrase in OUT_OF_MEMORY_PHRASES):
+        return (
+            "there is not enough memory to load it; close other programs, "
+            "or use a machine with more memory"
+        )
     return None
 
 
-def unreadable(error: OSError) -> str:
-    """Why the operating system does not give a file, and what helps."""
-    ways = {
+def describe_read_error(error: OSError) -> str:
+    """Message for a file that the operating system cannot read: the cause and what to do."""
+    advice = {
         errno.EACCES: "give this user the right to read it",
         errno.EPERM: "give this user the right to read it",
-        errno.ENOSPC: "Keras unpacks it beside itself: make room on that disk",
-        errno.EDQUOT: "Keras unpacks it beside itself: make room on that disk",
+        errno.ENOSPC: "Keras unpacks it on the same disk: make room on that disk",
+        errno.EDQUOT: "Keras unpacks it on the same disk: make room on that disk",
         errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
         errno.ENFILE: "too many files are open: raise the limit (ulimit -n)",
-        errno.EISDIR: "a folder has its name: move that away",
+        errno.EISDIR: "it is a folder: move it away",
     }
-    way = ways.get(error.errno or 0, "look at the disk or the network it lies on, then try again")
-    return f"cannot be read ({error.strerror or error}); {way}"
+    default = "check the disk or the network that it is on, then try again"
+    return f"cannot be read ({error.strerror or error}); {advice.get(error.errno or 0, default)}"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short enough for one line."""
+    """First line of an error message, at most 160 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
-def last_line(error: Exception) -> str:
-    """Keras says there in a list what it could not load; the line before names the first."""
+def example_message(error: Exception) -> str:
+    """The message for the first object that Keras could not load, at most 160 characters.
+
+    Keras writes it below a heading and above the list of all such objects.
+    """
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[1 if len(lines) > 2 else 0][:160]

@@ -1,7 +1,7 @@
-"""What is written once for each backend, in `kvae.training`, and how a model that is trained finds it.
+"""The interface of the training steps, which each backend implements in `kvae.training`.
 
-`backend_steps` is the one place from which this folder reaches into `kvae.training`, and `TextVAE.fit` and its like are the
-only ones to ask: a model is built, computes and leaves without it.
+`backend_steps` is the only place where this folder imports `kvae.training`. Only `TextVAE.fit` and
+its siblings call it: building, applying and exporting a model do not need `kvae.training`.
 """
 
 from __future__ import annotations
@@ -14,42 +14,57 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from kvae.serving.errors import ConfigError
 
 from .backends import BACKENDS
+from .tensors import Tensor
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .model import TextVAE
 
 
 class Steps(Protocol):
-    """What the module of a backend offers. Keras hands a step its `data` on TensorFlow; on JAX, where a step is a function of
-    the variables' values, `state` and `data`."""
+    """The functions of a backend's module.
+
+    Keras calls a step with `data` on TensorFlow. On JAX a step is a function of the values of the
+    variables, and Keras calls it with `state` and `data`.
+    """
 
     def train_step(self, model: TextVAE, *arguments: Any, **options: Any) -> Any:
-        """One optimisation step: the logs; on JAX those and the state after it."""
+        """One optimisation step; returns the logs, on JAX also the new state."""
 
     def test_step(self, model: TextVAE, *arguments: Any, **options: Any) -> Any:
-        """The objective's terms with the model in inference mode, as `train_step`."""
+        """One evaluation step; returns the logs, on JAX also the new state."""
 
     def predict_step(self, model: TextVAE, *arguments: Any, **options: Any) -> Any:
-        """The outputs with the model in inference mode; on JAX those and the state after it."""
+        """The outputs of the model in inference mode; on JAX also the new state."""
 
     def keeping_weights(self, model: TextVAE) -> AbstractContextManager[None]:
-        """Within this a model has its weights, whatever fails."""
+        """Context in which the model keeps its weights even if an error is raised."""
 
-    def watched(self, dataset: Any, look: Callable[[Any], None]) -> Any:
-        """The same tf.data pipeline; `look` is called with its first batch, as arrays, each time it is read from the start."""
+    def call_on_first_batch(self, dataset: Any, look: Callable[[Any], None]) -> Any:
+        """The same tf.data pipeline, which calls `look` with its first batch, as arrays.
+
+        It does so each time the pipeline is read from the start.
+        """
 
     def compiled(
-        self, model: TextVAE, function: Callable[..., dict[str, Any]], inputs: Sequence[Any]
-    ) -> Callable[..., dict[str, Any]]:
-        """`function` of arrays like the symbolic `inputs`, compiled; it always sees the model's weights of the moment."""
+        self, model: TextVAE, function: Callable[..., dict[str, Tensor]], inputs: Sequence[Tensor]
+    ) -> Callable[..., dict[str, np.ndarray]]:
+        """Compile `function`, which takes arrays like the symbolic `inputs`.
+
+        The compiled function always uses the current weights of the model.
+        """
 
     def accelerators(self) -> list[str]:
-        """The names of the GPUs or TPUs in use."""
+        """Names of the GPUs or TPUs in use."""
 
 
 def backend_steps() -> Steps:
-    """The steps of the backend in use, imported when a model is first trained, evaluated or asked for predictions. Raises
-    `ConfigError` for a backend that kvae does not train on."""
+    """The steps of the backend in use.
+
+    Their module is imported when a model is first trained, evaluated or asked for predictions.
+    Raises `ConfigError` for a backend that kvae does not train on.
+    """
     import keras
 
     backend = keras.backend.backend()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from kvae.serving.errors import ConfigError
 
-from .disk import naming
+from .disk import add_path_to_errors
 
 LOCK = ".lock"
 """The lock file of a folder, inside it: whoever sees the folder, by whatever path or mount, sees the same file."""
@@ -224,7 +224,7 @@ def whole(path: Path, alone: bool = False) -> Iterator[Path]:
         f".partial-{secrets.token_hex(4)}-{path.name}"
     )  # the ending says what is written
     try:
-        with naming(path):
+        with add_path_to_errors(path):
             yield partial
         try:
             partial.replace(path)

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from scipy import special, stats
 
-from kvae.decoding import FORBIDDEN, decode, writable
+from kvae.decoding import MASKED_LOGIT, decode, logit_mask
 from kvae.export.choices import choose
 from kvae.export.graphs import CHOICES, Shared, bundle_graphs, sampler_graph
 from kvae.export.nodes import Nodes, tensor
@@ -91,7 +91,7 @@ def first_step_probabilities(model: Any) -> np.ndarray:
     features = model.expander(CODES[:1], training=False)
     state = model.head.initial_state(features)
     logits, _ = model.head.step(model.head.project(features)[:, 0], np.array([START]), state)
-    return special.softmax(np.array(logits, np.float64)[0] + np.array(writable(9)))
+    return special.softmax(np.array(logits, np.float64)[0] + np.array(logit_mask(9)))
 
 
 def drawn(sample: Any, **choices: float) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_the_ends_of_the_unit_interval_draw_symbols_that_have_a_probability(
 ) -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 3, size=(20_000, 12)).astype(np.float32)
-    logits[:, [0, 1, -2, -1]] = FORBIDDEN
+    logits[:, [0, 1, -2, -1]] = MASKED_LOGIT
     for uniform in (0.0, LARGEST):
         symbols = chosen(logits, uniform, **restricted)
         assert symbols.min() >= 2
@@ -195,7 +195,7 @@ def test_the_log_probability_is_that_of_the_written_symbols_at_temperature_1(
     ids = np.pad(ids, ((0, 0), (0, 16 - ids.shape[1])))
     logits = np.array(
         model.head(model.expander(CODES, training=False), shifted(ids), training=False)
-    ) + np.array(writable(9))
+    ) + np.array(logit_mask(9))
     gains = np.take_along_axis(special.log_softmax(logits, axis=-1), ids[..., None], axis=-1)[
         ..., 0
     ]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kvae import cli
-from kvae.disk import naming, sentence
+from kvae.disk import add_path_to_errors, describe_os_error
 from kvae.runs import write_json
 from kvae.serving.errors import DataError
 
@@ -93,7 +93,7 @@ def test_a_bundle_that_does_not_fit_is_named_and_leaves_nothing(
     with no_file_larger_than(4096):
         assert cli.main(["export", str(run_folder), str(tmp_path / "bundle")]) == 4
     assert (
-        f"kvae export: {tmp_path / 'bundle'}: File too large; files there have a limit"
+        f"kvae export: {tmp_path / 'bundle'}: File too large; files there have a size limit"
         in capsys.readouterr().err
     )
     assert list(tmp_path.iterdir()) == []
@@ -128,7 +128,7 @@ class OtherError(Exception):
 def test_what_libraries_say_of_a_full_disk_becomes_an_error_of_the_system(
     tmp_path: Path, error: Exception
 ) -> None:
-    with pytest.raises(OSError, match=FULL) as caught, naming(tmp_path / "run"):
+    with pytest.raises(OSError, match=FULL) as caught, add_path_to_errors(tmp_path / "run"):
         raise error
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "run"))
 
@@ -143,21 +143,22 @@ def test_what_libraries_say_of_a_full_disk_becomes_an_error_of_the_system(
     ],
 )
 def test_other_errors_stay_as_they_are(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, naming(tmp_path):
+    with pytest.raises(type(error)) as caught, add_path_to_errors(tmp_path):
         raise error
     assert caught.value is error
 
 
 def test_the_free_space_stands_where_space_is_the_matter(tmp_path: Path) -> None:
-    full = sentence(OSError(errno.ENOSPC, FULL, str(tmp_path / "not" / "there")))
+    full = describe_os_error(OSError(errno.ENOSPC, FULL, str(tmp_path / "not" / "there")))
     assert full.startswith(f"{tmp_path / 'not' / 'there'}: {FULL} (")
     assert full.endswith(" MB are free); free some space there, or give another folder")
-    copied = sentence(OSError(errno.ENOSPC, FULL, "from", None, str(tmp_path / "to")))
+    copied = describe_os_error(OSError(errno.ENOSPC, FULL, "from", None, str(tmp_path / "to")))
     assert copied.startswith(f"{tmp_path / 'to'}: {FULL}")
-    denied = sentence(PermissionError(errno.EACCES, "Permission denied", "x"))
-    assert denied == "x: Permission denied; give another path, or yourself the right"
+    denied = describe_os_error(PermissionError(errno.EACCES, "Permission denied", "x"))
+    assert denied == "x: Permission denied; give another path, or get the right to write there"
     assert (
-        sentence(OSError("the store is shorter than it was")) == "the store is shorter than it was"
+        describe_os_error(OSError("the store is shorter than it was"))
+        == "the store is shorter than it was"
     )
 
 

@@ -8,7 +8,7 @@ from scipy import integrate, optimize, stats
 from scipy.linalg import toeplitz
 from scipy.special import logsumexp
 
-from kvae.distributions import Autoregressive, Gaussian, Mixture, choice
+from kvae.distributions import Autoregressive, Gaussian, Mixture, component_index
 
 pytestmark = pytest.mark.both
 
@@ -171,12 +171,14 @@ def test_samples_of_a_mixture_have_its_mean_and_covariance() -> None:
 def test_choice_inverts_the_cumulated_weights() -> None:
     weights = np.array([0.2, 0.0, 0.5, 0.3], np.float32)
     uniform = np.linspace(0.005, 0.995, 100)
-    found = choice(stats.norm.ppf(uniform).astype(np.float32), weights)
+    found = component_index(stats.norm.ppf(uniform).astype(np.float32), weights)
     np.testing.assert_array_equal(found, np.searchsorted(np.cumsum(weights), uniform, side="right"))
 
 
 def test_choice_stays_within_the_weights_at_any_noise() -> None:
-    found = np.array(choice(np.array([-50.0, 50.0], np.float32), np.full(3, 1 / 3, np.float32)))
+    found = np.array(
+        component_index(np.array([-50.0, 50.0], np.float32), np.full(3, 1 / 3, np.float32))
+    )
     np.testing.assert_array_equal(found, [0, 2])
 
 

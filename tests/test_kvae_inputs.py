@@ -126,8 +126,8 @@ WITHOUT_END[:, -1] = PAD
 REFUSED: dict[str, tuple[Any, str]] = {
     "an id above V - 1": (changed(2, 3, 9), r"tokens must be from 0 to 8 .* got 9"),
     "a negative id": (changed(2, 3, -1), r"tokens must be from 0 to 8 .* got -1"),
-    "numbers in [0, 1]": (ROWS / 9, "tokens must be whole numbers .* got float64"),
-    "truth values": (ROWS > 4, "tokens must be whole numbers .* got bool"),
+    "numbers in [0, 1]": (ROWS / 9, "tokens must be integers .* got float64"),
+    "truth values": (ROWS > 4, "tokens must be integers .* got bool"),
     "a text that is PAD alone": (changed(3, 0, PAD), "row 3 of tokens holds PAD"),
     "rows that are padded on the left": (PADDED_LEFT, "row 0 of tokens has PAD .* before its text"),
     "PAD without END": (WITHOUT_END, "row 0 of tokens has PAD .* where END"),
@@ -137,9 +137,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
 NO_BATCHES: dict[str, tuple[Any, str]] = {
     "texts themselves": (
         ["KAMI", "TORU"],
-        "tokens must be an array of whole numbers, got list; `Alphabet.encode`",
+        "tokens must be an array of integers, got list; `Alphabet.encode`",
     ),
-    "an array of strings": (np.array(["KAMI", "TORU"]), "tokens must be whole numbers .* got <U4"),
+    "an array of strings": (np.array(["KAMI", "TORU"]), "tokens must be integers .* got <U4"),
     "no texts": (ROWS[:0], "tokens must hold at least one text"),
 }
 
@@ -221,8 +221,8 @@ def test_a_generator_loses_no_batch_and_a_pipeline_is_read_once_an_epoch() -> No
         (-1.0 * WEIGHTS, "sample_weight must be finite and at least 0, got -"),
         (WEIGHTS * np.nan, "sample_weight must be finite and at least 0, got nan"),
         (0 * WEIGHTS, "sample_weight is 0 for all texts"),
-        (WEIGHTS[:4], "one number a text, got 4 for 6 texts"),
-        (np.ones(ROWS.shape), r"one number a text, \(n,\), got \(6, 16\)"),
+        (WEIGHTS[:4], "one weight per text, got 4 for 6 texts"),
+        (np.ones(ROWS.shape), r"one weight per text, \(n,\), got \(6, 16\)"),
         (np.array(["a"] * 6), "sample_weight must be numbers"),
     ],
 )
@@ -248,7 +248,7 @@ def test_labels_are_looked_at_too() -> None:
     model = without_noise(attributes=("a", "b"))
     for attribute, message in (
         (np.array([0, 1, 2, 0, 0, 0]), "attribute must be from -1 to 1 .* got 2"),
-        (np.zeros(6), "attribute must be whole numbers .* got float64"),
+        (np.zeros(6), "attribute must be integers .* got float64"),
         (np.zeros(5, np.int32), "every text has one attribute, got 5 for 6 texts"),
     ):
         with pytest.raises(DataError, match=message):

@@ -20,17 +20,22 @@ from kvae.model import TextVAE, computing_in
 from kvae.presets import PRESETS
 from kvae.runs import (
     Run,
-    after_divergence,
     check_bound,
     divergence,
-    epochs_of,
+    divergence_advice,
     load_run,
     parse_json,
+    read_epochs,
     read_json,
     to_json,
     write_json,
 )
-from kvae.saved_models import SIGNS_OF_MEMORY, cause, load_model, unreadable
+from kvae.saved_models import (
+    OUT_OF_MEMORY_PHRASES,
+    describe_load_error,
+    describe_read_error,
+    load_model,
+)
 from kvae.serving.errors import CheckFailed, ModelError
 from kvae.training.optimizers import optimizer
 
@@ -116,7 +121,7 @@ def test_a_truncated_model_comes_back_from_its_checkpoint(copy: Path) -> None:
     (copy / "model.keras").write_bytes(whole[: len(whole) // 2])
     told = refusal(copy)
     assert "damaged" in told
-    assert f"`kvae train --resume --out {copy}` writes it anew" in told
+    assert f"`kvae train --resume --out {copy}` restores it" in told
     assert "train it again" not in told
     resume(stored_config(copy), copy, lambda sentence: None)
     again = load_run(copy)
@@ -130,9 +135,9 @@ def test_only_a_damaged_model_without_checkpoint_is_to_be_trained_again(copy: Pa
     content = bytearray((copy / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (copy / "model.keras").write_bytes(content)
-    assert "writes it anew from the newest checkpoint" in refusal(copy)
+    assert "restores it from the newest checkpoint" in refusal(copy)
     shutil.rmtree(copy / "checkpoints")
-    assert "without a copy train it again" in refusal(copy)
+    assert "without a backup train it again" in refusal(copy)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,7 @@ def test_another_version_of_keras_is_named(copy: Path) -> None:
     [
         *(
             (RuntimeError(f"1 objects could not be loaded: {sign}"), "not enough memory")
-            for sign in SIGNS_OF_MEMORY
+            for sign in OUT_OF_MEMORY_PHRASES
         ),
         (MemoryError(), "not enough memory"),
         (PermissionError(13, "Permission denied"), "the right to read it"),
@@ -247,11 +252,11 @@ def test_weights_that_are_not_finite_are_refused(copy: Path, run_folder: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe", "not the JSON that was written"),
-        (b'{"model": ', "not the JSON that was written"),
-        (b"[" * 100_000, "not the JSON that was written"),
-        (b"[1, 2]", "holds a list and no object"),
-        (b"1" * 5000, "not the JSON that was written"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b'{"model": ', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"[1, 2]", "holds a list, not an object"),
+        (b"1" * 5000, "not valid JSON"),
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "vocabulary.json"])
@@ -261,12 +266,12 @@ def test_damaged_json_names_another_source(
     (copy / name).write_bytes(content)
     told = refusal(copy)
     assert message in told
-    assert "take it from a copy" in told
+    assert "take it from a backup" in told
     assert "train" not in told.replace(str(copy), "")
 
 
 def test_json_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvae.runs.MOST_BYTES", 10)
+    monkeypatch.setattr("kvae.runs.MAX_JSON_BYTES", 10)
     (tmp_path / "big.json").write_text("{" + " " * 20 + "}")
     with pytest.raises(ModelError, match="22 bytes, at most 10 are read"):
         read_json(tmp_path / "big.json", "")
@@ -310,8 +315,8 @@ def test_curves_have_gaps_where_metrics_were_no_numbers(tmp_path: Path) -> None:
     ]
     file = tmp_path / "metrics.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    assert [record["step"] for record in epochs_of(file)] == [1, 2]
-    assert np.isnan(points(epochs_of(file), "elbo")).tolist() == [True, False]
+    assert [record["step"] for record in read_epochs(file)] == [1, 2]
+    assert np.isnan(points(read_epochs(file), "elbo")).tolist() == [True, False]
     plot_curves(file, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").is_file()
 
@@ -325,9 +330,9 @@ def test_evaluation_and_export_say_that_a_run_diverged(
     assert "training diverged at step 99 (the loss is nan), this is its model of step 21" in said
     assert "--set training.learning_rate=0.001` goes on from its last good checkpoint" in said
     (copy / "model.keras").unlink()
-    assert after_divergence(copy, run.config) in refusal(copy)
+    assert divergence_advice(copy, run.config) in refusal(copy)
     (copy / "diverged.json").write_text("damaged")
-    with pytest.raises(ModelError, match="it is a note alone"):
+    with pytest.raises(ModelError, match="only records that training diverged"):
         divergence(copy)
 
 
@@ -339,5 +344,7 @@ def test_a_model_alone_is_opened_by_the_same_rules(copy: Path) -> None:
     )
     with pytest.raises(ModelError, match="head_size"):
         load_model(copy / "model.keras", "")
-    assert "ulimit" in unreadable(OSError(23, "Too many open files in system"))
-    assert "does not load here (odd)" in cause(copy / "model.keras", ValueError("odd"))
+    assert "ulimit" in describe_read_error(OSError(23, "Too many open files in system"))
+    assert "does not load here (odd)" in describe_load_error(
+        copy / "model.keras", ValueError("odd")
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kvae.presets import preset
-from kvae.runs import load_run, numbered
+from kvae.runs import list_checkpoints, load_run
 from kvae.serving.errors import CheckFailed, ModelError
 from kvae.training import fit
 from kvae.training.checkpoints import read_checkpoint
@@ -79,7 +79,7 @@ def test_a_resumed_run_that_diverges_leaves_model_and_checkpoints_and_goes_on_fr
     out, said = shutil.copytree(run_folder, tmp_path / "run"), list[str]()
     kept = ("model.keras", "report/evaluation.json", "vocabulary.json")
     before = {name: (out / name).read_bytes() for name in kept}
-    files = [path.name for path in numbered(out / "checkpoints")]
+    files = [path.name for path in list_checkpoints(out / "checkpoints")]
     longer = {"training.epochs": 5, "training.learning_rate_schedule": "constant"}
     for _ in range(2):  # the second attempt begins where the first did
         with pytest.raises(CheckFailed, match="goes on from its last good checkpoint"):
@@ -92,7 +92,7 @@ def test_a_resumed_run_that_diverges_leaves_model_and_checkpoints_and_goes_on_fr
             [each for each in said if each.startswith("going on")]
         )
         assert {name: (out / name).read_bytes() for name in kept} == before
-        assert [path.name for path in numbered(out / "checkpoints")] == files
+        assert [path.name for path in list_checkpoints(out / "checkpoints")] == files
     assert [("diverged" in line) for line in strict_lines(out)] == [False, False, False, True]
     assert all(np.isfinite(value) for _, _, value in scalars(out / "logs"))
     finished, _ = resume(
@@ -131,7 +131,7 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
     ):
         run(config, out, quiet)
     monkeypatch.undo()
-    assert [path.name for path in numbered(out / "checkpoints")] == ["step-000000007.npz"]
+    assert [path.name for path in list_checkpoints(out / "checkpoints")] == ["step-000000007.npz"]
     read_checkpoint(out / "checkpoints" / "step-000000007.npz")
     assert not (out / "model.keras").exists()
     said: list[str] = []
@@ -153,7 +153,7 @@ def test_a_finished_run_without_a_checkpoint_that_can_be_read_does_not_begin_ane
     tmp_path: Path, run_folder: Path, how: str
 ) -> None:
     out = shutil.copytree(run_folder, tmp_path / "run")
-    for path in numbered(out / "checkpoints"):
+    for path in list_checkpoints(out / "checkpoints"):
         path.write_bytes(path.read_bytes()[:-300]) if how == "truncated" else path.unlink()
     before, said = contents(out), list[str]()
     reason = (
@@ -174,11 +174,11 @@ def test_checkpoints_that_an_attempt_left_do_not_outlive_the_one_that_goes_on(
 ) -> None:
     """A damaged newer one would push out what a resumed run writes."""
     out = shutil.copytree(run_folder, tmp_path / "run")
-    older, newer = numbered(out / "checkpoints")
+    older, newer = list_checkpoints(out / "checkpoints")
     newer.write_bytes(newer.read_bytes()[:-300])
     newer.rename(newer.with_name("step-000000099.npz"))
     resume(stored_config(out), out, quiet)
-    assert [path.name for path in numbered(out / "checkpoints")] == [
+    assert [path.name for path in list_checkpoints(out / "checkpoints")] == [
         older.name,
         "step-000000021.npz",
     ]

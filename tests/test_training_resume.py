@@ -21,7 +21,7 @@ from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.training import checkpoints, experiment, fit
 from kvae.training.callbacks import Checkpoints
-from kvae.training.checkpoints import latest_checkpoint, numbered
+from kvae.training.checkpoints import latest_checkpoint, list_checkpoints
 from kvae.training.experiment import resume, run, stored_config
 from kvae.training.fit import segments
 
@@ -163,8 +163,8 @@ def kill_and_resume(folder: Path, data: Path, epochs: int, kills: int, seed: int
     whole = start(folder / "whole", data, epochs)
     for _ in range(kills):
         process = start(folder / "killed", data, epochs)
-        before = numbered(folder / "killed" / "checkpoints")
-        while numbered(folder / "killed" / "checkpoints") == before:
+        before = list_checkpoints(folder / "killed" / "checkpoints")
+        while list_checkpoints(folder / "killed" / "checkpoints") == before:
             assert process.poll() is None, (folder / "killed.log").read_text()
             time.sleep(0.01)
         time.sleep(generator.uniform(0.0, 1.0))
@@ -207,7 +207,7 @@ def test_segments_lead_through_every_step_once() -> None:
 def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    older, newer = numbered(run_folder / "checkpoints")
+    older, newer = list_checkpoints(run_folder / "checkpoints")
     (folder / older.name).write_bytes(older.read_bytes())
     (folder / newer.name).write_bytes(newer.read_bytes()[:-200])
     (folder / ".partial-0123abcd-step-000000099.npz").write_bytes(b"PK")
@@ -366,7 +366,7 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
     )
     out = tmp_path / "run"
     whole, _ = run(config, out, quiet)
-    last = numbered(out / "checkpoints")[-1]
+    last = list_checkpoints(out / "checkpoints")[-1]
     found = latest_checkpoint(out / "checkpoints", quiet)
     assert found is not None
     about = {name: value for name, value in found.about.items() if name != "ended"}
@@ -385,7 +385,7 @@ def test_a_model_that_is_behind_its_checkpoints_is_said(
     copy = shutil.copytree(run_folder, tmp_path / "run")
     opened(str(copy))
     assert capsys.readouterr().err == ""
-    newest = numbered(copy / "checkpoints")[-1]
+    newest = list_checkpoints(copy / "checkpoints")[-1]
     newest.rename(newest.with_name("step-000000099.npz"))
     opened(str(copy))
     assert "is 78 steps ahead of its model" in capsys.readouterr().err

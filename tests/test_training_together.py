@@ -20,7 +20,7 @@ from kvae.presets import preset
 from kvae.runs import Run, load_run, write_json
 from kvae.serving.errors import ConfigError, DataError, ModelError
 from kvae.training import downloads, experiment, fit, large
-from kvae.training.checkpoints import ABOUT, numbered, read_checkpoint
+from kvae.training.checkpoints import ABOUT, list_checkpoints, read_checkpoint
 from kvae.training.corpora import prepare
 from kvae.training.downloads import COLLECTIONS, Collection, get
 from kvae.training.experiment import completed, resume, run, stored_config
@@ -294,7 +294,7 @@ def test_of_two_that_go_on_with_a_run_one_trains(finished: Path, config: Config)
 def test_a_worker_that_does_not_write_the_run_leaves_its_folder_to_the_first(
     finished: Path, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "worker", lambda: 1)
+    monkeypatch.setattr(experiment, "worker_index", lambda: 1)
     before = content(finished)
     with claimed(finished), claimed(tmp_path / "new"):
         resume(config.with_settings({"training.steps": 4}), finished, quiet)
@@ -335,7 +335,7 @@ def test_the_checkpoints_of_a_run_name_it(run_folder: Path) -> None:
     name = json.loads((run_folder / "run.json").read_text())["run"]
     assert len(name) == 16
     assert {
-        read_checkpoint(path).about["run"] for path in numbered(run_folder / "checkpoints")
+        read_checkpoint(path).about["run"] for path in list_checkpoints(run_folder / "checkpoints")
     } == {name}
 
 
@@ -343,7 +343,7 @@ def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
     finished: Path, tmp_path: Path, config: Config
 ) -> None:
     run(config.with_settings({"training.seed": 5, "training.steps": 4}), tmp_path / "other", quiet)
-    (foreign,) = numbered(tmp_path / "other" / "checkpoints")
+    (foreign,) = list_checkpoints(tmp_path / "other" / "checkpoints")
     copied = Path(shutil.copy(foreign, finished / "checkpoints"))
     before = content(finished)
     with pytest.raises(
@@ -358,13 +358,13 @@ def test_a_checkpoint_of_another_run_of_the_same_shapes_is_refused(
 def test_checkpoints_of_earlier_versions_name_no_run_and_are_resumed(
     finished: Path, config: Config
 ) -> None:
-    (path,) = numbered(finished / "checkpoints")
+    (path,) = list_checkpoints(finished / "checkpoints")
     rewrite(
         path, {name: value for name, value in read_checkpoint(path).about.items() if name != "run"}
     )
     (finished / "run.json").unlink()
     resume(config.with_settings({"training.steps": 4}), finished, quiet)
-    newest = read_checkpoint(numbered(finished / "checkpoints")[-1])
+    newest = read_checkpoint(list_checkpoints(finished / "checkpoints")[-1])
     assert newest.about["run"] == json.loads((finished / "run.json").read_text())["run"]
 
 

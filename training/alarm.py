@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from kvae.configuration import ModelConfig, ObjectiveConfig
-from kvae.model import TextVAE, number
+from kvae.model import TextVAE, as_int
 from kvae.objectives import TARGETED
 from kvae.serving.errors import ConfigError
 from kvae.slots import EXPANDERS, HEADS
@@ -76,7 +76,7 @@ class CollapseAlarm(keras.callbacks.Callback):
         """The news, with the numbers of the last evaluation."""
         kl, active, information = (logs[name] for name in NUMBERS)
         numbers = f"KL {kl:.4f} nats, {int(active)} active units, mutual information {max(information, 0.0):.4f} nats"
-        when = f"step {number(model.training_steps):,}, {self.patience} evaluations in a row"
+        when = f"step {as_int(model.training_steps):,}, {self.patience} evaluations in a row"
         if not self.collapsed:
             return f"the code is in use again ({when}): {numbers}"
         ending = (
@@ -105,9 +105,9 @@ def watched(model: TextVAE) -> bool:
 def ramp_is_over(model: TextVAE) -> bool:
     """Whether the ramp has reached its height for good; a cyclical one with its last cycle, a constant one at its start."""
     objective = model.objective_config
-    rise = 0 if objective.schedule == "constant" else number(model.ramp_steps)
+    rise = 0 if objective.schedule == "constant" else as_int(model.ramp_steps)
     return (
-        number(model.training_steps) >= objective.warm_start_steps + number(model.ramp_start) + rise
+        as_int(model.training_steps) >= objective.warm_start_steps + as_int(model.ramp_start) + rise
     )
 
 

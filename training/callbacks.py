@@ -15,8 +15,8 @@ from typing import Any
 
 import keras
 
-from kvae.model import NEVER, TextVAE, number
-from kvae.runs import DIVERGED, numbered, step_of, to_json
+from kvae.model import NEVER, TextVAE, as_int
+from kvae.runs import DIVERGED, checkpoint_step, list_checkpoints, to_json
 from kvae.writing import write_text
 
 from .checkpoints import (
@@ -72,7 +72,7 @@ class MetricsFile(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.lines += 1
         self.write(
-            number(self.model.training_steps),
+            as_int(self.model.training_steps),
             {name: float(value) for name, value in (logs or {}).items()},
         )
 
@@ -111,7 +111,7 @@ class StepCallback(keras.callbacks.Callback):
     """
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.steps_before_epoch = number(self.model.training_steps)
+        self.steps_before_epoch = as_int(self.model.training_steps)
 
     def has_reached(self, step: int, batch: int) -> bool:
         """Whether training has reached `step` after batch number `batch` of the epoch.
@@ -121,7 +121,7 @@ class StepCallback(keras.callbacks.Callback):
         """
         return (
             self.steps_before_epoch + batch + 1 >= step
-            and number(self.model.training_steps) >= step
+            and as_int(self.model.training_steps) >= step
         )
 
 
@@ -162,8 +162,8 @@ class RampAfterConvergence(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         warm_start = self.model.objective_config.warm_start_steps
         if (
-            number(self.model.ramp_start) != NEVER
-            or number(self.model.training_steps) <= warm_start
+            as_int(self.model.ramp_start) != NEVER
+            or as_int(self.model.training_steps) <= warm_start
         ):
             return
         logs = logs or {}
@@ -173,7 +173,7 @@ class RampAfterConvergence(keras.callbacks.Callback):
         self.waited = 0 if improved else self.waited + 1
         self.best = min(self.best, reconstruction)
         if self.waited >= self.patience:
-            step = number(self.model.training_steps) - warm_start
+            step = as_int(self.model.training_steps) - warm_start
             steps = max(self.model.objective_config.ramp_steps, step // 5)
             self.model.ramp_start.assign(step)
             self.model.ramp_steps.assign(steps)
@@ -184,7 +184,7 @@ class RampAfterConvergence(keras.callbacks.Callback):
 
     def conclude(self) -> None:
         """Say at the end of a run that the ramp never started, if that is so."""
-        if number(self.model.ramp_start) == NEVER:
+        if as_int(self.model.ramp_start) == NEVER:
             self.say(
                 "the ramp never started, because the model was still improving without a penalty: "
                 "train longer for a usable prior"
@@ -222,7 +222,7 @@ class EarlyStop(keras.callbacks.Callback):
             return
         bound = (logs or {})["val_elbo"]
         if bound < self.best:
-            self.best, self.waited, self.best_step = bound, 0, number(self.model.training_steps)
+            self.best, self.waited, self.best_step = bound, 0, as_int(self.model.training_steps)
             write_checkpoint(self.file, self.model, self.about)
         else:
             self.waited += 1
@@ -231,7 +231,7 @@ class EarlyStop(keras.callbacks.Callback):
 
     def conclude(self) -> None:
         """Give the model the weights of the best epoch."""
-        if self.best_step and self.best_step != number(self.model.training_steps):
+        if self.best_step and self.best_step != as_int(self.model.training_steps):
             self.say(
                 f"the held-out bound was lowest at step {self.best_step:,} ({self.best:.2f} nats): "
                 f"its weights are kept"
@@ -257,7 +257,7 @@ class DecoderReset(StepCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self.warm_start = self.model.objective_config.warm_start_steps
-        self.pending = number(self.model.training_steps) < self.warm_start
+        self.pending = as_int(self.model.training_steps) < self.warm_start
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.pending and self.has_reached(self.warm_start, batch):
@@ -278,7 +278,7 @@ class EncoderAhead(keras.callbacks.Callback):
         self.say, self.best = say, -float("inf")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if not number(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
+        if not as_int(self.model.encoder_updates) or "val_mutual_information" not in (logs or {}):
             return  # not measured: the held-out texts are all equal
         information = (logs or {})["val_mutual_information"]
         if not math.isfinite(information):
@@ -355,7 +355,7 @@ class Checkpoints(StepCallback):
         """
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-        step = number(self.model.training_steps)
+        step = as_int(self.model.training_steps)
         states = {name: callback.state() for name, callback in self.stateful.items()}
         about = {
             **self.about,
@@ -368,7 +368,7 @@ class Checkpoints(StepCallback):
         path = self.folder / f"step-{step:09d}.npz"
         write_checkpoint(path, self.model, about)
         self.good = path if self.model_is_good else self.good
-        for unneeded in unneeded_checkpoints(numbered(self.folder), path, self.good):
+        for unneeded in unneeded_checkpoints(list_checkpoints(self.folder), path, self.good):
             unneeded.unlink()
         (self.folder.parent / DIVERGED).unlink(missing_ok=True)
         self.last_write = time.monotonic()
@@ -382,7 +382,7 @@ def unneeded_checkpoints(
     These are the checkpoints after `newest`, which an abandoned attempt left, and all earlier ones
     except the last `CHECKPOINTS_KEPT` and the last good one.
     """
-    valid = [path for path in checkpoints if step_of(path) <= step_of(newest)]
+    valid = [path for path in checkpoints if checkpoint_step(path) <= checkpoint_step(newest)]
     kept = {*valid[-CHECKPOINTS_KEPT:], good}
     return [path for path in checkpoints if path not in kept]
 

@@ -21,9 +21,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kvae.model import TextVAE, number
-from kvae.runs import numbered, parse_json, to_json
-from kvae.saved_models import first_line, from_outside
+from kvae.model import TextVAE, as_int
+from kvae.runs import list_checkpoints, parse_json, to_json
+from kvae.saved_models import describe_system_error, first_line
 from kvae.serving.errors import CheckFailed, ModelError
 from kvae.writing import whole
 
@@ -107,7 +107,7 @@ def values_of(model: TextVAE, within_epoch: bool = False) -> dict[str, np.ndarra
         for place, variable in enumerate(variables):
             value = np.asarray(keras.ops.convert_to_numpy(variable))
             if not np.isfinite(value).all():
-                raise Diverged(number(model.training_steps), f"{variable.path} is not finite")
+                raise Diverged(as_int(model.training_steps), f"{variable.path} is not finite")
             values[f"{name}/{place}"] = value
     return values
 
@@ -141,7 +141,7 @@ def read_checkpoint(path: Path, required: Sequence[str] = ()) -> Checkpoint:
         check_about(about, required)
     except Exception as error:  # zip, npy and json raise errors without a common base
         raise ModelError(
-            f"{path}: {from_outside(error) or f'damaged ({first_line(error)})'}"
+            f"{path}: {describe_system_error(error) or f'damaged ({first_line(error)})'}"
         ) from error
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
@@ -204,10 +204,10 @@ def restore_checkpoint(model: TextVAE, checkpoint: Checkpoint) -> None:
     """
     model.optimizer.build(model.trainable_variables)
     assign(checkpoint, variable_groups(model, checkpoint.about.get("within_epoch", False)))
-    if number(model.training_steps) != checkpoint.step:
+    if as_int(model.training_steps) != checkpoint.step:
         raise ModelError(
             f"{checkpoint.path}: says step {checkpoint.step:,} and holds the model of step "
-            f"{number(model.training_steps):,}; {skip_hint(checkpoint.path)}"
+            f"{as_int(model.training_steps):,}; {skip_hint(checkpoint.path)}"
         )
 
 
@@ -324,7 +324,7 @@ def latest_checkpoint(
     can be read.
     """
     newest, errors = None, []
-    for path in reversed(numbered(folder)):
+    for path in reversed(list_checkpoints(folder)):
         try:
             checkpoint = read_checkpoint(path, REQUIRED_TO_RESUME)
         except ModelError as error:

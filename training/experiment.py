@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from kvae.configuration import Config, dotted_keys, dotted_value
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 from kvae.misfits import check_training
 from kvae.model import TextVAE, computing_in
 from kvae.runs import (
@@ -29,12 +29,12 @@ from kvae.runs import (
     REPORT,
     VOCABULARY,
     Run,
+    describe_divergence,
     divergence,
     read_config,
-    said_of,
     write_json,
 )
-from kvae.saved_models import is_whole
+from kvae.saved_models import is_intact
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.writing import LOCK, claimed, remove, whole
 
@@ -82,7 +82,12 @@ def running(
     config: Config, out: str | Path, say: Say, overwrite: bool = False
 ) -> Iterator[tuple[Run, Prepared]]:
     """`run`, whose folder stays this process's until the block ends."""
-    with own_folder(Path(out)) as own, naming(out), split_between(config), claimed(own) as kept:
+    with (
+        own_folder(Path(out)) as own,
+        add_path_to_errors(out),
+        split_between(config),
+        claimed(own) as kept,
+    ):
         earlier = giving_way(own, overwrite)
         if earlier:
             note_lock(own, kept, say)
@@ -111,7 +116,12 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
     else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
-    with own_folder(out) as own, naming(out), split_between(config), claimed(own) as kept:
+    with (
+        own_folder(out) as own,
+        add_path_to_errors(out),
+        split_between(config),
+        claimed(own) as kept,
+    ):
         note_lock(own, kept, say)
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
@@ -210,7 +220,7 @@ def last_state(out: Path, say: Say) -> Checkpoint | None:
     diverged = divergence(out)
     if diverged:
         say(
-            f"{said_of(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps"
+            f"{describe_divergence(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps"
         )
     start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
     way = start if (out / MODEL).is_file() else "or train a new run in another --out"
@@ -290,7 +300,7 @@ def trained(
     """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
     finished = fit(model, prepared, out, checkpoint, say)
     run = Run(out, prepared.config, prepared.alphabet, model)
-    if finished and is_whole(out / MODEL) and is_evaluated(run):
+    if finished and is_intact(out / MODEL) and is_evaluated(run):
         say("the run was finished already")
         (out / DIVERGED).unlink(
             missing_ok=True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 
 Results = Sequence[Mapping[str, Any]]
 Draw = Callable[[Results, Path], None]
@@ -28,7 +28,7 @@ def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
         1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False
     )
     yield axes[0]
-    with naming(path):
+    with add_path_to_errors(path):
         figure.savefig(path, dpi=100, metadata={"Software": None})
     pyplot.close(figure)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def watched(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Dataset:
+def call_on_first_batch(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Dataset:
     """The same dataset; `look` is called with its first batch, as arrays, in each iteration.
 
     The batch is seen on its way to the consumer, and not read separately: a pipeline around a

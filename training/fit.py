@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from kvae.configuration import Config
-from kvae.model import TextVAE, number
+from kvae.model import TextVAE, as_int
 from kvae.objectives import TARGETED, ramp_at
 from kvae.runs import (
     CHECKPOINTS,
@@ -25,8 +25,8 @@ from kvae.runs import (
     LOGS,
     METRICS,
     REPORT,
-    after_divergence,
-    said_of,
+    describe_divergence,
+    divergence_advice,
     write_json,
 )
 from kvae.serving.errors import CheckFailed, ConfigError
@@ -111,7 +111,7 @@ def fit(
         restore_checkpoint(model, checkpoint)
         if (
             "ended" in checkpoint.about
-            and max(number(model.training_steps), checkpoint.about["ended"]) >= total_steps
+            and max(as_int(model.training_steps), checkpoint.about["ended"]) >= total_steps
         ):
             return True
     else:  # what a run left that was killed before its first one
@@ -134,12 +134,12 @@ def fit(
             values_of(model)  # finite, or the model and numbers of an earlier end stay
             (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
             checkpoints.write(
-                -(-number(model.training_steps) // steps_per_epoch), ended=total_steps
+                -(-as_int(model.training_steps) // steps_per_epoch), ended=total_steps
             )
         except KeyboardInterrupt:
             values_of(model)
             say(
-                f"stopped after {number(model.training_steps):,} steps; the model of this moment is kept, "
+                f"stopped after {as_int(model.training_steps):,} steps; the model of this moment is kept, "
                 f"`kvae train --resume --out {quote(str(out))}` goes on"
             )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
@@ -169,7 +169,7 @@ def train(
     for callback in (*callbacks, checkpoints):
         callback.set_model(model)
     stopped = checkpoint and checkpoint.about.get("stopped")
-    for segment in () if stopped else segments(number(model.training_steps), *length_of(prepared)):
+    for segment in () if stopped else segments(as_int(model.training_steps), *length_of(prepared)):
         model.fit(
             training_stream(prepared, segment.first_step),
             steps_per_epoch=segment.steps_per_epoch,
@@ -229,7 +229,9 @@ def marking_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> I
         for callback in callbacks:
             if hasattr(callback, "diverged"):
                 callback.diverged(error)
-        raise CheckFailed(f"{said_of(found)}; {after_divergence(out, config)}") from error
+        raise CheckFailed(
+            f"{describe_divergence(found)}; {divergence_advice(out, config)}"
+        ) from error
 
 
 def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:

@@ -20,9 +20,9 @@ import numpy as np
 
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
-from kvae.replicas import Replica, own_mean, replica
+from kvae.replicas import Replica, replica, shard_mean
 
-from .first_batch import watched as watched
+from .first_batch import call_on_first_batch as call_on_first_batch
 
 Values = Sequence[jax.Array]
 """One array for each variable of a list."""
@@ -67,7 +67,7 @@ def train_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.A
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
-            loss = scale * own_mean(terms["loss"])
+            loss = scale * shard_mean(terms["loss"])
         updated = values_after(scope, model.non_trainable_variables, non_trainable)
         return loss, (terms, scale, updated)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvae.runs import epochs_of
+from kvae.runs import read_epochs
 
 PANELS = {
     "bound: reconstruction + KL (nats per sequence)": ("elbo",),
@@ -29,7 +29,7 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
     if not metrics.exists():
         return
-    records = epochs_of(metrics)
+    records = read_epochs(metrics)
     if not records:
         return
     steps = [record["step"] for record in records]

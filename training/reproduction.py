@@ -20,8 +20,8 @@ import numpy as np
 
 from kvae import __version__
 from kvae.configuration import Config, dotted_keys, dotted_value, nearest
-from kvae.disk import naming
-from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
+from kvae.disk import add_path_to_errors
+from kvae.runs import CONFIG, METRICS, Run, check_bound, parse_json, read_epochs, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.steps import backend_steps
 from kvae.writing import LOCK, occupied, sole_writer, whole
@@ -363,7 +363,7 @@ def curve(metrics: Path) -> dict[str, list[float]]:
     """The learning curve of a run: an entry for each epoch."""
     if not metrics.is_file():
         return {}
-    records = epochs_of(metrics)
+    records = read_epochs(metrics)
     return {
         name: [record[name] for record in records]
         for name in CURVES
@@ -426,7 +426,7 @@ def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
         key for item in results for key, value in item.items() if not isinstance(value, dict | list)
     )
     names = list(dict.fromkeys(plain))
-    with naming(path), path.open("w", encoding="utf-8", newline="") as file:
+    with add_path_to_errors(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(results)

@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import DTypeLike
 
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 from kvae.serving.alphabet import END, PAD, Alphabet
 
 SHARD = 2**28
@@ -38,7 +38,10 @@ class ColumnWriter:
         while content:
             shard, place = divmod(self.size, SHARD)
             part = content[: SHARD - place]
-            with naming(self.folder), shard_file(self.folder, self.name, shard).open("ab") as file:
+            with (
+                add_path_to_errors(self.folder),
+                shard_file(self.folder, self.name, shard).open("ab") as file,
+            ):
                 file.write(part)
             self.size += len(part)
             content = content[len(part) :]

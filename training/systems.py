@@ -144,6 +144,8 @@ def table_row(name: str, result: dict[str, Any]) -> str:
         " + ".join(f"{level:.2f}" for level in levels) if len(levels) > 1 else "",
         f"{result['active_units']} of {result['latent_size']}",
         f"{result['mutual_information']:.2f}",
-        f"{item.honest}" if item.honest and item.config.data.source == CORPUS else "",
+        f"{item.published_nats}"
+        if item.published_nats and item.config.data.source == CORPUS
+        else "",
     ]
     return "| " + " | ".join(cells) + " |\n"

@@ -18,8 +18,8 @@ from tensorboard.plugins.hparams import api as hyperparameters
 from kvae.configuration import Config, dotted_value
 from kvae.decoding import Chooser, decode, greedy
 from kvae.misfits import partners
-from kvae.model import TextVAE, number
-from kvae.objectives import begun, beta_at
+from kvae.model import TextVAE, as_int
+from kvae.objectives import beta_at, warm_start_over
 from kvae.serving.alphabet import Alphabet, one_line
 from kvae.tensors import Tensor
 from kvae.writing import write_text
@@ -115,7 +115,7 @@ class TensorBoardMonitor(StepCallback):
             part: tf.summary.create_file_writer(str(self.folder / part))
             for part in ("train", "validation", SETTINGS)
         }
-        self.last_step_written, self.last_step_time = number(self.model.training_steps), 0.0
+        self.last_step_written, self.last_step_time = as_int(self.model.training_steps), 0.0
         self.speed_start: tuple[int, float] | None = None
         self.preview = TextPreview(self.model, self.texts)
         if new:
@@ -140,7 +140,7 @@ class TensorBoardMonitor(StepCallback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
-        step = number(self.model.training_steps)
+        step = as_int(self.model.training_steps)
         if step > self.last_step_written:
             self.write_training(
                 step, {name: value for name, value in logs.items() if not name.startswith("val_")}
@@ -168,7 +168,7 @@ class TensorBoardMonitor(StepCallback):
 
     def note(self, text: str, step: int | None = None) -> None:
         """Write a remark about the run at `step`, or at the current step."""
-        step = number(self.model.training_steps) if step is None else step
+        step = as_int(self.model.training_steps) if step is None else step
         with self.writers["validation"].as_default(step=step):
             tf.summary.text("notes", as_code_block(text))
 
@@ -200,7 +200,7 @@ class TensorBoardMonitor(StepCallback):
         The throughput is the examples per second since the last call.
         """
         objective = self.config.objective
-        beta = begun(objective, step) * beta_at(objective, self.model.ramp)
+        beta = warm_start_over(objective, step) * beta_at(objective, self.model.ramp)
         with self.writers["train"].as_default(step=step):
             for name, value in {**logs, "beta": ops.convert_to_numpy(beta)}.items():
                 self.write_scalar(name, value)

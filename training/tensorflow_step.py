@@ -17,9 +17,9 @@ from kvae.heads import LSTMCell
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
 from kvae.recurrences import keras_loop, looping
-from kvae.replicas import Replica, own_mean, own_share, replica
+from kvae.replicas import Replica, replica, shard_fraction, shard_mean
 
-from .first_batch import watched as watched
+from .first_batch import call_on_first_batch as call_on_first_batch
 from .tensorflow_recurrence import lstm
 
 
@@ -51,7 +51,7 @@ def train_step(model: TextVAE, data: Any) -> dict[str, tf.Tensor]:
     with tf.GradientTape() as tape, replica(part):
         terms = model.terms(inputs, training=True)
         scale = model.optimizer.scale_loss(tf.ones(()))
-        loss = scale * own_mean(terms["loss"]) * own_share()
+        loss = scale * shard_mean(terms["loss"]) * shard_fraction()
     weights = model.trainable_weights
     # Gradients of embeddings come as slices. They are made dense, because the norm of the slices is
     # wrong if a row occurs twice. Weights that the loss does not depend on get zeros; an example is

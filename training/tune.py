@@ -14,7 +14,7 @@ import keras
 import keras_tuner
 
 from kvae.configuration import Config, dotted_keys, nearest
-from kvae.disk import naming
+from kvae.disk import add_path_to_errors
 from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import Taken, claimed, occupied
@@ -209,7 +209,7 @@ def run_search(
     write_json(out / "tune.json", {"config": config.to_dict(), "search": ranges})
     with standard_output_to_error():  # KerasTuner prints there that it continues a search
         tuner = RunTuner(config, search, out, trials, say)
-    with naming(out):
+    with add_path_to_errors(out):
         tuner.search()
     results = [
         {"run": str(file.parent), **parse_json(file.read_text(encoding="utf-8"))}

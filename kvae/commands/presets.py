@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
             "source": item.source,
             "parameters": PARAMETERS[name],
             "counted_at": dict(zip(("length", "vocabulary_size"), item.shape, strict=True)),
-            "published_nats": item.honest,
+            "published_nats": item.published_nats,
             "config": item.config.to_dict(),
         }
         for name, item in PRESETS.items()

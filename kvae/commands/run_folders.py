@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def opened(folder: str) -> Run:
     """A run for evaluation or export; a sentence where its model is not the latest of its training, or that diverged."""
-    from kvae.runs import after_divergence, divergence, load_run, said_of, steps_behind
+    from kvae.runs import describe_divergence, divergence, divergence_advice, load_run, steps_behind
 
     run = load_run(folder)
     diverged, behind = divergence(run.path), steps_behind(run)
     if diverged:
         say(
-            f"{folder}: {said_of(diverged)}, this is its model of step {int(run.model.training_steps):,}; "
-            f"{after_divergence(run.path, run.config)}"
+            f"{folder}: {describe_divergence(diverged)}, this is its model of step {int(run.model.training_steps):,}; "
+            f"{divergence_advice(run.path, run.config)}"
         )
     elif behind:
         say(
