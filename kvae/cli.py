@@ -64,9 +64,13 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job keeps its model, as with Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a stopped job keeps its model, as with Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal that lacks a character gets its code
     try:
         options.run(options)
         sys.stdout.flush()
@@ -91,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Every command with its arguments."""
     top = argparse.ArgumentParser(
-        prog="kvae", description="Text VAEs whose latent code stays alive, shipped as ONNX samplers."
+        prog="kvae",
+        description="Text VAEs whose latent code stays alive, shipped as ONNX samplers.",
     )
     top.add_argument("--version", action="version", version=f"kvae {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -45,7 +45,9 @@ def file_stem(name: str, scale: str) -> str:
     return name if scale == "small" else f"{name}-{scale}"
 
 
-def add_chapter(book: Path, name: str, folder: Path, report: Mapping[str, Any], studies: Mapping[str, Study]) -> Path:
+def add_chapter(
+    book: Path, name: str, folder: Path, report: Mapping[str, Any], studies: Mapping[str, Study]
+) -> Path:
     """Put the results of a study's folder into a book and write the book anew; returns its page."""
     parts = book / PARTS
     parts.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,10 @@ def add_chapter(book: Path, name: str, folder: Path, report: Mapping[str, Any], 
 def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
     """Write the page from the results that are there; returns its path."""
     page = book / PAGE
-    with sole_writer(beside(page), page, wait=True), whole(page) as partial:  # the last writer has read all results
+    with (
+        sole_writer(beside(page), page, wait=True),
+        whole(page) as partial,
+    ):  # the last writer has read all results
         partial.write_text(book_text(book / PARTS, studies), encoding="utf-8")
     return page
 
@@ -84,7 +89,11 @@ def overview(studies: Mapping[str, Study], found: Mapping[str, Sequence[Mapping[
     """A line for each study: what it is, and its verdicts."""
     lines = ["| study | what | source | minutes | verdicts |", "|---|---|---|---:|---|"]
     for name, study in studies.items():
-        marks = [VERDICTS[verdict.passed] for report in found[name] for _, verdict in judged(study, report)]
+        marks = [
+            VERDICTS[verdict.passed]
+            for report in found[name]
+            for _, verdict in judged(study, report)
+        ]
         took = ", ".join(f"{minutes(report['rows']):,.0f}" for report in found[name])
         lines.append(
             f"| [{name}](#{name}) | {study.title} | {study.source} | {took} | {', '.join(marks) or 'not run yet'} |"
@@ -119,9 +128,14 @@ def section(name: str, study: Study, report: Mapping[str, Any], stem: str) -> st
 def results_table(study: Study, results: Sequence[Mapping[str, Any]]) -> str:
     """A line for each row: its numbers, the mean over seeds, and what the source reports."""
     published = {result["row"]: result["published"] for result in results}
-    lines = [f"| row | {' | '.join(study.columns.values())} |", f"|---{'|---:' * len(study.columns)}|"]
+    lines = [
+        f"| row | {' | '.join(study.columns.values())} |",
+        f"|---{'|---:' * len(study.columns)}|",
+    ]
     for row, numbers in by_row(results).items():
-        cells = [cell(numbers.get(metric, []), published[row].get(metric)) for metric in study.columns]
+        cells = [
+            cell(numbers.get(metric, []), published[row].get(metric)) for metric in study.columns
+        ]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -145,7 +159,13 @@ def verdict_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
     for statement, verdict in judged(study, report):
         known = verdict.passed is False and report["scale"] == "small" and statement.otherwise
         why = f"*{statement.otherwise}*" if known else ""
-        parts = (statement.text, f"({statement.source})", sentence(verdict.evidence), by_seed(verdict), why)
+        parts = (
+            statement.text,
+            f"({statement.source})",
+            sentence(verdict.evidence),
+            by_seed(verdict),
+            why,
+        )
         lines.append(f"- **{VERDICTS[verdict.passed]}** {' '.join(part for part in parts if part)}")
     return lines
 
@@ -159,12 +179,19 @@ def sample_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
     """What the chosen rows write, a line each, cut where it is long: the texts are a model's."""
     if study.samples is None:
         return []
-    texts = {result["row"]: result[SAMPLES] for result in report["rows"] if not result["seed"] and SAMPLES in result}
+    texts = {
+        result["row"]: result[SAMPLES]
+        for result in report["rows"]
+        if not result["seed"] and SAMPLES in result
+    }
     try:
         shown = [name for name in study.samples(means(report["rows"])) if name in texts]
     except KeyError:  # a row that chooses them is missing
         shown = list(texts)
-    return [f"Greedy samples of *{name}*, in their order:\n\n```\n{shortened(texts[name])}\n```\n" for name in shown]
+    return [
+        f"Greedy samples of *{name}*, in their order:\n\n```\n{shortened(texts[name])}\n```\n"
+        for name in shown
+    ]
 
 
 def shortened(texts: Sequence[str]) -> str:

@@ -77,7 +77,9 @@ def file_of(collection: str, name: str) -> str:
     return str(found)
 
 
-def get(collection: str, source: str | None, say: Callable[[str], None], address: str | None = None) -> list[Path]:
+def get(
+    collection: str, source: str | None, say: Callable[[str], None], address: str | None = None
+) -> list[Path]:
     """Bring a collection's files into the data folder, from the folder `source` or from its public address. A file appears
     only when its content has the sha256 that is known; raises `DataError` where it has not, and leaves nothing behind."""
     if collection not in COLLECTIONS:
@@ -87,14 +89,26 @@ def get(collection: str, source: str | None, say: Callable[[str], None], address
     wanted = COLLECTIONS[collection]
     address = address or wanted.address
     if source is None and address is None:
-        raise DataError(f"{collection} has no public download ({wanted.terms}); copy yours with --from FOLDER")
+        raise DataError(
+            f"{collection} has no public download ({wanted.terms}); copy yours with --from FOLDER"
+        )
     say(f"terms of {collection}: {wanted.terms}")
     folder = data_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    return [fetched(name, digest, folder / name, source, address or "", say) for name, digest in wanted.files.items()]
+    return [
+        fetched(name, digest, folder / name, source, address or "", say)
+        for name, digest in wanted.files.items()
+    ]
 
 
-def fetched(name: str, digest: str, target: Path, source: str | None, address: str, say: Callable[[str], None]) -> Path:
+def fetched(
+    name: str,
+    digest: str,
+    target: Path,
+    source: str | None,
+    address: str,
+    say: Callable[[str], None],
+) -> Path:
     """One file into its place, checked; another one of that name is left alone."""
     with sole_writer(beside(target), target, wait=True) as alone:
         if target.exists() and sha256_of(target) != digest:
@@ -149,7 +163,9 @@ def downloaded(address: str) -> Iterator[bytes]:
                 yield piece
                 piece = answer.read(PIECE)
             if answer.length:
-                raise DataError(f"{address}: the connection ended {answer.length:,} bytes too early; try again")
+                raise DataError(
+                    f"{address}: the connection ended {answer.length:,} bytes too early; try again"
+                )
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise DataError(
             f"{address}: cannot be downloaded ({error}); get the files elsewhere and use --from FOLDER"

@@ -24,7 +24,9 @@ def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False
+    )
     yield axes[0]
     with naming(path):
         figure.savefig(path, dpi=100, metadata={"Software": None})
@@ -42,7 +44,10 @@ def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:
 def averaged(results: Results, name: str, in_bits: bool = False) -> tuple[list[float], list[float]]:
     """A curve: every x with the mean of a metric over its seeds, as it is or in bits a character."""
     places = sorted({item["x"] for item in results})
-    values = [[bits(item[name], item) if in_bits else item[name] for item in results if item["x"] == x] for x in places]
+    values = [
+        [bits(item[name], item) if in_bits else item[name] for item in results if item["x"] == x]
+        for x in places
+    ]
     return places, [float(np.mean(each)) for each in values]
 
 
@@ -79,7 +84,12 @@ def training_curves(results: Results, path: Path) -> None:
                     values = [bits(nats, item) for nats in item["curve"][name]]
                     label = f"{item['x']:g} characters" if style == "o-" else None
                     axis.plot(item["curve"]["step"], values, style, color=f"C{color}", label=label)
-            axis.set(title=series, xlabel="training step", ylabel="reconstruction, bits a character", ylim=(0, 5))
+            axis.set(
+                title=series,
+                xlabel="training step",
+                ylabel="reconstruction, bits a character",
+                ylim=(0, 5),
+            )
             axis.legend()
 
 
@@ -97,16 +107,22 @@ def stacked(
         with drawing(path, width=8.0, height=0.45 * len(names) + 1.5) as (axis,):
             for place, name in enumerate(names):
                 items = [item for item in results if item["row"] == name]
-                first, second = (float(np.mean([item[key] for item in items])) for key in (reconstruction, kl))
+                first, second = (
+                    float(np.mean([item[key] for item in items])) for key in (reconstruction, kl)
+                )
                 axis.barh(place, first, color="C0", label="reconstruction" if not place else None)
                 axis.barh(place, second, left=first, color="C1", label="KL" if not place else None)
             marks = {
-                names.index(item["row"]): item["published"][bound] for item in results if bound in item["published"]
+                names.index(item["row"]): item["published"][bound]
+                for item in results
+                if bound in item["published"]
             }
             if marks:
                 axis.plot(list(marks.values()), list(marks), "kD", label=published)
             for entropy in {item["entropy"] for item in results if "entropy" in item}:
-                axis.axvline(entropy, color="k", linestyle=":", label=f"entropy of the corpus, {entropy:g}")
+                axis.axvline(
+                    entropy, color="k", linestyle=":", label=f"entropy of the corpus, {entropy:g}"
+                )
             axis.set(yticks=range(len(names)), yticklabels=names, xlabel="nats a text, held out")
             axis.invert_yaxis()
             axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
@@ -138,10 +154,15 @@ def dots(*panels: Mapping[str, str]) -> Draw:
 
     def draw(results: Results, path: Path) -> None:
         rows = list(dict.fromkeys((item["series"], item["row"]) for item in results))
-        colors = {series: f"C{place}" for place, series in enumerate(dict.fromkeys(series for series, _ in rows))}
+        colors = {
+            series: f"C{place}"
+            for place, series in enumerate(dict.fromkeys(series for series, _ in rows))
+        }
         with drawing(path, len(panels), 6.0, 0.27 * len(rows) + 1.2) as axes:
             for axis, metrics in zip(axes, panels, strict=True):
-                values = {name: [row_mean(results, row, name) for _, row in rows] for name in metrics}
+                values = {
+                    name: [row_mean(results, row, name) for _, row in rows] for name in metrics
+                }
                 median, far = np.percentile(list(values.values()), [50, 90])
                 edge = median + 3.0 * (far - median)
                 for style, (name, title) in zip("os^", metrics.items(), strict=False):
@@ -151,8 +172,13 @@ def dots(*panels: Mapping[str, str]) -> Draw:
                             axis.plot(value, place, style, color=colors[rows[place][0]], **look)
                     axis.plot([], [], style, color="k", label=title, **look)
                 for place in range(len(rows)):
-                    beyond = [f"{each[place]:.0f}" for each in values.values() if each[place] > edge]
-                    text, where = f"{', '.join(beyond)} →" if beyond else "", axis.get_yaxis_transform()
+                    beyond = [
+                        f"{each[place]:.0f}" for each in values.values() if each[place] > edge
+                    ]
+                    text, where = (
+                        f"{', '.join(beyond)} →" if beyond else "",
+                        axis.get_yaxis_transform(),
+                    )
                     axis.text(0.99, place, text, transform=where, ha="right", va="center", size=8)
                 axis.set(yticks=range(len(rows)), xlabel="nats a text, held out")
                 axis.set_yticklabels([row for _, row in rows] if axis is axes[0] else [])

@@ -28,10 +28,14 @@ class NGram:
     kinds: Counter[str]
 
     @classmethod
-    def fit(cls, texts: Iterable[str], order: int, symbols: int | None = None, ended: bool = True) -> NGram:
+    def fit(
+        cls, texts: Iterable[str], order: int, symbols: int | None = None, ended: bool = True
+    ) -> NGram:
         """Count what follows the last 0 to `order` characters in `texts`, every text behind start marks and, if `ended`, with
         an end mark. `symbols` is V, for texts with characters that these lack (default: what is counted)."""
-        places = (context + symbol for text in texts for context, symbol in ngrams(text, order, ended))
+        places = (
+            context + symbol for text in texts for context, symbol in ngrams(text, order, ended)
+        )
         runs = Counter(run[start:] for run in places for start in range(order + 1))
         contexts: Counter[str] = Counter()
         kinds: Counter[str] = Counter()
@@ -53,7 +57,9 @@ class NGram:
 
     def nats(self, text: str) -> float:
         """-log p(text), its end mark included where texts have one."""
-        return -sum(math.log(self.probability(*place)) for place in ngrams(text, self.order, self.ended))
+        return -sum(
+            math.log(self.probability(*place)) for place in ngrams(text, self.order, self.ended)
+        )
 
     def mean_nats(self, texts: Sequence[str]) -> float:
         """Nats per text."""

@@ -88,7 +88,10 @@ class Statement:
     def judge_report(self, report: Mapping[str, Any]) -> Verdict:
         """The verdict on the means of a report's runs, and on each seed."""
         rows, study = report["rows"], {"study": report["study"]}
-        by_seed = [[row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})]
+        by_seed = [
+            [row for row in rows if row["seed"] == seed]
+            for seed in sorted({row["seed"] for row in rows})
+        ]
         overall: Any = means(rows)
         alone = [self.judge({**means(each), **study, OVERALL: overall}).passed for each in by_seed]
         seeds = [bool(passed) for passed in alone if passed is not None]
@@ -120,7 +123,12 @@ class Study:
 
 
 def reproduce(
-    study: Study, folder: Path, say: Say, scale: str = "small", seeds: int | None = None, rows: Sequence[str] = ()
+    study: Study,
+    folder: Path,
+    say: Say,
+    scale: str = "small",
+    seeds: int | None = None,
+    rows: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train, measure and judge a study in `folder`; what is there with the same configuration is not trained again.
 
@@ -137,13 +145,17 @@ def reproduce(
         if existing(folder, row, seed) is None:
             progress.announce(row, seed)
             try:
-                result = measured(run_folder(folder, row, seed), asked(folder, row, seed), study.measure, say)
+                result = measured(
+                    run_folder(folder, row, seed), asked(folder, row, seed), study.measure, say
+                )
             except CheckFailed as error:  # it diverged; the others go on
                 say(f"{row.name}, seed {seed}: {error}")
             else:
                 progress.finished(row, result)
     beside = study_numbers(study, folder, everything, say)
-    with sole_writer(folder / LOCK, folder, wait=True):  # another process may train other rows of the study
+    with sole_writer(
+        folder / LOCK, folder, wait=True
+    ):  # another process may train other rows of the study
         results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
         report = {"scale": scale, "rows": results, "study": beside}
         write_json(folder / RESULTS, report)
@@ -160,7 +172,9 @@ def judged(study: Study, report: Mapping[str, Any]) -> list[tuple[Statement, Ver
     return [(statement, statement.judge_report(report)) for statement in study.statements]
 
 
-def planned(study: Study, scale: str, seeds: int | None, rows: Sequence[str]) -> list[tuple[Row, int]]:
+def planned(
+    study: Study, scale: str, seeds: int | None, rows: Sequence[str]
+) -> list[tuple[Row, int]]:
     """The runs of a study, each a row and a seed, in their order."""
     chosen = selected(list(study.scales[scale]()), rows)
     count = study.seeds if seeds is None else seeds
@@ -170,10 +184,18 @@ def planned(study: Study, scale: str, seeds: int | None, rows: Sequence[str]) ->
 
 
 def unfinished(
-    study: Study, folder: Path, scale: str = "small", seeds: int | None = None, rows: Sequence[str] = ()
+    study: Study,
+    folder: Path,
+    scale: str = "small",
+    seeds: int | None = None,
+    rows: Sequence[str] = (),
 ) -> list[Config]:
     """What `reproduce` would train."""
-    return [row.config for row, seed in planned(study, scale, seeds, rows) if existing(folder, row, seed) is None]
+    return [
+        row.config
+        for row, seed in planned(study, scale, seeds, rows)
+        if existing(folder, row, seed) is None
+    ]
 
 
 def selected(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
@@ -192,7 +214,11 @@ def run_folder(folder: Path, row: Row, seed: int) -> Path:
 
 def asked(folder: Path, row: Row, seed: int) -> Config:
     """A row's configuration with that seed of weights, batches and noise, and the run it begins with."""
-    first = {"training.start_from": str(folder / row.start_from / f"seed-{seed}")} if row.start_from else {}
+    first = (
+        {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
+        if row.start_from
+        else {}
+    )
     return row.config.with_settings({"training.seed": seed, **first})
 
 
@@ -243,12 +269,21 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 def measured(
-    folder: Path, config: Config, measure: Callable[[Run, Prepared], dict[str, Any]] | None, say: Say
+    folder: Path,
+    config: Config,
+    measure: Callable[[Run, Prepared], dict[str, Any]] | None,
+    say: Say,
 ) -> dict[str, Any]:
     """Train and evaluate one run, or go on with it, and write its result; Ctrl-C ends the command."""
     started = time.monotonic()
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or occupied(folder)):
-        raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
+    if (
+        folder.exists()
+        and not (folder / CONFIG).is_file()
+        and (not folder.is_dir() or occupied(folder))
+    ):
+        raise ConfigError(
+            f"{folder} is in the way and not a run folder; move it or give another --out"
+        )
     trained, prepared = completed(config, folder, say)
     check_bound(trained)
     seconds = round(time.monotonic() - started)
@@ -272,22 +307,34 @@ def changes(config: Config) -> dict[str, Any]:
     """The settings that are not the defaults: with them, `kvae train --set ...` makes this run."""
     plain = Config()
     return {
-        key: dotted_value(config, key) for key in dotted_keys() if dotted_value(config, key) != dotted_value(plain, key)
+        key: dotted_value(config, key)
+        for key in dotted_keys()
+        if dotted_value(config, key) != dotted_value(plain, key)
     }
 
 
 def surroundings() -> dict[str, str]:
     """Versions and hardware."""
     backend = keras.backend.backend()
-    versions = {"kvae": __version__, **{name: importlib.metadata.version(name) for name in ("keras", backend)}}
-    return {"python": platform.python_version(), **versions, "backend": backend, "hardware": hardware()}
+    versions = {
+        "kvae": __version__,
+        **{name: importlib.metadata.version(name) for name in ("keras", backend)},
+    }
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "backend": backend,
+        "hardware": hardware(),
+    }
 
 
 def hardware() -> str:
     """The devices a run is trained on."""
     accelerators = backend_steps().accelerators()
     if accelerators:
-        return ", ".join(f"{accelerators.count(name)} {name}" for name in dict.fromkeys(accelerators))
+        return ", ".join(
+            f"{accelerators.count(name)} {name}" for name in dict.fromkeys(accelerators)
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU core(s), {processor()}"
 
@@ -296,12 +343,21 @@ def processor() -> str:
     """The processor's name, where the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
-CURVES = ("step", "reconstruction", "val_reconstruction", "val_kl", "val_elbo", "val_bits_per_character")
+CURVES = (
+    "step",
+    "reconstruction",
+    "val_reconstruction",
+    "val_kl",
+    "val_elbo",
+    "val_bits_per_character",
+)
 
 
 def curve(metrics: Path) -> dict[str, list[float]]:
@@ -309,7 +365,11 @@ def curve(metrics: Path) -> dict[str, list[float]]:
     if not metrics.is_file():
         return {}
     records = epochs_of(metrics)
-    return {name: [record[name] for record in records] for name in CURVES if all(name in item for item in records)}
+    return {
+        name: [record[name] for record in records]
+        for name in CURVES
+        if all(name in item for item in records)
+    }
 
 
 def collected(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[str, Any]]:
@@ -326,7 +386,10 @@ def collected(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[st
                     "published": dict(row.published),
                     **({"start_from": row.start_from} if row.start_from else {}),
                 }
-                yield {**about, **{name: value for name, value in result.items() if name != "asked"}}
+                yield {
+                    **about,
+                    **{name: value for name, value in result.items() if name != "asked"},
+                }
 
 
 def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> dict[str, float]:
@@ -343,7 +406,8 @@ def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> 
 def means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Each row's metrics, the mean over its seeds."""
     return {
-        name: {key: float(np.mean(values)) for key, values in each.items()} for name, each in by_row(results).items()
+        name: {key: float(np.mean(values)) for key, values in each.items()}
+        for name, each in by_row(results).items()
     }
 
 
@@ -360,7 +424,9 @@ def by_row(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[flo
 
 def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """A line for each run, its numbers in columns."""
-    plain = (key for item in results for key, value in item.items() if not isinstance(value, dict | list))
+    plain = (
+        key for item in results for key, value in item.items() if not isinstance(value, dict | list)
+    )
     names = list(dict.fromkeys(plain))
     with naming(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")

@@ -52,7 +52,11 @@ class Split:
     def chosen(self, places: np.ndarray) -> np.ndarray:
         """Whether each of the places (N,) belongs to the share."""
         chosen = places <= self.limit
-        return chosen & ~np.isin(cells_of(places, self.fraction), self.common) if self.common else chosen
+        return (
+            chosen & ~np.isin(cells_of(places, self.fraction), self.common)
+            if self.common
+            else chosen
+        )
 
 
 def cells_below(fraction: float) -> int:
@@ -92,7 +96,9 @@ def by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarra
     nearest = np.flatnonzero(missed == missed.min())
     best = nearest[moved[nearest].argmin()]
     end = min(max(usual, found[best] + 1), behind[best])
-    return Split(fraction, float(fraction * (end / usual)), tuple(cells[~rare & (cells < end)].tolist()))
+    return Split(
+        fraction, float(fraction * (end / usual)), tuple(cells[~rare & (cells < end)].tolist())
+    )
 
 
 def by_texts(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarray) -> Split:
@@ -100,13 +106,18 @@ def by_texts(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarra
     return Split(fraction, max(fraction, lowest))
 
 
-SPLITS: dict[str, Callable[[float, float, np.ndarray, np.ndarray], Split]] = {"lines": by_lines, "texts": by_texts}
+SPLITS: dict[str, Callable[[float, float, np.ndarray, np.ndarray], Split]] = {
+    "lines": by_lines,
+    "texts": by_texts,
+}
 """By `data.split`: from a fraction, the lowest place, and the cells that hold texts with the number of their lines."""
 
 
 def split_of(rule: str, fraction: float, places: np.ndarray) -> Split:
     """How a corpus is split whose lines have these places (N,)."""
-    return SPLITS[rule](fraction, places.min(), *np.unique(cells_of(places, fraction), return_counts=True))
+    return SPLITS[rule](
+        fraction, places.min(), *np.unique(cells_of(places, fraction), return_counts=True)
+    )
 
 
 COARSE = {
@@ -145,7 +156,11 @@ def note_alike(config: Config, rows: np.ndarray, given: str | None, notes: list[
         what = "active_units and mutual_information cannot be measured on them and are left out"
     else:
         what = f"too few or too alike for active_units and mutual_information (at most {entropy:.2f} nats on them)"
-    more = "give more different ones" if given else "hold out more with data.validation_fraction or --validation FILE"
+    more = (
+        "give more different ones"
+        if given
+        else "hold out more with data.validation_fraction or --validation FILE"
+    )
     notes.append(
         f"{given or config.data.source}: {len(rows):,} held-out texts, {len(counts):,} of them different: {what}; {more}"
     )
@@ -173,7 +188,9 @@ def with_length_for(config: Config, longest: int, over: int, texts: int, tokens:
             f"{over:,} have over {LONGEST_AUTOMATIC - 1}; choose "
             f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
         )
-    return config.with_settings({"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))})
+    return config.with_settings(
+        {"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))}
+    )
 
 
 def check_fixed(config: Config, source: str, tokens: str) -> None:
@@ -212,5 +229,7 @@ def note_too_long(
             f"or train a longer model with --set model.length={enough}"
         )
     if config.data.too_long == "drop" and long == texts:
-        raise DataError(f"{found} and dropped, none is left; train a longer model with --set model.length=N")
+        raise DataError(
+            f"{found} and dropped, none is left; train a longer model with --set model.length=N"
+        )
     notes.append(f"{found}: {'cut' if config.data.too_long == 'cut' else 'dropped'}")

@@ -24,9 +24,9 @@ def on_corpus(config: Config) -> Config:
     """A configuration on the common corpus, its labels included where the model wants some."""
     labels = "corpus" if config.data.labels else None
     share = config.data.labelled_fraction
-    return replace(config, data=DataConfig(source=CORPUS, labels=labels, labelled_fraction=share)).with_settings(
-        {"model.length": 0, "model.attributes": []}
-    )
+    return replace(
+        config, data=DataConfig(source=CORPUS, labels=labels, labelled_fraction=share)
+    ).with_settings({"model.length": 0, "model.attributes": []})
 
 
 def distinct(names: Sequence[str]) -> Iterator[tuple[str, Config, list[str]]]:
@@ -39,7 +39,10 @@ def distinct(names: Sequence[str]) -> Iterator[tuple[str, Config, list[str]]]:
 
 
 def reproduce(
-    out: str | Path, say: Callable[[str], None], rows: Sequence[str] = (), page: str | Path | None = None
+    out: str | Path,
+    say: Callable[[str], None],
+    rows: Sequence[str] = (),
+    page: str | Path | None = None,
 ) -> Path:
     """Train each system in small, evaluate it, and write the table to `page` (default: in `out`); returns its path.
 
@@ -57,7 +60,11 @@ def reproduce(
     for place, (name, config, same) in enumerate(todo, start=1):
         result = kept(out / name, config)
         if result is None:
-            left = f", about {sum(taken) / len(taken) * (len(todo) - place + 1) / 60:.0f} minutes left" if taken else ""
+            left = (
+                f", about {sum(taken) / len(taken) * (len(todo) - place + 1) / 60:.0f} minutes left"
+                if taken
+                else ""
+            )
             say(f"[{place} of {len(todo)}] {name}{SMALL}{left}")
             result = measured(out / name, config, None, say)
             taken.append(result["seconds"])
@@ -116,7 +123,11 @@ def document(results: dict[str, dict[str, Any]]) -> str:
         entropy=CORPORA[CORPUS].entropy,
     )
     head += f"| {' | '.join(COLUMNS)} |\n|{'|'.join(COLUMNS.values())}|\n"
-    return head + "".join(table_row(name, results[name]) for name in PUBLISHED if name in results) + TAIL
+    return (
+        head
+        + "".join(table_row(name, results[name]) for name in PUBLISHED if name in results)
+        + TAIL
+    )
 
 
 def table_row(name: str, result: dict[str, Any]) -> str:

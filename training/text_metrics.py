@@ -17,7 +17,9 @@ CUT: dict[str, Callable[[str], Units]] = {"words": str.split, "characters": list
 
 def unit_of(texts: Sequence[str]) -> str:
     """What to count overlap in: `words` where at least half of the texts have two or more, else `characters`."""
-    return "words" if 2 * sum(len(text.split()) > 1 for text in texts) >= len(texts) else "characters"
+    return (
+        "words" if 2 * sum(len(text.split()) > 1 for text in texts) >= len(texts) else "characters"
+    )
 
 
 def grams(text: Units, size: int) -> Iterator[tuple[str, ...]]:
@@ -40,7 +42,9 @@ def bleu(references: Sequence[Units], hypotheses: Sequence[Units], order: int) -
     for size in range(1, order + 1):
         wanted, written = counts(references, size), counts(hypotheses, size)
         if any(wanted):
-            matches = sum((ours & theirs).total() for ours, theirs in zip(written, wanted, strict=True))
+            matches = sum(
+                (ours & theirs).total() for ours, theirs in zip(written, wanted, strict=True)
+            )
             precisions.append(share(matches, sum(ours.total() for ours in written)))
     return brevity(total(hypotheses), total(references)) * geometric_mean(precisions)
 
@@ -62,7 +66,9 @@ def self_bleu(texts: Sequence[Units], order: int) -> float:
                 first, second = largest[gram]
                 largest[gram] = (max(first, count), max(second, min(first, count)))
         matches = sum(
-            min(count, largest[gram][count == largest[gram][0]]) for text in each for gram, count in text.items()
+            min(count, largest[gram][count == largest[gram][0]])
+            for text in each
+            for gram, count in text.items()
         )
         if any(each):
             precisions.append(share(matches, sum(text.total() for text in each)))
@@ -86,7 +92,9 @@ def brevity(written: int, wanted: int) -> float:
 
 def geometric_mean(shares: Sequence[float]) -> float:
     """0 when there are none or one of them is 0."""
-    return math.exp(sum(map(math.log, shares)) / len(shares)) if shares and min(shares) > 0.0 else 0.0
+    return (
+        math.exp(sum(map(math.log, shares)) / len(shares)) if shares and min(shares) > 0.0 else 0.0
+    )
 
 
 def share(part: int, whole: int) -> float:
@@ -115,7 +123,9 @@ def rouge_n(references: Sequence[Units], hypotheses: Sequence[Units], size: int)
 def rouge_l(references: Sequence[Units], hypotheses: Sequence[Units]) -> float:
     """F1 of the longest common subsequence of two texts, mean over texts, in [0, 1] (Lin 2004, 3)."""
     return mean_of_pairs(
-        references, hypotheses, lambda one, other: share(2 * common_subsequence(one, other), len(one) + len(other))
+        references,
+        hypotheses,
+        lambda one, other: share(2 * common_subsequence(one, other), len(one) + len(other)),
     )
 
 
@@ -147,13 +157,18 @@ def edits(one: Units, other: Units, substitution: int = 1) -> int:
 def edit_distance(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Edits over all texts / characters of all references: the character error rate, 0 when all are equal."""
     return share(
-        sum(edits(list(one), list(other)) for one, other in zip(references, hypotheses, strict=True)), total(references)
+        sum(
+            edits(list(one), list(other)) for one, other in zip(references, hypotheses, strict=True)
+        ),
+        total(references),
     )
 
 
 def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Share of texts that are equal."""
-    return sum(one == other for one, other in zip(references, hypotheses, strict=True)) / len(references)
+    return sum(one == other for one, other in zip(references, hypotheses, strict=True)) / len(
+        references
+    )
 
 
 def distinct(texts: Sequence[Units], size: int) -> float:

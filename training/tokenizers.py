@@ -39,14 +39,18 @@ def alphabet_of_counts(config: Config, counts: Mapping[str, int]) -> Alphabet:
     tokenizer, data = config.model.tokenizer, config.data
     if tokenizer == "byte":
         return Alphabet.of_bytes()
-    return Alphabet.from_counts(counts, data.max_symbols or MOST_SYMBOLS[tokenizer], tokenizer, data.min_count)
+    return Alphabet.from_counts(
+        counts, data.max_symbols or MOST_SYMBOLS[tokenizer], tokenizer, data.min_count
+    )
 
 
 def check_symbols(config: Config) -> None:
     """Refuse settings of the alphabet that nothing would read."""
     tokenizer, data = config.model.tokenizer, config.data
     if tokenizer == "byte" and data.max_symbols:
-        raise ConfigError(f"data.max_symbols is {data.max_symbols}, but tokenizer 'byte' has 256 symbols; leave it out")
+        raise ConfigError(
+            f"data.max_symbols is {data.max_symbols}, but tokenizer 'byte' has 256 symbols; leave it out"
+        )
     if tokenizer in ("byte", "wordpiece") and data.min_count > 1:
         raise ConfigError(
             f"data.min_count is {data.min_count}, but it counts characters or words: tokenizer {tokenizer!r} does not read "
@@ -62,7 +66,9 @@ def learned_pieces(config: Config, texts: Sequence[str]) -> Alphabet:
     breaks = ["\n"] if config.data.mode == "windows" else []
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
     if len(lines) > TEXTS_FOR_PIECES:
-        drawn = np.random.default_rng(config.data.split_seed).choice(len(lines), TEXTS_FOR_PIECES, replace=False)
+        drawn = np.random.default_rng(config.data.split_seed).choice(
+            len(lines), TEXTS_FOR_PIECES, replace=False
+        )
         lines = [lines[place] for place in sorted(drawn)]
     size = config.data.max_symbols or MOST_SYMBOLS["wordpiece"]
     return Alphabet((*breaks, *trained_pieces(lines, size - len(breaks))), "wordpiece")
@@ -75,7 +81,9 @@ def trained_pieces(texts: Sequence[str], size: int) -> list[str]:
 
     data = tf.data.Dataset.from_tensor_slices(list(texts)).batch(1000)
     unknown = SPECIALS[UNKNOWN]
-    vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(data, size + 1, reserved_tokens=[unknown])
+    vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(
+        data, size + 1, reserved_tokens=[unknown]
+    )
     return [piece for piece in vocabulary if piece != unknown]
 
 

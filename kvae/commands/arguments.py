@@ -13,7 +13,9 @@ Run: TypeAlias = Callable[[argparse.Namespace], None]
 """What a command does with its options."""
 
 
-def add_command(commands: Commands, name: str, run: Run, description: str) -> argparse.ArgumentParser:
+def add_command(
+    commands: Commands, name: str, run: Run, description: str
+) -> argparse.ArgumentParser:
     """The parser of a new command, with `--json`."""
     parser = commands.add_parser(name, help=description, description=description)
     parser.set_defaults(run=run)
@@ -23,7 +25,9 @@ def add_command(commands: Commands, name: str, run: Run, description: str) -> ar
 
 def json_argument(parser: argparse.ArgumentParser) -> None:
     """`--json`: the result for programs; `show` in `output.py` obeys it."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
 
 
 def bundle_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,4 +59,6 @@ def unknown_argument(parser: argparse.ArgumentParser, default: str = "refuse") -
 
 def overwrite_argument(parser: argparse._ActionsContainer) -> None:
     """`--overwrite`, for a command that makes a run folder."""
-    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run of that name first")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove an earlier run of that name first"
+    )

@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from kvae.serving.sampler import Sampler
 
 
-def add_bundle_command(commands: Commands, name: str, run: Run, description: str) -> argparse.ArgumentParser:
+def add_bundle_command(
+    commands: Commands, name: str, run: Run, description: str
+) -> argparse.ArgumentParser:
     """The parser of a new command that loads a bundle, with `--threads` and `--deadline`."""
     parser = add_command(commands, name, within_deadline(run), description)
     bundle_arguments(parser)
-    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="give up after this time, with exit code 5")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="give up after this time, with exit code 5",
+    )
     return parser
 
 

@@ -26,7 +26,9 @@ def add(commands: Commands) -> None:
 def encode(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
     codes = sampler.encode(texts, options.unknown).tolist()
-    report = {"codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]}
+    report = {
+        "codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]
+    }
     show(options, report, "\n".join(" ".join(f"{number:.6g}" for number in code) for code in codes))
 
 
@@ -35,6 +37,10 @@ def reconstruct(options: argparse.Namespace) -> None:
     again = sampler.reconstruct(texts, options.unknown)
     pairs = list(zip(texts, again, strict=True))
     report = {
-        "reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]
+        "reconstructions": [
+            {"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs
+        ]
     }
-    show(options, report, "\n".join(f"{one_line(text)}\t{one_line(other)}" for text, other in pairs))
+    show(
+        options, report, "\n".join(f"{one_line(text)}\t{one_line(other)}" for text, other in pairs)
+    )

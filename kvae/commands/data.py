@@ -21,7 +21,12 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=get_files)
     parser.add_argument("collection", choices=("ptb", "tweets"))
-    parser.add_argument("--from", dest="source", metavar="FOLDER", help="copy from here (default: the public download)")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="FOLDER",
+        help="copy from here (default: the public download)",
+    )
     json_argument(parser)
 
 
@@ -42,14 +47,17 @@ def list_corpora(options: argparse.Namespace) -> None:
         for name, item in CORPORA.items()
     ]
     rows = {
-        name: item.description + (f"; entropy {item.entropy} nats a text, no bound is lower" if item.entropy else "")
+        name: item.description
+        + (f"; entropy {item.entropy} nats a text, no bound is lower" if item.entropy else "")
         for name, item in CORPORA.items()
     }
     for name, item in CORPORA.items():
         if item.collection:
             lacking = missing(item.collection)
             rows[name] += f"; {COLLECTIONS[item.collection].terms}; " + (
-                f"not there: `kvae data get {item.collection}`" if lacking else f"in {data_folder()}"
+                f"not there: `kvae data get {item.collection}`"
+                if lacking
+                else f"in {data_folder()}"
             )
     rows["FILE"] = (
         "your own: UTF-8, plain, .gz, .bz2 or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"

@@ -30,7 +30,9 @@ def add(commands: Commands) -> None:
         run,
         "train a small hybrid on the names of the Unicode characters, export, verify and sample it",
     )
-    parser.add_argument("--out", default="runs/demo", help="run folder to make (default: %(default)s)")
+    parser.add_argument(
+        "--out", default="runs/demo", help="run folder to make (default: %(default)s)"
+    )
     overwrite_argument(parser)
 
 
@@ -63,7 +65,14 @@ def report(trained: Run, prepared: Prepared) -> None:
     rivals = rival_bounds(prepared)
     say("exporting, then comparing with Keras")
     bundle = trained.path / "bundle"
-    write_bundle(trained.model, trained.alphabet, trained.config, bundle, trained.evaluation, prepared.validation)
+    write_bundle(
+        trained.model,
+        trained.alphabet,
+        trained.config,
+        bundle,
+        trained.evaluation,
+        prepared.validation,
+    )
     checked = verify(bundle)
     originals = trained.alphabet.decode(spread(prepared.validation, 5))
 
@@ -79,7 +88,10 @@ def rival_bounds(prepared: Prepared) -> dict[int, float]:
     from kvae.training.generation import ORDER
     from kvae.training.ngram import NGram
 
-    return {order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts) for order in (3, ORDER)}
+    return {
+        order: NGram.fit(prepared.train_texts, order).mean_nats(prepared.validation_texts)
+        for order in (3, ORDER)
+    }
 
 
 def print_bounds(evaluation: Mapping[str, Any], rivals: Mapping[int, float]) -> None:
@@ -87,7 +99,9 @@ def print_bounds(evaluation: Mapping[str, Any], rivals: Mapping[int, float]) -> 
     section(f"Held-out {CORPUS}")
     print(evaluation_table(evaluation))
     bits = evaluation["bits_per_character"]
-    print(f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: lower is better")
+    print(
+        f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: lower is better"
+    )
     for order, nats in rivals.items():
         print(
             f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} characters, Witten-Bell smoothing"
@@ -108,7 +122,9 @@ def print_texts(sampler: Sampler, originals: list[str]) -> None:
 def print_next(run_folder: Path, bundle: Path) -> None:
     """What to try with what is there now."""
     section("Next")
-    print(f"TensorBoard logs are in {run_folder}/logs, the learning curves in {run_folder}/report/curves.png. Try:\n")
+    print(
+        f"TensorBoard logs are in {run_folder}/logs, the learning curves in {run_folder}/report/curves.png. Try:\n"
+    )
     print(f"  {program('kvae')} sample {bundle} -n 10 --temperature 0.8")
     print(f"  {program('kvae')} serve {bundle}")
     print(f"  {program('tensorboard')} --logdir {run_folder}/logs")

@@ -14,23 +14,41 @@ from .run_folders import opened, training_texts
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "evaluate", run, "measure a run on its held-out texts or on a file")
+    parser = add_command(
+        commands, "evaluate", run, "measure a run on its held-out texts or on a file"
+    )
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument("--data", metavar="FILE", help="other texts than the held-out split")
     parser.add_argument("--labels", metavar="FILE", help="their labels, one a line")
     parser.add_argument(
-        "--importance-samples", type=int, default=0, metavar="K", help="also bound -log p(x) with K codes a text"
+        "--importance-samples",
+        type=int,
+        default=0,
+        metavar="K",
+        help="also bound -log p(x) with K codes a text",
     )
     parser.add_argument(
-        "--texts", type=int, default=1000, metavar="N", help="held-out texts to reconstruct (default: %(default)s)"
+        "--texts",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="held-out texts to reconstruct (default: %(default)s)",
     )
     parser.add_argument(
-        "--samples", type=int, default=1000, metavar="N", help="samples to draw and compare (default: %(default)s)"
+        "--samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="samples to draw and compare (default: %(default)s)",
     )
     parser.add_argument(
-        "--too-long", choices=("refuse", "cut", "drop"), help="lines longer than the model (default: as trained)"
+        "--too-long",
+        choices=("refuse", "cut", "drop"),
+        help="lines longer than the model (default: as trained)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the codes drawn (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the codes drawn (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,12 +62,17 @@ def run(options: argparse.Namespace) -> None:
     if options.too_long is not None:
         config = config.with_settings({"data.too_long": options.too_long})
     if options.labels and (options.data is None or not config.model.attributes):
-        raise ConfigError("--labels: belongs to the texts of --data, and to a model that was trained with labels")
+        raise ConfigError(
+            "--labels: belongs to the texts of --data, and to a model that was trained with labels"
+        )
     data = held_out(config, trained.alphabet, options.data, options.labels)
     for note in data.notes:
         say(note)
     samples = options.importance_samples
-    say(f"measuring {len(data.rows):,} texts" + (f", then again with {samples:,} codes each" if samples > 0 else ""))
+    say(
+        f"measuring {len(data.rows):,} texts"
+        + (f", then again with {samples:,} codes each" if samples > 0 else "")
+    )
     numbers = evaluate(
         trained.model,
         data.rows,

@@ -16,7 +16,9 @@ from .run_folders import held_out_tokens, opened
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "export", run, "write a run as a verified ONNX bundle, as a SavedModel, or both")
+    parser = add_command(
+        commands, "export", run, "write a run as a verified ONNX bundle, as a SavedModel, or both"
+    )
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument(
         "bundle",
@@ -48,10 +50,20 @@ def run(options: argparse.Namespace) -> None:
         say("exporting, then comparing with Keras")
         texts = held_out_tokens(trained)
         manifest = write_bundle(
-            trained.model, trained.alphabet, trained.config, bundle, trained.evaluation, texts, options.int8
+            trained.model,
+            trained.alphabet,
+            trained.config,
+            bundle,
+            trained.evaluation,
+            texts,
+            options.int8,
         )
         report |= {"bundle": bundle}
-        report |= {name: manifest[name] for name in ("endpoints", "parity", "quantization") if name in manifest}
+        report |= {
+            name: manifest[name]
+            for name in ("endpoints", "parity", "quantization")
+            if name in manifest
+        }
     if options.saved_model is not None:
         write_saved_model(trained.model, options.saved_model)
         report["saved_model"] = options.saved_model

@@ -39,8 +39,14 @@ def run(options: argparse.Namespace) -> None:
         "active units": training.get("active_units", "not evaluated"),
         "size": f"{size / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
         "parity": parity_line(manifest["parity"]),
-        **({"weights": quantization_line(manifest["quantization"])} if "quantization" in manifest else {}),
-        "made with": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        **(
+            {"weights": quantization_line(manifest["quantization"])}
+            if "quantization" in manifest
+            else {}
+        ),
+        "made with": ", ".join(
+            f"{name} {version}" for name, version in manifest["versions"].items()
+        ),
     }
     show(options, manifest, table(rows))
 

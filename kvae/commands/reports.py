@@ -15,7 +15,13 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     levels = [name for name in report if name.startswith("kl_level_")]
     units = UNITS | dict.fromkeys(levels if len(levels) > 1 else (), "nats per sequence")
     numbers = {name: value for name, value in report.items() if isinstance(value, int | float)}
-    return table({name: f"{cell(value):>12}  {units[name]}" for name, value in numbers.items() if name in units})
+    return table(
+        {
+            name: f"{cell(value):>12}  {units[name]}"
+            for name, value in numbers.items()
+            if name in units
+        }
+    )
 
 
 def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
@@ -32,12 +38,20 @@ def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
         }
         heads = {"": "  ".join(f"{heading:>15}" for heading in columns.values())}
         if rows:
-            yield f"{title}\n{'-' * len(title)}\n" + table(heads | rows if len(columns) > 1 else rows)
+            yield f"{title}\n{'-' * len(title)}\n" + table(
+                heads | rows if len(columns) > 1 else rows
+            )
 
 
 def cell(value: Any) -> str:
     """A number with its points one under the other."""
-    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}    " if isinstance(value, int) else value
+    return (
+        f"{value:,.3f}"
+        if isinstance(value, float)
+        else f"{value:,}    "
+        if isinstance(value, int)
+        else value
+    )
 
 
 def parity_line(record: Mapping[str, Any]) -> str:

@@ -36,12 +36,27 @@ def add(commands: Commands) -> None:
         help=f"{', '.join(STUDY_NAMES)}; {ALL}: all of these; {BOOK}: the book again from its results; {SYSTEMS}: every "
         "preset in small on one corpus",
     )
-    parser.add_argument("--scale", choices=("small", "paper"), default="small", help="for two cores, or as published")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each row (default: the study's own, 1 or 3)")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", default=[], help="these rows only (of systems: presets)")
-    parser.add_argument("--out", help=f"folder of the runs (default: runs/reproduce, runs/{SYSTEMS})")
-    parser.add_argument("--book", metavar="FOLDER", help="also write the chapter into this book, as in docs")
-    parser.add_argument("--page", metavar="FILE", help=f"where {SYSTEMS} writes its table (default: in --out)")
+    parser.add_argument(
+        "--scale",
+        choices=("small", "paper"),
+        default="small",
+        help="for two cores, or as published",
+    )
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs of each row (default: the study's own, 1 or 3)"
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", default=[], help="these rows only (of systems: presets)"
+    )
+    parser.add_argument(
+        "--out", help=f"folder of the runs (default: runs/reproduce, runs/{SYSTEMS})"
+    )
+    parser.add_argument(
+        "--book", metavar="FOLDER", help="also write the chapter into this book, as in docs"
+    )
+    parser.add_argument(
+        "--page", metavar="FILE", help=f"where {SYSTEMS} writes its table (default: in --out)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,7 +66,9 @@ def run(options: argparse.Namespace) -> None:
 def reproduce_studies(options: argparse.Namespace) -> None:
     """Train what is missing of one study or of all, then print tables and verdicts."""
     if options.page is not None:
-        raise ConfigError(f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER")
+        raise ConfigError(
+            f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER"
+        )
     with heavy_imports("train"):
         from kvae.training.book import add_chapter
         from kvae.training.corpora import require_corpora
@@ -62,17 +79,26 @@ def reproduce_studies(options: argparse.Namespace) -> None:
         raise ConfigError(f"--rows: belongs to one study; name it instead of {ALL!r}")
     folders = {name: Path(options.out or "runs/reproduce") / name / options.scale for name in names}
     asked = (options.scale, options.seeds, options.rows)
-    require_corpora(config for name, folder in folders.items() for config in unfinished(STUDIES[name], folder, *asked))
+    require_corpora(
+        config
+        for name, folder in folders.items()
+        for config in unfinished(STUDIES[name], folder, *asked)
+    )
     reports, failed = {}, 0
     for name, folder in folders.items():
         study = STUDIES[name]
         found = reproduce(study, folder, say, *asked)
         verdicts = judged(study, found)
         failed += sum(verdict.passed is False for _, verdict in verdicts)
-        said = [{"statement": each.text, "source": each.source, **vars(verdict)} for each, verdict in verdicts]
+        said = [
+            {"statement": each.text, "source": each.source, **vars(verdict)}
+            for each, verdict in verdicts
+        ]
         reports[name] = {**found, "verdicts": said, "folder": str(folder)}
         if options.book:
-            reports[name]["page"] = str(add_chapter(Path(options.book), name, folder, found, STUDIES))
+            reports[name]["page"] = str(
+                add_chapter(Path(options.book), name, folder, found, STUDIES)
+            )
         if not options.json:
             print_study(study, found, verdicts, folder)
     if options.json:
@@ -88,7 +114,9 @@ def print_study(study: Study, found: dict[str, Any], verdicts: list[Any], folder
 
     print(f"{study.title} ({study.source})\n\n{results_table(study, found['rows'])}\n")
     for statement, verdict in verdicts:
-        print(f"{VERDICTS[verdict.passed]}  {statement.text} {sentence(verdict.evidence)} {by_seed(verdict)}".rstrip())
+        print(
+            f"{VERDICTS[verdict.passed]}  {statement.text} {sentence(verdict.evidence)} {by_seed(verdict)}".rstrip()
+        )
     print("\n".join(["", *sample_lines(study, found), f"figure: {folder / FIGURE}", ""]))
 
 
@@ -105,7 +133,9 @@ def reproduce_systems(options: argparse.Namespace) -> None:
     """Train every preset in small on one corpus, then print the table."""
     for name in ("book", "seeds"):
         if getattr(options, name) is not None:
-            raise ConfigError(f"--{name}: belongs to a study; {SYSTEMS} takes --page FILE and has one seed")
+            raise ConfigError(
+                f"--{name}: belongs to a study; {SYSTEMS} takes --page FILE and has one seed"
+            )
     if options.scale != "small":
         raise ConfigError(f"--scale: {SYSTEMS} compares the small sizes; leave it out")
     with heavy_imports("train"):

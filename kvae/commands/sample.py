@@ -20,11 +20,16 @@ def add(commands: Commands) -> None:
     parser = add_bundle_command(commands, "sample", sample, "write new texts")
     parser.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument(
-        "--first-row", type=int, default=0, help="go on from this row of the seed (default: %(default)s)"
+        "--first-row",
+        type=int,
+        default=0,
+        help="go on from this row of the seed (default: %(default)s)",
     )
     choice_arguments(parser)
 
-    parser = add_bundle_command(commands, "stream", stream, "write one text as it comes, symbol by symbol")
+    parser = add_bundle_command(
+        commands, "stream", stream, "write one text as it comes, symbol by symbol"
+    )
     parser.add_argument("--row", type=int, default=0, help="of the seed (default: %(default)s)")
     choice_arguments(parser)
 
@@ -33,13 +38,24 @@ def choice_arguments(parser: argparse.ArgumentParser) -> None:
     """The seed and `CHOICES`."""
     parser.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest symbol")
-    parser.add_argument("--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)")
+    parser.add_argument(
+        "--temperature", type=float, help="below 1 safer, above 1 wilder (default: 1)"
+    )
     parser.add_argument("--top-k", type=int, default=0, help="draw from the K likeliest symbols")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest symbols that hold this share")
-    parser.add_argument("--min-length", type=int, default=1, help="tokens at least (default: %(default)s)")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw from the likeliest symbols that hold this share",
+    )
+    parser.add_argument(
+        "--min-length", type=int, default=1, help="tokens at least (default: %(default)s)"
+    )
     parser.add_argument("--max-length", type=int, help="tokens at most")
     parser.add_argument(
-        "--attribute", metavar="VALUE", help="the label to write for (default: each text draws its own)"
+        "--attribute",
+        metavar="VALUE",
+        help="the label to write for (default: each text draws its own)",
     )
 
 

@@ -15,7 +15,9 @@ SCORED_AT_ONCE = 1024
 
 
 def add(commands: Commands) -> None:
-    parser = add_bundle_command(commands, "score", run, "how surprising texts are, the oddest first")
+    parser = add_bundle_command(
+        commands, "score", run, "how surprising texts are, the oddest first"
+    )
     file_argument(parser)
     unknown_argument(parser, default="replace")
     parser.add_argument("-n", type=int, help="how many to show (default: all)")
@@ -25,9 +27,13 @@ def add(commands: Commands) -> None:
         default="bits_per_character",
         help="what to rank by: nats a text, or bits a character, which spares long texts (default: %(default)s)",
     )
-    parser.add_argument("--samples", type=int, default=1, help="codes a text to average over (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=1, help="codes a text to average over (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the codes (default: %(default)s)")
-    parser.add_argument("--attribute", metavar="VALUE", help="the label of all texts (default: guessed, at a price)")
+    parser.add_argument(
+        "--attribute", metavar="VALUE", help="the label of all texts (default: guessed, at a price)"
+    )
     parser.add_argument(
         "--too-long",
         choices=("refuse", "cut"),
@@ -42,9 +48,15 @@ def run(options: argparse.Namespace) -> None:
     for place, text in enumerate(texts, start=1):
         places.setdefault(text, []).append(place)
     distinct, found = list(places), []
-    reading = {"attribute": options.attribute, "unknown": options.unknown, "too_long": options.too_long}
+    reading = {
+        "attribute": options.attribute,
+        "unknown": options.unknown,
+        "too_long": options.too_long,
+    }
     for start in range(0, len(distinct), SCORED_AT_ONCE):
-        found += sampler.score(distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **reading)
+        found += sampler.score(
+            distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **reading
+        )
         if len(distinct) > SCORED_AT_ONCE:
             say(f"{len(found):,} of {len(distinct):,} distinct texts")
     ranked = sorted(found, key=lambda each: -getattr(each, options.by))[: options.n]

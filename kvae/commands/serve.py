@@ -13,23 +13,45 @@ from .output import say, show
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "serve", run, "a web service and a page to play with, for this machine")
+    parser = add_command(
+        commands, "serve", run, "a web service and a page to play with, for this machine"
+    )
     bundle_arguments(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="0: one that is free (default: %(default)s)")
-    parser.add_argument(
-        "--deadline", type=float, default=30.0, help="seconds a request may take (default: %(default)g)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at (default: %(default)s, this machine only)",
     )
     parser.add_argument(
-        "--max-texts", type=int, default=1024, help="texts a request may be about (default: %(default)s)"
+        "--port", type=int, default=8000, help="0: one that is free (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-body-bytes", type=int, default=2**20, help="bytes a request may have (default: %(default)s)"
+        "--deadline",
+        type=float,
+        default=30.0,
+        help="seconds a request may take (default: %(default)g)",
     )
-    parser.add_argument("--queue", type=int, default=256, help="requests that may wait (default: %(default)s)")
-    parser.add_argument("--connections", type=int, default=1024, help="connections open at once (default: %(default)s)")
+    parser.add_argument(
+        "--max-texts",
+        type=int,
+        default=1024,
+        help="texts a request may be about (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-body-bytes",
+        type=int,
+        default=2**20,
+        help="bytes a request may have (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queue", type=int, default=256, help="requests that may wait (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        default=1024,
+        help="connections open at once (default: %(default)s)",
+    )
     parser.add_argument(
         "--head-deadline",
         type=float,
@@ -50,7 +72,15 @@ def run(options: argparse.Namespace) -> None:
     with heavy_imports("server"):
         from kvae.serving.server import serve
         from kvae.serving.service import Limits
-    names = ("max_texts", "max_body_bytes", "queue", "deadline", "shutdown_deadline", "connections", "head_deadline")
+    names = (
+        "max_texts",
+        "max_body_bytes",
+        "queue",
+        "deadline",
+        "shutdown_deadline",
+        "connections",
+        "head_deadline",
+    )
     limits = Limits(**{name: getattr(options, name) for name in names})
 
     def started(url: str, model: str) -> None:

@@ -22,7 +22,9 @@ def add(commands: Commands) -> None:
     earlier = parser.add_mutually_exclusive_group()
     overwrite_argument(earlier)
     earlier.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out from its last checkpoint, or start it"
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out from its last checkpoint, or start it",
     )
 
 
@@ -37,7 +39,9 @@ def run(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training import experiment
     stored = going_on and options.preset is None
-    config = experiment.stored_config(Path(options.out)) if stored else preset(options.preset or PRESET)
+    config = (
+        experiment.stored_config(Path(options.out)) if stored else preset(options.preset or PRESET)
+    )
     config = with_arguments(config, options)
     if going_on:
         trained, _ = experiment.resume(config, options.out, say)
@@ -46,7 +50,9 @@ def run(options: argparse.Namespace) -> None:
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
-        print(f"\nnext: {on_tensorflow()}{program('kvae')} export {options.out} {options.out}/bundle")
+        print(
+            f"\nnext: {on_tensorflow()}{program('kvae')} export {options.out} {options.out}/bundle"
+        )
         print(f"      {program('tensorboard')} --logdir {options.out}/logs")
 
 

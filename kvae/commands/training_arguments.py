@@ -27,7 +27,9 @@ def add_training_command(
     length.add_argument("--steps", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--devices", type=int, metavar="N", help="share each batch between N devices (default: 1)")
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="share each batch between N devices (default: 1)"
+    )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -50,7 +52,9 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("char", "byte", "word", "wordpiece"),
         help="what a symbol is (default: the preset's or the corpus', else char)",
     )
-    parser.add_argument("--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)")
+    parser.add_argument(
+        "--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)"
+    )
     parser.add_argument(
         "--labels",
         metavar="FILE",
@@ -79,5 +83,7 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     if options.epochs is not None:
         settings["training.steps"] = None  # a run made longer may have been counted in steps
     if options.labels:
-        settings["data.labelled_fraction"] = 1.0  # a preset may hide some, the user's own are all for use
+        settings["data.labelled_fraction"] = (
+            1.0  # a preset may hide some, the user's own are all for use
+        )
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})

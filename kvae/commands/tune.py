@@ -36,8 +36,16 @@ def run(options: argparse.Namespace) -> None:
     config = with_arguments(preset(options.preset or PRESET), options)
     with heavy_imports("tune"):
         from kvae.training.tune import parse_search, results_table, tune
-    results = tune(config, options.out, say, options.trials, dict(map(parse_search, options.search)))
-    best = " ".join(f"--set {key}={json.dumps(value)}" for key, value in results[0]["settings"].items())
-    show(options, {"best": results[0], "trials": results}, f"{results_table(results)}\n\nbest: {best}")
+    results = tune(
+        config, options.out, say, options.trials, dict(map(parse_search, options.search))
+    )
+    best = " ".join(
+        f"--set {key}={json.dumps(value)}" for key, value in results[0]["settings"].items()
+    )
+    show(
+        options,
+        {"best": results[0], "trials": results},
+        f"{results_table(results)}\n\nbest: {best}",
+    )
     if not options.json:
         print(f"next: {program('tensorboard')} --logdir {options.out}/trials   (HParams)")

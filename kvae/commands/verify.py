@@ -30,7 +30,9 @@ def add(commands: Commands) -> None:
         "check a bundle: its files, its seed test and, where Keras is installed, its model",
     )
     parser.add_argument(
-        "--against", metavar="RUN", help="compare with this run's Keras model (default: the run the bundle lies in)"
+        "--against",
+        metavar="RUN",
+        help="compare with this run's Keras model (default: the run the bundle lies in)",
     )
 
 
@@ -46,8 +48,12 @@ def run(options: argparse.Namespace) -> None:
 
         if model_id(trained.model) == report["model_id"]:
             report["against"] = str(trained.path)
-            if "quantization" not in report:  # rounded weights are not the model's, by how much was measured at export
-                report["parity"] = compare(trained.model, read_bundle(options.bundle), held_out_tokens(trained))
+            if (
+                "quantization" not in report
+            ):  # rounded weights are not the model's, by how much was measured at export
+                report["parity"] = compare(
+                    trained.model, read_bundle(options.bundle), held_out_tokens(trained)
+                )
         elif options.against:
             raise CheckFailed(
                 f"{trained.path} holds the model {model_id(trained.model)}, the bundle {report['model_id']}"
@@ -75,7 +81,9 @@ def run_to_compare(bundle: str, asked: str | None) -> Run | None:
             import kvae.export.parity  # noqa: F401
             from kvae.runs import load_run
         return load_run(folder)
-    except Exception as error:  # whatever a Keras that does not work raises: a bundle is checked without it
+    except (
+        Exception
+    ) as error:  # whatever a Keras that does not work raises: a bundle is checked without it
         if asked:
             raise
         say(f"not compared with the Keras model of {folder}: {first_line(error)}")
@@ -85,4 +93,8 @@ def run_to_compare(bundle: str, asked: str | None) -> Run | None:
 def beside(bundle: str) -> Path | None:
     """The run folder that a bundle lies in, where Keras is there to read it."""
     parent = Path(bundle).resolve().parent
-    return parent if (parent / MODEL).is_file() and find_spec("keras") and find_spec("tensorflow") else None
+    return (
+        parent
+        if (parent / MODEL).is_file() and find_spec("keras") and find_spec("tensorflow")
+        else None
+    )

@@ -12,24 +12,38 @@ from .output import show
 
 
 def add(commands: Commands) -> None:
-    parser = add_bundle_command(commands, "interpolate", interpolate, "texts on the way from one to another")
+    parser = add_bundle_command(
+        commands, "interpolate", interpolate, "texts on the way from one to another"
+    )
     parser.add_argument("first")
     parser.add_argument("last")
-    parser.add_argument("--steps", type=int, default=7, help="texts, ends included (default: %(default)s)")
-    parser.add_argument("--path", choices=("linear", "spherical"), default="linear", help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=7, help="texts, ends included (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--path", choices=("linear", "spherical"), default="linear", help="(default: %(default)s)"
+    )
     unknown_argument(parser)
 
-    parser = add_bundle_command(commands, "variations", variations, "texts from codes around that of a text")
+    parser = add_bundle_command(
+        commands, "variations", variations, "texts from codes around that of a text"
+    )
     parser.add_argument("text")
     parser.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="how far, in standard deviations of its code (default: %(default)s)"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="how far, in standard deviations of its code (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     unknown_argument(parser)
 
     parser = add_bundle_command(
-        commands, "neighbours", neighbours, "the texts of a file whose codes are closest to that of a text"
+        commands,
+        "neighbours",
+        neighbours,
+        "the texts of a file whose codes are closest to that of a text",
     )
     parser.add_argument("text")
     file_argument(parser)
@@ -43,19 +57,29 @@ def add(commands: Commands) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    texts = load_sampler(options).interpolate(options.first, options.last, options.steps, options.path, options.unknown)
+    texts = load_sampler(options).interpolate(
+        options.first, options.last, options.steps, options.path, options.unknown
+    )
     show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
 
 
 def variations(options: argparse.Namespace) -> None:
-    texts = load_sampler(options).variations(options.text, options.n, options.scale, options.seed, options.unknown)
+    texts = load_sampler(options).variations(
+        options.text, options.n, options.scale, options.seed, options.unknown
+    )
     show(options, {"variations": texts}, "\n".join(map(one_line, texts)))
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    found = load_sampler(options).neighbours(options.text, input_texts(options), options.n, options.unknown)
+    found = load_sampler(options).neighbours(
+        options.text, input_texts(options), options.n, options.unknown
+    )
     report = [{"text": text, "distance": distance} for text, distance in found]
-    show(options, {"neighbours": report}, "\n".join(f"{distance:>8.3f}  {one_line(text)}" for text, distance in found))
+    show(
+        options,
+        {"neighbours": report},
+        "\n".join(f"{distance:>8.3f}  {one_line(text)}" for text, distance in found),
+    )
 
 
 def arithmetic(options: argparse.Namespace) -> None:

@@ -43,7 +43,20 @@ __all__ = [
     "reconstruction_bits",
 ]
 
-MODULES = (toy, twitter, historyless, length, alpha, receptive_field, tweets, kl_target, ptb_word, anti_collapse)
+MODULES = (
+    toy,
+    twitter,
+    historyless,
+    length,
+    alpha,
+    receptive_field,
+    tweets,
+    kl_target,
+    ptb_word,
+    anti_collapse,
+)
 
-STUDIES: dict[str, Study] = {module.__name__.rpartition(".")[2].replace("_", "-"): module.STUDY for module in MODULES}
+STUDIES: dict[str, Study] = {
+    module.__name__.rpartition(".")[2].replace("_", "-"): module.STUDY for module in MODULES
+}
 """What `kvae reproduce` knows, by ID: the module's name. The command line knows the IDs from `study_names`, without Keras."""

@@ -49,12 +49,15 @@ def kl_rises_with_alpha(kind: str, numbers: Numbers) -> tuple[bool, str]:
 
 def bound_pays_little(numbers: Numbers) -> tuple[bool, str]:
     bounds = [numbers[f"alpha-{value:g}-annealed"]["elbo"] for value in ALPHAS]
-    return bounds[0] < bounds[-1] <= 1.1 * bounds[0], "bound " + ", ".join(f"{value:.2f}" for value in bounds)
+    return bounds[0] < bounds[-1] <= 1.1 * bounds[0], "bound " + ", ".join(
+        f"{value:.2f}" for value in bounds
+    )
 
 
 def annealing_helps(numbers: Numbers) -> tuple[bool, str]:
     pairs = [
-        (numbers[f"alpha-{value:g}-annealed"]["kl"], numbers[f"alpha-{value:g}-at-once"]["kl"]) for value in ALPHAS[:3]
+        (numbers[f"alpha-{value:g}-annealed"]["kl"], numbers[f"alpha-{value:g}-at-once"]["kl"])
+        for value in ALPHAS[:3]
     ]
     return all(with_ramp >= without for with_ramp, without in pairs), "; ".join(
         f"alpha {value:g}: {with_ramp:.2f} with, {without:.2f} without"
@@ -70,7 +73,11 @@ STUDY = Study(
     columns=FIGURE_COLUMNS,
     draw=cost_and_kl("alpha"),
     statements=(
-        Statement("With annealing KL rises with alpha.", f"{S17}, fig. 5", partial(kl_rises_with_alpha, "annealed")),
+        Statement(
+            "With annealing KL rises with alpha.",
+            f"{S17}, fig. 5",
+            partial(kl_rises_with_alpha, "annealed"),
+        ),
         Statement(
             "Without annealing it does too.",
             f"{S17}, fig. 5",

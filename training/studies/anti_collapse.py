@@ -30,7 +30,9 @@ def rows(scale: str) -> list[Row]:
     at_once = {"objective__ramp_start": 0, "objective__ramp_steps": 0}
 
     def lstm_vae(**settings: Any) -> Config:
-        return windows("lstm-vae-ptb", size, steps, scale, **{"objective__input_dropout": 0.0, **settings})
+        return windows(
+            "lstm-vae-ptb", size, steps, scale, **{"objective__input_dropout": 0.0, **settings}
+        )
 
     def hybrid(**settings: Any) -> Config:
         return windows("hybrid-lstm-ptb", size, steps, scale, **settings)
@@ -41,17 +43,28 @@ def rows(scale: str) -> list[Row]:
     return [
         Row("nothing", lstm_vae(**at_once), "baseline"),
         Row("language-model", windows("lstm-lm-ptb", size, steps, scale), "baseline"),
-        *(Row(f"{name}-annealing", lstm_vae(**settings), "schedule") for name, settings in ramps.items()),
+        *(
+            Row(f"{name}-annealing", lstm_vae(**settings), "schedule")
+            for name, settings in ramps.items()
+        ),
         Row(
             "cyclical-annealing",
-            lstm_vae(objective__schedule="cyclical", objective__ramp_start=0, objective__ramp_steps=int(0.9 * steps)),
+            lstm_vae(
+                objective__schedule="cyclical",
+                objective__ramp_start=0,
+                objective__ramp_steps=int(0.9 * steps),
+            ),
             "schedule",
         ),
         Row("ramp-after-convergence", lstm_vae(objective__ramp_after_convergence=True), "schedule"),
         Row("input-dropout-0.5", lstm_vae(objective__input_dropout=0.5, **at_once), "decoder"),
         Row("input-dropout-0.5-annealed", lstm_vae(objective__input_dropout=0.5), "decoder"),
         Row("free-bits", lstm_vae(objective__penalty="free_bits", **free, **at_once), "penalty"),
-        Row("free-bits-masked", lstm_vae(objective__penalty="free_bits_mask", **free, **at_once), "penalty"),
+        Row(
+            "free-bits-masked",
+            lstm_vae(objective__penalty="free_bits_mask", **free, **at_once),
+            "penalty",
+        ),
         Row("kl-target-8", lstm_vae(objective__penalty="constrained", **target), "penalty"),
         Row(
             "kl-target-8-each-text",
@@ -59,7 +72,11 @@ def rows(scale: str) -> list[Row]:
             "penalty",
         ),
         Row("mmd", lstm_vae(objective__mmd=100.0, **at_once), "penalty"),
-        Row("batch-normalized-posterior", lstm_vae(model__posterior="batch_normalized", **at_once), "posterior"),
+        Row(
+            "batch-normalized-posterior",
+            lstm_vae(model__posterior="batch_normalized", **at_once),
+            "posterior",
+        ),
         Row("aggressive-encoder", lstm_vae(objective__encoder_updates=5), "training"),
         Row(
             "warm-start-new-decoder",
@@ -94,12 +111,18 @@ def rows(scale: str) -> list[Row]:
 def tighter_bound(run: Run, prepared: Prepared) -> dict[str, float]:
     """The importance-weighted bound with 32 codes a text, on 1,000 held-out texts."""
     rows = spread(prepared.validation, 1000)
-    return {"importance_weighted_nll": float(importance_weighted(run.model.in_float32(), rows, 32).mean())}
+    return {
+        "importance_weighted_nll": float(
+            importance_weighted(run.model.in_float32(), rows, 32).mean()
+        )
+    }
 
 
 def collapsed_by_itself(numbers: Numbers) -> tuple[bool, str]:
     found = numbers["nothing"]
-    return found["kl"] < 0.5, f"KL {found['kl']:.2f}, information {found['mutual_information']:.2f} nats"
+    return found[
+        "kl"
+    ] < 0.5, f"KL {found['kl']:.2f}, information {found['mutual_information']:.2f} nats"
 
 
 def some_are_alive(numbers: Numbers) -> tuple[bool, str]:
@@ -110,7 +133,10 @@ def some_are_alive(numbers: Numbers) -> tuple[bool, str]:
         if "elbo" in found and found["kl"] > 1 and found["elbo"] <= plain["elbo"]
     }
     return bool(alive), "at no higher bound and with over 1 nat: " + (
-        ", ".join(f"{name} ({found['elbo']:.2f}, KL {found['kl']:.2f})" for name, found in alive.items()) or "none"
+        ", ".join(
+            f"{name} ({found['elbo']:.2f}, KL {found['kl']:.2f})" for name, found in alive.items()
+        )
+        or "none"
     )
 
 
@@ -133,7 +159,11 @@ STUDY = Study(
         {"kl": "KL", "mutual_information": "information"},
     ),
     statements=(
-        Statement("Without any technique the code collapses (below 0.5 nats).", f"{S17}, 4.2", collapsed_by_itself),
+        Statement(
+            "Without any technique the code collapses (below 0.5 nats).",
+            f"{S17}, 4.2",
+            collapsed_by_itself,
+        ),
         Statement(
             "Some technique keeps more than a nat at no higher bound.",
             ISSUE,

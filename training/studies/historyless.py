@@ -66,7 +66,12 @@ def lstm_fails_to_fit(numbers: Numbers) -> tuple[bool, str]:
 def reconstruction_bits(run: Run, prepared: Prepared) -> dict[str, float]:
     """Bits a character of the reconstruction alone: beta is 0 there, and the KL no part of the cost."""
     found = run.evaluation
-    return {"reconstruction_bits": found["reconstruction"] / found["positions"] * found["texts"] / float(np.log(2.0))}
+    return {
+        "reconstruction_bits": found["reconstruction"]
+        / found["positions"]
+        * found["texts"]
+        / float(np.log(2.0))
+    }
 
 
 def convolutional_is_faster(numbers: Numbers) -> tuple[bool, str]:
@@ -123,6 +128,8 @@ STUDY = Study(
             f"{S17}, 4.1",
             lstm_fails_to_fit,
         ),
-        Statement("A convolutional step is about twice as fast.", f"{S17}, 4.1", convolutional_is_faster),
+        Statement(
+            "A convolutional step is about twice as fast.", f"{S17}, 4.1", convolutional_is_faster
+        ),
     ),
 )

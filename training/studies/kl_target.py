@@ -39,7 +39,11 @@ def rows(scale: str) -> list[Row]:
 
 def held_at(target: float, scale: str) -> Config:
     """The LSTM VAE with that C; in small its encoder is convolutional, an LSTM does not learn to read in so few steps."""
-    settings: dict[str, Any] = {"data__mode": "windows", "objective__kl_target": target, "model__latent_size": 64}
+    settings: dict[str, Any] = {
+        "data__mode": "windows",
+        "objective__kl_target": target,
+        "model__latent_size": 64,
+    }
     if scale == "small":
         settings |= {
             "objective__ramp_start": 0,
@@ -52,9 +56,13 @@ def held_at(target: float, scale: str) -> Config:
 
 def reconstruct(run: Run, prepared: Prepared) -> dict[str, float]:
     """BLEU-4 over characters of 500 held-out texts, read and written again greedily from the posterior mean."""
-    texts = HeldOut(prepared.validation, list(prepared.validation_texts), (), prepared.validation_attribute)
+    texts = HeldOut(
+        prepared.validation, list(prepared.validation_texts), (), prepared.validation_attribute
+    )
     places = spread(np.arange(len(texts.texts)), 500)
-    again = written(run, posterior_codes(run.model, texts, places), greedy, compiled(run.model.head.step))
+    again = written(
+        run, posterior_codes(run.model, texts, places), greedy, compiled(run.model.head.step)
+    )
     cut = CUT["characters"]
     return {"bleu_4": bleu([cut(texts.texts[place]) for place in places], list(map(cut, again)), 4)}
 
@@ -83,7 +91,11 @@ STUDY = Study(
     source=K19,
     about=chapter(__doc__, steps=STEPS),
     scales=scales(rows),
-    columns={**FIGURE_COLUMNS, "bleu_4": "BLEU-4 of reconstructions", "log_determinant": "log-determinant"},
+    columns={
+        **FIGURE_COLUMNS,
+        "bleu_4": "BLEU-4 of reconstructions",
+        "log_determinant": "log-determinant",
+    },
     measure=reconstruct,
     draw=panels_over_x(
         "C, nats",
@@ -106,7 +118,9 @@ STUDY = Study(
             "15,000, and after 20,000 over 18,000 of which C had risen (50 when the KL was 8); with an LSTM encoder only "
             "six were pruned at C = 3 in 8,000.",
         ),
-        Statement("BLEU of the reconstructions rises with C.", K19, partial(rises_with_target, "bleu_4")),
+        Statement(
+            "BLEU of the reconstructions rises with C.", K19, partial(rises_with_target, "bleu_4")
+        ),
         Statement(
             "The log-determinant of the aggregated posterior's covariance falls with C.",
             K19,

@@ -31,7 +31,8 @@ def rows(scale: str) -> list[Row]:
         for length in LENGTHS
     ]
     hybrid = [
-        Row(f"hybrid-{length}", windows("hybrid-lstm-ptb", length, STEPS, scale), HYBRID, length) for length in LENGTHS
+        Row(f"hybrid-{length}", windows("hybrid-lstm-ptb", length, STEPS, scale), HYBRID, length)
+        for length in LENGTHS
     ]
     return [*lstm, *hybrid]
 
@@ -42,16 +43,22 @@ def share(numbers: Numbers, name: str) -> float:
 
 
 def lstm_share_vanishes(numbers: Numbers) -> tuple[bool, str]:
-    shares = {p: [share(numbers, f"lstm-vae-p{p:g}-{length}") for length in LENGTHS] for p in DROPOUTS.values()}
+    shares = {
+        p: [share(numbers, f"lstm-vae-p{p:g}-{length}") for length in LENGTHS]
+        for p in DROPOUTS.values()
+    }
     falls = all(each[-1] < 0.5 * each[0] and each[-1] < 0.05 for each in shares.values())
     return falls, "; ".join(
-        f"p {p:g}: " + ", ".join(f"{100 * value:.1f} %" for value in each) for p, each in shares.items()
+        f"p {p:g}: " + ", ".join(f"{100 * value:.1f} %" for value in each)
+        for p, each in shares.items()
     ) + f" at {', '.join(map(str, LENGTHS))} characters"
 
 
 def hybrid_share_stays(numbers: Numbers) -> tuple[bool, str]:
     shares = [share(numbers, f"hybrid-{length}") for length in LENGTHS]
-    return max(shares) <= 2 * min(shares), "KL / bound " + ", ".join(f"{100 * value:.1f} %" for value in shares)
+    return max(shares) <= 2 * min(shares), "KL / bound " + ", ".join(
+        f"{100 * value:.1f} %" for value in shares
+    )
 
 
 STUDY = Study(
@@ -62,7 +69,11 @@ STUDY = Study(
     columns=FIGURE_COLUMNS,
     draw=cost_and_kl("characters in a window"),
     statements=(
-        Statement("The LSTM VAE's share of KL falls towards zero with length.", f"{S17}, fig. 4", lstm_share_vanishes),
+        Statement(
+            "The LSTM VAE's share of KL falls towards zero with length.",
+            f"{S17}, fig. 4",
+            lstm_share_vanishes,
+        ),
         Statement(
             "The hybrid's share of KL stays within a factor of two from 12 to 60 characters.",
             f"{S17}, fig. 4",

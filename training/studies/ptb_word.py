@@ -35,7 +35,8 @@ def on_test_set(run: Run, prepared: Prepared) -> dict[str, float]:
     test = held_out(run.config, run.alphabet, str(file_of("ptb", "ptb.test.txt")))
     found = evaluate(run.model, test.rows)
     return {
-        f"test_{name}": found[name] for name in ("elbo", "reconstruction", "kl", "perplexity", "texts", "positions")
+        f"test_{name}": found[name]
+        for name in ("elbo", "reconstruction", "kl", "perplexity", "texts", "positions")
     }
 
 

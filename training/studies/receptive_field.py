@@ -79,7 +79,9 @@ STUDY = Study(
     draw=cost_and_kl("receptive field of the decoder, characters"),
     statements=(
         Statement(
-            "At alpha 0 the KL collapses beyond a field of 3 characters.", f"{S17}, fig. 6", collapses_without_alpha
+            "At alpha 0 the KL collapses beyond a field of 3 characters.",
+            f"{S17}, fig. 6",
+            collapses_without_alpha,
         ),
         Statement(
             "At alpha 0 it does not up to a field of 3.",

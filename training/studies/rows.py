@@ -22,7 +22,11 @@ def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Con
     """The same in so many steps: four epochs, the ramp over the first half with an auxiliary loss and over the middle half
     without one, as S17 begins it later there; other settings by dotted keys with `__` for the dot."""
     start = 0 if config.model.auxiliary else steps // 4
-    ramp = {"objective.ramp_start": start, "objective.ramp_steps": steps // 2} if config.objective.beta_max else {}
+    ramp = (
+        {"objective.ramp_start": start, "objective.ramp_steps": steps // 2}
+        if config.objective.beta_max
+        else {}
+    )
     return config.with_settings(
         {
             "training.epochs": 4,

@@ -56,13 +56,17 @@ def rows(scale: str) -> list[Row]:
 def at_most_twenty(numbers: Numbers) -> tuple[bool, str]:
     bounds = {name: numbers[name]["elbo"] for name in TOY}
     worst = max(bounds, key=bounds.__getitem__)
-    return bounds[worst] <= 20, f"the highest is {bounds[worst]:.2f} nats ({worst}); the lowest of P18 is 38.8"
+    return bounds[
+        worst
+    ] <= 20, f"the highest is {bounds[worst]:.2f} nats ({worst}); the lowest of P18 is 38.8"
 
 
 def near_entropy(numbers: Numbers) -> tuple[bool, str]:
     entropy = CORPORA["sines"].entropy or 0.0
     means = over_seeds(numbers)
-    best = min((name for name in TOY if means[name]["kl"] >= 3), key=lambda name: means[name]["elbo"])
+    best = min(
+        (name for name in TOY if means[name]["kl"] >= 3), key=lambda name: means[name]["elbo"]
+    )
     found = numbers[best]
     return found["elbo"] <= 1.05 * entropy and found["kl"] >= 3, (
         f"{best}: bound {found['elbo']:.2f} nats with KL {found['kl']:.2f}; 5 % above the entropy of {entropy} is "
@@ -78,7 +82,12 @@ def simpler_leads(names: Sequence[str], numbers: Numbers) -> tuple[bool, str]:
 STUDY = Study(
     title="Sine waves as digits",
     source=f"{P18}, table 1",
-    about=chapter(__doc__, steps=STEPS, longer_steps=LONGER["rnn-dense"][0], longer_batch=LONGER["rnn-dense"][1]),
+    about=chapter(
+        __doc__,
+        steps=STEPS,
+        longer_steps=LONGER["rnn-dense"][0],
+        longer_batch=LONGER["rnn-dense"][1],
+    ),
     scales=scales(rows),
     columns=COLUMNS,
     measure=in_his_units,
@@ -86,9 +95,15 @@ STUDY = Study(
     seeds=3,
     statements=(
         Statement(
-            "Every row is at most 20 nats, where every row of P18 is worse than guessing.", ISSUE, at_most_twenty
+            "Every row is at most 20 nats, where every row of P18 is worse than guessing.",
+            ISSUE,
+            at_most_twenty,
         ),
-        Statement("The best row with at least 3 nats of KL is at most 5 % above the entropy.", ISSUE, near_entropy),
+        Statement(
+            "The best row with at least 3 nats of KL is at most 5 % above the entropy.",
+            ISSUE,
+            near_entropy,
+        ),
         Statement(
             "On so simple a corpus a simpler model leads over the ladders.",
             f"{P18}, 6",

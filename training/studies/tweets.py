@@ -57,7 +57,11 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     "hybrid-alpha-falls": {"falls": True},
     "hybrid-alpha-falls-free-8": {"falls": True, **FREE},
     "hybrid-alpha-1-falls-free-8": SPELT_OUT_FIRST,
-    "hybrid-alpha-1-falls-free-8-vamp": {**SPELT_OUT_FIRST, "model__prior": "vamp", "model__prior_components": 50},
+    "hybrid-alpha-1-falls-free-8-vamp": {
+        **SPELT_OUT_FIRST,
+        "model__prior": "vamp",
+        "model__prior_components": 50,
+    },
 }
 """The hybrid of the paper, and its settings in the rows that keep its code without paying for it."""
 
@@ -69,10 +73,16 @@ def rows(scale: str) -> list[Row]:
 
     def on_tweets(name: str, falls: bool = False, **settings: Any) -> Config:
         config = lasting(preset(name + SMALL), steps, 32) if small else preset(name)
-        settings |= {"objective__alpha_hold": steps // 4, "objective__alpha_decay_steps": steps // 2} if falls else {}
+        settings |= (
+            {"objective__alpha_hold": steps // 4, "objective__alpha_decay_steps": steps // 2}
+            if falls
+            else {}
+        )
         changed = {key.replace("__", "."): value for key, value in settings.items()}
         shape = {"model.length": 64} if small else {"model.length": 128, "model.tokenizer": "byte"}
-        return config.with_settings({"data.source": "tweets", "data.too_long": "drop", **shape, **changed})
+        return config.with_settings(
+            {"data.source": "tweets", "data.too_long": "drop", **shape, **changed}
+        )
 
     return [
         Row("language-model", on_tweets("lstm-lm-tweets")),
@@ -151,7 +161,9 @@ STUDY = Study(
     columns=TWEETS_COLUMNS,
     measure=write_and_count,
     samples=lstm_and_best_hybrid,
-    draw=stacked("elbo_with_padding", "reconstruction_with_padding", "kl", "published, T = 128 with padding"),
+    draw=stacked(
+        "elbo_with_padding", "reconstruction_with_padding", "kl", "published, T = 128 with padding"
+    ),
     statements=(
         Statement(
             "The hybrid carries at least five times the KL of the LSTM VAE (p 0.2), and its bound is not worse.",

@@ -34,7 +34,12 @@ TWITTER = {
 def rows(scale: str) -> list[Row]:
     """Table 2: tweets shorter than 32 characters."""
     small = scale == "small"
-    settings = {"data.source": "tweets", "data.too_long": "drop", "model.length": 32, "data.max_symbols": 82}
+    settings = {
+        "data.source": "tweets",
+        "data.too_long": "drop",
+        "model.length": 32,
+        "data.max_symbols": 82,
+    }
     return [
         row_of(
             name,
@@ -58,5 +63,9 @@ STUDY = Study(
     columns=COLUMNS,
     measure=in_his_units,
     draw=stacked(),
-    statements=(Statement("Ladders lead in the honest unit.", f"{P18}, 6", partial(ladders_lead, tuple(TWITTER))),),
+    statements=(
+        Statement(
+            "Ladders lead in the honest unit.", f"{P18}, 6", partial(ladders_lead, tuple(TWITTER))
+        ),
+    ),
 )
