@@ -378,7 +378,7 @@ def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a
     assert "**FAIL** False." in (tmp_path / "book" / "results.md").read_text(encoding="utf-8")
     code, out, err = kvae(*options, "--json")
     assert [verdict["passed"] for verdict in json.loads(out)["verdicts"]] == [True, False]
-    assert "1 of 1 runs are there already" in err
+    assert "1 of 1 runs are already finished" in err
     code, out, _ = kvae("reproduce", "book", "--book", tmp_path / "book")
     assert (code, out.strip()) == (0, str(tmp_path / "book" / "results.md"))
 

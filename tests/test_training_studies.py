@@ -10,7 +10,7 @@ from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
 from kvae.runs import Run
 from kvae.training.corpora import Prepared
-from kvae.training.reproduction import Study, judged
+from kvae.training.reproduction import Study, verdicts_of
 from kvae.training.studies import (
     ALPHAS,
     HYBRIDS,
@@ -154,7 +154,7 @@ def test_tweets_judges_at_each_seed_the_hybrid_that_the_means_choose() -> None:
     rows = [row(name, seed, 160.0, 2.0) for name in HYBRIDS for seed in (0, 1) if name != "hybrid"]
     rows += [row("hybrid", 0, 150.0, 6.0), row("hybrid", 1, 151.0, 6.0)]
     rows += [row("lstm-vae-p0.2", 0, 152.0, 0.9), row("lstm-vae-p0.2", 1, 150.5, 1.4)]
-    first, distinct, _ = (verdict for _, verdict in judged(STUDIES["tweets"], {"rows": rows, "study": {}}))
+    first, distinct, _ = (verdict for _, verdict in verdicts_of(STUDIES["tweets"], {"rows": rows, "study": {}}))
     assert (first.passed, first.seeds) == (True, [True, False])
     assert (distinct.passed, distinct.seeds) == (True, [True, True])
 

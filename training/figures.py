@@ -17,7 +17,9 @@ Draw = Callable[[Results, Path], None]
 
 
 @contextlib.contextmanager
-def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5) -> Iterator[Any]:
+def figure_axes(
+    path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
+) -> Iterator[Any]:
     """Axes to draw on, saved when all is drawn; never a window."""
     import matplotlib
 
@@ -41,17 +43,23 @@ def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:
     return dict(sorted(found.items()))
 
 
-def averaged(results: Results, name: str, in_bits: bool = False) -> tuple[list[float], list[float]]:
+def mean_curve(
+    results: Results, name: str, in_bits: bool = False
+) -> tuple[list[float], list[float]]:
     """A curve: every x with the mean of a metric over its seeds, as it is or in bits a character."""
     places = sorted({item["x"] for item in results})
     values = [
-        [bits(item[name], item) if in_bits else item[name] for item in results if item["x"] == x]
+        [
+            bits_per_character(item[name], item) if in_bits else item[name]
+            for item in results
+            if item["x"] == x
+        ]
         for x in places
     ]
     return places, [float(np.mean(each)) for each in values]
 
 
-def bits(nats: float, result: Mapping[str, Any]) -> float:
+def bits_per_character(nats: float, result: Mapping[str, Any]) -> float:
     """Nats a text as bits a character."""
     return nats * result["texts"] / result["positions"] / math.log(2.0)
 
@@ -61,10 +69,10 @@ def cost_and_kl(label: str) -> Draw:
     layout of Semeniuta et al. 2017, fig. 4 to 6."""
 
     def draw(results: Results, path: Path) -> None:
-        with drawing(path) as (axis,):
+        with figure_axes(path) as (axis,):
             for color, (series, items) in enumerate(series_of(results).items()):
                 for name, style in (("elbo", "o-"), ("kl", "s--")):
-                    places, values = averaged(items, name, in_bits=True)
+                    places, values = mean_curve(items, name, in_bits=True)
                     what = "full cost" if name == "elbo" else "KL"
                     axis.plot(places, values, style, color=f"C{color}", label=f"{series}: {what}")
             axis.set(xlabel=label, ylabel="bits a character, held out", ylim=(0, None))
@@ -77,11 +85,11 @@ def training_curves(results: Results, path: Path) -> None:
     """Reconstruction over training steps, a panel for each series and a curve for each x, training dashed and held out solid:
     Semeniuta et al. 2017, fig. 3."""
     found = series_of(results)
-    with drawing(path, len(found), 5.5) as axes:
+    with figure_axes(path, len(found), 5.5) as axes:
         for axis, (series, items) in zip(axes, found.items(), strict=True):
             for color, item in enumerate(items):
                 for name, style in (("val_reconstruction", "o-"), ("reconstruction", "o--")):
-                    values = [bits(nats, item) for nats in item["curve"][name]]
+                    values = [bits_per_character(nats, item) for nats in item["curve"][name]]
                     label = f"{item['x']:g} characters" if style == "o-" else None
                     axis.plot(item["curve"]["step"], values, style, color=f"C{color}", label=label)
             axis.set(
@@ -93,7 +101,7 @@ def training_curves(results: Results, path: Path) -> None:
             axis.legend()
 
 
-def stacked(
+def stacked_bars(
     bound: str = "elbo",
     reconstruction: str = "reconstruction",
     kl: str = "kl",
@@ -104,7 +112,7 @@ def stacked(
 
     def draw(results: Results, path: Path) -> None:
         names = list(dict.fromkeys(item["row"] for item in results))
-        with drawing(path, width=8.0, height=0.45 * len(names) + 1.5) as (axis,):
+        with figure_axes(path, width=8.0, height=0.45 * len(names) + 1.5) as (axis,):
             for place, name in enumerate(names):
                 items = [item for item in results if item["row"] == name]
                 first, second = (
@@ -134,10 +142,10 @@ def panels_over_x(label: str, panels: Mapping[str, str], diagonal: str = "") -> 
     """A panel for each metric over what `label` names; in that of `diagonal` the line x = y."""
 
     def draw(results: Results, path: Path) -> None:
-        with drawing(path, len(panels), 4.0, 3.6) as axes:
+        with figure_axes(path, len(panels), 4.0, 3.6) as axes:
             for axis, (metric, title) in zip(axes, panels.items(), strict=True):
                 for series, items in series_of(results).items():
-                    places, values = averaged(items, metric)
+                    places, values = mean_curve(items, metric)
                     axis.plot(places, values, "o-", label=series)
                     if metric == diagonal:
                         axis.plot(places, places, "k:", label="equal")
@@ -147,7 +155,7 @@ def panels_over_x(label: str, panels: Mapping[str, str], diagonal: str = "") -> 
     return draw
 
 
-def dots(*panels: Mapping[str, str]) -> Draw:
+def dot_panels(*panels: Mapping[str, str]) -> Draw:
     """A line for each row, the means over its seeds, and a panel for each group of metrics in nats a text, by their names;
     rows of a series have one colour. What is three times as far above the median as nine tenths are stands as a number at the
     panel's edge."""
@@ -158,7 +166,7 @@ def dots(*panels: Mapping[str, str]) -> Draw:
             series: f"C{place}"
             for place, series in enumerate(dict.fromkeys(series for series, _ in rows))
         }
-        with drawing(path, len(panels), 6.0, 0.27 * len(rows) + 1.2) as axes:
+        with figure_axes(path, len(panels), 6.0, 0.27 * len(rows) + 1.2) as axes:
             for axis, metrics in zip(axes, panels, strict=True):
                 values = {
                     name: [row_mean(results, row, name) for _, row in rows] for name in metrics

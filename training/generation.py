@@ -18,7 +18,7 @@ from .corpora import HeldOut
 from .evaluation import spread
 from .ngram import NGram, character_count
 from .text_metrics import (
-    CUT,
+    UNIT_SPLITTERS,
     bleu,
     distinct,
     distinct_texts,
@@ -133,7 +133,7 @@ def some(texts: Sequence[str], count: int) -> list[str]:
 
 def closeness(references: Sequence[str], again: Sequence[str], unit: str) -> dict[str, float]:
     """How near texts are to those they were read from."""
-    wanted, found = list(map(CUT[unit], references)), list(map(CUT[unit], again))
+    wanted, found = list(map(UNIT_SPLITTERS[unit], references)), list(map(UNIT_SPLITTERS[unit], again))
     return {
         "texts": len(again),
         "bleu_2": bleu(wanted, found, 2),
@@ -147,7 +147,7 @@ def closeness(references: Sequence[str], again: Sequence[str], unit: str) -> dic
 
 def variety(texts: Sequence[str], unit: str) -> dict[str, float]:
     """How much texts differ from each other."""
-    found = list(map(CUT[unit], texts))
+    found = list(map(UNIT_SPLITTERS[unit], texts))
     return {
         "texts": len(texts),
         "distinct_1": distinct(found, 1),

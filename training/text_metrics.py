@@ -11,7 +11,7 @@ import numpy as np
 Units = Sequence[str]
 """A text cut into words or characters."""
 
-CUT: dict[str, Callable[[str], Units]] = {"words": str.split, "characters": list}
+UNIT_SPLITTERS: dict[str, Callable[[str], Units]] = {"words": str.split, "characters": list}
 """How a text becomes units."""
 
 
@@ -22,14 +22,14 @@ def unit_of(texts: Sequence[str]) -> str:
     )
 
 
-def grams(text: Units, size: int) -> Iterator[tuple[str, ...]]:
+def ngrams(text: Units, size: int) -> Iterator[tuple[str, ...]]:
     """All runs of `size` units."""
     return zip(*(text[start:] for start in range(size)), strict=False)
 
 
-def counts(texts: Sequence[Units], size: int) -> list[Counter[tuple[str, ...]]]:
+def ngram_counts(texts: Sequence[Units], size: int) -> list[Counter[tuple[str, ...]]]:
     """How often each run of `size` units occurs in each text."""
-    return [Counter(grams(text, size)) for text in texts]
+    return [Counter(ngrams(text, size)) for text in texts]
 
 
 def bleu(references: Sequence[Units], hypotheses: Sequence[Units], order: int) -> float:
@@ -40,13 +40,15 @@ def bleu(references: Sequence[Units], hypotheses: Sequence[Units], order: int) -
     """
     precisions = []
     for size in range(1, order + 1):
-        wanted, written = counts(references, size), counts(hypotheses, size)
+        wanted, written = ngram_counts(references, size), ngram_counts(hypotheses, size)
         if any(wanted):
             matches = sum(
                 (ours & theirs).total() for ours, theirs in zip(written, wanted, strict=True)
             )
-            precisions.append(share(matches, sum(ours.total() for ours in written)))
-    return brevity(total(hypotheses), total(references)) * geometric_mean(precisions)
+            precisions.append(ratio(matches, sum(ours.total() for ours in written)))
+    return brevity_penalty(unit_count(hypotheses), unit_count(references)) * geometric_mean(
+        precisions
+    )
 
 
 def self_bleu(texts: Sequence[Units], order: int) -> float:
@@ -58,7 +60,7 @@ def self_bleu(texts: Sequence[Units], order: int) -> float:
         return 0.0
     precisions = []
     for size in range(1, order + 1):
-        each = counts(texts, size)
+        each = ngram_counts(texts, size)
         # What the other texts hold of a run at most: the largest count of all texts, or the next one for its owner.
         largest: dict[tuple[str, ...], tuple[int, int]] = defaultdict(lambda: (0, 0))
         for text in each:
@@ -71,19 +73,19 @@ def self_bleu(texts: Sequence[Units], order: int) -> float:
             for gram, count in text.items()
         )
         if any(each):
-            precisions.append(share(matches, sum(text.total() for text in each)))
+            precisions.append(ratio(matches, sum(text.total() for text in each)))
     lengths = Counter(map(len, texts))
-    closest = sum(count * closest_other(length, lengths) for length, count in lengths.items())
-    return brevity(total(texts), closest) * geometric_mean(precisions)
+    closest = sum(count * closest_length(length, lengths) for length, count in lengths.items())
+    return brevity_penalty(unit_count(texts), closest) * geometric_mean(precisions)
 
 
-def closest_other(length: int, lengths: Counter[int]) -> int:
+def closest_length(length: int, lengths: Counter[int]) -> int:
     """The length nearest to that of a text among all others, the shorter of two."""
     others = lengths - Counter([length])
     return min(others, key=lambda other: (abs(other - length), other))
 
 
-def brevity(written: int, wanted: int) -> float:
+def brevity_penalty(written: int, wanted: int) -> float:
     """BLEU's factor for texts shorter than their references."""
     if written >= wanted:
         return 1.0
@@ -97,12 +99,12 @@ def geometric_mean(shares: Sequence[float]) -> float:
     )
 
 
-def share(part: int, whole: int) -> float:
+def ratio(part: int, whole: int) -> float:
     """part / whole, 0 of nothing."""
     return part / whole if whole else 0.0
 
 
-def total(texts: Sequence[Units]) -> int:
+def unit_count(texts: Sequence[Units]) -> int:
     """Units of all texts."""
     return sum(map(len, texts))
 
@@ -113,8 +115,8 @@ def rouge_n(references: Sequence[Units], hypotheses: Sequence[Units], size: int)
     return mean_of_pairs(
         references,
         hypotheses,
-        lambda one, other: share(
-            2 * (Counter(grams(one, size)) & Counter(grams(other, size))).total(),
+        lambda one, other: ratio(
+            2 * (Counter(ngrams(one, size)) & Counter(ngrams(other, size))).total(),
             max(0, len(one) - size + 1) + max(0, len(other) - size + 1),
         ),
     )
@@ -125,7 +127,7 @@ def rouge_l(references: Sequence[Units], hypotheses: Sequence[Units]) -> float:
     return mean_of_pairs(
         references,
         hypotheses,
-        lambda one, other: share(2 * common_subsequence(one, other), len(one) + len(other)),
+        lambda one, other: ratio(2 * common_subsequence_length(one, other), len(one) + len(other)),
     )
 
 
@@ -137,7 +139,7 @@ def mean_of_pairs(
     return sum(1.0 if one == other else score(one, other) for one, other in pairs) / len(references)
 
 
-def common_subsequence(one: Units, other: Units) -> int:
+def common_subsequence_length(one: Units, other: Units) -> int:
     """Units of the longest common subsequence: what deletions and insertions alone leave in place."""
     return (len(one) + len(other) - edits(one, other, substitution=2)) // 2
 
@@ -156,11 +158,11 @@ def edits(one: Units, other: Units, substitution: int = 1) -> int:
 
 def edit_distance(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Edits over all texts / characters of all references: the character error rate, 0 when all are equal."""
-    return share(
+    return ratio(
         sum(
             edits(list(one), list(other)) for one, other in zip(references, hypotheses, strict=True)
         ),
-        total(references),
+        unit_count(references),
     )
 
 
@@ -173,13 +175,13 @@ def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
 
 def distinct(texts: Sequence[Units], size: int) -> float:
     """Different runs of `size` units / all runs, over all texts (Li et al. 2016). Falls with the number of texts."""
-    found = Counter(gram for text in texts for gram in grams(text, size))
-    return share(len(found), found.total())
+    found = Counter(gram for text in texts for gram in ngrams(text, size))
+    return ratio(len(found), found.total())
 
 
 def distinct_texts(texts: Sequence[str]) -> float:
     """Different texts / texts."""
-    return share(len(set(texts)), len(texts))
+    return ratio(len(set(texts)), len(texts))
 
 
 def novelty(texts: Sequence[str], known: Sequence[str], stream: bool = False) -> float:

@@ -23,7 +23,7 @@ def counting_alphabet(config: Config, texts: Sequence[str]) -> Alphabet:
     others have one token for each character, byte or word, known or not."""
     check_symbols(config)
     if config.model.tokenizer == "wordpiece":
-        return learned_pieces(config, texts)
+        return wordpiece_alphabet(config, texts)
     return Alphabet((), config.model.tokenizer)
 
 
@@ -58,7 +58,7 @@ def check_symbols(config: Config) -> None:
         )
 
 
-def learned_pieces(config: Config, texts: Sequence[str]) -> Alphabet:
+def wordpiece_alphabet(config: Config, texts: Sequence[str]) -> Alphabet:
     """Wordpieces of at most `TEXTS_FOR_PIECES` of the texts, found by the trainer of keras-nlp.
 
     In `windows` mode the lines of the stream are the texts, and a line break is a piece of its own.
@@ -71,10 +71,10 @@ def learned_pieces(config: Config, texts: Sequence[str]) -> Alphabet:
         )
         lines = [lines[place] for place in sorted(drawn)]
     size = config.data.max_symbols or MOST_SYMBOLS["wordpiece"]
-    return Alphabet((*breaks, *trained_pieces(lines, size - len(breaks))), "wordpiece")
+    return Alphabet((*breaks, *train_wordpieces(lines, size - len(breaks))), "wordpiece")
 
 
-def trained_pieces(texts: Sequence[str], size: int) -> list[str]:
+def train_wordpieces(texts: Sequence[str], size: int) -> list[str]:
     """At most `size` wordpieces: every character that occurs, alone and as a continuation, and the commonest longer ones."""
     import keras_nlp
     import tensorflow as tf

@@ -72,7 +72,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training.book import add_chapter
         from kvae.training.corpora import require_corpora
-        from kvae.training.reproduction import judged, reproduce, unfinished
+        from kvae.training.reproduction import verdicts_of, reproduce, unfinished_configs
         from kvae.training.studies import STUDIES
     names = list(STUDIES) if options.id == ALL else [options.id]
     if options.id == ALL and options.rows:
@@ -82,13 +82,13 @@ def reproduce_studies(options: argparse.Namespace) -> None:
     require_corpora(
         config
         for name, folder in folders.items()
-        for config in unfinished(STUDIES[name], folder, *asked)
+        for config in unfinished_configs(STUDIES[name], folder, *asked)
     )
     reports, failed = {}, 0
     for name, folder in folders.items():
         study = STUDIES[name]
         found = reproduce(study, folder, say, *asked)
-        verdicts = judged(study, found)
+        verdicts = verdicts_of(study, found)
         failed += sum(verdict.passed is False for _, verdict in verdicts)
         said = [
             {"statement": each.text, "source": each.source, **vars(verdict)}
@@ -109,7 +109,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
 
 def print_study(study: Study, found: dict[str, Any], verdicts: list[Any], folder: Path) -> None:
     """A study's table, its verdicts, some samples and where its figure is."""
-    from kvae.training.book import VERDICTS, by_seed, results_table, sample_lines, sentence
+    from kvae.training.book import VERDICTS, seeds_sentence, results_table, sample_lines, sentence
     from kvae.training.reproduction import FIGURE
 
     print(f"{study.title} ({study.source})\n\n{results_table(study, found['rows'])}\n")

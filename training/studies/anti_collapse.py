@@ -15,7 +15,7 @@ from kvae.runs import Run
 
 from ..corpora import Prepared
 from ..evaluation import importance_weighted, spread
-from ..figures import dots
+from ..figures import dot_panels
 from ..reproduction import Numbers, Row, Statement, Study
 from .rows import ISSUE, chapter, scales, windows
 
@@ -154,7 +154,7 @@ STUDY = Study(
         "seconds": "seconds",
     },
     measure=tighter_bound,
-    draw=dots(
+    draw=dot_panels(
         {"elbo": "bound", "importance_weighted_nll": "tighter bound"},
         {"kl": "KL", "mutual_information": "information"},
     ),

@@ -120,7 +120,7 @@ STUDY = Study(
         "reconstruction_bits": "bits a character of it",
     },
     measure=reconstruction_bits,
-    beside=step_ratio,
+    measure_study=step_ratio,
     draw=training_curves,
     statements=(
         Statement(

@@ -23,7 +23,7 @@ from ..evaluation import spread
 from ..figures import panels_over_x
 from ..generation import compiled, posterior_codes, written
 from ..reproduction import Numbers, Row, Statement, Study
-from ..text_metrics import CUT, bleu
+from ..text_metrics import UNIT_SPLITTERS, bleu
 from .rows import FIGURE_COLUMNS, chapter, rising, scales, windows
 
 STEPS = 10_000
@@ -63,7 +63,7 @@ def reconstruct(run: Run, prepared: Prepared) -> dict[str, float]:
     again = written(
         run, posterior_codes(run.model, texts, places), greedy, compiled(run.model.head.step)
     )
-    cut = CUT["characters"]
+    cut = UNIT_SPLITTERS["characters"]
     return {"bleu_4": bleu([cut(texts.texts[place]) for place in places], list(map(cut, again)), 4)}
 
 

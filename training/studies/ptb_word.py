@@ -12,7 +12,7 @@ from kvae.runs import Run
 from ..corpora import Prepared, held_out
 from ..downloads import file_of
 from ..evaluation import evaluate
-from ..figures import stacked
+from ..figures import stacked_bars
 from ..reproduction import Numbers, Row, Statement, Study
 from .rows import ISSUE, chapter, scales
 
@@ -65,7 +65,7 @@ STUDY = Study(
         "mutual_information": "information",
     },
     measure=on_test_set,
-    draw=stacked("test_elbo", "test_reconstruction", "test_kl", "published"),
+    draw=stacked_bars("test_elbo", "test_reconstruction", "test_kl", "published"),
     statements=(
         Statement(
             f"The VAE reaches at most {BEST_PUBLISHED} nats a sentence with a KL of at least 4.",

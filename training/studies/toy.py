@@ -14,7 +14,7 @@ from functools import partial
 from kvae.presets import P18, SMALL, preset
 
 from ..corpora import CORPORA
-from ..figures import stacked
+from ..figures import stacked_bars
 from ..reproduction import Numbers, Row, Statement, Study
 from .petersen import COLUMNS, POSITIONS, from_the_start, in_his_units, ladders_lead, row_of
 from .rows import ISSUE, chapter, lasting, over_seeds, scales
@@ -91,7 +91,7 @@ STUDY = Study(
     scales=scales(rows),
     columns=COLUMNS,
     measure=in_his_units,
-    draw=stacked(),
+    draw=stacked_bars(),
     seeds=3,
     statements=(
         Statement(

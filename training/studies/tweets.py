@@ -20,7 +20,7 @@ from kvae.presets import S17, SMALL, preset
 from kvae.runs import Run
 
 from ..corpora import Prepared
-from ..figures import stacked
+from ..figures import stacked_bars
 from ..generation import compiled, prior_codes, written
 from ..reproduction import SAMPLES, Numbers, Row, Statement, Study
 from ..text_metrics import distinct_texts
@@ -160,8 +160,8 @@ STUDY = Study(
     scales=scales(rows),
     columns=TWEETS_COLUMNS,
     measure=write_and_count,
-    samples=lstm_and_best_hybrid,
-    draw=stacked(
+    sampled_rows=lstm_and_best_hybrid,
+    draw=stacked_bars(
         "elbo_with_padding", "reconstruction_with_padding", "kl", "published, T = 128 with padding"
     ),
     statements=(

@@ -10,7 +10,7 @@ from functools import partial
 
 from kvae.presets import P18, SMALL, preset
 
-from ..figures import stacked
+from ..figures import stacked_bars
 from ..reproduction import Row, Statement, Study
 from .petersen import COLUMNS, POSITIONS, from_the_start, in_his_units, ladders_lead, row_of
 from .rows import chapter, lasting, scales
@@ -62,7 +62,7 @@ STUDY = Study(
     scales=scales(rows),
     columns=COLUMNS,
     measure=in_his_units,
-    draw=stacked(),
+    draw=stacked_bars(),
     statements=(
         Statement(
             "Ladders lead in the honest unit.", f"{P18}, 6", partial(ladders_lead, tuple(TWITTER))
