@@ -19,12 +19,12 @@ from kvae.training.reproduction import (
     Row,
     Statement,
     Study,
-    run_config,
     changed_settings,
-    verdicts_of,
     finished_result,
     reproduce,
+    run_config,
     unfinished_configs,
+    verdicts_of,
 )
 from kvae.training.studies import STUDIES
 

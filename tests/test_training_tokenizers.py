@@ -10,7 +10,7 @@ from kvae.presets import preset
 from kvae.serving.alphabet import LONGEST_WORD, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
 from kvae.training.corpora import held_out, prepare, unicode_names
-from kvae.training.tokenizers import wordpiece_alphabet, train_wordpieces
+from kvae.training.tokenizers import train_wordpieces, wordpiece_alphabet
 
 NAMES = unicode_names()
 STRANGE = [

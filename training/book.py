@@ -1,7 +1,8 @@
 """The book of results, docs/results.md: a chapter for each study, generated from stored results.
 
 A book is a folder with `results.md` and a folder `results/` that holds the sources of each chapter:
-ID.json, ID.csv and ID.png, and for the published sizes ID-paper.json, ID-paper.csv and ID-paper.png.
+ID.json, ID.csv and ID.png, and for the published sizes ID-paper.json, ID-paper.csv and
+ID-paper.png.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import numpy as np
 from kvae.runs import write_json
 from kvae.writing import beside, sole_writer, whole
 
-from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, row_values, verdicts_of, row_means
+from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, row_means, row_values, verdicts_of
 
 PAGE, PARTS = "results.md", "results"
 
 HEAD = """# Results
 
-kvae reproduces tables and figures of the papers that it builds on. This page is **generated from the
-results of training runs, never typed**. The command at the head of a section makes it. The numbers in
-the table mark each statement as PASS or FAIL. A FAIL stays in the book, with its cause as far as it is
-known.
+kvae reproduces tables and figures of the papers that it builds on. This page is **generated from
+the results of training runs, never typed**. The command at the head of a section makes it. The
+numbers in the table mark each statement as PASS or FAIL. A FAIL stays in the book, with its cause
+as far as it is known.
 
-Bound, reconstruction, KL and information are in nats a text, on the whole held-out split, with the KL
-at full weight and one sampled code for each text. The bound is reconstruction + KL; lower is better.
-Padding counts only where a column says so. A number in brackets is the one that the source reports, in
-the unit of the column. A number after ± is the standard deviation over seeds.
+Bound, reconstruction, KL and information are in nats a text, on the whole held-out split, with the
+KL at full weight and one sampled code for each text. The bound is reconstruction + KL; lower is
+better. Padding counts only where a column says so. A number in brackets is the one that the source
+reports, in the unit of the column. A number after ± is the standard deviation over seeds.
 [metrics.md](metrics.md) defines the metrics that `kvae evaluate` prints too;
 [systems/](systems/README.md) describes the systems.
 
@@ -149,7 +150,7 @@ def results_table(study: Study, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cell(values: Sequence[float], published: float | None) -> str:
-    """The mean over seeds, ± the standard deviation if there are several, (the published number)."""
+    """A cell: mean over seeds, ± standard deviation if there are several, (published number)."""
     if not values:
         return ""
     mean = float(np.mean(values))

@@ -111,7 +111,7 @@ def text_report(
     ended = run.config.data.mode == "lines"
     known = some(learned, MOST_FOR_NGRAM * len(learned) // character_count(learned, ended)) if learned else []
     symbols = len(set("".join([*known, *data.texts, *drawn["samples"]]))) + ended
-    fitted = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
+    fitted = partial(NGram.fit, order=ORDER, symbols=symbols, end_marks=ended)
     judge = fitted(known) if known else None
     for name, group in drawn.items():
         report[name] = {

@@ -1,4 +1,4 @@
-"""Run a study: train and measure its rows, judge its statements, draw its figure (`kvae reproduce`).
+"""Studies: train and measure rows, judge statements, draw a figure (`kvae reproduce`).
 
 A study is data (`training/studies`). This file trains the runs that are not finished yet, reuses
 those that are, judges the statements and writes the results.
@@ -40,9 +40,9 @@ Say = Callable[[str], None]
 Numbers = Mapping[str, Mapping[str, float]]
 """What a statement is judged by: by row name, each metric's mean over the seeds.
 
-`study` holds the metrics of `Study.measure_study`. When a single seed is judged, the metrics are those
-of that seed and `OVERALL` holds the means over all seeds, so that a statement that picks a row picks
-the same one for every seed.
+`study` holds the metrics of `Study.measure_study`. When a single seed is judged, the metrics are
+those of that seed and `OVERALL` holds the means over all seeds, so that a statement that picks a
+row picks the same one for every seed.
 """
 OVERALL = "overall"
 
@@ -144,13 +144,14 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train and measure a study in `folder`; finished runs of the same configuration are reused.
 
-    Returns the content of `folder`/results.json: `scale`, `rows` (one entry for each row and seed) and
-    `study` (metrics of the study as a whole). `rows` restricts training to the rows of these names. A
-    run that diverges is reported and skipped; statements that need a missing row stay open. Other
-    processes may train other rows in the same folder at the same time.
+    Returns the content of `folder`/results.json: `scale`, `rows` (one entry for each row and seed)
+    and `study` (metrics of the study as a whole). `rows` restricts training to the rows of these
+    names. A run that diverges is reported and skipped; statements that need a missing row stay
+    open. Other processes may train other rows in the same folder at the same time.
 
-    Raises `ConfigError` for an unknown row, for fewer than 1 seed, and for a run that another process
-    is training. A stopped command raises `KeyboardInterrupt` and continues when it is run again.
+    Raises `ConfigError` for an unknown row, for fewer than 1 seed, and for a run that another
+    process is training. A stopped command raises `KeyboardInterrupt` and continues when it is run
+    again.
     """
     every_row = list(study.scales[scale]())
     todo = planned_runs(study, scale, seeds, rows)
@@ -230,7 +231,7 @@ def run_folder(folder: Path, row: Row, seed: int) -> Path:
 
 
 def run_config(folder: Path, row: Row, seed: int) -> Config:
-    """The row's configuration with its seed and, if it has one, the run that initialises its weights."""
+    """The configuration of a row's run: with its seed, and the run that initialises its weights."""
     start = (
         {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
         if row.start_from
@@ -245,7 +246,7 @@ def row_result(folder: Path, row: Row, seed: int) -> dict[str, Any] | None:
 
 
 class Progress:
-    """Prints which run comes next and the minutes left, estimated from seconds a trained position."""
+    """Prints the next run and the minutes left, estimated from the seconds a trained position."""
 
     def __init__(self, todo: Sequence[tuple[Row, int]], folder: Path, say: Say) -> None:
         self.say, self.total = say, len(todo)
@@ -277,7 +278,7 @@ class Progress:
 
 
 def trained_positions(config: Config) -> float:
-    """Positions that a run trains on, steps x batch size x length (at least 16), for time estimates."""
+    """Positions that a run trains on, an estimate of its time; texts count at least 16 each."""
     training = config.training
     steps = training.steps or training.epochs * (training.steps_per_epoch or 1000)
     return float(steps * training.batch_size * max(config.model.length, 16))
@@ -300,8 +301,8 @@ def train_and_measure(
 ) -> dict[str, Any]:
     """Train or resume a run, evaluate it, and write and return its result.
 
-    Raises `ConfigError` if something other than a run folder occupies `folder`, `CheckFailed` if the
-    run diverged, and `KeyboardInterrupt` if it is stopped.
+    Raises `ConfigError` if something other than a run folder occupies `folder`, `CheckFailed` if
+    the run diverged, and `KeyboardInterrupt` if it is stopped.
     """
     started = time.monotonic()
     if (
@@ -330,7 +331,7 @@ def train_and_measure(
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
-    """The settings that differ from the defaults; `kvae train --set ...` with them makes this run."""
+    """The settings that differ from the defaults: those that `kvae train --set` needs for this run."""
     defaults = Config()
     return {
         key: dotted_value(config, key)

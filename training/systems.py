@@ -1,4 +1,4 @@
-"""Train every preset on one corpus with one budget and write docs/systems.md (`kvae reproduce systems`)."""
+"""Train every preset on one corpus with one budget: `kvae reproduce systems`, docs/systems.md."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def reproduce(
 ) -> Path:
     """Train and evaluate each preset's small size, write the table and return the path of its page.
 
-    `rows` restricts this to some presets; `ConfigError` if one is unknown. `page` is systems.md in `out`
-    by default. Each system has a run folder in `out` that also holds its result. A finished run with the
-    same configuration is reused, so an interrupted command continues when it is run again.
+    `rows` restricts this to some presets; `ConfigError` if one is unknown. `page` is systems.md in
+    `out` by default. Each system has a run folder in `out` that also holds its result. A finished
+    run with the same configuration is reused, so an interrupted command continues when it is run
+    again.
     """
     for name in rows:
         if name not in PUBLISHED:
@@ -78,20 +79,20 @@ def reproduce(
 
 HEAD = """# Systems
 
-Every preset, and the result of its `-small` size on `{corpus}` after {steps:,} steps of {batch} texts.
-This command makes the page:
+Every preset, and the result of its `-small` size on `{corpus}` after {steps:,} steps of {batch}
+texts. This command makes the page:
 
 ```
 kvae reproduce systems --out runs/systems --page docs/systems.md
 ```
 
 Bound, KL and information are in nats per sequence, on {texts:,} held-out texts. The bound is
-reconstruction + KL, with the KL at full weight and one sampled code for each text. **A correct bound is
-never below the entropy of the corpus, {entropy} nats**; guessing digits costs 36.84. *Published* is the
-number in the source's table for this corpus, converted to the same unit: reconstruction times T, plus
-KL. A `*` marks a bound on -log p(text | label). Two kinds of rows do not aim for a low bound: the
-historyless autoencoders (beta 0), and those whose KL is held at 15 nats, more than the entropy of this
-corpus.
+reconstruction + KL, with the KL at full weight and one sampled code for each text. **A correct
+bound is never below the entropy of the corpus, {entropy} nats**; guessing digits costs 36.84.
+*Published* is the number in the source's table for this corpus, converted to the same unit:
+reconstruction times T, plus KL. A `*` marks a bound on -log p(text | label). Two kinds of rows do
+not aim for a low bound: the historyless autoencoders (beta 0), and those whose KL is held at 15
+nats, more than the entropy of this corpus.
 
 """
 
@@ -110,8 +111,8 @@ COLUMNS = {
 }
 
 TAIL = """
-*Parameters* counts the published size at the published length and alphabet (`kvae presets`). *Small*
-counts the model that is trained here. Presets whose small sizes are equal share a run.
+*Parameters* counts the published size at the published length and alphabet (`kvae presets`).
+*Small* counts the model that is trained here. Presets whose small sizes are equal share a run.
 """
 
 
