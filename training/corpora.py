@@ -25,20 +25,20 @@ from .downloads import COLLECTIONS, file_of
 from .files import STANDARD_INPUT, files_of, read_file, split_lines, whole_files
 from .large import Large, is_large, large
 from .rules import (
-    COARSE,
     LONGEST_AUTOMATIC,
-    WINDOW,
-    check_fixed,
-    end_of_learning,
+    OFF_TARGET_REASONS,
+    WINDOW_LENGTH,
+    check_fixed_length,
     is_far,
     multiple_of_strides,
-    next_gap,
-    note_alike,
+    next_whitespace,
+    note_low_variety,
     note_share,
     note_too_long,
-    places_of,
     split_of,
-    with_length_for,
+    text_hashes,
+    training_end,
+    with_automatic_length,
 )
 from .store import StoredRows, StoredStream, StoredTexts, id_type
 from .tokenizers import alphabet_of, counting_alphabet, note_unknown
@@ -184,7 +184,7 @@ def prepare(config: Config) -> Prepared:
     train, validation = split_texts(config, notes)
     alphabet = counting_alphabet(config, train.texts)
     if config.data.mode == "windows":
-        config = config.with_settings({"model.length": config.model.length or WINDOW})
+        config = config.with_settings({"model.length": config.model.length or WINDOW_LENGTH})
     else:
         config = with_length(config, alphabet, [*train.texts, *validation.texts])
         train = fitting(config, alphabet, train, config.data.source, notes)
@@ -201,7 +201,7 @@ def prepare(config: Config) -> Prepared:
     validation, validation_rows = with_rows(config, alphabet, validation, config.data.validation or config.data.source)
     attribute, validation_attribute = seen_labels(config, train, notes), attribute_ids(config, validation)
     note_guessed(validation_attribute, notes)
-    note_alike(config, validation_rows, config.data.validation, notes)
+    note_low_variety(config, validation_rows, config.data.validation, notes)
     return Prepared(
         config,
         alphabet,
@@ -222,7 +222,7 @@ def prepare_large(config: Config) -> Prepared:
     config = with_vocabulary_size(stored.config, stored.alphabet)
     notes = list(stored.notes)
     validation, rows = held_out_rows(config, stored.alphabet, held_out_lines(config, stored, notes), notes)
-    note_alike(config, rows, config.data.validation, notes)
+    note_low_variety(config, rows, config.data.validation, notes)
     texts: Sequence[str] = StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
     return Prepared(config, stored.alphabet, stored.train, rows, texts, validation.texts, tuple(notes))
 
@@ -315,7 +315,7 @@ def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels
     lines, rows = held_out_rows(config, alphabet, lines, notes, file)
     attribute = attribute_ids(config, lines)
     note_guessed(attribute, notes)
-    note_alike(config, rows, file or config.data.validation, notes)
+    note_low_variety(config, rows, file or config.data.validation, notes)
     return HeldOut(rows, lines.texts, tuple(notes), attribute)
 
 
@@ -372,16 +372,16 @@ def holds_lines_out(config: Config) -> bool:
 
 def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
     """What of a stream is to be learned from, and its end, which is held out; words are not cut in two."""
-    cut = end_of_learning(config, len(stream))
+    cut = training_end(config, len(stream))
     if config.model.tokenizer in ("word", "wordpiece"):
-        cut = next_gap(stream, cut)
+        cut = next_whitespace(stream, cut)
     return stream[:cut], stream[cut:]
 
 
 def hold_out(lines: Lines, data: DataConfig) -> tuple[Lines, Lines]:
     """Split by a hash of the text, at least one text held out: equal texts fall on the same side, so none leaks."""
-    places = places_of(lines.texts, data.split_seed)
-    held = split_of(data.split, data.validation_fraction, places).chosen(places)
+    places = text_hashes(lines.texts, data.split_seed)
+    held = split_of(data.split, data.validation_fraction, places).contains(places)
     return lines.where((~held).tolist()), lines.where(held.tolist())
 
 
@@ -480,7 +480,7 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
         labels = (ids >= 0).sum()
         ids = np.where(seen(config.data, train.texts, ids >= 0), ids, -1).astype(np.int32)
         found = f"training sees {(ids >= 0).sum():,} of the {labels:,} labels (data.labelled_fraction={share:g})"
-        notes.append(f"{found}: {COARSE[config.data.split]}" if is_far((ids >= 0).sum() / labels, share) else found)
+        notes.append(f"{found}: {OFF_TARGET_REASONS[config.data.split]}" if is_far((ids >= 0).sum() / labels, share) else found)
     if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
         raise ConfigError(
             f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
@@ -494,10 +494,10 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
 
 def seen(data: DataConfig, texts: Sequence[str], labelled: np.ndarray) -> np.ndarray:
     """Which of the texts (N,) may show the label that they have: a share of those, equal texts alike."""
-    places = places_of(texts, data.split_seed, b"label")
+    places = text_hashes(texts, data.split_seed, b"label")
     if data.split == "texts" or not data.labelled_fraction:
         return places < data.labelled_fraction
-    return split_of(data.split, data.labelled_fraction, places[labelled]).chosen(places)
+    return split_of(data.split, data.labelled_fraction, places[labelled]).contains(places)
 
 
 def lines_from(source: str, notes: list[str]) -> list[str]:
@@ -521,7 +521,7 @@ def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Con
         return config
     counts = list(map(alphabet.count, texts))
     over = sum(count >= LONGEST_AUTOMATIC for count in counts)
-    return with_length_for(config, max(counts), over, len(texts), alphabet.rules.tokens)
+    return with_automatic_length(config, max(counts), over, len(texts), alphabet.rules.tokens)
 
 
 def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes: list[str]) -> Lines:
@@ -535,7 +535,7 @@ def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes
                 f"{source}: {other:,} of {len(texts):,} lines do not have exactly {length} {tokens}, as "
                 f"data.mode=fixed wants; leave them out, or train with data.mode=lines"
             )
-        check_fixed(config, source, tokens)
+        check_fixed_length(config, source, tokens)
         return lines
     room = length - 1
     long = sum(count > room for count in counts)

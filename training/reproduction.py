@@ -331,7 +331,7 @@ def train_and_measure(
 
 
 def changed_settings(config: Config) -> dict[str, Any]:
-    """The settings that differ from the defaults: those that `kvae train --set` needs for this run."""
+    """The settings that differ from the defaults: `kvae train --set` makes this run from them."""
     defaults = Config()
     return {
         key: dotted_value(config, key)
