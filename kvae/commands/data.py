@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
 
 def list_corpora(options: argparse.Namespace) -> None:
     from kvae.training.corpora import CORPORA
-    from kvae.training.downloads import COLLECTIONS, data_folder, missing
+    from kvae.training.downloads import COLLECTIONS, data_folder, missing_files
 
     report = [
         {
@@ -41,7 +41,7 @@ def list_corpora(options: argparse.Namespace) -> None:
             "settings": dict(item.settings),
             "labels": item.label is not None,
             "entropy": item.entropy,
-            "missing": missing(item.collection) if item.collection else [],
+            "missing": missing_files(item.collection) if item.collection else [],
             "terms": COLLECTIONS[item.collection].terms if item.collection else None,
         }
         for name, item in CORPORA.items()
@@ -53,7 +53,7 @@ def list_corpora(options: argparse.Namespace) -> None:
     }
     for name, item in CORPORA.items():
         if item.collection:
-            lacking = missing(item.collection)
+            lacking = missing_files(item.collection)
             rows[name] += f"; {COLLECTIONS[item.collection].terms}; " + (
                 f"not there: `kvae data get {item.collection}`"
                 if lacking
