@@ -169,7 +169,7 @@ def test_a_relative_import_stays_inside_its_folder_of_the_four(tmp_path: Path, m
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     (tmp_path / "training" / "studies").mkdir(parents=True)
     file = tmp_path / "training" / "studies" / "toy.py"
-    file.write_text("from . import rows\nfrom .rows import lasting\nfrom ..corpora import CORPORA\n")
+    file.write_text("from . import rows\nfrom .rows import with_steps\nfrom ..corpora import CORPORA\n")
     assert list(imported(file)) == ["kvae.training.studies.rows", "kvae.training.studies.rows", "kvae.training.corpora"]
     file.write_text("from ...model import TextVAE\n")
     with pytest.raises(AssertionError, match="relative imports stay inside a folder"):
