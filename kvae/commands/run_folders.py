@@ -1,28 +1,34 @@
-"""Runs as the commands open them, with a sentence where something of theirs is not as one would expect."""
+"""Load runs and their texts for commands; say on standard error what an unusual run lacks."""
 
 from __future__ import annotations
 
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvae.serving.errors import DataError
 
 from .output import say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kvae.runs import Run
 
 
-def opened(folder: str) -> Run:
-    """A run for evaluation or export; a sentence where its model is not the latest of its training, or that diverged."""
+def open_run(folder: str) -> Run:
+    """Load a run for evaluation or export.
+
+    A line on standard error says if the training diverged or if a checkpoint is newer than the
+    model.
+    """
     from kvae.runs import after_divergence, divergence, load_run, said_of, steps_behind
 
     run = load_run(folder)
     diverged, behind = divergence(run.path), steps_behind(run)
     if diverged:
         say(
-            f"{folder}: {said_of(diverged)}, this is its model of step {int(run.model.training_steps):,}; "
-            f"{after_divergence(run.path, run.config)}"
+            f"{folder}: {said_of(diverged)}, this is its model of step "
+            f"{int(run.model.training_steps):,}; {after_divergence(run.path, run.config)}"
         )
     elif behind:
         say(
@@ -33,7 +39,7 @@ def opened(folder: str) -> Run:
 
 
 def training_texts(run: Run) -> list[str] | None:
-    """What a run learned from, where it is still there."""
+    """The texts that a run was trained on, or None if their file is gone."""
     from kvae.training.corpora import learned_texts
 
     try:
@@ -43,8 +49,8 @@ def training_texts(run: Run) -> list[str] | None:
         return None
 
 
-def held_out_tokens(run: Run) -> Any:
-    """The tokens of a run's held-out texts, where they are still there."""
+def held_out_tokens(run: Run) -> np.ndarray | None:
+    """The token ids of a run's held-out texts, (N, T), or None if their file is gone."""
     from kvae.training.corpora import held_out
 
     try:
