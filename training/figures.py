@@ -9,11 +9,14 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvae.disk import naming
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Results = Sequence[Mapping[str, Any]]
 """The `rows` of a report: a mapping for each row and seed."""
@@ -23,7 +26,7 @@ Draw = Callable[[Results, Path], None]
 @contextlib.contextmanager
 def figure_axes(
     path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
-) -> Iterator[Any]:
+) -> Iterator[Sequence[Axes]]:
     """Context with a list of `panels` axes side by side, saved to `path` as a PNG at its end.
 
     `width` and `height` are those of a panel, in inches. No window is opened.
@@ -196,7 +199,7 @@ def dot_panels(*panels: Mapping[str, str]) -> Draw:
                 median, percentile_90 = np.percentile(list(values.values()), [50, 90])
                 limit = median + 3.0 * (percentile_90 - median)
                 for style, (name, title) in zip("os^", metrics.items(), strict=False):
-                    fill = {} if style == "o" else {"markerfacecolor": "none"}
+                    fill: dict[str, Any] = {} if style == "o" else {"markerfacecolor": "none"}
                     for y, value in enumerate(values[name]):
                         if value <= limit:
                             axis.plot(value, y, style, color=colors[rows[y][0]], **fill)

@@ -1,4 +1,4 @@
-"""`kvae demo`: train a small model on the names of Unicode characters, export, verify and sample."""
+"""`kvae demo`: train, export, verify and sample a small model of Unicode character names."""
 
 from __future__ import annotations
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvae.serving.errors import DataError
 
 from .output import say
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from kvae.runs import Run
 
 
@@ -49,8 +47,8 @@ def training_texts(run: Run) -> list[str] | None:
         return None
 
 
-def held_out_tokens(run: Run) -> np.ndarray | None:
-    """The token ids of a run's held-out texts, (N, T), or None if their file is gone."""
+def held_out_tokens(run: Run) -> Any:
+    """The token ids of a run's held-out texts, an array (N, T), or None if their file is gone."""
     from kvae.training.corpora import held_out
 
     try:
