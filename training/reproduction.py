@@ -232,11 +232,9 @@ def run_folder(folder: Path, row: Row, seed: int) -> Path:
 
 def run_config(folder: Path, row: Row, seed: int) -> Config:
     """The configuration of a row's run: with its seed, and the run that initialises its weights."""
-    start = (
-        {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
-        if row.start_from
-        else {}
-    )
+    start = {}
+    if row.start_from:
+        start = {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
     return row.config.with_settings({"training.seed": seed, **start})
 
 
@@ -252,13 +250,11 @@ class Progress:
         self.say, self.total = say, len(todo)
         self.seconds, self.positions_done = 0.0, 0.0
         self.positions_left = sum(trained_positions(row.config) for row, _ in todo)
-        finished = [
-            (row, result) for row, seed in todo if (result := row_result(folder, row, seed))
-        ]
-        for row, result in finished:
+        done = [(row, result) for row, seed in todo if (result := row_result(folder, row, seed))]
+        for row, result in done:
             self.record(row, result)
-        self.started = len(finished)
-        if finished:
+        self.started = len(done)
+        if done:
             say(f"{self.started} of {self.total} runs are already finished")
 
     def announce(self, row: Row, seed: int) -> None:
@@ -305,11 +301,8 @@ def train_and_measure(
     the run diverged, and `KeyboardInterrupt` if it is stopped.
     """
     started = time.monotonic()
-    if (
-        folder.exists()
-        and not (folder / CONFIG).is_file()
-        and (not folder.is_dir() or occupied(folder))
-    ):
+    foreign = folder.exists() and not (folder / CONFIG).is_file()
+    if foreign and (not folder.is_dir() or occupied(folder)):
         raise ConfigError(f"{folder} exists and is not a run folder; move it or give another --out")
     trained, prepared = completed(config, folder, say)
     check_bound(trained)
@@ -343,12 +336,10 @@ def changed_settings(config: Config) -> dict[str, Any]:
 def versions_and_hardware() -> dict[str, str]:
     """The versions of Python, kvae, Keras and the backend, and the hardware of this process."""
     backend = keras.backend.backend()
-    versions = {
-        "kvae": __version__,
-        **{name: importlib.metadata.version(name) for name in ("keras", backend)},
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("keras", backend)}
     return {
         "python": platform.python_version(),
+        "kvae": __version__,
         **versions,
         "backend": backend,
         "hardware": hardware(),
@@ -359,9 +350,8 @@ def hardware() -> str:
     """The devices that training uses: accelerators, or else CPU cores."""
     accelerators = backend_steps().accelerators()
     if accelerators:
-        return ", ".join(
-            f"{accelerators.count(name)} {name}" for name in dict.fromkeys(accelerators)
-        )
+        kinds = dict.fromkeys(accelerators)
+        return ", ".join(f"{accelerators.count(name)} {name}" for name in kinds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU core(s), {processor()}"
 
@@ -413,10 +403,7 @@ def finished_rows(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dic
                     "published": dict(row.published),
                     **({"start_from": row.start_from} if row.start_from else {}),
                 }
-                yield {
-                    **about,
-                    **{name: value for name, value in result.items() if name != "asked"},
-                }
+                yield about | {name: value for name, value in result.items() if name != "asked"}
 
 
 def study_metrics(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> dict[str, float]:
@@ -453,10 +440,7 @@ def row_values(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list
 def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV file with a line for each run and a column for each scalar of its result."""
     scalars = (
-        key
-        for result in results
-        for key, value in result.items()
-        if not isinstance(value, dict | list)
+        key for item in results for key, value in item.items() if not isinstance(value, dict | list)
     )
     names = list(dict.fromkeys(scalars))
     with naming(path), path.open("w", encoding="utf-8", newline="") as file:
