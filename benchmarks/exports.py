@@ -30,7 +30,7 @@ from kvae.presets import PUBLISHED, preset
 from kvae.serving import Sampler
 from kvae.training.corpora import prepare
 from kvae.training.pipeline import training_stream
-from kvae.training.systems import distinct
+from kvae.training.systems import distinct_configs
 
 STEPS, BATCH = 60, 64
 SEEDS = (0, 1, 2)
@@ -42,7 +42,7 @@ NODE = Path(__file__).parents[1] / "examples" / "javascript"
 
 def systems(names: list[str]) -> Iterator[tuple[str, Config]]:
     """Every preset's system on the sines, and the default one on names with each tokenizer."""
-    for name, config, _ in distinct(names):
+    for name, config, _ in distinct_configs(names):
         yield name, config
     if names == list(PUBLISHED):
         for tokenizer, most in {"char": 0, "byte": 0, "word": 500, "wordpiece": 500}.items():

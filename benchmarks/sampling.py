@@ -83,10 +83,10 @@ def prepare() -> None:
 
 def some_texts() -> Sequence[str]:
     """Tweets at equal distances, or the names of the Unicode characters where there are no tweets."""
-    from kvae.training.downloads import file_of, missing
+    from kvae.training.downloads import file_of, missing_files
     from kvae.training.named_corpora import lines_of, unicode_names
 
-    if missing("tweets"):
+    if missing_files("tweets"):
         return unicode_names()
     texts = lines_of(file_of("tweets", "tweets.train.txt"))
     return texts[:: max(len(texts) // MOST, 1)][:MOST]

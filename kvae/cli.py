@@ -1,8 +1,9 @@
-"""The command line: the parser of all commands, and what becomes of their errors.
+"""The command line: the parser of all commands, and how their errors are reported.
 
-The commands are in `kvae/commands/`. Each imports what it needs when it runs: `kvae sample` works with numpy and
-onnxruntime alone. Results go to standard output, progress and errors to standard error. Exit codes: 0 ok, 1 a check
-failed, 2 usage, 3 bad model or bundle, 4 bad input or data, 5 not done in the time of --deadline.
+The commands are in `kvae/commands/`. Each imports its packages when it runs, so that `kvae sample`
+needs only numpy and onnxruntime. Results go to standard output, progress and errors to standard
+error. Exit codes: 0 success, 1 a check failed, 2 usage, 3 bad model or bundle, 4 bad input or data,
+5 `--deadline` exceeded, 130 stopped, 141 the reader of standard output is gone.
 """
 
 from __future__ import annotations
@@ -64,13 +65,11 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a stopped job keeps its model, as with Ctrl-C
+    # SIGTERM acts as Ctrl-C does, so that a stopped job keeps its model.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a terminal that lacks a character gets its code
+        # Characters that the terminal's encoding lacks are printed as escape codes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
         sys.stdout.flush()
@@ -80,20 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("stopped")
         return 130
-    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+    except BrokenPipeError:  # the reader of the pipe has closed it, as `head` does
         discard_output()
         return 141
-    except OSError as error:  # a full disk, a folder that may not be written
-        if error.filename is None and raised_here(error):  # these files write nothing else
+    except OSError as error:  # a full disk, a folder without write permission
+        # An error of a print in these files: they write to nothing but standard output.
+        if error.filename is None and raised_by_a_command(error):
             error.filename = "standard output"
             discard_output()
-        say(f"kvae {options.command}: {describe_os_error(error)}{goes_on(options)}")
+        say(f"kvae {options.command}: {describe_os_error(error)}{resume_hint(options)}")
         return DataError.exit_code
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command with its arguments."""
+    """The parser of all commands with their arguments."""
     top = argparse.ArgumentParser(
         prog="kvae",
         description="Text VAEs whose latent code stays alive, shipped as ONNX samplers.",
@@ -105,20 +105,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def raised_here(error: BaseException) -> bool:
-    """Whether a line of this file or of a command's raised an error, and no function that it called."""
+def raised_by_a_command(error: BaseException) -> bool:
+    """Whether this file or the file of a command raised an error, not a function that it called."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     file, here = Path(frame.f_code.co_filename), Path(__file__)
     return file == here or file.parent == here.with_name("commands")
 
 
 def discard_output() -> None:
-    """Send what is still to be written to standard output nowhere, which Python would try again at its end."""
+    """Redirect standard output to the null device; Python would flush it again at exit and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def goes_on(options: argparse.Namespace) -> str:
-    """How a command that wrote part of its work goes on after its error."""
+def resume_hint(options: argparse.Namespace) -> str:
+    """The end of an error message: how to continue a command that kept a part of its work."""
     if options.command == "train" and any((Path(options.out) / CHECKPOINTS).glob("*.npz")):
         return f"; then `kvae train --resume --out {quote(options.out)}` goes on"
     return "; then the same command goes on" if options.command in ("tune", "reproduce") else ""

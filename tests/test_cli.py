@@ -187,7 +187,7 @@ def test_walks_through_latent_space(
 def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_path: Path) -> None:
     code, out, err = kvae("export", run_folder, tmp_path / "small", "--int8")
     assert code == 0, err
-    assert "likeliest symbols unchanged" in out
+    assert "top-1 agreement with float32" in out
     code, out, err = kvae("verify", tmp_path / "small", "--against", run_folder)
     assert code == 0, err
     assert "int8" in out
@@ -547,7 +547,7 @@ def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a
     assert "**FAIL** False." in (tmp_path / "book" / "results.md").read_text(encoding="utf-8")
     code, out, err = kvae(*options, "--json")
     assert [verdict["passed"] for verdict in json.loads(out)["verdicts"]] == [True, False]
-    assert "1 of 1 runs are there already" in err
+    assert "1 of 1 runs are already finished" in err
     code, out, _ = kvae("reproduce", "book", "--book", tmp_path / "book")
     assert (code, out.strip()) == (0, str(tmp_path / "book" / "results.md"))
 

@@ -212,7 +212,7 @@ def test_a_relative_import_stays_inside_its_folder_of_the_four(
     (tmp_path / "training" / "studies").mkdir(parents=True)
     file = tmp_path / "training" / "studies" / "toy.py"
     file.write_text(
-        "from . import rows\nfrom .rows import lasting\nfrom ..corpora import CORPORA\n"
+        "from . import rows\nfrom .rows import with_steps\nfrom ..corpora import CORPORA\n"
     )
     assert list(imported(file)) == [
         "kvae.training.studies.rows",

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvae.commands.run_folders import opened
+from kvae.commands.run_folders import open_run
 from kvae.configuration import TrainingConfig
 from kvae.model import TextVAE, computing_in
 from kvae.presets import PRESETS
@@ -325,7 +325,7 @@ def test_evaluation_and_export_say_that_a_run_diverged(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(copy / "diverged.json", {"step": 99, "what": "the loss is nan"})
-    run = opened(str(copy))
+    run = open_run(str(copy))
     said = capsys.readouterr().err
     assert "training diverged at step 99 (the loss is nan), this is its model of step 21" in said
     assert "--set training.learning_rate=0.001` goes on from its last good checkpoint" in said

@@ -97,7 +97,7 @@ def test_the_first_seed_of_the_rows_that_a_study_names_shows_its_samples() -> No
     found = report()
     for result in found["rows"]:
         result[SAMPLES] = [f"{result['row']} of seed {result['seed']}", "two\n```lines", "x" * 200]
-    shown = replace(study(True), samples=lambda numbers: ["second", "absent"])
+    shown = replace(study(True), sampled_rows=lambda numbers: ["second", "absent"])
     assert sample_lines(study(True), found) == []
     assert sample_lines(shown, found) == [
         "Greedy samples of *second*, in their order:\n\n```\nsecond of seed 0\ntwo '''lines\n"
@@ -110,7 +110,7 @@ def test_samples_are_shown_too_where_the_rows_that_choose_them_are_missing() -> 
     found = report()
     for result in found["rows"]:
         result[SAMPLES] = [result["row"]]
-    shown = replace(study(True), samples=lambda numbers: [str(numbers["absent"])])
+    shown = replace(study(True), sampled_rows=lambda numbers: [str(numbers["absent"])])
     assert len(sample_lines(shown, found)) == 2
 
 

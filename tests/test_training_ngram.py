@@ -42,13 +42,13 @@ def test_a_higher_order_fits_its_own_text_better() -> None:
 def test_what_no_model_can_know_has_the_perplexity_of_its_choices() -> None:
     """Digits drawn with equal frequency, without end marks: 4 choices each."""
     texts = [a + b for a in "0123" for b in "0123"] * 50
-    assert NGram.fit(texts, 1, ended=False).perplexity(texts) == pytest.approx(4.0, rel=0.01)
+    assert NGram.fit(texts, 1, end_marks=False).perplexity(texts) == pytest.approx(4.0, rel=0.01)
 
 
 def test_perplexity_counts_the_end_marks_that_are_there() -> None:
     texts = ["ab", "a"]
     for ended, count in ((True, 5), (False, 3)):
-        model = NGram.fit(texts, 1, ended=ended)
+        model = NGram.fit(texts, 1, end_marks=ended)
         assert character_count(texts, ended) == count
         assert model.perplexity(texts) == pytest.approx(
             math.exp(2 * model.mean_nats(texts) / count)

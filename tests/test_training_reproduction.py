@@ -12,19 +12,19 @@ from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import fit, reproduction
 from kvae.training.corpora import holds_lines_out
-from kvae.training.figures import stacked
+from kvae.training.figures import stacked_bars
 from kvae.training.reproduction import (
     SAMPLES,
     Progress,
     Row,
     Statement,
     Study,
-    asked,
-    changes,
-    judged,
-    kept,
+    changed_settings,
+    finished_result,
     reproduce,
-    unfinished,
+    run_config,
+    unfinished_configs,
+    verdicts_of,
 )
 from kvae.training.studies import STUDIES
 
@@ -56,7 +56,7 @@ def study(**fields: Any) -> Study:
                 lambda n: (n["half"]["elbo"] < n["free"]["elbo"], "as measured"),
             ),
         ),
-        "draw": stacked(),
+        "draw": stacked_bars(),
     }
     return Study(**{**about, **fields})
 
@@ -80,7 +80,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (folder / reproduction.RESULT).write_text(json.dumps(result), encoding="utf-8")
         return result
 
-    monkeypatch.setattr(reproduction, "measured", instead)
+    monkeypatch.setattr(reproduction, "train_and_measure", instead)
     return folders
 
 
@@ -106,7 +106,7 @@ def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 1000
     said.clear()
     assert reproduce(measured, tmp_path, said.append, seeds=2, rows=["free"]) == found
-    assert said == ["2 of 2 runs are there already"]
+    assert said == ["2 of 2 runs are already finished"]
 
 
 def test_every_row_and_seed_is_written_down(untrained: list[Path], tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_some_rows_leave_statements_about_others_open(
     one = study()
     found = reproduce(one, tmp_path, lambda sentence: None, rows=["half"])
     assert [result["row"] for result in found["rows"]] == ["half"]
-    ((_, verdict),) = judged(one, found)
+    ((_, verdict),) = verdicts_of(one, found)
     assert verdict.passed is None
     assert verdict.evidence == "not measured: free"
 
@@ -147,13 +147,16 @@ def test_a_statement_is_judged_by_the_means_over_seeds() -> None:
         for name, bounds in {"free": (10.0, 12.0), "half": (9.0, 12.5)}.items()
         for seed, bound in enumerate(bounds)
     ]
-    assert [verdict.passed for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [True]
+    assert [verdict.passed for _, verdict in verdicts_of(study(), {"rows": rows, "study": {}})] == [
+        True
+    ]
     assert [
         verdict.passed
-        for _, verdict in judged(study(), {"rows": rows[2:] + rows[1:2], "study": {}})
+        for _, verdict in verdicts_of(study(), {"rows": rows[2:] + rows[1:2], "study": {}})
     ] == [True]
     assert [
-        verdict.passed for _, verdict in judged(study(), {"rows": rows[3:] + rows[:2], "study": {}})
+        verdict.passed
+        for _, verdict in verdicts_of(study(), {"rows": rows[3:] + rows[:2], "study": {}})
     ] == [False]
 
 
@@ -163,24 +166,26 @@ def test_of_several_seeds_a_verdict_says_what_each_finds_alone() -> None:
         for name, bounds in {"free": (10.0, 12.0), "half": (9.0, 12.5)}.items()
         for seed, bound in enumerate(bounds)
     ]
-    assert [verdict.seeds for _, verdict in judged(study(), {"rows": rows, "study": {}})] == [
+    assert [verdict.seeds for _, verdict in verdicts_of(study(), {"rows": rows, "study": {}})] == [
         [True, False]
     ]
     one = [row for row in rows if not row["seed"]]
-    assert [verdict.seeds for _, verdict in judged(study(), {"rows": one, "study": {}})] == [()]
+    assert [verdict.seeds for _, verdict in verdicts_of(study(), {"rows": one, "study": {}})] == [
+        ()
+    ]
 
 
 def test_a_run_that_diverges_is_said_and_the_others_go_on(
     untrained: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = reproduction.measured
+    fine = reproduction.train_and_measure
 
     def diverging(folder: Path, config: Config, measure: Any, say: Any) -> dict[str, Any]:
         if config.objective.beta_max == 1.0:
             raise CheckFailed("training diverged")
         return fine(folder, config, measure, say)
 
-    monkeypatch.setattr(reproduction, "measured", diverging)
+    monkeypatch.setattr(reproduction, "train_and_measure", diverging)
     said: list[str] = []
     found = reproduce(study(), tmp_path, said.append)
     assert [result["row"] for result in found["rows"]] == ["half"]
@@ -197,7 +202,7 @@ def test_what_is_measured_of_the_whole_is_measured_once(
         return {"ratio": 2.0}
 
     for _ in range(2):
-        found = reproduce(study(beside=beside), tmp_path, lambda sentence: None)
+        found = reproduce(study(measure_study=beside), tmp_path, lambda sentence: None)
     assert (calls, found["study"]) == ([2], {"ratio": 2.0})
 
 
@@ -232,15 +237,15 @@ def test_another_configuration_is_not_taken_for_the_result(tmp_path: Path) -> No
     (folder / reproduction.RESULT).write_text(
         json.dumps({"asked": tiny().to_dict(), "elbo": 1.0}), encoding="utf-8"
     )
-    assert (kept(folder, tiny()) or {})["elbo"] == 1.0
-    assert kept(folder, tiny(**{"training.seed": 1})) is None
+    assert (finished_result(folder, tiny()) or {})["elbo"] == 1.0
+    assert finished_result(folder, tiny(**{"training.seed": 1})) is None
 
 
 def test_a_row_begins_with_the_weights_of_another_of_its_seed(tmp_path: Path) -> None:
-    later = asked(tmp_path, Row("later", tiny(), start_from="first"), 2)
+    later = run_config(tmp_path, Row("later", tiny(), start_from="first"), 2)
     assert later.training.start_from == str(tmp_path / "first" / "seed-2")
     assert later.training.seed == 2
-    assert asked(tmp_path, Row("first", tiny()), 2).training.start_from is None
+    assert run_config(tmp_path, Row("first", tiny()), 2).training.start_from is None
 
 
 def test_the_time_left_follows_the_size_of_what_is_left(tmp_path: Path) -> None:
@@ -260,18 +265,21 @@ def test_the_time_left_is_known_from_the_first_run_that_is_missing(
     reproduce(study(), tmp_path, said.append, rows=["free"])
     said.clear()
     reproduce(study(), tmp_path, said.append)
-    assert said == ["1 of 2 runs are there already", "[2 of 2] half, seed 0, about 1 minutes left"]
+    assert said == [
+        "1 of 2 runs are already finished",
+        "[2 of 2] half, seed 0, about 1 minutes left",
+    ]
 
 
 def test_only_what_is_not_there_is_to_be_trained(untrained: list[Path], tmp_path: Path) -> None:
     reproduce(study(), tmp_path, lambda sentence: None, rows=["free"])
-    assert unfinished(study(), tmp_path) == [study().scales["small"]()[1].config]
-    assert unfinished(study(), tmp_path, rows=["free"]) == []
+    assert unfinished_configs(study(), tmp_path) == [study().scales["small"]()[1].config]
+    assert unfinished_configs(study(), tmp_path, rows=["free"]) == []
 
 
 def test_the_settings_of_a_result_make_its_configuration() -> None:
     config = tiny(**{"objective.beta_max": 0.5})
-    assert Config().with_settings(changes(config)) == config
+    assert Config().with_settings(changed_settings(config)) == config
 
 
 def test_no_study_depends_on_how_lines_are_split() -> None:
@@ -286,4 +294,4 @@ def test_a_result_of_before_a_field_is_kept(tmp_path: Path) -> None:
     old = tiny().to_dict()
     del old["data"]["split"]
     (tmp_path / reproduction.RESULT).write_text(json.dumps({"asked": old}), encoding="utf-8")
-    assert kept(tmp_path, tiny()) == {"asked": old}
+    assert finished_result(tmp_path, tiny()) == {"asked": old}

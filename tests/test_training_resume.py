@@ -380,12 +380,12 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
 def test_a_model_that_is_behind_its_checkpoints_is_said(
     tmp_path: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kvae.commands.run_folders import opened
+    from kvae.commands.run_folders import open_run
 
     copy = shutil.copytree(run_folder, tmp_path / "run")
-    opened(str(copy))
+    open_run(str(copy))
     assert capsys.readouterr().err == ""
     newest = list_checkpoints(copy / "checkpoints")[-1]
     newest.rename(newest.with_name("step-000000099.npz"))
-    opened(str(copy))
+    open_run(str(copy))
     assert "is 78 steps ahead of its model" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
 from kvae.runs import Run
 from kvae.training.corpora import Prepared
-from kvae.training.reproduction import Study, judged
+from kvae.training.reproduction import Study, verdicts_of
 from kvae.training.studies import (
     ALPHAS,
     HYBRIDS,
@@ -21,8 +21,8 @@ from kvae.training.studies import (
     TARGETS,
     TOY,
     TWITTER,
-    lasting,
     reconstruction_bits,
+    with_steps,
 )
 from kvae.training.study_names import STUDY_NAMES
 
@@ -46,14 +46,14 @@ def test_every_row_is_a_configuration_that_fits_together(name: str, scale: str) 
 
 
 def test_a_row_lasts_as_long_as_it_says_and_is_annealed_later_without_an_auxiliary_loss() -> None:
-    config = lasting(preset("hybrid-lstm-small"), 800, 32, objective__alpha=0.5)
+    config = with_steps(preset("hybrid-lstm-small"), 800, 32, objective__alpha=0.5)
     assert config.training.epochs * (config.training.steps_per_epoch or 0) == 800
     assert (config.objective.ramp_start, config.objective.ramp_steps) == (0, 400)
     assert config.objective.alpha == 0.5
-    without = lasting(preset("lstm-vae-ptb-small"), 800, 32)
+    without = with_steps(preset("lstm-vae-ptb-small"), 800, 32)
     assert (without.objective.ramp_start, without.objective.ramp_steps) == (200, 400)
     never = preset("historyless-cnn-ptb-small")
-    assert lasting(never, 800, 32).objective == never.objective
+    assert with_steps(never, 800, 32).objective == never.objective
 
 
 def verdicts(study: Study, numbers: dict[str, dict[str, float]]) -> list[bool | None]:
@@ -191,7 +191,7 @@ def test_tweets_judges_at_each_seed_the_hybrid_that_the_means_choose() -> None:
     rows += [row("hybrid", 0, 150.0, 6.0), row("hybrid", 1, 151.0, 6.0)]
     rows += [row("lstm-vae-p0.2", 0, 152.0, 0.9), row("lstm-vae-p0.2", 1, 150.5, 1.4)]
     first, distinct, _ = (
-        verdict for _, verdict in judged(STUDIES["tweets"], {"rows": rows, "study": {}})
+        verdict for _, verdict in verdicts_of(STUDIES["tweets"], {"rows": rows, "study": {}})
     )
     assert (first.passed, first.seeds) == (True, [True, False])
     assert (distinct.passed, distinct.seeds) == (True, [True, True])

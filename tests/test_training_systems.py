@@ -8,7 +8,7 @@ from kvae.configuration import Config
 from kvae.presets import PUBLISHED
 from kvae.serving.errors import ConfigError
 from kvae.training import fit, reproduction, systems
-from kvae.training.systems import distinct, reproduce
+from kvae.training.systems import distinct_configs, reproduce
 
 from .conftest import stopping_checkpoints
 
@@ -56,9 +56,9 @@ def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_equal_systems_are_trained_once_and_every_preset_has_a_row() -> None:
-    groups = list(distinct(list(PUBLISHED)))
-    assert sorted(name for _, _, names in groups for name in names) == sorted(PUBLISHED)
-    together = {frozenset(names) for _, _, names in groups if len(names) > 1}
+    groups = list(distinct_configs(list(PUBLISHED)))
+    assert sorted(name for _, names in groups for name in names) == sorted(PUBLISHED)
+    together = {frozenset(names) for _, names in groups if len(names) > 1}
     assert frozenset({"hybrid-dense-toy", "hybrid-dense-twitter"}) in together
 
 

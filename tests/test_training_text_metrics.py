@@ -9,7 +9,7 @@ import pytest
 from kvae.training.named_corpora import unicode_names
 from kvae.training.text_metrics import (
     bleu,
-    common_subsequence,
+    common_subsequence_length,
     distinct,
     distinct_texts,
     edit_distance,
@@ -134,7 +134,7 @@ def test_the_common_subsequence_is_that_of_the_recursion() -> None:
                 return longest(i - 1, j - 1) + 1
             return max(longest(i - 1, j), longest(i, j - 1))
 
-        assert common_subsequence(one, other) == longest(len(one), len(other))
+        assert common_subsequence_length(one, other) == longest(len(one), len(other))
 
 
 def test_rouge_by_hand() -> None:

@@ -546,13 +546,13 @@ def collection(tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_two_that_get_a_corpus_both_succeed(
     collection: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy, copying, go = downloads.copied, threading.Event(), threading.Event()
+    copy, copying, go = downloads.copied_pieces, threading.Event(), threading.Event()
 
     def slowly(source: str, name: str) -> Any:
         yield b"" if copying.is_set() else (copying.set(), go.wait(300), b"")[-1]
         yield from copy(source, name)
 
-    monkeypatch.setattr(downloads, "copied", slowly)
+    monkeypatch.setattr(downloads, "copied_pieces", slowly)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(get, "mine", str(collection), quiet)
         assert copying.wait(300)
@@ -569,7 +569,7 @@ def test_a_file_of_the_users_with_the_name_of_a_corpus_is_left_alone(
     (data_folder / "mine.txt").write_text("another text\n")
     with pytest.raises(
         DataError,
-        match=r"mine.txt is there with another content, it is left alone; .* move it away",
+        match=r"mine.txt exists with another content and is left unchanged; .* move it away",
     ):
         get("mine", str(collection), quiet)
     assert content(data_folder) == {"mine.txt": b"another text\n"}

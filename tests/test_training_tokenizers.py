@@ -11,7 +11,7 @@ from kvae.serving.alphabet import LONGEST_WORD, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
 from kvae.training.corpora import held_out, prepare
 from kvae.training.named_corpora import unicode_names
-from kvae.training.tokenizers import learned_pieces, trained_pieces
+from kvae.training.tokenizers import train_wordpieces, wordpiece_alphabet
 
 NAMES = unicode_names()
 STRANGE = [
@@ -54,7 +54,9 @@ def differences(pieces: Alphabet, texts: list[str]) -> list[tuple[str, list[int]
 
 def test_wordpieces_have_the_ids_of_keras_nlp_on_real_and_on_strange_texts() -> None:
     learned = NAMES[::40] + [text.lower() for text in NAMES[::400]]
-    pieces = Alphabet(tuple(trained_pieces([*learned, *STRANGE[:-4], "x", "é"], 600)), "wordpiece")
+    pieces = Alphabet(
+        tuple(train_wordpieces([*learned, *STRANGE[:-4], "x", "é"], 600)), "wordpiece"
+    )
     assert 250 < len(pieces.symbols) <= 600
     assert any(symbol.startswith("##") and len(symbol) > 4 for symbol in pieces.symbols)
     texts = NAMES[::7] + STRANGE
@@ -83,9 +85,9 @@ def test_pieces_are_the_same_each_time_and_learned_from_a_bounded_number_of_text
 ) -> None:
     monkeypatch.setattr("kvae.training.tokenizers.TEXTS_FOR_PIECES", 50)
     wanted = config(names_file, model__tokenizer="wordpiece", data__max_symbols=150)
-    first, again = learned_pieces(wanted, NAMES), learned_pieces(wanted, NAMES)
+    first, again = wordpiece_alphabet(wanted, NAMES), wordpiece_alphabet(wanted, NAMES)
     assert first == again
-    assert first != learned_pieces(wanted.with_settings({"data.split_seed": 1}), NAMES)
+    assert first != wordpiece_alphabet(wanted.with_settings({"data.split_seed": 1}), NAMES)
     assert len(first.symbols) <= 150
 
 

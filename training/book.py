@@ -1,7 +1,8 @@
-"""The book of results, docs/results.md: a chapter for each study, written from results alone.
+"""The book of results, docs/results.md: a chapter for each study, generated from stored results.
 
-A book is a folder with `results.md` and, in `results/`, what each chapter is made of: ID.json, ID.csv, ID.png, and the same
-with `-paper` behind the ID for the published sizes.
+A book is a folder with `results.md` and a folder `results/` that holds the sources of each chapter:
+ID.json, ID.csv and ID.png, and for the published sizes ID-paper.json, ID-paper.csv and
+ID-paper.png.
 """
 
 from __future__ import annotations
@@ -17,38 +18,42 @@ import numpy as np
 from kvae.runs import write_json
 from kvae.writing import beside, sole_writer, write_text
 
-from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, by_row, judged, means
+from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, row_means, row_values, verdicts_of
 
 PAGE, PARTS = "results.md", "results"
 
 HEAD = """# Results
 
-What kvae reproduces of the papers it comes from, on its own training runs: **generated, never typed**. Each chapter is made by
-its command, a statement is marked PASS or FAIL by the numbers of its table, and a FAIL stays with what is known of it.
+kvae reproduces tables and figures of the papers that it builds on. This page is **generated from
+the results of training runs, never typed**. The command at the head of a section makes it. The
+numbers in the table mark each statement as PASS or FAIL. A FAIL stays in the book, with its cause
+as far as it is known.
 
-Bound, reconstruction, KL and information are nats a text on the whole held-out split, the KL in full, one drawn code a
-text; the bound is reconstruction + KL and lower is better; padding counts only where a column says so. Behind a number
-in brackets stands what the source reports, in the unit of the column; behind ± the standard deviation over seeds.
-[metrics.md](metrics.md) defines the numbers that `kvae evaluate` gives too, [systems/](systems/README.md) the systems.
+Bound, reconstruction, KL and information are in nats a text, on the whole held-out split, with the
+KL at full weight and one sampled code for each text. The bound is reconstruction + KL; lower is
+better. Padding counts only where a column says so. A number in brackets is the one that the source
+reports, in the unit of the column. A number after ± is the standard deviation over seeds.
+[metrics.md](metrics.md) defines the metrics that `kvae evaluate` prints too;
+[systems/](systems/README.md) describes the systems.
 
 """
 
 VERDICTS = {True: "PASS", False: "FAIL", None: "OPEN"}
-"""OPEN: not all of its numbers are there."""
+"""OPEN: a row that the statement needs is missing."""
 
-WIDEST = 100
-"""Characters of a sample that are shown."""
+SAMPLE_WIDTH = 100
+"""Characters after which a sample is cut."""
 
 
 def file_stem(name: str, scale: str) -> str:
-    """What the files of a chapter are called."""
+    """The name, without ending, of the files of a chapter."""
     return name if scale == "small" else f"{name}-{scale}"
 
 
 def add_chapter(
     book: Path, name: str, folder: Path, report: Mapping[str, Any], studies: Mapping[str, Study]
 ) -> Path:
-    """Put the results of a study's folder into a book and write the book anew; returns its page."""
+    """Copy a study's results into the book, generate its page again, and return the page's path."""
     parts = book / PARTS
     parts.mkdir(parents=True, exist_ok=True)
     stem = file_stem(name, report["scale"])
@@ -60,48 +65,53 @@ def add_chapter(
 
 
 def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
-    """Write the page from the results that are there; returns its path."""
+    """Generate the page from the stored results and return its path."""
     page = book / PAGE
-    with sole_writer(
-        beside(page), page, wait=True
-    ) as alone:  # the last writer has read all results
+    # One writer at a time: the last one has read every result that is stored.
+    with sole_writer(beside(page), page, wait=True) as alone:
         write_text(page, book_text(book / PARTS, studies), alone)
     return page
 
 
 def book_text(parts: Path, studies: Mapping[str, Study]) -> str:
-    """The page: an overview, and a chapter for every study, in their order."""
-    found = {name: list(reports_of(parts, name, study)) for name, study in studies.items()}
-    chapters = (chapter(name, study, found[name], parts.name) for name, study in studies.items())
-    return HEAD + overview(studies, found) + "".join(chapters)
+    """The text of the page: an overview and a chapter for every study."""
+    reports = {name: list(reports_of(parts, name, study)) for name, study in studies.items()}
+    chapters = (chapter(name, study, reports[name], parts.name) for name, study in studies.items())
+    return HEAD + overview(studies, reports) + "".join(chapters)
 
 
 def reports_of(parts: Path, name: str, study: Study) -> Iterator[dict[str, Any]]:
-    """The results of a study that the book has, one for each scale."""
+    """The reports of a study that the book holds, at most one for each scale."""
     for scale in study.scales:
         file = parts / f"{file_stem(name, scale)}.json"
         if file.is_file():
             yield json.loads(file.read_text(encoding="utf-8"))
 
 
-def overview(studies: Mapping[str, Study], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """A line for each study: what it is, and its verdicts."""
+def overview(
+    studies: Mapping[str, Study], reports: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+    """A table with a line for each study: title, source, minutes and verdicts."""
     lines = ["| study | what | source | minutes | verdicts |", "|---|---|---|---:|---|"]
     for name, study in studies.items():
         marks = [
             VERDICTS[verdict.passed]
-            for report in found[name]
-            for _, verdict in judged(study, report)
+            for report in reports[name]
+            for _, verdict in verdicts_of(study, report)
         ]
-        took = ", ".join(f"{minutes(report['rows']):,.0f}" for report in found[name])
-        lines.append(
-            f"| [{name}](#{name}) | {study.title} | {study.source} | {took} | {', '.join(marks) or 'not run yet'} |"
+        cells = (
+            f"[{name}](#{name})",
+            study.title,
+            study.source,
+            ", ".join(f"{minutes(report['rows']):,.0f}" for report in reports[name]),
+            ", ".join(marks) or "not run yet",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def chapter(name: str, study: Study, reports: Sequence[Mapping[str, Any]], parts: str) -> str:
-    """A study's chapter, a section for each scale that was run."""
+    """A study's chapter: its text and a section for each scale that was run."""
     text = f"\n## {name}\n\n**{study.title}** ({study.source}). {study.about}\n"
     if not reports:
         text += f"\nNot run yet: `kvae reproduce {name} --book docs` writes this chapter.\n"
@@ -111,7 +121,7 @@ def chapter(name: str, study: Study, reports: Sequence[Mapping[str, Any]], parts
 
 
 def section(name: str, study: Study, report: Mapping[str, Any], stem: str) -> str:
-    """One scale of a study: command, table, figure, verdicts, how it was made."""
+    """A section for one scale: command, table, figure, verdicts, samples, provenance."""
     results, scale = report["rows"], report["scale"]
     seeds = len({result["seed"] for result in results})
     command = f"kvae reproduce {name} --scale {scale} --seeds {seeds}"
@@ -125,13 +135,13 @@ def section(name: str, study: Study, report: Mapping[str, Any], stem: str) -> st
 
 
 def results_table(study: Study, results: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row: its numbers, the mean over seeds, and what the source reports."""
+    """A table with a line for each row: means over the seeds, and the published numbers."""
     published = {result["row"]: result["published"] for result in results}
     lines = [
         f"| row | {' | '.join(study.columns.values())} |",
         f"|---{'|---:' * len(study.columns)}|",
     ]
-    for row, numbers in by_row(results).items():
+    for row, numbers in row_values(results).items():
         cells = [
             cell(numbers.get(metric, []), published[row].get(metric)) for metric in study.columns
         ]
@@ -140,12 +150,12 @@ def results_table(study: Study, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cell(values: Sequence[float], published: float | None) -> str:
-    """Mean, spread over seeds where there are several, and the source's number in brackets."""
+    """A cell: mean over seeds, ± standard deviation if there are several, (published number)."""
     if not values:
         return ""
     mean = float(np.mean(values))
-    whole = all(isinstance(value, int) for value in values)
-    digits = 3 if abs(mean) < 1 and not whole else 0 if whole and len(values) == 1 else 2
+    integers = all(isinstance(value, int) for value in values)
+    digits = 3 if abs(mean) < 1 and not integers else 0 if integers and len(values) == 1 else 2
     text = f"{mean:,.{digits}f}"
     if len(values) > 1:
         text += f" ± {np.std(values, ddof=1):.{digits}f}"
@@ -153,30 +163,29 @@ def cell(values: Sequence[float], published: float | None) -> str:
 
 
 def verdict_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
-    """PASS, FAIL or OPEN for each statement, with the numbers that say so."""
+    """A line for each statement: PASS, FAIL or OPEN, and the numbers that decide it."""
     lines = []
-    for statement, verdict in judged(study, report):
-        known = verdict.passed is False and report["scale"] == "small" and statement.otherwise
-        why = f"*{statement.otherwise}*" if known else ""
+    for statement, verdict in verdicts_of(study, report):
+        explained = verdict.passed is False and report["scale"] == "small"
         parts = (
             statement.text,
             f"({statement.source})",
             sentence(verdict.evidence),
-            by_seed(verdict),
-            why,
+            seeds_sentence(verdict),
+            f"*{statement.failure_note}*" if explained and statement.failure_note else "",
         )
         lines.append(f"- **{VERDICTS[verdict.passed]}** {' '.join(part for part in parts if part)}")
     return lines
 
 
-def by_seed(verdict: Verdict) -> str:
-    """At how many seeds a statement about means holds by itself."""
+def seeds_sentence(verdict: Verdict) -> str:
+    """A sentence on how many single seeds satisfy the statement; empty if there is one seed."""
     return f"At {sum(verdict.seeds)} of {len(verdict.seeds)} seeds alone." if verdict.seeds else ""
 
 
 def sample_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
-    """What the chosen rows write, a line each, cut where it is long: the texts are a model's."""
-    if study.samples is None:
+    """Blocks with the samples of the rows that the study chooses, or of every row if it cannot."""
+    if study.sampled_rows is None:
         return []
     texts = {
         result["row"]: result[SAMPLES]
@@ -184,41 +193,44 @@ def sample_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
         if not result["seed"] and SAMPLES in result
     }
     try:
-        shown = [name for name in study.samples(means(report["rows"])) if name in texts]
-    except KeyError:  # a row that chooses them is missing
-        shown = list(texts)
+        names = study.sampled_rows(row_means(report["rows"]))
+        rows = [name for name in names if name in texts]
+    except KeyError:  # a row that the choice depends on is missing
+        rows = list(texts)
     return [
-        f"Greedy samples of *{name}*, in their order:\n\n```\n{shortened(texts[name])}\n```\n"
-        for name in shown
+        f"Greedy samples of *{name}*, in their order:\n\n```\n{sample_block(texts[name])}\n```\n"
+        for name in rows
     ]
 
 
-def shortened(texts: Sequence[str]) -> str:
-    """A line a text, at most `WIDEST` characters of it."""
+def sample_block(texts: Sequence[str]) -> str:
+    """A line for each text, cut after `SAMPLE_WIDTH` characters."""
     lines = (text.replace("\n", " ").replace("`", "'") for text in texts)
-    return "\n".join(line if len(line) <= WIDEST else line[: WIDEST - 1] + "…" for line in lines)
+    return "\n".join(
+        line if len(line) <= SAMPLE_WIDTH else line[: SAMPLE_WIDTH - 1] + "…" for line in lines
+    )
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """The phrase with a capital letter and a full stop; an empty one stays empty."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def minutes(results: Sequence[Mapping[str, Any]]) -> float:
-    """What all runs took."""
-    return sum(result["seconds"] for result in results) / 60
+    """The time that all runs took together, in minutes."""
+    return float(sum(result["seconds"] for result in results)) / 60
 
 
 def provenance(results: Sequence[Mapping[str, Any]], stem: str) -> str:
-    """Versions, hardware, time, and where all numbers and settings stand."""
-    made = dict.fromkeys(json.dumps(result["made_with"]) for result in results)
-    lines = []
-    for text in made:
-        with_what = json.loads(text)
-        where, backend = with_what.pop("hardware"), with_what.pop("backend")
-        versions = ", ".join(f"{name} {version}" for name, version in with_what.items())
-        lines.append(f"{versions} on {where} ({backend})")
+    """Number of runs, time, versions and hardware, and links to all numbers and settings."""
+    environments = dict.fromkeys(json.dumps(result["made_with"]) for result in results)
+    made_with = []
+    for text in environments:
+        versions = json.loads(text)
+        hardware, backend = versions.pop("hardware"), versions.pop("backend")
+        programs = ", ".join(f"{name} {version}" for name, version in versions.items())
+        made_with.append(f"{programs} on {hardware} ({backend})")
     return (
-        f"{len(results)} runs, {minutes(results):,.0f} minutes in all; {'; '.join(lines)}. Every number: [csv]({stem}.csv); "
-        f"settings of each row: [json]({stem}.json)."
+        f"{len(results)} runs, {minutes(results):,.0f} minutes in all; {'; '.join(made_with)}. "
+        f"Every number: [csv]({stem}.csv); settings of each row: [json]({stem}.json)."
     )

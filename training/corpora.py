@@ -31,17 +31,17 @@ from .large import Large, is_large, large
 from .named_corpora import CORPORA, lines_of
 from .rules import (
     LONGEST_AUTOMATIC,
-    WINDOW,
-    check_fixed,
-    end_of_learning,
+    WINDOW_LENGTH,
+    check_fixed_length,
     multiple_of_strides,
-    next_gap,
-    note_alike,
+    next_whitespace,
+    note_low_variety,
     note_share,
     note_too_long,
-    places_of,
     split_of,
-    with_length_for,
+    text_hashes,
+    training_end,
+    with_automatic_length,
 )
 from .store import StoredRows, StoredStream, StoredTexts, id_type
 from .tokenizers import alphabet_of, counting_alphabet, note_unknown
@@ -77,7 +77,7 @@ def prepare(config: Config) -> Prepared:
     train, validation = split_texts(config, notes)
     alphabet = counting_alphabet(config, train.texts)
     if config.data.mode == "windows":
-        config = config.with_settings({"model.length": config.model.length or WINDOW})
+        config = config.with_settings({"model.length": config.model.length or WINDOW_LENGTH})
     else:
         config = with_length(config, alphabet, [*train.texts, *validation.texts])
         train = fitting(config, alphabet, train, config.data.source, notes)
@@ -101,7 +101,7 @@ def prepare(config: Config) -> Prepared:
         attribute_ids(config, validation),
     )
     note_guessed(validation_attribute, notes)
-    note_alike(config, validation_rows, config.data.validation, notes)
+    note_low_variety(config, validation_rows, config.data.validation, notes)
     return Prepared(
         config,
         alphabet,
@@ -124,7 +124,7 @@ def prepare_large(config: Config) -> Prepared:
     validation, rows = held_out_rows(
         config, stored.alphabet, held_out_lines(config, stored, notes), notes
     )
-    note_alike(config, rows, config.data.validation, notes)
+    note_low_variety(config, rows, config.data.validation, notes)
     texts: Sequence[str] = (
         StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
     )
@@ -233,7 +233,7 @@ def held_out(
     lines, rows = held_out_rows(config, alphabet, lines, notes, file)
     attribute = attribute_ids(config, lines)
     note_guessed(attribute, notes)
-    note_alike(config, rows, file or config.data.validation, notes)
+    note_low_variety(config, rows, file or config.data.validation, notes)
     return HeldOut(rows, lines.texts, tuple(notes), attribute)
 
 
@@ -289,16 +289,16 @@ def holds_lines_out(config: Config) -> bool:
 
 def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
     """What of a stream is to be learned from, and its end, which is held out; words are not cut in two."""
-    cut = end_of_learning(config, len(stream))
+    cut = training_end(config, len(stream))
     if config.model.tokenizer in ("word", "wordpiece"):
-        cut = next_gap(stream, cut)
+        cut = next_whitespace(stream, cut)
     return stream[:cut], stream[cut:]
 
 
 def hold_out(lines: Lines, data: DataConfig) -> tuple[Lines, Lines]:
     """Split by a hash of the text, at least one text held out: equal texts fall on the same side, so none leaks."""
-    places = places_of(lines.texts, data.split_seed)
-    held = split_of(data.split, data.validation_fraction, places).chosen(places)
+    places = text_hashes(lines.texts, data.split_seed)
+    held = split_of(data.split, data.validation_fraction, places).contains(places)
     return lines.where((~held).tolist()), lines.where(held.tolist())
 
 
@@ -357,7 +357,7 @@ def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Con
         return config
     counts = list(map(alphabet.count, texts))
     over = sum(count >= LONGEST_AUTOMATIC for count in counts)
-    return with_length_for(config, max(counts), over, len(texts), alphabet.rules.tokens)
+    return with_automatic_length(config, max(counts), over, len(texts), alphabet.rules.tokens)
 
 
 def fitting(
@@ -373,7 +373,7 @@ def fitting(
                 f"{source}: {other:,} of {len(texts):,} lines do not have exactly {length} {tokens}, as "
                 f"data.mode=fixed wants; leave them out, or train with data.mode=lines"
             )
-        check_fixed(config, source, tokens)
+        check_fixed_length(config, source, tokens)
         return lines
     room = length - 1
     long = sum(count > room for count in counts)

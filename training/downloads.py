@@ -1,4 +1,4 @@
-"""Corpora that are not ours to ship: which files they are, where they are looked for, and how they get there."""
+"""Corpora that kvae may not ship: their files, the folder that holds them, and `kvae data get`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from kvae.writing import beside, sole_writer, whole
 
 from .files import ENDINGS, HEAD, PIECE, READ, kind_of, raw_pieces
 
-FOLDER = "KVAE_DATA"
-"""The environment variable that names the folder of corpora."""
+FOLDER_VARIABLE = "KVAE_DATA"
+"""The environment variable that names the data folder, which holds the corpora."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The files of a corpus with the sha256 of their content, unpacked; an address where they can be had, and the terms."""
+    """The files of a corpus."""
 
     files: Mapping[str, str]
+    """The sha256 of the unpacked content, in hexadecimal digits, by file name."""
     terms: str
+    """The terms of use."""
     address: str | None = None
+    """The public address that a file name is appended to; None if there is no download."""
 
 
 COLLECTIONS = {
@@ -51,57 +54,63 @@ COLLECTIONS = {
 
 
 def data_folder() -> Path:
-    """Where corpora are looked for: the folder that KVAE_DATA names, or ~/.cache/kvae."""
-    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "kvae").expanduser()
+    """The folder of the corpora: the one that KVAE_DATA names, or ~/.cache/kvae."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "kvae").expanduser()
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of that name in a folder, plain or packed; None where it is not."""
+    """The file of that name in a folder, plain or compressed; None if there is none."""
     candidates = (folder / (name + ending) for ending in ("", *ENDINGS))
     return next((file for file in candidates if file.is_file()), None)
 
 
-def missing(collection: str) -> list[str]:
+def missing_files(collection: str) -> list[str]:
     """The files of a collection that are not in the data folder."""
     return [name for name in COLLECTIONS[collection].files if find(data_folder(), name) is None]
 
 
 def file_of(collection: str, name: str) -> str:
-    """The path of a file of a collection; raises `DataError` with the ways to get it where it is missing."""
-    found = find(data_folder(), name)
-    if found is None:
-        ways = f"copy your own with `kvae data get {collection} --from FOLDER`"
+    """The path of a file of a collection; raises `DataError` if it is not in the data folder."""
+    file = find(data_folder(), name)
+    if file is None:
+        way_out = f"copy your own with `kvae data get {collection} --from FOLDER_VARIABLE`"
         if COLLECTIONS[collection].address:
-            ways = f"download it with `kvae data get {collection}`, or {ways}"
-        raise DataError(f"{name} is not in {data_folder()} ({FOLDER}); {ways}")
-    return str(found)
+            way_out = f"download it with `kvae data get {collection}`, or {way_out}"
+        raise DataError(f"{name} is not in {data_folder()} ({FOLDER_VARIABLE}); {way_out}")
+    return str(file)
 
 
 def get(
     collection: str, source: str | None, say: Callable[[str], None], address: str | None = None
 ) -> list[Path]:
-    """Bring a collection's files into the data folder, from the folder `source` or from its public address. A file appears
-    only when its content has the sha256 that is known; raises `DataError` where it has not, and leaves nothing behind."""
+    """Copy or download the files of a collection into the data folder and return their paths.
+
+    They are copied from the folder `source` if there is one, else downloaded from `address`
+    (default: the collection's). Every file is checked before it appears. Raises `ConfigError` for
+    an unknown collection, and `DataError` if there is nowhere to get the files from or if the
+    sha256 of a file differs from the known one; nothing is left behind then.
+    """
     if collection not in COLLECTIONS:
         raise ConfigError(
-            f"data get {collection}: there are {', '.join(COLLECTIONS)}; other texts are given by their path"
+            f"data get {collection}: there are {', '.join(COLLECTIONS)}; other texts are given by "
+            "their path"
         )
-    wanted = COLLECTIONS[collection]
-    address = address or wanted.address
+    item = COLLECTIONS[collection]
+    address = address or item.address
     if source is None and address is None:
         raise DataError(
-            f"{collection} has no public download ({wanted.terms}); copy yours with --from FOLDER"
+            f"{collection} has no public download ({item.terms}); copy yours with --from FOLDER_VARIABLE"
         )
-    say(f"terms of {collection}: {wanted.terms}")
+    say(f"terms of {collection}: {item.terms}")
     folder = data_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return [
-        fetched(name, digest, folder / name, source, address or "", say)
-        for name, digest in wanted.files.items()
+        fetch_file(name, digest, folder / name, source, address or "", say)
+        for name, digest in item.files.items()
     ]
 
 
-def fetched(
+def fetch_file(
     name: str,
     digest: str,
     target: Path,
@@ -109,55 +118,62 @@ def fetched(
     address: str,
     say: Callable[[str], None],
 ) -> Path:
-    """One file into its place, checked; another one of that name is left alone."""
+    """Copy or download one file to `target`, check its sha256, and return `target`.
+
+    Raises `DataError` if `target` exists with another content, which is left unchanged, or if the
+    new content does not have the sha256 `digest`.
+    """
     with sole_writer(beside(target), target, wait=True) as alone:
         if target.exists() and sha256_of(target) != digest:
             raise DataError(
-                f"{target} is there with another content, it is left alone; train on it by its path (--data FILE), and move "
-                f"it away or name another folder in {FOLDER} to have {name} there"
+                f"{target} exists with another content and is left unchanged; train on it by its "
+                f"path (--data FILE), and move it away or name another folder in "
+                f"{FOLDER_VARIABLE} to get {name}"
             )
         with whole(target, alone) as partial:
-            found = hashlib.sha256()
+            sha256 = hashlib.sha256()
             with partial.open("wb") as file:
-                for piece in copied(source, name) if source else downloaded(address + name):
-                    found.update(piece)
+                for piece in (
+                    copied_pieces(source, name) if source else downloaded_pieces(address + name)
+                ):
+                    sha256.update(piece)
                     file.write(piece)
-            if found.hexdigest() != digest:
-                way_out = (
-                    f"train on it by its path if that is meant (--data {find(Path(source).expanduser(), name)})"
-                    if source
-                    else "try again, or get the files elsewhere and use --from FOLDER"
-                )
+            if sha256.hexdigest() != digest:
+                way_out = "try again, or get the files elsewhere and use --from FOLDER_VARIABLE"
+                if source:
+                    given = find(Path(source).expanduser(), name)
+                    way_out = f"train on it by its path if you want this version (--data {given})"
                 raise DataError(
-                    f"{name} from {source or address}: its sha256 is {found.hexdigest()[:16]}..., not {digest[:16]}...: "
-                    f"another version, or damaged; {way_out}"
+                    f"{name} from {source or address}: its sha256 is {sha256.hexdigest()[:16]}..., "
+                    f"not {digest[:16]}...: another version, or damaged; {way_out}"
                 )
-    say(f"{target}: {target.stat().st_size:,} bytes, sha256 as it should be")
+    say(f"{target}: {target.stat().st_size:,} bytes, sha256 correct")
     return target
 
 
 def sha256_of(path: Path) -> str:
-    """The sum of a file's content, in hexadecimal digits."""
+    """The sha256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def copied(source: str, name: str) -> Iterator[bytes]:
-    """The content of a file of the user's, unpacked."""
+def copied_pieces(source: str, name: str) -> Iterator[bytes]:
+    """The unpacked content of a file in folder `source`, piece by piece; `DataError` if missing."""
     file = find(Path(source).expanduser(), name)
     if file is None:
         raise DataError(f"{source}: has no {name}, {READ}")
     return raw_pieces(str(file))
 
 
-def downloaded(address: str) -> Iterator[bytes]:
-    """The content behind an address."""
+def downloaded_pieces(address: str) -> Iterator[bytes]:
+    """The content at an address, piece by piece; `DataError` if the download fails."""
     try:
         with urllib.request.urlopen(address, timeout=60) as answer:
             piece = answer.read(PIECE)
             if kind := kind_of(piece[:HEAD], address):
                 raise DataError(
-                    f"{address}: answered with {kind.name} instead of the file; get the files elsewhere and use --from FOLDER"
+                    f"{address}: answered with {kind.name} instead of the file; get the files "
+                    "elsewhere and use --from FOLDER_VARIABLE"
                 )
             while piece:
                 yield piece
@@ -168,5 +184,6 @@ def downloaded(address: str) -> Iterator[bytes]:
                 )
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise DataError(
-            f"{address}: cannot be downloaded ({error}); get the files elsewhere and use --from FOLDER"
+            f"{address}: cannot be downloaded ({error}); get the files elsewhere and use "
+            "--from FOLDER_VARIABLE"
         ) from error

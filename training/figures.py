@@ -1,4 +1,7 @@
-"""Figures of studies, in the layout of the paper's where it has one: each takes results and writes a PNG."""
+"""Figures of the studies: each function takes results and writes a PNG.
+
+A figure that a paper also has follows the paper's layout.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,28 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvae.disk import add_path_to_errors
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Results = Sequence[Mapping[str, Any]]
+"""The `rows` of a report: a mapping for each row and seed."""
 Draw = Callable[[Results, Path], None]
 
 
 @contextlib.contextmanager
-def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5) -> Iterator[Any]:
-    """Axes to draw on, saved when all is drawn; never a window."""
+def figure_axes(
+    path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
+) -> Iterator[Sequence[Axes]]:
+    """Context with a list of `panels` axes side by side, saved to `path` as a PNG at its end.
+
+    `width` and `height` are those of a panel, in inches. No window is opened.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,39 +46,51 @@ def drawing(path: Path, panels: int = 1, width: float = 7.0, height: float = 4.5
 
 
 def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:
-    """The results of each curve, in order of x."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for result in sorted(results, key=lambda item: item["x"]):
-        found.setdefault(result["series"], []).append(result)
-    return dict(sorted(found.items()))
+    """The results of each curve, by the name of the curve, sorted by x."""
+    series: dict[str, list[Mapping[str, Any]]] = {}
+    for result in sorted(results, key=lambda result: result["x"]):
+        series.setdefault(result["series"], []).append(result)
+    return dict(sorted(series.items()))
 
 
-def averaged(results: Results, name: str, in_bits: bool = False) -> tuple[list[float], list[float]]:
-    """A curve: every x with the mean of a metric over its seeds, as it is or in bits a character."""
-    places = sorted({item["x"] for item in results})
+def mean_curve(
+    results: Results, name: str, in_bits: bool = False
+) -> tuple[list[float], list[float]]:
+    """The points of a curve: all x, and at each the mean of a metric over the seeds.
+
+    `in_bits` converts the metric from nats a text to bits a character.
+    """
+    xs = sorted({item["x"] for item in results})
     values = [
-        [bits(item[name], item) if in_bits else item[name] for item in results if item["x"] == x]
-        for x in places
+        [
+            bits_per_character(item[name], item) if in_bits else item[name]
+            for item in results
+            if item["x"] == x
+        ]
+        for x in xs
     ]
-    return places, [float(np.mean(each)) for each in values]
+    return xs, [float(np.mean(of_x)) for of_x in values]
 
 
-def bits(nats: float, result: Mapping[str, Any]) -> float:
-    """Nats a text as bits a character."""
-    return nats * result["texts"] / result["positions"] / math.log(2.0)
+def bits_per_character(nats: float, result: Mapping[str, Any]) -> float:
+    """Convert nats a text of a result to bits a character."""
+    return float(nats * result["texts"] / result["positions"] / math.log(2.0))
 
 
 def cost_and_kl(label: str) -> Draw:
-    """The full cost (solid) and its KL (dashed) in bits a character over what `label` names, a colour for each series: the
-    layout of Semeniuta et al. 2017, fig. 4 to 6."""
+    """A figure of the full cost (solid) and the KL (dashed) over x, in bits a character.
+
+    `label` is the label of the x axis; each series has a colour. The layout is that of Semeniuta et
+    al. 2017, fig. 4 to 6.
+    """
 
     def draw(results: Results, path: Path) -> None:
-        with drawing(path) as (axis,):
+        with figure_axes(path) as (axis,):
             for color, (series, items) in enumerate(series_of(results).items()):
                 for name, style in (("elbo", "o-"), ("kl", "s--")):
-                    places, values = averaged(items, name, in_bits=True)
-                    what = "full cost" if name == "elbo" else "KL"
-                    axis.plot(places, values, style, color=f"C{color}", label=f"{series}: {what}")
+                    xs, values = mean_curve(items, name, in_bits=True)
+                    title = "full cost" if name == "elbo" else "KL"
+                    axis.plot(xs, values, style, color=f"C{color}", label=f"{series}: {title}")
             axis.set(xlabel=label, ylabel="bits a character, held out", ylim=(0, None))
             axis.legend()
 
@@ -74,14 +98,16 @@ def cost_and_kl(label: str) -> Draw:
 
 
 def training_curves(results: Results, path: Path) -> None:
-    """Reconstruction over training steps, a panel for each series and a curve for each x, training dashed and held out solid:
-    Semeniuta et al. 2017, fig. 3."""
-    found = series_of(results)
-    with drawing(path, len(found), 5.5) as axes:
-        for axis, (series, items) in zip(axes, found.items(), strict=True):
+    """Draw reconstruction over training steps, as in Semeniuta et al. 2017, fig. 3.
+
+    Each series has a panel and each x a curve: dashed on training texts, solid on held-out texts.
+    """
+    panels = series_of(results)
+    with figure_axes(path, len(panels), 5.5) as axes:
+        for axis, (series, items) in zip(axes, panels.items(), strict=True):
             for color, item in enumerate(items):
                 for name, style in (("val_reconstruction", "o-"), ("reconstruction", "o--")):
-                    values = [bits(nats, item) for nats in item["curve"][name]]
+                    values = [bits_per_character(nats, item) for nats in item["curve"][name]]
                     label = f"{item['x']:g} characters" if style == "o-" else None
                     axis.plot(item["curve"]["step"], values, style, color=f"C{color}", label=label)
             axis.set(
@@ -93,25 +119,26 @@ def training_curves(results: Results, path: Path) -> None:
             axis.legend()
 
 
-def stacked(
+def stacked_bars(
     bound: str = "elbo",
     reconstruction: str = "reconstruction",
     kl: str = "kl",
     published: str = "published, in our unit",
 ) -> Draw:
-    """Each row's bound as reconstruction and KL, the means over its seeds, with what the source reports of the bound as a
-    mark; three metrics by their names."""
+    """A figure with a bar for each row, its mean reconstruction and KL over the seeds.
+
+    `bound`, `reconstruction` and `kl` are names of metrics. A mark shows the bound that the source
+    reports; `published` is the label of the marks. A dotted line shows the entropy of the corpus if
+    a result has one.
+    """
 
     def draw(results: Results, path: Path) -> None:
         names = list(dict.fromkeys(item["row"] for item in results))
-        with drawing(path, width=8.0, height=0.45 * len(names) + 1.5) as (axis,):
-            for place, name in enumerate(names):
-                items = [item for item in results if item["row"] == name]
-                first, second = (
-                    float(np.mean([item[key] for item in items])) for key in (reconstruction, kl)
-                )
-                axis.barh(place, first, color="C0", label="reconstruction" if not place else None)
-                axis.barh(place, second, left=first, color="C1", label="KL" if not place else None)
+        with figure_axes(path, width=8.0, height=0.45 * len(names) + 1.5) as (axis,):
+            for y, name in enumerate(names):
+                nats, kl_nats = (row_mean(results, name, metric) for metric in (reconstruction, kl))
+                axis.barh(y, nats, color="C0", label="reconstruction" if not y else None)
+                axis.barh(y, kl_nats, left=nats, color="C1", label="KL" if not y else None)
             marks = {
                 names.index(item["row"]): item["published"][bound]
                 for item in results
@@ -131,55 +158,57 @@ def stacked(
 
 
 def panels_over_x(label: str, panels: Mapping[str, str], diagonal: str = "") -> Draw:
-    """A panel for each metric over what `label` names; in that of `diagonal` the line x = y."""
+    """A figure with a panel for each metric over x; the panel of metric `diagonal` shows y = x too.
+
+    `label` is the label of the x axis; `panels` maps metrics to titles.
+    """
 
     def draw(results: Results, path: Path) -> None:
-        with drawing(path, len(panels), 4.0, 3.6) as axes:
+        with figure_axes(path, len(panels), 4.0, 3.6) as axes:
             for axis, (metric, title) in zip(axes, panels.items(), strict=True):
                 for series, items in series_of(results).items():
-                    places, values = averaged(items, metric)
-                    axis.plot(places, values, "o-", label=series)
+                    xs, values = mean_curve(items, metric)
+                    axis.plot(xs, values, "o-", label=series)
                     if metric == diagonal:
-                        axis.plot(places, places, "k:", label="equal")
+                        axis.plot(xs, xs, "k:", label="equal")
                 axis.set(title=title, xlabel=label)
             axes[0].legend()
 
     return draw
 
 
-def dots(*panels: Mapping[str, str]) -> Draw:
-    """A line for each row, the means over its seeds, and a panel for each group of metrics in nats a text, by their names;
-    rows of a series have one colour. What is three times as far above the median as nine tenths are stands as a number at the
-    panel's edge."""
+def dot_panels(*panels: Mapping[str, str]) -> Draw:
+    """A figure with a line of dots for each row, the means over its seeds.
+
+    Each panel maps metrics, in nats a text, to titles. The rows of a series have one colour. A
+    value is an outlier if it exceeds median + 3 x (90th percentile - median) of its panel; it is
+    printed as a number at the panel's right edge.
+    """
 
     def draw(results: Results, path: Path) -> None:
         rows = list(dict.fromkeys((item["series"], item["row"]) for item in results))
         colors = {
-            series: f"C{place}"
-            for place, series in enumerate(dict.fromkeys(series for series, _ in rows))
+            series: f"C{number}"
+            for number, series in enumerate(dict.fromkeys(series for series, _ in rows))
         }
-        with drawing(path, len(panels), 6.0, 0.27 * len(rows) + 1.2) as axes:
+        with figure_axes(path, len(panels), 6.0, 0.27 * len(rows) + 1.2) as axes:
             for axis, metrics in zip(axes, panels, strict=True):
                 values = {
                     name: [row_mean(results, row, name) for _, row in rows] for name in metrics
                 }
-                median, far = np.percentile(list(values.values()), [50, 90])
-                edge = median + 3.0 * (far - median)
+                median, percentile_90 = np.percentile(list(values.values()), [50, 90])
+                limit = median + 3.0 * (percentile_90 - median)
                 for style, (name, title) in zip("os^", metrics.items(), strict=False):
-                    look = {} if style == "o" else {"markerfacecolor": "none"}
-                    for place, value in enumerate(values[name]):
-                        if value <= edge:
-                            axis.plot(value, place, style, color=colors[rows[place][0]], **look)
-                    axis.plot([], [], style, color="k", label=title, **look)
-                for place in range(len(rows)):
-                    beyond = [
-                        f"{each[place]:.0f}" for each in values.values() if each[place] > edge
-                    ]
-                    text, where = (
-                        f"{', '.join(beyond)} →" if beyond else "",
-                        axis.get_yaxis_transform(),
-                    )
-                    axis.text(0.99, place, text, transform=where, ha="right", va="center", size=8)
+                    fill: dict[str, Any] = {} if style == "o" else {"markerfacecolor": "none"}
+                    for y, value in enumerate(values[name]):
+                        if value <= limit:
+                            axis.plot(value, y, style, color=colors[rows[y][0]], **fill)
+                    axis.plot([], [], style, color="k", label=title, **fill)
+                at_edge = axis.get_yaxis_transform()
+                for y in range(len(rows)):
+                    outliers = [f"{each[y]:.0f}" for each in values.values() if each[y] > limit]
+                    text = f"{', '.join(outliers)} →" if outliers else ""
+                    axis.text(0.99, y, text, transform=at_edge, ha="right", va="center", size=8)
                 axis.set(yticks=range(len(rows)), xlabel="nats a text, held out")
                 axis.set_yticklabels([row for _, row in rows] if axis is axes[0] else [])
                 axis.grid(axis="y", linewidth=0.4)
@@ -190,5 +219,5 @@ def dots(*panels: Mapping[str, str]) -> Draw:
 
 
 def row_mean(results: Results, row: str, name: str) -> float:
-    """A metric of a row, the mean over its seeds."""
+    """The mean of a metric over the seeds of a row."""
     return float(np.mean([item[name] for item in results if item["row"] == row]))

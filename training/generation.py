@@ -19,7 +19,7 @@ from .corpora import HeldOut
 from .evaluation import evenly_spaced
 from .ngram import NGram, character_count
 from .text_metrics import (
-    CUT,
+    UNIT_SPLITTERS,
     bleu,
     distinct,
     distinct_texts,
@@ -147,7 +147,7 @@ def sample_metrics(
     ended = run.config.data.mode == "lines"
     ngram_texts = texts_for_ngram(training_texts, ended) if training_texts else []
     symbols = len(set("".join([*ngram_texts, *texts, *groups["samples"]]))) + ended
-    fit_ngram = partial(NGram.fit, order=ORDER, symbols=symbols, ended=ended)
+    fit_ngram = partial(NGram.fit, order=ORDER, symbols=symbols, end_marks=ended)
     training_ngram = fit_ngram(ngram_texts) if ngram_texts else None
     for name, group in groups.items():
         report[name] = {
@@ -182,8 +182,8 @@ def reconstruction_metrics(
     references: Sequence[str], reconstructions: Sequence[str], unit: str
 ) -> dict[str, float]:
     """Similarity of reconstructions to the texts that were encoded."""
-    expected = list(map(CUT[unit], references))
-    actual = list(map(CUT[unit], reconstructions))
+    expected = list(map(UNIT_SPLITTERS[unit], references))
+    actual = list(map(UNIT_SPLITTERS[unit], reconstructions))
     return {
         "texts": len(reconstructions),
         "bleu_2": bleu(expected, actual, 2),
@@ -197,7 +197,7 @@ def reconstruction_metrics(
 
 def diversity_metrics(texts: Sequence[str], unit: str) -> dict[str, float]:
     """How much texts differ from each other."""
-    units = list(map(CUT[unit], texts))
+    units = list(map(UNIT_SPLITTERS[unit], texts))
     return {
         "texts": len(texts),
         "distinct_1": distinct(units, 1),

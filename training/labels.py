@@ -12,7 +12,7 @@ import numpy as np
 from kvae.configuration import Config, DataConfig, nearest
 from kvae.serving.errors import ConfigError, DataError
 
-from .rules import COARSE, is_far, places_of, split_of
+from .rules import OFF_TARGET_REASONS, is_far, split_of, text_hashes
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
         ids = np.where(seen(config.data, train.texts, ids >= 0), ids, -1).astype(np.int32)
         found = f"training sees {(ids >= 0).sum():,} of the {labels:,} labels (data.labelled_fraction={share:g})"
         notes.append(
-            f"{found}: {COARSE[config.data.split]}"
+            f"{found}: {OFF_TARGET_REASONS[config.data.split]}"
             if is_far((ids >= 0).sum() / labels, share)
             else found
         )
@@ -126,10 +126,10 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
 
 def seen(data: DataConfig, texts: Sequence[str], labelled: np.ndarray) -> np.ndarray:
     """Which of the texts (N,) may show the label that they have: a share of those, equal texts alike."""
-    places = places_of(texts, data.split_seed, b"label")
+    places = text_hashes(texts, data.split_seed, b"label")
     if data.split == "texts" or not data.labelled_fraction:
         return places < data.labelled_fraction
-    return split_of(data.split, data.labelled_fraction, places[labelled]).chosen(places)
+    return split_of(data.split, data.labelled_fraction, places[labelled]).contains(places)
 
 
 def note_guessed(attribute: np.ndarray | None, notes: list[str]) -> None:

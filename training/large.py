@@ -27,18 +27,18 @@ from .files import STANDARD_INPUT, Damaged, files_of, pieces_of, raw_pieces, who
 from .rules import (
     LONGEST_AUTOMATIC,
     SPLITS,
-    WINDOW,
+    WINDOW_LENGTH,
     Split,
-    cells_in_all,
+    cell_count,
     cells_of,
-    end_of_learning,
     multiple_of_strides,
-    next_gap,
+    next_whitespace,
     note_share,
     note_too_long,
-    place_of,
-    places_of,
-    with_length_for,
+    text_hash,
+    text_hashes,
+    training_end,
+    with_automatic_length,
 )
 from .store import Column, ColumnWriter, StoredRows, StoredStream, id_type
 from .text_blocks import BLOCKS, COUNTERS, ENCODERS, units_of
@@ -243,7 +243,7 @@ def lines_store(config: Config, folder: Path) -> Config:
         )
     tokens = Alphabet((), config.model.tokenizer).rules.tokens
     if not config.model.length:
-        config = with_length_for(config, tally.longest, tally.over, tally.lines, tokens)
+        config = with_automatic_length(config, tally.longest, tally.over, tally.lines, tokens)
     if tally.long:
         note_too_long(
             config, config.data.source, tally.long, tally.learned, tally.longest, tokens, notes
@@ -260,7 +260,7 @@ def lines_store(config: Config, folder: Path) -> Config:
 
 
 KEPT_FIRST: dict[str, Callable[[float, int, int], float]] = {
-    "lines": lambda place, number, seed: place_of(str(number), seed, b"kept"),
+    "lines": lambda place, number, seed: text_hash(str(number), seed, b"kept"),
     "texts": lambda place, number, seed: place,
 }
 """By `data.split`: from the place of a held-out line, its number and the seed, how early it is kept where not all are."""
@@ -280,7 +280,7 @@ def survey(
     )
     room, data = room_of(config), config.data
     if split:
-        tally.cells = np.zeros(cells_in_all(split.fraction), np.int64)
+        tally.cells = np.zeros(cell_count(split.fraction), np.int64)
     for text in blocks_of_lines(files):
         block = BLOCKS[config.model.tokenizer](text, config.model.tokenizer)
         lines = text.split("\n")[:-1]
@@ -289,11 +289,11 @@ def survey(
         )
         if split:
             numbers = np.flatnonzero(kind)
-            places = places_of((lines[number] for number in numbers.tolist()), data.split_seed)
+            places = text_hashes((lines[number] for number in numbers.tolist()), data.split_seed)
             tally.lowest = min(tally.lowest, places.min(initial=1.0))
             cells, found = np.unique(cells_of(places, split.fraction), return_counts=True)
             tally.cells[cells] += found
-            held = split.chosen(places)
+            held = split.contains(places)
             kind[numbers[held]] = HELD_OUT
             for number, place in zip(numbers[held].tolist(), places[held].tolist(), strict=True):
                 line = tally.lines + tally.blank + number
@@ -365,10 +365,10 @@ def stream_store(config: Config, folder: Path) -> Config:
     """Write a stream into a folder: how long it is, what symbols its beginning has, then its tokens; its end is held out."""
     notes: list[str] = []
     files = whole_files(config.data.source, notes)
-    config = config.with_settings({"model.length": config.model.length or WINDOW})
+    config = config.with_settings({"model.length": config.model.length or WINDOW_LENGTH})
     tokenizer, length = config.model.tokenizer, config.model.length
     characters = sum(map(len, pieces_of_stream(files)))
-    cut = characters if config.data.validation else end_of_learning(config, characters)
+    cut = characters if config.data.validation else training_end(config, characters)
     counting, counter = COUNTERS[tokenizer](), Alphabet((), tokenizer)
     held, held_count = [], 0
     for learned, text in parts_of_stream(files, cut, tokenizer):
@@ -427,7 +427,7 @@ def parts_of_stream(files: Iterable[str], cut: int, tokenizer: str) -> Iterator[
         if past:
             end = 0
         elif place + len(piece) > cut:
-            end = next_gap(piece, cut - place) if tokenizer == "word" else cut - place
+            end = next_whitespace(piece, cut - place) if tokenizer == "word" else cut - place
             past = end < len(piece)
             cut = max(cut, place + end)
         place += len(piece)

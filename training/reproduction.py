@@ -1,6 +1,7 @@
-"""Studies: rows that are trained and measured, statements about them, a figure. `kvae reproduce ID` runs one.
+"""Studies: train and measure rows, judge statements, draw a figure (`kvae reproduce`).
 
-A study is data (`training/studies`). This file trains what is missing, keeps what is there, judges and writes it all down.
+A study is data (`training/studies`). This file trains the runs that are not finished yet, reuses
+those that are, judges the statements and writes the results.
 """
 
 from __future__ import annotations
@@ -32,12 +33,17 @@ from .experiment import completed
 RESULT = "result.json"
 RESULTS, TABLE, FIGURE = "results.json", "results.csv", "figure.png"
 SAMPLES = "samples"
-"""The texts in a run's result."""
+"""The key of a result under which sampled texts are stored."""
 
 Say = Callable[[str], None]
+"""A function that prints a line of progress."""
 Numbers = Mapping[str, Mapping[str, float]]
-"""Means over the seeds: the rows by name, each metric by name; `study` holds what `Study.beside` measured. Of one seed alone
-they also hold the means, so that what is judged is the row that they choose (`OVERALL`)."""
+"""What a statement is judged by: by row name, each metric's mean over the seeds.
+
+`study` holds the metrics of `Study.measure_study`. When a single seed is judged, the metrics are
+those of that seed and `OVERALL` holds the means over all seeds, so that a statement that picks a
+row picks the same one for every seed.
+"""
 OVERALL = "overall"
 
 
@@ -48,37 +54,38 @@ class Row:
     name: str
     config: Config
     series: str = ""
-    """The curve of the figure that it belongs to."""
+    """The curve of the figure that this row is a point of."""
     x: float = 0.0
-    """Its place along the figure's axis."""
+    """Its x coordinate in the figure."""
     published: Mapping[str, float] = field(default_factory=dict)
-    """What the source reports of it, by the names of `Study.columns`."""
+    """The numbers that the source reports, by the names of `Study.columns`."""
     start_from: str = ""
-    """A row before it, with whose weights of the same seed it begins."""
+    """An earlier row: this row is initialised with its weights, seed by seed."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a statement holds of the numbers, and by which of them; None where they are not all there."""
+    """Whether a statement holds, and the numbers that decide it; None if some are missing."""
 
     passed: bool | None
     evidence: str
     seeds: Sequence[bool] = ()
-    """Whether it holds of each seed alone, where there are several."""
+    """Whether it holds for each seed by itself; empty if there is only one seed."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """Something a source or an issue of ours says of a study, that numbers can contradict."""
+    """A claim about a study, by its source or by us, that the numbers can contradict."""
 
     text: str
     source: str
     check: Callable[[Numbers], tuple[bool, str]]
-    otherwise: str = ""
-    """What is known about why it failed at the small scale, for the book."""
+    """Returns whether the claim holds, and the numbers that decide it as a phrase."""
+    failure_note: str = ""
+    """Why it failed at the small scale, as far as we know; the book prints it."""
 
     def judge(self, numbers: Numbers) -> Verdict:
-        """The verdict; rows that are missing leave it open."""
+        """The verdict; it stays open if a row is missing."""
         try:
             passed, evidence = self.check(numbers)
         except KeyError as missing:
@@ -86,40 +93,45 @@ class Statement:
         return Verdict(bool(passed), evidence)
 
     def judge_report(self, report: Mapping[str, Any]) -> Verdict:
-        """The verdict on the means of a report's runs, and on each seed."""
+        """The verdict on the means over a report's seeds, and on each seed by itself."""
         rows, study = report["rows"], {"study": report["study"]}
         by_seed = [
             [row for row in rows if row["seed"] == seed]
             for seed in sorted({row["seed"] for row in rows})
         ]
-        overall: Any = means(rows)
-        alone = [self.judge({**means(each), **study, OVERALL: overall}).passed for each in by_seed]
-        seeds = [bool(passed) for passed in alone if passed is not None]
-        return replace(self.judge({**means(rows), **study}), seeds=seeds if len(seeds) > 1 else ())
+        overall: Any = row_means(rows)
+        verdicts = [
+            self.judge({**row_means(of_seed), **study, OVERALL: overall}) for of_seed in by_seed
+        ]
+        seeds = [bool(verdict.passed) for verdict in verdicts if verdict.passed is not None]
+        return replace(
+            self.judge({**row_means(rows), **study}), seeds=seeds if len(seeds) > 1 else ()
+        )
 
 
 @dataclass(frozen=True)
 class Study:
-    """What `kvae reproduce ID` does."""
+    """A table or figure of a source, as `kvae reproduce ID` trains, measures and judges it."""
 
     title: str
     source: str
     about: str
-    """What is trained on what, and what `small` changes."""
+    """The text of its chapter: which models and data, and what the scale `small` changes."""
     scales: Mapping[str, Callable[[], Sequence[Row]]]
-    """Its rows, `small` and `paper`."""
+    """The functions that make its rows, by scale: `small` and `paper`."""
     columns: Mapping[str, str]
-    """Metrics of the table with their headings."""
+    """The columns of its table: metric to heading."""
     statements: Sequence[Statement] = ()
     draw: Callable[[Sequence[Mapping[str, Any]], Path], None] | None = None
     """Writes the figure from the results."""
     measure: Callable[[Run, Prepared], dict[str, Any]] | None = None
-    """More metrics of a trained row; texts may stand under `SAMPLES`."""
-    beside: Callable[[Sequence[Row], Say], dict[str, float]] | None = None
+    """Further metrics of a trained row, and sampled texts under `SAMPLES`."""
+    measure_study: Callable[[Sequence[Row], Say], dict[str, float]] | None = None
     """Metrics of the study as a whole."""
-    samples: Callable[[Numbers], Sequence[str]] | None = None
-    """The rows whose samples the book shows: the first seed's, of those that `measure` puts under `SAMPLES`."""
+    sampled_rows: Callable[[Numbers], Sequence[str]] | None = None
+    """The rows whose samples the book shows: those that `measure` stored for the first seed."""
     seeds: int = 1
+    """Runs of each row unless the user asks for another number."""
 
 
 def reproduce(
@@ -130,34 +142,37 @@ def reproduce(
     seeds: int | None = None,
     rows: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train, measure and judge a study in `folder`; what is there with the same configuration is not trained again.
+    """Train and measure a study in `folder`; finished runs of the same configuration are reused.
 
-    Returns what `folder`/results.json holds: `scale`, `rows` (one for each row and seed) and `study`. `rows` names some of
-    the rows; statements that need others stay open, as they do where a run diverged. Another process may train other rows of
-    the folder at the same time. Raises `ConfigError` for unknown rows, fewer seeds than 1 and a run that another process is
-    training, and `KeyboardInterrupt` when it is stopped; run again, it goes on.
+    Returns the content of `folder`/results.json: `scale`, `rows` (one entry for each row and seed)
+    and `study` (metrics of the study as a whole). `rows` restricts training to the rows of these
+    names. A run that diverges is reported and skipped; statements that need a missing row stay
+    open. Other processes may train other rows in the same folder at the same time.
+
+    Raises `ConfigError` for an unknown row, for fewer than 1 seed, and for a run that another
+    process is training. A stopped command raises `KeyboardInterrupt` and continues when it is run
+    again.
     """
-    everything = list(study.scales[scale]())
-    todo = planned(study, scale, seeds, rows)
+    every_row = list(study.scales[scale]())
+    todo = planned_runs(study, scale, seeds, rows)
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(todo, folder, say)
     for row, seed in todo:
-        if existing(folder, row, seed) is None:
+        if row_result(folder, row, seed) is None:
             progress.announce(row, seed)
             try:
-                result = measured(
-                    run_folder(folder, row, seed), asked(folder, row, seed), study.measure, say
+                result = train_and_measure(
+                    run_folder(folder, row, seed), run_config(folder, row, seed), study.measure, say
                 )
-            except CheckFailed as error:  # it diverged; the others go on
+            except CheckFailed as error:  # this run diverged; the others are still trained
                 say(f"{row.name}, seed {seed}: {error}")
             else:
-                progress.finished(row, result)
-    beside = study_numbers(study, folder, everything, say)
-    with sole_writer(
-        folder / LOCK, folder, wait=True
-    ):  # another process may train other rows of the study
-        results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
-        report = {"scale": scale, "rows": results, "study": beside}
+                progress.record(row, result)
+    whole_study = study_metrics(study, folder, every_row, say)
+    # Another process may train other rows of the study and write the same files.
+    with sole_writer(folder / LOCK, folder, wait=True):
+        results = list(finished_rows(folder, every_row, 1 + max(seed for _, seed in todo)))
+        report = {"scale": scale, "rows": results, "study": whole_study}
         write_json(folder / RESULTS, report)
         with whole(folder / TABLE) as partial:
             write_csv(partial, results)
@@ -167,39 +182,42 @@ def reproduce(
     return report
 
 
-def judged(study: Study, report: Mapping[str, Any]) -> list[tuple[Statement, Verdict]]:
-    """The study's statements with what the numbers of a report say of them."""
+def verdicts_of(study: Study, report: Mapping[str, Any]) -> list[tuple[Statement, Verdict]]:
+    """Each statement of the study with its verdict, by the numbers of a report."""
     return [(statement, statement.judge_report(report)) for statement in study.statements]
 
 
-def planned(
+def planned_runs(
     study: Study, scale: str, seeds: int | None, rows: Sequence[str]
 ) -> list[tuple[Row, int]]:
-    """The runs of a study, each a row and a seed, in their order."""
-    chosen = selected(list(study.scales[scale]()), rows)
+    """The runs of a study, each a row and a seed, in the order in which they are trained.
+
+    Raises `ConfigError` for an unknown row and for fewer than 1 seed.
+    """
+    chosen = selected_rows(list(study.scales[scale]()), rows)
     count = study.seeds if seeds is None else seeds
     if count < 1:
         raise ConfigError(f"--seeds must be at least 1, got {count}")
     return [(row, seed) for seed in range(count) for row in chosen]
 
 
-def unfinished(
+def unfinished_configs(
     study: Study,
     folder: Path,
     scale: str = "small",
     seeds: int | None = None,
     rows: Sequence[str] = (),
 ) -> list[Config]:
-    """What `reproduce` would train."""
+    """The configurations of the runs that `reproduce` would train."""
     return [
         row.config
-        for row, seed in planned(study, scale, seeds, rows)
-        if existing(folder, row, seed) is None
+        for row, seed in planned_runs(study, scale, seeds, rows)
+        if row_result(folder, row, seed) is None
     ]
 
 
-def selected(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows of those names, or all."""
+def selected_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows with these names, or all rows if there are no names; `ConfigError` if unknown."""
     known = {row.name: row for row in rows}
     for name in names:
         if name not in known:
@@ -208,59 +226,62 @@ def selected(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 
 
 def run_folder(folder: Path, row: Row, seed: int) -> Path:
-    """Where a row's run of a seed lies."""
+    """The run folder of a row and seed."""
     return folder / row.name / f"seed-{seed}"
 
 
-def asked(folder: Path, row: Row, seed: int) -> Config:
-    """A row's configuration with that seed of weights, batches and noise, and the run it begins with."""
-    first = (
-        {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
-        if row.start_from
-        else {}
-    )
-    return row.config.with_settings({"training.seed": seed, **first})
+def run_config(folder: Path, row: Row, seed: int) -> Config:
+    """The configuration of a row's run: with its seed, and the run that initialises its weights."""
+    start = {}
+    if row.start_from:
+        start = {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
+    return row.config.with_settings({"training.seed": seed, **start})
 
 
-def existing(folder: Path, row: Row, seed: int) -> dict[str, Any] | None:
-    """The result of a row and seed, if its run was finished with this configuration."""
-    return kept(run_folder(folder, row, seed), asked(folder, row, seed))
+def row_result(folder: Path, row: Row, seed: int) -> dict[str, Any] | None:
+    """The result of a row and seed if its run is finished with this configuration, else None."""
+    return finished_result(run_folder(folder, row, seed), run_config(folder, row, seed))
 
 
 class Progress:
-    """Says which run comes next and how long all of them will take, by what the finished ones took for their size."""
+    """Prints the next run and the minutes left, estimated from the seconds a trained position."""
 
     def __init__(self, todo: Sequence[tuple[Row, int]], folder: Path, say: Say) -> None:
         self.say, self.total = say, len(todo)
-        self.seconds, self.trained, self.left = 0.0, 0.0, sum(size(row.config) for row, _ in todo)
-        there = [(row, result) for row, seed in todo if (result := existing(folder, row, seed))]
-        for row, result in there:
-            self.finished(row, result)
-        self.done = len(there)
-        if there:
-            say(f"{self.done} of {self.total} runs are there already")
+        self.seconds, self.positions_done = 0.0, 0.0
+        self.positions_left = sum(trained_positions(row.config) for row, _ in todo)
+        done = [(row, result) for row, seed in todo if (result := row_result(folder, row, seed))]
+        for row, result in done:
+            self.record(row, result)
+        self.started = len(done)
+        if done:
+            say(f"{self.started} of {self.total} runs are already finished")
 
     def announce(self, row: Row, seed: int) -> None:
-        self.done += 1
-        minutes = self.seconds / self.trained * self.left / 60 if self.trained else 0.0
+        """Print the number and name of the next run and the minutes left."""
+        self.started += 1
+        minutes = 0.0
+        if self.positions_done:
+            minutes = self.seconds / self.positions_done * self.positions_left / 60
         left = f", about {max(minutes, 1):.0f} minutes left" if minutes else ""
-        self.say(f"[{self.done} of {self.total}] {row.name}, seed {seed}{left}")
+        self.say(f"[{self.started} of {self.total}] {row.name}, seed {seed}{left}")
 
-    def finished(self, row: Row, result: Mapping[str, Any]) -> None:
+    def record(self, row: Row, result: Mapping[str, Any]) -> None:
+        """Count a finished run."""
         self.seconds += result["seconds"]
-        self.trained += size(row.config)
-        self.left -= size(row.config)
+        self.positions_done += trained_positions(row.config)
+        self.positions_left -= trained_positions(row.config)
 
 
-def size(config: Config) -> float:
-    """Positions that a run is trained on, a measure of its time."""
+def trained_positions(config: Config) -> float:
+    """Positions that a run trains on, an estimate of its time; texts count at least 16 each."""
     training = config.training
     steps = training.steps or training.epochs * (training.steps_per_epoch or 1000)
     return float(steps * training.batch_size * max(config.model.length, 16))
 
 
-def kept(folder: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a run that was finished with this configuration."""
+def finished_result(folder: Path, config: Config) -> dict[str, Any] | None:
+    """The result in a run folder if the run is finished with this configuration, else None."""
     file = folder / RESULT
     if not file.is_file():
         return None
@@ -268,59 +289,56 @@ def kept(folder: Path, config: Config) -> dict[str, Any] | None:
     return result if Config.from_dict(result["asked"]) == config else None
 
 
-def measured(
+def train_and_measure(
     folder: Path,
     config: Config,
     measure: Callable[[Run, Prepared], dict[str, Any]] | None,
     say: Say,
 ) -> dict[str, Any]:
-    """Train and evaluate one run, or go on with it, and write its result; Ctrl-C ends the command."""
+    """Train or resume a run, evaluate it, and write and return its result.
+
+    Raises `ConfigError` if something other than a run folder occupies `folder`, `CheckFailed` if
+    the run diverged, and `KeyboardInterrupt` if it is stopped.
+    """
     started = time.monotonic()
-    if (
-        folder.exists()
-        and not (folder / CONFIG).is_file()
-        and (not folder.is_dir() or occupied(folder))
-    ):
-        raise ConfigError(
-            f"{folder} is in the way and not a run folder; move it or give another --out"
-        )
+    foreign = folder.exists() and not (folder / CONFIG).is_file()
+    if foreign and (not folder.is_dir() or occupied(folder)):
+        raise ConfigError(f"{folder} exists and is not a run folder; move it or give another --out")
     trained, prepared = completed(config, folder, say)
     check_bound(trained)
     seconds = round(time.monotonic() - started)
     result = {
         "asked": config.to_dict(),
-        "settings": changes(trained.config.with_settings({"training.start_from": None})),
+        "settings": changed_settings(trained.config.with_settings({"training.start_from": None})),
         "seconds": seconds,
         "parameters": trained.model.count_params(),
-        "made_with": surroundings(),
+        "made_with": versions_and_hardware(),
         **trained.evaluation,
         **(measure(trained, prepared) if measure else {}),
-        "curve": curve(folder / METRICS),
+        "curve": learning_curve(folder / METRICS),
     }
     write_json(folder / RESULT, result)
     keras.backend.clear_session()
     return result
 
 
-def changes(config: Config) -> dict[str, Any]:
-    """The settings that are not the defaults: with them, `kvae train --set ...` makes this run."""
-    plain = Config()
+def changed_settings(config: Config) -> dict[str, Any]:
+    """The settings that differ from the defaults: `kvae train --set` makes this run from them."""
+    defaults = Config()
     return {
         key: dotted_value(config, key)
         for key in dotted_keys()
-        if dotted_value(config, key) != dotted_value(plain, key)
+        if dotted_value(config, key) != dotted_value(defaults, key)
     }
 
 
-def surroundings() -> dict[str, str]:
-    """Versions and hardware."""
+def versions_and_hardware() -> dict[str, str]:
+    """The versions of Python, kvae, Keras and the backend, and the hardware of this process."""
     backend = keras.backend.backend()
-    versions = {
-        "kvae": __version__,
-        **{name: importlib.metadata.version(name) for name in ("keras", backend)},
-    }
+    versions = {name: importlib.metadata.version(name) for name in ("keras", backend)}
     return {
         "python": platform.python_version(),
+        "kvae": __version__,
         **versions,
         "backend": backend,
         "hardware": hardware(),
@@ -328,18 +346,17 @@ def surroundings() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """The devices a run is trained on."""
+    """The devices that training uses: accelerators, or else CPU cores."""
     accelerators = backend_steps().accelerators()
     if accelerators:
-        return ", ".join(
-            f"{accelerators.count(name)} {name}" for name in dict.fromkeys(accelerators)
-        )
+        kinds = dict.fromkeys(accelerators)
+        return ", ".join(f"{accelerators.count(name)} {name}" for name in kinds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU core(s), {processor()}"
 
 
 def processor() -> str:
-    """The processor's name, where the system tells."""
+    """The name of the CPU model, or of the architecture if the system does not tell the model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(
@@ -349,7 +366,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-CURVES = (
+CURVE_METRICS = (
     "step",
     "reconstruction",
     "val_reconstruction",
@@ -359,23 +376,23 @@ CURVES = (
 )
 
 
-def curve(metrics: Path) -> dict[str, list[float]]:
-    """The learning curve of a run: an entry for each epoch."""
+def learning_curve(metrics: Path) -> dict[str, list[float]]:
+    """The learning curves of a run, by metric: a value for each epoch."""
     if not metrics.is_file():
         return {}
     records = read_epochs(metrics)
     return {
         name: [record[name] for record in records]
-        for name in CURVES
-        if all(name in item for item in records)
+        for name in CURVE_METRICS
+        if all(name in record for record in records)
     }
 
 
-def collected(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[str, Any]]:
-    """The results that are there, in the order of the rows, without what only the run folder needs."""
+def finished_rows(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[str, Any]]:
+    """The results of the finished runs, by row and seed; each entry also describes its row."""
     for row in rows:
         for seed in range(seeds):
-            result = existing(folder, row, seed)
+            result = row_result(folder, row, seed)
             if result is not None:
                 about = {
                     "row": row.name,
@@ -385,47 +402,45 @@ def collected(folder: Path, rows: Sequence[Row], seeds: int) -> Iterator[dict[st
                     "published": dict(row.published),
                     **({"start_from": row.start_from} if row.start_from else {}),
                 }
-                yield {
-                    **about,
-                    **{name: value for name, value in result.items() if name != "asked"},
-                }
+                yield about | {name: value for name, value in result.items() if name != "asked"}
 
 
-def study_numbers(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> dict[str, float]:
-    """What is measured of the study as a whole, once: `folder`/study.json keeps it."""
-    if study.beside is None:
+def study_metrics(study: Study, folder: Path, rows: Sequence[Row], say: Say) -> dict[str, float]:
+    """The metrics of the study as a whole: measured once, then read from `folder`/study.json."""
+    if study.measure_study is None:
         return {}
     file = folder / "study.json"
     if not file.is_file():
-        write_json(file, study.beside(rows, say))
-    return parse_json(file.read_text(encoding="utf-8"))
+        write_json(file, study.measure_study(rows, say))
+    metrics: dict[str, float] = parse_json(file.read_text(encoding="utf-8"))
+    return metrics
 
 
-def means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each row's metrics, the mean over its seeds."""
+def row_means(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """By row and metric, the mean over the seeds."""
     return {
-        name: {key: float(np.mean(values)) for key, values in each.items()}
-        for name, each in by_row(results).items()
+        row: {metric: float(np.mean(values)) for metric, values in metrics.items()}
+        for row, metrics in row_values(results).items()
     }
 
 
-def by_row(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """The numbers of each row, one a seed."""
+def row_values(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """By row and metric, the values of all seeds."""
     rows: dict[str, dict[str, list[float]]] = {}
     for result in results:
-        numbers = rows.setdefault(result["row"], {})
+        metrics = rows.setdefault(result["row"], {})
         for key, value in result.items():
             if isinstance(value, int | float) and key != "seed":
-                numbers.setdefault(key, []).append(value)
+                metrics.setdefault(key, []).append(value)
     return rows
 
 
 def write_csv(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each run, its numbers in columns."""
-    plain = (
+    """Write a CSV file with a line for each run and a column for each scalar of its result."""
+    scalars = (
         key for item in results for key, value in item.items() if not isinstance(value, dict | list)
     )
-    names = list(dict.fromkeys(plain))
+    names = list(dict.fromkeys(scalars))
     with add_path_to_errors(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Rules that corpora share, whether they are read into memory or kept on disk: what is held out, and how long a text may be."""
+"""Which texts are held out and how long a text may be: rules of corpora in memory and on disk."""
 
 from __future__ import annotations
 
@@ -15,200 +15,241 @@ from kvae.configuration import Config
 from kvae.serving.errors import ConfigError, DataError
 
 LONGEST_AUTOMATIC = 256
-"""Positions up to which a model's length follows the longest line; longer corpora must say what they want."""
+"""The largest model length that is chosen automatically; longer corpora need a setting."""
 
-WINDOW = 64
-"""Positions of a window when neither preset nor user sets the model's length."""
+WINDOW_LENGTH = 64
+"""The length of a window in positions, unless the preset or the user sets `model.length`."""
 
 CELLS = 2**22
-"""Parts of [0, 1) that lines are counted in: 32 MB of counts, whatever the size of the corpus."""
+"""Cells that [0, 1) is divided into to count lines by hash: 32 MB of counts for every corpus."""
 
-NEAR = 0.8
-"""The limit stays at the fraction asked for while the share of the lines is between 0.8 and 1 / 0.8 times that."""
+SHARE_TOLERANCE = 0.8
+"""The limit stays at `fraction` if the share of the lines is 0.8 to 1 / 0.8 times as large."""
 
-FEW = 50
-"""Different texts, in equal shares, below which a variance over the held-out texts says little."""
+FEW_TEXTS = 50
+"""Held-out texts are too few if their entropy is below that of this many equally frequent texts."""
 
 
-def place_of(text: str, seed: int, purpose: bytes = b"") -> float:
-    """A number in [0, 1) that looks random and is always the same for a text, a seed and a purpose."""
+def text_hash(text: str, seed: int, purpose: bytes = b"") -> float:
+    """A hash in [0, 1) of a text, a seed and a purpose: uniform, and the same in every process."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8) + purpose).digest()
     return int.from_bytes(digest) / 2**64
 
 
-def places_of(texts: Iterable[str], seed: int, purpose: bytes = b"") -> np.ndarray:
-    """The places of texts, (N,) float64."""
-    return np.fromiter((place_of(text, seed, purpose) for text in texts), np.float64)
+def text_hashes(texts: Iterable[str], seed: int, purpose: bytes = b"") -> np.ndarray:
+    """The hashes of texts in [0, 1), (N,) float64."""
+    return np.fromiter((text_hash(text, seed, purpose) for text in texts), np.float64)
 
 
 @dataclass(frozen=True)
 class Split:
-    """A share of a corpus in whole texts: those whose place is at most `limit`, without the cells of the `common` ones."""
+    """A part of a corpus in whole texts: those with a hash of at most `limit`.
+
+    `fraction` is the requested share. `frequent_cells` are the cells of frequent texts, which are
+    left out.
+    """
 
     fraction: float
     limit: float
-    common: tuple[int, ...] = ()
+    frequent_cells: tuple[int, ...] = ()
 
-    def chosen(self, places: np.ndarray) -> np.ndarray:
-        """Whether each of the places (N,) belongs to the share."""
-        chosen = places <= self.limit
+    def contains(self, hashes: np.ndarray) -> np.ndarray:
+        """Whether each text belongs to the part, (N,) bool, by its hash, (N,) float64."""
+        below = hashes <= self.limit
         return (
-            chosen & ~np.isin(cells_of(places, self.fraction), self.common)
-            if self.common
-            else chosen
+            below & ~np.isin(cells_of(hashes, self.fraction), self.frequent_cells)
+            if self.frequent_cells
+            else below
         )
 
 
 def cells_below(fraction: float) -> int:
-    """How many cells lie below a fraction: one of them ends just there."""
+    """The number of cells below a fraction; the fraction is the end of a cell."""
     return max(1, round(fraction * CELLS))
 
 
-def cells_in_all(fraction: float) -> int:
-    """How many there are: `CELLS` but for what the rounding at the fraction adds."""
+def cell_count(fraction: float) -> int:
+    """The number of all cells: about `CELLS`, since a cell ends at the fraction."""
     return int(cells_below(fraction) / fraction) + 1
 
 
-def cells_of(places: np.ndarray, fraction: float) -> np.ndarray:
-    """The cells of places (N,): about `CELLS` of them, so that hardly any two texts share one."""
-    return (places * (cells_below(fraction) / fraction)).astype(np.int64)
+def cells_of(hashes: np.ndarray, fraction: float) -> np.ndarray:
+    """The cell of each hash, (N,) int64: so many cells that two texts rarely share one."""
+    return (hashes * (cells_below(fraction) / fraction)).astype(np.int64)
 
 
-def by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarray) -> Split:
-    """The split whose share of the lines is near the fraction, from the cells that hold texts, in order, and their lines.
+def split_by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarray) -> Split:
+    """The split that holds about `fraction` of the lines; `lowest` is not used.
 
-    A text that alone has more lines than are wanted is no part of the share, and of the lines of the others at most half are,
-    where the fraction is no more. The limit is the fraction, as if each text had one line, moved as little as brings the lines
-    to between `NEAR` and 1 / `NEAR` times those wanted, or else as near to them as whole texts allow; at least one text is
-    chosen and one is not. Whatever the order of the lines the split is the same, and few texts change sides when a line is
+    `cells` are the cells that hold texts, in ascending order, and `lines` the number of lines in
+    each.
+
+    A frequent text, one that alone has more lines than the target, is left out of the part. Of the
+    lines of all other texts the part takes at most half, or `fraction` if that is more. The limit
+    is `fraction`, as if each text had one line. It moves by the smallest distance that brings the
+    lines of the part to between `SHARE_TOLERANCE` and 1 / `SHARE_TOLERANCE` times the target, or as
+    near to that as whole texts allow. At least one text is in the part and at least one is not. The
+    split does not depend on the order of the lines, and few texts change sides when a line is
     added.
     """
-    wanted = fraction * lines.sum()
-    rare = lines <= max(wanted, lines.min())
-    wanted = min(wanted, max(fraction, 0.5) * lines[rare].sum())
-    found, chosen = cells[rare], np.cumsum(lines[rare])
-    usual, behind = cells_below(fraction), np.append(found[1:], np.inf)
-    # A limit lies behind a cell of these, and all up to the next one are the same.
-    moved = np.maximum(0, np.maximum(found + 1 - usual, usual - behind))
-    missed = np.maximum(0, np.maximum(NEAR * wanted - chosen, chosen - wanted / NEAR))
+    target = fraction * lines.sum()
+    rare = lines <= max(target, lines.min())
+    target = min(target, max(fraction, 0.5) * lines[rare].sum())
+    rare_cells, lines_up_to = cells[rare], np.cumsum(lines[rare])
+    # The limit is the end of one of the rare cells, or anything up to the next one: all such limits
+    # give the same split.
+    usual_end, next_cell = cells_below(fraction), np.append(rare_cells[1:], np.inf)
+    shift = np.maximum(0, np.maximum(rare_cells + 1 - usual_end, usual_end - next_cell))
+    low, high = SHARE_TOLERANCE * target, target / SHARE_TOLERANCE
+    error = np.maximum(0, np.maximum(low - lines_up_to, lines_up_to - high))
     if rare.all():
-        missed[-1] = np.inf
-    nearest = np.flatnonzero(missed == missed.min())
-    best = nearest[moved[nearest].argmin()]
-    end = min(max(usual, found[best] + 1), behind[best])
+        error[-1] = np.inf
+    nearest = np.flatnonzero(error == error.min())
+    best = nearest[shift[nearest].argmin()]
+    end = min(max(usual_end, rare_cells[best] + 1), next_cell[best])
     return Split(
-        fraction, float(fraction * (end / usual)), tuple(cells[~rare & (cells < end)].tolist())
+        fraction, float(fraction * (end / usual_end)), tuple(cells[~rare & (cells < end)].tolist())
     )
 
 
-def by_texts(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarray) -> Split:
-    """The split of runs before there was a choice: a share of the different texts, however many lines each has."""
+def split_by_texts(fraction: float, lowest: float, cells: np.ndarray, lines: np.ndarray) -> Split:
+    """The split that holds about `fraction` of the different texts, however many lines each has.
+
+    It holds at least the text with the hash `lowest`. Runs that are older than `data.split` have
+    it.
+    """
     return Split(fraction, max(fraction, lowest))
 
 
 SPLITS: dict[str, Callable[[float, float, np.ndarray, np.ndarray], Split]] = {
-    "lines": by_lines,
-    "texts": by_texts,
+    "lines": split_by_lines,
+    "texts": split_by_texts,
 }
-"""By `data.split`: from a fraction, the lowest place, and the cells that hold texts with the number of their lines."""
+"""The splits by `data.split`.
+
+They are functions of the fraction, the lowest hash, the cells that hold texts, in ascending order,
+and the number of lines in each cell.
+"""
 
 
-def split_of(rule: str, fraction: float, places: np.ndarray) -> Split:
-    """How a corpus is split whose lines have these places (N,)."""
+def split_of(rule: str, fraction: float, hashes: np.ndarray) -> Split:
+    """The split of a corpus by the hashes of its lines, (N,) float64; `rule` is `data.split`."""
     return SPLITS[rule](
-        fraction, places.min(), *np.unique(cells_of(places, fraction), return_counts=True)
+        fraction, hashes.min(), *np.unique(cells_of(hashes, fraction), return_counts=True)
     )
 
 
-COARSE = {
-    "lines": "equal lines stay together, and there are too few different ones to come nearer",
-    "texts": "data.split=texts counts different texts, whatever their number of lines; a new run splits by lines",
+OFF_TARGET_REASONS = {
+    "lines": "equal lines stay together, and there are too few different lines to come nearer",
+    "texts": (
+        "data.split=texts counts different texts, whatever their number of lines; a new run splits "
+        "by lines"
+    ),
 }
-"""Why a share of the lines may be far from the fraction asked for, by `data.split`."""
+"""Why the share of the lines can be far from the requested fraction, by `data.split`."""
 
 
-def is_far(share: float, asked: float) -> bool:
-    """Whether a share is more than twice or less than half of what was asked for."""
-    return not asked / 2 <= share <= 2 * asked
+def is_far(share: float, target: float) -> bool:
+    """Whether a share is more than twice or less than half of its target."""
+    return not target / 2 <= share <= 2 * target
 
 
 def note_share(config: Config, held: int, lines: int, notes: list[str]) -> None:
-    """Say where the share of held-out lines is far from the one asked for."""
-    data, asked = config.data, config.data.validation_fraction
-    if is_far(held / lines, asked):
+    """Add a note if the share of held-out lines is far from `data.validation_fraction`."""
+    data, target = config.data, config.data.validation_fraction
+    if is_far(held / lines, target):
         notes.append(
             f"{data.source}: {held:,} of {lines:,} lines are held out, {held / lines:.2%} where "
-            f"data.validation_fraction asks for {asked:.2%}: {COARSE[data.split]}; --validation FILE gives others to hold out"
+            f"data.validation_fraction asks for {target:.2%}: {OFF_TARGET_REASONS[data.split]}; "
+            "--validation FILE holds out other texts"
         )
 
 
-def note_alike(config: Config, rows: np.ndarray, given: str | None, notes: list[str]) -> None:
-    """Say where the held-out rows (N, T), of a file that was `given` or of the corpus, are too few or too alike for what is
-    measured of the code on them."""
+def note_low_variety(config: Config, rows: np.ndarray, given: str | None, notes: list[str]) -> None:
+    """Add a note if the held-out texts are too few or too alike to measure the latent code on them.
+
+    `rows` are their ids, (N, T); `given` is the file they come from, None for the corpus. The
+    measure is the entropy of the distribution of different rows, compared with log(`FEW_TEXTS`).
+    """
     if not config.model.has_code or not len(rows):
         return
     counts = np.array(list(Counter(row.tobytes() for row in rows).values()))
     shares = counts / counts.sum()
     entropy = float(-(shares * np.log(shares)).sum())
-    if entropy >= math.log(FEW):
+    if entropy >= math.log(FEW_TEXTS):
         return
     if len(counts) == 1:
-        what = "active_units and mutual_information cannot be measured on them and are left out"
+        problem = "active_units and mutual_information cannot be measured on them and are left out"
     else:
-        what = f"too few or too alike for active_units and mutual_information (at most {entropy:.2f} nats on them)"
-    more = (
+        problem = (
+            "too few or too alike for active_units and mutual_information "
+            f"(at most {entropy:.2f} nats on them)"
+        )
+    way_out = (
         "give more different ones"
         if given
         else "hold out more with data.validation_fraction or --validation FILE"
     )
     notes.append(
-        f"{given or config.data.source}: {len(rows):,} held-out texts, {len(counts):,} of them different: {what}; {more}"
+        f"{given or config.data.source}: {len(rows):,} held-out texts, {len(counts):,} of them "
+        f"different: {problem}; {way_out}"
     )
 
 
-def end_of_learning(config: Config, characters: int) -> int:
-    """Where the held-out end of a stream of so many characters begins."""
+def training_end(config: Config, characters: int) -> int:
+    """The position in a stream of `characters` at which the held-out part begins."""
     return round(characters * (1 - config.data.validation_fraction))
 
 
-def next_gap(text: str, start: int) -> int:
-    """The first white space of a text from `start` on, or its end: where words may be parted."""
+def next_whitespace(text: str, start: int) -> int:
+    """The position of the first white space from `start` on, or of the end of the text."""
     space = re.compile(r"\s").search(text, start)
     return space.start() if space else len(text)
 
 
-def with_length_for(config: Config, longest: int, over: int, texts: int, tokens: str) -> Config:
-    """The configuration with T for texts of which the longest has that many tokens and `over` have too many to follow: the
-    longest and its end mark, rounded up to what the strides divide."""
+def with_automatic_length(
+    config: Config, longest: int, over: int, texts: int, tokens: str
+) -> Config:
+    """The configuration with the model length T that a corpus needs.
+
+    T is the length of the longest text plus its end mark, at most `LONGEST_AUTOMATIC`, rounded up
+    to a multiple of the strides. In mode `fixed` it is the length of every text. `longest` is the
+    number of tokens of the longest of `texts` texts, `over` the number of texts with more than
+    `LONGEST_AUTOMATIC` - 1 tokens, and `tokens` the name of the unit. Raises `DataError` if `over`
+    is not 0 and `data.too_long` is `refuse`.
+    """
     if config.data.mode == "fixed":
         return config.with_settings({"model.length": longest})
     if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
         raise DataError(
             f"{config.data.source}: the longest of {texts:,} lines has {longest:,} {tokens}, "
-            f"{over:,} have over {LONGEST_AUTOMATIC - 1}; choose "
-            f"--set data.too_long=cut or drop, a longer model with --set model.length=N, or --set data.mode=windows"
+            f"{over:,} have over {LONGEST_AUTOMATIC - 1}; choose --set data.too_long=cut or drop, "
+            "a longer model with --set model.length=N, or --set data.mode=windows"
         )
     return config.with_settings(
         {"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))}
     )
 
 
-def check_fixed(config: Config, source: str, tokens: str) -> None:
-    """Refuse texts of one length that the model does not write: an expander multiplies the positions, and a ladder of maps
-    gives back what its encoder divides."""
+def check_fixed_length(config: Config, source: str, tokens: str) -> None:
+    """Raise `ConfigError` if the model cannot produce the length of a `fixed` corpus.
+
+    An expander multiplies the positions, and a ladder of feature maps multiplies by what its
+    encoder divides by, so that the length must be a multiple of the strides.
+    """
     model, length = config.model, config.model.length
     ladder = model.has_map and len(model.latent_size) > 1
     step = math.lcm(model.expander_stride, model.encoder_stride if ladder else 1)
     if length % step:
         other = ", or use --set model.expander=repeat" if not model.has_map else ""
         raise ConfigError(
-            f"{source}: has texts of {length} {tokens}, but this model multiplies positions and writes a multiple of "
-            f"{step}; pad them with --set data.mode=lines{other}"
+            f"{source}: has texts of {length} {tokens}, but this model multiplies positions and "
+            f"writes a multiple of {step}; pad them with --set data.mode=lines{other}"
         )
 
 
 def multiple_of_strides(config: Config, length: int) -> int:
-    """The smallest length from `length` on that every stride of the model divides."""
+    """The smallest length that is at least `length` and a multiple of every stride of the model."""
     stride = math.lcm(config.model.encoder_stride, config.model.expander_stride)
     return -(-length // stride) * stride
 
@@ -216,13 +257,21 @@ def multiple_of_strides(config: Config, length: int) -> int:
 def note_too_long(
     config: Config, source: str, long: int, texts: int, longest: int, tokens: str, notes: list[str]
 ) -> None:
-    """What happens to lines longer than the model, by `data.too_long`: an error with the count, or a note."""
-    found = f"{source}: {long:,} of {texts:,} lines are longer than the model's {config.model.length - 1} {tokens}"
+    """Report the lines that are longer than the model: an error or a note, by `data.too_long`.
+
+    `long` of `texts` lines are too long, and the longest has `longest` tokens; `tokens` is the name
+    of the unit. Raises `DataError` if `data.too_long` is `refuse`, or if it is `drop` and no line
+    is left.
+    """
+    found = (
+        f"{source}: {long:,} of {texts:,} lines are longer than the model's "
+        f"{config.model.length - 1} {tokens}"
+    )
     if config.data.too_long == "refuse":
         enough = multiple_of_strides(config, longest + 1)
         raise DataError(
-            f"{found}; cut them with --set data.too_long=cut, leave them out with --set data.too_long=drop, "
-            f"or train a longer model with --set model.length={enough}"
+            f"{found}; cut them with --set data.too_long=cut, leave them out with "
+            f"--set data.too_long=drop, or train a longer model with --set model.length={enough}"
         )
     if config.data.too_long == "drop" and long == texts:
         raise DataError(

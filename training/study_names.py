@@ -1,4 +1,4 @@
-"""The names of the studies of `kvae reproduce`, in their order: the command line knows them without Keras."""
+"""The names of the studies of `kvae reproduce`, in order; this module imports without Keras."""
 
 STUDY_NAMES = (
     "toy",

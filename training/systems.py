@@ -1,4 +1,4 @@
-"""Every preset's system on one corpus and one budget: `kvae reproduce systems`, which writes docs/systems.md."""
+"""Train every preset on one corpus with one budget: `kvae reproduce systems`, docs/systems.md."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from kvae.serving.errors import ConfigError
 from kvae.writing import write_text
 
 from .named_corpora import CORPORA
-from .reproduction import kept, measured
+from .reproduction import finished_result, train_and_measure
 
 CORPUS = "sines"
 PAGE = "systems.md"
 
 
 def on_corpus(config: Config) -> Config:
-    """A configuration on the common corpus, its labels included where the model wants some."""
-    labels = "corpus" if config.data.labels else None
-    share = config.data.labelled_fraction
-    return replace(
-        config, data=DataConfig(source=CORPUS, labels=labels, labelled_fraction=share)
-    ).with_settings({"model.length": 0, "model.attributes": []})
+    """The configuration on the common corpus, with the corpus' labels if the model reads labels."""
+    data = DataConfig(
+        source=CORPUS,
+        labels="corpus" if config.data.labels else None,
+        labelled_fraction=config.data.labelled_fraction,
+    )
+    return replace(config, data=data).with_settings({"model.length": 0, "model.attributes": []})
 
 
-def distinct(names: Sequence[str]) -> Iterator[tuple[str, Config, list[str]]]:
-    """The configurations that are left when equal ones are run once: its first name, and all its names."""
+def distinct_configs(names: Sequence[str]) -> Iterator[tuple[Config, list[str]]]:
+    """Each different configuration of these presets, with the names of the presets that have it."""
     groups: dict[Config, list[str]] = {}
     for name in names:
         groups.setdefault(on_corpus(preset(name + SMALL)), []).append(name)
-    for config, same in groups.items():
-        yield same[0], config, same
+    yield from groups.items()
 
 
 def reproduce(
@@ -44,31 +44,33 @@ def reproduce(
     rows: Sequence[str] = (),
     page: str | Path | None = None,
 ) -> Path:
-    """Train each system in small, evaluate it, and write the table to `page` (default: in `out`); returns its path.
+    """Train and evaluate each preset's small size, write the table and return the path of its page.
 
-    Every row is a run folder in `out` with a result beside it: a row that is there with the same configuration is not
-    trained again, so that an interrupted command goes on where it was. `rows` names some of the presets.
+    `rows` restricts this to some presets; `ConfigError` if one is unknown. `page` is systems.md in
+    `out` by default. Each system has a run folder in `out` that also holds its result. A finished
+    run with the same configuration is reused, so an interrupted command continues when it is run
+    again.
     """
     for name in rows:
         if name not in PUBLISHED:
             raise ConfigError(f"no row is called {name!r}{nearest(name, PUBLISHED)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    todo = list(distinct(list(rows) or list(PUBLISHED)))
+    todo = list(distinct_configs(list(rows) or list(PUBLISHED)))
     results: dict[str, dict[str, Any]] = {}
-    taken: list[float] = []
-    for place, (name, config, same) in enumerate(todo, start=1):
-        result = kept(out / name, config)
+    seconds: list[float] = []
+    for number, (config, names) in enumerate(todo, start=1):
+        name = names[0]
+        result = finished_result(out / name, config)
         if result is None:
-            left = (
-                f", about {sum(taken) / len(taken) * (len(todo) - place + 1) / 60:.0f} minutes left"
-                if taken
-                else ""
-            )
-            say(f"[{place} of {len(todo)}] {name}{SMALL}{left}")
-            result = measured(out / name, config, None, say)
-            taken.append(result["seconds"])
-        results |= dict.fromkeys(same, result)
+            left = ""
+            if seconds:
+                minutes = sum(seconds) / len(seconds) * (len(todo) - number + 1) / 60
+                left = f", about {minutes:.0f} minutes left"
+            say(f"[{number} of {len(todo)}] {name}{SMALL}{left}")
+            result = train_and_measure(out / name, config, None, say)
+            seconds.append(result["seconds"])
+        results |= dict.fromkeys(names, result)
     path = Path(page) if page else out / PAGE
     write_text(path, document(results))
     return path
@@ -76,17 +78,20 @@ def reproduce(
 
 HEAD = """# Systems
 
-Every preset, and what its `-small` size reaches on `{corpus}` after the same {steps:,} steps of {batch} texts. Made by
+Every preset, and the result of its `-small` size on `{corpus}` after {steps:,} steps of {batch}
+texts. This command makes the page:
 
 ```
 kvae reproduce systems --out runs/systems --page docs/systems.md
 ```
 
-Bound, KL and information are nats per sequence on {texts:,} held-out texts; the bound is reconstruction + KL, the KL in full,
-one drawn code a text. **No honest bound is below the entropy of the corpus, {entropy} nats**; guessing digits costs 36.84.
-*Published* is what the source's table says of this corpus in the same unit: reconstruction times T, and KL. A `*` marks a
-bound on -log p(text | label). Two kinds of rows are not made for a low bound: beta 0 (historyless autoencoders) and a KL held
-at 15 nats, more than this corpus has to tell.
+Bound, KL and information are in nats per sequence, on {texts:,} held-out texts. The bound is
+reconstruction + KL, with the KL at full weight and one sampled code for each text. **A correct
+bound is never below the entropy of the corpus, {entropy} nats**; guessing digits costs 36.84.
+*Published* is the number in the source's table for this corpus, converted to the same unit:
+reconstruction times T, plus KL. A `*` marks a bound on -log p(text | label). Two kinds of rows do
+not aim for a low bound: the historyless autoencoders (beta 0), and those whose KL is held at 15
+nats, more than the entropy of this corpus.
 
 """
 
@@ -105,13 +110,13 @@ COLUMNS = {
 }
 
 TAIL = """
-*Parameters* are those of the published size at the published length and alphabet (`kvae presets`), *small* those of the model
-trained here. Presets that are equal in small share a run.
+*Parameters* counts the published size at the published length and alphabet (`kvae presets`).
+*Small* counts the model that is trained here. Presets whose small sizes are equal share a run.
 """
 
 
 def document(results: dict[str, dict[str, Any]]) -> str:
-    """The page: a table with a row for each preset, in their order."""
+    """The text of the page: a table with a row for each preset that has a result."""
     first = next(iter(results.values()))
     training = first["asked"]["training"]
     head = HEAD.format(
@@ -130,7 +135,7 @@ def document(results: dict[str, dict[str, Any]]) -> str:
 
 
 def table_row(name: str, result: dict[str, Any]) -> str:
-    """One preset's line."""
+    """The line of one preset."""
     item = PUBLISHED[name]
     levels = [result[key] for key in sorted(result) if key.startswith("kl_level_")]
     cells = [

@@ -1,4 +1,7 @@
-"""Texts against texts: overlap, distance, variety and novelty. Pure functions; a text is a sequence of words or characters."""
+"""Metrics of texts: overlap, edit distance, diversity and novelty.
+
+Pure functions. A text is a string or a sequence of units, which are words or characters.
+"""
 
 from __future__ import annotations
 
@@ -9,180 +12,201 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 Units = Sequence[str]
-"""A text cut into words or characters."""
+"""A text as a sequence of words or characters."""
 
-CUT: dict[str, Callable[[str], Units]] = {"words": str.split, "characters": list}
-"""How a text becomes units."""
+UNIT_SPLITTERS: dict[str, Callable[[str], Units]] = {"words": str.split, "characters": list}
+"""The functions that split a text into units, by the name of the unit."""
 
 
 def unit_of(texts: Sequence[str]) -> str:
-    """What to count overlap in: `words` where at least half of the texts have two or more, else `characters`."""
+    """The unit to compare texts in: `words` if half of them have two or more, else `characters`."""
     return (
         "words" if 2 * sum(len(text.split()) > 1 for text in texts) >= len(texts) else "characters"
     )
 
 
-def grams(text: Units, size: int) -> Iterator[tuple[str, ...]]:
-    """All runs of `size` units."""
+def ngrams(text: Units, size: int) -> Iterator[tuple[str, ...]]:
+    """All n-grams of a text with n = `size`, in order."""
     return zip(*(text[start:] for start in range(size)), strict=False)
 
 
-def counts(texts: Sequence[Units], size: int) -> list[Counter[tuple[str, ...]]]:
-    """How often each run of `size` units occurs in each text."""
-    return [Counter(grams(text, size)) for text in texts]
+def ngram_counts(texts: Sequence[Units], size: int) -> list[Counter[tuple[str, ...]]]:
+    """For each text, the counts of its n-grams with n = `size`."""
+    return [Counter(ngrams(text, size)) for text in texts]
 
 
 def bleu(references: Sequence[Units], hypotheses: Sequence[Units], order: int) -> float:
-    """Corpus BLEU of one reference a text, in [0, 1], without smoothing (Papineni et al. 2002).
+    """Corpus BLEU up to n-grams of `order`, in [0, 1], without smoothing (Papineni et al. 2002).
 
-    Matches and lengths are summed over all texts before they are divided. Orders that no reference is long enough for are
-    left out of the mean, so that texts of one unit have a BLEU too.
+    Every text has one reference. Matches and lengths are summed over all texts before the division.
+    A size of n-grams that no reference is long enough for is left out of the mean, so that texts of
+    one unit have a BLEU too.
     """
     precisions = []
     for size in range(1, order + 1):
-        wanted, written = counts(references, size), counts(hypotheses, size)
-        if any(wanted):
+        expected, produced = ngram_counts(references, size), ngram_counts(hypotheses, size)
+        if any(expected):
             matches = sum(
-                (ours & theirs).total() for ours, theirs in zip(written, wanted, strict=True)
+                (ours & theirs).total() for ours, theirs in zip(produced, expected, strict=True)
             )
-            precisions.append(share(matches, sum(ours.total() for ours in written)))
-    return brevity(total(hypotheses), total(references)) * geometric_mean(precisions)
+            precisions.append(ratio(matches, sum(ours.total() for ours in produced)))
+    return brevity_penalty(unit_count(hypotheses), unit_count(references)) * geometric_mean(
+        precisions
+    )
 
 
 def self_bleu(texts: Sequence[Units], order: int) -> float:
-    """Corpus BLEU of each text with all others as its references, in [0, 1]: lower is more diverse (Zhu et al. 2018).
+    """Self-BLEU: corpus BLEU of each text against all others, in [0, 1] (Zhu et al. 2018).
 
-    As in `bleu` everything is summed before it is divided, where they average over texts. Grows with the number of texts.
+    Lower is more diverse. Matches and lengths are summed over the texts before the division, as in
+    `bleu`; Zhu et al. average over texts. Self-BLEU grows with the number of texts. It is 0 for
+    fewer than two texts.
     """
     if len(texts) < 2:
         return 0.0
     precisions = []
     for size in range(1, order + 1):
-        each = counts(texts, size)
-        # What the other texts hold of a run at most: the largest count of all texts, or the next one for its owner.
+        counts = ngram_counts(texts, size)
+        # The two largest counts of each n-gram over all texts. The largest count among the *other*
+        # texts is the first of them, or the second for the text that has the first.
         largest: dict[tuple[str, ...], tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for text in each:
-            for gram, count in text.items():
-                first, second = largest[gram]
-                largest[gram] = (max(first, count), max(second, min(first, count)))
+        for of_text in counts:
+            for ngram, count in of_text.items():
+                first, second = largest[ngram]
+                largest[ngram] = (max(first, count), max(second, min(first, count)))
         matches = sum(
-            min(count, largest[gram][count == largest[gram][0]])
-            for text in each
-            for gram, count in text.items()
+            min(count, largest[ngram][count == largest[ngram][0]])
+            for of_text in counts
+            for ngram, count in of_text.items()
         )
-        if any(each):
-            precisions.append(share(matches, sum(text.total() for text in each)))
+        if any(counts):
+            precisions.append(ratio(matches, sum(of_text.total() for of_text in counts)))
     lengths = Counter(map(len, texts))
-    closest = sum(count * closest_other(length, lengths) for length, count in lengths.items())
-    return brevity(total(texts), closest) * geometric_mean(precisions)
+    closest = sum(count * closest_length(length, lengths) for length, count in lengths.items())
+    return brevity_penalty(unit_count(texts), closest) * geometric_mean(precisions)
 
 
-def closest_other(length: int, lengths: Counter[int]) -> int:
-    """The length nearest to that of a text among all others, the shorter of two."""
+def closest_length(length: int, lengths: Counter[int]) -> int:
+    """The length nearest to `length` among the other texts', the shorter one of a tie.
+
+    `lengths` counts the lengths of all texts, this one included.
+    """
     others = lengths - Counter([length])
     return min(others, key=lambda other: (abs(other - length), other))
 
 
-def brevity(written: int, wanted: int) -> float:
-    """BLEU's factor for texts shorter than their references."""
-    if written >= wanted:
+def brevity_penalty(produced: int, expected: int) -> float:
+    """The brevity penalty of BLEU: a factor below 1 if texts are shorter than their references."""
+    if produced >= expected:
         return 1.0
-    return math.exp(1.0 - wanted / written) if written else 0.0
+    return math.exp(1.0 - expected / produced) if produced else 0.0
 
 
-def geometric_mean(shares: Sequence[float]) -> float:
-    """0 when there are none or one of them is 0."""
+def geometric_mean(values: Sequence[float]) -> float:
+    """The geometric mean; 0 if there are no values or one of them is 0."""
     return (
-        math.exp(sum(map(math.log, shares)) / len(shares)) if shares and min(shares) > 0.0 else 0.0
+        math.exp(sum(map(math.log, values)) / len(values)) if values and min(values) > 0.0 else 0.0
     )
 
 
-def share(part: int, whole: int) -> float:
-    """part / whole, 0 of nothing."""
+def ratio(part: int, whole: int) -> float:
+    """part / whole, or 0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 
-def total(texts: Sequence[Units]) -> int:
-    """Units of all texts."""
+def unit_count(texts: Sequence[Units]) -> int:
+    """The number of units in all texts together."""
     return sum(map(len, texts))
 
 
 def rouge_n(references: Sequence[Units], hypotheses: Sequence[Units], size: int) -> float:
-    """F1 of the runs of `size` units that two texts share, mean over texts, in [0, 1] (Lin 2004, 2). Equal texts count 1,
-    also when they are too short to have such a run."""
+    """ROUGE-N: F1 of the n-grams with n = `size`, mean over texts, in [0, 1] (Lin 2004, 2).
+
+    Equal texts count 1 even if they are too short for an n-gram.
+    """
     return mean_of_pairs(
         references,
         hypotheses,
-        lambda one, other: share(
-            2 * (Counter(grams(one, size)) & Counter(grams(other, size))).total(),
+        lambda one, other: ratio(
+            2 * (Counter(ngrams(one, size)) & Counter(ngrams(other, size))).total(),
             max(0, len(one) - size + 1) + max(0, len(other) - size + 1),
         ),
     )
 
 
 def rouge_l(references: Sequence[Units], hypotheses: Sequence[Units]) -> float:
-    """F1 of the longest common subsequence of two texts, mean over texts, in [0, 1] (Lin 2004, 3)."""
+    """ROUGE-L: F1 of the longest common subsequence, mean over texts, in [0, 1] (Lin 2004, 3)."""
     return mean_of_pairs(
         references,
         hypotheses,
-        lambda one, other: share(2 * common_subsequence(one, other), len(one) + len(other)),
+        lambda one, other: ratio(2 * common_subsequence_length(one, other), len(one) + len(other)),
     )
 
 
 def mean_of_pairs(
     references: Sequence[Units], hypotheses: Sequence[Units], score: Callable[[Units, Units], float]
 ) -> float:
-    """The mean score of a reference and its hypothesis, 1 where they are equal."""
+    """The mean over texts of `score`(reference, hypothesis); equal pairs score 1."""
     pairs = zip(references, hypotheses, strict=True)
     return sum(1.0 if one == other else score(one, other) for one, other in pairs) / len(references)
 
 
-def common_subsequence(one: Units, other: Units) -> int:
-    """Units of the longest common subsequence: what deletions and insertions alone leave in place."""
+def common_subsequence_length(one: Units, other: Units) -> int:
+    """The length of the longest common subsequence, from the fewest deletions and insertions."""
     return (len(one) + len(other) - edits(one, other, substitution=2)) // 2
 
 
 def edits(one: Units, other: Units, substitution: int = 1) -> int:
-    """Fewest insertions, deletions and substitutions that make one text the other (Levenshtein 1966)."""
+    """The Levenshtein distance: fewest insertions, deletions and substitutions (Levenshtein 1966).
+
+    `substitution` is the cost of a substitution; insertions and deletions cost 1.
+    """
     target = np.array(list(other), object)
-    places = np.arange(len(target) + 1)
-    row = places
-    for number, unit in enumerate(one, start=1):
+    columns = np.arange(len(target) + 1)
+    row = columns
+    for deletions, unit in enumerate(one, start=1):
         best = np.minimum(row[1:] + 1, row[:-1] + substitution * (target != unit))
-        # Insertions: best of all places to the left, plus the way from there.
-        row = np.minimum.accumulate(np.concatenate([[number], best]) - places) + places
+        # Insertions: the minimum over all columns to the left, plus the distance from there.
+        row = np.minimum.accumulate(np.concatenate([[deletions], best]) - columns) + columns
     return int(row[-1])
 
 
 def edit_distance(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Edits over all texts / characters of all references: the character error rate, 0 when all are equal."""
-    return share(
+    """The character error rate: edits over all texts / characters of all references."""
+    return ratio(
         sum(
             edits(list(one), list(other)) for one, other in zip(references, hypotheses, strict=True)
         ),
-        total(references),
+        unit_count(references),
     )
 
 
 def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Share of texts that are equal."""
+    """The share of texts that equal their reference."""
     return sum(one == other for one, other in zip(references, hypotheses, strict=True)) / len(
         references
     )
 
 
 def distinct(texts: Sequence[Units], size: int) -> float:
-    """Different runs of `size` units / all runs, over all texts (Li et al. 2016). Falls with the number of texts."""
-    found = Counter(gram for text in texts for gram in grams(text, size))
-    return share(len(found), found.total())
+    """Distinct-n: different n-grams / all n-grams over all texts, n = `size` (Li et al. 2016).
+
+    It falls with the number of texts.
+    """
+    counts = Counter(ngram for text in texts for ngram in ngrams(text, size))
+    return ratio(len(counts), counts.total())
 
 
 def distinct_texts(texts: Sequence[str]) -> float:
-    """Different texts / texts."""
-    return share(len(set(texts)), len(texts))
+    """The number of different texts / the number of texts."""
+    return ratio(len(set(texts)), len(texts))
 
 
 def novelty(texts: Sequence[str], known: Sequence[str], stream: bool = False) -> float:
-    """Share of texts that are none of the `known` ones; of a stream, that stand nowhere in it (its pieces joined)."""
-    where: str | set[str] = "".join(known) if stream else set(known)
-    return sum(text not in where for text in texts) / len(texts)
+    """The share of texts that are not among the `known` texts.
+
+    If `stream`, the known texts are the pieces of one stream, and a text is novel if the joined
+    stream does not contain it.
+    """
+    searched: str | set[str] = "".join(known) if stream else set(known)
+    return sum(text not in searched for text in texts) / len(texts)

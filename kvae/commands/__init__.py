@@ -1,5 +1,6 @@
-"""The commands of `kvae`, one file a command or a group of close ones, each with its arguments beside what it does.
+"""The commands of `kvae`, a file for each command or group of related commands.
 
-A command's file has a function `add`, which adds its parser, and a function that runs it. `kvae.cli` puts the files together.
-What is heavy (Keras, TensorFlow, ONNX, the server) is imported when a command runs.
+A command's file has a function `add`, which adds its parser with its arguments, and a function that
+runs it. `kvae.cli` lists the files. Keras, TensorFlow, ONNX and the server are imported when a
+command that needs them runs.
 """

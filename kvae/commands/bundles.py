@@ -1,4 +1,4 @@
-"""What the commands that load a bundle share: their arguments, their deadline, the sampler and the texts it is given."""
+"""Helpers of the commands that load a bundle: arguments, deadline, sampler and input texts."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 def add_bundle_command(
     commands: Commands, name: str, run: Run, description: str
 ) -> argparse.ArgumentParser:
-    """The parser of a new command that loads a bundle, with `--threads` and `--deadline`."""
+    """Add a command that loads a bundle; its parser has BUNDLE, `--threads` and `--deadline`."""
     parser = add_command(commands, name, within_deadline(run), description)
     bundle_arguments(parser)
     parser.add_argument(
         "--deadline",
         type=float,
         metavar="SECONDS",
-        help="give up after this time, with exit code 5",
+        help="stop after this time, with exit code 5",
     )
     return parser
 
 
 def within_deadline(run: Run) -> Run:
-    """A command that has `--deadline` seconds."""
+    """The command `run` with the time limit of `--deadline`."""
 
     def limited(options: argparse.Namespace) -> None:
         from kvae.serving.limits import within
@@ -40,14 +40,14 @@ def within_deadline(run: Run) -> Run:
 
 
 def load_sampler(options: argparse.Namespace) -> Sampler:
-    """The sampler of the bundle that a command was given."""
+    """The sampler of the bundle in a command's options."""
     from kvae.serving.sampler import Sampler
 
     return Sampler.load(options.bundle, options.threads)
 
 
 def input_texts(options: argparse.Namespace) -> list[str]:
-    """The texts of the FILE argument, blank lines left out."""
+    """The texts in FILE without blank lines; notes about them go to standard error."""
     from kvae.training.corpora import read_texts
 
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""`kvae encode` and `kvae reconstruct`: texts to their codes, and back."""
+"""`kvae encode` and `kvae reconstruct`: the latent codes of texts, and texts decoded from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def add(commands: Commands) -> None:
     unknown_argument(parser)
 
     parser = add_bundle_command(
-        commands, "reconstruct", reconstruct, "texts through their codes and back, tab-separated"
+        commands,
+        "reconstruct",
+        reconstruct,
+        "encode and decode texts: each text and its reconstruction, tab-separated",
     )
     file_argument(parser)
     unknown_argument(parser)
@@ -29,18 +32,18 @@ def encode(options: argparse.Namespace) -> None:
     report = {
         "codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]
     }
-    show(options, report, "\n".join(" ".join(f"{number:.6g}" for number in code) for code in codes))
+    lines = (" ".join(f"{value:.6g}" for value in code) for code in codes)
+    show(options, report, "\n".join(lines))
 
 
 def reconstruct(options: argparse.Namespace) -> None:
     sampler, texts = load_sampler(options), input_texts(options)
-    again = sampler.reconstruct(texts, options.unknown)
-    pairs = list(zip(texts, again, strict=True))
+    pairs = list(zip(texts, sampler.reconstruct(texts, options.unknown), strict=True))
     report = {
         "reconstructions": [
-            {"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs
+            {"text": text, "reconstruction": reconstruction, "equal": text == reconstruction}
+            for text, reconstruction in pairs
         ]
     }
-    show(
-        options, report, "\n".join(f"{one_line(text)}\t{one_line(other)}" for text, other in pairs)
-    )
+    lines = (f"{one_line(text)}\t{one_line(reconstruction)}" for text, reconstruction in pairs)
+    show(options, report, "\n".join(lines))

@@ -1,4 +1,4 @@
-"""`kvae data list` and `kvae data get`: the corpora known by name, and those that have to be brought."""
+"""`kvae data list` and `kvae data get`: list the named corpora, and fetch the files of some."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     json_argument(parser)
 
     parser = subcommands.add_parser(
-        "get", help="bring the files of a corpus that cannot be shipped into the data folder"
+        "get", help="download or copy a corpus that kvae may not ship into the data folder"
     )
     parser.set_defaults(run=get_files)
     parser.add_argument("collection", choices=("ptb", "tweets"))
@@ -25,13 +25,13 @@ def add(commands: Commands) -> None:
         "--from",
         dest="source",
         metavar="FOLDER",
-        help="copy from here (default: the public download)",
+        help="copy the files from this folder (default: the public download)",
     )
     json_argument(parser)
 
 
 def list_corpora(options: argparse.Namespace) -> None:
-    from kvae.training.downloads import COLLECTIONS, data_folder, missing
+    from kvae.training.downloads import COLLECTIONS, data_folder, missing_files
     from kvae.training.named_corpora import CORPORA
 
     report = [
@@ -41,7 +41,7 @@ def list_corpora(options: argparse.Namespace) -> None:
             "settings": dict(item.settings),
             "labels": item.label is not None,
             "entropy": item.entropy,
-            "missing": missing(item.collection) if item.collection else [],
+            "missing": missing_files(item.collection) if item.collection else [],
             "terms": COLLECTIONS[item.collection].terms if item.collection else None,
         }
         for name, item in CORPORA.items()
@@ -53,14 +53,13 @@ def list_corpora(options: argparse.Namespace) -> None:
     }
     for name, item in CORPORA.items():
         if item.collection:
-            lacking = missing(item.collection)
-            rows[name] += f"; {COLLECTIONS[item.collection].terms}; " + (
-                f"not there: `kvae data get {item.collection}`"
-                if lacking
-                else f"in {data_folder()}"
-            )
+            place = f"in {data_folder()}"
+            if missing_files(item.collection):
+                place = f"not there: `kvae data get {item.collection}`"
+            rows[name] += f"; {COLLECTIONS[item.collection].terms}; {place}"
     rows["FILE"] = (
-        "your own: UTF-8, plain, .gz, .bz2 or .xz, one text a line; a folder of such files; a pattern 'books/*.txt'"
+        "your own: UTF-8, plain, .gz, .bz2 or .xz, one text a line; a folder of such files; "
+        "a pattern 'books/*.txt'"
     )
     show(options, {"folder": str(data_folder()), "corpora": report}, table(rows))
 

@@ -1,4 +1,4 @@
-"""`kvae demo`: the whole way in small, from the names of the Unicode characters to a verified sampler."""
+"""`kvae demo`: train, export, verify and sample a small model of Unicode character names."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kvae.training.corpora import Prepared
 
 CORPUS = "unicode-names"
-ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")
-"""The two real names that the interpolation joins."""
+INTERPOLATION_ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")
+"""The two names of characters between which the report interpolates."""
 
 
 def add(commands: Commands) -> None:
@@ -39,30 +39,30 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train, evaluate, export, verify and sample into a new run folder, and print a report."""
     with heavy_imports("train", "export"):
-        import kvae.export.bundle  # noqa: F401  (what is missing is said before anything is trained)
+        import kvae.export.bundle  # noqa: F401  (a missing package is reported before training)
         from kvae.export.convert import check_backend
         from kvae.training.experiment import running
     check_backend()
     with running(demo_config(), options.out, say, options.overwrite) as (trained, prepared):
-        report(trained, prepared)  # the folder stays claimed until its bundle is there
+        report(trained, prepared)  # the run folder stays locked until the bundle is written
 
 
 def demo_config() -> Config:
-    """Preset `hybrid-lstm` on the corpus that is always there."""
+    """Preset `hybrid-lstm` on the corpus that needs no file."""
     from kvae.presets import preset
 
     return preset("hybrid-lstm").with_settings({"data.source": CORPUS})
 
 
 def report(trained: Run, prepared: Prepared) -> None:
-    """Export, verify and sample a trained run, and print what came out."""
+    """Export, verify and sample a trained run, and print the results."""
     from kvae.export.bundle import write_bundle
     from kvae.serving.sampler import Sampler
     from kvae.serving.verification import verify
     from kvae.training.evaluation import evenly_spaced
 
     say("counting character n-grams for comparison")
-    rivals = rival_bounds(prepared)
+    baselines = ngram_bounds(prepared)
     say("exporting, then comparing with Keras")
     bundle = trained.path / "bundle"
     write_bundle(
@@ -73,18 +73,18 @@ def report(trained: Run, prepared: Prepared) -> None:
         trained.evaluation,
         prepared.validation,
     )
-    checked = verify(bundle)
+    verification = verify(bundle)
     originals = trained.alphabet.decode(evenly_spaced(prepared.validation, 5))
 
-    print_bounds(trained.evaluation, rivals)
+    print_bounds(trained.evaluation, baselines)
     section("Verified bundle")
-    print(parity_line(checked["parity_at_export"]))
+    print(parity_line(verification["parity_at_export"]))
     print_texts(Sampler.load(bundle), originals)
-    print_next(trained.path, bundle)
+    print_next_steps(trained.path, bundle)
 
 
-def rival_bounds(prepared: Prepared) -> dict[int, float]:
-    """Nats a name of character n-gram models, by the characters that they read."""
+def ngram_bounds(prepared: Prepared) -> dict[int, float]:
+    """Nats a name of two character n-gram models, by their order, the characters that they read."""
     from kvae.training.generation import ORDER
     from kvae.training.ngram import NGram
 
@@ -94,36 +94,39 @@ def rival_bounds(prepared: Prepared) -> dict[int, float]:
     }
 
 
-def print_bounds(evaluation: Mapping[str, Any], rivals: Mapping[int, float]) -> None:
-    """The evaluation, and our bound beside its rivals'."""
+def print_bounds(evaluation: Mapping[str, Any], baselines: Mapping[int, float]) -> None:
+    """Print the evaluation, and compare our bound with the n-gram models."""
     section(f"Held-out {CORPUS}")
     print(evaluation_table(evaluation))
     bits = evaluation["bits_per_character"]
     print(
-        f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: lower is better"
+        f"\nour bound  {evaluation['elbo']:6.2f} nats a name, {bits:.3f} bits a character: "
+        "lower is better"
     )
-    for order, nats in rivals.items():
+    for order, nats in baselines.items():
         print(
-            f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} characters, Witten-Bell smoothing"
+            f"order {order}    {nats:6.2f} nats a name: a character model that reads {order} "
+            "characters, Witten-Bell smoothing"
         )
 
 
 def print_texts(sampler: Sampler, originals: list[str]) -> None:
-    """Samples, reconstructions and a walk."""
+    """Print samples, reconstructions and an interpolation."""
     section("Ten samples, greedy: all variety comes from the latent code")
     print("\n".join(sampler.sample(10, seed=0, greedy=True)))
     section("Five held-out names and their reconstructions")
-    again = sampler.reconstruct(originals)
-    print("\n".join(f"{text}\n  -> {other}" for text, other in zip(originals, again, strict=True)))
-    section(f"From {ENDS[0]} to {ENDS[1]}")
-    print("\n".join(sampler.interpolate(*ENDS)))
+    pairs = zip(originals, sampler.reconstruct(originals), strict=True)
+    print("\n".join(f"{text}\n  -> {reconstruction}" for text, reconstruction in pairs))
+    section(f"From {INTERPOLATION_ENDS[0]} to {INTERPOLATION_ENDS[1]}")
+    print("\n".join(sampler.interpolate(*INTERPOLATION_ENDS)))
 
 
-def print_next(run_folder: Path, bundle: Path) -> None:
-    """What to try with what is there now."""
+def print_next_steps(run_folder: Path, bundle: Path) -> None:
+    """Print commands to try with the new run and bundle."""
     section("Next")
     print(
-        f"TensorBoard logs are in {run_folder}/logs, the learning curves in {run_folder}/report/curves.png. Try:\n"
+        f"TensorBoard logs are in {run_folder}/logs, the learning curves in "
+        f"{run_folder}/report/curves.png. Try:\n"
     )
     print(f"  {program('kvae')} sample {bundle} -n 10 --temperature 0.8")
     print(f"  {program('kvae')} serve {bundle}")
@@ -132,5 +135,5 @@ def print_next(run_folder: Path, bundle: Path) -> None:
 
 
 def section(title: str) -> None:
-    """A heading of the report."""
+    """Print a heading of the report."""
     print(f"\n{title}\n{'-' * len(title)}")

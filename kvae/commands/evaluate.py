@@ -1,4 +1,4 @@
-"""`kvae evaluate`: a run measured on its held-out texts or on a file."""
+"""`kvae evaluate`: measure a run on its held-out texts or on a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .arguments import Commands, add_command
 from .heavy_imports import heavy_imports
 from .output import say, show
 from .reports import evaluation_table, text_tables
-from .run_folders import opened, training_texts
+from .run_folders import open_run, training_texts
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         type=int,
         default=0,
         metavar="K",
-        help="also bound -log p(x) with K codes a text",
+        help="also the importance-weighted bound on -log p(x), with K codes a text",
     )
     parser.add_argument(
         "--texts",
@@ -44,10 +44,10 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--too-long",
         choices=("refuse", "cut", "drop"),
-        help="lines longer than the model (default: as trained)",
+        help="what to do with lines longer than the model (default: as in training)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the codes drawn (default: %(default)s)"
+        "--seed", type=int, default=0, help="seed of the sampled codes (default: %(default)s)"
     )
 
 
@@ -57,13 +57,14 @@ def run(options: argparse.Namespace) -> None:
         from kvae.training.evaluation import evaluate
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count
-    trained = opened(options.run_folder)
+    trained = open_run(options.run_folder)
     config = trained.config
     if options.too_long is not None:
         config = config.with_settings({"data.too_long": options.too_long})
     if options.labels and (options.data is None or not config.model.attributes):
         raise ConfigError(
-            "--labels: belongs to the texts of --data, and to a model that was trained with labels"
+            "--labels: needs --data, whose texts it labels, and a model that was trained with "
+            "labels"
         )
     data = held_out(config, trained.alphabet, options.data, options.labels)
     for note in data.notes:
@@ -84,6 +85,13 @@ def run(options: argparse.Namespace) -> None:
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
     entropy = entropy_of(config) if options.data is None else None
     report |= {} if entropy is None else {"entropy": entropy}
-    learned = training_texts(trained)
-    report |= text_report(trained, data, learned, options.texts, options.samples, options.seed, say)
+    report |= text_report(
+        trained,
+        data,
+        training_texts(trained),
+        options.texts,
+        options.samples,
+        options.seed,
+        say,
+    )
     show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))

@@ -1,4 +1,4 @@
-"""`kvae export`: a run as a verified ONNX bundle, as a SavedModel, or both."""
+"""`kvae export`: write a run as a verified ONNX bundle, as a SavedModel, or both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .arguments import Commands, add_command
 from .heavy_imports import heavy_imports
 from .output import say, show
 from .reports import parity_line, quantization_line
-from .run_folders import held_out_tokens, opened
+from .run_folders import held_out_tokens, open_run
 
 
 def add(commands: Commands) -> None:
@@ -24,13 +24,13 @@ def add(commands: Commands) -> None:
         "bundle",
         metavar="BUNDLE",
         nargs="?",
-        help="folder to make (default: RUN/bundle; none with --saved-model alone)",
+        help="folder to write (default: RUN/bundle; no bundle with --saved-model alone)",
     )
-    parser.add_argument("--saved-model", metavar="DIR", help="folder to make")
+    parser.add_argument("--saved-model", metavar="DIR", help="folder to write a SavedModel to")
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="weights in eight bits: a quarter of the size, faster where the model is wide",
+        help="store weights in eight bits: a quarter of the size, and faster for wide models",
     )
 
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     for target in (options.bundle, options.saved_model):
         if target is not None and Path(target).exists():
             raise ConfigError(f"{target} exists already; give another folder or remove it")
-    trained = opened(options.run_folder)
+    trained = open_run(options.run_folder)
     bundle = options.bundle
     if bundle is None and options.saved_model is None:
         bundle = str(trained.path / ("bundle-int8" if options.int8 else "bundle"))

@@ -1,5 +1,8 @@
-"""What is imported when a command runs: without chatter, with no more threads than are paid for, and where it is not
-installed with the name of the extra."""
+"""Imports of Keras, TensorFlow, JAX and ONNX, made when a command runs.
+
+They print no start-up messages, start no more threads than the CPU quota allows, and name the extra
+to install if a package is missing.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,21 @@ from kvae.backends import start_keras
 from kvae.serving.errors import ConfigError, KvaeError
 
 KERAS_EXTRAS = {"train", "export", "tune"}
-"""Extras whose commands run on Keras."""
+"""The extras whose commands need Keras."""
 
 THREAD_COUNTS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "PJRT_NPROC")
-"""What TensorFlow and JAX read when they start; without them they start a thread for each core of the affinity."""
+"""Environment variables with the number of threads of TensorFlow and JAX.
+
+Without them both start a thread for each core of the process' CPU affinity.
+"""
 
 
 @contextlib.contextmanager
 def heavy_imports(*extras: str) -> Iterator[None]:
-    """Import TensorFlow without its start-up chatter; say which extra is missing where it is not installed."""
+    """Context for imports of packages of `extras`: no start-up messages, limited threads.
+
+    Raises `ConfigError` with the extra to install if a package is missing.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     follow_cpu_quota()
     with quiet_standard_error():
@@ -33,14 +42,15 @@ def heavy_imports(*extras: str) -> Iterator[None]:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("kvae"):
                 raise
-            wanted = "jax" if error.name in ("jax", "jaxlib") else ",".join(extras)
+            names = "jax" if error.name in ("jax", "jaxlib") else ",".join(extras)
             raise ConfigError(
-                f"this command needs {error.name}, which is not installed: pip install 'kvae-text[{wanted}]'"
+                f"this command needs {error.name}, which is not installed: "
+                f"pip install 'kvae-text[{names}]'"
             ) from error
 
 
 def follow_cpu_quota() -> None:
-    """In a container with a CPU quota, let TensorFlow and JAX start no more threads than it pays for."""
+    """Limit the threads of TensorFlow and JAX to the CPU quota of the container, if it has one."""
     from kvae.serving.cores import cpu_quota, usable_cores
 
     if math.isfinite(cpu_quota()):
@@ -50,19 +60,22 @@ def follow_cpu_quota() -> None:
 
 @contextlib.contextmanager
 def quiet_standard_error() -> Iterator[None]:
-    """Hold back what C libraries print, and give it out only if something fails."""
+    """Context that buffers standard error, C libraries included.
+
+    The buffer is printed only if an error other than a `KvaeError` is raised.
+    """
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         except BaseException as error:
-            os.dup2(kept, 2)
+            os.dup2(standard_error, 2)
             if not isinstance(error, KvaeError):
-                held.seek(0)
-                sys.stderr.write(held.read().decode(errors="replace"))
+                buffer.seek(0)
+                sys.stderr.write(buffer.read().decode(errors="replace"))
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(standard_error, 2)
+            os.close(standard_error)

@@ -1,4 +1,4 @@
-"""`kvae info`: what a bundle is and how good."""
+"""`kvae info`: describe a bundle and its quality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .reports import parity_line, quantization_line
 
 
 def add(commands: Commands) -> None:
-    add_bundle_command(commands, "info", run, "what a bundle is and how good")
+    add_bundle_command(commands, "info", run, "describe a bundle and how good its model is")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,15 +24,19 @@ def run(options: argparse.Namespace) -> None:
     latent, training = manifest["latent"], manifest["training"]
     longest = manifest["length"] - (manifest["mode"] == "lines")
     size = sum(entry["size"] for entry in manifest["endpoints"].values())
+    kinds = len(manifest["vocabulary"]["symbols"])
     limit = "exactly" if manifest["mode"] == "fixed" else "up to"
-    given = " given its label" if latent.get("attributes") else ""
+    condition = " given its label" if latent.get("attributes") else ""
     bound = "not evaluated"
     if "elbo" in training:
-        bound = f"{training['elbo']:.2f} nats a text{given}, {training['bits_per_character']:.3f} bits a character"
+        bound = (
+            f"{training['elbo']:.2f} nats a text{condition}, "
+            f"{training['bits_per_character']:.3f} bits a character"
+        )
     rows = {
         "model": manifest["model_id"],
         "trained on": f"{training['source']} ({manifest['mode']})",
-        "texts": f"{limit} {longest} {rules.tokens} of {len(manifest['vocabulary']['symbols'])} kinds",
+        "texts": f"{limit} {longest} {rules.tokens} of {kinds} kinds",
         "latent code": latent_line(latent),
         **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
         "bound": bound,
@@ -52,10 +56,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def latent_line(latent: Mapping[str, Any]) -> str:
-    """What a code consists of."""
+    """A line that describes the latent code: kind, levels, dimensions and prior."""
     if latent["kind"] == "none":
         return "none, a language model"
     labels = len(latent.get("attributes", []))
     levels = f"{latent['levels']} levels, " if latent.get("levels", 1) > 1 else ""
-    beside = f" and {labels} for the label" if labels else ""
-    return f"{latent['kind']}, {levels}{latent['size'] - labels} dimensions{beside}, {latent['prior']} prior"
+    dimensions = f"{latent['size'] - labels} dimensions"
+    if labels:
+        dimensions += f" and {labels} for the label"
+    return f"{latent['kind']}, {levels}{dimensions}, {latent['prior']} prior"

@@ -1,4 +1,4 @@
-"""`kvae presets`: the configurations that come with kvae."""
+"""`kvae presets`: list the configurations that come with kvae."""
 
 from __future__ import annotations
 

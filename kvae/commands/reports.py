@@ -1,4 +1,4 @@
-"""Numbers as people read them: evaluations in tables, the records of an export as sentences."""
+"""Results for readers: evaluations as tables, the records of an export as sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .output import table
 
 
 def evaluation_table(report: Mapping[str, Any]) -> str:
-    """The numbers of an evaluation with their units."""
+    """A table of the numbers of an evaluation and their units."""
     from kvae.training.evaluation import UNITS
 
     levels = [name for name in report if name.startswith("kl_level_")]
@@ -25,7 +25,7 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
 
 
 def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
-    """The groups of numbers about what a model wrote, each with a heading."""
+    """The tables of metrics of reconstructions and samples, each with a heading."""
     from kvae.training.generation import TABLES, UNITS
 
     for title, groups in TABLES.items():
@@ -36,36 +36,34 @@ def text_tables(report: Mapping[str, Any]) -> Iterator[str]:
             + f"  {UNITS[name].format_map(report)}"
             for name in names
         }
-        heads = {"": "  ".join(f"{heading:>15}" for heading in columns.values())}
+        headings = {"": "  ".join(f"{heading:>15}" for heading in columns.values())}
         if rows:
             yield f"{title}\n{'-' * len(title)}\n" + table(
-                heads | rows if len(columns) > 1 else rows
+                headings | rows if len(columns) > 1 else rows
             )
 
 
 def cell(value: Any) -> str:
-    """A number with its points one under the other."""
-    return (
-        f"{value:,.3f}"
-        if isinstance(value, float)
-        else f"{value:,}    "
-        if isinstance(value, int)
-        else value
-    )
+    """A number for a right-aligned column in which decimal points are aligned; text as it is."""
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}    " if isinstance(value, int) else str(value)
 
 
 def parity_line(record: Mapping[str, Any]) -> str:
-    """A parity record as a sentence."""
+    """A sentence about the comparison of the exported graphs with Keras."""
     return (
-        f"largest logit difference against Keras {record['largest_turn_difference']:.1e} (at most {record['tolerance']:g}), "
-        f"greedy decoding equal in {record['greedy_rows_equal']} of {record['rows']} rows"
+        f"largest logit difference against Keras {record['largest_turn_difference']:.1e} (at most "
+        f"{record['tolerance']:g}), greedy decoding equal in {record['greedy_rows_equal']} of "
+        f"{record['rows']} rows"
     )
 
 
 def quantization_line(record: Mapping[str, Any]) -> str:
-    """What eight bits changed, as a sentence."""
+    """A sentence about the effect of weights in eight bits: size, bound and top-1 agreement."""
     return (
-        f"{record['kind']}, {100 * record['size_ratio']:.0f} % of the size; on {record['texts']} texts a bound of "
-        f"{record['bound']:.2f} nats instead of {record['bound_in_float32']:.2f}, "
-        f"{100 * record['likeliest_symbols_unchanged']:.2f} % of the likeliest symbols unchanged"
+        f"{record['kind']}, {100 * record['size_ratio']:.0f} % of the size; on {record['texts']} "
+        f"texts a bound of {record['bound']:.2f} nats instead of "
+        f"{record['bound_in_float32']:.2f}, top-1 agreement with float32 "
+        f"{100 * record['likeliest_symbols_unchanged']:.2f} %"
     )

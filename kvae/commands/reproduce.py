@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ from .heavy_imports import heavy_imports
 from .output import say, show
 
 if TYPE_CHECKING:
-    from kvae.training.reproduction import Study
+    from kvae.training.reproduction import Statement, Study, Verdict
 
 SYSTEMS, BOOK, ALL = "systems", "book", "all"
-"""What else there is to make: every preset on one corpus, the book without training, every study."""
+"""The IDs that are not studies: every preset on one corpus, the book alone, all studies."""
 
 
 def add(commands: Commands) -> None:
@@ -27,35 +28,44 @@ def add(commands: Commands) -> None:
         commands,
         "reproduce",
         run,
-        "train what a table or figure needs and judge what its source says; finished runs are kept",
+        "train the models of a published table or figure and judge the claims of its source; "
+        "finished runs are reused",
     )
     parser.add_argument(
         "id",
         choices=(*STUDY_NAMES, ALL, BOOK, SYSTEMS),
         metavar="ID",
-        help=f"{', '.join(STUDY_NAMES)}; {ALL}: all of these; {BOOK}: the book again from its results; {SYSTEMS}: every "
-        "preset in small on one corpus",
+        help=f"{', '.join(STUDY_NAMES)}; {ALL}: all of these; {BOOK}: write the book again from "
+        f"its results; {SYSTEMS}: the small size of every preset on one corpus",
     )
     parser.add_argument(
         "--scale",
         choices=("small", "paper"),
         default="small",
-        help="for two cores, or as published",
+        help="small: for two cores; paper: as published (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="runs of each row (default: the study's own, 1 or 3)"
     )
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", default=[], help="these rows only (of systems: presets)"
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        default=[],
+        help=f"train only these rows (of {SYSTEMS}: these presets)",
     )
     parser.add_argument(
         "--out", help=f"folder of the runs (default: runs/reproduce, runs/{SYSTEMS})"
     )
     parser.add_argument(
-        "--book", metavar="FOLDER", help="also write the chapter into this book, as in docs"
+        "--book",
+        metavar="FOLDER",
+        help="also write the chapter into the book in this folder, such as docs",
     )
     parser.add_argument(
-        "--page", metavar="FILE", help=f"where {SYSTEMS} writes its table (default: in --out)"
+        "--page",
+        metavar="FILE",
+        help=f"file for the table of {SYSTEMS} (default: in --out)",
     )
 
 
@@ -64,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def reproduce_studies(options: argparse.Namespace) -> None:
-    """Train what is missing of one study or of all, then print tables and verdicts."""
+    """Train the unfinished runs of one study or of all, then print tables and verdicts."""
     if options.page is not None:
         raise ConfigError(
             f"--page: belongs to `kvae reproduce {SYSTEMS}`; a study takes --book FOLDER"
@@ -72,56 +82,59 @@ def reproduce_studies(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training.book import add_chapter
         from kvae.training.named_corpora import require_corpora
-        from kvae.training.reproduction import judged, reproduce, unfinished
+        from kvae.training.reproduction import reproduce, unfinished_configs, verdicts_of
         from kvae.training.studies import STUDIES
     names = list(STUDIES) if options.id == ALL else [options.id]
     if options.id == ALL and options.rows:
         raise ConfigError(f"--rows: belongs to one study; name it instead of {ALL!r}")
     folders = {name: Path(options.out or "runs/reproduce") / name / options.scale for name in names}
-    asked = (options.scale, options.seeds, options.rows)
+    selection = (options.scale, options.seeds, options.rows)
     require_corpora(
         config
         for name, folder in folders.items()
-        for config in unfinished(STUDIES[name], folder, *asked)
+        for config in unfinished_configs(STUDIES[name], folder, *selection)
     )
     reports, failed = {}, 0
     for name, folder in folders.items():
         study = STUDIES[name]
-        found = reproduce(study, folder, say, *asked)
-        verdicts = judged(study, found)
+        results = reproduce(study, folder, say, *selection)
+        verdicts = verdicts_of(study, results)
         failed += sum(verdict.passed is False for _, verdict in verdicts)
-        said = [
-            {"statement": each.text, "source": each.source, **vars(verdict)}
-            for each, verdict in verdicts
+        entries = [
+            {"statement": statement.text, "source": statement.source, **vars(verdict)}
+            for statement, verdict in verdicts
         ]
-        reports[name] = {**found, "verdicts": said, "folder": str(folder)}
+        reports[name] = {**results, "verdicts": entries, "folder": str(folder)}
         if options.book:
-            reports[name]["page"] = str(
-                add_chapter(Path(options.book), name, folder, found, STUDIES)
-            )
+            page = add_chapter(Path(options.book), name, folder, results, STUDIES)
+            reports[name]["page"] = str(page)
         if not options.json:
-            print_study(study, found, verdicts, folder)
+            print_study(study, results, verdicts, folder)
     if options.json:
         print(to_json(reports[options.id] if options.id != ALL else reports))
     if failed:
-        raise CheckFailed(f"{failed} statement(s) do not hold of these numbers")
+        raise CheckFailed(f"{failed} statement(s) do not hold for these numbers")
 
 
-def print_study(study: Study, found: dict[str, Any], verdicts: list[Any], folder: Path) -> None:
-    """A study's table, its verdicts, some samples and where its figure is."""
-    from kvae.training.book import VERDICTS, by_seed, results_table, sample_lines, sentence
+def print_study(
+    study: Study,
+    results: Mapping[str, Any],
+    verdicts: Sequence[tuple[Statement, Verdict]],
+    folder: Path,
+) -> None:
+    """Print a study's table, its verdicts, some samples and the path of its figure."""
+    from kvae.training.book import VERDICTS, results_table, sample_lines, seeds_sentence, sentence
     from kvae.training.reproduction import FIGURE
 
-    print(f"{study.title} ({study.source})\n\n{results_table(study, found['rows'])}\n")
+    print(f"{study.title} ({study.source})\n\n{results_table(study, results['rows'])}\n")
     for statement, verdict in verdicts:
-        print(
-            f"{VERDICTS[verdict.passed]}  {statement.text} {sentence(verdict.evidence)} {by_seed(verdict)}".rstrip()
-        )
-    print("\n".join(["", *sample_lines(study, found), f"figure: {folder / FIGURE}", ""]))
+        sentences = f"{statement.text} {sentence(verdict.evidence)} {seeds_sentence(verdict)}"
+        print(f"{VERDICTS[verdict.passed]}  {sentences}".rstrip())
+    print("\n".join(["", *sample_lines(study, results), f"figure: {folder / FIGURE}", ""]))
 
 
 def write_whole_book(options: argparse.Namespace) -> None:
-    """Write the book again from the results that lie beside it."""
+    """Write the book again from the results in its folder."""
     with heavy_imports("train"):
         from kvae.training.book import write_book
         from kvae.training.studies import STUDIES
@@ -130,7 +143,7 @@ def write_whole_book(options: argparse.Namespace) -> None:
 
 
 def reproduce_systems(options: argparse.Namespace) -> None:
-    """Train every preset in small on one corpus, then print the table."""
+    """Train the small size of every preset on one corpus, then print the table."""
     for name in ("book", "seeds"):
         if getattr(options, name) is not None:
             raise ConfigError(

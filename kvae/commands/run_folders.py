@@ -1,4 +1,4 @@
-"""Runs as the commands open them, with a sentence where something of theirs is not as one would expect."""
+"""Load runs and their texts for commands; say on standard error what an unusual run lacks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from kvae.runs import Run
 
 
-def opened(folder: str) -> Run:
-    """A run for evaluation or export; a sentence where its model is not the latest of its training, or that diverged."""
+def open_run(folder: str) -> Run:
+    """Load a run for evaluation or export.
+
+    A line on standard error says if the training diverged or if a checkpoint is newer than the
+    model.
+    """
     from kvae.runs import describe_divergence, divergence, divergence_advice, load_run, steps_behind
 
     run = load_run(folder)
     diverged, behind = divergence(run.path), steps_behind(run)
     if diverged:
         say(
-            f"{folder}: {describe_divergence(diverged)}, this is its model of step {int(run.model.training_steps):,}; "
-            f"{divergence_advice(run.path, run.config)}"
+            f"{folder}: {describe_divergence(diverged)}, this is its model of step "
+            f"{int(run.model.training_steps):,}; {divergence_advice(run.path, run.config)}"
         )
     elif behind:
         say(
@@ -33,7 +37,7 @@ def opened(folder: str) -> Run:
 
 
 def training_texts(run: Run) -> list[str] | None:
-    """What a run learned from, where it is still there."""
+    """The texts that a run was trained on, or None if their file is gone."""
     from kvae.training.corpora import learned_texts
 
     try:
@@ -44,7 +48,7 @@ def training_texts(run: Run) -> list[str] | None:
 
 
 def held_out_tokens(run: Run) -> Any:
-    """The tokens of a run's held-out texts, where they are still there."""
+    """The token ids of a run's held-out texts, an array (N, T), or None if their file is gone."""
     from kvae.training.corpora import held_out
 
     try:

@@ -1,4 +1,4 @@
-"""`kvae score`: how surprising texts are, the oddest first."""
+"""`kvae score`: rank texts by how unlikely the model finds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .bundles import add_bundle_command, input_texts, load_sampler
 from .output import say, show
 
 SCORED_AT_ONCE = 1024
-"""Texts between two lines of progress."""
+"""The number of texts between two lines of progress."""
 
 
 def add(commands: Commands) -> None:
@@ -25,20 +25,25 @@ def add(commands: Commands) -> None:
         "--by",
         choices=("bound", "bits_per_character"),
         default="bits_per_character",
-        help="what to rank by: nats a text, or bits a character, which spares long texts (default: %(default)s)",
+        help="what to rank by: nats a text, or bits a character, which do not grow with length "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--samples", type=int, default=1, help="codes a text to average over (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the codes (default: %(default)s)")
     parser.add_argument(
-        "--attribute", metavar="VALUE", help="the label of all texts (default: guessed, at a price)"
+        "--seed", type=int, default=0, help="seed of the codes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--attribute",
+        metavar="VALUE",
+        help="the label of all texts (default: inferred, which adds its cost in nats)",
     )
     parser.add_argument(
         "--too-long",
         choices=("refuse", "cut"),
         default="cut",
-        help="texts longer than the model (default: %(default)s)",
+        help="what to do with texts longer than the model (default: %(default)s)",
     )
 
 
@@ -47,24 +52,24 @@ def run(options: argparse.Namespace) -> None:
     places: dict[str, list[int]] = {}
     for place, text in enumerate(texts, start=1):
         places.setdefault(text, []).append(place)
-    distinct, found = list(places), []
-    reading = {
+    distinct, scores = list(places), []
+    rules = {
         "attribute": options.attribute,
         "unknown": options.unknown,
         "too_long": options.too_long,
     }
     for start in range(0, len(distinct), SCORED_AT_ONCE):
-        found += sampler.score(
-            distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **reading
+        scores += sampler.score(
+            distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **rules
         )
         if len(distinct) > SCORED_AT_ONCE:
-            say(f"{len(found):,} of {len(distinct):,} distinct texts")
-    ranked = sorted(found, key=lambda each: -getattr(each, options.by))[: options.n]
-    report = [{"places": places[each.text], **vars(each)} for each in ranked]
+            say(f"{len(scores):,} of {len(distinct):,} distinct texts")
+    ranked = sorted(scores, key=lambda score: -getattr(score, options.by))[: options.n]
+    report = [{"places": places[score.text], **vars(score)} for score in ranked]
     heading = f"{'bound':>9} {'bits/char':>9} {'times':>6} {'first':>7}  text"
     rows = [
-        f"{each.bound:>9.2f} {each.bits_per_character:>9.3f} {len(places[each.text]):>6,} {places[each.text][0]:>7,}  "
-        f"{one_line(each.text)}"
-        for each in ranked
+        f"{score.bound:>9.2f} {score.bits_per_character:>9.3f} {len(places[score.text]):>6,} "
+        f"{places[score.text][0]:>7,}  {one_line(score.text)}"
+        for score in ranked
     ]
     show(options, {"scores": report}, "\n".join([heading, *rows]))

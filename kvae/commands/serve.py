@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # until it serves there is nothing to finish
+    for number in (signal.SIGINT, signal.SIGTERM):  # before it serves there is nothing to finish
         signal.signal(number, lambda *_: os._exit(0))
     with heavy_imports("server"):
         from kvae.serving.server import serve

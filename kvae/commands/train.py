@@ -1,4 +1,4 @@
-"""`kvae train`: a preset on a corpus or a file, into a run folder."""
+"""`kvae train`: train a preset on a corpus or a file, into a run folder."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ def add(commands: Commands) -> None:
     parser = add_training_command(
         commands, "train", run, "train a preset on a corpus or a file", out="run folder to make"
     )
-    earlier = parser.add_mutually_exclusive_group()
-    overwrite_argument(earlier)
-    earlier.add_argument(
+    existing_run = parser.add_mutually_exclusive_group()
+    overwrite_argument(existing_run)
+    existing_run.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out from its last checkpoint, or start it",
+        help="continue the run in --out from its last checkpoint, or start it",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     from kvae.presets import preset
 
-    going_on = options.resume and (Path(options.out) / CONFIG).is_file()
-    if options.resume and not going_on and options.preset is None and options.data is None:
+    resumes = options.resume and (Path(options.out) / CONFIG).is_file()
+    if options.resume and not resumes and options.preset is None and options.data is None:
         raise ConfigError(
-            f"--resume: {options.out} holds no run; give the folder of one, or --preset and --data to start it"
+            f"--resume: {options.out} holds no run; give the folder of one, or --preset and --data "
+            "to start it"
         )
     with heavy_imports("train"):
         from kvae.training import experiment
-    stored = going_on and options.preset is None
-    config = (
-        experiment.stored_config(Path(options.out)) if stored else preset(options.preset or PRESET)
-    )
-    config = with_arguments(config, options)
-    if going_on:
+    if resumes and options.preset is None:
+        base = experiment.stored_config(Path(options.out))
+    else:
+        base = preset(options.preset or PRESET)
+    config = with_arguments(base, options)
+    if resumes:
         trained, _ = experiment.resume(config, options.out, say)
     else:
         trained, _ = experiment.run(config, options.out, say, options.overwrite)
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def on_tensorflow() -> str:
-    """What stands before a command that runs on TensorFlow alone, where Keras is set to another backend."""
+    """The prefix of a command that needs TensorFlow; empty if TensorFlow is the Keras backend."""
     import keras
 
     return "" if keras.backend.backend() == "tensorflow" else "KERAS_BACKEND=tensorflow "

@@ -1,4 +1,4 @@
-"""The arguments of the commands that train, and the configuration they make."""
+"""The arguments of the commands that train, and the configuration that they give."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from kvae.configuration import Config
 
 PRESET = "hybrid-lstm"
-"""What is trained where no preset is named."""
+"""The preset that is trained unless `--preset` names another one."""
 
 
 def add_training_command(
     commands: Commands, name: str, run: Run, description: str, out: str
 ) -> argparse.ArgumentParser:
-    """The parser of a new command that trains; `out` is the help of `--out`."""
+    """Add a command that trains and return its parser; `out` is the help of `--out`."""
     parser = add_command(commands, name, run, description)
     parser.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
     data_arguments(parser)
@@ -28,29 +28,30 @@ def add_training_command(
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument(
-        "--devices", type=int, metavar="N", help="share each batch between N devices (default: 1)"
+        "--devices", type=int, metavar="N", help="split each batch between N devices (default: 1)"
     )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="any setting, as model.latent_size=64; may be repeated",
+        help="any setting, such as model.latent_size=64; may be repeated",
     )
     return parser
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is learned from: texts, their symbols, their labels, those held out."""
+    """Add the arguments of the data: texts, tokenizer, labels, held-out texts."""
     parser.add_argument(
         "--data",
         metavar="NAME|FILE",
-        help="see `kvae data list`; UTF-8 files, plain, .gz, .bz2 or .xz, a folder or a pattern (default: unicode-names)",
+        help="see `kvae data list`; UTF-8 files, plain, .gz, .bz2 or .xz, a folder or a pattern "
+        "(default: unicode-names)",
     )
     parser.add_argument(
         "--tokenizer",
         choices=("char", "byte", "word", "wordpiece"),
-        help="what a symbol is (default: the preset's or the corpus', else char)",
+        help="what a token is (default: the preset's or the corpus', else char)",
     )
     parser.add_argument(
         "--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)"
@@ -58,13 +59,13 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         metavar="FILE",
-        help="condition on the label in each line of FILE; `corpus`: the corpus' own labels",
+        help="condition on labels, one in each line of FILE; `corpus`: the corpus' own labels",
     )
     parser.add_argument("--validation-labels", metavar="FILE", help="the labels of --validation")
 
 
 def with_arguments(config: Config, options: argparse.Namespace) -> Config:
-    """The preset with what the command line changes: flags, then --set."""
+    """The configuration with the changes of the command line: the options, then `--set`."""
     from kvae.configuration import parse_setting
 
     flags = {
@@ -81,9 +82,7 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     }
     settings = {key: value for key, value in flags.items() if value is not None}
     if options.epochs is not None:
-        settings["training.steps"] = None  # a run made longer may have been counted in steps
-    if options.labels:
-        settings["data.labelled_fraction"] = (
-            1.0  # a preset may hide some, the user's own are all for use
-        )
+        settings["training.steps"] = None  # a stored run may have been given in steps
+    if options.labels:  # a preset may hide some labels; all labels of the user are used
+        settings["data.labelled_fraction"] = 1.0
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})

@@ -1,4 +1,4 @@
-"""`kvae tune`: many trainings in search of settings."""
+"""`kvae tune`: search for settings by training many models."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ def add(commands: Commands) -> None:
         commands,
         "tune",
         run,
-        "search for settings: many trainings, the best bound on held-out texts",
-        out="folder of the search; a search in it that was interrupted goes on",
+        "search for settings: train many models for the best bound on held-out texts",
+        out="folder of the search; an interrupted search in it continues",
     )
-    parser.add_argument("--trials", type=int, default=20, help="trainings (default: %(default)s)")
+    parser.add_argument(
+        "--trials", type=int, default=20, help="models to train (default: %(default)s)"
+    )
     parser.add_argument(
         "--search",
         metavar="KEY=VALUES",
         action="append",
         default=[],
-        help="what to try: objective.alpha=0.05..0.5 or model.latent_size=[16,64,[32,16]]; may be repeated "
-        "(default: weight of the KL, size and levels of the code, auxiliary loss)",
+        help="values to try: objective.alpha=0.05..0.5 or model.latent_size=[16,64,[32,16]]; "
+        "may be repeated (default: weight of the KL, size and levels of the code, auxiliary loss)",
     )
 
 

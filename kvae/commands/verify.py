@@ -1,4 +1,4 @@
-"""`kvae verify`: a bundle's files, its seed test and, where Keras is installed, its model."""
+"""`kvae verify`: check a bundle's files, its seed test and, if Keras is installed, its model."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def add(commands: Commands) -> None:
         commands,
         "verify",
         run,
-        "check a bundle: its files, its seed test and, where Keras is installed, its model",
+        "check a bundle: its files, its seed test and, if Keras is installed, its model",
     )
     parser.add_argument(
         "--against",
         metavar="RUN",
-        help="compare with this run's Keras model (default: the run the bundle lies in)",
+        help="compare with this run's Keras model (default: the run whose folder has the bundle)",
     )
 
 
@@ -48,19 +48,19 @@ def run(options: argparse.Namespace) -> None:
 
         if model_id(trained.model) == report["model_id"]:
             report["against"] = str(trained.path)
-            if (
-                "quantization" not in report
-            ):  # rounded weights are not the model's, by how much was measured at export
+            # Weights in eight bits differ from the model's; the difference was measured at export.
+            if "quantization" not in report:
                 report["parity"] = compare(
                     trained.model, read_bundle(options.bundle), held_out_tokens(trained)
                 )
         elif options.against:
             raise CheckFailed(
-                f"{trained.path} holds the model {model_id(trained.model)}, the bundle {report['model_id']}"
+                f"{trained.path} holds the model {model_id(trained.model)}, the bundle holds "
+                f"{report['model_id']}; give --against the run that the bundle was exported from"
             )
     lines = [
-        f"{report['files']} files are as they were written",
-        f"{report['seed_test_texts']} texts of the seed test are the same",
+        f"{report['files']} files are unchanged since export",
+        f"{report['seed_test_texts']} texts of the seed test are unchanged",
     ]
     lines.append(
         parity_line(report["parity"])
@@ -71,9 +71,13 @@ def run(options: argparse.Namespace) -> None:
     show(options, report, "\n".join(lines))
 
 
-def run_to_compare(bundle: str, asked: str | None) -> Run | None:
-    """The run whose Keras model a bundle is compared with: the one asked for or, where it opens, the one the bundle lies in."""
-    folder = asked or beside(bundle)
+def run_to_compare(bundle: str, against: str | None) -> Run | None:
+    """The run whose Keras model a bundle is compared with, or None.
+
+    It is the run `against` if one was given, else the run whose folder contains the bundle, if it
+    loads.
+    """
+    folder = against or enclosing_run(bundle)
     if folder is None:
         return None
     try:
@@ -81,17 +85,15 @@ def run_to_compare(bundle: str, asked: str | None) -> Run | None:
             import kvae.export.parity  # noqa: F401
             from kvae.runs import load_run
         return load_run(folder)
-    except (
-        Exception
-    ) as error:  # whatever a Keras that does not work raises: a bundle is checked without it
-        if asked:
+    except Exception as error:  # a broken Keras may raise anything; the bundle is checked without
+        if against:
             raise
         say(f"not compared with the Keras model of {folder}: {first_line(error)}")
         return None
 
 
-def beside(bundle: str) -> Path | None:
-    """The run folder that a bundle lies in, where Keras is there to read it."""
+def enclosing_run(bundle: str) -> Path | None:
+    """The run folder that contains a bundle; None if there is none or Keras is not installed."""
     parent = Path(bundle).resolve().parent
     return (
         parent

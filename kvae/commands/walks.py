@@ -1,4 +1,4 @@
-"""Walks in latent space: `kvae interpolate`, `kvae variations`, `kvae neighbours` and `kvae arithmetic`."""
+"""Commands on the latent space: `interpolate`, `variations`, `neighbours` and `arithmetic`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The studies of `kvae reproduce`: the tables and figures of the seed papers, and tables of our own, as data.
+"""The studies of `kvae reproduce` as data: tables and figures of papers, and tables of our own.
 
-S17 is Semeniuta et al. 2017, P18 Petersen 2018, K19 Prokhorov et al. 2019. Each module is a study, its docstring the text of
-its chapter. `paper` rows are the published settings; `small` ones are the presets' `-small` sizes (`kvae.presets.small`) with
-fewer steps, for two cores.
+Each module is a study; its docstring is the text of its chapter. S17 is Semeniuta et al. 2017, P18
+Petersen 2018, K19 Prokhorov et al. 2019. Rows at scale `paper` have the published settings. Rows at
+scale `small` have the presets' `-small` sizes (`kvae.presets.small`) and fewer steps, for two
+cores.
 """
 
 from ..reproduction import Study
@@ -24,7 +25,7 @@ from .kl_target import TARGETS
 from .length import LENGTHS
 from .petersen import POSITIONS
 from .receptive_field import LAYERS
-from .rows import lasting
+from .rows import with_steps
 from .toy import TOY
 from .tweets import HYBRIDS
 from .twitter import TWITTER
@@ -39,7 +40,7 @@ __all__ = [
     "TARGETS",
     "TOY",
     "TWITTER",
-    "lasting",
+    "with_steps",
     "reconstruction_bits",
 ]
 
@@ -59,4 +60,7 @@ MODULES = (
 STUDIES: dict[str, Study] = {
     module.__name__.rpartition(".")[2].replace("_", "-"): module.STUDY for module in MODULES
 }
-"""What `kvae reproduce` knows, by ID: the module's name. The command line knows the IDs from `study_names`, without Keras."""
+"""The studies by their ID, the name of the module with hyphens.
+
+The command line takes the IDs from `kvae.training.study_names`, which imports without Keras.
+"""

@@ -1,4 +1,4 @@
-"""What the two tables of Petersen 2018 (P18) share: his columns, his units, and who leads."""
+"""What the studies of the two tables of Petersen 2018 (P18) share: columns, units, the ranking."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..corpora import Prepared
 from ..reproduction import Numbers, Row
 
 POSITIONS = {"toy": 16, "twitter": 31}
-"""Of a text of his: tweets are shorter than 32 characters. Ours have one more for the end mark."""
+"""Positions of a text in P18. Tweets are shorter than 32 characters; ours also have an end mark."""
 
 COLUMNS = {
-    "elbo": "bound, honest",
+    "elbo": "bound, nats a text",
     "kl": "KL",
     "reconstruction_per_position": "reconstruction a position",
     "petersen_elbo": "ELBO as P18 adds it",
@@ -23,8 +23,14 @@ COLUMNS = {
 }
 
 
-def row_of(name: str, config: Config, positions: int, printed: tuple[float, float, float]) -> Row:
-    """A row of P18 with what he prints, and the sum his numbers really make at so many positions a text."""
+def petersen_row(
+    name: str, config: Config, positions: int, printed: tuple[float, float, float]
+) -> Row:
+    """A row of P18 with the numbers that P18 prints, and the bound in nats a text that they give.
+
+    `printed` are P18's ELBO, reconstruction in nats a position and KL in nats a text; a text has
+    `positions` positions.
+    """
     elbo, reconstruction, kl = printed
     return Row(
         name,
@@ -38,20 +44,28 @@ def row_of(name: str, config: Config, positions: int, printed: tuple[float, floa
     )
 
 
-def in_his_units(run: Run, prepared: Prepared) -> dict[str, float]:
-    """Our bound in P18's units: reconstruction per position, padding included, and his sum of the two."""
-    found = run.evaluation
-    each = found["reconstruction_with_padding"] / run.config.model.length
-    return {"reconstruction_per_position": each, "petersen_elbo": -(each + found["kl"])}
+def in_petersen_units(run: Run, prepared: Prepared) -> dict[str, float]:
+    """Our result in P18's units.
+
+    These are the reconstruction in nats a position, padding included, and minus its sum with the KL
+    in nats a text, which P18 calls the ELBO.
+    """
+    evaluation = run.evaluation
+    per_position = evaluation["reconstruction_with_padding"] / run.config.model.length
+    return {
+        "reconstruction_per_position": per_position,
+        "petersen_elbo": -(per_position + evaluation["kl"]),
+    }
 
 
-def from_the_start(config: Config) -> Config:
-    """The same with the ramp in the first half of training."""
+def with_ramp_from_start(config: Config) -> Config:
+    """The configuration with the ramp of the KL weight starting at the first step."""
     return config.with_settings({"objective.ramp_start": 0})
 
 
 def ladders_lead(names: Sequence[str], numbers: Numbers) -> tuple[bool, str]:
+    """Whether a ladder has the lowest bound, and all rows sorted by their bound."""
     order = sorted(names, key=lambda name: numbers[name]["elbo"])
-    return order[0].startswith(("lvae", "lcnnvae")), "from the lowest bound: " + ", ".join(
-        f"{name} {numbers[name]['elbo']:.2f} (KL {numbers[name]['kl']:.2f})" for name in order
-    )
+    rows = [f"{name} {numbers[name]['elbo']:.2f} (KL {numbers[name]['kl']:.2f})" for name in order]
+    leads = order[0].startswith(("lvae", "lcnnvae"))
+    return leads, f"from the lowest bound: {', '.join(rows)}"

@@ -1,7 +1,7 @@
-"""The hybrid with N causal convolutions of kernel 2, whose receptive field is N + 1 characters. Small: windows of 36
-characters of Penn Treebank, {steps:,} steps of 32, annealing over their first half, widths at most 128, N of 1, 2, 3,
-5 and 8 instead of 1 to 10. A first run without annealing, at 48 characters, was given up because alpha 0.2 collapsed
-in it too.
+"""The hybrid with N causal convolutions of kernel 2, whose receptive field is N + 1 characters.
+Small: windows of 36 characters of Penn Treebank, {steps:,} steps of 32, annealing over the first
+half of them, widths at most 128, N of 1, 2, 3, 5 and 8 instead of 1 to 10. We gave up a first run,
+without annealing and at 48 characters, because alpha 0.2 collapsed in it too.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from kvae.presets import S17
 
 from ..figures import cost_and_kl
 from ..reproduction import Numbers, Row, Statement, Study
-from .rows import FIGURE_COLUMNS, chapter, scales, windows
+from .rows import FIGURE_COLUMNS, chapter_text, scales, windows
 
 STEPS = 2000
-"""How long small rows are trained."""
+"""Training steps of the small rows."""
 
 LAYERS = {"small": (1, 2, 3, 5, 8), "paper": (1, 2, 3, 5, 7, 10)}
-"""Causal convolutions of kernel 2: the receptive field is one more."""
+"""Numbers of causal convolutions of kernel 2, by scale; the receptive field is one more."""
 
 FIELD_ALPHAS = (0.0, 0.2)
 
 
 def rows(scale: str) -> list[Row]:
-    """Fig. 6: how far the convolutional decoder sees, with and without the auxiliary loss."""
+    """The rows of fig. 6: receptive fields of the decoder, with and without the auxiliary loss."""
     return [
         Row(
             f"alpha-{value:g}-layers-{layers}",
@@ -46,34 +46,37 @@ def rows(scale: str) -> list[Row]:
 
 def collapses_without_alpha(numbers: Numbers) -> tuple[bool, str]:
     kls = kl_by_field("0", numbers)
-    return all(kl < 0.5 for field, kl in kls.items() if field > 3), "alpha 0: " + fields(kls)
+    return all(kl < 0.5 for field, kl in kls.items() if field > 3), "alpha 0: " + kl_evidence(kls)
 
 
 def near_fields_stay_alive(numbers: Numbers) -> tuple[bool, str]:
     kls = {field: kl for field, kl in kl_by_field("0", numbers).items() if field <= 3}
-    return all(kl > 1.0 for kl in kls.values()), "alpha 0: " + fields(kls)
+    return all(kl > 1.0 for kl in kls.values()), "alpha 0: " + kl_evidence(kls)
 
 
 def kl_by_field(alpha: str, numbers: Numbers) -> dict[int, float]:
-    """KL by the decoder's receptive field, of the scale whose last row is there."""
+    """The KL by receptive field, of the scale whose last row was measured (`small` if none was)."""
     row = f"alpha-{alpha}-layers-{{}}".format
-    every = next((each for each in LAYERS.values() if row(each[-1]) in numbers), LAYERS["small"])
-    return {layers + 1: numbers[row(layers)]["kl"] for layers in every}
+    layers = next(
+        (layers for layers in LAYERS.values() if row(layers[-1]) in numbers), LAYERS["small"]
+    )
+    return {count + 1: numbers[row(count)]["kl"] for count in layers}
 
 
 def alive_with_alpha(numbers: Numbers) -> tuple[bool, str]:
     kls = kl_by_field("0.2", numbers)
-    return all(value > 1.0 for value in kls.values()), "alpha 0.2: " + fields(kls)
+    return all(value > 1.0 for value in kls.values()), "alpha 0.2: " + kl_evidence(kls)
 
 
-def fields(kls: Mapping[int, float]) -> str:
+def kl_evidence(kls: Mapping[int, float]) -> str:
+    """The KL of each receptive field as a phrase."""
     return ", ".join(f"KL {value:.2f} at a field of {field}" for field, value in kls.items())
 
 
 STUDY = Study(
     title="How far the decoder sees",
     source=f"{S17}, fig. 6",
-    about=chapter(__doc__, steps=STEPS),
+    about=chapter_text(__doc__, steps=STEPS),
     scales=scales(rows),
     columns=FIGURE_COLUMNS,
     draw=cost_and_kl("receptive field of the decoder, characters"),
@@ -84,10 +87,14 @@ STUDY = Study(
             collapses_without_alpha,
         ),
         Statement(
-            "At alpha 0 it does not up to a field of 3.",
+            "At alpha 0 the KL does not collapse up to a field of 3 characters.",
             f"{S17}, fig. 6",
             near_fields_stay_alive,
         ),
-        Statement("At alpha 0.2 it does not, at any field.", f"{S17}, fig. 6", alive_with_alpha),
+        Statement(
+            "At alpha 0.2 the KL does not collapse at any field.",
+            f"{S17}, fig. 6",
+            alive_with_alpha,
+        ),
     ),
 )

@@ -1,4 +1,4 @@
-"""What several studies make their rows, statements and chapters from."""
+"""Helpers with which the studies make their rows, statements and chapters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from kvae.presets import SMALL, preset
 
 from ..reproduction import OVERALL, Numbers, Row
 
-ISSUE = "our own aim"
+OWN_AIM = "our own aim"
 
-WORTH_COMPILING = 800
-"""Steps from which on XLA saves more time than it takes to compile, on two cores."""
+STEPS_WORTH_COMPILING = 800
+"""The number of steps from which on XLA saves more time than compilation takes, on two cores."""
 
 
-def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Config:
-    """The same in so many steps: four epochs, the ramp over the first half with an auxiliary loss and over the middle half
-    without one, as S17 begins it later there; other settings by dotted keys with `__` for the dot."""
+def with_steps(config: Config, steps: int, batch_size: int, **settings: Any) -> Config:
+    """The configuration with `steps` training steps in four epochs.
+
+    The ramp of the KL weight takes half of the steps: the first half with an auxiliary loss, the
+    middle half without one, where S17 starts the ramp later. `settings` are further settings, with
+    `__` for the dot of their keys.
+    """
     start = 0 if config.model.auxiliary else steps // 4
     ramp = (
         {"objective.ramp_start": start, "objective.ramp_steps": steps // 2}
@@ -32,7 +36,7 @@ def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Con
             "training.epochs": 4,
             "training.steps_per_epoch": steps // 4,
             "training.batch_size": batch_size,
-            "training.jit_compile": steps >= WORTH_COMPILING,
+            "training.jit_compile": steps >= STEPS_WORTH_COMPILING,
             **ramp,
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
@@ -40,8 +44,12 @@ def lasting(config: Config, steps: int, batch_size: int, **settings: Any) -> Con
 
 
 def windows(name: str, length: int, small_steps: int, scale: str, **settings: Any) -> Config:
-    """A preset on windows of Penn Treebank's characters."""
-    config = lasting(preset(name + SMALL), small_steps, 32) if scale == "small" else preset(name)
+    """A preset on windows of `length` characters of Penn Treebank.
+
+    At scale `small` it is the preset's small size with `small_steps` steps of 32 windows.
+    `settings` are further settings, with `__` for the dot of their keys.
+    """
+    config = with_steps(preset(name + SMALL), small_steps, 32) if scale == "small" else preset(name)
     return config.with_settings(
         {
             "data.source": "ptb-char",
@@ -51,13 +59,13 @@ def windows(name: str, length: int, small_steps: int, scale: str, **settings: An
     )
 
 
-def over_seeds(numbers: Numbers) -> Numbers:
-    """The means over all seeds, also where the numbers are of one."""
+def means_over_seeds(numbers: Numbers) -> Numbers:
+    """The means over all seeds, even if `numbers` are those of a single seed."""
     return cast(Numbers, numbers.get(OVERALL, numbers))
 
 
-def rising(values: Sequence[float]) -> bool:
-    """Whether each is above the one before."""
+def is_rising(values: Sequence[float]) -> bool:
+    """Whether each value is greater than the one before."""
     return all(later > earlier for earlier, later in pairwise(values))
 
 
@@ -73,10 +81,10 @@ SCALES = ("small", "paper")
 
 
 def scales(rows: Callable[[str], list[Row]]) -> dict[str, Callable[[], list[Row]]]:
-    """Its rows at each scale."""
+    """`Study.scales` of a function that makes the rows of a scale."""
     return {scale: partial(rows, scale) for scale in SCALES}
 
 
-def chapter(text: str | None, **numbers: int) -> str:
-    """The text of a chapter, from the docstring of its module with `numbers` in their places."""
+def chapter_text(text: str | None, **numbers: int) -> str:
+    """The text of a chapter: the docstring of its module, formatted with `numbers`."""
     return " ".join((text or "").split()).format(**numbers)

@@ -1,7 +1,8 @@
-"""The systems that P18 trained on short tweets of another collection (Sentiment140, 150,000 of them), on 66,639 of ours,
-with 82 symbols. Units as in *toy*, his at 31 positions, where guessing costs 136.6 nats. Small: {steps:,} steps of 64
-tweets, widths at most 128, the KL at full weight from the middle of training on. A row whose KL is near 0 leads as a
-language model.
+"""The systems that P18 trained on short tweets, here on 66,639 tweets of another collection with 82
+symbols; P18 has 150,000 of Sentiment140. The units are those of *toy*; P18's texts have 31
+positions, where guessing costs 136.6 nats. Small: {steps:,} steps of 64 tweets, widths at most 128,
+the KL at full weight from the middle of training on. A row whose KL is near 0 leads as a language
+model.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from functools import partial
 
 from kvae.presets import P18, SMALL, preset
 
-from ..figures import stacked
+from ..figures import stacked_bars
 from ..reproduction import Row, Statement, Study
-from .petersen import COLUMNS, POSITIONS, from_the_start, in_his_units, ladders_lead, row_of
-from .rows import chapter, lasting, scales
+from .petersen import (
+    COLUMNS,
+    POSITIONS,
+    in_petersen_units,
+    ladders_lead,
+    petersen_row,
+    with_ramp_from_start,
+)
+from .rows import chapter_text, scales, with_steps
 
 STEPS = 2500
-"""How long small rows are trained."""
+"""Training steps of the small rows."""
 
 TWITTER = {
     "hybrid-dense": (-7.08, 1.8679, 5.21),
@@ -28,11 +36,11 @@ TWITTER = {
     "lvae-5": (-69.37, 1.5351, 67.83),
     "lcnnvae-5": (-42.27, 0.8711, 41.40),
 }
-"""What P18 prints of each system: his ELBO, nats per character of reconstruction, nats per sequence of KL."""
+"""The numbers that P18 prints: its ELBO, reconstruction in nats a character, KL in nats a text."""
 
 
 def rows(scale: str) -> list[Row]:
-    """Table 2: tweets shorter than 32 characters."""
+    """The rows of table 2: tweets shorter than 32 characters."""
     small = scale == "small"
     settings = {
         "data.source": "tweets",
@@ -41,10 +49,10 @@ def rows(scale: str) -> list[Row]:
         "data.max_symbols": 82,
     }
     return [
-        row_of(
+        petersen_row(
             name,
             (
-                from_the_start(lasting(preset(f"{name}-twitter{SMALL}"), STEPS, 64))
+                with_ramp_from_start(with_steps(preset(f"{name}-twitter{SMALL}"), STEPS, 64))
                 if small
                 else preset(f"{name}-twitter")
             ).with_settings(settings),
@@ -58,14 +66,16 @@ def rows(scale: str) -> list[Row]:
 STUDY = Study(
     title="Tweets shorter than 32 characters",
     source=f"{P18}, table 2",
-    about=chapter(__doc__, steps=STEPS),
+    about=chapter_text(__doc__, steps=STEPS),
     scales=scales(rows),
     columns=COLUMNS,
-    measure=in_his_units,
-    draw=stacked(),
+    measure=in_petersen_units,
+    draw=stacked_bars(),
     statements=(
         Statement(
-            "Ladders lead in the honest unit.", f"{P18}, 6", partial(ladders_lead, tuple(TWITTER))
+            "A ladder has the lowest bound in nats a text.",
+            f"{P18}, 6",
+            partial(ladders_lead, tuple(TWITTER)),
         ),
     ),
 )
