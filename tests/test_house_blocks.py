@@ -32,7 +32,7 @@ def blocks_of(name: str) -> list[Block]:
 def is_cheap(block: Block, folder: Path) -> bool:
     """Whether a block trains nothing and the runs that it names are in the folder."""
     commands = set(re.findall(r"(?:^|\s)kvae ([a-z]+)", block[1], re.MULTILINE)) if block[0] == "sh" else set()
-    runs = re.findall(r"runs/[\w/]+", block[1]) if "{run}" not in block[1] else ["runs/{run}"]
+    runs = re.findall(r"runs/[\w/]+", block[1])
     return commands <= CHEAP and all((folder / run).exists() for run in runs)
 
 
