@@ -45,7 +45,7 @@ def commands(text: str) -> list[list[str]]:
     """The words of every `kvae` command in a block, without those that leave something out."""
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in re.sub(r" *\\\n *", " ", block).splitlines()]
-    whole = [line.split(" || ")[0] for line in lines if not re.search(r"\.\.\.( |$)", line)]
+    whole = [re.split(r" (?:&|\|\| .*)$", line)[0] for line in lines if not re.search(r"\.\.\.( |$)", line)]
     found = [shlex.split(line, comments=True) for line in whole if re.match(COMMAND, line)]
     return [words[next(i for i, word in enumerate(words) if word.endswith("kvae")) + 1 :] for words in found]
 
