@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all check format wheel clean
+.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all check docs format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
@@ -43,6 +43,9 @@ check: $(READY)  ## lint, format, types, layering
 	rm -rf build && $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/types .
 	$(BIN)/mypy
 	$(BIN)/pytest --no-header -q tests/test_house_layering.py
+
+docs: $(READY)  ## the documentation site, in build/site: open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(READY)  ## apply what check asks for
 	$(BIN)/ruff check --fix .

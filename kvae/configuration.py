@@ -178,7 +178,10 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class ObjectiveConfig(Section):
-    """loss = reconstruction + penalty(KL) + alpha * auxiliary, nats per sequence (Semeniuta et al. 2017, eq. 3-4)."""
+    """The training loss: reconstruction + penalty(KL) + alpha * auxiliary, nats per sequence.
+
+    Semeniuta et al. 2017, equations 3 and 4.
+    """
 
     penalty: Literal[
         "annealed", "constrained", "constrained_per_example", "free_bits", "free_bits_mask"

@@ -546,6 +546,7 @@ PRESETS: Mapping[str, Preset] = {
     **PUBLISHED,
     **{f"{name}{SMALL}": small(item) for name, item in PUBLISHED.items()},
 }
+"""Every preset by its name: the published settings, then the `-small` variant of each."""
 
 
 def preset(name: str) -> Config:

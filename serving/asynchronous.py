@@ -30,8 +30,8 @@ def awaitable(name: str) -> Callable[..., Awaitable[Any]]:
 
 
 class AsyncSampler:
-    """`await AsyncSampler.load("bundle")`, then the methods of `Sampler` that compute, to be awaited; `stream` is an
-    asynchronous iterator."""
+    """A `Sampler` for asyncio: `await AsyncSampler.load("bundle")`, then the methods of `Sampler` that compute, to be
+    awaited; `stream` is an asynchronous iterator."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler

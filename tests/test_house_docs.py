@@ -28,6 +28,9 @@ system_pages = pytest.mark.parametrize("page", SYSTEMS.values(), ids=SYSTEMS.key
 NO_SETTINGS = {"model.fit", "model.keras", "model.terms", "model.track"}
 """Words in backticks that look like settings: methods of a model, and its file."""
 
+COMMAND = r"(\.venv/bin/|[A-Z_]+=\S+ |timeout [-\w= ]+)?kvae "
+"""How a line begins that runs a command of ours."""
+
 SECTIONS = "model|objective|training|data"
 
 
@@ -44,18 +47,14 @@ def code_spans(text: str) -> list[str]:
 
 def commands(text: str) -> list[list[str]]:
     """The words of every `kvae` command in a block, without those that leave something out."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [
-        line
-        for block in blocks
-        for line in block.splitlines()
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in re.sub(r" *\\\n *", " ", block).splitlines()]
+    whole = [
+        re.split(r" (?:&|\|\| .*)$", line)[0]
+        for line in lines
         if not re.search(r"\.\.\.( |$)", line)
     ]
-    found = [
-        shlex.split(line, comments=True)
-        for line in lines
-        if re.match(r"(\.venv/bin/|[A-Z_]+=\S+ )?kvae ", line)
-    ]
+    found = [shlex.split(line, comments=True) for line in whole if re.match(COMMAND, line)]
     return [
         words[next(i for i, word in enumerate(words) if word.endswith("kvae")) + 1 :]
         for words in found

@@ -220,17 +220,21 @@ def declared(project: Path, *without: str) -> list[str]:
     ]
 
 
+TOOLS = ("dev", "docs", "benchmarks")
+"""Extras that only those who work on kvae install."""
+
+
 @pytest.mark.parametrize("project", PROJECTS, ids=["whole", "alone"])
 def test_what_is_run_as_the_lowest_version_is_what_is_declared(project: Path) -> None:
     run = re.findall(
         r"^([\w-]+==[\w.]+)", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE
     )
-    bounds = {item.replace(">=", "==") for item in declared(project, "dev", "benchmarks")}
+    bounds = {item.replace(">=", "==") for item in declared(project, *TOOLS)}
     assert bounds == set(run) if project == PROJECTS[0] else bounds <= set(run)
 
 
 def test_tools_have_no_lower_bound_since_no_test_runs_them_in_another_version() -> None:
-    tools = set(declared(PROJECTS[0])) - set(declared(PROJECTS[0], "dev", "benchmarks"))
+    tools = set(declared(PROJECTS[0])) - set(declared(PROJECTS[0], *TOOLS))
     assert [item for item in tools if not re.fullmatch(r"[\w-]+", item)] == []
 
 
