@@ -88,7 +88,9 @@ def test_a_preset_trains_is_saved_and_writes_texts(name: str, tmp_path: Path) ->
     assert is_text(np.array(decode(model, model.encode(tokens[:2])["mean"])))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", everyday(PRESETS, "hybrid-lstm-tweets", "lvae-3-toy", *REPRESENTATIVES)
+)
 def test_the_parameters_that_a_preset_states_are_those_of_its_model(name: str) -> None:
     assert sized(PRESETS[name].config, *PRESETS[name].shape).count_params() == PARAMETERS[name]
 

@@ -1,11 +1,13 @@
 """The table of systems: made row by row, gone on with where it stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvae.configuration import Config
 from kvae.presets import PUBLISHED
+from kvae.runs import write_json
 from kvae.serving.errors import ConfigError
 from kvae.training import fit, reproduction, systems
 from kvae.training.systems import distinct_configs, reproduce
@@ -31,8 +33,33 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systems, "on_corpus", shortened)
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results without training, with the KL of three levels."""
+
+    def result_of(folder: Path, config: Config, measure: Any, say: Any) -> dict[str, Any]:
+        folder.mkdir(parents=True)
+        result = {
+            "asked": config.to_dict(),
+            "seconds": 60,
+            "texts": 100,
+            "parameters": 5_000,
+            "reconstruction": 9.0,
+            "kl": 6.0,
+            **{f"kl_level_{level}": 1.0 + level for level in range(3)},
+            "elbo": 15.0,
+            "active_units": 3,
+            "latent_size": 4,
+            "mutual_information": 2.0,
+        }
+        write_json(folder / reproduction.RESULT, result)
+        return result
+
+    monkeypatch.setattr(systems, "train_and_measure", result_of)
+
+
 def test_a_page_has_a_line_for_every_row_and_no_row_is_trained_twice(
-    tiny: None, tmp_path: Path
+    untrained: None, tmp_path: Path
 ) -> None:
     said: list[str] = []
     reproduce(tmp_path / "rows", said.append, ROWS[:1])
@@ -46,8 +73,17 @@ def test_a_page_has_a_line_for_every_row_and_no_row_is_trained_twice(
     lines = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
     assert [line[0].strip("| `") for line in lines] == ROWS
     assert [line[2] for line in lines] == ["1,146,058", "756,146"]
-    assert lines[1][7].count("+") == 2  # the KL of three levels
+    assert lines[1][7] == "1.00 + 2.00 + 3.00"  # the KL of three levels
     assert lines[1][-1] == "41.3 |"
+
+
+@pytest.mark.slow  # every day with results that nobody trained
+def test_a_page_of_trained_rows(tiny: None, tmp_path: Path) -> None:
+    page = reproduce(tmp_path / "rows", lambda sentence: None, ROWS, tmp_path / "page.md")
+    lines = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert [line[0].strip("| `") for line in lines] == ROWS
+    assert [line[2] for line in lines] == ["1,146,058", "756,146"]
+    assert lines[1][7].count("+") == 2  # the KL of three levels
 
 
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
