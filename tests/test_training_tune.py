@@ -131,6 +131,7 @@ def test_a_trial_that_was_stopped_goes_on_with_what_it_had_drawn(
 
     def completed(config: Config, folder: Path, say: Any) -> tuple[Any, None]:
         trained.append((config, folder))
+        folder.mkdir(exist_ok=True)
         if len(trained) == 1:
             raise KeyboardInterrupt
         return SimpleNamespace(evaluation={"elbo": 3.0, "kl": 1.0, "active_units": 2}), None
