@@ -219,6 +219,17 @@ def sampler(bundle_folder: Path) -> Any:
     return Sampler.load(bundle_folder)
 
 
+@pytest.fixture
+def few_sines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The corpus `sines` with 500 texts and 100 held-out ones instead of 250,000 and 10,000."""
+    from kvae.training.named_corpora import CORPORA, sines
+
+    small = replace(
+        CORPORA["sines"], texts=lambda: sines(500, seed=0), held_out=lambda: sines(100, seed=1)
+    )
+    monkeypatch.setitem(CORPORA, "sines", small)
+
+
 def stopping_checkpoints() -> Any:
     """Checkpoints that stop a run after its first step, as Ctrl-C does."""
     from kvae.training.callbacks import Checkpoints

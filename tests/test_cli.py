@@ -510,6 +510,7 @@ def test_all_studies_begin_only_where_the_data_of_all_are_there(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("few_sines")
 def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a_statement(
     kvae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,8 @@ from kvae.training.studies import STUDIES
 
 from .conftest import stopping_checkpoints
 
+pytestmark = pytest.mark.usefixtures("few_sines")
+
 
 def tiny(**settings: Any) -> Config:
     """Two steps of the toy's smallest system."""
@@ -95,7 +97,7 @@ def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
         ("free", 1),
     ]
     assert found["rows"][0]["elbo"] != found["rows"][1]["elbo"]  # another seed, other weights
-    assert found["rows"][0]["texts_seen"] == 10_000
+    assert found["rows"][0]["texts_seen"] == 100
     assert found["rows"][0][SAMPLES] == ["a", "b"]
     assert SAMPLES not in (tmp_path / "results.csv").read_text(encoding="utf-8"), (
         "texts are no column"
@@ -253,7 +255,7 @@ def test_the_time_left_follows_the_size_of_what_is_left(tmp_path: Path) -> None:
     rows = [Row("a", tiny()), Row("b", tiny(**{"training.steps_per_epoch": 3}))]
     progress = Progress([(row, 0) for row in rows], tmp_path, said.append)
     progress.announce(rows[0], 0)
-    progress.finished(rows[0], {"seconds": 100})
+    progress.record(rows[0], {"seconds": 100})
     progress.announce(rows[1], 0)
     assert said == ["[1 of 2] a, seed 0", "[2 of 2] b, seed 0, about 5 minutes left"]
 

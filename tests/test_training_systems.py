@@ -14,6 +14,8 @@ from kvae.training.systems import distinct_configs, reproduce
 
 from .conftest import stopping_checkpoints
 
+pytestmark = pytest.mark.usefixtures("few_sines")
+
 ROWS = ["lstm-lm-ptb", "lvae-3-toy"]
 
 
