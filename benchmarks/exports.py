@@ -53,7 +53,9 @@ def systems(names: list[str]) -> Iterator[tuple[str, Config]]:
 def exported(config: Config, bundle: Path) -> dict[str, Any]:
     """Train, export and compare one; the record of its manifest."""
     keras.utils.set_random_seed(0)
-    data = prepare(config.with_settings({"training.batch_size": BATCH, "training.start_from": None}))
+    data = prepare(
+        config.with_settings({"training.batch_size": BATCH, "training.start_from": None})
+    )
     model = TextVAE(data.config.model, data.config.objective)
     model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=5.0), jit_compile=False)
     model.fit(training_stream(data), steps_per_epoch=STEPS, epochs=1, verbose=0)
@@ -61,7 +63,11 @@ def exported(config: Config, bundle: Path) -> dict[str, Any]:
     started = time.perf_counter()
     manifest = write_bundle(model, data.alphabet, data.config, bundle, held_out=data.validation)
     size = sum(entry["size"] for entry in manifest["endpoints"].values())
-    return {**manifest["parity"], "export_seconds": time.perf_counter() - started, "megabytes": size / 1e6}
+    return {
+        **manifest["parity"],
+        "export_seconds": time.perf_counter() - started,
+        "megabytes": size / 1e6,
+    }
 
 
 def same_in_node(bundle: Path) -> int | None:
@@ -70,10 +76,21 @@ def same_in_node(bundle: Path) -> int | None:
         return None
     sampler, equal = Sampler.load(bundle), 0
     for seed in SEEDS:
-        command = ["node", "node.mjs", str(bundle.resolve()), "-n", str(TEXTS), "--seed", str(seed), "--json"]
+        command = [
+            "node",
+            "node.mjs",
+            str(bundle.resolve()),
+            "-n",
+            str(TEXTS),
+            "--seed",
+            str(seed),
+            "--json",
+        ]
         done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=True)
         texts = [sample["text"] for sample in json.loads(done.stdout)["samples"]]
-        equal += sum(ours == theirs for ours, theirs in zip(sampler.sample(TEXTS, seed), texts, strict=True))
+        equal += sum(
+            ours == theirs for ours, theirs in zip(sampler.sample(TEXTS, seed), texts, strict=True)
+        )
     return equal
 
 
@@ -102,7 +119,9 @@ def same_in_browser(bundle: Path) -> int | None:
             server.terminate()
     sampler = Sampler.load(bundle)
     _, _, *shown = json.loads(done.stdout)
-    return sum(sampler.sample(1, seed)[0] == each["text"] for seed, each in zip(SHOWN, shown, strict=True))
+    return sum(
+        sampler.sample(1, seed)[0] == each["text"] for seed, each in zip(SHOWN, shown, strict=True)
+    )
 
 
 def has_node() -> bool:
@@ -137,7 +156,9 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/exports"))
     parser.add_argument("--page", type=Path)
     parser.add_argument("--presets", nargs="+", default=list(PUBLISHED))
@@ -149,7 +170,11 @@ def main() -> None:
         if not kept.exists():
             bundle = options.out / kept.stem
             row = exported(config, bundle)
-            kept.write_text(json.dumps({**row, "node": same_in_node(bundle), "browser": same_in_browser(bundle)}))
+            kept.write_text(
+                json.dumps(
+                    {**row, "node": same_in_node(bundle), "browser": same_in_browser(bundle)}
+                )
+            )
             shutil.rmtree(bundle)
         rows[name] = json.loads(kept.read_text())
         print(f"{name}: {rows[name]}", flush=True)

@@ -33,11 +33,14 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument(
-        "--folder", help="where the file and the tokens are written, for a moment (default: the system's)"
+        "--folder",
+        help="where the file and the tokens are written, for a moment (default: the system's)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report here too")
     return parser.parse_args()
@@ -58,11 +61,29 @@ def write_lines(file: Path, size: float) -> int:
 
 def train(file: Path, folder: Path, steps: int) -> dict[str, float]:
     """Train in a process of its own: seconds until the first sentence about training, seconds in all, and peak memory."""
-    command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm-small", "--data", str(file)]
-    command += ["--out", str(folder / "run"), "--steps", str(steps), "--set", f"training.steps_per_epoch={steps}"]
+    command = [
+        sys.executable,
+        "-m",
+        "kvae",
+        "train",
+        "--preset",
+        "hybrid-lstm-small",
+        "--data",
+        str(file),
+    ]
+    command += [
+        "--out",
+        str(folder / "run"),
+        "--steps",
+        str(steps),
+        "--set",
+        f"training.steps_per_epoch={steps}",
+    ]
     environment = {**os.environ, "KVAE_DATA": str(folder / "data")}
     started = time.monotonic()
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    running = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     assert running.stderr is not None
     prepared, lines = 0.0, []
     for line in running.stderr:

@@ -26,7 +26,9 @@ machines with slow memory every program here is limited by memory bandwidth, our
 
 def made_on(report: Report) -> str:
     """The machine, and the versions of what was compared."""
-    versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in report.get("versions", {}).items()
+    )
     return "; ".join(filter(None, [report["machine"], versions]))
 
 
@@ -37,15 +39,21 @@ def elsewhere(name: str, ratios: Callable[[Report], Mapping[str, Sequence[float]
         report = json.loads(path.read_text(encoding="utf-8"))
         if not report.get("device"):
             found = "; ".join(
-                f"{what} {', '.join(f'{ratio:.2f}' for ratio in each)}" for what, each in ratios(report).items()
+                f"{what} {', '.join(f'{ratio:.2f}' for ratio in each)}"
+                for what, each in ratios(report).items()
             )
-            lines.append(f"On {report['machine']}, times PyTorch's speed in the order of the columns: {found}.")
+            lines.append(
+                f"On {report['machine']}, times PyTorch's speed in the order of the columns: {found}."
+            )
     return "\n\n".join(lines)
 
 
 def writing_ratios(report: Report) -> dict[str, list[float]]:
     """Of each bundle, by batch."""
-    return {name: [found["PyTorch"] / found[name] for found in report["seconds"].values()] for name in PRODUCTS_OF}
+    return {
+        name: [found["PyTorch"] / found[name] for found in report["seconds"].values()]
+        for name in PRODUCTS_OF
+    }
 
 
 def training_ratios(report: Report) -> dict[str, list[float]]:
@@ -54,7 +62,8 @@ def training_ratios(report: Report) -> dict[str, list[float]]:
     systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
     ours = ("TensorFlow", "TensorFlow XLA", "JAX")
     return {
-        system: [seconds[f"{system}, PyTorch"] / seconds[f"{system}, {name}"] for name in ours] for system in systems
+        system: [seconds[f"{system}, PyTorch"] / seconds[f"{system}, {name}"] for name in ours]
+        for system in systems
     }
 
 
@@ -63,7 +72,10 @@ def sampling(report: Report) -> str:
     seconds, changed = report["seconds"], report["quantization"]
     names = [name for name in next(iter(seconds.values())) if not name.startswith("products")]
     rows = [
-        f"| {name} | " + " | ".join(cell(int(batch), found, name, report["length"]) for batch, found in seconds.items())
+        f"| {name} | "
+        + " | ".join(
+            cell(int(batch), found, name, report["length"]) for batch, found in seconds.items()
+        )
         for name in names
     ]
     rows += [
@@ -187,7 +199,8 @@ def recurrence_sentence(report: Report) -> str:
     """Which share of the speed of its products the recurrence alone reaches."""
     ways = ("TensorFlow", "TensorFlow XLA", "JAX")
     shares = "; ".join(
-        f"{kind} " + ", ".join(f"{share_of_recurrence(report, kind, way):.0%} on {way}" for way in ways)
+        f"{kind} "
+        + ", ".join(f"{share_of_recurrence(report, kind, way):.0%} on {way}" for way in ways)
         for kind in ("normalised", "plain")
     )
     return f"""The recurrence alone, forward and backward, beside its products, which the machine computes at
@@ -199,7 +212,10 @@ def growth_sentence(report: Report) -> str:
     return (
         "Milliseconds a position of the hybrid's step: "
         + "; ".join(
-            f"{name} " + ", ".join(f"{1e3 * taken / int(length):.1f} at {length}" for length, taken in lengths.items())
+            f"{name} "
+            + ", ".join(
+                f"{1e3 * taken / int(length):.1f} at {length}" for length, taken in lengths.items()
+            )
             for name, lengths in report["lengths"].items()
         )
         + "."
@@ -276,7 +292,9 @@ kvae-text-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and wha
 def profiles(report: Report) -> str:
     """Shares of the time by operation."""
     rows = "\n".join(
-        f"| {name} | " + ", ".join(f"{operation} {share:.0%}" for operation, share in shares.items()) + " |"
+        f"| {name} | "
+        + ", ".join(f"{operation} {share:.0%}" for operation, share in shares.items())
+        + " |"
         for name, shares in report["shares"].items()
     )
     return f"""## What limits it
@@ -311,14 +329,20 @@ class Aim(NamedTuple):
 
 def aims(reports: Mapping[str, Report]) -> str:
     """What was wanted, what is reached, and why not."""
-    every = [aim for chapter in (writing_aims, training_aims, data_aims, start_aims) for aim in chapter(reports)]
+    every = [
+        aim
+        for chapter in (writing_aims, training_aims, data_aims, start_aims)
+        for aim in chapter(reports)
+    ]
     rows = "\n".join(
         f"| {aim.name} | {aim.wanted:g} | {aim.found:.4g} | {'yes' if aim.reached else 'no'} | "
         f"{f'{aim.most:.2f}' if aim.most else ''} |"
         for aim in every
     )
     limits = "\n".join(
-        f"- *{aim.name}*: {aim.found:.2f} of {aim.wanted:g}. {aim.limit}" for aim in every if not aim.reached
+        f"- *{aim.name}*: {aim.found:.2f} of {aim.wanted:g}. {aim.limit}"
+        for aim in every
+        if not aim.reached
     )
     return f"""## What was aimed at
 
@@ -345,7 +369,9 @@ def profiled(reports: Mapping[str, Report], name: str) -> str:
         for operation, part in report["shares"][name].items()
         if operation not in (*PRODUCTS, "others")
     ]
-    return f"products take {report['products'][name]:.0%} of the time in operations, " + ", ".join(others[:4])
+    return f"products take {report['products'][name]:.0%} of the time in operations, " + ", ".join(
+        others[:4]
+    )
 
 
 def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
@@ -369,7 +395,11 @@ def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
         if name == "bundle":
             limit += by_onnxruntime(found)
         yield Aim(
-            f"writing, {name}, batch {batch}, the speed of {rival}", wanted, found[rival] / found[name], most, limit
+            f"writing, {name}, batch {batch}, the speed of {rival}",
+            wanted,
+            found[rival] / found[name],
+            most,
+            limit,
         )
     yield Aim(
         "writing, bundle, batch 64, the speed of the products alone",
@@ -390,7 +420,9 @@ def by_onnxruntime(found: Mapping[str, float]) -> str:
     """How near onnxruntime's products, which a bundle has to use, come to those of the faster."""
     part = found["products"] / found["products, by onnxruntime"]
     return (
-        f" Onnxruntime computes these products at {part:.0%} of the speed of the faster library." if part < 0.95 else ""
+        f" Onnxruntime computes these products at {part:.0%} of the speed of the faster library."
+        if part < 0.95
+        else ""
     )
 
 
@@ -398,12 +430,21 @@ def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
     report = reports["training"]
     seconds = report["seconds"]
     faster = {
-        system: min(("TensorFlow", "TensorFlow XLA"), key=lambda name, system=system: seconds[f"{system}, {name}"])
-        for system in ("hybrid, normalised", "hybrid, plain", "LSTM VAE, normalised", "LSTM VAE, plain")
+        system: min(
+            ("TensorFlow", "TensorFlow XLA"),
+            key=lambda name, system=system: seconds[f"{system}, {name}"],
+        )
+        for system in (
+            "hybrid, normalised",
+            "hybrid, plain",
+            "LSTM VAE, normalised",
+            "LSTM VAE, plain",
+        )
     }
     ours = {system: seconds[f"{system}, {name}"] for system, name in faster.items()}
     profile = {
-        system: f"training, {system}" + (", XLA" if faster[f"{system}, normalised"] == "TensorFlow XLA" else "")
+        system: f"training, {system}"
+        + (", XLA" if faster[f"{system}, normalised"] == "TensorFlow XLA" else "")
         for system in ("hybrid", "LSTM VAE")
     }
     for framework, lengths in report["lengths"].items():
@@ -464,13 +505,20 @@ def data_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
         ("lines in memory, the speed of a DataLoader", 3.0, "times_loader"),
     ):
         yield Aim(
-            f"data, {what}", wanted, report[key], None, "Both stand in *Data*; what the pipeline does is not profiled."
+            f"data, {what}",
+            wanted,
+            report[key],
+            None,
+            "Both stand in *Data*; what the pipeline does is not profiled.",
         )
 
 
 def start_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
     report = reports["startup"]
-    for what, key, wanted, unit in (("seconds", "seconds", 5.0, "s"), ("peak memory", "peak_megabytes", 3.0, "MB")):
+    for what, key, wanted, unit in (
+        ("seconds", "seconds", 5.0, "s"),
+        ("peak memory", "peak_megabytes", 3.0, "MB"),
+    ):
         found = report[key]
         limit = (
             f"Of ours, {found[f'kvae{ENDING}']:.3g} {unit}, {found[OPENED]:.3g} are onnxruntime's, which opens the graph and "
@@ -493,7 +541,11 @@ CHAPTERS: dict[str, Callable[[Report], str]] = {
 
 def main() -> None:
     files = {name: RESULTS / f"{name}.json" for name in CHAPTERS}
-    reports = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.exists()}
+    reports = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in files.items()
+        if path.exists()
+    }
     chapters = [CHAPTERS[name](report) for name, report in reports.items()]
     last = [aims(reports)] if set(CHAPTERS) - {"training-gpu"} <= set(reports) else []
     RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters, *last]), encoding="utf-8")

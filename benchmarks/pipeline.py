@@ -42,7 +42,13 @@ BATCHES = 300
 STEPS = 20
 LENGTH = 48
 
-FASTEST = ("cnn-small", "cnn-map-toy-small", "cnn-dense-toy-small", "historyless-cnn-ptb-small", "lstm-lm-ptb-small")
+FASTEST = (
+    "cnn-small",
+    "cnn-map-toy-small",
+    "cnn-dense-toy-small",
+    "historyless-cnn-ptb-small",
+    "lstm-lm-ptb-small",
+)
 """Small presets without a recurrence over positions, and the smallest with one."""
 
 
@@ -70,8 +76,16 @@ def main() -> None:
     slowest = min(medians[name] for name in runs if " from " in name)
     fastest = max(medians[name] for name in options.presets)
     loader = max(medians[name] for name in RIVALS if name.startswith("DataLoader"))
-    report = {"batch": BATCH, "length": LENGTH, "rounds": options.rounds, "examples_per_second": medians}
-    report |= {"times_fastest_model": slowest / fastest, "times_loader": medians["lines from memory"] / loader}
+    report = {
+        "batch": BATCH,
+        "length": LENGTH,
+        "rounds": options.rounds,
+        "examples_per_second": medians,
+    }
+    report |= {
+        "times_fastest_model": slowest / fastest,
+        "times_loader": medians["lines from memory"] / loader,
+    }
     print(json.dumps(report, indent=1))
     written(options.json, report)
 
@@ -116,7 +130,12 @@ def data_loader(file: Path, workers: int) -> Callable[..., dict[str, float]]:
         def __getitem__(self, place: int) -> np.ndarray:
             return self.tokens(self.lines[place])
 
-    options = {"num_workers": workers, "persistent_workers": bool(workers), "drop_last": True, "shuffle": True}
+    options = {
+        "num_workers": workers,
+        "persistent_workers": bool(workers),
+        "drop_last": True,
+        "shuffle": True,
+    }
     loader: Any = DataLoader(Lines(), batch_size=BATCH, **options)
     return drained(itertools.chain.from_iterable(itertools.repeat(loader)))
 
@@ -160,7 +179,9 @@ def settings(name: str, file: Path, **data: str) -> Config:
     """A preset on the names, in batches and rows of one size."""
     common = {"data.source": str(file), "data.too_long": "drop", "data.mode": "lines"}
     sizes = {"training.batch_size": BATCH, "model.length": LENGTH}
-    return preset(name).with_settings({**common, **sizes, **{f"data.{key}": value for key, value in data.items()}})
+    return preset(name).with_settings(
+        {**common, **sizes, **{f"data.{key}": value for key, value in data.items()}}
+    )
 
 
 def pipelines(file: Path) -> dict[str, Callable[[], float]]:

@@ -26,7 +26,15 @@ from sampling import BUNDLE, EIGHT_BITS, prepare
 from training_step import LENGTH, ours, recurrence
 from turns import PRODUCTS, arguments, written
 
-CONTAINERS = {"Loop", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "If", "StatelessIf"}
+CONTAINERS = {
+    "Loop",
+    "While",
+    "StatelessWhile",
+    "PartitionedCall",
+    "StatefulPartitionedCall",
+    "If",
+    "StatelessIf",
+}
 CONTAINERS |= {"while", "call", "conditional"}
 """Operations whose time is that of others within them, TensorFlow's and XLA's."""
 FUSED = "^_(Mkl|Native)*(Fused)?"
@@ -64,7 +72,9 @@ def of_training(step: Callable[[], Any], rounds: int) -> Counter[str]:
     """Microseconds by operation of `rounds` steps: TensorFlow's, or XLA's where it has compiled the step."""
     step()
     with tempfile.TemporaryDirectory() as folder:
-        options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0)
+        options = tf.profiler.experimental.ProfilerOptions(
+            host_tracer_level=3, python_tracer_level=0
+        )
         with tf.profiler.experimental.Profile(folder, options=options):
             for _ in range(rounds):
                 step()
@@ -119,7 +129,9 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     prepare()
     measured: dict[str, Callable[[], Counter[str]]] = {
-        f"{name}, batch {batch}": lambda path=path, batch=batch: of_writing(path, batch, options.rounds)
+        f"{name}, batch {batch}": lambda path=path, batch=batch: of_writing(
+            path, batch, options.rounds
+        )
         for name, path in (("writing", BUNDLE), ("writing in eight bits", EIGHT_BITS))
         for batch in options.batches
     }
@@ -132,14 +144,17 @@ def main() -> None:
         "recurrence, XLA": lambda: recurrence(False, "TensorFlow XLA")[0],
     }
     measured |= {
-        f"training, {name}": lambda make=make: of_training(make(), options.rounds) for name, make in steps.items()
+        f"training, {name}": lambda make=make: of_training(make(), options.rounds)
+        for name, make in steps.items()
     }
     report: dict[str, dict[str, Any]] = {"shares": {}, "products": {}}
     for name, measure in measured.items():
         own = without_containers(measure())
         report["shares"][name] = shares(own)
         report["products"][name] = sum(own[product] for product in PRODUCTS) / own.total()
-        shown = ", ".join(f"{operation} {share:.0%}" for operation, share in report["shares"][name].items())
+        shown = ", ".join(
+            f"{operation} {share:.0%}" for operation, share in report["shares"][name].items()
+        )
         print(f"{name}: products {report['products'][name]:.0%}: {shown}", flush=True)
     written(options.json, report)
 

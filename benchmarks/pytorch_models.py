@@ -90,7 +90,11 @@ def convolutions(sizes: Sequence[int]) -> nn.Sequential:
     """Kernel 3, stride 2, batch normalisation, ReLU."""
     found: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
-        found += [nn.Conv1d(before, after, 3, 2, padding=1, bias=False), nn.BatchNorm1d(after, eps=1e-3), nn.ReLU()]
+        found += [
+            nn.Conv1d(before, after, 3, 2, padding=1, bias=False),
+            nn.BatchNorm1d(after, eps=1e-3),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*found)
 
 
@@ -103,7 +107,8 @@ class Expander(nn.Module):
         self.grid = nn.Linear(code, self.coarse * base)
         sizes = [base, *filters]
         self.convolutions = nn.ModuleList(
-            nn.ConvTranspose1d(before, after, 3, 2, bias=False) for before, after in itertools.pairwise(sizes)
+            nn.ConvTranspose1d(before, after, 3, 2, bias=False)
+            for before, after in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(size, eps=1e-3) for size in filters)
 
@@ -130,10 +135,16 @@ class Hybrid(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         symbols = functional.one_hot(tokens, self.symbols).float()
-        mean, log_variance = self.posterior(self.encoder(symbols.transpose(1, 2)).flatten(1)).chunk(2, dim=1)
+        mean, log_variance = self.posterior(self.encoder(symbols.transpose(1, 2)).flatten(1)).chunk(
+            2, dim=1
+        )
         features = self.expander(drawn(mean, log_variance))
         logits = self.head(features, shifted(tokens))
-        return cost(logits, tokens) + kl(mean, log_variance) + 0.2 * cost(self.auxiliary(features), tokens)
+        return (
+            cost(logits, tokens)
+            + kl(mean, log_variance)
+            + 0.2 * cost(self.auxiliary(features), tokens)
+        )
 
 
 class LSTMVAE(nn.Module):
@@ -144,7 +155,9 @@ class LSTMVAE(nn.Module):
         self.symbols = sizes["symbols"]
         self.encoder = nn.LSTM(self.symbols, sizes["encoder"][0], batch_first=True)
         self.posterior = nn.Linear(sizes["encoder"][0], 2 * sizes["code"])
-        self.head = (NormalizedHead if normalized else FusedHead)(sizes["code"], sizes["units"], self.symbols, True)
+        self.head = (NormalizedHead if normalized else FusedHead)(
+            sizes["code"], sizes["units"], self.symbols, True
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         read, _ = self.encoder(functional.one_hot(tokens, self.symbols).float())
@@ -164,7 +177,9 @@ def shifted(tokens: Tensor) -> Tensor:
 
 def cost(logits: Tensor, tokens: Tensor) -> Tensor:
     """Nats a text, the mean of the batch."""
-    return functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(tokens)
+    return functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(
+        tokens
+    )
 
 
 def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -186,9 +201,15 @@ class Sampler(nn.Module):
         self.length = length
         self.expander = Expander(code, length, kernels[0].shape[2], filters)
         self.head = NormalizedHead(filters[-1], weights["normalize_cell/gamma"].shape[0], symbols)
-        linear = {"grid": self.expander.grid, "read_features": self.head.read_features, "classify": self.head.classify}
+        linear = {
+            "grid": self.expander.grid,
+            "read_features": self.head.read_features,
+            "classify": self.head.classify,
+        }
         norms = {name: getattr(self.head, name) for name in ("normalize_inputs",)}
-        norms |= {name: getattr(self.head.lstm, name) for name in ("normalize_hidden", "normalize_cell")}
+        norms |= {
+            name: getattr(self.head.lstm, name) for name in ("normalize_hidden", "normalize_cell")
+        }
         with torch.no_grad():
             for name, layer in linear.items():
                 layer.weight.copy_(torch.from_numpy(weights[f"{name}/kernel"].T))
@@ -198,7 +219,9 @@ class Sampler(nn.Module):
                 norm.weight.copy_(torch.from_numpy(weights[f"{name}/gamma"]))
                 norm.bias.copy_(torch.from_numpy(weights[f"{name}/beta"]))
             for level, kernel in enumerate(kernels):
-                self.expander.convolutions[level].weight.copy_(torch.from_numpy(kernel.transpose(2, 1, 0)))
+                self.expander.convolutions[level].weight.copy_(
+                    torch.from_numpy(kernel.transpose(2, 1, 0))
+                )
                 norm = self.expander.norms[level]
                 for ours, theirs in {
                     "gamma": norm.weight,
@@ -206,19 +229,28 @@ class Sampler(nn.Module):
                     "moving_mean": norm.running_mean,
                     "moving_variance": norm.running_var,
                 }.items():
-                    theirs.copy_(torch.from_numpy(weights[f"expander_normalization_{level}/{ours}"]))
+                    theirs.copy_(
+                        torch.from_numpy(weights[f"expander_normalization_{level}/{ours}"])
+                    )
             self.head.read_previous.weight.copy_(torch.from_numpy(weights["rows/embeddings"]))
             self.head.bias.copy_(torch.from_numpy(weights["cell/bias"]))
             self.head.lstm.kernel.copy_(torch.from_numpy(weights["cell/kernel"]))
         self.eval()
 
-    def step(self, projected: Tensor, previous: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = self.head.normalize_inputs(projected + self.head.read_previous(previous)) + self.head.bias
+    def step(
+        self, projected: Tensor, previous: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = (
+            self.head.normalize_inputs(projected + self.head.read_previous(previous))
+            + self.head.bias
+        )
         hidden, cell = self.head.lstm.step(inputs, hidden, cell)
         return self.head.classify(hidden), hidden, cell
 
     @torch.inference_mode()
-    def write(self, code: Tensor, greedy: bool, barrier: Tensor, step: Callable[..., Any] | None = None) -> Tensor:
+    def write(
+        self, code: Tensor, greedy: bool, barrier: Tensor, step: Callable[..., Any] | None = None
+    ) -> Tensor:
         """Tokens (B, T) of codes (B, d), to the full length."""
         step = step or self.step
         features = self.expander(code)
@@ -229,6 +261,10 @@ class Sampler(nn.Module):
         for position in range(self.length):
             logits, hidden, cell = step(projected[:, position], previous, hidden, cell)
             logits = logits + barrier
-            previous = logits.argmax(dim=1) if greedy else torch.multinomial(torch.softmax(logits, dim=1), 1)[:, 0]
+            previous = (
+                logits.argmax(dim=1)
+                if greedy
+                else torch.multinomial(torch.softmax(logits, dim=1), 1)[:, 0]
+            )
             written.append(previous)
         return torch.stack(written, dim=1)

@@ -28,7 +28,8 @@ from turns import MEMORY, Rival, arguments, bandwidth, in_turn, serve, steady, t
 
 MADE = Path("runs/benchmarks")
 TEXTS, RUN, BUNDLE, EIGHT_BITS, SAVED, WEIGHTS = (
-    MADE / name for name in ("tweets.txt", "tweets-run", "tweets", "tweets-int8", "tweets-saved", "tweets.npz")
+    MADE / name
+    for name in ("tweets.txt", "tweets-run", "tweets", "tweets-int8", "tweets-saved", "tweets.npz")
 )
 STEPS, MOST = 600, 50_000
 """Of training, and the texts that it takes: a fiftieth of them is held out, enough for what eight bits change."""
@@ -58,18 +59,26 @@ def prepare() -> None:
         TEXTS.parent.mkdir(parents=True, exist_ok=True)
         TEXTS.write_text("\n".join(some_texts()) + "\n", encoding="utf-8")
     for made, command in (
-        (RUN / "model.keras", ["train", *TRAINING.split(), f"--data={TEXTS}", *settings, "--resume", f"--out={RUN}"]),
+        (
+            RUN / "model.keras",
+            ["train", *TRAINING.split(), f"--data={TEXTS}", *settings, "--resume", f"--out={RUN}"],
+        ),
         (BUNDLE, ["export", str(RUN), str(BUNDLE)]),
         (EIGHT_BITS, ["export", str(RUN), str(EIGHT_BITS), "--int8"]),
         (SAVED, ["export", str(RUN), f"--saved-model={SAVED}"]),
     ):
         if not made.exists():
             print(f"making {made}: minutes, once", file=sys.stderr)
-            subprocess.run([sys.executable, "-P", "-m", "kvae", *command], check=True, stdout=sys.stderr)
+            subprocess.run(
+                [sys.executable, "-P", "-m", "kvae", *command], check=True, stdout=sys.stderr
+            )
     if not WEIGHTS.exists():
         model = trained().model
         parts = [*model.expander.weights, *model.head.weights]
-        np.savez(WEIGHTS, **{"/".join(weight.path.split("/")[-2:]): np.asarray(weight.value) for weight in parts})
+        np.savez(
+            WEIGHTS,
+            **{"/".join(weight.path.split("/")[-2:]): np.asarray(weight.value) for weight in parts},
+        )
 
 
 def some_texts() -> Sequence[str]:
@@ -112,7 +121,9 @@ def of_saved_model() -> Callable[[int], Any]:
     loaded = tf.saved_model.load(str(SAVED))
     write = loaded.signatures["sample"]
     one = tf.constant(1.0)
-    return lambda batch: write(seed=tf.constant(0), count=tf.constant(batch), temperature=one)["ids"].numpy()
+    return lambda batch: write(seed=tf.constant(0), count=tf.constant(batch), temperature=one)[
+        "ids"
+    ].numpy()
 
 
 def of_pytorch(compiled: bool) -> Callable[[int], Any]:
@@ -154,10 +165,14 @@ def seconds_of_products(batch: int, eight_bits: bool = False, pytorch_too: bool 
     """Of a batch: at every position the state times the LSTM's kernel and times the classifier's, and at once the features
     times what the gates read of them; the deconvolutions are taken to be as fast as the latter. Each by PyTorch or onnxruntime,
     whichever is faster, or by the latter; in eight bits the first, which alone is computed so, by onnxruntime."""
-    recurrence = LENGTH * product(batch, UNITS, 4 * UNITS, pytorch_too and not eight_bits, eight_bits)
+    recurrence = LENGTH * product(
+        batch, UNITS, 4 * UNITS, pytorch_too and not eight_bits, eight_bits
+    )
     classifier = LENGTH * product(batch, UNITS, SYMBOLS, pytorch_too)
     features = product(batch * LENGTH, FEATURES, 4 * UNITS, pytorch_too, calls=1)
-    return recurrence + classifier + features * (1 + of_expander() / (LENGTH * FEATURES * 4 * UNITS))
+    return (
+        recurrence + classifier + features * (1 + of_expander() / (LENGTH * FEATURES * 4 * UNITS))
+    )
 
 
 def of_expander() -> int:
@@ -170,7 +185,14 @@ def of_expander() -> int:
     return found
 
 
-def product(rows: int, inner: int, columns: int, pytorch_too: bool, eight_bits: bool = False, calls: int = 16) -> float:
+def product(
+    rows: int,
+    inner: int,
+    columns: int,
+    pytorch_too: bool,
+    eight_bits: bool = False,
+    calls: int = 16,
+) -> float:
     """Seconds of a product of (rows, inner) and (inner, columns) numbers, of so many in a row, by onnxruntime or the faster."""
     import onnxruntime
     import torch
@@ -191,7 +213,9 @@ def product(rows: int, inner: int, columns: int, pytorch_too: bool, eight_bits: 
         [numpy_helper.from_array(constant, "kernel")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     feed = dict.fromkeys(names, inputs)
     ways = [lambda: session.run(None, feed)]
     if pytorch_too:
@@ -213,7 +237,14 @@ def same_texts() -> float:
     barrier[[0, 1, 3]] = -1e9
     ids = model.write(torch.from_numpy(codes), True, barrier).numpy()
     theirs = bundle.alphabet.decode(ids)
-    return float(np.mean([ours == text for ours, text in zip(bundle.decode(codes, greedy=True), theirs, strict=True)]))
+    return float(
+        np.mean(
+            [
+                ours == text
+                for ours, text in zip(bundle.decode(codes, greedy=True), theirs, strict=True)
+            ]
+        )
+    )
 
 
 def main() -> None:

@@ -56,13 +56,25 @@ LARGE = 1024
 
 COMPANIONS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "alone": (0, "", {}),
-    "4 clients that score one text by 1,024 samples": (4, "/score", {"texts": ["text"], "samples": LARGE}),
+    "4 clients that score one text by 1,024 samples": (
+        4,
+        "/score",
+        {"texts": ["text"], "samples": LARGE},
+    ),
     "4 clients that ask for 1,024 texts": (4, "/sample", {"n": LARGE}),
     "64 clients that ask for 1,024 texts": (64, "/sample", {"n": LARGE}),
-    "4 clients that ask for 1,024 steps": (4, "/interpolate", {"first": "text", "last": "text", "steps": LARGE}),
+    "4 clients that ask for 1,024 steps": (
+        4,
+        "/interpolate",
+        {"first": "text", "last": "text", "steps": LARGE},
+    ),
     "64 clients that reconstruct 256 texts": (64, "/reconstruct", {"texts": ["text"] * 256}),
     "64 clients that ask for one text": (64, "/sample", {}),
-    "64 clients that ask for one text, each of its own temperature": (64, "/sample", {"temperature": 1.0}),
+    "64 clients that ask for one text, each of its own temperature": (
+        64,
+        "/sample",
+        {"temperature": 1.0},
+    ),
     "64 clients that stream one text": (64, "/stream", {}),
 }
 """Beside whom one text is asked for: clients, address and body; "text" stands for a text of the model's."""
@@ -97,7 +109,9 @@ def main() -> None:
 def loaded(options: argparse.Namespace) -> dict[str, Any]:
     """The report of *load*."""
     with serving(options.bundle, options.threads) as (process, port):
-        tally, memory, seconds = asyncio.run(load(process.pid, port, options.clients, options.seconds))
+        tally, memory, seconds = asyncio.run(
+            load(process.pid, port, options.clients, options.seconds)
+        )
         metrics = asyncio.run(batch_sizes(port))
         process.send_signal(signal.SIGTERM)
         exit_code = process.wait(60)
@@ -119,7 +133,9 @@ def beside(options: argparse.Namespace) -> dict[str, Any]:
         with serving(options.bundle, options.threads) as (_, port):
             one, others = asyncio.run(one_beside(port, options.seconds, clients, path, body))
         found[name] = {
-            "one_text_ms": latencies([second for seconds in one.seconds.values() for second in seconds] or [math.nan]),
+            "one_text_ms": latencies(
+                [second for seconds in one.seconds.values() for second in seconds] or [math.nan]
+            ),
             "one_text_statuses": dict(one.statuses),
             "others_statuses": dict(others.statuses),
         }
@@ -127,7 +143,9 @@ def beside(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": options.seconds, "beside": found}
 
 
-async def one_beside(port: int, seconds: float, clients: int, path: str, body: dict[str, Any]) -> tuple[Tally, Tally]:
+async def one_beside(
+    port: int, seconds: float, clients: int, path: str, body: dict[str, Any]
+) -> tuple[Tally, Tally]:
     """What one client of one text and what the others saw; the others begin two seconds earlier."""
     one, others, numbers = Tally(), Tally(), itertools.count()
     text = (await some_texts(port))[0]
@@ -138,9 +156,16 @@ async def one_beside(port: int, seconds: float, clients: int, path: str, body: d
     def ask_others() -> tuple[str, dict[str, Any], int]:
         number = next(numbers)
         own = {"temperature": 0.5 + 0.01 * (number % 100)} if "temperature" in body else {}
-        return path, {**body, **own, **({"seed": number} if path in ("/sample", "/stream") else {})}, 1
+        return (
+            path,
+            {**body, **own, **({"seed": number} if path in ("/sample", "/stream") else {})},
+            1,
+        )
 
-    busy = [asyncio.create_task(client(port, until, ask_others, others, patient=True)) for _ in range(clients)]
+    busy = [
+        asyncio.create_task(client(port, until, ask_others, others, patient=True))
+        for _ in range(clients)
+    ]
     await asyncio.sleep(2.0)
     await client(port, until, lambda: ("/sample", {"seed": next(numbers)}, 1), one, pause=0.1)
     for task in busy:
@@ -162,7 +187,9 @@ async def overloaded(port: int, seconds: float) -> dict[str, Any]:
 
     async def many(clients: int) -> Tally:
         tally, until = Tally(), time.monotonic() + seconds
-        await asyncio.gather(*(client(port, until, large, tally, patient=True) for _ in range(clients)))
+        await asyncio.gather(
+            *(client(port, until, large, tally, patient=True) for _ in range(clients))
+        )
         return tally
 
     async def twofold(rate: float) -> Tally:
@@ -202,13 +229,17 @@ MEASURES = {"load": loaded, "beside": beside, "overload": overload}
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle")
     parser.add_argument("--measure", choices=MEASURES, default="load")
     parser.add_argument("--clients", type=int, default=64, help="of load")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--threads", type=int, help="of the server (default: all cores)")
-    parser.add_argument("--json", metavar="FILE", help="write the report here too, with the memory over time")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report here too, with the memory over time"
+    )
     return parser.parse_args()
 
 
@@ -226,7 +257,9 @@ def serving(bundle: str, threads: int | None) -> Iterator[tuple[subprocess.Popen
         process.wait()
 
 
-async def load(pid: int, port: int, clients: int, seconds: float) -> tuple[Tally, list[tuple[float, int]], float]:
+async def load(
+    pid: int, port: int, clients: int, seconds: float
+) -> tuple[Tally, list[tuple[float, int]], float]:
     """What the clients saw, (seconds, bytes) of resident memory, and how long it took."""
     tally, numbers, began = Tally(), itertools.count(), time.monotonic()
     watching = asyncio.create_task(watch(pid, began))
@@ -254,7 +287,9 @@ async def watch(pid: int, began: float) -> list[tuple[float, int]]:
 async def some_texts(port: int) -> list[str]:
     """Texts that the model can read: beginnings of its own. Stray bytes, which untrained models write, count three each when
     they are read again."""
-    status, body, _ = await ask(*await asyncio.open_connection("127.0.0.1", port), "/sample", {"n": 64, "seed": 0})
+    status, body, _ = await ask(
+        *await asyncio.open_connection("127.0.0.1", port), "/sample", {"n": 64, "seed": 0}
+    )
     assert status == 200, body
     texts = [sample["text"] for sample in json.loads(body)["samples"]]
     return [text[: len(text) // 3] for text in texts if len(text) >= 3]
@@ -313,9 +348,7 @@ async def ask(
     """One request on a connection that stays open: status, body and Retry-After in seconds. HTTP by hand, so that clients take
     little time."""
     content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
     writer.write(head.encode() + b"\r\n\r\n" + content)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
@@ -338,8 +371,14 @@ async def batch_sizes(port: int) -> dict[str, float]:
     """How many samples ran together, from /metrics."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    told = dict(line.rsplit(" ", 1) for line in (await reader.read()).decode().splitlines() if line.startswith("kvae"))
-    requests, batches = (float(told[f'kvae_batch_requests_{part}{{endpoint="sample"}}']) for part in ("sum", "count"))
+    told = dict(
+        line.rsplit(" ", 1)
+        for line in (await reader.read()).decode().splitlines()
+        if line.startswith("kvae")
+    )
+    requests, batches = (
+        float(told[f'kvae_batch_requests_{part}{{endpoint="sample"}}']) for part in ("sum", "count")
+    )
     return {"mean_sample_requests_a_batch": round(requests / batches, 1)}
 
 
@@ -361,9 +400,14 @@ def summary(tally: Tally, seconds: float) -> dict[str, Any]:
 
 def latencies(seconds: list[float]) -> dict[str, float]:
     """Median, 99th percentile and largest, in milliseconds."""
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive") if len(seconds) > 1 else seconds * 99
+    cuts = (
+        statistics.quantiles(seconds, n=100, method="inclusive")
+        if len(seconds) > 1
+        else seconds * 99
+    )
     return {
-        name: round(1000 * value, 1) for name, value in (("p50", cuts[49]), ("p99", cuts[98]), ("max", max(seconds)))
+        name: round(1000 * value, 1)
+        for name, value in (("p50", cuts[49]), ("p99", cuts[98]), ("max", max(seconds)))
     }
 
 

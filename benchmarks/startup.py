@@ -23,10 +23,19 @@ from sampling import BUNDLE, prepare
 from turns import arguments, written
 
 ROOT = Path(__file__).parents[1]
-MEMORY = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+MEMORY = (
+    "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+)
 TEXT = "from kvae.serving import Sampler; Sampler.load({bundle!r}).sample(1, seed=0); " + MEMORY
-RIVAL = "import sys; sys.path.insert(0, 'benchmarks'); from sampling import of_name; of_name({name!r})(1); " + MEMORY
-FIRST_TEXT, IMPORT, BASE = "kvae, the first text", "import kvae.serving", "import numpy, onnxruntime"
+RIVAL = (
+    "import sys; sys.path.insert(0, 'benchmarks'); from sampling import of_name; of_name({name!r})(1); "
+    + MEMORY
+)
+FIRST_TEXT, IMPORT, BASE = (
+    "kvae, the first text",
+    "import kvae.serving",
+    "import numpy, onnxruntime",
+)
 OPEN = "onnxruntime, the graph open"
 OPENING = "import numpy, onnxruntime; onnxruntime.InferenceSession({graph!r}); " + MEMORY
 
@@ -36,9 +45,19 @@ def environment(folder: Path, project: Path) -> tuple[Path, dict[str, float]]:
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     wheel = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(project)]
-    subprocess.run(wheel, check=True, capture_output=True)  # from a source archive: nothing is built within the project
+    subprocess.run(
+        wheel, check=True, capture_output=True
+    )  # from a source archive: nothing is built within the project
     (file,) = folder.glob("*.whl")
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        str(ROOT / "constraints.txt"),
+    ]
     empty = megabytes(folder)
     subprocess.run([*pip, "numpy", "onnxruntime"], check=True)
     base, source = megabytes(folder), megabytes(folder, "*.py")
@@ -56,7 +75,9 @@ def megabytes(folder: Path, pattern: str = "*") -> float:
 def process(python: Path, code: str) -> tuple[float, int]:
     """Seconds of a process that runs `code`, start and end included, and the last number that it prints."""
     started = time.perf_counter()
-    done = subprocess.run([str(python), "-P", "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [str(python), "-P", "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
     return time.perf_counter() - started, int((done.stdout.split() or ["0"])[-1])
 
 
@@ -80,19 +101,41 @@ def main() -> None:
         }
         if options.bundle is None:
             rivals = {"SavedModel": "SavedModel", "PyTorch, eager": "PyTorch"}
-            programs |= {f"{name}, the first text": (own, RIVAL.format(name=rival)) for name, rival in rivals.items()}
+            programs |= {
+                f"{name}, the first text": (own, RIVAL.format(name=rival))
+                for name, rival in rivals.items()
+            }
         taken: dict[str, list[tuple[float, int]]] = {name: [] for name in programs}
         for _ in range(options.rounds):
             for name, program in programs.items():
                 taken[name].append(process(*program))
-    seconds = {name: statistics.median(each for each, _ in values) for name, values in taken.items()}
-    peak = {name: statistics.median(kilobytes for _, kilobytes in values) / 1024 for name, values in taken.items()}
+    seconds = {
+        name: statistics.median(each for each, _ in values) for name, values in taken.items()
+    }
+    peak = {
+        name: statistics.median(kilobytes for _, kilobytes in values) / 1024
+        for name, values in taken.items()
+    }
     for name, value in seconds.items():
-        print(f"{name:28} {value:6.3f} s  {peak[name]:6.0f} MB" if peak[name] else f"{name:28} {value:6.3f} s")
-    print(f"import kvae.serving takes {seconds[IMPORT] / seconds[BASE]:.2f} times the import of numpy and onnxruntime")
-    print(f"megabytes: kvae adds {whole['installed']:.2f}, kvae-text-serving {alone['installed']:.2f}")
-    report = {"seconds": seconds, "peak_megabytes": {name: value for name, value in peak.items() if value}}
-    written(options.json, {**report, "kvae": whole, "kvae-text-serving": alone, "rounds": options.rounds})
+        print(
+            f"{name:28} {value:6.3f} s  {peak[name]:6.0f} MB"
+            if peak[name]
+            else f"{name:28} {value:6.3f} s"
+        )
+    print(
+        f"import kvae.serving takes {seconds[IMPORT] / seconds[BASE]:.2f} times the import of numpy and onnxruntime"
+    )
+    print(
+        f"megabytes: kvae adds {whole['installed']:.2f}, kvae-text-serving {alone['installed']:.2f}"
+    )
+    report = {
+        "seconds": seconds,
+        "peak_megabytes": {name: value for name, value in peak.items() if value},
+    }
+    written(
+        options.json,
+        {**report, "kvae": whole, "kvae-text-serving": alone, "rounds": options.rounds},
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from turns import MEMORY, Rival, arguments, bandwidth, fastest_device, finish, in_turn, serve, timed, triad, written
+from turns import (
+    MEMORY,
+    Rival,
+    arguments,
+    bandwidth,
+    fastest_device,
+    finish,
+    in_turn,
+    serve,
+    timed,
+    triad,
+    written,
+)
 
 BATCH, LENGTH, SYMBOLS, UNITS = 64, 60, 54, 500
 STEPS = 3
@@ -37,8 +49,14 @@ def configuration(system: str, plain: bool, length: int) -> Any:
     from kvae.presets import preset
 
     name = {"hybrid": "hybrid-lstm-ptb", "LSTM VAE": "lstm-vae-ptb"}[system]
-    settings = {"model.length": length, "model.vocabulary_size": SYMBOLS, "model.head_layer_normalization": not plain}
-    settings |= {"model.encoder_units": [READER], "model.latent_size": 50} if system == "LSTM VAE" else {}
+    settings = {
+        "model.length": length,
+        "model.vocabulary_size": SYMBOLS,
+        "model.head_layer_normalization": not plain,
+    }
+    settings |= (
+        {"model.encoder_units": [READER], "model.latent_size": 50} if system == "LSTM VAE" else {}
+    )
     return preset(name).with_settings({**settings, "objective.input_dropout": 0.0})
 
 
@@ -72,7 +90,13 @@ def theirs(system: str, plain: bool, length: int, device: str) -> tuple[Callable
 
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False
-    sizes = {"symbols": SYMBOLS, "length": length, "code": 50, "units": UNITS, "encoder": (128, 256)}
+    sizes = {
+        "symbols": SYMBOLS,
+        "length": length,
+        "code": 50,
+        "units": UNITS,
+        "encoder": (128, 256),
+    }
     sizes |= {"base": 256, "filters": (128, 200)}
     if system == "LSTM VAE":
         model: Any = pytorch_models.LSTMVAE({**sizes, "encoder": (READER,)}, not plain)
@@ -100,7 +124,10 @@ def operations(system: str) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     step, _ = theirs(system, plain=False, length=LENGTH, device="cpu")
-    with torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:  # it hides nn.LSTM's
+    with (
+        torch.backends.mkldnn.flags(enabled=False),
+        FlopCounterMode(display=False) as counter,
+    ):  # it hides nn.LSTM's
         step()
     return counter.get_total_flops()
 
@@ -169,7 +196,10 @@ def products_of_tensorflow() -> Callable[[], Any]:
 
     state, kernel = tf.random.normal((BATCH, UNITS)), tf.random.normal((UNITS, 4 * UNITS))
     gates = tf.random.normal((BATCH, 4 * UNITS))
-    rows, columns = tf.random.normal((BATCH * LENGTH, UNITS)), tf.random.normal((BATCH * LENGTH, 4 * UNITS))
+    rows, columns = (
+        tf.random.normal((BATCH * LENGTH, UNITS)),
+        tf.random.normal((BATCH * LENGTH, 4 * UNITS)),
+    )
     back = tf.transpose(kernel)
 
     @tf.function
@@ -186,9 +216,17 @@ def products_of_pytorch() -> Callable[[], Any]:
     import torch
 
     device = fastest_device()
-    state, kernel = torch.randn(BATCH, UNITS, device=device), torch.randn(UNITS, 4 * UNITS, device=device)
-    gates, back = torch.randn(BATCH, 4 * UNITS, device=device), torch.randn(4 * UNITS, UNITS, device=device)
-    rows, columns = (torch.randn(BATCH * LENGTH, size, device=device) for size in (UNITS, 4 * UNITS))
+    state, kernel = (
+        torch.randn(BATCH, UNITS, device=device),
+        torch.randn(UNITS, 4 * UNITS, device=device),
+    )
+    gates, back = (
+        torch.randn(BATCH, 4 * UNITS, device=device),
+        torch.randn(4 * UNITS, UNITS, device=device),
+    )
+    rows, columns = (
+        torch.randn(BATCH * LENGTH, size, device=device) for size in (UNITS, 4 * UNITS)
+    )
 
     def run() -> None:
         for _ in range(LENGTH):
@@ -243,7 +281,10 @@ def answering(name: str) -> Callable[..., dict[str, Any]]:
             made[length] = of_name(name, length)
             made[length][0]()
         run, parameters = made[length]
-        return {"seconds": timed(lambda: [run() for _ in range(STEPS)]) / STEPS, "parameters": parameters}
+        return {
+            "seconds": timed(lambda: [run() for _ in range(STEPS)]) / STEPS,
+            "parameters": parameters,
+        }
 
     return answer
 
@@ -265,18 +306,33 @@ def main() -> None:
         serve(answering(options.rival))
         return
     ours_too = [name for name in options.frameworks if name != "PyTorch"]
-    computing = ["products, PyTorch", *(["products, TensorFlow"] if "TensorFlow" in ours_too else [])]
+    computing = [
+        "products, PyTorch",
+        *(["products, TensorFlow"] if "TensorFlow" in ours_too else []),
+    ]
     device = device_name()
     if device and set(options.frameworks) != {"JAX", "PyTorch"}:
         parser.error(
             f"PyTorch would use {device} and TensorFlow not; name --frameworks JAX PyTorch, and another --json"
         )
-    report: dict[str, Any] = {"batch": BATCH, "length": LENGTH, "rounds": options.rounds, "device": device}
+    report: dict[str, Any] = {
+        "batch": BATCH,
+        "length": LENGTH,
+        "rounds": options.rounds,
+        "device": device,
+    }
     report["seconds"], report["parameters"] = compared(
-        [f"{system}, {kind}, {name}" for system in SYSTEMS for kind in KINDS for name in options.frameworks], options
+        [
+            f"{system}, {kind}, {name}"
+            for system in SYSTEMS
+            for kind in KINDS
+            for name in options.frameworks
+        ],
+        options,
     )
     report["recurrence"], _ = compared(
-        [*(f"recurrence, {kind}, {name}" for kind in KINDS for name in ours_too), *computing], options
+        [*(f"recurrence, {kind}, {name}" for kind in KINDS for name in ours_too), *computing],
+        options,
     )
     alone, _ = compared([PEAK, MEMORY], options)
     fastest = min(report["recurrence"][name] for name in computing)
@@ -297,10 +353,14 @@ def device_name() -> str:
 
 def started(name: str) -> Rival:
     """The process of a rival, on its backend."""
-    return Rival(__file__, name, environment=JAX if "JAX" in name else {"KERAS_BACKEND": "tensorflow"})
+    return Rival(
+        __file__, name, environment=JAX if "JAX" in name else {"KERAS_BACKEND": "tensorflow"}
+    )
 
 
-def compared(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, float], dict[str, int]]:
+def compared(
+    names: Sequence[str], options: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, int]]:
     """Median seconds of a step of each, all in turn, and their numbers of parameters."""
     rivals, parameters = [started(name) for name in names], {}
     found = in_turn(rivals, options.rounds, length=LENGTH)
@@ -311,7 +371,9 @@ def compared(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[st
     return found, parameters
 
 
-def by_length(frameworks: Sequence[str], options: argparse.Namespace) -> dict[str, dict[int, float]]:
+def by_length(
+    frameworks: Sequence[str], options: argparse.Namespace
+) -> dict[str, dict[int, float]]:
     """Median seconds of a step of the hybrid on each, by the number of positions."""
     rivals = {name: started(f"hybrid, normalised, {name}") for name in frameworks}
     lengths: dict[str, dict[int, float]] = {name: {} for name in rivals}
@@ -320,7 +382,8 @@ def by_length(frameworks: Sequence[str], options: argparse.Namespace) -> dict[st
         for name, rival in rivals.items():
             lengths[name][length] = seconds = found[rival.name]
             print(
-                f"T {length:4}  {1e3 * seconds:8.1f} ms, {1e3 * seconds / length:6.2f} a position  {name}", flush=True
+                f"T {length:4}  {1e3 * seconds:8.1f} ms, {1e3 * seconds / length:6.2f} a position  {name}",
+                flush=True,
             )
     for rival in rivals.values():
         rival.close()

@@ -33,7 +33,9 @@ PRODUCTS = {
 class Rival:
     """A process that answers each request, an object, with another."""
 
-    def __init__(self, script: str, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, script: str, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         command = [sys.executable, script, "--rival", name, *arguments]
         self.process = subprocess.Popen(
@@ -56,7 +58,9 @@ class Rival:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise RuntimeError(f"{self.name} died; run it alone to see why: {' '.join(map(str, self.process.args))}")
+            raise RuntimeError(
+                f"{self.name} died; run it alone to see why: {' '.join(map(str, self.process.args))}"
+            )
         return json.loads(line)
 
     def close(self) -> None:
@@ -103,9 +107,13 @@ def in_turn(rivals: Iterable[Rival], rounds: int, **request: Any) -> dict[str, f
 
 def arguments(description: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
     """What every comparison takes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--json", type=Path, default=RESULTS / f"{name}.json", help="where the figures go")
+    parser.add_argument(
+        "--json", type=Path, default=RESULTS / f"{name}.json", help="where the figures go"
+    )
     parser.add_argument("--rival", help=argparse.SUPPRESS)
     return parser
 
@@ -167,7 +175,9 @@ def bandwidth(seconds: float) -> float:
 
 def machine() -> str:
     """Cores, processor and what it can do with vectors."""
-    said = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    said = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    )
     facts = dict(line.split(":", 1) for line in said.splitlines() if ":" in line)
     facts = {name.strip(): value.strip() for name, value in facts.items()}
     flags = facts.get("flags", "").split()

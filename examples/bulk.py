@@ -33,20 +33,33 @@ def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int)
     file = Path(folder) / f"rows-{first_row:010d}.jsonl"
     if not file.exists():
         samples = sampler_of(bundle).iterate(count, seed, first_row=first_row)
-        lines = [json.dumps({"row": item.row, "text": item.text}, ensure_ascii=False) for item in samples]
+        lines = [
+            json.dumps({"row": item.row, "text": item.text}, ensure_ascii=False) for item in samples
+        ]
         with whole(file) as partial:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return count
 
 
-def generate(client: Client, bundle: str, folder: str, n: int, seed: int = 0, size: int = SIZE) -> None:
+def generate(
+    client: Client, bundle: str, folder: str, n: int, seed: int = 0, size: int = SIZE
+) -> None:
     """Write `n` texts of `seed` in shards of `size` to `folder`, what is there already left alone."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    order = {"model_id": Sampler.load(bundle, endpoints=()).info()["model_id"], "n": n, "seed": seed, "size": size}
+    order = {
+        "model_id": Sampler.load(bundle, endpoints=()).info()["model_id"],
+        "n": n,
+        "seed": seed,
+        "size": size,
+    }
     noted = Path(folder) / "order.json"
-    with sole_writer(Path(folder) / LOCK, Path(folder), wait=True):  # two orders that begin together do not mix
+    with sole_writer(
+        Path(folder) / LOCK, Path(folder), wait=True
+    ):  # two orders that begin together do not mix
         if noted.exists() and json.loads(noted.read_text()) != order:
-            raise SystemExit(f"{folder} holds another order, {noted.read_text()}; give another folder")
+            raise SystemExit(
+                f"{folder} holds another order, {noted.read_text()}; give another folder"
+            )
         with whole(noted) as partial:
             partial.write_text(json.dumps(order))
     shards = [(bundle, folder, seed, first, min(size, n - first)) for first in range(0, n, size)]
@@ -62,11 +75,20 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("-n", type=int, default=100_000, help="texts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=SIZE, help="texts a shard (default: %(default)s)")
-    parser.add_argument("--scheduler", help="address of a Dask cluster (default: workers on this machine)")
+    parser.add_argument(
+        "--size", type=int, default=SIZE, help="texts a shard (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--scheduler", help="address of a Dask cluster (default: workers on this machine)"
+    )
     parser.add_argument("--workers", type=int, help="on this machine (default: one for each core)")
     given = parser.parse_args()
-    here = {"n_workers": given.workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    here = {
+        "n_workers": given.workers,
+        "threads_per_worker": 1,
+        "host": "127.0.0.1",
+        "dashboard_address": None,
+    }
     with Client(given.scheduler) if given.scheduler else Client(**here) as dask:
         folders = (str(Path(path).resolve()) for path in (given.bundle, given.folder))
         generate(dask, *folders, given.n, given.seed, given.size)
