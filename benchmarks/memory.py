@@ -22,6 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+PREPARED = " to learn from, "
+"""Part of the message of `kvae train` that comes after preparation and before training."""
+
 
 def main() -> None:
     options = parse_arguments()
@@ -64,8 +67,8 @@ def write_lines(file: Path, size: float) -> int:
 def train(file: Path, folder: Path, steps: int) -> dict[str, float]:
     """Train in a process of its own; return seconds, peak memory and size of the tokens.
 
-    `seconds_until_prepared` counts until the message that comes before training. Raises
-    `SystemExit` with the last lines of the process if it fails.
+    `seconds_until_prepared` counts until the message with `PREPARED`. Raises `SystemExit` with the
+    last lines of the process if it fails.
     """
     command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm-small"]
     command += ["--data", str(file), "--out", str(folder / "run"), "--steps", str(steps)]
@@ -79,7 +82,7 @@ def train(file: Path, folder: Path, steps: int) -> dict[str, float]:
     prepared, lines = 0.0, []
     for line in process.stderr:
         lines.append(line)
-        prepared = prepared or (" to learn from, " in line and time.monotonic() - started)
+        prepared = prepared or (PREPARED in line and time.monotonic() - started)
     if process.wait():
         raise SystemExit("".join(lines[-20:]))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -106,7 +106,7 @@ brackets: the speedup over eager PyTorch, and the time per batch.
 The last rows are upper bounds: the throughput if a program computed the matrix products and nothing
 else. In brackets: the percentage of this bound that the bundle reaches. The products were measured
 at these sizes in the same run, in PyTorch and in onnxruntime, and the faster one counts. In eight
-bits only the products with the LSTM's state are computed in eight bits.
+bits, only the product of the LSTM's state with the LSTM's kernel is computed in eight bits.
 
 | batch | {" | ".join(seconds)} |
 |---|{"---:|" * len(seconds)}
