@@ -1,9 +1,11 @@
-"""How much memory does a large text file take to train on?
+"""Measure the memory that training on a large text file takes.
 
     python benchmarks/memory.py [--gigabytes 2] [--steps 200] [--folder DIR] [--json FILE]
 
-Writes a file of made-up lines from the names of the Unicode characters, trains `hybrid-lstm-small`'s sizes on it in a process
-of its own, and prints the peak of that process' resident memory and how long preparing and training took.
+The script writes a file of synthetic lines, made of the names of the Unicode characters. It trains
+the preset `hybrid-lstm-small` on the file in a process of its own, and prints the peak resident
+memory of that process, the seconds of preparation and of the whole run, and the size of the stored
+tokens.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+PREPARED = " to learn from, "
+"""Part of the message of `kvae train` that comes after preparation and before training."""
+
 
 def main() -> None:
-    options = arguments()
+    options = parse_arguments()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         file = Path(folder) / "large.txt"
         size = write_lines(file, options.gigabytes * 10**9)
@@ -32,7 +37,7 @@ def main() -> None:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,64 +45,55 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument(
         "--folder",
-        help="where the file and the tokens are written, for a moment (default: the system's)",
+        help="folder for the temporary text file and its tokens (default: the system's)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the report here too")
+    parser.add_argument("--json", metavar="FILE", help="also write the report to FILE")
     return parser.parse_args()
 
 
 def write_lines(file: Path, size: float) -> int:
-    """Lines of two names with a number until the file has that many bytes; how many it has."""
+    """Write lines of two names and a number until the file has `size` bytes; return its size."""
     from kvae.training.named_corpora import unicode_names
 
     names = [name for name in unicode_names() if len(name) < 48]
     generator = np.random.default_rng(0)
-    with file.open("w", encoding="utf-8") as opened:
-        while opened.tell() < size:
+    with file.open("w", encoding="utf-8") as stream:
+        while stream.tell() < size:
             pairs = generator.integers(0, len(names), (100_000, 3)).tolist()
-            opened.write("".join(f"{names[a]} {names[b]} {number}\n" for a, b, number in pairs))
+            stream.write("".join(f"{names[a]} {names[b]} {number}\n" for a, b, number in pairs))
     return file.stat().st_size
 
 
 def train(file: Path, folder: Path, steps: int) -> dict[str, float]:
-    """Train in a process of its own: seconds until the first sentence about training, seconds in all, and peak memory."""
-    command = [
-        sys.executable,
-        "-m",
-        "kvae",
-        "train",
-        "--preset",
-        "hybrid-lstm-small",
-        "--data",
-        str(file),
-    ]
-    command += [
-        "--out",
-        str(folder / "run"),
-        "--steps",
-        str(steps),
-        "--set",
-        f"training.steps_per_epoch={steps}",
-    ]
+    """Train in a process of its own; return seconds, peak memory and size of the tokens.
+
+    `seconds_until_prepared` counts until the message with `PREPARED`. Raises `SystemExit` with the
+    last lines of the process if it fails.
+    """
+    command = [sys.executable, "-m", "kvae", "train", "--preset", "hybrid-lstm-small"]
+    command += ["--data", str(file), "--out", str(folder / "run"), "--steps", str(steps)]
+    command += ["--set", f"training.steps_per_epoch={steps}"]
     environment = {**os.environ, "KVAE_DATA": str(folder / "data")}
     started = time.monotonic()
-    running = subprocess.Popen(
+    process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
-    assert running.stderr is not None
+    assert process.stderr is not None
     prepared, lines = 0.0, []
-    for line in running.stderr:
+    for line in process.stderr:
         lines.append(line)
-        prepared = prepared or (" to learn from, " in line and time.monotonic() - started)
-    if running.wait():
+        prepared = prepared or (PREPARED in line and time.monotonic() - started)
+    if process.wait():
         raise SystemExit("".join(lines[-20:]))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    stored = sum(item.stat().st_size for item in (folder / "data").rglob("*") if item.is_file())
+    token_bytes = sum(
+        item.stat().st_size for item in (folder / "data").rglob("*") if item.is_file()
+    )
     return {
         "peak_resident_bytes": peak,
         "seconds_until_prepared": round(prepared, 1),
         "seconds": round(time.monotonic() - started, 1),
-        "bytes_of_tokens_on_disk": stored,
+        "bytes_of_tokens_on_disk": token_bytes,
     }
 
 

@@ -1,4 +1,4 @@
-"""docs/performance.md out of the figures in docs/performance/, which the comparisons write.
+"""Write docs/performance.md from the figures in docs/performance/, which the benchmarks measure.
 
 python benchmarks/page.py
 """
@@ -9,376 +9,423 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from turns import PRODUCTS, RESULTS
+from turns import MATRIX_PRODUCTS, RESULTS
 
 Report = Mapping[str, Any]
 
 HEAD = """# Performance
 
-What one would use instead, beside kvae, on the same work: each rival in a process of its own, all in turn, medians. Made by
-`python benchmarks/page.py` from the figures that the scripts of `benchmarks/` write into `docs/performance/`; each script says
-at its top how to run it again, in `.venv` with PyTorch (`pip install --constraint constraints.txt --editable '.[benchmarks]'`).
-Trust the ratios more than the speeds, and least at batch 1: on the shared machines these are of, two runs in a row differed by
-up to a half there, and by a tenth at batch 64. Between machines they differ more, see the lines that begin with *On*: on
-machines with slow memory every program here is limited by memory bandwidth, ours and the others.
+This page compares kvae with the alternatives on the same work. Each program runs in a process of
+its own, the programs take turns, and each figure is a median. `python benchmarks/page.py` writes
+the page from the figures in `docs/performance/`. The scripts in `benchmarks/` measure these
+figures; the docstring of each script says how to run it, in `.venv` with PyTorch
+(`pip install --constraint constraints.txt --editable '.[benchmarks]'`).
+
+Trust the ratios more than the absolute speeds, and the figures at batch 1 least. On the shared
+machines used here, two runs in a row differed by up to a half at batch 1 and by a tenth at batch
+64. Machines differ more than that; see the lines that begin with *On*. On machines with slow memory
+every program here is limited by memory bandwidth, ours and the others.
 """
 
 
-def made_on(report: Report) -> str:
+def measured_on(report: Report) -> str:
     """The machine, and the versions of what was compared."""
-    versions = ", ".join(
-        f"{name} {version}" for name, version in report.get("versions", {}).items()
-    )
-    return "; ".join(filter(None, [report["machine"], versions]))
+    versions = report.get("versions", {}).items()
+    named = ", ".join(f"{name} {version}" for name, version in versions)
+    return "Measured on " + "; ".join(filter(None, [report["machine"], named]))
 
 
-def elsewhere(name: str, ratios: Callable[[Report], Mapping[str, Sequence[float]]]) -> str:
-    """How many times PyTorch's speed it was on other machines, whose figures lie beside as NAME-MACHINE.json."""
+def other_machines(name: str, speedups: Callable[[Report], Mapping[str, Sequence[float]]]) -> str:
+    """A line for each other machine: the speedup over PyTorch by its report NAME-MACHINE.json."""
     lines = []
     for path in sorted(RESULTS.glob(f"{name}-*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         if not report.get("device"):
-            found = "; ".join(
-                f"{what} {', '.join(f'{ratio:.2f}' for ratio in each)}"
-                for what, each in ratios(report).items()
+            figures = "; ".join(
+                f"{what} {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
+                for what, ratios in speedups(report).items()
             )
             lines.append(
-                f"On {report['machine']}, times PyTorch's speed in the order of the columns: {found}."
+                f"On {report['machine']}, speedup over PyTorch in the order of the columns: "
+                f"{figures}."
             )
     return "\n\n".join(lines)
 
 
-def writing_ratios(report: Report) -> dict[str, list[float]]:
-    """Of each bundle, by batch."""
+def sampling_speedups(report: Report) -> dict[str, list[float]]:
+    """Speedup of each bundle over PyTorch, by batch size."""
     return {
-        name: [found["PyTorch"] / found[name] for found in report["seconds"].values()]
+        name: [seconds["PyTorch"] / seconds[name] for seconds in report["seconds"].values()]
         for name in PRODUCTS_OF
     }
 
 
-def training_ratios(report: Report) -> dict[str, list[float]]:
-    """Of each system, by framework of ours."""
+def training_speedups(report: Report) -> dict[str, list[float]]:
+    """Speedup of each system over PyTorch, by the framework on which kvae runs."""
     seconds = report["seconds"]
     systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
-    ours = ("TensorFlow", "TensorFlow XLA", "JAX")
+    frameworks = ("TensorFlow", "TensorFlow XLA", "JAX")
     return {
-        system: [seconds[f"{system}, PyTorch"] / seconds[f"{system}, {name}"] for name in ours]
+        system: [
+            seconds[f"{system}, PyTorch"] / seconds[f"{system}, {framework}"]
+            for framework in frameworks
+        ]
         for system in systems
     }
 
 
 def sampling(report: Report) -> str:
-    """Characters a second, and the ratios to PyTorch."""
-    seconds, changed = report["seconds"], report["quantization"]
+    """The chapter on sampling: throughput, and speedup over PyTorch."""
+    seconds, quantization = report["seconds"], report["quantization"]
     names = [name for name in next(iter(seconds.values())) if not name.startswith("products")]
     rows = [
         f"| {name} | "
         + " | ".join(
-            cell(int(batch), found, name, report["length"]) for batch, found in seconds.items()
+            sampling_cell(int(batch), by_name, name, report["length"])
+            for batch, by_name in seconds.items()
         )
         for name in names
     ]
     rows += [
-        f"| {products.replace('products', 'products alone')} | "
+        f"| {products.replace('products', 'matrix products alone')} | "
         + " | ".join(
-            f"{int(batch) * report['length'] / found[products]:,.0f} ({share(found, name):.0%})"
-            for batch, found in seconds.items()
+            f"{int(batch) * report['length'] / by_name[products]:,.0f} "
+            f"({products_fraction(by_name, name):.0%})"
+            for batch, by_name in seconds.items()
         )
         for name, products in PRODUCTS_OF.items()
     ]
-    return f"""## Writing
+    return f"""## Sampling
 
-Characters a second of the tweet-sized hybrid (code 100, five deconvolutions, a layer-normalised LSTM of 1,000, T
-{report["length"]}), all with the same weights, trained for {report["steps"]} steps of 32 out of {report["texts"]:,} texts
-({report["same_texts"]:.0%} of 64 greedy texts are equal between the bundle and PyTorch), and in brackets how many times
-PyTorch's eager speed that is, and how long a batch takes. The last rows are what the products alone would allow, measured
-at these sizes in the same run (by PyTorch or onnxruntime, whichever is faster; in eight bits those of the LSTM's state), and
-which share of that the bundle reaches.
+Throughput in characters per second of the tweet-sized hybrid (latent code of 100, five
+deconvolutions, a layer-normalised LSTM of 1,000 units, T {report["length"]}). All programs use the
+same weights, trained for {report["steps"]} steps of batch 32 on {report["texts"]:,} texts. Greedy
+decoding of 64 codes gives {report["same_texts"]:.0%} equal texts in the bundle and in PyTorch. In
+brackets: the speedup over eager PyTorch, and the time per batch.
+
+The last rows are upper bounds: the throughput if a program computed the matrix products and nothing
+else. In brackets: the percentage of this bound that the bundle reaches. The products were measured
+at these sizes in the same run, in PyTorch and in onnxruntime, and the faster one counts. In eight
+bits, only the product of the LSTM's state with the LSTM's kernel is computed in eight bits.
 
 | batch | {" | ".join(seconds)} |
 |---|{"---:|" * len(seconds)}
 {chr(10).join(row + " |" for row in rows)}
 
-The products of a position read {4 * report["weights"] / 1e6:.0f} MB of weights, whatever the batch: at batch 1 the bundle reads
-{weights_per_second(report):.0f} GB/s of them. Memory reads and writes {report["memory_gigabytes_per_second"]:.0f} GB/s
-(the triad of large arrays); what is read faster comes from the caches.
+The matrix products of one position read {4 * report["weights"] / 1e6:.0f} MB of weights at any
+batch size. At batch 1 the bundle reads weights at {weights_per_second(report):.0f} GB/s. The memory
+bandwidth is {report["memory_gigabytes_per_second"]:.0f} GB/s, reads and writes together (the triad
+of large arrays); whatever is read faster comes from the caches.
 
-In eight bits the bound of {changed["texts"]} held-out texts is {changed["bound"]:.2f} nats instead of
-{changed["bound_in_float32"]:.2f} ({worse(changed):+.2%}), {changed["likeliest_symbols_unchanged"]:.2%} of the likeliest next
-symbols behind the true ones stay the same, and the files are {changed["size_ratio"]:.0%} as large.
+In eight bits the bound of {quantization["texts"]} held-out texts is {quantization["bound"]:.2f}
+nats, compared with {quantization["bound_in_float32"]:.2f} in float32
+({bound_increase(quantization):+.2%}). The top-1 agreement of the next-token predictions with
+float32, given the true tokens before, is {quantization["likeliest_symbols_unchanged"]:.2%}. The
+files have {quantization["size_ratio"]:.0%} of the size.
 
-{elsewhere("sampling", writing_ratios)}
+{other_machines("sampling", sampling_speedups)}
 
-{made_on(report)}, median of {report["rounds"]}: `python benchmarks/sampling.py`.
+{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/sampling.py`.
 """
 
 
 PRODUCTS_OF = {"bundle": "products", "bundle, eight bits": "products, eight bits"}
-"""The products that a bundle cannot do without."""
+"""The name under which the matrix products of each bundle were timed."""
 
 
-def cell(batch: int, found: Mapping[str, float], name: str, length: int) -> str:
-    taken = found[name]
-    return f"{batch * length / taken:,.0f} ({found['PyTorch'] / taken:.2f}; {1e3 * taken:,.0f} ms)"
+def sampling_cell(batch: int, seconds: Mapping[str, float], name: str, length: int) -> str:
+    """Characters per second, speedup over PyTorch and milliseconds per batch."""
+    taken = seconds[name]
+    speedup = seconds["PyTorch"] / taken
+    return f"{batch * length / taken:,.0f} ({speedup:.2f}; {1e3 * taken:,.0f} ms)"
 
 
 def weights_per_second(report: Report) -> float:
-    """Gigabytes of the products' weights that the bundle reads at batch 1."""
+    """Gigabytes of weights per second that the matrix products of the bundle read at batch 1."""
     return 4 * report["weights"] * report["length"] / report["seconds"]["1"]["bundle"] / 1e9
 
 
-def share(found: Mapping[str, float], name: str = "bundle") -> float:
-    """Of the speed that the products alone allow."""
-    return found[PRODUCTS_OF[name]] / found[name]
+def products_fraction(seconds: Mapping[str, float], name: str = "bundle") -> float:
+    """Speed of a bundle as a fraction of the speed of its matrix products alone."""
+    return seconds[PRODUCTS_OF[name]] / seconds[name]
 
 
-def worse(changed: Mapping[str, float]) -> float:
-    """By which share of itself the bound is higher in eight bits."""
-    return changed["bound"] / changed["bound_in_float32"] - 1
+def bound_increase(quantization: Mapping[str, float]) -> float:
+    """Relative increase of the bound in eight bits over float32."""
+    return quantization["bound"] / quantization["bound_in_float32"] - 1
 
 
 def training(report: Report) -> str:
-    """Examples a second of each system and framework."""
+    """The chapter on training: throughput of each system and framework on the CPU."""
     return f"""## Training
 
 {training_table(report)}
 
-{recurrence_sentence(report)} The products of the LSTM VAE's step take {fewer_operations(report):.2f}
-times the operations of the hybrid's. {growth_sentence(report)}
+{recurrence_sentence(report)} The matrix products of a step take {operations_ratio(report):.2f}
+times as many operations in the LSTM VAE as in the hybrid. {growth_sentence(report)}
 
-{elsewhere("training", training_ratios)}
+{other_machines("training", training_speedups)}
 
-{made_on(report)}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
+{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
 """
 
 
+GPU_COMMAND = (
+    "python benchmarks/training_step.py --frameworks JAX PyTorch "
+    "--json docs/performance/training-gpu.json"
+)
+
+
 def training_on_gpu(report: Report) -> str:
-    """The same comparison on a GPU, where one was there."""
+    """The chapter on training on a GPU, for a report that was measured on one."""
     return f"""## Training on a GPU
 
 {training_table(report)}
 
-{report["device"]}, {made_on(report)}, median of {report["rounds"]}:
-`python benchmarks/training_step.py --frameworks JAX PyTorch --json docs/performance/training-gpu.json`.
+{measured_on(report)}, {report["device"]}, median of {report["rounds"]}:
+`{GPU_COMMAND}`.
 """
 
 
 def training_table(report: Report) -> str:
-    """Examples a second, the ratio to PyTorch and the share of the machine's largest speed."""
+    """Examples per second, speedup over PyTorch and percentage of peak matrix throughput."""
     seconds, batch = report["seconds"], report["batch"]
     systems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in seconds))
     frameworks = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in seconds))
 
-    def shown(system: str, framework: str) -> str:
+    def cell(system: str, framework: str) -> str:
         taken = seconds[f"{system}, {framework}"]
-        peak = share_of_peak(report, system.partition(", ")[0], taken)
+        peak = peak_fraction(report, system.partition(", ")[0], taken)
         return f"{batch / taken:,.0f} ({seconds[f'{system}, PyTorch'] / taken:.2f}; {peak:.0%})"
 
     rows = "\n".join(
         f"| {system}, {report['parameters'][f'{system}, {frameworks[0]}'] / 1e6:.2f} M | "
-        + " | ".join(shown(system, framework) for framework in frameworks)
+        + " | ".join(cell(system, framework) for framework in frameworks)
         + " |"
         for system in systems
     )
-    return f"""Examples a second, T {report["length"]}, LSTM 500, batch {batch}, and in brackets how many times PyTorch's speed
-that is (its layer-normalised LSTM is written by hand, its plain one is `nn.LSTM`), and the percentage of peak matrix throughput
-that a step reaches. The peak is {report["peak_gflops"]:,.0f} GFLOP/s, measured on the product of two large matrices in single
-precision. Memory reads and writes {report["memory_gigabytes_per_second"]:,.0f} GB/s.
+    return f"""Throughput in examples per second at T {report["length"]}, LSTM 500, batch {batch}.
+In brackets: the speedup over PyTorch, and the percentage of peak matrix throughput that a step
+reaches. In PyTorch the layer-normalised LSTM is written by hand and the plain one is `nn.LSTM`. The
+peak is {report["peak_gflops"]:,.0f} GFLOP/s in single precision: the product of two large matrices
+or the products of the recurrence, whichever is faster. The memory bandwidth is
+{report["memory_gigabytes_per_second"]:,.0f} GB/s, reads and writes together.
 
 | system | {" | ".join(frameworks)} |
 |---|{"---:|" * len(frameworks)}
 {rows}"""
 
 
-def share_of_peak(report: Report, system: str, seconds: float) -> float:
-    """Of the largest speed of products, by the operations of a step."""
+def peak_fraction(report: Report, system: str, seconds: float) -> float:
+    """Matrix throughput of a step that takes `seconds`, as a fraction of the peak."""
     return report["operations"][system] / seconds / report["peak_gflops"] / 1e9
 
 
 def recurrence_sentence(report: Report) -> str:
-    """Which share of the speed of its products the recurrence alone reaches."""
-    ways = ("TensorFlow", "TensorFlow XLA", "JAX")
-    shares = "; ".join(
+    """The sentence on the recurrence alone, compared with its matrix products."""
+    frameworks = ("TensorFlow", "TensorFlow XLA", "JAX")
+    percentages = "; ".join(
         f"{kind} "
-        + ", ".join(f"{share_of_recurrence(report, kind, way):.0%} on {way}" for way in ways)
+        + ", ".join(
+            f"{recurrence_fraction(report, kind, framework):.0%} on {framework}"
+            for framework in frameworks
+        )
         for kind in ("normalised", "plain")
     )
-    return f"""The recurrence alone, forward and backward, beside its products, which the machine computes at
-{report["products_gflops"]:.0f} GFLOP/s (by TensorFlow or PyTorch, whichever is faster): {shares}."""
+    return f"""The recurrence alone, forward and backward, reaches these percentages of the speed of
+its matrix products ({report["products_gflops"]:.0f} GFLOP/s in TensorFlow or PyTorch, whichever is
+faster): {percentages}."""
 
 
 def growth_sentence(report: Report) -> str:
-    """Milliseconds a position by the number of positions."""
+    """The sentence on milliseconds per position, by the number of positions."""
     return (
-        "Milliseconds a position of the hybrid's step: "
+        "Milliseconds per position of a step of the hybrid, at different T: "
         + "; ".join(
-            f"{name} "
+            f"{framework} "
             + ", ".join(
-                f"{1e3 * taken / int(length):.1f} at {length}" for length, taken in lengths.items()
+                f"{1e3 * seconds / int(length):.1f} at {length}"
+                for length, seconds in by_length.items()
             )
-            for name, lengths in report["lengths"].items()
+            for framework, by_length in report["lengths"].items()
         )
         + "."
     )
 
 
-def share_of_recurrence(report: Report, kind: str, *ways: str) -> float:
-    """Of the speed that the recurrence's products alone allow, by the fastest of some ways."""
-    alone = report["recurrence"]
-    products = min(taken for name, taken in alone.items() if name.startswith("products"))
-    return products / min(alone[f"recurrence, {kind}, {way}"] for way in ways)
+def recurrence_fraction(report: Report, kind: str, *frameworks: str) -> float:
+    """Speed of the recurrence on the fastest framework, as a fraction of that of its products."""
+    seconds = report["recurrence"]
+    products = min(taken for name, taken in seconds.items() if name.startswith("products"))
+    return products / min(seconds[f"recurrence, {kind}, {framework}"] for framework in frameworks)
 
 
-def fewer_operations(report: Report) -> float:
-    """How many times those of the hybrid's products the LSTM VAE's take."""
+def operations_ratio(report: Report) -> float:
+    """Operations in the matrix products of the LSTM VAE, divided by those of the hybrid."""
     return report["operations"]["LSTM VAE"] / report["operations"]["hybrid"]
 
 
 def pipeline(report: Report) -> str:
-    """Examples a second that are delivered and consumed."""
-    found = report["examples_per_second"]
-    rows = "\n".join(f"| {name} | {rate:,} |" for name, rate in found.items())
+    """The chapter on data: examples per second that are delivered and consumed."""
+    rates = report["examples_per_second"]
+    rows = "\n".join(f"| {name} | {rate:,} |" for name, rate in rates.items())
     return f"""## Data
 
-Examples a second, T {report["length"]}, batch {report["batch"]}: the pipeline (*from memory*, *from disk*; *cold* from the
-opening of the file to the end of the first epoch), what small presets consume, and what one would write instead. The slowest
-pipeline delivers {report["times_fastest_model"]:.0f} times what the fastest preset consumes, that of lines in memory
-{report["times_loader"]:.1f} times a `DataLoader`.
+Examples per second at T {report["length"]}, batch {report["batch"]}: what the pipeline delivers
+(*from memory*, *from disk*; *cold* counts from opening the file to the end of the first epoch),
+what small presets consume, and what a PyTorch `DataLoader` and plain Python deliver. Once warm, the
+slowest pipeline delivers {report["times_fastest_model"]:.0f} times what the fastest preset
+consumes. The pipeline of lines in memory delivers {report["times_loader"]:.1f} times as much as the
+faster `DataLoader`.
 
-| | examples a second |
+| | examples per second |
 |---|---:|
 {rows}
 
-{made_on(report)}, median of {report["rounds"]}: `python benchmarks/pipeline.py`.
+{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/pipeline.py`.
 """
 
 
-ENDING = ", the first text"
-"""Of the names of rivals that start and write."""
-OPENED = "onnxruntime, the graph open"
+FIRST_TEXT = ", the first text"
+"""End of the name of each program that samples one text."""
+GRAPH_LOADED = "onnxruntime, the graph open"
+"""Name of the program that only loads the graph."""
 
 
 def startup(report: Report) -> str:
-    """Seconds and megabytes to the first text."""
-    ours = f"kvae{ENDING}"
+    """The chapter on start-up: seconds and peak memory until the first text."""
+    ours = f"kvae{FIRST_TEXT}"
     seconds, peak = report["seconds"], report["peak_megabytes"]
     rows = "\n".join(
-        f"| {name.removesuffix(ENDING)} | {seconds[name]:.2f} ({seconds[name] / seconds[ours]:.1f}) | "
+        f"| {name.removesuffix(FIRST_TEXT)} | "
+        f"{seconds[name]:.2f} ({seconds[name] / seconds[ours]:.1f}) | "
         f"{megabytes:,.0f} ({megabytes / peak[ours]:.1f}) |"
         for name, megabytes in peak.items()
-        if name != OPENED
+        if name != GRAPH_LOADED
     )
-    imports = seconds["import kvae.serving"] / seconds["import numpy, onnxruntime"]
-    whole, alone = report["kvae"], report["kvae-text-serving"]
-    return f"""## Start
+    import_ratio = seconds["import kvae.serving"] / seconds["import numpy, onnxruntime"]
+    kvae, kvae_serving = report["kvae"], report["kvae-text-serving"]
+    return f"""## Start-up
 
-From the start of a process to the end of its first text, the tweet-sized hybrid, T 128, and in brackets how many times ours
-that is.
+From the start of a process to the end of its first text, for the tweet-sized hybrid at T 128. In
+brackets: the multiple of kvae's figure.
 
 | | seconds | peak memory, MB |
 |---|---:|---:|
 {rows}
 
-Of ours, {seconds[OPENED]:.2f} s and {peak[OPENED]:.0f} MB are those of onnxruntime that opens the same graph unchecked and
-writes nothing. `import kvae.serving` takes {imports:.2f} times what `import numpy, onnxruntime` takes. With its byte-code
-kvae-text-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and what those need
-({alone["numpy and onnxruntime"]:.0f} MB); kvae, which holds training and export too, {whole["installed"]:.2f} MB
-({whole["source"]:.2f} of source).
+A process in which onnxruntime loads the same graph, without kvae's checks and without sampling,
+takes {seconds[GRAPH_LOADED]:.2f} s and {peak[GRAPH_LOADED]:.0f} MB. `import kvae.serving` takes
+{import_ratio:.2f} times as long as `import numpy, onnxruntime`. Byte-code included,
+kvae-text-serving adds {kvae_serving["installed"]:.2f} MB to numpy, onnxruntime and their
+dependencies ({kvae_serving["numpy and onnxruntime"]:.0f} MB). kvae, with training and export, adds
+{kvae["installed"]:.2f} MB, of which {kvae["source"]:.2f} MB is source.
 
-{made_on(report)}, median of {report["rounds"]}: `python benchmarks/startup.py`.
+{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/startup.py`.
 """
 
 
 def profiles(report: Report) -> str:
-    """Shares of the time by operation."""
+    """The chapter on profiles: share of the time by kind of operation."""
     rows = "\n".join(
-        f"| {name} | "
+        f"| {name.replace('writing', 'sampling')} | "
         + ", ".join(f"{operation} {share:.0%}" for operation, share in shares.items())
         + " |"
         for name, shares in report["shares"].items()
     )
-    return f"""## What limits it
+    return f"""## Profiles
 
-Where the time goes, by kind of operation, on one thread: the graphs of *Writing* by onnxruntime's profile; a step of the
-layer-normalised hybrid and LSTM VAE of *Training* and the recurrence alone, there and back, by TensorFlow's, as graphs and
-under XLA (*fused* is what it has made of neighbouring operations). To note an operation takes longer than a small one: at
-batch 1 the products' share is larger than it seems here, see the rows of products above.
+Share of the time by kind of operation, on one thread. The rows on sampling profile the graphs of
+*Sampling* with onnxruntime's profiler. The rows on training profile a step of the layer-normalised
+hybrid and LSTM VAE of *Training*, and the recurrence alone, forward and backward, with TensorFlow's
+profiler, in graph mode and under XLA (*fused*: neighbouring operations that XLA has merged). The
+profiler needs more time to record an operation than a small operation takes. At batch 1 the true
+share of the matrix products is therefore larger than shown here; see the last rows of the table in
+*Sampling*.
 
 | | share of the time in operations |
 |---|---|
 {rows}
 
-{made_on(report)}: `python benchmarks/profiles.py`.
+{measured_on(report)}: `python benchmarks/profiles.py`.
 """
 
 
-class Aim(NamedTuple):
-    """What is compared, the ratio that was wanted, the one that is measured, that with free operations other than products,
-    and what limits it."""
+class Goal(NamedTuple):
+    """A ratio to reach, and what was measured.
+
+    `products_only` is the ratio if only the matrix products of kvae took time, None where it is not
+    known. `limit` is a sentence on what limits the measured ratio.
+    """
 
     name: str
-    wanted: float
-    found: float
-    most: float | None
+    target: float
+    measured: float
+    products_only: float | None
     limit: str
 
     @property
     def reached(self) -> bool:
-        return self.found >= self.wanted
+        """True if the measured ratio is at least the target."""
+        return self.measured >= self.target
 
 
-def aims(reports: Mapping[str, Report]) -> str:
-    """What was wanted, what is reached, and why not."""
-    every = [
-        aim
-        for chapter in (writing_aims, training_aims, data_aims, start_aims)
-        for aim in chapter(reports)
+def goals(reports: Mapping[str, Report]) -> str:
+    """The chapter on goals: target and measurement of each, and what limits those not reached."""
+    every_goal = [
+        goal
+        for chapter in (sampling_goals, training_goals, data_goals, startup_goals)
+        for goal in chapter(reports)
     ]
     rows = "\n".join(
-        f"| {aim.name} | {aim.wanted:g} | {aim.found:.4g} | {'yes' if aim.reached else 'no'} | "
-        f"{f'{aim.most:.2f}' if aim.most else ''} |"
-        for aim in every
+        f"| {goal.name} | {goal.target:g} | {goal.measured:.4g} | "
+        f"{'yes' if goal.reached else 'no'} | "
+        f"{'' if goal.products_only is None else f'{goal.products_only:.2f}'} |"
+        for goal in every_goal
     )
     limits = "\n".join(
-        f"- *{aim.name}*: {aim.found:.2f} of {aim.wanted:g}. {aim.limit}"
-        for aim in every
-        if not aim.reached
+        f"- *{goal.name}*: {goal.measured:.2f} of {goal.target:g}. {goal.limit}"
+        for goal in every_goal
+        if not goal.reached
     )
-    return f"""## What was aimed at
+    return f"""## Goals and what was measured
 
-The last column is what would be measured if products of matrices took as long as they do and everything else of ours nothing:
-for writing by the measured speed of the products alone, for a training step by the shares above. What lies beyond it needs
-faster products, not fewer other operations. Between the hybrid and the LSTM VAE it is the ratio of the operations of their
-products, what the hybrid saves by itself.
+The last column is the ratio that would be measured if the matrix products took as long as they do
+and all other operations of kvae took no time. For sampling it follows from the measured speed of
+the matrix products alone, for a training step from the shares above. A higher ratio needs faster
+matrix products, not fewer other operations. Where the hybrid is compared with the LSTM VAE, the
+last column is the ratio of the operations in their matrix products, which is what the hybrid saves
+by itself.
 
-| times | wanted | measured | reached | with free other operations |
+| ratio | goal | measured | reached | matrix products only |
 |---|---:|---:|---|---:|
 {rows}
 
-What limits those that are not reached, by the profiles above:
+What limits the ratios that were not reached, by the profiles above:
 
 {limits}
 """
 
 
-def profiled(reports: Mapping[str, Report], name: str) -> str:
-    """What takes the time, by the profile of that name: the products, and the largest others."""
+def largest_shares(reports: Mapping[str, Report], profile: str) -> str:
+    """A clause: the share of the matrix products in a profile, and the largest others."""
     report = reports["profiles"]
     others = [
-        f"{operation} {part:.0%}"
-        for operation, part in report["shares"][name].items()
-        if operation not in (*PRODUCTS, "others")
+        f"{operation} {share:.0%}"
+        for operation, share in report["shares"][profile].items()
+        if operation not in (*MATRIX_PRODUCTS, "others")
     ]
-    return f"products take {report['products'][name]:.0%} of the time in operations, " + ", ".join(
-        others[:4]
-    )
+    products = report["products"][profile]
+    shares = [f"matrix products take {products:.0%} of the time in operations", *others[:4]]
+    return ", ".join(shares)
 
 
-def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+def sampling_goals(reports: Mapping[str, Report]) -> Iterator[Goal]:
+    """Goals for the speed of sampling and for the precision in eight bits."""
     report = reports["sampling"]
-    seconds, changed = report["seconds"], report["quantization"]
+    seconds, quantization = report["seconds"], report["quantization"]
     profile = {"bundle": "writing", "bundle, eight bits": "writing in eight bits"}
-    for name, rival, batch, wanted in (
+    for name, rival, batch, target in (
         ("bundle", "PyTorch", "1", 3.0),
         ("bundle", "PyTorch", "64", 1.5),
         ("bundle", "SavedModel", "1", 1.5),
@@ -386,53 +433,105 @@ def writing_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
         ("bundle, eight bits", "PyTorch", "1", 8.0),
         ("bundle, eight bits", "PyTorch", "64", 2.5),
     ):
-        found = seconds[batch]
-        most = found[rival] / found[PRODUCTS_OF[name]]
+        by_name = seconds[batch]
         limit = (
-            f"The products alone would take {share(found, name):.0%} of its time; in the profile of one thread "
-            f"{profiled(reports, f'{profile[name]}, batch {batch}')}."
+            f"The matrix products alone would take {products_fraction(by_name, name):.0%} "
+            "of its time. In the profile on one thread "
+            f"{largest_shares(reports, f'{profile[name]}, batch {batch}')}."
         )
         if name == "bundle":
-            limit += by_onnxruntime(found)
-        yield Aim(
-            f"writing, {name}, batch {batch}, the speed of {rival}",
-            wanted,
-            found[rival] / found[name],
-            most,
+            limit += onnxruntime_sentence(by_name)
+        yield Goal(
+            f"sampling, {name}, batch {batch}: speedup over {rival}",
+            target,
+            by_name[rival] / by_name[name],
+            by_name[rival] / by_name[PRODUCTS_OF[name]],
             limit,
         )
-    yield Aim(
-        "writing, bundle, batch 64, the speed of the products alone",
+    yield Goal(
+        "sampling, bundle, batch 64: speed / speed of its matrix products",
         0.85,
-        share(seconds["64"]),
+        products_fraction(seconds["64"]),
         1.0,
-        f"In the profile of one thread {profiled(reports, 'writing, batch 64')}.{by_onnxruntime(seconds['64'])}",
+        f"In the profile on one thread {largest_shares(reports, 'writing, batch 64')}."
+        f"{onnxruntime_sentence(seconds['64'])}",
     )
-    for what, wanted, kept in (
-        ("the bound", 0.995, 1 / (1 + worse(changed))),
-        ("likeliest symbols", 0.99, changed["likeliest_symbols_unchanged"]),
+    for what, target, measured in (
+        ("bound in float32 / bound", 0.995, 1 / (1 + bound_increase(quantization))),
+        ("top-1 agreement with float32", 0.99, quantization["likeliest_symbols_unchanged"]),
     ):
-        limit = f"Of {changed['texts']:,} held-out texts; more bits would keep more."
-        yield Aim(f"writing, bundle, eight bits, {what} of float32", wanted, kept, None, limit)
+        limit = f"Measured on {quantization['texts']:,} held-out texts; more bits would lose less."
+        yield Goal(f"sampling, bundle, eight bits: {what}", target, measured, None, limit)
 
 
-def by_onnxruntime(found: Mapping[str, float]) -> str:
-    """How near onnxruntime's products, which a bundle has to use, come to those of the faster."""
-    part = found["products"] / found["products, by onnxruntime"]
+def onnxruntime_sentence(seconds: Mapping[str, float]) -> str:
+    """A sentence on the speed of onnxruntime's products; empty if at least 95% of the best."""
+    fraction = seconds["products"] / seconds["products, by onnxruntime"]
     return (
-        f" Onnxruntime computes these products at {part:.0%} of the speed of the faster library."
-        if part < 0.95
+        f" In onnxruntime these products run at {fraction:.0%} of the speed of the faster library."
+        if fraction < 0.95
         else ""
     )
 
 
-def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+def training_goals(reports: Mapping[str, Report]) -> Iterator[Goal]:
+    """Goals for the speed of a training step and of the recurrence."""
     report = reports["training"]
+    for framework, by_length in report["lengths"].items():
+        per_position = [seconds / int(length) for length, seconds in by_length.items()]
+        yield Goal(
+            f"training, hybrid on {framework}: shortest / longest time per position",
+            0.85,
+            min(per_position) / max(per_position),
+            None,
+            length_growth(by_length),
+        )
     seconds = report["seconds"]
-    faster = {
+    faster = faster_in_tensorflow(seconds)
+    ours = {system: seconds[f"{system}, {framework}"] for system, framework in faster.items()}
+    profile = {
+        system: f"training, {system}"
+        + (", XLA" if faster[f"{system}, normalised"] == "TensorFlow XLA" else "")
+        for system in ("hybrid", "LSTM VAE")
+    }
+    products = reports["profiles"]["products"][profile["hybrid"]] * ours["hybrid, normalised"]
+    saved = operations_ratio(report)
+    for kind, target, products_seconds in (("normalised", 1.8, products), ("plain", 0.9, None)):
+        rival, hybrid = seconds[f"hybrid, {kind}, PyTorch"], ours[f"hybrid, {kind}"]
+        yield Goal(
+            f"training, hybrid, {kind}: speedup over PyTorch",
+            target,
+            rival / hybrid,
+            products_seconds and rival / products_seconds,
+            "In a step of the layer-normalised hybrid "
+            f"{largest_shares(reports, profile['hybrid'])}.",
+        )
+        yield Goal(
+            f"training, recurrence, {kind}: speed / speed of its matrix products",
+            0.55,
+            recurrence_fraction(report, kind, "TensorFlow", "TensorFlow XLA"),
+            1.0,
+            "In the layer-normalised recurrence under XLA "
+            f"{largest_shares(reports, 'training, recurrence, XLA')}; in graph mode "
+            f"{largest_shares(reports, 'training, recurrence')}.",
+        )
+        yield Goal(
+            f"training, hybrid, {kind}: speedup over the LSTM VAE",
+            2.0,
+            ours[f"LSTM VAE, {kind}"] / hybrid,
+            saved,
+            f"Its matrix products take {saved:.2f} times fewer operations. "
+            "In a step of the layer-normalised LSTM VAE "
+            f"{largest_shares(reports, profile['LSTM VAE'])}.",
+        )
+
+
+def faster_in_tensorflow(seconds: Mapping[str, float]) -> dict[str, str]:
+    """For each system, the faster of TensorFlow in graph mode and under XLA."""
+    return {
         system: min(
             ("TensorFlow", "TensorFlow XLA"),
-            key=lambda name, system=system: seconds[f"{system}, {name}"],
+            key=lambda framework, system=system: seconds[f"{system}, {framework}"],
         )
         for system in (
             "hybrid, normalised",
@@ -441,92 +540,62 @@ def training_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
             "LSTM VAE, plain",
         )
     }
-    ours = {system: seconds[f"{system}, {name}"] for system, name in faster.items()}
-    profile = {
-        system: f"training, {system}"
-        + (", XLA" if faster[f"{system}, normalised"] == "TensorFlow XLA" else "")
-        for system in ("hybrid", "LSTM VAE")
-    }
-    for framework, lengths in report["lengths"].items():
-        each = [taken / int(length) for length, taken in lengths.items()]
-        yield Aim(
-            f"training, hybrid on {framework}, time a position, the shortest of the longest",
-            0.85,
-            min(each) / max(each),
-            None,
-            growth(lengths),
-        )
-    products = reports["profiles"]["products"][profile["hybrid"]] * ours["hybrid, normalised"]
-    fewer = fewer_operations(report)
-    for kind, wanted, least in (("normalised", 1.8, products), ("plain", 0.9, None)):
-        rival, hybrid = seconds[f"hybrid, {kind}, PyTorch"], ours[f"hybrid, {kind}"]
-        yield Aim(
-            f"training, hybrid, {kind}, the speed of PyTorch",
-            wanted,
-            rival / hybrid,
-            least and rival / least,
-            f"In a step of the normalised one {profiled(reports, profile['hybrid'])}.",
-        )
-        yield Aim(
-            f"training, recurrence, {kind}, the speed of its products",
-            0.55,
-            share_of_recurrence(report, kind, "TensorFlow", "TensorFlow XLA"),
-            1.0,
-            f"Of the normalised one under XLA {profiled(reports, 'training, recurrence, XLA')}; as a graph "
-            f"{profiled(reports, 'training, recurrence')}.",
-        )
-        yield Aim(
-            f"training, hybrid, {kind}, the speed of the LSTM VAE",
-            2.0,
-            ours[f"LSTM VAE, {kind}"] / hybrid,
-            fewer,
-            f"Its products have {fewer:.2f} times fewer operations; in a step of the normalised LSTM VAE "
-            f"{profiled(reports, profile['LSTM VAE'])}.",
-        )
 
 
-def growth(lengths: Mapping[str, float]) -> str:
-    """How a step grows, and what of the shortest does not."""
+def length_growth(by_length: Mapping[str, float]) -> str:
+    """How the seconds of a step grow from the shortest to the longest T, and the constant part."""
     (short, first), (long, last) = (
-        (int(length), lengths[length]) for length in (min(lengths, key=int), max(lengths, key=int))
+        (int(length), by_length[length])
+        for length in (min(by_length, key=int), max(by_length, key=int))
     )
-    each = (last - first) / (long - short)
-    fixed = first - each * short
-    text = f"From {short} to {long} positions a step grows by {1e3 * each:.1f} ms a position"
-    if fixed < 0:
-        return f"{text}, where the first {short} take {1e3 * first / short:.1f} each."
-    return f"{text}; {1e3 * fixed:.0f} ms, {fixed / first:.0%} of the step at {short}, do not grow."
+    slope = (last - first) / (long - short)
+    constant = first - slope * short
+    text = f"From {short} to {long} positions a step grows by {1e3 * slope:.1f} ms per position"
+    if constant < 0:
+        return f"{text}; the first {short} positions take {1e3 * first / short:.1f} ms each."
+    return (
+        f"{text}; {1e3 * constant:.0f} ms, {constant / first:.0%} of the step at {short}, "
+        "do not depend on the length."
+    )
 
 
-def data_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+def data_goals(reports: Mapping[str, Report]) -> Iterator[Goal]:
+    """Goals for the throughput of the pipeline."""
     report = reports["pipeline"]
-    for what, wanted, key in (
-        ("slowest pipeline, the fastest preset's need", 10.0, "times_fastest_model"),
-        ("lines in memory, the speed of a DataLoader", 3.0, "times_loader"),
+    for name, target, key in (
+        (
+            "slowest pipeline: delivered / consumed by the fastest preset",
+            10.0,
+            "times_fastest_model",
+        ),
+        ("lines in memory: speedup over a DataLoader", 3.0, "times_loader"),
     ):
-        yield Aim(
-            f"data, {what}",
-            wanted,
+        yield Goal(
+            f"data, {name}",
+            target,
             report[key],
             None,
-            "Both stand in *Data*; what the pipeline does is not profiled.",
+            "Both figures are in *Data*; the pipeline has not been profiled.",
         )
 
 
-def start_aims(reports: Mapping[str, Report]) -> Iterator[Aim]:
+def startup_goals(reports: Mapping[str, Report]) -> Iterator[Goal]:
+    """Goals for seconds and peak memory until the first text."""
     report = reports["startup"]
-    for what, key, wanted, unit in (
+    for what, key, target, unit in (
         ("seconds", "seconds", 5.0, "s"),
         ("peak memory", "peak_megabytes", 3.0, "MB"),
     ):
-        found = report[key]
+        figures = report[key]
+        ours = figures[f"kvae{FIRST_TEXT}"]
         limit = (
-            f"Of ours, {found[f'kvae{ENDING}']:.3g} {unit}, {found[OPENED]:.3g} are onnxruntime's, which opens the graph and "
-            "writes nothing."
+            f"kvae takes {ours:.3g} {unit}; "
+            f"onnxruntime alone takes {figures[GRAPH_LOADED]:.3g} {unit} to load the graph, "
+            "without sampling."
         )
         for name in ("SavedModel", "PyTorch, eager"):
-            ratio = found[name + ENDING] / found[f"kvae{ENDING}"]
-            yield Aim(f"start, {what} of {name}, of ours", wanted, ratio, None, limit)
+            ratio = figures[name + FIRST_TEXT] / ours
+            yield Goal(f"start-up: {what} of {name} / of kvae", target, ratio, None, limit)
 
 
 CHAPTERS: dict[str, Callable[[Report], str]] = {
@@ -537,6 +606,7 @@ CHAPTERS: dict[str, Callable[[Report], str]] = {
     "startup": startup,
     "profiles": profiles,
 }
+"""Name of each result file, and what writes its chapter."""
 
 
 def main() -> None:
@@ -547,7 +617,7 @@ def main() -> None:
         if path.exists()
     }
     chapters = [CHAPTERS[name](report) for name, report in reports.items()]
-    last = [aims(reports)] if set(CHAPTERS) - {"training-gpu"} <= set(reports) else []
+    last = [goals(reports)] if set(CHAPTERS) - {"training-gpu"} <= set(reports) else []
     RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters, *last]), encoding="utf-8")
 
 

@@ -1,12 +1,16 @@
-"""Does training ever wait for its data?
+"""Compare the throughput of the data pipeline with what training consumes.
 
     python benchmarks/pipeline.py [--rounds 7] [--presets NAME ...]
 
-Examples per second that the pipeline delivers (tokens in memory and on disk, lines and windows), beside those that small
-presets consume from a batch that is always there, those of a PyTorch `DataLoader` over the same lines (in its own process
-and with two workers) and of a generator in plain Python, round by round in turn; and lines per second of the pipeline cold,
-from the opening of the file to the end of the first epoch. Printed are medians. PyTorch has to be there
-(the extra `benchmarks`).
+All figures are medians of examples per second, measured in turn, round by round:
+
+- what the pipeline delivers, of lines and of windows, with the tokens in memory and on disk;
+- what small presets consume in training, from a batch that is always in memory;
+- what a PyTorch `DataLoader` over the same lines delivers, without workers and with two;
+- what a generator in plain Python delivers;
+- lines per second of a cold pipeline, from opening the file to the end of the first epoch.
+
+Needs PyTorch (the extra `benchmarks`).
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from turns import Rival, arguments, serve, timed, written
+from turns import Worker, argument_parser, seconds_of, serve_requests, write_report
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
@@ -40,7 +44,9 @@ from kvae.training.pipeline import training_stream
 
 BATCH = 128
 BATCHES = 300
+"""Batches of one turn of a pipeline."""
 STEPS = 20
+"""Steps of one turn of a preset."""
 LENGTH = 48
 
 FASTEST = (
@@ -50,33 +56,33 @@ FASTEST = (
     "historyless-cnn-ptb-small",
     "lstm-lm-ptb-small",
 )
-"""Small presets without a recurrence over positions, and the smallest with one."""
+"""Small presets without a recurrence over positions, and the smallest one with a recurrence."""
 
 
 def main() -> None:
-    options = parsed()
+    options = parse_arguments()
     if options.rival:
-        serve(RIVALS[options.rival](Path(options.file)))
+        serve_requests(ALTERNATIVES[options.rival](Path(options.file)))
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KVAE_DATA"] = folder
         file = Path(folder) / "names.txt"
         file.write_text("\n".join(unicode_names()) + "\n", encoding="utf-8")
-        others = {name: Rival(__file__, name, "--file", str(file)) for name in RIVALS}
+        workers = {name: Worker(__file__, name, "--file", str(file)) for name in ALTERNATIVES}
         runs = {**pipelines(file), **{name: consumption(name, file) for name in options.presets}}
-        runs |= {name: partial(asked, rival) for name, rival in others.items()}
+        runs |= {name: partial(worker_rate, worker) for name, worker in workers.items()}
         runs["lines, cold"] = lambda: first_epoch(file)
         for run in runs.values():
-            run()  # compiles, and fills what is fetched ahead
+            run()  # compiles, and fills the prefetch buffers
         rates: dict[str, list[float]] = {name: [] for name in runs}
         for _, (name, run) in itertools.product(range(options.rounds), runs.items()):
             rates[name].append(run())
-        for rival in others.values():
-            rival.close()
-    medians = {name: round(statistics.median(found)) for name, found in rates.items()}
+        for worker in workers.values():
+            worker.close()
+    medians = {name: round(statistics.median(values)) for name, values in rates.items()}
     slowest = min(medians[name] for name in runs if " from " in name)
     fastest = max(medians[name] for name in options.presets)
-    loader = max(medians[name] for name in RIVALS if name.startswith("DataLoader"))
+    loader = max(medians[name] for name in ALTERNATIVES if name.startswith("DataLoader"))
     report = {
         "batch": BATCH,
         "length": LENGTH,
@@ -88,29 +94,31 @@ def main() -> None:
         "times_loader": medians["lines from memory"] / loader,
     }
     print(json.dumps(report, indent=1))
-    written(options.json, report)
+    write_report(options.json, report)
 
 
-def parsed() -> argparse.Namespace:
-    parser = arguments(__doc__, "pipeline", rounds=7)
-    parser.add_argument("--presets", nargs="+", metavar="NAME", default=list(FASTEST))
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__, "pipeline", rounds=7)
+    parser.add_argument(
+        "--presets", nargs="+", metavar="NAME", default=list(FASTEST), help="presets that consume"
+    )
     parser.add_argument("--file", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def asked(rival: Rival) -> float:
-    """Its examples per second."""
-    return BATCH * BATCHES / rival.ask()["seconds"]
+def worker_rate(worker: Worker) -> float:
+    """Examples per second that a worker delivers in one turn."""
+    return BATCH * BATCHES / float(worker.ask()["seconds"])
 
 
-def encoded(file: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
-    """The lines of a file, and what makes tokens of one: what somebody would write in a few lines."""
+def lines_and_tokenizer(file: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
+    """Lines of a file, and a function from a line to token ids (LENGTH,), written in few lines."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if len(line) < LENGTH]
-    number = {symbol: place + 4 for place, symbol in enumerate(sorted(set("".join(lines))))}
+    ids = {symbol: place + 4 for place, symbol in enumerate(sorted(set("".join(lines))))}
 
     def tokens(line: str) -> np.ndarray:
         row = np.zeros(LENGTH, np.int64)
-        row[: len(line)] = [number[symbol] for symbol in line]
+        row[: len(line)] = [ids[symbol] for symbol in line]
         row[len(line)] = 2
         return row
 
@@ -118,18 +126,18 @@ def encoded(file: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
 
 
 def data_loader(file: Path, workers: int) -> Callable[..., dict[str, float]]:
-    """PyTorch's loader over a dataset that encodes a line when it is asked for."""
+    """A worker's answer for a PyTorch `DataLoader` whose dataset encodes lines on access."""
     from torch.utils.data import DataLoader, Dataset
 
     class Lines(Dataset[Any]):
         def __init__(self) -> None:
-            self.lines, self.tokens = encoded(file)
+            self.lines, self.tokens = lines_and_tokenizer(file)
 
         def __len__(self) -> int:
             return len(self.lines)
 
-        def __getitem__(self, place: int) -> np.ndarray:
-            return self.tokens(self.lines[place])
+        def __getitem__(self, index: int) -> np.ndarray:
+            return self.tokens(self.lines[index])
 
     options = {
         "num_workers": workers,
@@ -138,27 +146,28 @@ def data_loader(file: Path, workers: int) -> Callable[..., dict[str, float]]:
         "shuffle": True,
     }
     loader: Any = DataLoader(Lines(), batch_size=BATCH, **options)
-    return drained(itertools.chain.from_iterable(itertools.repeat(loader)))
+    return seconds_to_draw(itertools.chain.from_iterable(itertools.repeat(loader)))
 
 
 def plain_python(file: Path) -> Callable[..., dict[str, float]]:
-    """A generator that shuffles, encodes and stacks."""
+    """A worker's answer for a generator that shuffles, encodes and stacks lines."""
 
     def batches() -> Iterator[np.ndarray]:
-        lines, tokens = encoded(file)
+        lines, tokens = lines_and_tokenizer(file)
         while True:
             random.shuffle(lines)
             for start in range(0, len(lines) - BATCH, BATCH):
                 yield np.stack([tokens(line) for line in lines[start : start + BATCH]])
 
-    return drained(batches())
+    return seconds_to_draw(batches())
 
 
-def drained(batches: Iterator[Any]) -> Callable[..., dict[str, float]]:
-    return lambda: {"seconds": timed(lambda: [next(batches) for _ in range(BATCHES)])}
+def seconds_to_draw(batches: Iterator[Any]) -> Callable[..., dict[str, float]]:
+    """A worker's answer: the seconds of drawing `BATCHES` batches."""
+    return lambda: {"seconds": seconds_of(lambda: [next(batches) for _ in range(BATCHES)])}
 
 
-RIVALS: dict[str, Callable[[Path], Callable[..., dict[str, float]]]] = {
+ALTERNATIVES: dict[str, Callable[[Path], Callable[..., dict[str, float]]]] = {
     "DataLoader, no workers": partial(data_loader, workers=0),
     "DataLoader, two workers": partial(data_loader, workers=2),
     "plain Python": plain_python,
@@ -166,9 +175,9 @@ RIVALS: dict[str, Callable[[Path], Callable[..., dict[str, float]]]] = {
 
 
 def first_epoch(file: Path) -> float:
-    """Lines per second from the opening of a file to the end of its first epoch."""
+    """Lines per second from opening a file to the end of its first epoch."""
     started = time.perf_counter()
-    prepared = prepare(settings("cnn-small", file))
+    prepared = prepare(config_of("cnn-small", file))
     batches = iter(training_stream(prepared))
     count = len(prepared.train) // BATCH
     for _ in range(count):
@@ -176,8 +185,8 @@ def first_epoch(file: Path) -> float:
     return BATCH * count / (time.perf_counter() - started)
 
 
-def settings(name: str, file: Path, **data: str) -> Config:
-    """A preset on the names, in batches and rows of one size."""
+def config_of(name: str, file: Path, **data: str) -> Config:
+    """Configuration of a preset on the lines of `file`, with this benchmark's batch size and T."""
     common = {"data.source": str(file), "data.too_long": "drop", "data.mode": "lines"}
     sizes = {"training.batch_size": BATCH, "model.length": LENGTH}
     return preset(name).with_settings(
@@ -186,15 +195,15 @@ def settings(name: str, file: Path, **data: str) -> Config:
 
 
 def pipelines(file: Path) -> dict[str, Callable[[], float]]:
-    """What measures each kind of pipeline."""
+    """By name, a function that measures a kind of pipeline in examples per second."""
     return {
-        f"{mode} from {storage}": delivery(settings("cnn-small", file, mode=mode, storage=storage))
+        f"{mode} from {storage}": delivery(config_of("cnn-small", file, mode=mode, storage=storage))
         for mode, storage in itertools.product(("lines", "windows"), ("memory", "disk"))
     }
 
 
 def delivery(config: Config) -> Callable[[], float]:
-    """What measures examples per second out of a pipeline."""
+    """A function that measures the examples per second that a pipeline delivers."""
     batches: Iterator[Any] = iter(training_stream(prepare(config)))
 
     def run() -> float:
@@ -207,8 +216,11 @@ def delivery(config: Config) -> Callable[[], float]:
 
 
 def consumption(name: str, file: Path) -> Callable[[], float]:
-    """What measures examples per second into a model, its step compiled as `kvae train` does."""
-    prepared = prepare(settings(name, file))
+    """A function that measures the examples per second that a preset consumes in training.
+
+    The training step is compiled as `kvae train` compiles it.
+    """
+    prepared = prepare(config_of(name, file))
     keras.utils.set_random_seed(0)
     model = TextVAE(prepared.config.model, prepared.config.objective)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=prepared.config.training.jit_compile)
@@ -219,8 +231,8 @@ def consumption(name: str, file: Path) -> Callable[[], float]:
     def run() -> float:
         started = time.perf_counter()
         for _ in range(STEPS):
-            found = model.train_function(batches)
-        float(found["loss"])
+            logs = model.train_function(batches)
+        float(logs["loss"])
         return BATCH * STEPS / (time.perf_counter() - started)
 
     return run

@@ -1,4 +1,7 @@
-"""The hybrid and the LSTM VAE of Semeniuta et al. 2017 in PyTorch, written as one would: what ours are compared with."""
+"""The hybrid and the LSTM VAE of Semeniuta et al. 2017 in idiomatic PyTorch, as baselines for kvae.
+
+Shapes: B is the batch size, T the number of positions, V the size of the vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ START = 1
 
 
 class LayerNormalizedLSTM(nn.Module):
-    """Ba et al. 2016, supplementary eq. 20-22, position by position; `inputs` are what the gates get from outside."""
+    """A layer-normalised LSTM (Ba et al. 2016, supplementary eq. 20-22) in a Python loop.
+
+    `inputs` (B, T, 4 units) are the projected inputs of the gates.
+    """
 
     def __init__(self, units: int) -> None:
         super().__init__()
@@ -39,7 +45,10 @@ class LayerNormalizedLSTM(nn.Module):
 
 
 class NormalizedHead(nn.Module):
-    """Features and previous symbol through a layer-normalised LSTM."""
+    """Logits (B, T, V) of features and previous tokens through a layer-normalised LSTM.
+
+    With `reads_state`, the features give the LSTM's initial state instead of its inputs.
+    """
 
     def __init__(self, features: int, units: int, symbols: int, reads_state: bool = False) -> None:
         super().__init__()
@@ -52,12 +61,12 @@ class NormalizedHead(nn.Module):
         self.lstm = LayerNormalizedLSTM(units)
         self.classify = nn.Linear(units, symbols)
 
-    def read(self, features: Tensor, previous: Tensor) -> Tensor:
+    def project(self, features: Tensor, previous: Tensor) -> Tensor:
         rows = self.read_previous(previous)
         rows = rows if self.read_features is None else rows + self.read_features(features)
         return self.normalize_inputs(rows) + self.bias
 
-    def first(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def initial_state(self, features: Tensor) -> tuple[Tensor, Tensor]:
         if self.read_state is None:
             zeros = features.new_zeros(len(features), self.units)
             return zeros, zeros
@@ -65,11 +74,13 @@ class NormalizedHead(nn.Module):
         return torch.tanh(linear), linear
 
     def forward(self, features: Tensor, previous: Tensor) -> Tensor:
-        return self.classify(self.lstm(self.read(features, previous), *self.first(features)))
+        return self.classify(
+            self.lstm(self.project(features, previous), *self.initial_state(features))
+        )
 
 
 class FusedHead(nn.Module):
-    """The same with PyTorch's own LSTM, which has no layer normalisation."""
+    """As `NormalizedHead`, with PyTorch's `nn.LSTM`, which has no layer normalisation."""
 
     def __init__(self, features: int, units: int, symbols: int, reads_state: bool = False) -> None:
         super().__init__()
@@ -87,19 +98,19 @@ class FusedHead(nn.Module):
 
 
 def convolutions(sizes: Sequence[int]) -> nn.Sequential:
-    """Kernel 3, stride 2, batch normalisation, ReLU."""
-    found: list[nn.Module] = []
+    """Convolutions with kernel 3 and stride 2, each with batch normalisation and ReLU."""
+    layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
-        found += [
+        layers += [
             nn.Conv1d(before, after, 3, 2, padding=1, bias=False),
             nn.BatchNorm1d(after, eps=1e-3),
             nn.ReLU(),
         ]
-    return nn.Sequential(*found)
+    return nn.Sequential(*layers)
 
 
 class Expander(nn.Module):
-    """A coarse grid, then transposed convolutions that double it: (B, d) -> (B, T, C)."""
+    """A coarse grid, then transposed convolutions that double its length: (B, d) -> (B, T, C)."""
 
     def __init__(self, code: int, length: int, base: int, filters: Sequence[int]) -> None:
         super().__init__()
@@ -120,7 +131,10 @@ class Expander(nn.Module):
 
 
 class Hybrid(nn.Module):
-    """Convolutions, a code, deconvolutions, an LSTM (fig. 2b), and the auxiliary loss."""
+    """The hybrid: convolutions, latent code, deconvolutions, LSTM (fig. 2b), auxiliary loss.
+
+    A call returns the loss of tokens (B, T), in nats per text.
+    """
 
     def __init__(self, sizes: Mapping[str, Any], normalized: bool) -> None:
         super().__init__()
@@ -138,17 +152,20 @@ class Hybrid(nn.Module):
         mean, log_variance = self.posterior(self.encoder(symbols.transpose(1, 2)).flatten(1)).chunk(
             2, dim=1
         )
-        features = self.expander(drawn(mean, log_variance))
-        logits = self.head(features, shifted(tokens))
+        features = self.expander(posterior_sample(mean, log_variance))
+        logits = self.head(features, previous_tokens(tokens))
         return (
-            cost(logits, tokens)
+            reconstruction_loss(logits, tokens)
             + kl(mean, log_variance)
-            + 0.2 * cost(self.auxiliary(features), tokens)
+            + 0.2 * reconstruction_loss(self.auxiliary(features), tokens)
         )
 
 
 class LSTMVAE(nn.Module):
-    """An LSTM that reads, a code, an LSTM that begins with it (Bowman et al. 2016)."""
+    """An LSTM encoder, a latent code, and an LSTM that starts from it (Bowman et al. 2016).
+
+    A call returns the loss of tokens (B, T), in nats per text.
+    """
 
     def __init__(self, sizes: Mapping[str, Any], normalized: bool) -> None:
         super().__init__()
@@ -160,34 +177,36 @@ class LSTMVAE(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        read, _ = self.encoder(functional.one_hot(tokens, self.symbols).float())
-        mean, log_variance = self.posterior(read[:, -1]).chunk(2, dim=1)
-        logits = self.head(drawn(mean, log_variance)[:, None], shifted(tokens))
-        return cost(logits, tokens) + kl(mean, log_variance)
+        states, _ = self.encoder(functional.one_hot(tokens, self.symbols).float())
+        mean, log_variance = self.posterior(states[:, -1]).chunk(2, dim=1)
+        logits = self.head(posterior_sample(mean, log_variance)[:, None], previous_tokens(tokens))
+        return reconstruction_loss(logits, tokens) + kl(mean, log_variance)
 
 
-def drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
+def posterior_sample(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A sample (B, d) of the posterior, by reparameterisation."""
     return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 
-def shifted(tokens: Tensor) -> Tensor:
-    """What stands before each position."""
+def previous_tokens(tokens: Tensor) -> Tensor:
+    """The token before each position (B, T), START at the first."""
     return torch.cat([torch.full_like(tokens[:, :1], START), tokens[:, :-1]], dim=1)
 
 
-def cost(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Nats a text, the mean of the batch."""
+def reconstruction_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy of the tokens in nats per text, the mean of the batch."""
     return functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(
         tokens
     )
 
 
 def kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of the posterior from a standard normal prior in nats per text, batch mean."""
     return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum(dim=1).mean()
 
 
 class Sampler(nn.Module):
-    """The decoder alone, with the weights of one of ours by the names of its layers."""
+    """The decoder alone, with the weights of a kvae model by "layer/weight" names."""
 
     def __init__(self, weights: Mapping[str, np.ndarray], length: int) -> None:
         super().__init__()
@@ -248,23 +267,23 @@ class Sampler(nn.Module):
         return self.head.classify(hidden), hidden, cell
 
     @torch.inference_mode()
-    def write(
-        self, code: Tensor, greedy: bool, barrier: Tensor, step: Callable[..., Any] | None = None
+    def sample(
+        self, code: Tensor, greedy: bool, mask: Tensor, step: Callable[..., Any] | None = None
     ) -> Tensor:
-        """Tokens (B, T) of codes (B, d), to the full length."""
+        """Tokens (B, T) of codes (B, d); `mask` (V,) is added to the logits at every position."""
         step = step or self.step
         features = self.expander(code)
         projected = self.head.read_features(features)
-        hidden, cell = self.head.first(features)
+        hidden, cell = self.head.initial_state(features)
         previous = torch.full((len(code),), START)
-        written = []
+        tokens = []
         for position in range(self.length):
             logits, hidden, cell = step(projected[:, position], previous, hidden, cell)
-            logits = logits + barrier
+            logits = logits + mask
             previous = (
                 logits.argmax(dim=1)
                 if greedy
                 else torch.multinomial(torch.softmax(logits, dim=1), 1)[:, 0]
             )
-            written.append(previous)
-        return torch.stack(written, dim=1)
+            tokens.append(previous)
+        return torch.stack(tokens, dim=1)

@@ -1,22 +1,25 @@
-"""Does `kvae serve` hold under load, is it fair, and does it finish what it begins?
+"""Measure `kvae serve` under load, beside large requests, and under overload.
 
     python benchmarks/server.py BUNDLE [--clients 64] [--seconds 300] [--json FILE]
     python benchmarks/server.py BUNDLE --measure beside [--seconds 20] [--json FILE]
     python benchmarks/server.py BUNDLE --measure overload [--seconds 120] [--json FILE]
 
-Each starts `kvae serve BUNDLE` on a free port of this machine. Clients run in this process and share the machine; each has a
-connection of its own and waits for its answer before it asks again.
+Each measurement starts `kvae serve BUNDLE` on a free port of this machine. The clients run in this
+process and share the machine with the server. Each client has its own connection and waits for the
+answer before it sends the next request.
 
-*load*: 64 clients ask mostly for samples of one text, every tenth time something else (a stream, a reconstruction, a score, a
-code, samples of eight texts). Printed are latencies, texts a second, failures, and the resident memory of the server over
-time.
+*load*: 64 clients mostly sample one text. Every tenth request is another one (a stream, a
+reconstruction, a score, an encoding, an interpolation, samples of eight texts). The report has
+latencies, texts per second, failures, and the resident memory of the server over time.
 
-*beside*: one client asks for one text again and again, alone and beside clients that ask for much, for as long as --seconds
-each. Printed are its median latency, its 99th percentile and its largest, and what the others were answered.
+*beside*: one client repeatedly samples one text, alone and beside clients with large requests, for
+--seconds in each case. The report has the client's median, 99th percentile and largest latency, and
+the statuses of the other clients' answers.
 
-*overload*: requests of 1,024 texts come at twice the rate that the server finishes when two clients ask for them, and 64
-clients ask for them, coming again when a refusal tells them to. Printed is the share of the texts that are finished by the
-rate without overload, measured before and after, and the statuses.
+*overload*: requests for 1,024 texts come at twice the rate at which the server answers two clients;
+then 64 clients send such requests and, when refused, wait as long as the refusal says. The report
+has the statuses, and the texts per second as a fraction of the rate without overload, which is
+measured before and after.
 """
 
 from __future__ import annotations
@@ -34,25 +37,24 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 WARM_UP = 0.2
-"""Share of the time after which memory has to be flat."""
+"""Fraction of the time that is warm-up; memory must not grow after it."""
 
 EVERY = 10
-"""One request in so many is not a sample of one text."""
-
+"""Of this many requests of *load*, one is not a sample of one text."""
 
 CAPACITY_CLIENTS = 2
-"""Clients by whom the rate without overload is measured: one is answered while the other's answer is sent."""
+"""Clients at capacity: the server computes for one while it sends to the other."""
 
 LARGE = 1024
-"""Texts of a large request."""
+"""Texts in a large request."""
 
 COMPANIONS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "alone": (0, "", {}),
@@ -77,25 +79,31 @@ COMPANIONS: dict[str, tuple[int, str, dict[str, Any]]] = {
     ),
     "64 clients that stream one text": (64, "/stream", {}),
 }
-"""Beside whom one text is asked for: clients, address and body; "text" stands for a text of the model's."""
+"""By name, the other clients of *beside*: number, path, body ("text": a text of the model)."""
+
+
+Request: TypeAlias = tuple[str, dict[str, Any], int]
+"""Path, body, and number of texts that the answer holds."""
 
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Answers that the clients received: seconds by path, statuses, and errors by path and kind."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: collections.defaultdict(list))
     statuses: collections.Counter[int] = field(default_factory=collections.Counter)
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     texts: int = 0
-    written: list[tuple[float, int]] = field(default_factory=list)
-    """When answers came, and how many texts they held."""
+    completions: list[tuple[float, int]] = field(default_factory=list)
+    """Time (monotonic seconds) and number of texts of each answer."""
 
 
 def main() -> None:
-    options = arguments()
+    options = parse_arguments()
     report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": (
+            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        ),
         "load_average": round(os.getloadavg()[0], 1),
         **MEASURES[options.measure](options),
     }
@@ -103,12 +111,12 @@ def main() -> None:
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if report.get("failed") or report.get("exit_code"):
-        raise SystemExit("requests failed, or the server did")
+        raise SystemExit("error: requests failed, or the server did; see the report above")
 
 
-def loaded(options: argparse.Namespace) -> dict[str, Any]:
+def load_report(options: argparse.Namespace) -> dict[str, Any]:
     """The report of *load*."""
-    with serving(options.bundle, options.threads) as (process, port):
+    with running_server(options.bundle, options.threads) as (process, port):
         tally, memory, seconds = asyncio.run(
             load(process.pid, port, options.clients, options.seconds)
         )
@@ -126,91 +134,97 @@ def loaded(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def beside(options: argparse.Namespace) -> dict[str, Any]:
-    """The report of *beside*: what a client that asks for one text sees."""
-    found = {}
+def beside_report(options: argparse.Namespace) -> dict[str, Any]:
+    """The report of *beside*: latencies of a client that samples one text."""
+    results = {}
     for name, (clients, path, body) in COMPANIONS.items():
-        with serving(options.bundle, options.threads) as (_, port):
-            one, others = asyncio.run(one_beside(port, options.seconds, clients, path, body))
-        found[name] = {
+        with running_server(options.bundle, options.threads) as (_, port):
+            one, others = asyncio.run(run_beside(port, options.seconds, clients, path, body))
+        results[name] = {
             "one_text_ms": latencies(
                 [second for seconds in one.seconds.values() for second in seconds] or [math.nan]
             ),
             "one_text_statuses": dict(one.statuses),
             "others_statuses": dict(others.statuses),
         }
-        print(name, json.dumps(found[name]), file=sys.stderr)
-    return {"seconds": options.seconds, "beside": found}
+        print(name, json.dumps(results[name]), file=sys.stderr)
+    return {"seconds": options.seconds, "beside": results}
 
 
-async def one_beside(
+async def run_beside(
     port: int, seconds: float, clients: int, path: str, body: dict[str, Any]
 ) -> tuple[Tally, Tally]:
-    """What one client of one text and what the others saw; the others begin two seconds earlier."""
+    """Answers of a client that samples one text, and of the others, which start 2 s earlier."""
     one, others, numbers = Tally(), Tally(), itertools.count()
-    text = (await some_texts(port))[0]
+    text = (await readable_texts(port))[0]
     body = {name: text if value == "text" else value for name, value in body.items()}
     body |= {"texts": [text] * len(body["texts"])} if "texts" in body else {}
     until = time.monotonic() + 2.0 + seconds
 
-    def ask_others() -> tuple[str, dict[str, Any], int]:
+    def other_request() -> Request:
         number = next(numbers)
-        own = {"temperature": 0.5 + 0.01 * (number % 100)} if "temperature" in body else {}
+        varied = {"temperature": 0.5 + 0.01 * (number % 100)} if "temperature" in body else {}
         return (
             path,
-            {**body, **own, **({"seed": number} if path in ("/sample", "/stream") else {})},
+            {**body, **varied, **({"seed": number} if path in ("/sample", "/stream") else {})},
             1,
         )
 
-    busy = [
-        asyncio.create_task(client(port, until, ask_others, others, patient=True))
+    tasks = [
+        asyncio.create_task(client(port, until, other_request, others, patient=True))
         for _ in range(clients)
     ]
     await asyncio.sleep(2.0)
     await client(port, until, lambda: ("/sample", {"seed": next(numbers)}, 1), one, pause=0.1)
-    for task in busy:
+    for task in tasks:
         task.cancel()
     return one, others
 
 
-def overload(options: argparse.Namespace) -> dict[str, Any]:
-    """The report of *overload*: the share of the texts that two clients get which is finished where more is asked for."""
-    with serving(options.bundle, options.threads) as (_, port):
-        return asyncio.run(overloaded(port, options.seconds))
+def overload_report(options: argparse.Namespace) -> dict[str, Any]:
+    """The report of *overload*: throughput as a fraction of that of `CAPACITY_CLIENTS` clients."""
+    with running_server(options.bundle, options.threads) as (_, port):
+        return asyncio.run(overload_figures(port, options.seconds))
 
 
-async def overloaded(port: int, seconds: float) -> dict[str, Any]:
+async def overload_figures(port: int, seconds: float) -> dict[str, Any]:
+    """Texts per second without overload, and in both kinds of overload, each for `seconds`."""
     numbers = itertools.count()
 
-    def large() -> tuple[str, dict[str, Any], int]:
+    def large_request() -> Request:
         return "/sample", {"n": LARGE, "seed": next(numbers)}, LARGE
 
-    async def many(clients: int) -> Tally:
+    async def with_clients(clients: int) -> Tally:
         tally, until = Tally(), time.monotonic() + seconds
         await asyncio.gather(
-            *(client(port, until, large, tally, patient=True) for _ in range(clients))
+            *(client(port, until, large_request, tally, patient=True) for _ in range(clients))
         )
         return tally
 
-    async def twofold(rate: float) -> Tally:
-        tally, asking = Tally(), []
+    async def at_twice(rate: float) -> Tally:
+        tally, tasks = Tally(), []
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            asking.append(asyncio.create_task(client(port, time.monotonic() + 1e-3, large, tally)))
+            tasks.append(
+                asyncio.create_task(client(port, time.monotonic() + 1e-3, large_request, tally))
+            )
             await asyncio.sleep(LARGE / (2.0 * rate))
-        await asyncio.gather(*asking)
+        await asyncio.gather(*tasks)
         return tally
 
-    before = finished(await many(CAPACITY_CLIENTS))
-    tallies = {"requests at twice the rate": await twofold(before), "64 clients": await many(64)}
-    after = finished(await many(CAPACITY_CLIENTS))
+    before = throughput(await with_clients(CAPACITY_CLIENTS))
+    tallies = {
+        "requests at twice the rate": await at_twice(before),
+        "64 clients": await with_clients(64),
+    }
+    after = throughput(await with_clients(CAPACITY_CLIENTS))
     capacity = (before + after) / 2
     return {
         "texts_per_second_without_overload": [round(before, 1), round(after, 1)],
         "overload": {
             name: {
-                "texts_per_second": round(finished(tally), 1),
-                "share_of_capacity": round(finished(tally) / capacity, 2),
+                "texts_per_second": round(throughput(tally), 1),
+                "share_of_capacity": round(throughput(tally) / capacity, 2),
                 "statuses": dict(tally.statuses),
                 "errors": dict(tally.errors),
             }
@@ -219,33 +233,33 @@ async def overloaded(port: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def finished(tally: Tally) -> float:
-    """Texts a second between the first and the last answer."""
-    (first, _), *others = tally.written
+def throughput(tally: Tally) -> float:
+    """Texts per second between the first and the last answer."""
+    (first, _), *others = tally.completions
     return sum(texts for _, texts in others) / (others[-1][0] - first)
 
 
-MEASURES = {"load": loaded, "beside": beside, "overload": overload}
+MEASURES = {"load": load_report, "beside": beside_report, "overload": overload_report}
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bundle")
-    parser.add_argument("--measure", choices=MEASURES, default="load")
-    parser.add_argument("--clients", type=int, default=64, help="of load")
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--threads", type=int, help="of the server (default: all cores)")
+    parser.add_argument("bundle", help="folder of the bundle")
+    parser.add_argument("--measure", choices=MEASURES, default="load", help="(default: load)")
+    parser.add_argument("--clients", type=int, default=64, help="clients of load")
+    parser.add_argument("--seconds", type=float, default=300.0, help="(default: 300)")
+    parser.add_argument("--threads", type=int, help="threads of the server (default: all cores)")
     parser.add_argument(
-        "--json", metavar="FILE", help="write the report here too, with the memory over time"
+        "--json", metavar="FILE", help="also write the report to FILE, with the memory over time"
     )
     return parser.parse_args()
 
 
 @contextmanager
-def serving(bundle: str, threads: int | None) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server that takes requests, and its port."""
+def running_server(bundle: str, threads: int | None) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Context with a running server: its process and its port. Kills the server at the end."""
     command = [sys.executable, "-m", "kvae", "serve", bundle, "--port", "0", "--json"]
     command += ["--threads", str(threads)] if threads else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -260,33 +274,37 @@ def serving(bundle: str, threads: int | None) -> Iterator[tuple[subprocess.Popen
 async def load(
     pid: int, port: int, clients: int, seconds: float
 ) -> tuple[Tally, list[tuple[float, int]], float]:
-    """What the clients saw, (seconds, bytes) of resident memory, and how long it took."""
-    tally, numbers, began = Tally(), itertools.count(), time.monotonic()
-    watching = asyncio.create_task(watch(pid, began))
-    texts = await some_texts(port)
-    ask_next = partial(mixed, numbers, texts)
-    await asyncio.gather(*(client(port, began + seconds, ask_next, tally) for _ in range(clients)))
-    took = time.monotonic() - began
-    watching.cancel()
-    return tally, await watching, took
+    """Answers of the clients, resident memory as (seconds, bytes), and seconds in all."""
+    tally, numbers, started = Tally(), itertools.count(), time.monotonic()
+    memory = asyncio.create_task(resident_memory(pid, started))
+    texts = await readable_texts(port)
+    next_request = partial(mixed_request, numbers, texts)
+    await asyncio.gather(
+        *(client(port, started + seconds, next_request, tally) for _ in range(clients))
+    )
+    elapsed = time.monotonic() - started
+    memory.cancel()
+    return tally, await memory, elapsed
 
 
-async def watch(pid: int, began: float) -> list[tuple[float, int]]:
-    """Resident memory, once a second until cancelled."""
+async def resident_memory(pid: int, started: float) -> list[tuple[float, int]]:
+    """Resident memory as (seconds, bytes), once per second until cancelled."""
     import psutil
 
-    process, seen = psutil.Process(pid), []
+    process, samples = psutil.Process(pid), []
     try:
         while True:
-            seen.append((round(time.monotonic() - began, 1), process.memory_info().rss))
+            samples.append((round(time.monotonic() - started, 1), process.memory_info().rss))
             await asyncio.sleep(1.0)
     except asyncio.CancelledError:
-        return seen
+        return samples
 
 
-async def some_texts(port: int) -> list[str]:
-    """Texts that the model can read: beginnings of its own. Stray bytes, which untrained models write, count three each when
-    they are read again."""
+async def readable_texts(port: int) -> list[str]:
+    """Texts that fit into the model: the first third of each of its samples.
+
+    Untrained models emit stray bytes, and each is three bytes long when the text is encoded again.
+    """
     status, body, _ = await ask(
         *await asyncio.open_connection("127.0.0.1", port), "/sample", {"n": 64, "seed": 0}
     )
@@ -298,16 +316,19 @@ async def some_texts(port: int) -> list[str]:
 async def client(
     port: int,
     until: float,
-    request: Callable[[], tuple[str, dict[str, Any], int]],
+    request: Callable[[], Request],
     tally: Tally,
     pause: float = 0.0,
     patient: bool = False,
 ) -> None:
-    """One client: it asks, waits for the answer, and asks again, after a pause; a patient one comes when it is told."""
+    """Send requests until a time, each after the answer to the one before and a pause.
+
+    `until` is in monotonic seconds. A patient client waits at least as long as Retry-After says.
+    """
     connection = None
     while time.monotonic() < until:
-        path, body, written = request()
-        began = time.monotonic()
+        path, body, texts = request()
+        started = time.monotonic()
         try:
             connection = connection or await asyncio.open_connection("127.0.0.1", port)
             status, answer, retry = await ask(*connection, path, body)
@@ -316,28 +337,28 @@ async def client(
             connection = None
             continue
         tally.statuses[status] += 1
-        tally.seconds[path].append(time.monotonic() - began)
+        tally.seconds[path].append(time.monotonic() - started)
         if status == 200 and b"event: problem" not in answer:
-            tally.texts += written
-            tally.written.append((time.monotonic(), written))
+            tally.texts += texts
+            tally.completions.append((time.monotonic(), texts))
         else:
             tally.errors[f"{path} {status}"] += 1
         await asyncio.sleep(max(pause, retry if patient else 0.0))
 
 
-def mixed(numbers: Iterator[int], texts: list[str]) -> tuple[str, dict[str, Any], int]:
-    """The next address and body of *load*, and how many texts are written for it."""
+def mixed_request(numbers: Iterator[int], texts: list[str]) -> Request:
+    """The next request of *load*."""
     number = next(numbers)
     if number % EVERY:
         return "/sample", {"seed": number}, 1
-    some = [texts[(number + i) % len(texts)] for i in range(4)]
+    four = [texts[(number + i) % len(texts)] for i in range(4)]
     others = (
         ("/stream", {"seed": number}, 1),
-        ("/reconstruct", {"texts": some}, 4),
-        ("/score", {"texts": some}, 0),
-        ("/encode", {"texts": some}, 0),
+        ("/reconstruct", {"texts": four}, 4),
+        ("/score", {"texts": four}, 0),
+        ("/encode", {"texts": four}, 0),
         ("/sample", {"n": 8, "seed": number, "temperature": 0.8}, 8),
-        ("/interpolate", {"first": some[0], "last": some[1], "steps": 5}, 5),
+        ("/interpolate", {"first": four[0], "last": four[1], "steps": 5}, 5),
     )
     return others[number // EVERY % len(others)]
 
@@ -345,22 +366,27 @@ def mixed(numbers: Iterator[int], texts: list[str]) -> tuple[str, dict[str, Any]
 async def ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, body: dict[str, Any]
 ) -> tuple[int, bytes, float]:
-    """One request on a connection that stays open: status, body and Retry-After in seconds. HTTP by hand, so that clients take
-    little time."""
+    """Send a request on an open connection; return status, body and Retry-After in seconds.
+
+    A minimal HTTP client, so that the clients take little processor time.
+    """
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     writer.write(head.encode() + b"\r\n\r\n" + content)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
     if "content-length" in headers:
         answer = await reader.readexactly(int(headers["content-length"]))
     else:
-        answer = b"".join([part async for part in parts(reader)])
+        answer = b"".join([chunk async for chunk in chunks(reader)])
     return int(lines[0].split()[1]), answer, float(headers.get("retry-after", 0.0))
 
 
-async def parts(reader: asyncio.StreamReader) -> Any:
-    """The chunks of a body without a length."""
+async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Chunks of a body with chunked transfer encoding."""
     while size := int(await reader.readline(), 16):
         yield await reader.readexactly(size)
         await reader.readline()
@@ -368,38 +394,39 @@ async def parts(reader: asyncio.StreamReader) -> Any:
 
 
 async def batch_sizes(port: int) -> dict[str, float]:
-    """How many samples ran together, from /metrics."""
+    """Mean number of `/sample` requests in a batch, from /metrics."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    told = dict(
+    metrics = dict(
         line.rsplit(" ", 1)
         for line in (await reader.read()).decode().splitlines()
         if line.startswith("kvae")
     )
     requests, batches = (
-        float(told[f'kvae_batch_requests_{part}{{endpoint="sample"}}']) for part in ("sum", "count")
+        float(metrics[f'kvae_batch_requests_{part}{{endpoint="sample"}}'])
+        for part in ("sum", "count")
     )
     return {"mean_sample_requests_a_batch": round(requests / batches, 1)}
 
 
 def summary(tally: Tally, seconds: float) -> dict[str, Any]:
-    """Counts, rates, and latencies in milliseconds."""
-    everything = [second for found in tally.seconds.values() for second in found]
+    """Counts, rates per second, and latencies in milliseconds."""
+    all_seconds = [second for seconds in tally.seconds.values() for second in seconds]
     return {
-        "requests": len(everything),
+        "requests": len(all_seconds),
         "failed": sum(tally.errors.values()),
         "errors": dict(tally.errors),
-        "requests_per_second": round(len(everything) / seconds, 1),
+        "requests_per_second": round(len(all_seconds) / seconds, 1),
         "texts_per_second": round(tally.texts / seconds, 1),
         "latency_ms": {
-            "all": latencies(everything),
-            **{path: latencies(found) for path, found in sorted(tally.seconds.items())},
+            "all": latencies(all_seconds),
+            **{path: latencies(values) for path, values in sorted(tally.seconds.items())},
         },
     }
 
 
 def latencies(seconds: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and largest, in milliseconds."""
+    """Median, 99th percentile and largest latency, in milliseconds."""
     cuts = (
         statistics.quantiles(seconds, n=100, method="inclusive")
         if len(seconds) > 1
@@ -412,7 +439,10 @@ def latencies(seconds: list[float]) -> dict[str, float]:
 
 
 def memory_summary(memory: list[tuple[float, int]]) -> dict[str, float]:
-    """Resident MB after warming up and at the end, and the slope in between (least squares)."""
+    """Resident memory in MB at the start, after warm-up and at the end, and its growth.
+
+    The growth after warm-up is the least-squares slope in kB per minute.
+    """
     warm = [(second, size) for second, size in memory if second >= WARM_UP * memory[-1][0]]
     slope = statistics.linear_regression(*zip(*warm, strict=True)).slope if len(warm) > 1 else 0.0
     return {

@@ -1,12 +1,19 @@
-"""How soon is the first text there, and how large is what writes it, beside what one would use instead?
+"""Measure the time and memory until the first text, and the size of the installed packages.
 
     python benchmarks/startup.py [BUNDLE] [--rounds 7]
 
-Makes two fresh environments with the wheels of this checkout, kvae and the sampler alone (kvae-text-serving), and says what
-each adds to numpy and onnxruntime. Then in turn, a process each: importing numpy and onnxruntime, these opening the sampler's
-graph unchecked, importing kvae.serving, and from the start of a process to the end of its first text; the last also with the
-SavedModel and with PyTorch where BUNDLE is left out, which means the tweet-sized hybrid of `benchmarks/sampling.py` (34 MB
-of sampler).
+The script makes two fresh environments from the wheels of this checkout, one with kvae and one with
+the sampler alone (kvae-text-serving). It reports the size that each adds to numpy and onnxruntime.
+Then it times these processes in turn, each from start to exit:
+
+- an empty program;
+- one that imports numpy and onnxruntime;
+- one that imports kvae.serving;
+- one in which onnxruntime loads the sampler graph, without kvae's checks;
+- one that samples a first text with kvae, and without BUNDLE also with the SavedModel and PyTorch.
+
+Without BUNDLE, the bundle is that of the tweet-sized hybrid of `benchmarks/sampling.py` (34 MB of
+sampler).
 """
 
 from __future__ import annotations
@@ -19,45 +26,37 @@ import time
 import venv
 from pathlib import Path
 
-from sampling import BUNDLE, prepare
-from turns import arguments, written
+from sampling import BUNDLE, make_artifacts
+from turns import argument_parser, write_report
 
 ROOT = Path(__file__).parents[1]
-MEMORY = (
+PRINT_PEAK = (
     "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
 )
-TEXT = "from kvae.serving import Sampler; Sampler.load({bundle!r}).sample(1, seed=0); " + MEMORY
-RIVAL = (
-    "import sys; sys.path.insert(0, 'benchmarks'); from sampling import of_name; of_name({name!r})(1); "
-    + MEMORY
+KVAE_CODE = (
+    "from kvae.serving import Sampler; Sampler.load({bundle!r}).sample(1, seed=0); " + PRINT_PEAK
 )
-FIRST_TEXT, IMPORT, BASE = (
-    "kvae, the first text",
-    "import kvae.serving",
-    "import numpy, onnxruntime",
+ALTERNATIVE_CODE = (
+    "import sys; sys.path.insert(0, 'benchmarks'); from sampling import sampler_of; "
+    "sampler_of({name!r})(1); " + PRINT_PEAK
 )
-OPEN = "onnxruntime, the graph open"
-OPENING = "import numpy, onnxruntime; onnxruntime.InferenceSession({graph!r}); " + MEMORY
+LOAD_GRAPH_CODE = (
+    "import numpy, onnxruntime; onnxruntime.InferenceSession({graph!r}); " + PRINT_PEAK
+)
+FIRST_TEXT, LOAD_GRAPH = "kvae, the first text", "onnxruntime, the graph open"
+IMPORT, IMPORT_DEPENDENCIES = "import kvae.serving", "import numpy, onnxruntime"
 
 
 def environment(folder: Path, project: Path) -> tuple[Path, dict[str, float]]:
-    """The Python of a fresh environment with a project's wheel, and the megabytes of what lies in it."""
+    """Make a fresh environment with a project's wheel; return its Python and sizes in megabytes."""
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / "bin" / "python"
     wheel = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(project)]
-    subprocess.run(
-        wheel, check=True, capture_output=True
-    )  # from a source archive: nothing is built within the project
+    # builds from the source archive, so nothing is written in the project
+    subprocess.run(wheel, check=True, capture_output=True)
     (file,) = folder.glob("*.whl")
-    pip = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--constraint",
-        str(ROOT / "constraints.txt"),
-    ]
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    pip += ["--constraint", str(ROOT / "constraints.txt")]
     empty = megabytes(folder)
     subprocess.run([*pip, "numpy", "onnxruntime"], check=True)
     base, source = megabytes(folder), megabytes(folder, "*.py")
@@ -67,13 +66,16 @@ def environment(folder: Path, project: Path) -> tuple[Path, dict[str, float]]:
 
 
 def megabytes(folder: Path, pattern: str = "*") -> float:
-    """Size of an environment's packages, byte-code included."""
+    """Megabytes of an environment's packages, byte-code included."""
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     return sum(file.stat().st_size for file in packages.rglob(pattern) if file.is_file()) / 1e6
 
 
-def process(python: Path, code: str) -> tuple[float, int]:
-    """Seconds of a process that runs `code`, start and end included, and the last number that it prints."""
+def run_process(python: Path, code: str) -> tuple[float, int]:
+    """Run `code` in a process; return its seconds, start and exit included, and its last output.
+
+    The output is the peak memory in kilobytes, 0 if `code` prints nothing.
+    """
     started = time.perf_counter()
     done = subprocess.run(
         [str(python), "-P", "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
@@ -82,60 +84,55 @@ def process(python: Path, code: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, "startup", rounds=7)
-    parser.add_argument("bundle", nargs="?", type=Path)
+    parser = argument_parser(__doc__, "startup", rounds=7)
+    parser.add_argument("bundle", nargs="?", type=Path, help="(default: tweet-sized hybrid)")
     options = parser.parse_args()
-    own = Path(sys.executable)
+    this_python = Path(sys.executable)
     if options.bundle is None:
-        prepare()
+        make_artifacts()
     bundle = (options.bundle or ROOT / BUNDLE).resolve()
     with tempfile.TemporaryDirectory() as temporary:
-        _, whole = environment(Path(temporary, "whole"), ROOT)
-        python, alone = environment(Path(temporary, "alone"), ROOT / "serving")
+        _, kvae = environment(Path(temporary, "whole"), ROOT)
+        python, kvae_serving = environment(Path(temporary, "alone"), ROOT / "serving")
         programs = {
             "an empty program": (python, ""),
-            BASE: (python, "import numpy, onnxruntime"),
+            IMPORT_DEPENDENCIES: (python, "import numpy, onnxruntime"),
             IMPORT: (python, "import kvae.serving"),
-            OPEN: (python, OPENING.format(graph=str(bundle / "sampler.onnx"))),
-            FIRST_TEXT: (python, TEXT.format(bundle=str(bundle))),
+            LOAD_GRAPH: (python, LOAD_GRAPH_CODE.format(graph=str(bundle / "sampler.onnx"))),
+            FIRST_TEXT: (python, KVAE_CODE.format(bundle=str(bundle))),
         }
         if options.bundle is None:
-            rivals = {"SavedModel": "SavedModel", "PyTorch, eager": "PyTorch"}
+            alternatives = {"SavedModel": "SavedModel", "PyTorch, eager": "PyTorch"}
             programs |= {
-                f"{name}, the first text": (own, RIVAL.format(name=rival))
-                for name, rival in rivals.items()
+                f"{name}, the first text": (
+                    this_python,
+                    ALTERNATIVE_CODE.format(name=alternative),
+                )
+                for name, alternative in alternatives.items()
             }
         taken: dict[str, list[tuple[float, int]]] = {name: [] for name in programs}
         for _ in range(options.rounds):
             for name, program in programs.items():
-                taken[name].append(process(*program))
-    seconds = {
-        name: statistics.median(each for each, _ in values) for name, values in taken.items()
-    }
+                taken[name].append(run_process(*program))
+    seconds = {name: statistics.median(each for each, _ in runs) for name, runs in taken.items()}
     peak = {
-        name: statistics.median(kilobytes for _, kilobytes in values) / 1024
-        for name, values in taken.items()
+        name: statistics.median(size for _, size in runs) / 1024 for name, runs in taken.items()
     }
     for name, value in seconds.items():
-        print(
-            f"{name:28} {value:6.3f} s  {peak[name]:6.0f} MB"
-            if peak[name]
-            else f"{name:28} {value:6.3f} s"
-        )
-    print(
-        f"import kvae.serving takes {seconds[IMPORT] / seconds[BASE]:.2f} times the import of numpy and onnxruntime"
-    )
-    print(
-        f"megabytes: kvae adds {whole['installed']:.2f}, kvae-text-serving {alone['installed']:.2f}"
-    )
+        memory = f"  {peak[name]:6.0f} MB" if peak[name] else ""
+        print(f"{name:28} {value:6.3f} s{memory}")
+    ratio = seconds[IMPORT] / seconds[IMPORT_DEPENDENCIES]
+    print(f"import kvae.serving takes {ratio:.2f} times the import of numpy and onnxruntime")
+    added, added_by_serving = kvae["installed"], kvae_serving["installed"]
+    print(f"megabytes: kvae adds {added:.2f}, kvae-text-serving {added_by_serving:.2f}")
     report = {
         "seconds": seconds,
         "peak_megabytes": {name: value for name, value in peak.items() if value},
+        "kvae": kvae,
+        "kvae-text-serving": kvae_serving,
+        "rounds": options.rounds,
     }
-    written(
-        options.json,
-        {**report, "kvae": whole, "kvae-text-serving": alone, "rounds": options.rounds},
-    )
+    write_report(options.json, report)
 
 
 if __name__ == "__main__":

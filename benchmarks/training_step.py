@@ -1,51 +1,67 @@
-"""How fast does training run, beside the same networks in PyTorch?
+"""Compare the speed of training with the same networks in PyTorch.
 
-    python benchmarks/training_step.py [--rounds 5] [--lengths 12 24 60 120 240 480] [--frameworks JAX PyTorch ...]
+    python benchmarks/training_step.py [--rounds 5] [--lengths 12 24 60 120 240 480]
+                                       [--frameworks JAX PyTorch ...]
 
-Penn Treebank's hybrid and LSTM VAE of Semeniuta et al. 2017 (T 60, LSTM 500, batch 64), with the paper's layer-normalised LSTM
-and with a plain one: ours on TensorFlow, as a graph and under XLA, and on JAX; in PyTorch the former written by hand and
-the latter with `nn.LSTM`. A step is forward, backward and Adam, on a batch that is always there. The LSTM VAE has the hybrid's
-number of parameters; the operations of the products of a step of each are counted in PyTorch. Then the recurrence alone
-beside its products, the machine's largest speed of products and of memory, and the hybrid's step at other lengths. PyTorch has
-to be there (the extra `benchmarks`). Where PyTorch and JAX see a GPU, both use it: with `--frameworks JAX PyTorch --json
-docs/performance/training-gpu.json` the figures get a chapter of their own.
+The networks are Penn Treebank's hybrid and LSTM VAE of Semeniuta et al. 2017 (T 60, LSTM 500, batch
+64), each with the paper's layer-normalised LSTM and with a plain one. kvae runs on TensorFlow, in
+graph mode and under XLA, and on JAX. In PyTorch the layer-normalised LSTM is written by hand and
+the plain one is `nn.LSTM`. A step is forward, backward and Adam, on a batch that is always in
+memory. The LSTM VAE has as many parameters as the hybrid.
+
+Also measured are: the operations in the matrix products of a step (counted in PyTorch), the
+recurrence alone and its matrix products alone, the peak matrix throughput and the memory bandwidth
+of the machine, and the hybrid's step at other lengths. Needs PyTorch (the extra `benchmarks`).
+
+On a machine where PyTorch and JAX see a GPU, both use it. Then give `--frameworks JAX PyTorch
+--json docs/performance/training-gpu.json`, which makes a chapter of its own on the page.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from turns import (
     MEMORY,
-    Rival,
-    arguments,
+    Worker,
+    argument_parser,
     bandwidth,
     fastest_device,
-    finish,
-    in_turn,
-    serve,
-    timed,
-    triad,
-    written,
+    median_seconds,
+    memory_triad,
+    seconds_of,
+    serve_requests,
+    synchronize,
+    write_report,
 )
+
+if TYPE_CHECKING:
+    import keras
+
+    from kvae.configuration import Config
+    from kvae.tensors import Tensor
 
 BATCH, LENGTH, SYMBOLS, UNITS = 64, 60, 54, 500
 STEPS = 3
-"""Of a turn."""
-READER = 523
-"""Units of the LSTM VAE's encoder that give it the hybrid's number of parameters."""
+"""Training steps in one turn."""
+ENCODER_UNITS = 523
+"""Units of the LSTM VAE's encoder, chosen to give it as many parameters as the hybrid."""
+
+Step = Callable[[], Any]
+"""A call that computes one step and waits for its result."""
 
 JAX = {
     "KERAS_BACKEND": "jax",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several share a GPU's memory
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # single precision on a GPU too, as PyTorch's
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several workers share a GPU's memory
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # single precision on a GPU, as PyTorch
 }
 
 
-def configuration(system: str, plain: bool, length: int) -> Any:
+def configuration(system: str, plain: bool, length: int) -> Config:
+    """Configuration of a system at T `length`, with a plain or a layer-normalised LSTM."""
     from kvae.presets import preset
 
     name = {"hybrid": "hybrid-lstm-ptb", "LSTM VAE": "lstm-vae-ptb"}[system]
@@ -55,13 +71,15 @@ def configuration(system: str, plain: bool, length: int) -> Any:
         "model.head_layer_normalization": not plain,
     }
     settings |= (
-        {"model.encoder_units": [READER], "model.latent_size": 50} if system == "LSTM VAE" else {}
+        {"model.encoder_units": [ENCODER_UNITS], "model.latent_size": 50}
+        if system == "LSTM VAE"
+        else {}
     )
     return preset(name).with_settings({**settings, "objective.input_dropout": 0.0})
 
 
-def ours(system: str, plain: bool, length: int, xla: bool) -> tuple[Callable[[], Any], int]:
-    """A training step, and the number of parameters."""
+def kvae_step(system: str, plain: bool, length: int, xla: bool) -> tuple[Step, int]:
+    """A training step of kvae on the Keras backend in use, and the number of its parameters."""
     import keras
 
     from kvae.model import TextVAE
@@ -71,7 +89,7 @@ def ours(system: str, plain: bool, length: int, xla: bool) -> tuple[Callable[[],
     config = configuration(system, plain, length)
     model = TextVAE(config.model, config.objective)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=xla)
-    tokens = some_tokens(length).astype(np.int32)
+    tokens = random_tokens(length).astype(np.int32)
     parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     if keras.backend.backend() == "jax":
         if fastest_device() != "cpu" and not backend_steps().accelerators():
@@ -84,7 +102,8 @@ def ours(system: str, plain: bool, length: int, xla: bool) -> tuple[Callable[[],
     return lambda: float(model.train_function(batches)["loss"]), parameters
 
 
-def theirs(system: str, plain: bool, length: int, device: str) -> tuple[Callable[[], Any], int]:
+def pytorch_step(system: str, plain: bool, length: int, device: str) -> tuple[Step, int]:
+    """A training step in PyTorch on a device, and the number of its parameters."""
     import pytorch_models
     import torch
 
@@ -99,58 +118,62 @@ def theirs(system: str, plain: bool, length: int, device: str) -> tuple[Callable
     }
     sizes |= {"base": 256, "filters": (128, 200)}
     if system == "LSTM VAE":
-        model: Any = pytorch_models.LSTMVAE({**sizes, "encoder": (READER,)}, not plain)
+        model: Any = pytorch_models.LSTMVAE({**sizes, "encoder": (ENCODER_UNITS,)}, not plain)
     else:
         model = pytorch_models.Hybrid(sizes, not plain)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    tokens = torch.from_numpy(some_tokens(length)).to(device)
+    tokens = torch.from_numpy(random_tokens(length)).to(device)
 
     def step() -> float:
         optimizer.zero_grad()
         loss = model(tokens)
         loss.backward()
         optimizer.step()
-        finish(device)
+        synchronize(device)
         return float(loss.detach())
 
     return step, sum(weight.numel() for weight in model.parameters())
 
 
-def operations(system: str) -> int:
-    """Floating-point operations of the products and convolutions of a step, both ways, the previous symbols looked up and not
-    multiplied; the recurrence's are the same with layer normalisation and without."""
+def step_operations(system: str) -> int:
+    """Floating-point operations in the matrix products and convolutions of a step, both passes.
+
+    Embedding look-ups are not counted. The number is the same with and without layer normalisation.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    step, _ = theirs(system, plain=False, length=LENGTH, device="cpu")
+    step, _ = pytorch_step(system, plain=False, length=LENGTH, device="cpu")
     with (
         torch.backends.mkldnn.flags(enabled=False),
         FlopCounterMode(display=False) as counter,
-    ):  # it hides nn.LSTM's
+    ):  # mkldnn would hide the operations of nn.LSTM
         step()
     return counter.get_total_flops()
 
 
-def some_tokens(length: int) -> np.ndarray:
+def random_tokens(length: int) -> np.ndarray:
+    """Random token ids (BATCH, length) without special tokens."""
     return np.random.default_rng(0).integers(4, SYMBOLS, (BATCH, length))
 
 
-def recurrence(plain: bool, framework: str) -> tuple[Callable[[], Any], int]:
-    """Forward and backward through the LSTM of the hybrid's head alone."""
+def recurrence_step(plain: bool, framework: str) -> tuple[Step, int]:
+    """Forward and backward pass of the LSTM in the hybrid's head alone; no parameters counted."""
     from kvae.configuration import ObjectiveConfig
     from kvae.heads import lstm
 
     layer = lstm(configuration("hybrid", plain, LENGTH).model, ObjectiveConfig()).recurrence
     layer.build((BATCH, LENGTH, 4 * UNITS))
     inputs = np.random.default_rng(0).standard_normal((BATCH, LENGTH, 4 * UNITS)).astype(np.float32)
-    first = np.zeros((BATCH, UNITS), np.float32)
+    initial = np.zeros((BATCH, UNITS), np.float32)
     if framework == "JAX":
-        return recurrence_on_jax(layer, inputs, first), 0
-    return recurrence_on_tensorflow(layer, inputs, first, "XLA" in framework), 0
+        return recurrence_on_jax(layer, inputs, initial), 0
+    return recurrence_on_tensorflow(layer, inputs, initial, "XLA" in framework), 0
 
 
-def recurrence_on_jax(layer: Any, inputs: Any, first: Any) -> Callable[[], Any]:
+def recurrence_on_jax(layer: keras.layers.RNN, inputs: np.ndarray, initial: np.ndarray) -> Step:
+    """Gradient of the summed outputs on JAX; inputs (B, T, 4 units), initial state (B, units)."""
     import jax
     import keras
 
@@ -159,39 +182,43 @@ def recurrence_on_jax(layer: Any, inputs: Any, first: Any) -> Callable[[], Any]:
     weights = [weight.value for weight in layer.trainable_weights]
 
     @jax.jit
-    def run(inputs: Any, weights: Any) -> Any:
-        def loss(inputs: Any, weights: Any) -> Any:
+    def run(inputs: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        def loss(inputs: Tensor, weights: list[Tensor]) -> Tensor:
             with keras.StatelessScope(list(zip(layer.trainable_weights, weights, strict=True))):
-                return over_positions(layer, inputs, [first, first], training=True).sum()
+                return over_positions(layer, inputs, [initial, initial], training=True).sum()
 
         return jax.grad(loss, argnums=(0, 1))(inputs, weights)
 
     return lambda: jax.block_until_ready(run(inputs, weights))
 
 
-def recurrence_on_tensorflow(layer: Any, inputs: Any, first: Any, xla: bool) -> Callable[[], Any]:
+def recurrence_on_tensorflow(
+    layer: keras.layers.RNN, inputs: np.ndarray, initial: np.ndarray, xla: bool
+) -> Step:
+    """As `recurrence_on_jax`, on TensorFlow in graph mode or under XLA."""
     import tensorflow as tf
 
     from kvae.training.tensorflow_step import over_positions
 
-    inputs, first = tf.constant(inputs), tf.constant(first)
+    rows, state = tf.constant(inputs), tf.constant(initial)
 
     @tf.function(jit_compile=xla)
-    def run() -> Any:
+    def run() -> list[Tensor]:
         with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            loss = tf.reduce_sum(over_positions(layer, inputs, [first, first], training=True))
-        return tape.gradient(loss, [inputs, layer.cell.kernel.value])
+            tape.watch(rows)
+            loss = tf.reduce_sum(over_positions(layer, rows, [state, state], training=True))
+        gradients: list[Tensor] = tape.gradient(loss, [rows, layer.cell.kernel.value])
+        return gradients
 
     return lambda: run()[0].numpy()
 
 
-def products(framework: str) -> tuple[Callable[[], Any], int]:
-    """The products that this cannot do without: two a position and one behind them."""
-    return (products_of_pytorch() if framework == "PyTorch" else products_of_tensorflow()), 0
+def products_step(framework: str) -> tuple[Step, int]:
+    """The matrix products of the recurrence alone: two per position and one at the end."""
+    return (products_on_pytorch() if framework == "PyTorch" else products_on_tensorflow()), 0
 
 
-def products_of_tensorflow() -> Callable[[], Any]:
+def products_on_tensorflow() -> Step:
     import tensorflow as tf
 
     state, kernel = tf.random.normal((BATCH, UNITS)), tf.random.normal((UNITS, 4 * UNITS))
@@ -203,7 +230,7 @@ def products_of_tensorflow() -> Callable[[], Any]:
     back = tf.transpose(kernel)
 
     @tf.function
-    def run() -> Any:
+    def run() -> tuple[Tensor, Tensor, Tensor]:
         for _ in tf.range(LENGTH):
             forward = tf.matmul(state, kernel)
             backward = tf.matmul(gates, back)
@@ -212,7 +239,7 @@ def products_of_tensorflow() -> Callable[[], Any]:
     return lambda: run()[2].numpy()
 
 
-def products_of_pytorch() -> Callable[[], Any]:
+def products_on_pytorch() -> Step:
     import torch
 
     device = fastest_device()
@@ -233,16 +260,16 @@ def products_of_pytorch() -> Callable[[], Any]:
             torch.mm(state, kernel)
             torch.mm(gates, back)
         torch.mm(rows.T, columns)
-        finish(device)
+        synchronize(device)
 
     return run
 
 
 LARGE = 4096
-"""Rows and columns of the product that shows the machine's largest speed."""
+"""Rows and columns of the matrices whose product measures the peak matrix throughput."""
 
 
-def largest_product() -> tuple[Callable[[], Any], int]:
+def peak_product_step() -> tuple[Step, int]:
     """The product of two large matrices in single precision."""
     import torch
 
@@ -251,69 +278,73 @@ def largest_product() -> tuple[Callable[[], Any], int]:
 
     def run() -> None:
         torch.mm(left, right)
-        finish(device)
+        synchronize(device)
 
     return run, 0
 
 
-def of_name(name: str, length: int) -> tuple[Callable[[], Any], int]:
+def step_of(name: str, length: int) -> tuple[Step, int]:
+    """The step of a worker's name "SYSTEM, KIND, FRAMEWORK", and the number of parameters."""
     system, _, rest = name.partition(", ")
     kind, _, framework = rest.rpartition(", ")
     plain = kind == "plain"
     if system == "recurrence":
-        return recurrence(plain, framework)
+        return recurrence_step(plain, framework)
     if system == "products":
-        return products(framework)
+        return products_step(framework)
     if system == PEAK:
-        return largest_product()
+        return peak_product_step()
     if framework == "PyTorch":
-        return theirs(system, plain, length, fastest_device())
-    return ours(system, plain, length, framework in ("TensorFlow XLA", "JAX"))
+        return pytorch_step(system, plain, length, fastest_device())
+    return kvae_step(system, plain, length, framework in ("TensorFlow XLA", "JAX"))
 
 
-def answering(name: str) -> Callable[..., dict[str, Any]]:
+def worker_answer(name: str) -> Callable[..., dict[str, Any]]:
+    """A worker's answer: seconds of a step at T `length`, and the number of parameters."""
     if name == MEMORY:
-        return triad(fastest_device())
-    made: dict[int, tuple[Callable[[], Any], int]] = {}
+        return memory_triad(fastest_device())
+    steps: dict[int, tuple[Step, int]] = {}
 
     def answer(length: int) -> dict[str, Any]:
-        if length not in made:
-            made[length] = of_name(name, length)
-            made[length][0]()
-        run, parameters = made[length]
-        return {
-            "seconds": timed(lambda: [run() for _ in range(STEPS)]) / STEPS,
-            "parameters": parameters,
-        }
+        if length not in steps:
+            steps[length] = step_of(name, length)
+            steps[length][0]()  # compiles
+        run, parameters = steps[length]
+        seconds = seconds_of(lambda: [run() for _ in range(STEPS)]) / STEPS
+        return {"seconds": seconds, "parameters": parameters}
 
     return answer
 
 
 KINDS = ("normalised", "plain")
 FRAMEWORKS = ("TensorFlow", "TensorFlow XLA", "JAX", "PyTorch")
-GROWING = ("TensorFlow", "JAX")
-"""Of these the growth with the length is measured."""
+LENGTH_FRAMEWORKS = ("TensorFlow", "JAX")
+"""Frameworks on which a step is timed at other lengths."""
 SYSTEMS = ("hybrid", "LSTM VAE")
 PEAK = "largest product"
+"""Name of the worker that measures the peak matrix throughput."""
 
 
 def main() -> None:
-    parser = arguments(__doc__, "training", rounds=5)
-    parser.add_argument("--lengths", nargs="+", type=int, default=[12, 24, 60, 120, 240, 480])
-    parser.add_argument("--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
+    parser = argument_parser(__doc__, "training", rounds=5)
+    parser.add_argument(
+        "--lengths", nargs="+", type=int, default=[12, 24, 60, 120, 240, 480], help="other T"
+    )
+    parser.add_argument(
+        "--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS, help="(default: all)"
+    )
     options = parser.parse_args()
     if options.rival:
-        serve(answering(options.rival))
+        serve_requests(worker_answer(options.rival))
         return
-    ours_too = [name for name in options.frameworks if name != "PyTorch"]
-    computing = [
-        "products, PyTorch",
-        *(["products, TensorFlow"] if "TensorFlow" in ours_too else []),
-    ]
+    kvae_frameworks = [name for name in options.frameworks if name != "PyTorch"]
+    products_workers = ["products, PyTorch"]
+    products_workers += ["products, TensorFlow"] if "TensorFlow" in kvae_frameworks else []
     device = device_name()
     if device and set(options.frameworks) != {"JAX", "PyTorch"}:
         parser.error(
-            f"PyTorch would use {device} and TensorFlow not; name --frameworks JAX PyTorch, and another --json"
+            f"PyTorch would run on {device} and TensorFlow on the CPU; "
+            "give --frameworks JAX PyTorch, and another file as --json"
         )
     report: dict[str, Any] = {
         "batch": BATCH,
@@ -321,7 +352,7 @@ def main() -> None:
         "rounds": options.rounds,
         "device": device,
     }
-    report["seconds"], report["parameters"] = compared(
+    report["seconds"], report["parameters"] = compare(
         [
             f"{system}, {kind}, {name}"
             for system in SYSTEMS
@@ -330,64 +361,64 @@ def main() -> None:
         ],
         options,
     )
-    report["recurrence"], _ = compared(
-        [*(f"recurrence, {kind}, {name}" for kind in KINDS for name in ours_too), *computing],
-        options,
-    )
-    alone, _ = compared([PEAK, MEMORY], options)
-    fastest = min(report["recurrence"][name] for name in computing)
+    recurrences = [f"recurrence, {kind}, {name}" for kind in KINDS for name in kvae_frameworks]
+    report["recurrence"], _ = compare([*recurrences, *products_workers], options)
+    alone, _ = compare([PEAK, MEMORY], options)
+    fastest = min(report["recurrence"][name] for name in products_workers)
     report["products_gflops"] = 3 * 2 * BATCH * UNITS * 4 * UNITS * LENGTH / fastest / 1e9
     report["peak_gflops"] = max(2 * LARGE**3 / alone[PEAK] / 1e9, report["products_gflops"])
     report["memory_gigabytes_per_second"] = bandwidth(alone[MEMORY])
-    report["operations"] = {system: operations(system) for system in SYSTEMS}
-    report["lengths"] = by_length([name for name in GROWING if name in ours_too], options)
-    written(options.json, report)
+    report["operations"] = {system: step_operations(system) for system in SYSTEMS}
+    length_frameworks = [name for name in LENGTH_FRAMEWORKS if name in kvae_frameworks]
+    report["lengths"] = seconds_by_length(length_frameworks, options)
+    write_report(options.json, report)
 
 
 def device_name() -> str:
-    """The GPU that PyTorch sees, or nothing."""
+    """Name of the GPU that PyTorch sees; empty if there is none."""
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
-def started(name: str) -> Rival:
-    """The process of a rival, on its backend."""
-    return Rival(
+def start_worker(name: str) -> Worker:
+    """Start the worker of that name on its Keras backend."""
+    return Worker(
         __file__, name, environment=JAX if "JAX" in name else {"KERAS_BACKEND": "tensorflow"}
     )
 
 
-def compared(
+def compare(
     names: Sequence[str], options: argparse.Namespace
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Median seconds of a step of each, all in turn, and their numbers of parameters."""
-    rivals, parameters = [started(name) for name in names], {}
-    found = in_turn(rivals, options.rounds, length=LENGTH)
-    for rival in rivals:
-        parameters[rival.name] = rival.ask(length=LENGTH).get("parameters", 0)
-        print(f"{1e3 * found[rival.name]:8.1f} ms  {rival.name}", flush=True)
-        rival.close()
-    return found, parameters
+    """By worker name: median seconds of a step, measured in turn, and the number of parameters."""
+    workers = [start_worker(name) for name in names]
+    seconds, parameters = median_seconds(workers, options.rounds, length=LENGTH), {}
+    for worker in workers:
+        parameters[worker.name] = worker.ask(length=LENGTH).get("parameters", 0)
+        print(f"{1e3 * seconds[worker.name]:8.1f} ms  {worker.name}", flush=True)
+        worker.close()
+    return seconds, parameters
 
 
-def by_length(
+def seconds_by_length(
     frameworks: Sequence[str], options: argparse.Namespace
 ) -> dict[str, dict[int, float]]:
-    """Median seconds of a step of the hybrid on each, by the number of positions."""
-    rivals = {name: started(f"hybrid, normalised, {name}") for name in frameworks}
-    lengths: dict[str, dict[int, float]] = {name: {} for name in rivals}
+    """Median seconds of a step of the hybrid, by framework and T."""
+    workers = {name: start_worker(f"hybrid, normalised, {name}") for name in frameworks}
+    by_framework: dict[str, dict[int, float]] = {name: {} for name in workers}
     for length in options.lengths:
-        found = in_turn(rivals.values(), options.rounds, length=length)
-        for name, rival in rivals.items():
-            lengths[name][length] = seconds = found[rival.name]
+        medians = median_seconds(workers.values(), options.rounds, length=length)
+        for name, worker in workers.items():
+            by_framework[name][length] = seconds = medians[worker.name]
+            per_position = 1e3 * seconds / length
             print(
-                f"T {length:4}  {1e3 * seconds:8.1f} ms, {1e3 * seconds / length:6.2f} a position  {name}",
+                f"T {length:4}  {1e3 * seconds:8.1f} ms, {per_position:6.2f} per position  {name}",
                 flush=True,
             )
-    for rival in rivals.values():
-        rival.close()
-    return lengths
+    for worker in workers.values():
+        worker.close()
+    return by_framework
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Millions of texts, across cores and machines, on Dask.
+"""Sample millions of texts on all cores, or on a cluster, with Dask.
 
     pip install 'kvae-text[bulk]'
-    python bulk.py BUNDLE texts -n 1000000                             # all cores of this machine
-    python bulk.py BUNDLE texts -n 1000000 --scheduler HOST:8786       # the workers of a Dask cluster that see both folders
+    python bulk.py BUNDLE texts -n 1000000
+    python bulk.py BUNDLE texts -n 1000000 --scheduler HOST:8786
 
-Shard i holds rows i * SIZE and on of one seed: the shards together are what `Sampler.sample(n, seed)` would write, and no
-two of them share their randomness. A shard is there whole or not at all: run the same command again and it does the rest.
+Without --scheduler, the workers are processes on this machine. With it, they are those of a Dask
+cluster, which must see both folders.
+
+Each shard holds SIZE consecutive rows of one seed. The shards together are the texts of
+`Sampler.sample(n, seed)`, and no two shards share random numbers. A shard is written whole or not
+at all: to resume, run the same command again.
 """
 
 import argparse
@@ -19,17 +23,17 @@ from kvae.serving import Sampler
 from kvae.writing import LOCK, sole_writer, whole
 
 SIZE = 10_000
-"""Texts a shard."""
+"""Texts in a shard."""
 
 
 @lru_cache(maxsize=1)
 def sampler_of(bundle: str) -> Sampler:
-    """One for each worker process, on one core: the workers are the parallelism."""
+    """The sampler of this worker process, on one core: there is a worker for each core."""
     return Sampler.load(bundle, threads=1)
 
 
 def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int) -> int:
-    """Write the texts of `count` rows as lines of JSON; returns how many."""
+    """Write the texts of `count` rows as JSON lines, unless the file exists; return `count`."""
     file = Path(folder) / f"rows-{first_row:010d}.jsonl"
     if not file.exists():
         samples = sampler_of(bundle).iterate(count, seed, first_row=first_row)
@@ -44,24 +48,26 @@ def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int)
 def generate(
     client: Client, bundle: str, folder: str, n: int, seed: int = 0, size: int = SIZE
 ) -> None:
-    """Write `n` texts of `seed` in shards of `size` to `folder`, what is there already left alone."""
+    """Write `n` texts of `seed` to `folder` in shards of `size`; keep the shards that exist.
+
+    Raises `SystemExit` if the folder holds shards of another bundle, n, seed or size.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    order = {
+    settings = {
         "model_id": Sampler.load(bundle, endpoints=()).info()["model_id"],
         "n": n,
         "seed": seed,
         "size": size,
     }
-    noted = Path(folder) / "order.json"
-    with sole_writer(
-        Path(folder) / LOCK, Path(folder), wait=True
-    ):  # two orders that begin together do not mix
-        if noted.exists() and json.loads(noted.read_text()) != order:
+    record = Path(folder) / "order.json"
+    # one run at a time writes the record, so two that start together cannot mix
+    with sole_writer(Path(folder) / LOCK, Path(folder), wait=True):
+        if record.exists() and json.loads(record.read_text()) != settings:
             raise SystemExit(
-                f"{folder} holds another order, {noted.read_text()}; give another folder"
+                f"{folder} holds another order, {record.read_text()}; give another folder"
             )
-        with whole(noted) as partial:
-            partial.write_text(json.dumps(order))
+        with whole(record) as partial:
+            partial.write_text(json.dumps(settings))
     shards = [(bundle, folder, seed, first, min(size, n - first)) for first in range(0, n, size)]
     done = 0
     for future in as_completed(client.map(write_shard, *zip(*shards, strict=True), pure=False)):
@@ -70,25 +76,27 @@ def generate(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write many texts of a bundle, shard by shard.")
-    parser.add_argument("bundle")
-    parser.add_argument("folder")
+    parser = argparse.ArgumentParser(description="Sample many texts from a bundle, in shards.")
+    parser.add_argument("bundle", help="folder of the bundle")
+    parser.add_argument("folder", help="folder for the shards")
     parser.add_argument("-n", type=int, default=100_000, help="texts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--size", type=int, default=SIZE, help="texts a shard (default: %(default)s)"
+        "--size", type=int, default=SIZE, help="texts in a shard (default: %(default)s)"
     )
     parser.add_argument(
         "--scheduler", help="address of a Dask cluster (default: workers on this machine)"
     )
-    parser.add_argument("--workers", type=int, help="on this machine (default: one for each core)")
-    given = parser.parse_args()
-    here = {
-        "n_workers": given.workers,
+    parser.add_argument(
+        "--workers", type=int, help="workers on this machine (default: one per core)"
+    )
+    options = parser.parse_args()
+    local_workers = {
+        "n_workers": options.workers,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
         "dashboard_address": None,
     }
-    with Client(given.scheduler) if given.scheduler else Client(**here) as dask:
-        folders = (str(Path(path).resolve()) for path in (given.bundle, given.folder))
-        generate(dask, *folders, given.n, given.seed, given.size)
+    with Client(options.scheduler) if options.scheduler else Client(**local_workers) as dask:
+        folders = (str(Path(path).resolve()) for path in (options.bundle, options.folder))
+        generate(dask, *folders, options.n, options.seed, options.size)

@@ -1,10 +1,9 @@
 #!/usr/bin/env node
 /**
- * Uses the page as a person does, in a browser without a window:
- * `KVAE_CHROMIUM=/usr/bin/chromium node drive.mjs PAGE < ACTIONS`.
+ * Drives the page in a headless browser: `KVAE_CHROMIUM=/usr/bin/chromium node drive.mjs PAGE < ACTIONS`.
  *
  * ACTIONS is a JSON list: ["fill", id, value], ["choose", id, value], ["drag", slider, position], ["press", name] or
- * ["photograph", file]. What the page shows once it is open, and after each action, is printed as a JSON list.
+ * ["photograph", file]. Prints a JSON list of what the page shows: once after loading, and once after each action.
  */
 
 import { text as all } from "node:stream/consumers";
@@ -30,7 +29,7 @@ const ACTIONS = {
   photograph: (page, path) => page.screenshot({ path, fullPage: true }),
 };
 
-/** What stands on the page once nothing is under way. */
+/** What the page shows once no task is running. */
 async function shown(page) {
   await page.waitForSelector("#page[aria-busy=false]");
   return page.evaluate(() => ({

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** Texts from a bundle on the command line: `node node.mjs BUNDLE -n 5 --seed 0`. */
+/** Command line for a bundle: `node node.mjs BUNDLE -n 5 --seed 0`. */
 
 import { parseArgs } from "node:util";
 
@@ -37,7 +37,7 @@ const OPTIONS = {
 };
 const TEXTUAL = ["attribute", "greedy", "unknown", "json", "help"];
 
-/** Each command as an object to print as JSON, and the lines to print without. */
+/** Each command returns [an object to print with --json, lines to print without it]. */
 const COMMANDS = {
   async sample(sampler, texts, { n = 5, seed, ...options }) {
     const samples = await sampler.generate(n, seed, options);
@@ -62,7 +62,7 @@ const COMMANDS = {
   },
 };
 
-/** Options as `Sampler` names and takes them. */
+/** Options with the names and types that `Sampler` takes. */
 function optionsOf(values) {
   const named = ([name, value]) => [
     name.replace(/-(\w)/g, (_, letter) => letter.toUpperCase()),
@@ -71,13 +71,13 @@ function optionsOf(values) {
   return Object.fromEntries(Object.entries(values).map(named));
 }
 
-/** A number as JavaScript has it, a large whole one as a BigInt; what is none is left for `Sampler` to refuse. */
+/** Parses a number, a large integer as a BigInt. Other text is returned as it is, and `Sampler` refuses it. */
 function numberOf(value) {
   if (/^\d{16,}$/.test(value)) return BigInt(value);
   return value.trim() === "" || Number.isNaN(Number(value)) ? value : Number(value);
 }
 
-/** A seed beyond 2^53 is text in JSON, where readers would round it. */
+/** Writes a BigInt (a seed above 2^53) as a string, because JSON readers would round the number. */
 const withoutBigInts = (_, value) => (typeof value === "bigint" ? String(value) : value);
 
 function parsed(words) {

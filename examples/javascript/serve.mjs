@@ -1,5 +1,8 @@
 #!/usr/bin/env node
-/** The page on this machine: `node serve.mjs BUNDLE --port 8080`; or as files for any web server: `--write FOLDER`. */
+/**
+ * Serves the page on this machine: `node serve.mjs BUNDLE --port 8080`.
+ * With `--write FOLDER`, writes the page and the bundle as files for any web server.
+ */
 
 import { createReadStream } from "node:fs";
 import { cp, stat } from "node:fs/promises";
@@ -10,7 +13,7 @@ import { parseArgs } from "node:util";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const RUNTIME = "node_modules/onnxruntime-web/dist";
-/** All that the page loads, where it lies in this folder and under the same address. */
+/** Files that the page loads, as paths in this folder; their URLs have the same paths. */
 const PARTS = ["web", "kvae", `${RUNTIME}/ort.wasm.bundle.min.mjs`, `${RUNTIME}/ort-wasm-simd-threaded.wasm`];
 const KINDS = {
   ".html": "text/html; charset=utf-8",
@@ -21,7 +24,7 @@ const KINDS = {
   ".wasm": "application/wasm",
 };
 
-/** The file behind an address, undefined for all that is neither a part of the page nor in the bundle. */
+/** The file for a URL path, or undefined if it belongs to neither the page nor the bundle. */
 function fileOf(address, bundle) {
   const path = normalize(address).slice(1);
   if (path.startsWith("bundle/")) return join(bundle, path.slice("bundle/".length));
@@ -40,7 +43,7 @@ async function answer(request, response, bundle) {
   return request.method === "HEAD" ? response.end() : createReadStream(file).pipe(response);
 }
 
-/** A server of the page for this machine alone, once it listens; port 0 takes a free one. */
+/** Starts a server of the page on the loopback address and resolves once it listens; port 0 picks a free port. */
 export async function serve(bundle, port) {
   const server = createServer((request, response) => {
     answer(request, response, bundle).catch(() => response.writeHead(400).end());
@@ -49,7 +52,7 @@ export async function serve(bundle, port) {
   return server;
 }
 
-/** The page and the bundle as a folder of files: `FOLDER/web/` is its address. */
+/** Copies the page and the bundle to a folder; the page is at `FOLDER/web/`. */
 async function write(bundle, folder) {
   for (const part of PARTS) await cp(join(HERE, part), join(folder, part), { recursive: true });
   await cp(bundle, join(folder, "bundle"), { recursive: true });

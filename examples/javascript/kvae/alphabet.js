@@ -1,30 +1,30 @@
-/** Text to symbol ids and back, by the vocabulary of a manifest: what serving/alphabet.py does, symbol for symbol. */
+/** Converts text to token ids and back with the vocabulary of a manifest, exactly as serving/alphabet.py does. */
 
 import { BundleError, DataError } from "./errors.js";
 
 export const [PAD, START, END, UNKNOWN] = [0, 1, 2, 3];
 export const SPECIALS = ["<pad>", "<start>", "<end>", "<unknown>"];
-/** Symbols of an alphabet at most, the special ones not counted. */
+/** Largest size of a vocabulary, without the special symbols. */
 export const MOST_SYMBOLS = 2 ** 20;
 const REPLACEMENT = "\ufffd";
 const CONTINUATION = "##";
-/** UTF-8 bytes of the longest word that is looked up in wordpieces. */
+/** Longest word that is split into wordpieces, in UTF-8 bytes. */
 const LONGEST_WORD = 100;
 
 const utf8 = { encoder: new TextEncoder(), decoder: new TextDecoder("utf-8", { ignoreBOM: true }) };
 
-/** What Python's `str.split` splits at; `\s` knows other characters. */
+/** White space by Python's `str.split`; `\s` is a different set. */
 const WHITE_SPACE = /[\t\n\v\f\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/;
 const ASCII_SIGN = /^[!-/:-@[-`{-~]$/;
 const PUNCTUATION = /^\p{P}$/u;
 const INVISIBLE = /^[ \p{Cc}\p{Cf}]$/u;
-/** Ranges of code points that are units of their own, as in BERT. */
+/** Code points that are each split into a unit of its own, as in BERT. */
 const IDEOGRAPH =
   /^[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2ceaf}\u{2f800}-\u{2fa1f}]$/u;
 
 const words = (line) => line.split(WHITE_SPACE).filter(Boolean);
 
-/** What stands between white space; a line break is a word of its own. */
+/** Words separated by white space; each line break is also a word. */
 const wordsOf = (text) => text.split("\n").flatMap((line, number) => (number ? ["\n", ...words(line)] : words(line)));
 
 const textOfWords = (found) => found.join(" ").replaceAll(" \n", "\n").replaceAll("\n ", "\n");
@@ -33,7 +33,7 @@ const bytesOf = (text) => Array.from(utf8.encoder.encode(text), (byte) => String
 
 const textOfBytes = (symbols) => utf8.decoder.decode(Uint8Array.from(symbols, (symbol) => symbol.charCodeAt(0)));
 
-/** A character with blanks around it where it is a unit of its own, as a blank where it only separates units. */
+/** Puts spaces around a character that is a unit of its own; replaces a separator by a space. */
 function spaced(symbol) {
   if (symbol === "\n" || ASCII_SIGN.test(symbol) || IDEOGRAPH.test(symbol) || PUNCTUATION.test(symbol)) {
     return ` ${symbol} `;
@@ -41,13 +41,16 @@ function spaced(symbol) {
   return INVISIBLE.test(symbol) ? " " : symbol;
 }
 
-/** What wordpieces are made within: words, punctuation marks and ideographs. */
+/** Units that are split into wordpieces: words, punctuation marks and ideographs. */
 const unitsOfPieces = (text) => Array.from(text, spaced).join("").split(" ").filter(Boolean);
 
 const textOfPieces = (pieces) => textOfWords(pieces.join(" ").replaceAll(` ${CONTINUATION}`, "").split(" "));
 
-/** How a text is taken apart and put together; `unit` is what is known or unknown, `replacement` stands for UNKNOWN, and
- * `symbol` is what a symbol of the alphabet is, in words and as a test of a text that is not empty. */
+/**
+ * The tokenizers. `units` splits a text and `text` joins it again. `tokens` and `unit` are the words for tokens and units
+ * in messages. `replacement` is the text for UNKNOWN. `symbol` describes a valid symbol of the vocabulary, in words and as
+ * a test of a non-empty string.
+ */
 export const TOKENIZERS = {
   char: {
     tokens: "characters",
@@ -80,7 +83,7 @@ export const TOKENIZERS = {
   },
 };
 
-/** A word as `wordsOf` finds it, or a line break. */
+/** True for a word as `wordsOf` returns it, or a line break. */
 function isWord(symbol) {
   return symbol === "\n" || (!WHITE_SPACE.test(symbol) && symbol.isWellFormed());
 }
@@ -89,7 +92,7 @@ function isPiece(symbol) {
   return symbol === "\n" || (!/[ \n]/.test(symbol) && symbol.isWellFormed());
 }
 
-/** What is wrong with a vocabulary, a value of any kind; undefined where nothing is. */
+/** Message about what is wrong with a vocabulary, which may be any value; undefined if it is valid. */
 export function vocabularyFault(vocabulary) {
   const names = typeof vocabulary === "object" && vocabulary !== null ? Object.keys(vocabulary).sort() : [];
   if (names.join() !== "specials,symbols,tokenizer") {
@@ -114,7 +117,7 @@ export function vocabularyFault(vocabulary) {
 }
 
 export class Alphabet {
-  /** @param vocabulary `vocabulary` of a manifest: tokenizer, specials and symbols. */
+  /** @param vocabulary field `vocabulary` of a manifest: tokenizer, specials and symbols. */
   constructor(vocabulary) {
     const fault = vocabularyFault(vocabulary);
     if (fault) throw new BundleError(`${fault}; take the examples of the kvae that wrote it`);
@@ -126,12 +129,12 @@ export class Alphabet {
     this.longest = symbols.reduce((most, symbol) => Math.max(most, Array.from(symbol).length), 0);
   }
 
-  /** One id a character, byte or word, or one for each wordpiece; UNKNOWN for what is outside the alphabet. No END. */
+  /** Token ids of a text, without END: one per character, byte, word or wordpiece; UNKNOWN if not in the vocabulary. */
   ids(text) {
     return this.#units(text).flatMap((unit) => this.#idsOf(unit));
   }
 
-  /** How often each unit that the alphabet lacks occurs in the texts, the commonest first. */
+  /** [unit, count] of the units in the texts that are not in the vocabulary, most frequent first. */
   unknown(texts) {
     const counts = new Map();
     for (const unit of texts.flatMap((text) => this.#units(text))) {
@@ -140,7 +143,7 @@ export class Alphabet {
     return [...counts].sort(([, one], [, other]) => other - one);
   }
 
-  /** A row of ids as text; it ends before its first END or PAD. */
+  /** The text of a row of ids, up to its first END or PAD. */
   decode(row) {
     const stop = row.findIndex((id) => id === END || id === PAD);
     const written = stop < 0 ? row : row.slice(0, stop);
@@ -160,7 +163,7 @@ export class Alphabet {
     return this.tokenizer === "wordpiece" ? this.#piecesOf(unit) : [this.numbers.get(unit) ?? UNKNOWN];
   }
 
-  /** The longest piece that fits, again and again, and UNKNOWN for the whole unit where none does. */
+  /** Wordpiece ids by greedy longest match; UNKNOWN for the whole unit if some part has no match. */
   #piecesOf(unit) {
     if (unit === "\n") return this.numbers.has(unit) ? [this.numbers.get(unit)] : [];
     if (utf8.encoder.encode(unit).length > LONGEST_WORD) return [UNKNOWN];

@@ -1,4 +1,4 @@
-/** A bundle's files, read and verified: nothing reaches the runtime that is not what was exported. */
+/** Reads and verifies the files of a bundle, so that the runtime gets only what was exported. */
 
 import { BundleError } from "./errors.js";
 import { FORMAT, FORMAT_VERSION, LARGEST_MANIFEST, checkManifest, shown } from "./manifest.js";
@@ -9,8 +9,8 @@ const METADATA_KEY = "kvae";
 const AGAIN = "copy the bundle again or export it anew";
 
 /**
- * Reads the files of a bundle that lies at a URL. A reader is `async (name, most) => Uint8Array`, which throws a `BundleError`
- * for a file of more than `most` bytes instead of reading it.
+ * Returns a reader of the bundle at a URL. A reader is `async (name, most) => Uint8Array` and returns the bytes of a file.
+ * If the file has more than `most` bytes, it throws a `BundleError` and does not read on.
  */
 export function atUrl(url) {
   const folder = new URL(`${String(url).replace(/\/$/, "")}/`, globalThis.document?.baseURI);
@@ -25,7 +25,7 @@ export function atUrl(url) {
   };
 }
 
-/** The bytes of a response, which is cancelled when more come than `most`. */
+/** The bytes of a response; cancels it and throws a `BundleError` after more than `most` bytes. */
 async function received(response, address, most) {
   const parts = [];
   let size = 0;
@@ -46,11 +46,11 @@ async function received(response, address, most) {
   return content;
 }
 
-/** The error for a file that has more bytes than it may have. */
+/** The error for a file with more than `most` bytes. */
 export const tooLarge = (file, most) =>
   new BundleError(`${file}: truncated or extended, more than ${most} bytes; ${AGAIN}`);
 
-/** The manifest, known to be of a version we read, unchanged since it was written, and right in every field. */
+/** Reads the manifest and checks its version, its checksum and every field. */
 export async function readManifest(read) {
   const text = new TextDecoder().decode(await read(MANIFEST, LARGEST_MANIFEST));
   const manifest = parsed(text);
@@ -67,7 +67,7 @@ export async function readManifest(read) {
   return manifest;
 }
 
-/** The bytes of an endpoint's graph, of the size and the sum that the manifest gives, which repeats the manifest. */
+/** Reads an endpoint's graph and checks its size and checksum, and that its metadata repeat the manifest. */
 export async function readGraph(read, manifest, endpoint) {
   const entry = manifest.endpoints[endpoint];
   const content = await read(entry.file, entry.size);
@@ -83,7 +83,7 @@ export async function readGraph(read, manifest, endpoint) {
   return content;
 }
 
-/** Refuses a graph of another endpoint, or whose manifest is not the bundle's in every field. */
+/** Throws a `BundleError` if a graph's metadata name another endpoint or differ from the manifest in a field. */
 function checkMetadata(file, endpoint, metadata, manifest) {
   if (metadata === undefined) throw new BundleError(`${file}: no graph of kvae, its metadata do not name one; ${AGAIN}`);
   let said;
@@ -102,7 +102,7 @@ function checkMetadata(file, endpoint, metadata, manifest) {
   }
 }
 
-/** Whether two values of JSON are the same, the order of names aside; `other` is known to be shallow. */
+/** True if two JSON values are equal, ignoring the order of names. `other` bounds the depth and must be shallow. */
 function equal(one, other) {
   if (typeof one !== "object" || typeof other !== "object" || one === null || other === null) return one === other;
   const names = Object.keys(other);
@@ -129,9 +129,9 @@ async function sha256(content) {
 }
 
 /**
- * What the sum of a manifest was taken over: all of it but the sum, on one line and in ASCII.
+ * The text whose checksum is in a manifest: the manifest without the checksum, on one line and in ASCII.
  *
- * It is made from the text and not from the parsed object, which would lose how numbers are spelled.
+ * It is made from the text of the file, because the parsed object loses the spelling of numbers.
  */
 function summed(text) {
   const escaped = (symbol) => `\\u${symbol.charCodeAt(0).toString(16).padStart(4, "0")}`;

@@ -1,4 +1,4 @@
-/** Bundles in a folder, for Node. */
+/** Reads bundles from a folder, in Node. */
 
 import { open } from "node:fs/promises";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { tooLarge } from "./bundle.js";
 import { BundleError } from "./errors.js";
 
-/** Reads the files of a bundle that lies in a folder. */
+/** Returns a reader of the bundle in a folder (see `atUrl`). */
 export function inFolder(path) {
   return async (name, most) => {
     const file = join(path, name);

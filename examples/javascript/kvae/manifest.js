@@ -1,11 +1,11 @@
 /**
- * What stands in a manifest: the type and the range of every field, as data; what serving/manifest.py says, field for field.
+ * The schema of a manifest: type and range of every field, as data. It equals the schema in serving/manifest.py.
  *
- *     { length: whole(1, LONGEST) }     a field that must be there
- *     { "quantization?": {...} }        a field, here an object, that may be missing
- *     { [OTHERS]: TEXT }                any further field; without it further fields are refused
+ *     { length: whole(1, LONGEST) }     a required field
+ *     { "quantization?": {...} }        an optional field, here an object
+ *     { [OTHERS]: TEXT }                the rule for further fields, which are refused without it
  *
- * A rule is what a value must be, in words, and the test of a value of any kind.
+ * A rule says in words what a value must be, and tests a value of any type.
  */
 
 import { MOST_SYMBOLS, SPECIALS, TOKENIZERS, vocabularyFault } from "./alphabet.js";
@@ -15,11 +15,11 @@ export const FORMAT = "kvae-bundle";
 export const FORMAT_VERSION = 2;
 const ENDPOINTS = ["sampler", "encoder", "prior", "scorer", "expand", "step"];
 
-/** Bytes: a vocabulary of a million words, nine characters each, and all the rest. */
+/** Most bytes of a manifest: room for a vocabulary of a million words of nine characters each. */
 export const LARGEST_MANIFEST = 16 * 2 ** 20;
-/** Bytes: 268 million weights in float32. */
+/** Most bytes of a graph: 268 million weights in float32. */
 const LARGEST_GRAPH = 2 ** 30;
-/** Positions of a text, its end mark included. */
+/** Most tokens of a text, END included. */
 const LONGEST = 2 ** 16;
 
 const rule = (words, holds) => ({ words, holds });
@@ -76,7 +76,7 @@ const DESCRIPTION = {
   model_id: matching(/^[0-9a-f]{16}$/, "16 hexadecimal digits"),
   mode: oneOf("lines", "windows", "fixed"),
   length: whole(1, LONGEST),
-  vocabulary: vocabularyFault, // read by alphabet.js, a function that gives its fault
+  vocabulary: vocabularyFault, // a function of alphabet.js that returns what is wrong
   latent: {
     kind: oneOf("dense", "map", "none"),
     size: whole(0, 2 ** 20),
@@ -126,7 +126,7 @@ const DESCRIPTION = {
   sha256: SHA256,
 };
 
-/** What a manifest says twice: the two must be equal. */
+/** Facts that a manifest states twice, with both values, which must be equal. */
 const AGREEMENTS = {
   "length and model.length": (it) => [it.length, it.model.length],
   "the size of vocabulary (its special symbols included) and model.vocabulary_size": (it) => [
@@ -144,7 +144,7 @@ const AGREEMENTS = {
   "seed_test.rows and the number of seed_test.texts": (it) => [it.seed_test.rows, it.seed_test.texts.length],
 };
 
-/** Refuses a manifest for the first field that is missing, unknown or outside its rule, or that another contradicts. */
+/** Throws a `BundleError` for the first field that is missing, unknown, invalid or contradicted by another. */
 export function checkManifest(manifest) {
   const fault = firstFault(DESCRIPTION, manifest, "") ?? contradiction(manifest);
   if (fault) throw new BundleError(`manifest.json: ${fault}; export the bundle anew`);
@@ -161,7 +161,7 @@ function contradiction(manifest) {
   }
 }
 
-/** The first fault of a value, as a sentence that names the field. */
+/** A sentence about the first invalid field of a value; undefined if all are valid. */
 function firstFault(description, value, field) {
   if (typeof description === "function") return description(value);
   if (description.holds) {
@@ -183,7 +183,7 @@ function firstFault(description, value, field) {
   }
 }
 
-/** A value as a message shows it: short, however large or deep it is. */
+/** A short description of a value of any size, for messages. */
 export function shown(value) {
   if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}...` : value);
   if (Array.isArray(value)) return value.length ? `a list of ${value.length}` : "[]";

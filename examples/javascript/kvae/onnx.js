@@ -1,15 +1,15 @@
-/** What an ONNX file says of itself, read without a runtime: the metadata that its writer put there. */
+/** Reads the metadata of an ONNX file without a runtime. */
 
 import { BundleError } from "./errors.js";
 
-/** Numbers of fields in onnx.proto3: of the model, and of an entry of its metadata. */
+/** Field numbers in onnx.proto3: of `metadata_props` in a model, and of key and value in its entries. */
 const METADATA = 14;
 const [KEY, VALUE] = [1, 2];
 const [VARINT, FIXED_64, BYTES, FIXED_32] = [0, 1, 2, 5];
-/** Fields of the model at most: a graph of kvae has six. */
+/** Most fields of a model; a graph of kvae has six. */
 const MOST_PARTS = 10_000;
 
-/** The metadata of a model, an object of texts. `name` is what the error calls the file. */
+/** The metadata of a model as an object of strings; throws a `BundleError` that names the file `name`. */
 export function metadataOf(content, name) {
   try {
     const entries = fieldsOf(content).filter(([number]) => number === METADATA);
@@ -24,7 +24,7 @@ export function metadataOf(content, name) {
   }
 }
 
-/** [number, bytes] of each field of a message whose value is bytes. */
+/** [field number, bytes] of each length-delimited field of a protobuf message. */
 function fieldsOf(data) {
   const found = [];
   let position = 0;

@@ -1,4 +1,4 @@
-/** Sampler: texts from a bundle, with the graphs and the random numbers of the Python `Sampler`. */
+/** Sampler of a bundle, with the same graphs and random numbers as the Python `Sampler`. */
 
 import * as ort from "onnxruntime-web";
 
@@ -9,7 +9,7 @@ import { BundleError, CheckFailed, ConfigError, DataError } from "./errors.js";
 
 ort.env.wasm.numThreads = 1;
 
-/** Rows decoded at once: what bounds the memory of a call, whatever its size. */
+/** Largest batch: longer calls run in several batches, which bounds their memory. */
 const CHUNK = 128;
 const LARGEST = { seed: 2n ** 63n - 1n, row: 2n ** 32n - 1n };
 const HOW_TO_CHOOSE = ["greedy", "temperature", "topK", "topP", "minLength", "maxLength"];
@@ -26,7 +26,7 @@ export class Sampler {
     this.attributes = manifest.latent.attributes;
   }
 
-  /** Opens the bundle at a URL, or the one that `source`, an `async (name, most) => Uint8Array`, reads. */
+  /** Opens the bundle at a URL, or with a reader, an `async (name, most) => Uint8Array`. */
   static async load(source) {
     const read = typeof source === "function" ? source : atUrl(source);
     const sampler = new Sampler(read, await readManifest(read));
@@ -35,7 +35,7 @@ export class Sampler {
   }
 
   /**
-   * `n` new texts. Row i of a seed is the same text whatever `n`, and the same as in Python.
+   * Samples `n` texts. Row i of a seed is the same text for every `n`, and the same as in Python.
    *
    * Options: `greedy: true` or `temperature: 0.8` (default 1), `topK`, `topP`, `minLength`, `maxLength`, `firstRow`, and
    * `attribute: "positive"` for a model that was trained with labels.
@@ -44,7 +44,7 @@ export class Sampler {
     return (await this.generate(n, seed, options)).map((sample) => sample.text);
   }
 
-  /** As `sample`, with seed, row, log-probability (nats) and whether each text is finished. */
+  /** As `sample`, but each text with its seed, row, log-probability (nats) and whether it is finished. */
   async generate(n, seed = randomSeed(), { firstRow = 0, attribute, ...options } = {}) {
     this.#checkAttribute(attribute);
     const choices = choicesOf(this.manifest, options);
@@ -54,13 +54,13 @@ export class Sampler {
     });
   }
 
-  /** The codes behind rows `firstRow`, `firstRow + 1`, ... of a seed, a Float32Array each: samples of the prior. */
+  /** Latent codes sampled from the prior, a Float32Array for each of the rows from `firstRow` of a seed. */
   async drawCodes(n, seed, { firstRow = 0, attribute } = {}) {
     this.#checkAttribute(attribute);
     return inChunks(checkedPlaces(n, seed, firstRow), (places) => this.#drawn(places, attribute));
   }
 
-  /** The codes of texts, the posterior's means. What the model never saw is refused, or replaced: `unknown: "replace"`. */
+  /** Posterior means of texts, a Float32Array each. Unknown units throw, or are replaced: `unknown: "replace"`. */
   async encode(texts, { unknown = "refuse", ...others } = {}) {
     known(others, ["unknown"]);
     if (this.manifest.latent.kind === "none") {
@@ -76,7 +76,7 @@ export class Sampler {
     });
   }
 
-  /** The texts of codes, greedily unless `temperature`, `topK` or `topP` is given (then `seed` counts). */
+  /** The texts of latent codes: greedy, or sampled with `seed` if `temperature`, `topK` or `topP` is given. */
   async decode(codes, seed = 0, options = {}) {
     const list = codesOf(codes, this.latentSize);
     const greedy = !["temperature", "topK", "topP"].some((name) => name in options);
@@ -85,19 +85,19 @@ export class Sampler {
     return (await inChunks(checkedPlaces(list.length, seed, 0), write)).map((sample) => sample.text);
   }
 
-  /** Each text through its code and back, greedily: what the model remembers of it. */
+  /** Encodes each text and decodes its latent code greedily. */
   async reconstruct(texts, options) {
     return this.decode(await this.encode(texts, options));
   }
 
-  /** Texts at `steps` equal paces on the straight line from the code of `first` to that of `last`, ends included. */
+  /** Greedy texts of `steps` evenly spaced codes from the code of `first` to that of `last`, both included. */
   async interpolate(first, last, steps = 7, options) {
     const paces = Number(whole("steps", steps, 2, 100_000)) - 1;
     const [start, stop] = await this.encode([first, last], options);
     return this.decode(Array.from({ length: paces + 1 }, (_, pace) => between(start, stop, pace / paces)));
   }
 
-  /** Raises `CheckFailed` unless this runtime writes the texts that the bundle wrote where it was made. */
+  /** Throws `CheckFailed` unless the texts of the manifest's seed test are the same here. */
   async verify() {
     const { seed, rows, texts } = this.manifest.seed_test;
     const written = await this.sample(rows, seed, { minLength: 0 });
@@ -113,7 +113,7 @@ export class Sampler {
     return attribute === undefined ? codes : this.#labelled(codes, attribute);
   }
 
-  /** Texts of codes, or where there are none of those that the graph draws itself. */
+  /** Samples texts of codes; for an empty list the graph draws the codes itself. */
   async #write(codes, places, choices) {
     const numbers = Float32Array.from(codes.flatMap((code) => Array.from(code)));
     const z = new ort.Tensor("float32", numbers, [codes.length, this.latentSize]);
@@ -139,14 +139,14 @@ export class Sampler {
     throw new ConfigError(`attribute '${attribute}' is unknown: ${choice}`);
   }
 
-  /** Codes whose last numbers, one for each value of the label, say `attribute`. */
+  /** Codes with their last dimensions, one per label, set to the one-hot vector of `attribute`. */
   #labelled(codes, attribute) {
     const first = this.latentSize - this.attributes.length;
     const value = this.attributes.indexOf(attribute);
     return codes.map((code) => code.map((number, place) => (place < first ? number : Number(place - first === value))));
   }
 
-  /** Texts as rows of ids: in lines an END and then PAD follow, a window of a stream is text alone. Never cuts. */
+  /** Rows of token ids. In mode "lines", END and PAD follow the text. Throws a `DataError` instead of truncating. */
   #tokens(texts, unknown) {
     if (!["refuse", "replace"].includes(unknown))
       throw new ConfigError(`unknown must be 'refuse' or 'replace', got '${unknown}'`);
@@ -170,7 +170,7 @@ export class Sampler {
     });
   }
 
-  /** The running graph of an endpoint, verified and started when it is first needed. */
+  /** The session of an endpoint's graph, verified and started on first use. */
   #session(endpoint) {
     if (!this.#sessions.has(endpoint)) {
       const starting = this.#started(endpoint);
@@ -199,7 +199,7 @@ export class Sampler {
   }
 }
 
-/** How symbols are chosen, as the sampler graph's inputs: temperature 0 is greedy, top_k 0 and top_p 1 are off. */
+/** Sampling options as inputs of the sampler graph: temperature 0 is greedy, top_k 0 and top_p 1 are off. */
 function choicesOf({ length }, options) {
   known(options, HOW_TO_CHOOSE);
   const { greedy = false, temperature, topK = 0, topP = 1, minLength = 1, maxLength = length } = options;
@@ -218,7 +218,7 @@ function choicesOf({ length }, options) {
 
 const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
-/** Rows `firstRow`, `firstRow + 1`, ... of a seed, `count` of them from the row `start` places on. */
+/** Checks the arguments and returns the rows to sample: `count` rows of a seed, from `firstRow + start`. */
 function checkedPlaces(n, seed, firstRow) {
   const count = whole("n", n, 0, LARGEST.row);
   whole("seed", seed, 0, LARGEST.seed);
@@ -235,7 +235,7 @@ function placeInputs({ seed, firstRow, start, count }) {
   return { seed: int64(rows.map(() => BigInt(seed))), row: int64(rows) };
 }
 
-/** The results of `task` for at most `CHUNK` of the places at a time, joined. */
+/** Runs `task` on at most `CHUNK` rows at a time and concatenates the results. */
 async function inChunks(places, task) {
   const results = [];
   for (let start = 0; start < places.count; start += CHUNK) {
@@ -244,13 +244,13 @@ async function inChunks(places, task) {
   return results;
 }
 
-/** A code at `share` of the way from `start` to `stop`, in the single precision of numpy. */
+/** Linear interpolation between two codes at fraction `share`, in single precision as numpy computes it. */
 export function between(start, stop, share) {
   const along = Math.fround(share);
   return start.map((number, place) => number + Math.fround(along * Math.fround(stop[place] - number)));
 }
 
-/** A vector of BigInts, or one as a scalar. */
+/** An int64 tensor: a vector from a list of BigInts, a scalar from one BigInt. */
 const int64 = (value) =>
   typeof value === "bigint"
     ? new ort.Tensor("int64", BigInt64Array.of(value), [])
@@ -258,7 +258,7 @@ const int64 = (value) =>
 
 const float32 = (value) => new ort.Tensor("float32", Float32Array.of(value), []);
 
-/** The rows of a tensor (n, width). */
+/** The rows of a tensor (n, width) as a list. */
 function rowsOf({ data, dims: [n, width] }) {
   return Array.from({ length: n }, (_, row) => data.slice(row * width, (row + 1) * width));
 }

@@ -1,4 +1,4 @@
-/** The page: one code, many ways to move it, and the text that the bundle's sampler writes for it. */
+/** The page: a latent code, controls that move it, and the text that the sampler decodes from it. */
 
 import * as ort from "onnxruntime-web";
 
@@ -13,7 +13,7 @@ const REMEMBERED = 5;
 const element = (id) => document.getElementById(id);
 const fixed = (number) => number.toFixed(2);
 
-/** What the page shows: everything on it follows from this. `start` is where the code came from, as Python names it. */
+/** The state of the page. `start` is the origin of the code (seed and attribute, or text), for the Python snippet. */
 const state = { sampler: undefined, code: undefined, start: undefined, moved: false, directions: [], way: undefined };
 
 /* --- starting points --- */
@@ -110,7 +110,7 @@ function showText(text) {
   output.value = text;
 }
 
-/** How symbols are chosen, as `Sampler` takes it; `decode` is greedy without. */
+/** Sampling options for `Sampler`; without them `decode` is greedy. */
 function choices() {
   const temperature = Number(element("temperature").value);
   return temperature ? { temperature } : {};
@@ -173,7 +173,7 @@ function addAttributes(attributes) {
   element("attribute").append(new Option("any", ""), ...attributes.map((value) => new Option(value)));
 }
 
-/** Only the latest counts: while `task` runs, further calls ask for one more run together. */
+/** Coalesces calls: while `task` runs, all further calls together cause one more run. */
 function latest(task) {
   let running = false;
   let again = false;
@@ -194,7 +194,7 @@ function latest(task) {
 
 let underWay = 0;
 
-/** A listener that shows what goes wrong, and that the page is busy while it runs. */
+/** Wraps a listener: shows its error, and marks the page as busy while it runs. */
 function attempt(task) {
   return async (event) => {
     if (event?.type === "submit") event.preventDefault();

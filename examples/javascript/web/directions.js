@@ -1,21 +1,21 @@
-/** Where a code can be moved to: a few directions along which the texts of a model differ most. */
+/** Directions in latent space along which the texts of a model vary most. */
 
 const SHOWN = 8;
-/** A code of more numbers than this is moved along principal directions: one number alone changes too little of it. */
+/** Above this many dimensions principal directions are used, because one dimension alone changes too little. */
 const FEW = 64;
 const TEXTS = 48;
 const ITERATIONS = 60;
 
 /**
- * Directions `{name, vector, scale}` of the codes of texts that the model itself writes: the most active dimensions, or the
- * principal directions of a large code. `scale` is how far one unit of a slider goes.
+ * Directions `{name, vector, scale}` from the codes of texts that the model samples: the most active dimensions, or the
+ * principal directions of a large code. `scale` is the distance of one unit of a slider.
  */
 export async function directionsOf(sampler) {
   const codes = centred(await typicalCodes(sampler));
   return sampler.latentSize <= FEW ? activeDimensions(codes) : principalDirections(codes);
 }
 
-/** Posterior means of texts of the model's own, or codes of the prior where the encoder does not read them. */
+/** Posterior means of sampled texts, or samples of the prior if the encoder cannot read these texts. */
 async function typicalCodes(sampler) {
   const samples = await sampler.generate(TEXTS, 0, { greedy: true });
   const texts = samples.filter((sample) => sample.finished).map((sample) => sample.text);
@@ -23,7 +23,7 @@ async function typicalCodes(sampler) {
   return codes.length > SHOWN ? codes : sampler.drawCodes(TEXTS, 0);
 }
 
-/** The dimensions whose means vary most over texts (Burda et al. 2016 call these active). */
+/** The dimensions whose posterior means vary most over texts (active units, Burda et al. 2016). */
 export function activeDimensions(codes) {
   const variance = Array.from(codes[0], (_, place) => codes.reduce((sum, code) => sum + code[place] ** 2, 0));
   return Array.from(variance.keys())
@@ -32,7 +32,7 @@ export function activeDimensions(codes) {
     .map((place) => ({ name: `z[${place}]`, vector: variance.map((_, other) => Number(other === place)), scale: 1 }));
 }
 
-/** Principal components by power iteration, one after the other, each taken out of what is left. */
+/** Principal components by power iteration with deflation. */
 export function principalDirections(codes) {
   let left = codes;
   return Array.from({ length: Math.min(SHOWN, codes.length - 1) }, (_, number) => {
