@@ -1,11 +1,13 @@
 """Millions of texts, across cores and machines, on Dask.
 
     pip install 'kvae-text[bulk]'
-    python bulk.py BUNDLE texts -n 1000000                             # all cores of this machine
-    python bulk.py BUNDLE texts -n 1000000 --scheduler HOST:8786       # the workers of a Dask cluster that see both folders
+    python bulk.py BUNDLE texts -n 1000000                         # all cores of this machine
+    python bulk.py BUNDLE texts -n 1000000 --scheduler HOST:8786   # the workers of a Dask cluster
 
-Shard i holds rows i * SIZE and on of one seed: the shards together are what `Sampler.sample(n, seed)` would write, and no
-two of them share their randomness. A shard is there whole or not at all: run the same command again and it does the rest.
+The workers of a cluster need to see both folders. Shard i holds the rows from i * SIZE on of one
+seed. The shards together are what `Sampler.sample(n, seed)` would write, and no two of them share
+their randomness. A shard is written whole or not at all. Run the same command again after an
+interruption, and it writes the shards that are missing.
 """
 
 import argparse
@@ -44,7 +46,7 @@ def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int)
 def generate(
     client: Client, bundle: str, folder: str, n: int, seed: int = 0, size: int = SIZE
 ) -> None:
-    """Write `n` texts of `seed` in shards of `size` to `folder`, what is there already left alone."""
+    """Write `n` texts of `seed` to `folder` in shards of `size`; keep the shards that are there."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     order = {
         "model_id": Sampler.load(bundle, endpoints=()).info()["model_id"],

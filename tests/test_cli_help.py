@@ -1,4 +1,7 @@
-"""What `--help` says of every command is what was recorded: `python -m tests.test_cli_help` prints the record anew."""
+"""The `--help` of every command is the recorded one.
+
+`python -m tests.test_cli_help` prints the record anew.
+"""
 
 import contextlib
 import io
@@ -39,7 +42,7 @@ def recording() -> str:
 
 
 def words(text: str) -> list[str]:
-    """A text without its line breaks, which each version of Python sets in its own way, also behind hyphens."""
+    """A text without its line breaks, also those behind hyphens; Python versions differ in them."""
     return re.sub(r"(?<=\w)-\s+", "-", text).split()
 
 

@@ -1,4 +1,7 @@
-"""What the environment and `keras.json` say of Keras: taken, set by ourselves, or refused in one line."""
+"""Settings of Keras in the environment and in `keras.json`.
+
+They are taken, set by ourselves, or refused in one line.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""A file that cannot be written is named, with the free space and the way out, and nothing half-written stays."""
+"""A file that cannot be written is named, with the free space and the way out.
+
+No half-written file stays.
+"""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A run that diverges loses nothing: what was good stays, is told apart, and training goes on from there."""
+"""A run that diverges loses nothing: the last good state stays, is named, and training resumes."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate` and `predict` as a Keras user expects them, also with several steps in one execution."""
+"""`fit`, `evaluate` and `predict` do what a Keras user expects, also with several steps at once."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,7 @@
-"""Runs that were trained before `data.split` was there, kept as what they had written, are still what they were.
+"""Runs that were trained before `data.split` existed keep their splits and results.
 
-`old_run.json` has configuration, vocabulary, losses, evaluation and fingerprints as that version wrote them, on TensorFlow.
+`old_run.json` has configuration, vocabulary, losses, evaluation and fingerprints as that version
+wrote them, on TensorFlow.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ def access_log() -> list[str]:
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the old run, which was stopped before its first checkpoint, beside its texts and labels."""
+    """The folder of the old run, stopped before its first checkpoint; its data lies beside it."""
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     texts, folder = tmp_path / "access.txt", tmp_path / "old"
     texts.write_text("\n".join(access_log()) + "\n")

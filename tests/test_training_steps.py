@@ -1,4 +1,7 @@
-"""The steps of a backend: both modules offer what the protocol says, and a step alone puts a loop of its own under a head."""
+"""The steps of a backend: both modules offer what the protocol says.
+
+A head runs the loop of a step inside that step alone.
+"""
 
 import inspect
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""TensorBoard gets what the docs promise, for every kind of model, and reads it as it was written."""
+"""TensorBoard gets what the docs promise, for every kind of model, and reads it as written."""
 
 import html
 import json
