@@ -14,7 +14,7 @@ import pytest
 from kvae.cli import parser
 
 RECORDED = Path(__file__).with_name("recorded_help.txt")
-"""One part a command: a line `$ kvae COMMAND --help`, then its output 80 columns wide."""
+"""One part for each command: a line `$ kvae COMMAND --help`, then its output in 80 columns."""
 
 
 def help_of(command: str) -> str:

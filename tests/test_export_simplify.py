@@ -1,4 +1,4 @@
-"""One node for what tf2onnx spells out in many: where it is that, and only there."""
+"""Simplification replaces many nodes of tf2onnx by one where these are equal, and only there."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

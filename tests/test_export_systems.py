@@ -1,4 +1,4 @@
-"""Every kind of system leaves as a verified bundle: codes, attributes and priors included."""
+"""Every kind of system is exported as a verified bundle, with codes, attributes and priors."""
 
 from pathlib import Path
 from typing import Any

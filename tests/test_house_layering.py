@@ -99,17 +99,17 @@ MODULES = {module_of(path): path for path in python_files()}
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Absolute names of the modules that a file imports anywhere, relative ones resolved."""
+    """Absolute names of the modules that a file imports anywhere."""
     yield from imports(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
 
 
 def imported_at_once(path: Path) -> Iterator[str]:
-    """The same, without what is imported inside functions or for types alone."""
+    """Absolute names of the modules that the top-level statements of a file import."""
     yield from imports(ast.parse(path.read_text(encoding="utf-8")).body, path)
 
 
 def imported_when_run(path: Path) -> Iterator[str]:
-    """The same, inside functions too, without what is imported for types alone."""
+    """Absolute names of the modules that a file imports outside `TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -118,7 +118,7 @@ def imported_when_run(path: Path) -> Iterator[str]:
 
 
 def imports(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
-    """The modules that statements of a file import; of `from package import module` the module."""
+    """The modules that statements import; for `from package import module`, that module."""
     package = module_of(path.with_name("__init__.py"))
     for node in nodes:
         if isinstance(node, ast.Import):

@@ -125,7 +125,7 @@ def test_the_base_dependencies_are_numpy_and_onnxruntime(
 
 
 ENDS = {"lowest": ["--constraint", str(ROOT / "constraints-oldest.txt")], "newest": []}
-"""What pip is told for either end of the declared range; without a word it takes the newest."""
+"""Options of pip for both ends of the declared range; without options it takes the newest."""
 
 KINDS: dict[str, dict[str, Any]] = {
     "language model": {},

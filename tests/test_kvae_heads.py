@@ -117,7 +117,7 @@ def stepped(head: Any, features: Any, tokens: np.ndarray) -> np.ndarray:
 
 
 ON_JAX = ("none", "lstm, both", "gru, language model", "bytenet 3, dilated", "gated_conv")
-"""On JAX, which compiles every operation for every shape, each kind of head once a day."""
+"""Variants that run every day on JAX, one of each kind; JAX compiles each operation anew."""
 
 
 @pytest.mark.jax

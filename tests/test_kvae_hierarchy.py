@@ -297,7 +297,7 @@ def test_batch_normalised_means_have_the_spread_that_bounds_the_kl_from_below(la
 
 
 def test_batch_normalised_means_keep_their_spread_however_small_the_weights() -> None:
-    """The bound is of the architecture: weights that a penalty has shrunk keep the spread."""
+    """The architecture sets the spread, so it stays when a penalty shrinks the weights."""
     model = small_model(posterior="batch_normalized", posterior_scale=0.7)
     linear = model.posterior.get_layer("mean_0")
     linear.kernel.assign(linear.kernel / 10)

@@ -386,7 +386,7 @@ class LinearGaussian:
         ).reshape(shape)
 
     def wrong(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The weights of samples of a posterior that is off its place and too wide."""
+        """The weights of samples of a posterior with a wrong mean and too large a variance."""
         return self.log_weights(shape, self.mean + 0.3, 2 * np.diag(np.diag(self.covariance)))
 
 

@@ -204,7 +204,7 @@ def numbers_that_are_not_there(model: onnx.ModelProto) -> None:
 
 
 def not_finite(number: float) -> Callable[[onnx.ModelProto], object]:
-    """One weight of a graph made infinite or no number, or a tensor added that holds one."""
+    """One weight of a graph is made infinite or NaN, or a tensor with such a value is added."""
 
     def change(model: onnx.ModelProto) -> None:
         weights = [
@@ -371,7 +371,7 @@ def test_a_number_where_a_text_belongs_makes_no_bytes() -> None:
 def test_arbitrary_damage_is_a_bundle_error_or_none(
     bundle_folder: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Bytes of a graph changed, cut out or put in, with a manifest that vouches for them."""
+    """Bytes of a graph are changed, removed or inserted, and the manifest matches the file."""
     bundle, generator = shutil.copytree(bundle_folder, tmp_path / "bundle"), random.Random(seed)
     file = bundle / "encoder.onnx"
     content = bytearray(file.read_bytes())

@@ -162,7 +162,7 @@ def jax_folder(
     run_folder: Path,
     small_settings: dict[str, Any],
 ) -> Path:
-    """What JAX made of it, for the systems that are compared in this session."""
+    """The folder with the results of JAX for the systems that this session compares."""
     pytest.importorskip("jax")
     out = tmp_path_factory.mktemp("jax")
     settings = json.dumps({**small_settings, "training.jit_compile": True})

@@ -1,4 +1,4 @@
-"""The book of results: made of results alone, and the one in docs is what its results make."""
+"""The book of results depends on the results alone, and the one in docs is up to date."""
 
 import json
 from dataclasses import replace

@@ -78,7 +78,7 @@ def opened(path: Path, model: Any) -> None:
 
 
 def with_about(path: Path, about: Any) -> None:
-    """A checkpoint that says this of its run and holds no variables, whole as an archive."""
+    """Write a valid archive with this description of its run and without variables."""
     with path.open("wb") as file:
         np.savez(file, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
 

@@ -49,7 +49,7 @@ def test_active_units_are_those_whose_mean_moves() -> None:
 
 
 def test_texts_that_are_all_the_same_have_neither_active_units_nor_information() -> None:
-    """Both would be 0 whatever the model is. A language model has 0 of both on any texts."""
+    """With equal texts, both are 0 for any model, so they are left out."""
     model, rows = small_model(), random_tokens(1).repeat(20, axis=0)
     spoiled = {"active_units", "mutual_information", "mutual_information_texts"}
     assert not spoiled & evaluate(model, rows).keys()

@@ -69,7 +69,7 @@ def test_an_old_configuration_has_its_old_split(
 
 
 def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Path) -> None:
-    """What the study asks for now splits by lines; the run is not trained anew for that."""
+    """The study splits by lines now; the old run is not trained again for that."""
     said: list[str] = []
     finished, prepared = completed(
         stored_config(old).with_settings({"data.split": "lines"}), old, said.append

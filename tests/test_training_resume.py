@@ -362,7 +362,7 @@ def test_a_resumed_run_has_the_learning_rate_it_is_given(
 def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:
-    """The best weights, the model and the evaluation of an earlier moment included."""
+    """Best weights, model and evaluation may be left from an earlier step; they are renewed."""
     config = config_of(
         {**small_settings, "training.epochs": 2, "objective.ramp_steps": 1},
         training__early_stopping=5,

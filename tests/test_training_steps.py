@@ -58,7 +58,7 @@ def test_a_step_takes_the_model_and_what_keras_gives_a_step_of_that_backend(
 
 @pytest.fixture
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each pass of the TensorFlow LSTM of our own was one to learn from, as they come."""
+    """For each pass through our own TensorFlow LSTM, in order, whether it was for training."""
     from kvae.training import tensorflow_step
 
     seen: list[bool] = []

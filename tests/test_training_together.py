@@ -57,7 +57,7 @@ class Waiting:
 def meanwhile(
     first: Callable[[Waiting], Any], then: Callable[[], None], word: str = "reading"
 ) -> Future[Any]:
-    """Do `then` while `first` waits at a word in another thread, and let it end."""
+    """Call `then` while `first` waits at a word in another thread; then let `first` end."""
     waiting = Waiting(word)
     with ThreadPoolExecutor() as threads:
         future = threads.submit(first, waiting)
@@ -116,7 +116,7 @@ def rewrite(checkpoint: Path, about: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this process are there in no time; everything around the training is as ever."""
+    """Runs of this process do not train; all else is as usual."""
     monkeypatch.setattr(experiment, "built", lambda prepared, say: NoModel())
     monkeypatch.setattr(experiment, "trained", in_no_time)
 
@@ -264,7 +264,7 @@ def test_a_start_that_fails_leaves_no_parents_either(tmp_path: Path, config: Con
 
 
 def test_overwrite_replaces_the_run_and_leaves_other_files(finished: Path, config: Config) -> None:
-    """Those that were there, and those that have come while the new run got ready."""
+    """Other files were there before, or came while the new run was prepared."""
     (finished / "bundle").mkdir()
     (finished / "result.json").write_text("{}")
     before = (finished / "run.json").read_text()
