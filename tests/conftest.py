@@ -23,7 +23,10 @@ os.environ.setdefault(
 
 JAX = os.environ.get("KERAS_BACKEND") == "jax"
 COMPILED = {"jit_compile": JAX}
-"""How tests train: TensorFlow builds a graph sooner than XLA compiles it, JAX without compiling takes each operation alone."""
+"""How tests train: TensorFlow builds a graph faster than XLA compiles it; JAX needs to compile.
+
+Without compiling, JAX runs each operation by itself.
+"""
 
 SYLLABLES = ("KA", "MI", "TO", "RU", "NE")
 SMALL = {
@@ -44,7 +47,7 @@ def small_config(**model: Any) -> Any:
 
 
 def small_model(objective: dict[str, Any] | None = None, seed: int = 0, **model: Any) -> Any:
-    """A TextVAE of `small_config` with weights spread enough that its logits differ from each other."""
+    """A TextVAE of `small_config`; its weights are spread so that its logits differ."""
     import keras
 
     from kvae.configuration import ObjectiveConfig
@@ -88,7 +91,10 @@ def distinct_presets() -> Iterator[str]:
 
 
 def everyday(names: Iterable[str], *representatives: str) -> list[Any]:
-    """Names as the parameters of a test: the representatives run every day, the others with `make test-all`."""
+    """Names as the parameters of a test.
+
+    The representatives run every day, the others with `make test-all`.
+    """
     names = list(names)
     assert set(representatives) <= set(names)
     return [
@@ -139,7 +145,7 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def unoptimized_graphs() -> None:
-    """TensorFlow runs graphs as they were traced: to optimize one takes longer than a test uses it."""
+    """TensorFlow runs graphs as traced: optimizing one takes longer than a test saves by it."""
     if not JAX:
         import tensorflow as tf
 
@@ -149,7 +155,10 @@ def unoptimized_graphs() -> None:
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]
 ) -> Path:
-    """A file or folder that the processes of a session share: the first one that asks makes it, the others wait."""
+    """A file or folder that the processes of a session share.
+
+    The first process that asks makes it, and the others wait.
+    """
     own = tmp_path_factory.getbasetemp()
     path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
     with path.with_suffix(".lock").open("w") as lock:

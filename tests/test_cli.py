@@ -451,7 +451,7 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
         | {f"corpora.{key}" for key in ("entropy", "missing", "terms")},
     ),
 }
-"""Commands and the keys that they print with --json, those of objects in a list behind the list's."""
+"""The keys that each command prints with --json; keys of objects in a list follow the list's."""
 
 
 def keys_of(report: dict[str, Any]) -> set[str]:

@@ -1,4 +1,7 @@
-"""What `--help` says of every command is what was recorded: `python -m tests.test_cli_help` prints the record anew."""
+"""The `--help` of every command is the recorded one.
+
+`python -m tests.test_cli_help` prints the record anew.
+"""
 
 import contextlib
 import io
@@ -11,7 +14,7 @@ import pytest
 from kvae.cli import parser
 
 RECORDED = Path(__file__).with_name("recorded_help.txt")
-"""One part a command: a line `$ kvae COMMAND --help`, then its output 80 columns wide."""
+"""One part for each command: a line `$ kvae COMMAND --help`, then its output in 80 columns."""
 
 
 def help_of(command: str) -> str:
@@ -39,7 +42,7 @@ def recording() -> str:
 
 
 def words(text: str) -> list[str]:
-    """A text without its line breaks, which each version of Python sets in its own way, also behind hyphens."""
+    """A text without its line breaks, also those behind hyphens; Python versions differ in them."""
     return re.sub(r"(?<=\w)-\s+", "-", text).split()
 
 

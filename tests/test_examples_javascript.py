@@ -90,12 +90,12 @@ def javascript_name(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-# --- bundles ---------------------------------------------------------------------------------------------------------
+# --- bundles --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's system on the demo's alphabet, untrained: texts of 48 nearly equally likely symbols."""
+    """The demo's system and alphabet, untrained: texts of 48 nearly equally likely symbols."""
     from kvae.commands.demo import demo_config
     from kvae.export.bundle import write_bundle
     from kvae.model import TextVAE
@@ -150,13 +150,16 @@ def bundle(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-# --- texts in Node ---------------------------------------------------------------------------------------------------
+# --- texts in Node --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
     options = {javascript_name(name): value for name, value in CHOICES[choice].items()}
-    work = f"{LOADED} return Promise.all(given.seeds.map((seed) => sampler.generate(given.rows, seed, given.options)));"
+    work = (
+        f"{LOADED} return Promise.all("
+        "given.seeds.map((seed) => sampler.generate(given.rows, seed, given.options)));"
+    )
     written = evaluated(
         work, {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options}
     )
@@ -225,7 +228,7 @@ def test_a_bundle_can_be_checked_without_python(bundle: Path) -> None:
     assert node("node.mjs", str(bundle), "verify").returncode == 0
 
 
-# --- symbols ---------------------------------------------------------------------------------------------------------
+# --- symbols --------------------------------------------------------------------------------------
 
 TEXTS = [
     "",
@@ -283,7 +286,7 @@ def test_javascript_takes_texts_apart_and_together_as_python_does(name: str) -> 
     assert found["unknown"] == dict(alphabet.unknown(TEXTS))
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def changed_manifest(bundle: Path, **entries: Any) -> None:
@@ -353,9 +356,11 @@ ANSWERS = """
             await sampler.verify();
             const codes = (await sampler.encode(["KAMITO", "NE"])).map((code) => Array.from(code));
             const drawn = (await sampler.drawCodes(1, 7)).map((code) => Array.from(code));
-            return { found: [await sampler.sample(3, 7), codes, drawn, await sampler.decode(codes)] };
+            const texts = await sampler.sample(3, 7);
+            return { found: [texts, codes, drawn, await sampler.decode(codes)] };
         } catch (error) {
-            return { error: error instanceof KvaeError ? error.constructor.name : error.stack, message: error.message };
+            const name = error instanceof KvaeError ? error.constructor.name : error.stack;
+            return { error: name, message: error.message };
         }
     };
     const results = [];
@@ -429,13 +434,15 @@ def test_a_server_that_sends_more_than_a_manifest_can_be_is_left(bundle_folder: 
             while (!response.destroyed) {
                 sent += 2 ** 20;
                 if (!response.write(" ".repeat(2 ** 20))) {
-                    await Promise.race(["drain", "close"].map((event) => new Promise((go) => response.once(event, go))));
+                    const next = (event) => new Promise((go) => response.once(event, go));
+                    await Promise.race(["drain", "close"].map(next));
                 }
             }
         });
         await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
         const { port } = server.address();
-        const message = await Sampler.load(atUrl(`http://127.0.0.1:${port}/`)).catch((error) => error.message);
+        const loaded = Sampler.load(atUrl(`http://127.0.0.1:${port}/`));
+        const message = await loaded.catch((error) => error.message);
         server.closeAllConnections();
         server.close();
         return { message, sent };
@@ -502,7 +509,7 @@ def test_a_language_model_has_no_codes_of_texts(language_model: Path) -> None:
     assert "language model" in done.stderr
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -667,7 +674,7 @@ def test_the_page_runs_from_any_web_server(bundle_folder: Path, tmp_path: Path) 
     assert shown["text"] == Sampler.load(bundle_folder).sample(1, seed=0, greedy=True)[0]
 
 
-# --- other languages -------------------------------------------------------------------------------------------------
+# --- other languages ------------------------------------------------------------------------------
 
 
 def test_the_recipe_for_other_languages_writes_the_texts_of_the_sampler(

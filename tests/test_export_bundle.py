@@ -77,7 +77,11 @@ def test_a_graph_that_is_not_the_model_is_deleted(
     endpoint: str,
     shape: tuple[int, ...],
 ) -> None:
-    """Noise on one weight: recurrent kernel, rows of the previous symbol, classifier, mean, Box and Muller's -2."""
+    """Add noise to one weight.
+
+    The weights are the recurrent kernel, the rows of the previous symbol, the classifier, the mean,
+    and the -2 of Box and Muller.
+    """
 
     def damaged(model: Any) -> dict[str, onnx.ModelProto]:
         graphs = bundle_graphs(model)

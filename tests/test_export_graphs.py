@@ -1,4 +1,4 @@
-"""The sampler's graph: the same texts as Keras, and choices that do what their names say."""
+"""The graph of the sampler writes the texts of Keras, and its options do what their names say."""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Every preset is trained in one process, and evaluated and exported in another: all that a run needs is in its folder."""
+"""Every preset is trained in one process, and evaluated and exported in another.
+
+So all that a run needs is in its folder.
+"""
 
 import itertools
 import subprocess
@@ -23,7 +26,10 @@ WIDTHS = {
     "head_units": 7,
     "head_embedding": 7,
 }
-"""How wide the presets are here; everything else is theirs, the number of layers, their kernels and their schedules too."""
+"""Small widths for the presets.
+
+All else is as the presets have it: the number of layers, their kernels and their schedules.
+"""
 
 OPEN_ALL = """
 import sys

@@ -1,4 +1,7 @@
-"""Weights in eight bits: a quarter of the size, almost the same numbers, and still the same text in any batch."""
+"""Weights in eight bits: a quarter of the size, almost the same numbers.
+
+A text is still the same in any batch.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

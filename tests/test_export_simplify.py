@@ -1,4 +1,4 @@
-"""One node for what tf2onnx spells out in many: where it is that, and only there."""
+"""Simplification replaces many nodes of tf2onnx by one where these are equal, and only there."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,7 +40,10 @@ def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbo
 def before_and_after(
     function: Callable[..., Any], *inputs: np.ndarray
 ) -> tuple[list[Any], Counter[str]]:
-    """What a converted function gives, as tf2onnx writes it and simplified, and the operations of the latter."""
+    """The outputs of a converted function, as tf2onnx writes it and simplified.
+
+    Also the operations of the simplified graph, counted.
+    """
     specs = [
         tf.TensorSpec((None, *value.shape[1:]), value.dtype, f"input_{place}")
         for place, value in enumerate(inputs)

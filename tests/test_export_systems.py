@@ -1,4 +1,4 @@
-"""Every kind of system leaves as a verified bundle: codes, attributes and priors included."""
+"""Every kind of system is exported as a verified bundle, with codes, attributes and priors."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,10 @@ REPRESENTATIVES = (
     "vamp",
     "conditional language model",
 )
-"""Systems that are exported every day: each kind of encoder, head, code and prior that has a graph of its own, once."""
+"""Systems that are exported every day.
+
+Each kind of encoder, head, code and prior that has a graph of its own occurs once.
+"""
 
 
 @pytest.mark.parametrize("system", everyday(SYSTEMS, *REPRESENTATIVES))

@@ -72,7 +72,7 @@ def links(text: str) -> list[tuple[str, str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """What a link to a page may end in: its headings as GitHub spells them, and its own marks."""
+    """The anchors of a page: its headings as GitHub spells them, and its own `<a>` elements."""
     headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
     spelled = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     return spelled | set(re.findall(r"""<a (?:id|name)=["']([^"']+)""", text))

@@ -1,4 +1,7 @@
-"""Who may import whom. The four folders are installed as kvae, kvae.training, kvae.export and kvae.serving."""
+"""Who may import whom.
+
+The four folders are installed as kvae, kvae.training, kvae.export and kvae.serving.
+"""
 
 import ast
 import sys
@@ -53,7 +56,7 @@ ALLOWED = {
         "numpy",
     },
 }
-"""What each folder may import besides the standard library; `kvae` alone stands for the modules of the folder kvae/."""
+"""What each folder may import besides the standard library; `kvae` alone is the folder kvae/."""
 
 LAZY = {
     "kvae/cli.py": {"kvae.commands"},
@@ -68,7 +71,10 @@ LAZY = {
     "serving/schemas.py": {"pydantic", "pydantic_core"},
     "serving/connections.py": {"uvicorn"},
 }
-"""Where the parts are put together: imported inside functions (the server's files are themselves imported that way)."""
+"""Where the parts are put together: these files import the packages inside functions.
+
+The server's files are themselves imported inside functions.
+"""
 
 
 def python_files() -> list[Path]:
@@ -93,17 +99,17 @@ MODULES = {module_of(path): path for path in python_files()}
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Absolute names of the modules that a file imports anywhere, relative ones resolved."""
+    """Absolute names of the modules that a file imports anywhere."""
     yield from imports(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
 
 
 def imported_at_once(path: Path) -> Iterator[str]:
-    """The same, without what is imported inside functions or for types alone."""
+    """Absolute names of the modules that the top-level statements of a file import."""
     yield from imports(ast.parse(path.read_text(encoding="utf-8")).body, path)
 
 
 def imported_when_run(path: Path) -> Iterator[str]:
-    """The same, inside functions too, without what is imported for types alone."""
+    """Absolute names of the modules that a file imports outside `TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -112,7 +118,7 @@ def imported_when_run(path: Path) -> Iterator[str]:
 
 
 def imports(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
-    """The modules that statements of a file import; of `from package import module` the module."""
+    """The modules that statements import; for `from package import module`, that module."""
     package = module_of(path.with_name("__init__.py"))
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -128,7 +134,10 @@ def imports(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
 
 
 def home(module: str) -> str:
-    """The package that a module's rule is about: `kvae.model` is `kvae`, `kvae.training.ngram` is `kvae.training`."""
+    """The package whose rule holds for a module.
+
+    That of `kvae.model` is `kvae`, that of `kvae.training.ngram` is `kvae.training`.
+    """
     parts = module.split(".")
     if parts[0] != "kvae":
         return parts[0]
@@ -192,7 +201,7 @@ def test_in_kvae_only_the_commands_lead_to_training_and_export() -> None:
 
 
 def circle(arrows: dict[str, set[str]]) -> list[str]:
-    """Modules that import each other round, wherever in their files; none where there is no circle."""
+    """Modules that import each other in a circle, wherever in their files; empty if none do."""
     try:
         TopologicalSorter(arrows).prepare()
     except CycleError as error:

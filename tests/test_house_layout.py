@@ -1,4 +1,4 @@
-"""How large files and functions may be, and that what is written aside is put in its place by one function."""
+"""Files and functions have a largest size, and one module alone renames files to their place."""
 
 import ast
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def long_functions(source: str, most: int) -> list[str]:
 
 
 def renamings(source: str) -> list[str]:
-    """Calls that give a file another name: `.replace` with one argument, as paths have it, and `.rename`."""
+    """Calls that rename a file: `.rename`, and `.replace` with one argument, as paths have it."""
     calls = (
         node
         for node in nodes(source)
@@ -69,7 +69,10 @@ def test_a_function_is_not_long(path: Path) -> None:
 
 
 def test_a_long_function_is_seen() -> None:
-    source = "@one\n@two\nasync def f():\n    x = 1\n    return x\n\nclass A:\n    def g(self):\n        pass\n"
+    source = (
+        "@one\n@two\nasync def f():\n    x = 1\n    return x\n\n"
+        "class A:\n    def g(self):\n        pass\n"
+    )
     assert long_functions(source, 2) == ["f"]
     assert long_functions(source, 1) == ["f", "g"]
 
@@ -81,5 +84,8 @@ def test_one_module_puts_files_in_their_place(path: Path) -> None:
 
 
 def test_a_renaming_is_seen() -> None:
-    source = 'partial.replace(path)\nos.replace(a, b)\npath.rename(other)\ntext.replace("a", "b")\nreplace(config, x=1)\n'
+    source = (
+        "partial.replace(path)\nos.replace(a, b)\npath.rename(other)\n"
+        'text.replace("a", "b")\nreplace(config, x=1)\n'
+    )
     assert renamings(source) == ["partial.replace(path)", "os.replace(a, b)", "path.rename(other)"]

@@ -1,4 +1,7 @@
-"""The documentation site: built strictly, complete, whole in its links, and loading nothing from elsewhere."""
+"""The documentation site: it builds strictly, is complete, and has no broken links.
+
+It loads nothing from another host.
+"""
 
 import ast
 import html

@@ -125,14 +125,14 @@ def test_the_base_dependencies_are_numpy_and_onnxruntime(
 
 
 ENDS = {"lowest": ["--constraint", str(ROOT / "constraints-oldest.txt")], "newest": []}
-"""What pip is told for either end of the declared range; without a word it takes the newest."""
+"""Options of pip for both ends of the declared range; without options it takes the newest."""
 
 KINDS: dict[str, dict[str, Any]] = {
     "language model": {},
     "GRU VAE": {},
     "ladder of recurrent maps": {"prior": "mixture"},  # in eight bits
 }
-"""Systems of test_export_systems whose graphs hold together almost every operation of all systems."""
+"""Systems of test_export_systems whose graphs together have almost all operations."""
 
 USE = """
 import json, sys, kvae.serving.verification as verification
@@ -143,7 +143,8 @@ for folder in sys.argv[1:]:
     texts = sampler.sample(50, seed=1) + sampler.sample(50, seed=2, greedy=True)
     texts += sampler.sample(50, seed=3, top_k=4, top_p=0.9)
     codes = sampler.encode(["abc", "d"]).tolist() if sampler.info()["latent"]["size"] else []
-    print(json.dumps({"texts": texts, "codes": codes, "bounds": [score.bound for score in sampler.score(["abc", "d"])]}))
+    bounds = [score.bound for score in sampler.score(["abc", "d"])]
+    print(json.dumps({"texts": texts, "codes": codes, "bounds": bounds}))
 """
 
 
@@ -264,7 +265,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 
 FOREIGN = r"kvae\[|pip install '?kvae\b(?!-text)|kvae[-_]serving|dist/kvae(?!_text)"
-"""How installing the `kvae` of the package index looks, which is another project, and the names that ours had before."""
+"""How to install the `kvae` of the package index, another project, and earlier names of ours."""
 
 
 def test_whatever_is_installed_has_the_name_that_is_ours_on_the_package_index() -> None:

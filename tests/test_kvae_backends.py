@@ -1,4 +1,7 @@
-"""What the environment and `keras.json` say of Keras: taken, set by ourselves, or refused in one line."""
+"""Settings of Keras in the environment and in `keras.json`.
+
+They are taken, set by ourselves, or refused in one line.
+"""
 
 import json
 import os
@@ -23,7 +26,7 @@ from .conftest import JAX, everyday, numbers, random_tokens, small_config, small
 
 @pytest.fixture
 def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a `keras.json` that tests write, no backend set beside it."""
+    """The folder of a `keras.json` that tests write; the environment sets no backend."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     return tmp_path

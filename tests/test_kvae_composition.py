@@ -1,4 +1,4 @@
-"""The slots compose: what makes sense builds and trains, what does not is refused with the reason."""
+"""The slots compose: combinations that make sense train, and others are refused with the reason."""
 
 import itertools
 from typing import Any

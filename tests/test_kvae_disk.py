@@ -1,4 +1,7 @@
-"""A file that cannot be written is named, with the free space and the way out, and nothing half-written stays."""
+"""A file that cannot be written is named, with the free space and the way out.
+
+No half-written file stays.
+"""
 
 import errno
 import os
@@ -25,7 +28,7 @@ FULL = "No space left on device"
 
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """The system refuses to write more into a file, as it does where a disk is full."""
+    """The system refuses to write more into a file, as with a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

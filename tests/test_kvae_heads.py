@@ -77,7 +77,7 @@ for head in LAYERS:
 
 
 @pytest.mark.jax
-def test_every_head_is_built_computes_and_writes_where_neither_training_nor_export_is_installed() -> (
+def test_every_head_is_built_computes_and_writes_where_neither_training_nor_export_is_installed() -> (  # noqa: E501
     None
 ):
     done = subprocess.run(
@@ -117,7 +117,7 @@ def stepped(head: Any, features: Any, tokens: np.ndarray) -> np.ndarray:
 
 
 ON_JAX = ("none", "lstm, both", "gru, language model", "bytenet 3, dilated", "gated_conv")
-"""On JAX, which compiles every operation for every shape, each kind of head once a day."""
+"""Variants that run every day on JAX, one of each kind; JAX compiles each operation anew."""
 
 
 @pytest.mark.jax
@@ -347,7 +347,10 @@ def test_head_dropout_acts_on_what_a_head_reads_of_symbols_and_on_what_it_shows(
 
 
 def keras_cell(layer: Any, cell: Any, order: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """A layer of Keras and our cell with the same weights on the same inputs; `order` are Keras' gates in our order."""
+    """The outputs of a Keras layer and of our cell, with the same weights on the same inputs.
+
+    `order` gives the gates of Keras in our order.
+    """
     keras.utils.set_random_seed(0)
     inputs = keras.random.normal((3, 7, 6))
     layer.build(inputs.shape)
@@ -448,7 +451,10 @@ def test_a_gru_starts_from_the_hyperbolic_tangent_of_a_linear_map_of_the_feature
     "variant", ["bytenet 3", "bytenet 3, dilated", "gated_conv", "gated_conv, plain"]
 )
 def test_convolution_heads_are_the_published_layers(variant: str) -> None:
-    """A gated 1x1 convolution, then masked convolutions with a highway (bytenet) or a gated residual (gated_conv)."""
+    """A gated 1x1 convolution is followed by masked convolutions.
+
+    These have a highway (bytenet) or a gated residual (gated_conv).
+    """
     head, config = head_of(variant), small_config(**VARIANTS[variant])
     features, previous = features_of(), np.array(shifted(random_tokens(4)))
     rows = np.array(head.read_previous.rows.embeddings)[previous]

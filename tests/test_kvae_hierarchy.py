@@ -1,4 +1,7 @@
-"""Ladders: every level's KL, the walk down and generation against numpy by hand, and how far evidence and gradients reach."""
+"""Ladders, compared with numpy by hand: the KL of every level, the walk down and generation.
+
+Other tests measure how far evidence and gradients reach.
+"""
 
 from functools import cache
 from typing import Any
@@ -62,7 +65,10 @@ def top_down(name: str, level: int, above: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def by_hand(name: str, tokens: np.ndarray, drawn: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Inference, bottom level first: the posterior merged of evidence and prior, its sample passed on down, and its KL."""
+    """Inference in numpy, a dict for each level, bottom level first.
+
+    The posterior merges evidence and prior. Its sample is passed on to the level below.
+    """
     mean, log_variance = evidence(name, tokens)
     levels: list[dict[str, np.ndarray]] = []
     for level in reversed(range(3)):
@@ -93,7 +99,7 @@ def by_hand(name: str, tokens: np.ndarray, drawn: np.ndarray) -> list[dict[str, 
 
 
 @each_ladder
-def test_the_kl_of_every_level_is_that_of_the_merged_posterior_from_the_prior_given_the_sample_above(
+def test_the_kl_of_every_level_is_that_of_the_merged_posterior_from_the_prior_given_the_sample_above(  # noqa: E501
     name: str,
 ) -> None:
     tokens = random_tokens(ROWS)
@@ -199,7 +205,7 @@ def test_evidence_reaches_its_level_and_those_below_and_no_other(name: str, leve
 
 @each_ladder
 def test_the_noise_of_a_level_reaches_the_posteriors_below_it(name: str) -> None:
-    """What is passed down is the sample of the merged posterior, neither its mean nor a sample of the prior."""
+    """The sample of the merged posterior is passed down, not its mean or a sample of the prior."""
     mean, log_variance = evidence(name, random_tokens(ROWS))
     moved = noise(name)
     moved[:, share(name, 1)] += 1.0
@@ -291,7 +297,7 @@ def test_batch_normalised_means_have_the_spread_that_bounds_the_kl_from_below(la
 
 
 def test_batch_normalised_means_keep_their_spread_however_small_the_weights() -> None:
-    """The bound is of the architecture: weights that a penalty has shrunk keep the spread."""
+    """The architecture sets the spread, so it stays when a penalty shrinks the weights."""
     model = small_model(posterior="batch_normalized", posterior_scale=0.7)
     linear = model.posterior.get_layer("mean_0")
     linear.kernel.assign(linear.kernel / 10)

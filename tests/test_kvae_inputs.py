@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` take: weights of texts, and inputs that are looked at once."""
+"""What `fit`, `evaluate` and `predict` take: weights of texts, and inputs that are checked once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -47,7 +47,10 @@ def test_previous_is_the_tokens_shifted_behind_start() -> None:
 
 
 def test_auxiliary_logits_see_the_code_and_no_history() -> None:
-    """With the posterior cut off from the text, another text changes the head's logits and not the auxiliary ones."""
+    """The posterior does not depend on the text here.
+
+    Another text then changes the logits of the head, and not the auxiliary logits.
+    """
     model = small_model()
     for name in ("mean_0", "log_variance_0"):
         layer = model.posterior.get_layer(name)
@@ -132,7 +135,10 @@ def test_predict_returns_every_output_for_every_row() -> None:
 
 
 def test_the_training_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorFlow traces a function again that has made variables, which takes most of the time of a small run."""
+    """TensorFlow traces a function again if it has made variables.
+
+    Tracing takes most of the time of a small run.
+    """
     model, traced = small_model(), []
     step = model.train_step
     monkeypatch.setattr(

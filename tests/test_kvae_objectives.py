@@ -1,4 +1,4 @@
-"""Loss terms, schedules and bounds against numpy written by hand and models whose likelihood is known."""
+"""Loss terms, schedules and bounds, compared with numpy by hand and with known likelihoods."""
 
 from typing import Any
 
@@ -176,7 +176,7 @@ def test_a_ramp_that_waited_takes_the_start_and_the_steps_that_it_is_given() -> 
 
 
 def penalty_of(per_dimension: Any, step: int = 10, **settings: Any) -> Any:
-    """What the objective adds to the reconstruction at that step, (B,); the ramp is half way up at step 10."""
+    """What the objective adds to the reconstruction, (B,); the ramp is half way up at step 10."""
     settings = {"ramp_steps": 20, "alpha": 0.0, "count_padding": False, **settings}
     tokens = random_tokens(len(per_dimension))
     kl = keras.ops.sum(per_dimension, axis=-1)
@@ -251,7 +251,10 @@ def test_masked_free_bits_leave_out_what_is_below_them_text_by_text(over: str, b
 
 
 def penalty_gradient(means: np.ndarray, **settings: Any) -> np.ndarray:
-    """Of the mean penalty, at the top of the ramp, with respect to the means of posteriors of variance 1."""
+    """The gradient of the mean penalty at the top of the ramp.
+
+    It is taken with respect to the means of posteriors of variance 1.
+    """
     mean = keras.Variable(means)
 
     def loss() -> Any:
@@ -263,7 +266,10 @@ def penalty_gradient(means: np.ndarray, **settings: Any) -> np.ndarray:
 
 
 SPREAD = np.array([[0.1, 2.0], [0.2, 0.3], [0.3, 3.0]], np.float32)
-"""Means (3, 2) whose KL is half their square: the first dimension lies below 0.5 nats, the second above in all but a text."""
+"""Means (3, 2) of posteriors whose KL is half their square.
+
+The KL of the first dimension is below 0.5 nats. That of the second is above in all texts but one.
+"""
 
 
 def test_free_bits_cut_the_gradient_of_the_dimensions_whose_mean_is_below_them() -> None:
@@ -380,7 +386,7 @@ class LinearGaussian:
         ).reshape(shape)
 
     def wrong(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The weights of samples of a posterior that is off its place and too wide."""
+        """The weights of samples of a posterior with a wrong mean and too large a variance."""
         return self.log_weights(shape, self.mean + 0.3, 2 * np.diag(np.diag(self.covariance)))
 
 

@@ -49,7 +49,10 @@ REPRESENTATIVES = (
     "rnn-mixture-toy-small",
     "ladder-rnn-3-toy-small",
 )
-"""What is trained every day beside the hybrid: an attribute, a causal convolution, a mixture, a ladder; `make test-all` trains all."""
+"""Presets that are trained every day beside the hybrid; `make test-all` trains all.
+
+They have an attribute, a causal convolution, a mixture and a ladder.
+"""
 
 
 @pytest.mark.jax
@@ -75,7 +78,8 @@ def test_a_preset_trains_is_saved_and_writes_texts(name: str, tmp_path: Path) ->
     tokens = rows["tokens"] if isinstance(rows, dict) else rows
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    if JAX:  # it would compile each operation for each shape; that the numbers are TensorFlow's is tested elsewhere
+    # JAX would compile each operation for each shape; test_training_backends compares outputs.
+    if JAX:
         for weight, other in zip(model.get_weights(), again.get_weights(), strict=True):
             np.testing.assert_array_equal(weight, other)
         return

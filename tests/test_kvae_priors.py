@@ -153,7 +153,10 @@ def test_training_moves_every_weight_of_a_prior(name: str) -> None:
 
 
 def test_a_prior_with_its_posterior_as_the_only_component_has_no_kl_on_average() -> None:
-    """The estimated KL is of the prior that the code is drawn from: 0 for a mixture that is the posterior itself."""
+    """The estimated KL is from the prior that the code is drawn from.
+
+    It is 0 for a mixture that is the posterior itself.
+    """
     model, tokens = small_model(prior="mixture", prior_components=1), random_tokens(1)
     posterior = model.encode(tokens)
     model.hierarchy.prior.mean.assign(posterior["mean"])
@@ -175,7 +178,7 @@ def test_the_autoregressive_prior_refuses_fewer_than_three_positions() -> None:
 
 
 def test_no_text_has_a_kl_below_the_rate_of_the_autoregressive_prior() -> None:
-    """The posterior that comes closest, the same for every text, meets the rate, and all others exceed it."""
+    """The closest posterior, one for all texts, has the rate as its KL; all others exceed it."""
     model, tokens = model_of("autoregressive"), random_tokens(64)
     kl = np.array(model.parts.outputs(tokens, noise(model, 64), training=False)["kl_level_0"])
     assert (kl > 3.0).all()

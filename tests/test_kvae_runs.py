@@ -41,7 +41,10 @@ from kvae.training.optimizers import optimizer
 
 
 def optimizers() -> dict[str, TrainingConfig]:
-    """Of the presets' settings those that make different optimizers, and the one that scales its loss."""
+    """Training settings with different optimizers.
+
+    They are those of the presets, and float16, whose optimizer scales the loss.
+    """
     found = {}
     for item in PRESETS.values():
         training = item.config.training
@@ -58,7 +61,10 @@ def optimizers() -> dict[str, TrainingConfig]:
 def test_runs_with_every_optimizer_open_in_a_process_that_knows_of_no_training(
     tmp_path: Path, run_folder: Path
 ) -> None:
-    """The first run has the schedule that only kvae.training registered; `keras.saving.load_model` opens them all too."""
+    """The schedule of the first run is registered by kvae.training alone.
+
+    `keras.saving.load_model` opens all of the runs too.
+    """
     run = load_run(run_folder)
     found = optimizers()
     assert {settings.learning_rate_schedule for settings in found.values()} == {
@@ -81,7 +87,8 @@ def test_runs_with_every_optimizer_open_in_a_process_that_knows_of_no_training(
         "assert 'kvae.training.optimizers' not in sys.modules\n"
         "import keras\n"
         "from kvae import TextVAE\n"
-        "for folder in sys.argv[1:]: assert keras.saving.load_model(folder + '/model.keras').optimizer.variables\n"
+        "for folder in sys.argv[1:]: "
+        "assert keras.saving.load_model(folder + '/model.keras').optimizer.variables\n"
         "print('all')"
     )
     folders = sorted(str(tmp_path / name) for name in found)
@@ -148,7 +155,8 @@ def test_only_a_damaged_model_without_checkpoint_is_to_be_trained_again(copy: Pa
             lambda text: text.replace(b"kvae>TextVAE", b"mine>Better").replace(
                 b'"TextVAE"', b'"Better"'
             ),
-            "the class 'mine>Better', which is not registered here; import the module that defines it",
+            "the class 'mine>Better', which is not registered here; "
+            "import the module that defines it",
         ),
         (
             "config.json",

@@ -1,4 +1,7 @@
-"""The rows of kvae/slots.py are true of the layers, and are all that an encoder of one's own needs besides them."""
+"""The rows of kvae/slots.py are true of the layers.
+
+A row and its layers are all that an encoder of one's own needs.
+"""
 
 import ast
 from dataclasses import fields
@@ -229,7 +232,8 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
         ),
         (
             {"encoder": "patches", **LADDER, "length": 15},
-            "the layers of encoder 'patches' do not divide it evenly, which a ladder of maps needs; use a multiple of 9",
+            "the layers of encoder 'patches' do not divide it evenly, "
+            "which a ladder of maps needs; use a multiple of 9",
         ),
         (
             {"encoder": "dense", "latent": "map"},

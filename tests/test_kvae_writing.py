@@ -122,7 +122,7 @@ def test_who_waits_says_for_whom_and_has_its_turn(
 
 
 def test_of_many_that_begin_together_one_at_a_time_writes(tmp_path: Path) -> None:
-    """While the folder comes and goes under them."""
+    """The folder is created and removed meanwhile."""
     together, inside, most = threading.Barrier(8), list[int](), list[int]()
 
     def writer(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Reading a bundle: twelve ways to be broken, each with its own words, none with a traceback of somebody else's."""
+"""Reading a bundle: each way to be broken has its own message, and none shows a traceback."""
 
 import contextlib
 import hashlib
@@ -133,7 +133,7 @@ def test_the_command_of_a_message_can_be_pasted_whatever_the_path(tmp_path: Path
 
 
 def vouched(bundle: Path, name: str) -> None:
-    """Let the manifest vouch for what an endpoint's file holds now, as whoever changed both would."""
+    """Make the manifest match the changed file of an endpoint: somebody has changed both."""
     content = (bundle / f"{name}.onnx").read_bytes()
     endpoints = json.loads((bundle / "manifest.json").read_text())["endpoints"]
     entry = {
@@ -204,7 +204,7 @@ def numbers_that_are_not_there(model: onnx.ModelProto) -> None:
 
 
 def not_finite(number: float) -> Callable[[onnx.ModelProto], object]:
-    """One weight of a graph made infinite or no number, or a tensor added that holds one."""
+    """One weight of a graph is made infinite or NaN, or a tensor with such a value is added."""
 
     def change(model: onnx.ModelProto) -> None:
         weights = [
@@ -326,7 +326,7 @@ FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
         True,
     ),
 }
-"""What is done to a graph's file, what is said, and whether the manifest vouches for the damaged file."""
+"""The damage of a graph's file, the message, and whether the manifest matches the damaged file."""
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -371,7 +371,7 @@ def test_a_number_where_a_text_belongs_makes_no_bytes() -> None:
 def test_arbitrary_damage_is_a_bundle_error_or_none(
     bundle_folder: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Bytes of a graph changed, cut out or put in, with a manifest that vouches for them."""
+    """Bytes of a graph are changed, removed or inserted, and the manifest matches the file."""
     bundle, generator = shutil.copytree(bundle_folder, tmp_path / "bundle"), random.Random(seed)
     file = bundle / "encoder.onnx"
     content = bytearray(file.read_bytes())
@@ -417,7 +417,8 @@ def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(
     [
         (
             RuntimeError(
-                "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Cos(7)"
+                "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : "
+                "Could not find an implementation for Cos(7)"
             ),
             "update",
         ),

@@ -1,4 +1,4 @@
-"""The options of sampling stand in one place: what samples, asks or stores them agrees with it."""
+"""The options of sampling are defined in one place, and all code that uses them agrees."""
 
 import argparse
 

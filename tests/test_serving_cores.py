@@ -10,7 +10,9 @@ from kvae.serving import cores
 
 VERSION_2 = {"proc/self/cgroup": "0::/app/worker\n"}
 VERSION_1 = {
-    "proc/self/cgroup": "5:memory:/app\n4:cpuset:/\n3:cpu,cpuacct:/docker/0123\n1:name=systemd:/app\n"
+    "proc/self/cgroup": (
+        "5:memory:/app\n4:cpuset:/\n3:cpu,cpuacct:/docker/0123\n1:name=systemd:/app\n"
+    )
 }
 CPU = "sys/fs/cgroup/cpu,cpuacct"
 

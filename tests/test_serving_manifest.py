@@ -1,4 +1,7 @@
-"""One value of a manifest changed, and its own sum made right again: refused in one line, or the same texts as before."""
+"""A manifest with one changed value and a correct checksum.
+
+It is refused in one line, or the bundle gives the same texts as before.
+"""
 
 import contextlib
 import copy
@@ -86,7 +89,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(manifest: Any, path: tuple[Any, ...], change: Any) -> Any:
-    """A copy with another value at a place: one of `STRANGE`, or what one of `OPERATIONS` makes of it."""
+    """A copy with another value in one place: one of `STRANGE`, or a result of `OPERATIONS`."""
     result = copy.deepcopy(manifest)
     holder = result
     for key in path[:-1]:
@@ -100,7 +103,10 @@ def changed(manifest: Any, path: tuple[Any, ...], change: Any) -> Any:
 
 
 def random_change(manifest: Any, generator: random.Random) -> Any:
-    """One value changed, drawn at random: fields of the top first, so that long lists do not draw all changes."""
+    """A copy with one value changed at random.
+
+    The top-level field is drawn first, so that long lists do not get all changes.
+    """
     fields = sorted(manifest)
     if not fields:
         return manifest
@@ -421,7 +427,7 @@ def test_five_hundred_changes_that_every_file_agrees_on(
         survives(bundle, random_change(manifest, generator), graphs)
 
 
-# --- files that are no manifest of anything --------------------------------------------------------------------------
+# --- files that are no manifest of anything -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -475,7 +481,7 @@ def test_a_graph_of_gigabytes_is_refused_by_its_size(bundle: Path, manifest: Any
         Sampler.load(bundle)
 
 
-# --- vocabularies ----------------------------------------------------------------------------------------------------
+# --- vocabularies ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

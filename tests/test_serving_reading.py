@@ -1,4 +1,4 @@
-"""What a Sampler does besides sampling: streams, scores, walks through latent space, and stops when it is told to."""
+"""What a Sampler does besides sampling: streams, scores, walks in latent space, and cancelling."""
 
 import threading
 import time
@@ -201,7 +201,7 @@ def test_graphs_start_when_they_are_needed(bundle_folder: Path) -> None:
 def test_work_in_python_ends_at_the_deadline_too(
     sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes long outside onnxruntime: here reading texts, which is made to wait until time is up."""
+    """The slow work outside onnxruntime is reading texts; it is made to wait until time is up."""
     texts, read = ["KAMITO"] * 1000, []
 
     def slow(self: Alphabet, text: str, *others: int) -> list[int]:

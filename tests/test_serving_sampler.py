@@ -42,7 +42,10 @@ def test_texts_do_not_depend_on_the_number_of_threads(bundle_folder: Path) -> No
 
 
 def test_texts_do_not_depend_on_the_process(bundle_folder: Path, sampler: Sampler) -> None:
-    code = f"from kvae.serving import Sampler; print(Sampler.load({str(bundle_folder)!r}).sample(5, seed=7))"
+    code = (
+        "from kvae.serving import Sampler; "
+        f"print(Sampler.load({str(bundle_folder)!r}).sample(5, seed=7))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(sampler.sample(5, seed=7))
 

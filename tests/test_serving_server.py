@@ -1,4 +1,4 @@
-"""`kvae serve`: the Sampler's answers, limits that hold, errors that say what is wrong, and a quiet end."""
+"""`kvae serve`: the answers of the Sampler, limits, clear errors, and a clean shutdown."""
 
 import asyncio
 import http.client
@@ -134,7 +134,7 @@ def check_problem(response: Any, status: int, *words: str) -> None:
         assert word in told["detail"]
 
 
-# --- the Sampler's answers -------------------------------------------------------------------------------------------
+# --- the Sampler's answers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_info_is_the_manifest_and_the_limits(client: Any, sampler: Sampler) -> N
     assert told == json.loads(json.dumps(sampler.info()))
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 PATIENT = Limits(window=0.3)
 """Long enough for requests that are sent together to arrive together."""
@@ -357,7 +357,7 @@ def test_interpolations_share_a_batch_and_are_as_alone(sampler: Sampler) -> None
     ]
 
 
-# --- limits ----------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 def test_a_body_that_is_too_large_is_refused(sampler: Sampler) -> None:
@@ -557,7 +557,7 @@ def test_limits_that_make_no_sense_are_refused(limit: dict[str, Any]) -> None:
         Limits(**limit)
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -700,7 +700,7 @@ def test_an_error_before_the_first_piece_of_a_stream_has_its_status() -> None:
         check_problem(client.post("/stream", json={}), 422, "nothing to say")
 
 
-# --- state -----------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 def test_requests_are_taken_once_the_graphs_are_started(sampler: Sampler) -> None:
@@ -807,7 +807,7 @@ def test_it_is_known_whether_others_can_come_in(address: str, open_to_others: bo
     assert reaches_others(address) == open_to_others
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -847,7 +847,10 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(
     bundle_folder: Path, sampler: Sampler
 ) -> None:
     body = json.dumps({"n": 3, "seed": 7}).encode()
-    head = f"POST /sample HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /sample HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with kvae_serve(bundle_folder) as (process, url), socket.socket() as running:
         host, port = url.removeprefix("http://").split(":")
         running.connect((host, int(port)))
@@ -883,7 +886,10 @@ def whole_response(connection: socket.socket) -> http.client.HTTPResponse:
     return response
 
 
-HALF = b"POST /sample HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"
+HALF = (
+    b"POST /sample HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 20\r\n\r\n{"
+)
 
 
 @pytest.mark.parametrize(("arguments", "signals"), [((), 2), (("--shutdown-deadline", "0.2"), 1)])
@@ -985,7 +991,10 @@ def refused_by(url: str) -> str:
 def test_a_body_that_goes_on_after_its_answer_is_not_read_without_end(
     url: str, path: str, status: int
 ) -> None:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    )
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
     with connected(url) as connection:
         connection.sendall(head.encode())
@@ -1039,7 +1048,10 @@ def test_arguments_that_make_no_sense_are_one_line_and_exit_code_2(
 
 
 def test_without_its_extra_it_names_the_extra(bundle_folder: Path) -> None:
-    run = "import sys; sys.modules['fastapi'] = None; from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
+    run = (
+        "import sys; sys.modules['fastapi'] = None; "
+        "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", run, "serve", str(bundle_folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -1061,11 +1073,14 @@ def test_serving_without_the_server_loads_nothing_of_it() -> None:
     )
 
 
-# --- whatever else is sent -------------------------------------------------------------------------------------------
+# --- whatever else is sent ------------------------------------------------------------------------
 
 
 def fuzz(url: str, path: str, examples: int) -> None:
-    """Requests made from the server's own description, good and bad: never a failure, and all answers as described."""
+    """Send good and bad requests that are made from the server's own description.
+
+    No request makes the server fail, and every answer is as described.
+    """
     from hypothesis import HealthCheck, given, settings
     from schemathesis import GenerationMode
     from schemathesis.specs.openapi import checks

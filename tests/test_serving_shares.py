@@ -1,4 +1,8 @@
-"""Fair shares: small requests wait for a piece of the large, what is taken can be done in its time, and speeds are followed."""
+"""Fair shares of the processor.
+
+Small requests wait for one piece of a large one. What is taken can be done in its time. Speeds
+follow what is measured.
+"""
 
 import asyncio
 import time
@@ -54,7 +58,7 @@ def with_loop(test: Callable[[], Any]) -> Callable[[], None]:
     return run
 
 
-# --- turns -----------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 def test_a_small_request_goes_before_a_large_one_that_came_first() -> None:
@@ -95,7 +99,10 @@ def test_a_request_that_left_takes_no_share() -> None:
 
 
 def test_work_that_does_not_divide_evenly_is_done_once() -> None:
-    """A second shared by 49 leaves a rest of 2^-53 seconds, whose share is a rest again, and so on without end."""
+    """A second shared by 49 leaves a rest of 2^-53 seconds.
+
+    The share of the rest leaves a rest again, and so on without end.
+    """
     clock = FairClock()
     for _ in range(49):
         clock.enter(10.0)
@@ -105,7 +112,7 @@ def test_work_that_does_not_divide_evenly_is_done_once() -> None:
     assert (clock.now, clock.ends) == (pytest.approx(10.0), [])
 
 
-# --- speed -----------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def test_two_pieces_tell_what_every_piece_and_what_each_position_takes() -> None:
@@ -146,7 +153,7 @@ def test_a_piece_takes_a_moment_or_is_long_enough_to_be_worth_it() -> None:
     assert costly.fixed / costly.seconds(costly.piece) == pytest.approx(FIXED_SHARE)
 
 
-# --- what is taken ---------------------------------------------------------------------------------------------------
+# --- what is taken --------------------------------------------------------------------------------
 
 
 @with_loop
@@ -182,7 +189,7 @@ async def test_what_is_small_is_taken_beside_all_the_large_that_are() -> None:
 
 
 @with_loop
-async def test_what_is_not_begun_is_refused_once_it_cannot_be_done_any_more_and_what_is_begun_is_not() -> (
+async def test_what_is_not_begun_is_refused_once_it_cannot_be_done_any_more_and_what_is_begun_is_not() -> (  # noqa: E501
     None
 ):
     queue, begun, waiting = batcher(), job(10.0), job(12.0)
@@ -204,7 +211,7 @@ async def test_a_full_queue_takes_no_more() -> None:
         queue.submit(job())
 
 
-# --- pieces ----------------------------------------------------------------------------------------------------------
+# --- pieces ---------------------------------------------------------------------------------------
 
 
 async def worked(queue: Batcher, *jobs: Job) -> list[Any]:

@@ -239,7 +239,7 @@ TINY = {
 
 
 def collapsing(settings: dict[str, Any]) -> Config:
-    """A strong decoder that reads a code which is dear from the first step on."""
+    """A strong decoder, and a KL weight of 5 from the first step on."""
     return preset("lstm-vae-ptb-small").with_settings(
         {
             **{

@@ -1,5 +1,7 @@
-"""The same weights and the same noise give the same numbers on TensorFlow and on JAX, and a run made on one goes on with the
-other. One process of the other backend does its share for all tests; it imports this file and calls `other_side`.
+"""The same weights and noise give the same numbers on TensorFlow and on JAX.
+
+A run that was made on one backend goes on with the other. One process of the other backend does its
+part for all tests: it imports this file and calls `other_side`.
 """
 
 import json
@@ -53,11 +55,14 @@ DIFFERENTIATED = (
     "kl-target-gru-small",
     "vamp",
 )
-"""Systems whose gradients are compared too, through batch statistics; none hides symbols at random."""
+"""Systems whose gradients are compared too, through batch statistics.
+
+None of them hides symbols at random.
+"""
 
 
 def drawn(generator: np.random.Generator, weight: Any) -> np.ndarray:
-    """A value for a weight: variances around 1, kernels that keep the size of what goes through them."""
+    """A random weight: variances are around 1, and kernels keep the size of their inputs."""
     shape = tuple(weight.shape)
     if weight.path.endswith("variance"):
         return generator.uniform(0.5, 1.5, shape)
@@ -157,7 +162,7 @@ def jax_folder(
     run_folder: Path,
     small_settings: dict[str, Any],
 ) -> Path:
-    """What JAX made of it, for the systems that are compared in this session."""
+    """The folder with the results of JAX for the systems that this session compares."""
     pytest.importorskip("jax")
     out = tmp_path_factory.mktemp("jax")
     settings = json.dumps({**small_settings, "training.jit_compile": True})

@@ -1,4 +1,4 @@
-"""The book of results: made of results alone, and the one in docs is what its results make."""
+"""The book of results depends on the results alone, and the one in docs is up to date."""
 
 import json
 from dataclasses import replace
@@ -70,8 +70,8 @@ def test_a_chapter_shows_means_spread_published_numbers_and_verdicts(tmp_path: P
     )
     assert "It is odd." not in text
     assert (
-        "4 runs, 6 minutes in all; python 3.11, keras 3.15 on 1 CPU core(s), a fast one (tensorflow)"
-        in text
+        "4 runs, 6 minutes in all; "
+        "python 3.11, keras 3.15 on 1 CPU core(s), a fast one (tensorflow)" in text
     )
     assert "| [two](#two) | Two systems | somebody 2020, table 1 | 6 | PASS |" in text
 

@@ -128,7 +128,7 @@ def test_a_model_learns_from_batches_of_several_lengths() -> None:
 def test_a_run_in_buckets_has_the_held_out_numbers_of_the_whole_texts(
     corpus_file: Path, tmp_path: Path
 ) -> None:
-    """A language model draws nothing, so that the cut validation and the evaluation at T must agree."""
+    """A language model draws nothing, so cut validation and evaluation at full length agree."""
     texts = [
         line * (1 + number % 3) for number, line in enumerate(corpus_file.read_text().splitlines())
     ]

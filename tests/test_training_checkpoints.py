@@ -49,7 +49,7 @@ ABOUT_IT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """A model whose posterior has moving statistics, compiled, with an optimizer that has moments."""
+    """A compiled model whose posterior has moving statistics and whose optimizer has moments."""
     made = small_model(posterior="batch_normalized")
     made.compile(keras.optimizers.Adam(1e-3, global_clipnorm=5.0))
     made.optimizer.build(made.trainable_variables)
@@ -78,7 +78,7 @@ def opened(path: Path, model: Any) -> None:
 
 
 def with_about(path: Path, about: Any) -> None:
-    """A checkpoint that says this of its run and holds no variables, whole as an archive."""
+    """Write a valid archive with this description of its run and without variables."""
     with path.open("wb") as file:
         np.savez(file, **{ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)})
 
@@ -140,7 +140,10 @@ def damaged(content: bytes, number: int) -> bytes:
 
 
 def refusal(path: Path, model: Any = None) -> str:
-    """What is said of a checkpoint, or where no model is given of what it says of its run; nothing where it is taken."""
+    """The message with which a checkpoint is refused, or "" if it is taken.
+
+    Without a model, what the checkpoint says of its run is read.
+    """
     try:
         if model is None:
             restore_states(callbacks(path.parent), read_checkpoint(path, REQUIRED_TO_RESUME))
@@ -180,7 +183,7 @@ VALUES = (None, True, -1, 0, 1, 2**63, 10**400, 0.5, -1e308, "", "x", [], [[]], 
 
 
 def variants(data: Any) -> list[Any]:
-    """The data with each of its values replaced by each of `VALUES`, deleted, or under another name."""
+    """The data with each value replaced by each of `VALUES`, deleted, or under another name."""
     if not isinstance(data, dict):
         return []
     found = []
@@ -215,7 +218,10 @@ def archive(**parts: bytes) -> bytes:
 
 
 def test_what_it_takes_to_read_is_bounded_by_its_size(tmp_path: Path) -> None:
-    """An archive that unpacks to a thousand times its size, and an array that says it is larger than its bytes."""
+    """One archive unpacks to a thousand times its size.
+
+    An array in another says that it is larger than its bytes.
+    """
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header,

@@ -229,7 +229,10 @@ def test_a_line_that_makes_up_most_of_a_file_is_learned(
 
 
 def test_a_log_of_50_templates_is_split_near_the_share_asked_for_at_every_seed() -> None:
-    """Zipf's frequencies, 5 % asked for: by different texts, 107 of 200 seeds are outside of 2.5 to 10 %."""
+    """The frequencies follow Zipf's law, and 5 % are asked for.
+
+    A split by different texts is outside of 2.5 to 10 % for 107 of 200 seeds.
+    """
     counts = [round(2000 / rank) for rank in range(1, 51)]
     texts = [f"template {rank}" for rank, count in enumerate(counts) for _ in range(count)]
     shares = [len(held_of(texts, split_seed=seed)) / len(texts) for seed in range(200)]
@@ -238,7 +241,10 @@ def test_a_log_of_50_templates_is_split_near_the_share_asked_for_at_every_seed()
 
 
 def test_of_a_file_with_a_few_rare_texts_half_are_learned() -> None:
-    """98 % of the lines are one text: 5 % of the lines would be all others, and nothing of them would be learned."""
+    """98 % of the lines are one text.
+
+    A split that held 5 % of the lines out would take all other texts; none would be learned.
+    """
     texts = ["GET / 200"] * 980 + [f"job {number}" for number in range(20)]
     for seed in range(20):
         assert 8 <= len(held_of(texts, split_seed=seed)) <= 12
@@ -253,7 +259,10 @@ def test_the_split_does_not_depend_on_the_order_of_the_lines() -> None:
 
 
 def test_a_file_that_grows_keeps_its_split() -> None:
-    """Of thousands of different lines none changes sides, whatever is added; of a log of templates hardly any text does."""
+    """Of thousands of different lines, none changes sides when others are added.
+
+    Of a log of templates, hardly any text does.
+    """
     names = [f"name {number}" for number in range(4000)]
     held = set(held_of(names))
     for more in range(0, 1000, 100):
@@ -329,7 +338,8 @@ def test_held_out_texts_too_few_or_too_alike_for_the_code_are_said_with_the_numb
     held = str(lines_file_named(tmp_path, "held.txt", MANY[:49] + MANY[:1] * 200))
     alike = prepare(config(lines_file(tmp_path, MANY), data__validation=held)).notes
     assert any(
-        "held.txt: 249 held-out texts, 49 of them different: too few or too alike for active_units and mutual_information "
+        "held.txt: 249 held-out texts, 49 of them different: "
+        "too few or too alike for active_units and mutual_information "
         "(at most 1.24 nats on them); give more different ones" in note
         for note in alike
     )
@@ -360,7 +370,10 @@ def test_held_out_texts_too_few_or_too_alike_for_the_code_are_said_with_the_numb
 
 
 def test_the_share_of_labels_that_training_sees_counts_lines(tmp_path: Path) -> None:
-    """One text has 90 % of the lines; by different texts training sees 3 or 97 % of the labels instead of 30."""
+    """One text has half of the lines.
+
+    A draw of different texts would give training all of its labels or none.
+    """
     texts = [f"name {number}" for number in range(1000)] + ["common"] * 1000 + ["rare"] * 10
     labels = tmp_path / "labels.txt"
     labels.write_text(
@@ -525,8 +538,8 @@ def test_fixed_texts_of_a_length_that_the_model_does_not_write_are_told_both_way
         prepare(asked)
     message = str(caught.value)
     assert (
-        f"has texts of 9 characters, but this model multiplies positions and writes a multiple of {step}"
-        in message
+        "has texts of 9 characters, "
+        f"but this model multiplies positions and writes a multiple of {step}" in message
     )
     assert [way for way in ("data.mode=lines", "model.expander=repeat") if way in message] == ways
     assert "model.length" not in message

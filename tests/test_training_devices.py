@@ -25,7 +25,10 @@ JAX = {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     "NPROC": "8",
 }
-"""Two devices on one processor. With a thread for each core (`NPROC`) they wait for each other's sums for ever on two cores."""
+"""Two devices on one processor.
+
+With a thread for each core (`NPROC`), they deadlock on two cores: each waits for the other's sums.
+"""
 
 
 def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
@@ -76,8 +79,10 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Callable[..., Path]:
-    """A function that gives the folder of the runs it is asked for: `one` and `two` (devices), both also on JAX, and
-    `workers` with its `second` (two processes). Those that are missing are trained at the same time.
+    """A function that trains runs by name and returns their common folder.
+
+    `one` and `two` run on one and two devices; `jax_one` and `jax_two` do so on JAX. `workers` and
+    `second` are two processes of one run. Missing runs are trained at the same time.
     """
     folder = tmp_path_factory.mktemp("devices")
     (folder / "held_out.txt").write_text("\n".join(corpus_file.read_text().split()[:8]))

@@ -1,4 +1,4 @@
-"""A run that diverges loses nothing: what was good stays, is told apart, and training goes on from there."""
+"""A run that diverges loses nothing: the last good state stays, is named, and training resumes."""
 
 import json
 import shutil
@@ -172,7 +172,7 @@ def test_a_finished_run_without_a_checkpoint_that_can_be_read_does_not_begin_ane
 def test_checkpoints_that_an_attempt_left_do_not_outlive_the_one_that_goes_on(
     tmp_path: Path, run_folder: Path
 ) -> None:
-    """A damaged newer one would push out what a resumed run writes."""
+    """A damaged newer checkpoint would displace those that a resumed run writes."""
     out = shutil.copytree(run_folder, tmp_path / "run")
     older, newer = list_checkpoints(out / "checkpoints")
     newer.write_bytes(newer.read_bytes()[:-300])

@@ -1,4 +1,4 @@
-"""Named corpora come from a folder of the user's or from their address, whole and checked, or not at all."""
+"""Named corpora come from a folder of the user or from their address: whole and checked, or not."""
 
 import gzip
 import hashlib

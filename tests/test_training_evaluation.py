@@ -49,7 +49,7 @@ def test_active_units_are_those_whose_mean_moves() -> None:
 
 
 def test_texts_that_are_all_the_same_have_neither_active_units_nor_information() -> None:
-    """Both would be 0 whatever the model is. A language model has 0 of both on any texts."""
+    """With equal texts, both are 0 for any model, so they are left out."""
     model, rows = small_model(), random_tokens(1).repeat(20, axis=0)
     spoiled = {"active_units", "mutual_information", "mutual_information_texts"}
     assert not spoiled & evaluate(model, rows).keys()
@@ -65,7 +65,10 @@ def test_texts_that_are_all_the_same_have_neither_active_units_nor_information()
 
 
 def test_the_aggregated_posterior_is_the_gaussian_of_its_samples() -> None:
-    """Correlated means and unequal variances: mean and covariance of many z, each drawn from the posterior of a text."""
+    """Means are correlated, and variances are unequal.
+
+    The moments are those of many z, each drawn from the posterior of a text.
+    """
     generator = np.random.default_rng(0)
     mean = generator.normal(size=(200, 3)) @ generator.normal(size=(3, 3)) + [1.0, -2.0, 0.5]
     log_variance = generator.normal(size=(200, 3))
@@ -86,7 +89,10 @@ def test_the_aggregated_posterior_of_a_collapsed_code_is_the_prior() -> None:
 
 
 def test_a_covariance_without_inverse_has_no_log_determinant() -> None:
-    """Variances of 0 and all means on a line. Two texts in many dimensions are enough when the variances are there."""
+    """It has no inverse with variances of 0 and all means on a line.
+
+    Two texts in 50 dimensions are enough when the variances are there.
+    """
     line = np.arange(5.0)[:, None] * [1.0, 1.0]
     assert "log_determinant" not in aggregated_posterior(line, np.full((5, 2), -2000.0))
     assert aggregated_posterior(np.zeros((2, 50)), np.full((2, 50), -2.0))[

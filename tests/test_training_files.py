@@ -132,7 +132,10 @@ def test_the_line_of_what_is_wrong_is_right_wherever_pieces_are_cut(
 
 TEXT = "".join(f"name {number}\n" for number in range(50))
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize 12345\n"
-PAGE = f"\n<!DOCTYPE html>\n<!-- by hand -->\n<html lang='en'><head><title>names</title></head>\n<body>{TEXT}</body></html>"
+PAGE = (
+    "\n<!DOCTYPE html>\n<!-- by hand -->\n"
+    f"<html lang='en'><head><title>names</title></head>\n<body>{TEXT}</body></html>"
+)
 
 
 def made(write: Callable[[io.BytesIO], object]) -> bytes:

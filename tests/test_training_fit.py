@@ -1,4 +1,4 @@
-"""`fit`, `evaluate` and `predict` as a Keras user expects them, also with several steps in one execution."""
+"""`fit`, `evaluate` and `predict` do what a Keras user expects, also with several steps at once."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def fitted(**options: Any) -> Any:
     ],  # XLA compiles for a minute
 )
 def test_steps_per_execution_change_no_number(compiled: dict[str, Any], together: int) -> None:
-    """With the same compilation: on TensorFlow XLA draws other random numbers from a seed."""
+    """Both are compiled alike: on TensorFlow, XLA draws other random numbers from a seed."""
     (expected, history), (model, found) = (
         fitted(**compiled),
         fitted(steps_per_execution=together, **compiled),

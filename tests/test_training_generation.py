@@ -98,7 +98,10 @@ def test_a_report_has_every_number_and_is_the_same_each_time() -> None:
 
 
 def test_real_texts_of_one_choice_a_character_are_judged_by_both_models() -> None:
-    """A corpus of one text: a model of it is certain of it, and finds what an untrained model writes unlikely."""
+    """The corpus is one text.
+
+    A model of the corpus is certain of that text, and finds samples of an untrained model unlikely.
+    """
     text = "abcdecbad"
     data = HeldOut(ALPHABET.encode([text] * 8, 16), [text] * 8, (), None)
     report = text_report(made_run(), data, [text] * 500, 8, 10, 0, silent)
@@ -141,7 +144,10 @@ def test_a_model_with_labels_reconstructs_each_text_with_its_own() -> None:
 
 
 def test_pieces_of_a_stream_have_no_end_marks() -> None:
-    """The n-gram models of windows count characters alone: a sure text has perplexity 1, with any end a little more."""
+    """The n-gram models of windows count characters alone.
+
+    A certain text has perplexity 1; with end marks it would be a little more.
+    """
     text = "abcdeabcdeabcdea"
     data = HeldOut(np.array([ALPHABET.ids(text)] * 4), [text] * 4, (), None)
     report = text_report(made_run("windows"), data, [text] * 500, 4, 4, 0, silent)

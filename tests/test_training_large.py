@@ -34,7 +34,10 @@ def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three files: names, names with marks of two bytes and two blank lines, and one line without its end."""
+    """Three files of names.
+
+    The second has marks of two bytes and two blank lines. The third is one line without its end.
+    """
     path = tmp_path / "texts"
     path.mkdir()
     (path / "a.txt").write_text("\n".join(NAMES[400:700]) + "\n")

@@ -8,7 +8,10 @@ from kvae.training.ngram import NGram, character_count
 
 
 def test_probabilities_are_those_of_witten_and_bell() -> None:
-    """Behind b: nothing but the end, seen once. Without context, of 6 symbols: a 2, b 1, c 1, end 2, four kinds."""
+    """Behind b, only the end was seen, once.
+
+    Without context there are 6 symbols of four kinds: a 2, b 1, c 1, end 2.
+    """
     model = NGram.fit(["ab", "ac"], order=1)
     assert model.symbols == 4
     end = (2 + 4 / 4) / (6 + 4)

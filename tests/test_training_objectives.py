@@ -1,4 +1,7 @@
-"""What callbacks and the training step do for an objective: ramps that wait, decoders that start anew, encoders ahead."""
+"""What callbacks and the training step do for an objective.
+
+Ramps wait for convergence, decoders start anew, and encoders train ahead.
+"""
 
 from typing import Any
 
@@ -143,7 +146,7 @@ def test_the_ramp_that_waits_for_convergence_counts_from_the_end_of_the_warm_sta
 
 
 def test_summing_over_labels_normalises_by_the_statistics_of_all_values_together() -> None:
-    """With the same weights, a labelled batch has nearly the terms that supervised training gives it."""
+    """With the same weights, a labelled batch has nearly the terms of supervised training."""
     tokens, labels = separable(64)
     inputs = {"tokens": tokens, "attribute": labels}
     supervised, summed = (attribute_model(semi_supervised=choice) for choice in (False, True))

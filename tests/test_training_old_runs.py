@@ -1,6 +1,7 @@
-"""Runs that were trained before `data.split` was there, kept as what they had written, are still what they were.
+"""Runs that were trained before `data.split` existed keep their splits and results.
 
-`old_run.json` has configuration, vocabulary, losses, evaluation and fingerprints as that version wrote them, on TensorFlow.
+`old_run.json` has configuration, vocabulary, losses, evaluation and fingerprints as that version
+wrote them, on TensorFlow.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ def access_log() -> list[str]:
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the old run, which was stopped before its first checkpoint, beside its texts and labels."""
+    """The folder of the old run, stopped before its first checkpoint; its data lies beside it."""
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     texts, folder = tmp_path / "access.txt", tmp_path / "old"
     texts.write_text("\n".join(access_log()) + "\n")
@@ -68,7 +69,7 @@ def test_an_old_configuration_has_its_old_split(
 
 
 def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Path) -> None:
-    """What the study asks for now splits by lines; the run is not trained anew for that."""
+    """The study splits by lines now; the old run is not trained again for that."""
     said: list[str] = []
     finished, prepared = completed(
         stored_config(old).with_settings({"data.split": "lines"}), old, said.append

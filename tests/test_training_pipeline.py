@@ -51,7 +51,7 @@ def test_a_pass_reads_every_row_once_in_an_order_of_its_own() -> None:
 
 @pytest.mark.parametrize("rows", [2, 3, 17, 1000])
 def test_an_order_prefers_no_row(rows: int) -> None:
-    """The place of each row, over many passes, is on average the middle: within 6 standard errors."""
+    """The mean place of each row over many passes is the middle, within 6 standard errors."""
     order, passes = shuffled_rows(rows, rows, seed=3), 400
     where = np.argsort(places(order, range(passes)), axis=1).mean(axis=0)
     error = np.sqrt((rows**2 - 1) / 12 / passes)

@@ -1,4 +1,7 @@
-"""Mixed precision: layers compute in half, probabilities and losses in float32, and what leaves is float32."""
+"""Mixed precision: layers compute in half precision, and probabilities and losses in float32.
+
+Outputs are float32.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +36,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "labels": {"attributes": ("a", "b"), "prior": "vamp"},
 }
 HALF = {"mixed_bfloat16": 0.03, "mixed_float16": 0.005}
-"""The policies, and how far their losses may be from float32's, as a share: some bits of 8 and of 11."""
+"""The policies, and the largest relative difference of their losses from those of float32.
+
+Their significands have 8 and 11 bits, of which a loss is wrong in a few.
+"""
 
 
 @pytest.fixture(params=everyday(HALF, "mixed_bfloat16"))
@@ -43,7 +49,7 @@ def policy(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def gently(optimizer: Any) -> Any:
-    """With a loss scale that does not overflow at once, for tests of a few steps; only float16 uses it."""
+    """An optimizer whose loss scale does not overflow in the first steps; only float16 uses it."""
     return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=16.0)
 
 

@@ -35,7 +35,10 @@ def recurrence_of(normalised: bool) -> keras.layers.RNN:
 def outputs_and_gradients(
     run: Any, recurrence: keras.layers.RNN, positions: int = POSITIONS, jit_compile: bool = False
 ) -> list[np.ndarray]:
-    """Hidden states of random inputs, and the gradients of a random weighting of them: of inputs, states and weights."""
+    """Hidden states of random inputs, and the gradients of a randomly weighted sum of them.
+
+    The gradients are with respect to inputs, states and weights.
+    """
     inputs, states, weighting = drawn(positions)
 
     @tf.function(jit_compile=jit_compile)

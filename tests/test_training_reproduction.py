@@ -285,7 +285,7 @@ def test_the_settings_of_a_result_make_its_configuration() -> None:
 
 
 def test_no_study_depends_on_how_lines_are_split() -> None:
-    """Their corpora bring held-out texts of their own, so results of before `data.split` stay what they are."""
+    """Their corpora bring held-out texts, so results from before `data.split` stay the same."""
     rows = [row for study in STUDIES.values() for scale in study.scales.values() for row in scale()]
     assert not any(
         holds_lines_out(row.config) or row.config.data.labelled_fraction < 1 for row in rows

@@ -108,7 +108,10 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
 def test_rules_that_wait_remember_what_they_waited_for(
     tmp_path: Path, small_settings: dict[str, Any], interrupted: Any
 ) -> None:
-    """The ramp that starts after convergence, aggressive training and early stopping act at the same steps."""
+    """Three rules act at the same steps as in a run without interruption.
+
+    They are the ramp that starts after convergence, aggressive training and early stopping.
+    """
     config = config_of(
         {**small_settings, "training.epochs": 12, "training.learning_rate_schedule": "constant"},
         objective__ramp_after_convergence=True,
@@ -158,7 +161,7 @@ def start(out: Path, data: Path, epochs: int) -> subprocess.Popen[bytes]:
 
 
 def kill_and_resume(folder: Path, data: Path, epochs: int, kills: int, seed: int) -> None:
-    """Kill a run `kills` times at random moments after it has gone on, then let it end and compare."""
+    """Kill a run `kills` times at random moments after progress, let it end, and compare."""
     generator = random.Random(seed)
     whole = start(folder / "whole", data, epochs)
     for _ in range(kills):
@@ -359,7 +362,7 @@ def test_a_resumed_run_has_the_learning_rate_it_is_given(
 def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:
-    """The best weights, the model and the evaluation of an earlier moment included."""
+    """Best weights, model and evaluation may be left from an earlier step; they are renewed."""
     config = config_of(
         {**small_settings, "training.epochs": 2, "objective.ramp_steps": 1},
         training__early_stopping=5,

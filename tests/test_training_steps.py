@@ -1,4 +1,7 @@
-"""The steps of a backend: both modules offer what the protocol says, and a step alone puts a loop of its own under a head."""
+"""The steps of a backend: both modules offer what the protocol says.
+
+A head runs the loop of a step inside that step alone.
+"""
 
 import inspect
 from importlib import import_module
@@ -55,7 +58,7 @@ def test_a_step_takes_the_model_and_what_keras_gives_a_step_of_that_backend(
 
 @pytest.fixture
 def loops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each pass of the TensorFlow LSTM of our own was one to learn from, as they come."""
+    """For each pass through our own TensorFlow LSTM, in order, whether it was for training."""
     from kvae.training import tensorflow_step
 
     seen: list[bool] = []

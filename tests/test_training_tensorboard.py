@@ -1,4 +1,4 @@
-"""TensorBoard gets what the docs promise, for every kind of model, and reads it as it was written."""
+"""TensorBoard gets what the docs promise, for every kind of model, and reads it as written."""
 
 import html
 import json
@@ -48,7 +48,7 @@ def scalars(found: Any, name: str) -> list[float]:
 
 
 def texts_of(found: Any, name: str) -> str:
-    """What stands in TensorBoard's page, its Markdown made HTML and that read again."""
+    """The text of a TensorBoard page: its Markdown is rendered to HTML, and the HTML is read."""
     from tensorboard.plugin_util import markdown_to_safe_html
 
     (text,) = found.Tensors(name)[-1].tensor_proto.string_val

@@ -92,7 +92,10 @@ def test_self_bleu_is_bleu_against_all_others() -> None:
 
 
 def test_self_bleu_takes_the_closest_length_of_another_text() -> None:
-    """No text is as long as the last: its reference is shorter, so nothing is lost. The first one's is longer."""
+    """The last text is the longest: its reference is shorter, so it has no brevity penalty.
+
+    The reference of the first text is longer.
+    """
     assert self_bleu([["a"], ["a", "a"], ["a", "a"]], 1) == pytest.approx(math.exp(1 - 6 / 5))
     assert self_bleu([["a", "a"], ["a", "a"], ["a", "a", "b"]], 1) == pytest.approx(6 / 7)
 
@@ -138,7 +141,11 @@ def test_the_common_subsequence_is_that_of_the_recursion() -> None:
 
 
 def test_rouge_by_hand() -> None:
-    """Lin 2004, 3.1: "police killed the gunman" against "police kill the gunman" and "the gunman kill police"."""
+    """Lin 2004, 3.1.
+
+    The reference is "police killed the gunman". The candidates are "police kill the gunman" and
+    "the gunman kill police".
+    """
     reference, near, far = words(
         ["police killed the gunman", "police kill the gunman", "the gunman kill police"]
     )

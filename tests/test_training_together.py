@@ -1,4 +1,7 @@
-"""Two that begin together: one has the folder from the first moment on, and nobody removes what he has not made."""
+"""Two processes that begin together.
+
+One has the folder from the first moment on, and neither removes what the other has made.
+"""
 
 import hashlib
 import json
@@ -37,7 +40,10 @@ def quiet(sentence: str) -> None:
 
 
 class Waiting:
-    """A `say` that waits at the first sentence that begins with a word until it is let go: a run whose data comes slowly."""
+    """A `say` that waits at the first sentence that begins with a word, until it is let go.
+
+    It stands for a run whose data comes slowly.
+    """
 
     def __init__(self, word: str = "reading") -> None:
         self.word, self.there, self.go = word, threading.Event(), threading.Event()
@@ -51,7 +57,7 @@ class Waiting:
 def meanwhile(
     first: Callable[[Waiting], Any], then: Callable[[], None], word: str = "reading"
 ) -> Future[Any]:
-    """Do `then` while `first` waits at a word in another thread, and let it end."""
+    """Call `then` while `first` waits at a word in another thread; then let `first` end."""
     waiting = Waiting(word)
     with ThreadPoolExecutor() as threads:
         future = threads.submit(first, waiting)
@@ -71,7 +77,10 @@ class NoModel:
 
 
 def in_no_time(out: Path, prepared: Any, model: Any, checkpoint: Any, say: Any) -> Run:
-    """What `experiment.trained` leaves, without training: a line of metrics, a checkpoint, a model and an evaluation."""
+    """Write what `experiment.trained` leaves, without training.
+
+    This is a line of metrics, a checkpoint, a model and an evaluation.
+    """
     step = prepared.config.training.steps
     about = {
         "corpus": fingerprint(prepared),
@@ -107,7 +116,7 @@ def rewrite(checkpoint: Path, about: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this process are there in no time; everything around the training is as ever."""
+    """Runs of this process do not train; all else is as usual."""
     monkeypatch.setattr(experiment, "built", lambda prepared, say: NoModel())
     monkeypatch.setattr(experiment, "trained", in_no_time)
 
@@ -162,7 +171,10 @@ def start(data: Path, out: Path) -> subprocess.Popen[str]:
 def test_a_run_whose_data_comes_slowly_has_its_folder_and_leaves_the_users_file(
     tmp_path: Path, config: Config, corpus_file: Path
 ) -> None:
-    """mkfifo slow; kvae train --data slow --out r; another command meanwhile; then the data comes."""
+    """The data is a pipe (`mkfifo slow`), and training waits for it.
+
+    Another command comes meanwhile; then the data comes.
+    """
     os.mkfifo(tmp_path / "slow")
     out = tmp_path / "r"
     first = start(tmp_path / "slow", out)
@@ -216,7 +228,10 @@ def test_of_two_that_begin_together_one_trains(tmp_path: Path, config: Config) -
 
 
 def test_a_start_that_was_killed_is_in_nobodys_way(tmp_path: Path, config: Config) -> None:
-    """What it leaves is the lock file alone; that it is free then is tested with a process in test_kvae_writing.py."""
+    """A start that was killed leaves nothing but the lock file.
+
+    test_kvae_writing.py tests with a process that the lock is free then.
+    """
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / LOCK).write_text(f"process {os.getpid()} on this machine since ever")
     assert run(config, tmp_path / "r", quiet)[0].evaluation
@@ -249,7 +264,7 @@ def test_a_start_that_fails_leaves_no_parents_either(tmp_path: Path, config: Con
 
 
 def test_overwrite_replaces_the_run_and_leaves_other_files(finished: Path, config: Config) -> None:
-    """Those that were there, and those that have come while the new run got ready."""
+    """Other files were there before, or came while the new run was prepared."""
     (finished / "bundle").mkdir()
     (finished / "result.json").write_text("{}")
     before = (finished / "run.json").read_text()

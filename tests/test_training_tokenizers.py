@@ -1,4 +1,7 @@
-"""Alphabets of corpora: learned pieces have the ids of keras-nlp, and every tokenizer goes the whole way."""
+"""Alphabets of corpora: learned pieces have the ids of keras-nlp.
+
+Every tokenizer works from training to serving.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,10 @@ STRANGE = [
 
 
 def differences(pieces: Alphabet, texts: list[str]) -> list[tuple[str, list[int], list[int]]]:
-    """Texts whose ids are not those of keras-nlp's tokenizer with the same vocabulary, in Python or in a tf.data graph."""
+    """Texts whose ids differ from those of keras-nlp's tokenizer with the same vocabulary.
+
+    That tokenizer runs in Python and in a tf.data graph.
+    """
     import keras_nlp
     import tensorflow as tf
 

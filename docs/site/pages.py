@@ -1,7 +1,8 @@
-"""The pages of the site that are generated: the README and its neighbours, a page a command, a page a module.
+"""The generated pages of the site.
 
-MkDocs calls `on_config` and `on_files`. Each fact stays where it is: links are rewritten, the help is the parsers' own, and
-the reference is read from the sources.
+They are the README and its neighbours, a page for each command and a page for each module. MkDocs
+calls `on_config` and `on_files`. Each fact stays in its place: links are rewritten, the help comes
+from the parsers, and the reference is read from the sources.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from kvae.cli import parser
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "build" / "reference"
-"""Where the packages lie under the names that they are installed as, for mkdocstrings, which reads and does not import."""
+"""The packages under their installed names, for mkdocstrings, which reads and does not import."""
 
 FROM_THE_ROOT = {
     "README.md": "index.md",
@@ -105,8 +106,12 @@ def module_pages() -> Iterator[tuple[str, str]]:
         yield page_of(module), f"# {module}\n\n::: {module}\n"
 
 
-INTRODUCTION = """The names in the two tables below are the interface for applications. The pages beside them show every module
-with all of its public names, for those who study a model or build one; these may change from version to version."""
+INTRODUCTION = (
+    "The names in the two tables below are the interface for applications. "
+    "The pages beside them show every module\n"
+    "with all of its public names, for those who study a model or build one; "
+    "these may change from version to version."
+)
 
 
 def modules() -> list[str]:
@@ -149,7 +154,7 @@ def navigation() -> list[Any]:
 
 
 def interface(package: Any) -> str:
-    """A table of the names in a package's `__all__`, each with the first sentence of its documentation."""
+    """A table of the names in a package's `__all__`, each with the first sentence of its docs."""
     rows = [f"| [`{name}`][{home}] | {summary(home)} |" for name, home in homes(package).items()]
     return "\n".join([f"## {package.__name__}", "", "| name | |", "|---|---|", *rows])
 

@@ -31,7 +31,7 @@ FREE = {"objective__free_bits": 0.25}
 
 
 def techniques(steps: int) -> dict[str, tuple[str, dict[str, Any]]]:
-    """By name: the kind of each technique, and what it changes in an LSTM VAE that is trained for so many steps."""
+    """By name: the kind of each technique, and its settings in an LSTM VAE trained for `steps`."""
     target = {"objective__kl_target": 8.0, "objective__ramp_start": 0}
     cycles = {"objective__ramp_start": 0, "objective__ramp_steps": int(0.9 * steps)}
     warm_start = {"objective__warm_start_steps": steps // 4, "objective__ramp_start": 0}
