@@ -54,7 +54,11 @@ def words_of(text: str) -> list[str]:
     """What stands between white space; a line break is a word of its own."""
     if "\n" not in text:
         return text.split()
-    return [word for number, line in enumerate(text.split("\n")) for word in ["\n"] * (number > 0) + line.split()]
+    return [
+        word
+        for number, line in enumerate(text.split("\n"))
+        for word in ["\n"] * (number > 0) + line.split()
+    ]
 
 
 def text_of_words(words: Iterable[str]) -> str:
@@ -151,13 +155,29 @@ def is_unicode(text: str) -> bool:
 TOKENIZERS: dict[str, Tokenizer] = {
     "char": Tokenizer("characters", "characters", str, "".join, "one character", is_character),
     "byte": Tokenizer(
-        "bytes", "bytes", bytes_of, text_of_bytes, "a byte as one character up to U+00FF", is_byte, "\xff"
+        "bytes",
+        "bytes",
+        bytes_of,
+        text_of_bytes,
+        "a byte as one character up to U+00FF",
+        is_byte,
+        "\xff",
     ),
     "word": Tokenizer(
-        "words", "words", words_of, text_of_words, "a word without white space, or a line break", is_word
+        "words",
+        "words",
+        words_of,
+        text_of_words,
+        "a word without white space, or a line break",
+        is_word,
     ),
     "wordpiece": Tokenizer(
-        "wordpieces", "words", units_of_pieces, text_of_pieces, "a wordpiece without blanks, or a line break", is_piece
+        "wordpieces",
+        "words",
+        units_of_pieces,
+        text_of_pieces,
+        "a wordpiece without blanks, or a line break",
+        is_piece,
     ),
 }
 
@@ -172,14 +192,22 @@ class Alphabet:
 
     @classmethod
     def build(
-        cls, texts: Iterable[str], max_symbols: int | None = None, tokenizer: str = "char", min_count: int = 1
+        cls,
+        texts: Iterable[str],
+        max_symbols: int | None = None,
+        tokenizer: str = "char",
+        min_count: int = 1,
     ) -> Alphabet:
         """The `max_symbols` commonest units of `texts` (all of them by default), sorted by code point."""
         return cls.from_counts(count_units(texts, tokenizer), max_symbols, tokenizer, min_count)
 
     @classmethod
     def from_counts(
-        cls, counts: Mapping[str, int], max_symbols: int | None = None, tokenizer: str = "char", min_count: int = 1
+        cls,
+        counts: Mapping[str, int],
+        max_symbols: int | None = None,
+        tokenizer: str = "char",
+        min_count: int = 1,
     ) -> Alphabet:
         """The alphabet of a table of counts: units that occur `min_count` times, the commonest `max_symbols` of them; ties
         at the cut go to the lower code point."""
@@ -197,20 +225,28 @@ class Alphabet:
         """Read what `to_dict` wrote, of any JSON value; raises `BundleError` when it is something else."""
         wanted = ("tokenizer", "specials", "symbols")
         if not isinstance(data, Mapping) or set(data) != set(wanted):
-            raise BundleError(f"vocabulary must be an object of {', '.join(wanted)}, got {shown(data)}")
+            raise BundleError(
+                f"vocabulary must be an object of {', '.join(wanted)}, got {shown(data)}"
+            )
         tokenizer, specials, symbols = (data[name] for name in wanted)
         if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
             known = " or ".join(map(repr, TOKENIZERS))
             raise BundleError(f"vocabulary.tokenizer must be {known}, got {shown(tokenizer)}")
         if specials != list(SPECIALS):
-            raise BundleError(f"vocabulary.specials must be {list(SPECIALS)}, got {shown(specials)}")
+            raise BundleError(
+                f"vocabulary.specials must be {list(SPECIALS)}, got {shown(specials)}"
+            )
         if not isinstance(symbols, list) or len(symbols) > MOST_SYMBOLS:
             got = f"a list of {len(symbols):,}" if isinstance(symbols, list) else shown(symbols)
-            raise BundleError(f"vocabulary.symbols must be a list of at most {MOST_SYMBOLS:,} texts, got {got}")
+            raise BundleError(
+                f"vocabulary.symbols must be a list of at most {MOST_SYMBOLS:,} texts, got {got}"
+            )
         rules, seen = TOKENIZERS[tokenizer], set[str]()
         for place, symbol in enumerate(symbols):
             if not isinstance(symbol, str) or not symbol or not rules.is_symbol(symbol):
-                raise BundleError(f"vocabulary.symbols[{place}] must be {rules.symbol}, got {shown(symbol)}")
+                raise BundleError(
+                    f"vocabulary.symbols[{place}] must be {rules.symbol}, got {shown(symbol)}"
+                )
             if symbol in seen:
                 raise BundleError(
                     f"vocabulary.symbols[{place}] must differ from all before it, got {shown(symbol)} twice"
@@ -220,7 +256,11 @@ class Alphabet:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary for JSON."""
-        return {"tokenizer": self.tokenizer, "specials": list(SPECIALS), "symbols": list(self.symbols)}
+        return {
+            "tokenizer": self.tokenizer,
+            "specials": list(SPECIALS),
+            "symbols": list(self.symbols),
+        }
 
     def __len__(self) -> int:
         """V: the number of ids, the special ones included."""
@@ -258,7 +298,9 @@ class Alphabet:
         """The start of a text that has at most `most` tokens, in whole characters and whole words."""
         units = self.rules.units(text)
         if self.tokenizer == "wordpiece":
-            most = bisect_right(list(accumulate(len(self._pieces_of[unit]) for unit in units)), most)
+            most = bisect_right(
+                list(accumulate(len(self._pieces_of[unit]) for unit in units)), most
+            )
         if self.tokenizer == "byte":
             return text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
         return self.rules.text(units[:most])
@@ -267,7 +309,9 @@ class Alphabet:
         """The characters or words of `texts` that the alphabet lacks, with their counts."""
         counts = count_units(texts, self.tokenizer)
         if self.tokenizer == "wordpiece":
-            return Counter({unit: n for unit, n in counts.items() if UNKNOWN in self._pieces_of[unit]})
+            return Counter(
+                {unit: n for unit, n in counts.items() if UNKNOWN in self._pieces_of[unit]}
+            )
         return Counter({unit: n for unit, n in counts.items() if unit not in self._id_of})
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
@@ -294,13 +338,19 @@ class Alphabet:
         """Rows of ids `(B, T)` as texts; a row ends before its first END or PAD. Raises `DataError` for ids outside 0..V-1."""
         tokens = np.asarray(tokens)
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(self):
-            raise DataError(f"ids must be from 0 to {len(self) - 1}, got {tokens.min()} to {tokens.max()}")
+            raise DataError(
+                f"ids must be from 0 to {len(self) - 1}, got {tokens.min()} to {tokens.max()}"
+            )
         return [self._text(row) for row in tokens.tolist()]
 
     def _text(self, row: list[int]) -> str:
         stops = [row.index(mark) for mark in (END, PAD) if mark in row]
         return self.rules.text(
-            [self._text_of[number] for number in row[: min(stops, default=len(row))] if number != START]
+            [
+                self._text_of[number]
+                for number in row[: min(stops, default=len(row))]
+                if number != START
+            ]
         )
 
 
@@ -351,4 +401,7 @@ def count_units(texts: Iterable[str], tokenizer: str = "char") -> Counter[str]:
 
 def one_line(text: str) -> str:
     """A text with line breaks, tabs and whatever else a terminal would act on written out."""
-    return "".join(symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode() for symbol in text)
+    return "".join(
+        symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode()
+        for symbol in text
+    )

@@ -17,7 +17,9 @@ def awaitable(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: AsyncSampler, *arguments: Any, **named: Any) -> Any:
         cancellation = Cancellation()
         try:
-            return await asyncio.to_thread(getattr(self.sampler, name), *arguments, cancel=cancellation, **named)
+            return await asyncio.to_thread(
+                getattr(self.sampler, name), *arguments, cancel=cancellation, **named
+            )
         except asyncio.CancelledError:
             cancellation.cancel()
             raise
@@ -55,7 +57,9 @@ class AsyncSampler:
     arithmetic = awaitable("arithmetic")
     score = awaitable("score")
 
-    async def stream(self, seed: int | None = None, row: int = 0, **options: Any) -> AsyncIterator[str]:
+    async def stream(
+        self, seed: int | None = None, row: int = 0, **options: Any
+    ) -> AsyncIterator[str]:
         """As `Sampler.stream`."""
         cancellation, end = Cancellation(), object()
         pieces = self.sampler.stream(seed, row, cancel=cancellation, **options)

@@ -55,7 +55,9 @@ class Job:
     """Items that run or have run."""
     turn: float = 0.0
     results: list[Any] = field(default_factory=list)
-    answer: asyncio.Future[list[Any]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answer: asyncio.Future[list[Any]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
     @property
     def positions_left(self) -> int:
@@ -87,7 +89,9 @@ class Batcher:
     while it is busy, the jobs that come collect by themselves. `observe(batch)` is told of each batch.
     """
 
-    def __init__(self, longest: int, most: int, window: float, observe: Callable[[Batch], None]) -> None:
+    def __init__(
+        self, longest: int, most: int, window: float, observe: Callable[[Batch], None]
+    ) -> None:
         self.longest, self.most, self.window, self.observe = longest, most, window, observe
         self.jobs: list[Job] = []
         """What waits and what runs, in the order of their turns."""
@@ -111,7 +115,9 @@ class Batcher:
         """Queue a job; its results, one an item. Cancel the future to take it back. Raises `Busy` where the queue is full;
         the future fails with `Unavailable` where the job cannot be done in its time."""
         if len(self.waiting) >= self.longest:
-            raise Busy(f"the queue holds {self.longest} requests and is full; try again in a moment")
+            raise Busy(
+                f"the queue holds {self.longest} requests and is full; try again in a moment"
+            )
         job.turn = self.clock.enter(job.seconds_left)
         insort(self.jobs, job, key=lambda other: other.turn)
         job.answer.add_done_callback(partial(self._leave, job))
@@ -151,7 +157,9 @@ class Batcher:
             here = end + job.seconds_left + (job.speed.fixed if job.kind not in kinds else 0.0)
             left = (job.deadline - now) * (PLANNED if job is newcomer else 1.0)
             if here - now > left and not job.given and not job.answer.done():
-                job.answer.set_exception(too_late(here - now, job.deadline - now, here - now - left))
+                job.answer.set_exception(
+                    too_late(here - now, job.deadline - now, here - now - left)
+                )
                 self._leave(job, job.answer)
             else:
                 end = here

@@ -82,18 +82,32 @@ def read_bundle(path: str | Path) -> Bundle:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, known to be ours, of a version we read, and unchanged since it was written."""
     if not path.exists():
-        raise BundleError(f"{path}: no such bundle; make one with `kvae export RUN {quote(str(path))}`")
+        raise BundleError(
+            f"{path}: no such bundle; make one with `kvae export RUN {quote(str(path))}`"
+        )
     file = path / MANIFEST
     if not file.is_file():
-        what = "a folder without a manifest.json" if path.is_dir() else "a file; a bundle is a folder"
-        raise BundleError(f"{path}: not a kvae bundle, it is {what}; give the folder that `kvae export` wrote")
+        what = (
+            "a folder without a manifest.json" if path.is_dir() else "a file; a bundle is a folder"
+        )
+        raise BundleError(
+            f"{path}: not a kvae bundle, it is {what}; give the folder that `kvae export` wrote"
+        )
     manifest, unchanged = json_of(file)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BundleError(f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote")
+        raise BundleError(
+            f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote"
+        )
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
-        way_out = "update kvae" if isinstance(version, int) and version > FORMAT_VERSION else "export it anew"
-        raise BundleError(f"{path}: bundle format {shown(version)}, this kvae reads {FORMAT_VERSION}; {way_out}")
+        way_out = (
+            "update kvae"
+            if isinstance(version, int) and version > FORMAT_VERSION
+            else "export it anew"
+        )
+        raise BundleError(
+            f"{path}: bundle format {shown(version)}, this kvae reads {FORMAT_VERSION}; {way_out}"
+        )
     if not unchanged:
         raise BundleError(
             f"{file}: changed since it was written (its sum differs); copy the bundle again or export it anew"
@@ -138,7 +152,9 @@ def file_of(bundle: Bundle, name: str) -> Path:
         raise BundleError(f"{file}: {what}; copy the bundle again, all its files")
     size = file.stat().st_size
     if size != entry["size"]:
-        raise BundleError(f"{file}: truncated or extended, {size:,} bytes instead of {entry['size']:,}; copy it again")
+        raise BundleError(
+            f"{file}: truncated or extended, {size:,} bytes instead of {entry['size']:,}; copy it again"
+        )
     return file
 
 
@@ -151,7 +167,9 @@ def checked_graph(bundle: Bundle, name: str) -> Path:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BundleError(f"{file}: cannot be read ({error.strerror}); copy the bundle again, all its files") from error
+        raise BundleError(
+            f"{file}: cannot be read ({error.strerror}); copy the bundle again, all its files"
+        ) from error
     if hashlib.sha256(content).hexdigest() != bundle.manifest["endpoints"][name]["sha256"]:
         raise BundleError(
             f"{file}: damaged, its sha256 is not the one in the manifest; copy it again or export it anew"
@@ -169,10 +187,14 @@ def checked_graph(bundle: Bundle, name: str) -> Path:
 def check_contents(file: Path, found: Contents, size: int) -> None:
     """Raise `BundleError` for a graph that a runtime should not see; its file has `size` bytes."""
     if found.external:
-        raise BundleError(f"{file}: keeps numbers in other files, which a bundle never does; export it anew")
+        raise BundleError(
+            f"{file}: keeps numbers in other files, which a bundle never does; export it anew"
+        )
     opset = found.opsets.get("", 0)
     if opset != OPSET:
-        raise BundleError(f"{file}: written for ONNX operator set {opset}, this kvae reads {OPSET}; export it anew")
+        raise BundleError(
+            f"{file}: written for ONNX operator set {opset}, this kvae reads {OPSET}; export it anew"
+        )
     foreign = sorted(found.operations - OPERATIONS)
     if foreign:
         raise BundleError(
@@ -191,18 +213,26 @@ def check_contents(file: Path, found: Contents, size: int) -> None:
         )
 
 
-def check_metadata(file: Path, name: str, metadata: Mapping[str, str], manifest: Mapping[str, Any]) -> None:
+def check_metadata(
+    file: Path, name: str, metadata: Mapping[str, str], manifest: Mapping[str, Any]
+) -> None:
     """Raise `BundleError` for a graph of another program, another model or another endpoint, or whose manifest is not the
     bundle's in every field."""
     if METADATA_KEY not in metadata:
-        raise BundleError(f"{file}: no graph of kvae, its metadata do not name one; copy the bundle again")
+        raise BundleError(
+            f"{file}: no graph of kvae, its metadata do not name one; copy the bundle again"
+        )
     if metadata[METADATA_KEY] == metadata_text(manifest, name):
         return
     try:
         if len(metadata[METADATA_KEY]) > LARGEST_MANIFEST:
             raise ValueError("longer than any manifest")
-        said, wanted = (json.loads(text) for text in (metadata[METADATA_KEY], metadata_text(manifest, name)))
-        different = sorted(key for key in said.keys() | wanted.keys() if said.get(key) != wanted.get(key))
+        said, wanted = (
+            json.loads(text) for text in (metadata[METADATA_KEY], metadata_text(manifest, name))
+        )
+        different = sorted(
+            key for key in said.keys() | wanted.keys() if said.get(key) != wanted.get(key)
+        )
     except (ValueError, AttributeError, RecursionError) as error:
         raise BundleError(
             f"{file}: its metadata are damaged ({type(error).__name__}); export the bundle anew"
@@ -238,4 +268,6 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     """A manifest as its file holds it, the sha256 of all the rest included: any other spelling is a changed file."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**rest, "sha256": digest}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return (
+        json.dumps({**rest, "sha256": digest}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    )

@@ -12,7 +12,11 @@ from .errors import ConfigError, DataError
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int in [low, high], or `ConfigError`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | np.integer)
+        or not low <= value <= high
+    ):
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
     return int(value)
 
@@ -47,7 +51,11 @@ def numbers(name: str, values: Any, width: int) -> np.ndarray:
         with np.errstate(over="ignore"):  # infinite, and refused below
             found = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must be numbers of shape (n, {width}), got {type(values).__name__}") from error
+        raise DataError(
+            f"{name} must be numbers of shape (n, {width}), got {type(values).__name__}"
+        ) from error
     if found.ndim != 2 or found.shape[1] != width or not np.isfinite(found).all():
-        raise DataError(f"{name} must be finite numbers of shape (n, {width}), got shape {found.shape}")
+        raise DataError(
+            f"{name} must be finite numbers of shape (n, {width}), got shape {found.shape}"
+        )
     return found

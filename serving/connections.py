@@ -33,7 +33,9 @@ def most_connections(wanted: int) -> int:
     if resource is None:
         return wanted
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - RESERVED_FILES))
+    return (
+        wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - RESERVED_FILES))
+    )
 
 
 class Connection(H11Protocol):
@@ -77,8 +79,14 @@ class Connection(H11Protocol):
 
     def make_room(self) -> None:
         """End the connection that has waited longest for a head; where all are at work, refuse this one."""
-        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
-        waiting = {other.waiting_since: other for other in others if other.waiting_since is not None}
+        others = [
+            other
+            for other in self.connections
+            if isinstance(other, Connection) and other is not self
+        ]
+        waiting = {
+            other.waiting_since: other for other in others if other.waiting_since is not None
+        }
         if waiting:
             oldest = waiting[min(waiting)]
             self.connections.discard(oldest)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 def usable_cores() -> int:
     """Cores for the threads of a graph, at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
@@ -32,11 +34,18 @@ def group_limits(root: Path) -> Iterator[float]:
         group = Path(path)
         mount = root / "sys/fs/cgroup" / controllers
         # The path may be the host's, where the container sees its own group as the mount itself: its parents end there.
-        for folder in (mount / parent.relative_to(parent.anchor) for parent in (group, *group.parents)):
+        for folder in (
+            mount / parent.relative_to(parent.anchor) for parent in (group, *group.parents)
+        ):
             limit = read(folder / "cpu.max").split()
             if controllers:
-                limit = [read(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-            if len(limit) == 2 and all(map(str.isdigit, limit)):  # not "max" and not -1, which are no limit
+                limit = [
+                    read(folder / name).strip()
+                    for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                ]
+            if len(limit) == 2 and all(
+                map(str.isdigit, limit)
+            ):  # not "max" and not -1, which are no limit
                 quota, period = map(int, limit)
                 yield quota / max(period, 1)
 

@@ -49,7 +49,9 @@ async def sample(body: schemas.SampleRequest, request: Request) -> Response:
     places = [(seed, body.first_row + i) for i in range(body.n)]
 
     def write(places: Sequence[tuple[int, int]], **limits: Any) -> list[Any]:
-        return model.generate_rows([place[0] for place in places], [place[1] for place in places], **options, **limits)
+        return model.generate_rows(
+            [place[0] for place in places], [place[1] for place in places], **options, **limits
+        )
 
     deadline, positions = service.deadline(request, body.deadline), longest(model, body)
     samples = await service.run(request, deadline, write, places, positions, *options.items())
@@ -69,7 +71,9 @@ async def stream(body: schemas.StreamRequest, request: Request) -> Response:
     model = service.model(request)
     seed = secrets.randbits(32) if body.seed is None else body.seed
     deadline = service.deadline(request, body.deadline)
-    pieces = service.pieces(request, model, deadline, longest(model, body), seed=seed, row=body.row, **body.options())
+    pieces = service.pieces(
+        request, model, deadline, longest(model, body), seed=seed, row=body.row, **body.options()
+    )
     first = await anext(pieces, "")
 
     async def events() -> AsyncIterator[bytes]:
@@ -102,7 +106,12 @@ async def encode(body: schemas.TextsRequest, request: Request) -> Response:
     service = service_of(request)
     codes = await read(service, request, body, lambda model: model.encode)
     return Answer(
-        {"codes": [{"text": text, "code": code.tolist()} for text, code in zip(body.texts, codes, strict=True)]}
+        {
+            "codes": [
+                {"text": text, "code": code.tolist()}
+                for text, code in zip(body.texts, codes, strict=True)
+            ]
+        }
     )
 
 
@@ -113,12 +122,20 @@ async def reconstruct(body: schemas.TextsRequest, request: Request) -> Response:
     service.metrics.texts_written.labels("reconstruct").inc(len(again))
     pairs = zip(body.texts, again, strict=True)
     return Answer(
-        {"reconstructions": [{"text": text, "reconstruction": other, "equal": text == other} for text, other in pairs]}
+        {
+            "reconstructions": [
+                {"text": text, "reconstruction": other, "equal": text == other}
+                for text, other in pairs
+            ]
+        }
     )
 
 
 async def read(
-    service: Service, request: Request, body: schemas.TextsRequest, method: Callable[[Sampler], Callable[..., Any]]
+    service: Service,
+    request: Request,
+    body: schemas.TextsRequest,
+    method: Callable[[Sampler], Callable[..., Any]],
 ) -> list[Any]:
     """One result a text, of a method that takes texts and `unknown`."""
     model = service.model(request)
@@ -130,11 +147,18 @@ async def read(
 
 
 async def tokens_of(
-    service: Service, request: Request, deadline: float, texts: list[str], unknown: str, too_long: str = "refuse"
+    service: Service,
+    request: Request,
+    deadline: float,
+    texts: list[str],
+    unknown: str,
+    too_long: str = "refuse",
 ) -> np.ndarray:
     """Rows of ids (n, T), or the error of texts that the model cannot read."""
     read = service.model(request)._tokens
-    return await service.prepared(request, deadline, sum(map(len, texts)), read, texts, unknown, too_long)
+    return await service.prepared(
+        request, deadline, sum(map(len, texts)), read, texts, unknown, too_long
+    )
 
 
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
@@ -171,17 +195,28 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
     ) -> list[tuple[np.floating, np.ndarray]]:
         rows, seeds, samples = zip(*items, strict=True)
         with within(cancel=cancel):
-            _, kl, nats = model.score_tokens(np.stack(rows), np.array(seeds), np.array(samples), body.attribute)
-        nats = np.pad(nats, ((0, 0), (0, model.length - nats.shape[1])))  # pieces end with their longest text
+            _, kl, nats = model.score_tokens(
+                np.stack(rows), np.array(seeds), np.array(samples), body.attribute
+            )
+        nats = np.pad(
+            nats, ((0, 0), (0, model.length - nats.shape[1]))
+        )  # pieces end with their longest text
         return list(zip(kl, nats, strict=True))
 
     parts = await service.run(request, deadline, read, items, model.length, body.attribute)
     kl, nats = (np.stack([part[i] for part in parts]) for i in (0, 1))
     by_sample = (kl.reshape(body.samples, len(texts)), nats.reshape(body.samples, len(texts), -1))
     # One sample after the other, as Sampler.score adds them: np.mean would add a single text's in another order.
-    kl, nats = (np.add.accumulate(part, axis=0, dtype=float)[-1] / body.samples for part in by_sample)
+    kl, nats = (
+        np.add.accumulate(part, axis=0, dtype=float)[-1] / body.samples for part in by_sample
+    )
     return Answer(
-        {"scores": [vars(item) for item in scores_of(texts, tokens, kl, nats, model.manifest["mode"] == "lines")]}
+        {
+            "scores": [
+                vars(item)
+                for item in scores_of(texts, tokens, kl, nats, model.manifest["mode"] == "lines")
+            ]
+        }
     )
 
 
@@ -206,7 +241,9 @@ async def info(request: Request) -> Response:
     """The bundle's manifest: vocabulary, latent code, training summary, versions; and the server's limits."""
     service = service_of(request)
     manifest = json.dumps(service.model(request).info())
-    return Answer({**json.loads(manifest, parse_constant=lambda _: None), "limits": asdict(service.limits)})
+    return Answer(
+        {**json.loads(manifest, parse_constant=lambda _: None), "limits": asdict(service.limits)}
+    )
 
 
 async def page() -> Response:

@@ -7,7 +7,14 @@ import reprlib
 from typing import Any
 
 SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 3, 6, 6, 80, 80, 40
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = (
+    3,
+    6,
+    6,
+    80,
+    80,
+    40,
+)
 
 
 def shown(value: Any) -> str:

@@ -81,7 +81,9 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[Ru
     if deadline is not None and not 0 < real("deadline", deadline) <= threading.TIMEOUT_MAX:
         raise ConfigError(f"deadline must be a number of seconds above 0, got {deadline!r}")
     if cancel is not None and not isinstance(cancel, Cancellation):
-        raise ConfigError(f"cancel must be a Cancellation, whose cancel() ends the call, got {cancel!r:.80}")
+        raise ConfigError(
+            f"cancel must be a Cancellation, whose cancel() ends the call, got {cancel!r:.80}"
+        )
     if deadline is None and cancel is None:
         yield current_options()
         return
@@ -127,7 +129,12 @@ def limited(method: Function) -> Function:
     """A method that takes `deadline` (seconds) and `cancel` (a `Cancellation`) besides its own arguments."""
 
     @wraps(method)
-    def call(*arguments: Any, deadline: float | None = None, cancel: Cancellation | None = None, **named: Any) -> Any:
+    def call(
+        *arguments: Any,
+        deadline: float | None = None,
+        cancel: Cancellation | None = None,
+        **named: Any,
+    ) -> Any:
         with within(deadline, cancel):
             return method(*arguments, **named)
 

@@ -46,37 +46,50 @@ class Rule:
 
 def whole(low: int, high: int) -> Rule:
     """An int in [low, high]; true and false are none."""
-    return Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
+    return Rule(
+        f"a whole number from {low} to {high}",
+        lambda value: type(value) is int and low <= value <= high,
+    )
 
 
 def number(low: float, high: float) -> Rule:
     """An int or a float in [low, high]."""
     return Rule(
-        f"a number from {low:g} to {high:g}", lambda value: type(value) in (int, float) and low <= value <= high
+        f"a number from {low:g} to {high:g}",
+        lambda value: type(value) in (int, float) and low <= value <= high,
     )
 
 
 def text(most: int) -> Rule:
     """A text of at most `most` characters."""
-    return Rule(f"a text of at most {most} characters", lambda value: isinstance(value, str) and len(value) <= most)
+    return Rule(
+        f"a text of at most {most} characters",
+        lambda value: isinstance(value, str) and len(value) <= most,
+    )
 
 
 def one_of(*values: Any) -> Rule:
     """One of a few values, of the same type."""
     words = " or ".join(map(repr, values))
-    return Rule(words, lambda value: any(type(value) is type(each) and value == each for each in values))
+    return Rule(
+        words, lambda value: any(type(value) is type(each) and value == each for each in values)
+    )
 
 
 def matching(pattern: str, words: str) -> Rule:
     """A text that is all of a pattern."""
-    return Rule(words, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+    return Rule(
+        words, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+    )
 
 
 def list_of(rule: Rule, most: int) -> Rule:
     """A list of at most `most` values of a rule."""
     return Rule(
         f"a list of at most {most}, each {rule.words}",
-        lambda value: isinstance(value, list) and len(value) <= most and all(map(rule.holds, value)),
+        lambda value: (
+            isinstance(value, list) and len(value) <= most and all(map(rule.holds, value))
+        ),
     )
 
 
@@ -92,7 +105,9 @@ def plain(depth: int) -> Rule:
     """Any JSON value in which brackets nest at most `depth` deep."""
 
     def holds(value: Any, left: int = depth) -> bool:
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        parts = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
         return not parts or (left > 0 and all(holds(part, left - 1) for part in parts))
 
     return Rule(f"JSON whose brackets nest at most {depth} deep", holds)
@@ -118,7 +133,10 @@ NUMBER = number(-1e30, 1e30)
 FLAG = one_of(False, True)
 SETTING = Rule(
     "a setting: a text, a number, true, false or a list of up to 65536 texts or numbers",
-    lambda value: any(rule.holds(value) for rule in (TEXT, NUMBER, FLAG, list_of(TEXT, 2**16), list_of(NUMBER, 2**16))),
+    lambda value: any(
+        rule.holds(value)
+        for rule in (TEXT, NUMBER, FLAG, list_of(TEXT, 2**16), list_of(NUMBER, 2**16))
+    ),
 )
 OTHERS = "*"
 
@@ -173,10 +191,16 @@ DESCRIPTION: dict[str, Any] = {
         "bound_in_float32": NUMBER,
         "size_ratio": SIZE,
     },
-    "seed_test": {"seed": COUNT, "rows": whole(0, 128), "texts": list_of(text(LARGEST_MANIFEST), 128)},
+    "seed_test": {
+        "seed": COUNT,
+        "rows": whole(0, 128),
+        "texts": list_of(text(LARGEST_MANIFEST), 128),
+    },
     "endpoints": {
         name: {
-            "file": matching(r"[A-Za-z0-9_-]{1,100}\.onnx", "an .onnx file in the bundle's own folder"),
+            "file": matching(
+                r"[A-Za-z0-9_-]{1,100}\.onnx", "an .onnx file in the bundle's own folder"
+            ),
             "size": whole(1, LARGEST_GRAPH),
             "sha256": SHA256,
         }
@@ -191,14 +215,20 @@ AGREEMENTS: dict[str, Callable[[Mapping[str, Any]], tuple[Any, Any]]] = {
         len(SPECIALS) + len(it["vocabulary"]["symbols"]),
         it["model"]["vocabulary_size"],
     ),
-    "vocabulary.tokenizer and model.tokenizer": lambda it: (it["vocabulary"]["tokenizer"], it["model"]["tokenizer"]),
+    "vocabulary.tokenizer and model.tokenizer": lambda it: (
+        it["vocabulary"]["tokenizer"],
+        it["model"]["tokenizer"],
+    ),
     "latent.kind and model.latent": lambda it: (it["latent"]["kind"], it["model"]["latent"]),
     "latent.prior and model.prior": lambda it: (it["latent"]["prior"], it["model"]["prior"]),
     "latent.levels and the levels of model.latent_size": lambda it: (
         it["latent"]["levels"],
         0 if it["model"]["latent"] == "none" else len(it["model"]["latent_size"]),
     ),
-    "latent.attributes and model.attributes": lambda it: (it["latent"]["attributes"], it["model"]["attributes"]),
+    "latent.attributes and model.attributes": lambda it: (
+        it["latent"]["attributes"],
+        it["model"]["attributes"],
+    ),
     "seed_test.rows and the number of seed_test.texts": lambda it: (
         it["seed_test"]["rows"],
         len(it["seed_test"]["texts"]),
@@ -226,7 +256,11 @@ def check_manifest(manifest: Any) -> None:
 def first_fault(description: Any, value: Any, field: str = "") -> str | None:
     """The first fault of a value, as a sentence that names the field; None without."""
     if isinstance(description, Rule):
-        return None if description.holds(value) else f"{field} must be {description.words}, got {shown(value)}"
+        return (
+            None
+            if description.holds(value)
+            else f"{field} must be {description.words}, got {shown(value)}"
+        )
     if callable(description):
         fault: str | None = description(value)
         return fault

@@ -39,7 +39,10 @@ def watched(app: Any, limits: Limits, local: bool) -> Any:
                 status = message["status"]
                 if not body.complete:
                     await body.drain()
-                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+                    message = {
+                        **message,
+                        "headers": [*message.get("headers", ()), (b"connection", b"close")],
+                    }
             await send(message)
 
         strange = [host for host in headers(scope, b"host") if local and not is_local(host)]
@@ -78,14 +81,20 @@ class Body:
             return await self.inner()
         if self.declared <= self.most:
             seconds = self.service.limits.deadline
-            late = HTTPException(408, f"body: did not arrive in {seconds:g} seconds; send it faster")
+            late = HTTPException(
+                408, f"body: did not arrive in {seconds:g} seconds; send it faster"
+            )
             try:
                 async with self.service.until(self.began + seconds, late):
                     message = await self._next()
-            except Unavailable as error:  # FastAPI takes other errors of a body for those of its JSON
+            except (
+                Unavailable
+            ) as error:  # FastAPI takes other errors of a body for those of its JSON
                 raise HTTPException(503, str(error)) from None
         if max(self.declared, self.taken) > self.most:
-            raise HTTPException(413, f"body: must have at most {self.most:,} bytes; send it in several requests")
+            raise HTTPException(
+                413, f"body: must have at most {self.most:,} bytes; send it in several requests"
+            )
         return message
 
     async def drain(self) -> None:
@@ -108,7 +117,9 @@ def headers(scope: Any, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
-HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::[0-9]{0,5})?", re.ASCII)
+HOST = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::[0-9]{0,5})?", re.ASCII
+)
 """`uri-host [ ":" port ]` of RFC 9110, as far as names and addresses of this machine go."""
 
 
@@ -119,6 +130,8 @@ def is_local(host: str) -> bool:
         return host == ""
     name = parts["six"] or parts["name"].removesuffix(".").lower()
     try:
-        return name == "localhost" or ipaddress.ip_address(name).version == (6 if parts["six"] else 4)
+        return name == "localhost" or ipaddress.ip_address(name).version == (
+            6 if parts["six"] else 4
+        )
     except ValueError:
         return False

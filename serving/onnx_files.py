@@ -20,7 +20,16 @@ GRAPH = {"node": 1, "initializer": 5, "input": 11, "output": 12, "sparse_initial
 DECLARATION = {"name": 1, "type": 2}
 TYPE, SHAPE, DIMENSION = {"tensor_type": 1}, {"shape": 2}, {"dim": 1, "dim_value": 1}
 NODE = {"input": 1, "output": 2, "op_type": 4, "attribute": 5, "domain": 7}
-ATTRIBUTE = {"i": 3, "t": 5, "g": 6, "ints": 8, "tensors": 10, "graphs": 11, "sparse_tensor": 22, "sparse_tensors": 23}
+ATTRIBUTE = {
+    "i": 3,
+    "t": 5,
+    "g": 6,
+    "ints": 8,
+    "tensors": 10,
+    "graphs": 11,
+    "sparse_tensor": 22,
+    "sparse_tensors": 23,
+}
 TENSOR = {"dims": 1, "data_type": 2, "name": 8, "raw_data": 9, "external_data": 13}
 OPSET = {"domain": 1, "version": 2}
 ENTRY = {"key": 1, "value": 2}
@@ -44,10 +53,28 @@ SHORT = 64
 ENDLESS = 2**63
 """Sizes are counted up to here."""
 
-SIZED_BY = {"ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "OneHot": (1,), "Range": (0, 1), "Pad": (1,)}
+SIZED_BY = {
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "OneHot": (1,),
+    "Range": (0, 1),
+    "Pad": (1,),
+}
 """Operations that make as many numbers as the values of these inputs say."""
 
-ARITHMETIC = {"Add", "Cast", "Concat", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Unsqueeze"}
+ARITHMETIC = {
+    "Add",
+    "Cast",
+    "Concat",
+    "Identity",
+    "Max",
+    "Min",
+    "Mul",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+}
 """What sizes are computed with."""
 
 BROADCASTING = {
@@ -151,10 +178,14 @@ def read_graph(data: memoryview, found: Contents, outer: ChainMap[str, Value]) -
 def read_declaration(data: memoryview, found: Contents) -> tuple[str, tuple[int | None, ...]]:
     """The name and the shape of what a graph takes or gives."""
     declared = dict(fields(data, found))
-    kind = dict(fields(declared.get(DECLARATION["type"], NOTHING), found)).get(TYPE["tensor_type"], NOTHING)
+    kind = dict(fields(declared.get(DECLARATION["type"], NOTHING), found)).get(
+        TYPE["tensor_type"], NOTHING
+    )
     axes = fields(dict(fields(kind, found)).get(SHAPE["shape"], NOTHING), found)
     lengths = [
-        dict(fields(axis, found)).get(DIMENSION["dim_value"]) for number, axis in axes if number == DIMENSION["dim"]
+        dict(fields(axis, found)).get(DIMENSION["dim_value"])
+        for number, axis in axes
+        if number == DIMENSION["dim"]
     ]
     return text(declared[DECLARATION["name"]]), tuple(lengths)
 

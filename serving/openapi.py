@@ -28,11 +28,16 @@ def problems(statuses: Sequence[int]) -> dict[int | str, Any]:
     for status in statuses:
         told[status] = {
             "description": schemas.PROBLEMS[status][1],
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+            },
         }
         if status in (429, 503):
             told[status]["headers"] = {
-                "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}
+                "Retry-After": {
+                    "description": "seconds",
+                    "schema": {"type": "integer", "minimum": 0},
+                }
             }
     return told
 
@@ -47,7 +52,9 @@ def content_of(media_type: str, description: str, schema: Mapping[str, Any]) -> 
 def described(app: FastAPI, limits: Limits) -> dict[str, Any]:
     """The OpenAPI description, this server's limits included."""
     if not app.openapi_schema:
-        schema = get_openapi(title="kvae", version="1", description="Texts from a bundle of kvae.", routes=app.routes)
+        schema = get_openapi(
+            title="kvae", version="1", description="Texts from a bundle of kvae.", routes=app.routes
+        )
         parts = schema["components"]["schemas"]
         parts["Problem"] = schemas.Problem.model_json_schema()
         parts["SampleRequest"]["properties"]["n"]["maximum"] = limits.max_texts

@@ -42,7 +42,9 @@ class Refusal(Answer):
     media_type = "application/problem+json"
 
 
-def refusal(status: int, detail: str, headers: Mapping[str, str] | None = None, retry: int = 1) -> Response:
+def refusal(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, retry: int = 1
+) -> Response:
     """A problem as an answer; one that may be gone in `retry` seconds says so."""
     again = {"Retry-After": str(retry)} if status in (429, 503) else {}
     return Refusal(schemas.problem(status, detail), status, {**again, **(headers or {})})
@@ -59,7 +61,10 @@ async def of_kvae(request: Request, error: KvaeError) -> Response:
 async def of_validation(request: Request, error: RequestValidationError) -> Response:
     faults = list(error.errors())
     if faults[0]["type"] == "json_invalid":
-        return refusal(400, f"body: must be JSON, {faults[0]['ctx']['error']} at character {faults[0]['loc'][1]}")
+        return refusal(
+            400,
+            f"body: must be JSON, {faults[0]['ctx']['error']} at character {faults[0]['loc'][1]}",
+        )
     return refusal(422, "; ".join(map(sentence, faults[: schemas.SHOWN])))
 
 
@@ -69,7 +74,9 @@ async def of_http(request: Request, error: AnyHTTPException) -> Response:
         404: f"{cut(request.url.path)}: nothing is here; /docs lists what there is",
         405: f"{cut(request.url.path)}: does not take {cut(request.method)}; /docs lists what there is",
     }
-    return refusal(error.status_code, known.get(error.status_code, str(error.detail)), error.headers)
+    return refusal(
+        error.status_code, known.get(error.status_code, str(error.detail)), error.headers
+    )
 
 
 async def of_nobody(request: Request, error: Exception) -> Response:
@@ -96,7 +103,9 @@ def unknown_name(name: str) -> str:
     """What is said of an argument that there is not, with the nearest that there is."""
     name = cut(name)
     near = difflib.get_close_matches(name, ARGUMENTS, 1)
-    return f"{name}: is no argument here" + (f"; did you mean {near[0]}?" if near else "; /docs lists them")
+    return f"{name}: is no argument here" + (
+        f"; did you mean {near[0]}?" if near else "; /docs lists them"
+    )
 
 
 ARGUMENTS = sorted(

@@ -11,7 +11,12 @@ from .limits import checking
 
 
 def tokens_of(
-    texts: list[str], alphabet: Alphabet, length: int, lines: bool, unknown: str, too_long: str = "refuse"
+    texts: list[str],
+    alphabet: Alphabet,
+    length: int,
+    lines: bool,
+    unknown: str,
+    too_long: str = "refuse",
 ) -> np.ndarray:
     """Rows of ids (n, T) of the smallest integer type; `length` is T, and `lines` says that each row ends with an end mark.
     Raises `DataError` for texts that the model cannot read."""
@@ -28,7 +33,9 @@ def tokens_of(
         texts = [alphabet.cut(text, length - lines) for text in checking(texts)]
     tokens = np.empty((len(texts), length), np.min_scalar_type(len(alphabet)))
     for row, text in enumerate(checking(texts)):
-        tokens[row] = alphabet.row(text, length, row) if lines else window(text, alphabet, length, row)
+        tokens[row] = (
+            alphabet.row(text, length, row) if lines else window(text, alphabet, length, row)
+        )
     return tokens
 
 

@@ -54,7 +54,9 @@ def scores_of(
             bound=float(reconstruction[row] + kl[row]),
             reconstruction=float(reconstruction[row]),
             kl=float(kl[row]),
-            bits_per_character=float((reconstruction[row] + kl[row]) / (max(len(text) + end_marks, 1) * np.log(2.0))),
+            bits_per_character=float(
+                (reconstruction[row] + kl[row]) / (max(len(text) + end_marks, 1) * np.log(2.0))
+            ),
             nats=tuple(nats[row, : np.count_nonzero(tokens[row])].tolist()),
         )
         for row, text in enumerate(texts)

@@ -52,7 +52,10 @@ def bundle_session(bundle: Bundle, endpoint: str, threads: int | None = None) ->
 
 
 def run(
-    running: InferenceSession, endpoint: str, inputs: Mapping[str, Any], options: RunOptions | None = None
+    running: InferenceSession,
+    endpoint: str,
+    inputs: Mapping[str, Any],
+    options: RunOptions | None = None,
 ) -> list[np.ndarray]:
     """The outputs of one run of an endpoint's graph; raises `BundleError` where it fails."""
     feed = {name: np.asarray(value) for name, value in inputs.items()}
@@ -81,7 +84,15 @@ def way_out(error: Exception) -> str:
         return "there is not enough memory: close other programs, or use a machine with more"
     if isinstance(error, OSError):
         return "look at the disk it lies on, and at the rights of this user"
-    if any(sign in told for sign in ("not_implemented", "notimplemented", "could not find an implementation", "opset")):
+    if any(
+        sign in told
+        for sign in (
+            "not_implemented",
+            "notimplemented",
+            "could not find an implementation",
+            "opset",
+        )
+    ):
         return "update onnxruntime"
     return "try another version of onnxruntime; `kvae verify` says whether the bundle is whole"
 

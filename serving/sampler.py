@@ -59,7 +59,9 @@ class Sampler:
         return reopened, (type(self), self.bundle.path, self.threads, self.manifest["model_id"])
 
     @classmethod
-    def load(cls, path: str | Path, threads: int | None = None, endpoints: Sequence[str] = ("sampler",)) -> Sampler:
+    def load(
+        cls, path: str | Path, threads: int | None = None, endpoints: Sequence[str] = ("sampler",)
+    ) -> Sampler:
         """Open the bundle at `path`, on all usable cores or on `threads` of them.
 
         The graphs named by `endpoints` are verified and started now, the others when they are first needed.
@@ -87,7 +89,13 @@ class Sampler:
         return list(self.iterate(n, seed, **options))
 
     def iterate(
-        self, n: int, seed: int | None = None, *, first_row: int = 0, attribute: str | None = None, **options: Any
+        self,
+        n: int,
+        seed: int | None = None,
+        *,
+        first_row: int = 0,
+        attribute: str | None = None,
+        **options: Any,
     ) -> Iterator[Sample]:
         """As `generate`, but one after the other: memory does not grow with `n`."""
         n = whole("n", n, 0, LARGEST["row"])
@@ -103,17 +111,29 @@ class Sampler:
 
     @limited
     def generate_rows(
-        self, seeds: Sequence[int], rows: Sequence[int], *, attribute: str | None = None, **options: Any
+        self,
+        seeds: Sequence[int],
+        rows: Sequence[int],
+        *,
+        attribute: str | None = None,
+        **options: Any,
     ) -> list[Sample]:
         """Text i is row `rows[i]` of seed `seeds[i]`: what many callers asked for, written together."""
         if len(seeds) != len(rows):
-            raise ConfigError(f"seeds and rows must be equally many, got {len(seeds)} and {len(rows)}")
-        all_seeds = np.array([whole("seed", seed, 0, LARGEST["seed"]) for seed in checking(seeds)], np.int64)
-        all_rows = np.array([whole("row", row, 0, LARGEST["row"]) for row in checking(rows)], np.int64)
+            raise ConfigError(
+                f"seeds and rows must be equally many, got {len(seeds)} and {len(rows)}"
+            )
+        all_seeds = np.array(
+            [whole("seed", seed, 0, LARGEST["seed"]) for seed in checking(seeds)], np.int64
+        )
+        all_rows = np.array(
+            [whole("row", row, 0, LARGEST["row"]) for row in checking(rows)], np.int64
+        )
         self._check_attribute(attribute)
         chosen = choices(self.manifest, **options)
         places = (
-            (all_seeds[start : start + count], all_rows[start : start + count]) for start, count in chunks(len(rows))
+            (all_seeds[start : start + count], all_rows[start : start + count])
+            for start, count in chunks(len(rows))
         )
         return [sample for place in places for sample in self._write(*place, attribute, chosen)]
 
@@ -157,10 +177,17 @@ class Sampler:
                 if len(ready) > len(shown):
                     yield ready[len(shown) :]
                     shown = ready
-            yield from filter(None, [self.alphabet.decode(np.array([written], np.int64))[0][len(shown) :]])
+            yield from filter(
+                None, [self.alphabet.decode(np.array([written], np.int64))[0][len(shown) :]]
+            )
 
     def write_steps(
-        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: Mapping[str, Any], stop: Any = None
+        self,
+        z: np.ndarray,
+        seeds: np.ndarray,
+        rows: np.ndarray,
+        chosen: Mapping[str, Any],
+        stop: Any = None,
     ) -> Iterator[np.ndarray]:
         """Symbols (n,) of codes (n, d), position after position up to `max_length`, whatever has ended: the sampler's loop with
         its turns outside the graph. `chosen` is what `choices` makes."""
@@ -171,7 +198,9 @@ class Sampler:
             memory = {f"state_{number}": state for number, state in enumerate(states)}
             place = {"position": np.int64(position), "seed": seeds, "row": rows}
             here = projected[:, position]
-            previous, _, *states = self._run("step", stop, projected=here, previous=previous, **memory, **place, **step)
+            previous, _, *states = self._run(
+                "step", stop, projected=here, previous=previous, **memory, **place, **step
+            )
             yield previous
 
     def write_ids(
@@ -186,7 +215,10 @@ class Sampler:
         """The codes (n, d) behind rows first_row, first_row + 1, ... of `seed`: samples of the prior."""
         n, seed = whole("n", n, 0, LARGEST["row"]), whole("seed", seed, 0, LARGEST["seed"])
         first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
-        drawn = (self._codes(np.full(count, seed), np.arange(count) + first_row + start) for start, count in chunks(n))
+        drawn = (
+            self._codes(np.full(count, seed), np.arange(count) + first_row + start)
+            for start, count in chunks(n)
+        )
         return np.concatenate([np.zeros((0, self.latent_size), np.float32), *drawn])
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -197,7 +229,9 @@ class Sampler:
         return self.posterior(texts, unknown)[0]
 
     @limited
-    def posterior(self, texts: Sequence[str] | str, unknown: Unknown = "refuse") -> tuple[np.ndarray, np.ndarray]:
+    def posterior(
+        self, texts: Sequence[str] | str, unknown: Unknown = "refuse"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Means and log variances of q(z|x) for each text, (n, d) each."""
         if self.manifest["latent"]["kind"] == "none":
             raise ConfigError(
@@ -222,7 +256,9 @@ class Sampler:
             for start, count in chunks(len(tokens))
         ]
         empty = np.zeros((0, self.latent_size), np.float32)
-        mean, log_variance = (np.concatenate([empty, *(part[i] for part in parts)]) for i in range(2))
+        mean, log_variance = (
+            np.concatenate([empty, *(part[i] for part in parts)]) for i in range(2)
+        )
         return mean, log_variance
 
     @limited
@@ -259,7 +295,9 @@ class Sampler:
         seeds = np.full(len(texts), seed)
         kl, nats = np.zeros(()), np.zeros(())  # sums in double precision
         for row in range(samples):
-            _, some_kl, some_nats = self.score_tokens(tokens, seeds, np.full(len(texts), row), attribute)
+            _, some_kl, some_nats = self.score_tokens(
+                tokens, seeds, np.full(len(texts), row), attribute
+            )
             kl, nats = kl + some_kl, nats + some_nats
         kl, nats = kl / samples, nats / samples
         return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
@@ -272,7 +310,9 @@ class Sampler:
         if self._attributes:
             value = -1 if attribute is None else self._attributes.index(attribute)
             given["attribute"] = np.full(len(tokens), value, np.int32)
-        return self._run("scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **given)
+        return self._run(
+            "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **given
+        )
 
     # --- both --------------------------------------------------------------------------------------------------------
 
@@ -286,7 +326,10 @@ class Sampler:
         texts: list[str] = []
         for start, count in chunks(len(codes)):
             rows = np.arange(start, start + count)
-            texts += [sample.text for sample in self._decode(codes[rows], np.full(count, seed), rows, chosen)]
+            texts += [
+                sample.text
+                for sample in self._decode(codes[rows], np.full(count, seed), rows, chosen)
+            ]
         return texts
 
     @limited
@@ -307,7 +350,9 @@ class Sampler:
         the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
         return self.decode(self._codes_between(first, last, steps, path, unknown))
 
-    def _codes_between(self, first: str, last: str, steps: int, path: str, unknown: Unknown) -> np.ndarray:
+    def _codes_between(
+        self, first: str, last: str, steps: int, path: str, unknown: Unknown
+    ) -> np.ndarray:
         one_of("path", path, PATHS)
         steps = whole("steps", steps, 2, MOST_AROUND)
         start, stop = self.encode([first, last], unknown)
@@ -344,7 +389,10 @@ class Sampler:
 
     @limited
     def arithmetic(
-        self, plus: Sequence[str] | str, minus: Sequence[str] | str = (), unknown: Unknown = "refuse"
+        self,
+        plus: Sequence[str] | str,
+        minus: Sequence[str] | str = (),
+        unknown: Unknown = "refuse",
     ) -> str:
         """The text of the sum of the codes of `plus` without those of `minus`: what a is to b, x is to c, by plus=[b, c],
         minus=[a]."""
@@ -352,7 +400,9 @@ class Sampler:
         if not plus:
             raise ConfigError("plus must hold at least one text, got none")
         codes = self.encode([*plus, *minus], unknown)
-        return self.decode(codes[: len(plus)].sum(axis=0, keepdims=True) - codes[len(plus) :].sum(axis=0))[0]
+        return self.decode(
+            codes[: len(plus)].sum(axis=0, keepdims=True) - codes[len(plus) :].sum(axis=0)
+        )[0]
 
     def info(self) -> dict[str, Any]:
         """The manifest: vocabulary, latent code, limits, training summary, versions and the parity record."""
@@ -368,7 +418,9 @@ class Sampler:
         values = self._attributes
         if attribute is not None and attribute not in values:
             known = (
-                f"choose one of {', '.join(map(repr, values))}" if values else "the model was trained without labels"
+                f"choose one of {', '.join(map(repr, values))}"
+                if values
+                else "the model was trained without labels"
             )
             raise ConfigError(f"attribute {attribute!r} is unknown: {known}")
 
@@ -377,7 +429,9 @@ class Sampler:
         if attribute is None:
             return z
         values, z = self._attributes, z.copy()
-        z[:, z.shape[1] - len(values) :] = np.eye(len(values), dtype=z.dtype)[values.index(attribute)]
+        z[:, z.shape[1] - len(values) :] = np.eye(len(values), dtype=z.dtype)[
+            values.index(attribute)
+        ]
         return z
 
     def _codes(self, seeds: np.ndarray, rows: np.ndarray, stop: Any = None) -> np.ndarray:
@@ -393,21 +447,36 @@ class Sampler:
             z = np.zeros((0, self.latent_size), np.float32)
         return self._decode(z, seeds, rows, chosen)
 
-    def _decode(self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: dict[str, Any]) -> list[Sample]:
+    def _decode(
+        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: dict[str, Any]
+    ) -> list[Sample]:
         ids, log_probability = self.write_ids(z, seeds, rows, chosen)
         finished = (ids == END).any(axis=1)
         if self.manifest["mode"] == "fixed":
             finished |= ids.shape[1] == self.length
         values = self._attributes
-        labels = [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)] if values else [None] * len(rows)
+        labels = (
+            [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)]
+            if values
+            else [None] * len(rows)
+        )
         return [
-            Sample(text, int(seeds[i]), int(rows[i]), float(log_probability[i]), bool(finished[i]), labels[i])
+            Sample(
+                text,
+                int(seeds[i]),
+                int(rows[i]),
+                float(log_probability[i]),
+                bool(finished[i]),
+                labels[i],
+            )
             for i, text in enumerate(self.alphabet.decode(ids))
         ]
 
     def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
         """Rows of ids (n, T) of texts, as `tokens_of` makes them for this model."""
-        return tokens_of(texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long)
+        return tokens_of(
+            texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long
+        )
 
     def _session(self, endpoint: str) -> InferenceSession:
         """The running graph of an endpoint, verified and started when it is first needed."""
@@ -425,7 +494,9 @@ def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str
     sampler = kind.load(path, threads, endpoints=())
     found = sampler.manifest["model_id"]
     if found != model_id:
-        raise BundleError(f"{path}: holds the model {found} now, the pickled sampler had {model_id}; load it anew")
+        raise BundleError(
+            f"{path}: holds the model {found} now, the pickled sampler had {model_id}; load it anew"
+        )
     return sampler
 
 

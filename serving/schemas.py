@@ -30,20 +30,28 @@ class Request(BaseModel):
     @classmethod
     def known(cls, data: Any) -> Any:
         """Names that are not known end the check, and only the first are told: a body may hold a hundred thousand."""
-        strange = (name for name in data if name not in cls.model_fields) if isinstance(data, dict) else ()
+        strange = (
+            (name for name in data if name not in cls.model_fields)
+            if isinstance(data, dict)
+            else ()
+        )
         if names := list(islice(strange, SHOWN)):
             raise PydanticCustomError("unknown_names", "unknown names", {"names": names})
         return data
 
     deadline: float | None = Field(
-        None, ge=1e-3, description="seconds after which the answer is a 504; the server's own limit stays"
+        None,
+        ge=1e-3,
+        description="seconds after which the answer is a 504; the server's own limit stays",
     )
 
 
 def choice_field(name: str) -> Any:
     """The default, range and description of an option of how tokens are chosen."""
     choice = CHOICES[name]
-    return Field(choice.default, ge=choice.low, le=choice.high, description=choice.help + choice.request_note)
+    return Field(
+        choice.default, ge=choice.low, le=choice.high, description=choice.help + choice.request_note
+    )
 
 
 class Choices(Request):
@@ -64,7 +72,9 @@ class Choices(Request):
 
 class SampleRequest(Choices):
     n: int = Field(1, ge=0, description="how many texts")
-    seed: Seed | None = Field(None, description="same seed, same texts; drawn and told if not given")
+    seed: Seed | None = Field(
+        None, description="same seed, same texts; drawn and told if not given"
+    )
     first_row: Row = Field(0, description="row of the seed to go on from")
 
 
@@ -74,7 +84,9 @@ class StreamRequest(Choices):
 
 
 class Reading(Request):
-    unknown: Literal["refuse", "replace"] = Field("refuse", description="characters or words the model never saw")
+    unknown: Literal["refuse", "replace"] = Field(
+        "refuse", description="characters or words the model never saw"
+    )
 
 
 class TextsRequest(Reading):
@@ -93,7 +105,9 @@ class ScoreRequest(Request):
     samples: int = Field(1, ge=1, description="codes drawn for each text")
     seed: Seed = 0
     attribute: str | None = Field(None, description="the label of all texts; guessed if not given")
-    unknown: Literal["refuse", "replace"] = Field("replace", description="characters or words the model never saw")
+    unknown: Literal["refuse", "replace"] = Field(
+        "replace", description="characters or words the model never saw"
+    )
     too_long: Literal["refuse", "cut"] = Field("refuse", description="texts longer than the model")
 
 
@@ -101,7 +115,9 @@ class Sampled(BaseModel):
     text: str
     seed: int
     row: int
-    log_probability: float = Field(description="log p(text | z) at temperature 1, nats, the end mark included")
+    log_probability: float = Field(
+        description="log p(text | z) at temperature 1, nats, the end mark included"
+    )
     finished: bool = Field(description="whether the model ended the text, or its length did")
     attribute: str | None
 
@@ -153,7 +169,9 @@ class Status(BaseModel):
 class Info(BaseModel):
     """The bundle's manifest, and what this server allows."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())  # pydantic before 2.10 warns of `model_id`
+    model_config = ConfigDict(
+        extra="allow", protected_namespaces=()
+    )  # pydantic before 2.10 warns of `model_id`
 
     model_id: str
     limits: dict[str, float]
@@ -165,7 +183,9 @@ class Problem(BaseModel):
     type: str = Field(description="which kind of problem: urn:kvae:problem:...")
     title: str
     status: int
-    detail: str = Field(description="one sentence: the argument, the rule, the value received, the way out")
+    detail: str = Field(
+        description="one sentence: the argument, the rule, the value received, the way out"
+    )
 
 
 PROBLEMS = {

@@ -117,7 +117,9 @@ def serve(
     listening = bound(host, port)
     open_to_others = reaches_others(listening.getsockname()[0])
     if open_to_others:
-        say(f"--host {host}: whoever reaches this machine can use the model, without password or encryption")
+        say(
+            f"--host {host}: whoever reaches this machine can use the model, without password or encryption"
+        )
     with contextlib.closing(listening):
         load = partial(Sampler.load, path, threads, ENDPOINTS)
         app = application(load, limits, local=not open_to_others, measure=measured)
@@ -127,14 +129,18 @@ def serve(
         raise failure
 
 
-async def serving(app: FastAPI, listening: socket.socket, url: str, started: Callable[[str, str], None]) -> None:
+async def serving(
+    app: FastAPI, listening: socket.socket, url: str, started: Callable[[str, str], None]
+) -> None:
     """Take requests until told to stop."""
     loop = asyncio.get_running_loop()
     service: Service = app.state.service
     limits = service.limits
     config = uvicorn.Config(
         app,
-        http=partial(Connection, most=most_connections(limits.connections), head_seconds=limits.head_deadline),  # type: ignore[arg-type]
+        http=partial(
+            Connection, most=most_connections(limits.connections), head_seconds=limits.head_deadline
+        ),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_level="error",  # a line for each malformed request would fill the log
@@ -170,9 +176,13 @@ def bound(host: str, port: int) -> socket.socket:
     """A listening socket, or `ConfigError`."""
     whole("--port", port, 0, 65_535)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host: must be an address of this machine, got {host!r} ({error})") from error
+        raise ConfigError(
+            f"--host: must be an address of this machine, got {host!r} ({error})"
+        ) from error
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -56,7 +56,9 @@ class Limits:
             whole(name, getattr(self, name), 1, most)
         for name in ("deadline", "shutdown_deadline", "window", "head_deadline"):
             if not 0 < real(name, getattr(self, name)) <= 86_400:
-                raise ConfigError(f"{name} must be above 0 and at most 86400 seconds, got {getattr(self, name)}")
+                raise ConfigError(
+                    f"{name} must be above 0 and at most 86400 seconds, got {getattr(self, name)}"
+                )
 
 
 WORK = {
@@ -95,7 +97,9 @@ class Metrics:
         self.registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self.registry)
         named: dict[str, Any] = {"registry": self.registry}
-        self.requests = prometheus_client.Counter("kvae_requests", "Requests answered", ["endpoint", "status"], **named)
+        self.requests = prometheus_client.Counter(
+            "kvae_requests", "Requests answered", ["endpoint", "status"], **named
+        )
         self.seconds = prometheus_client.Histogram(
             "kvae_request_seconds",
             "From a request's first byte to the last of its answer",
@@ -103,8 +107,12 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             **named,
         )
-        self.running = prometheus_client.Gauge("kvae_requests_running", "Requests being answered", **named)
-        self.queue_depth = prometheus_client.Gauge("kvae_queue_depth", "Requests that wait for the model", **named)
+        self.running = prometheus_client.Gauge(
+            "kvae_requests_running", "Requests being answered", **named
+        )
+        self.queue_depth = prometheus_client.Gauge(
+            "kvae_queue_depth", "Requests that wait for the model", **named
+        )
         self.positions_waiting = prometheus_client.Gauge(
             "kvae_positions_waiting", "Positions that wait to be written or read", **named
         )
@@ -235,7 +243,9 @@ class Service:
         except TimeoutError:
             raise Unavailable(ENDED) if self.ended else late from None
 
-    async def patiently(self, request: Request, deadline: float, answer: asyncio.Future[Any]) -> Any:
+    async def patiently(
+        self, request: Request, deadline: float, answer: asyncio.Future[Any]
+    ) -> Any:
         """An answer, if it comes before the deadline and before the client leaves; else it is cancelled."""
         gone: asyncio.Future[Any] = asyncio.create_task(client_left(request))
         try:
@@ -250,7 +260,12 @@ class Service:
         return answer.result()
 
     async def prepared(
-        self, request: Request, deadline: float, characters: int, read: Callable[..., Any], *arguments: Any
+        self,
+        request: Request,
+        deadline: float,
+        characters: int,
+        read: Callable[..., Any],
+        *arguments: Any,
     ) -> Any:
         """What `read(*arguments)` makes of the input, before the model's work begins: in a thread, large inputs one by one."""
         cancellation = Cancellation()
@@ -259,7 +274,9 @@ class Service:
             with within(cancel=cancellation):
                 return read(*arguments)
 
-        answer = asyncio.get_running_loop().run_in_executor(self._readers[characters > LARGE_INPUT], call)
+        answer = asyncio.get_running_loop().run_in_executor(
+            self._readers[characters > LARGE_INPUT], call
+        )
         try:
             return await self.patiently(request, deadline, answer)
         finally:
@@ -292,9 +309,13 @@ class Service:
                 loop.call_soon_threadsafe(queue.put_nowait, piece)
             return turns
 
-        job = Job(("stream", object()), write, range(positions), 1, self.speeds[WORK["stream"]], deadline)
+        job = Job(
+            ("stream", object()), write, range(positions), 1, self.speeds[WORK["stream"]], deadline
+        )
         answer = self.batcher.submit(job)
-        answer.add_done_callback(lambda _: loop.call_soon(queue.put_nowait, None))  # after the pieces
+        answer.add_done_callback(
+            lambda _: loop.call_soon(queue.put_nowait, None)
+        )  # after the pieces
         try:
             while True:
                 async with self.until(deadline, not_done(deadline - request.state.began)):
@@ -327,9 +348,15 @@ def measured(sampler: Sampler) -> dict[str, Speed]:
         return Speed.of_two(length, small, MEASURED_ROWS * length, large)
 
     speeds = {
-        "writing": speed(lambda n: sampler.generate_rows([0] * n, rows[:n].tolist(), min_length=length)),
-        "scoring": speed(lambda n: sampler.score_tokens(tokens[:n], np.zeros(n, np.int64), rows[:n])),
-        "streaming": Speed(0.0, seconds(lambda: list(sampler.stream(0, 0, min_length=length))) / length, length),
+        "writing": speed(
+            lambda n: sampler.generate_rows([0] * n, rows[:n].tolist(), min_length=length)
+        ),
+        "scoring": speed(
+            lambda n: sampler.score_tokens(tokens[:n], np.zeros(n, np.int64), rows[:n])
+        ),
+        "streaming": Speed(
+            0.0, seconds(lambda: list(sampler.stream(0, 0, min_length=length))) / length, length
+        ),
     }
     if sampler.manifest["latent"]["kind"] != "none":
         speeds["reading"] = speed(lambda n: sampler.posterior_of_tokens(tokens[:n]))
@@ -337,7 +364,9 @@ def measured(sampler: Sampler) -> dict[str, Speed]:
 
 
 def not_done(seconds: float) -> DeadlineError:
-    return DeadlineError(f"deadline: not done in {seconds:g} seconds; give it more time, or ask for less at once")
+    return DeadlineError(
+        f"deadline: not done in {seconds:g} seconds; give it more time, or ask for less at once"
+    )
 
 
 async def client_left(request: Request) -> None:

@@ -40,5 +40,9 @@ def verify(path: str | Path) -> dict[str, Any]:
         "files": len(sampler.manifest["endpoints"]),
         "seed_test_texts": len(texts),
         "parity_at_export": sampler.manifest["parity"],
-        **({"quantization": sampler.manifest["quantization"]} if "quantization" in sampler.manifest else {}),
+        **(
+            {"quantization": sampler.manifest["quantization"]}
+            if "quantization" in sampler.manifest
+            else {}
+        ),
     }
