@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from kvae.serving.alphabet import LONGEST, MOST_SYMBOLS, SPECIALS
+from kvae.serving.alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS
 from kvae.serving.errors import ConfigError, shown
 
 from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
@@ -75,9 +75,9 @@ class Section:
 class ModelConfig(Section):
     """The slots and their sizes. T is `length`, V `vocabulary_size`, L the number of `latent_size`s."""
 
-    length: int = bounded(0, 0, LONGEST)
+    length: int = bounded(0, 0, MAX_LENGTH)
     """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
-    vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MOST_SYMBOLS)
+    vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MAX_SYMBOLS)
     """V, the special ids included; 0: chosen from the corpus."""
     tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
     """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
@@ -121,9 +121,9 @@ class ModelConfig(Section):
     head_units: int = sized(192, 1)
     head_layers: int = bounded(1, 1, MOST_LAYERS)
     """Causal convolutions of `bytenet` and `gated_conv`."""
-    head_kernel: int = bounded(2, 2, LONGEST)
+    head_kernel: int = bounded(2, 2, MAX_LENGTH)
     """Positions a causal convolution reads."""
-    head_dilation: int = bounded(1, 1, LONGEST)
+    head_dilation: int = bounded(1, 1, MAX_LENGTH)
     """Factor by which each causal convolution's dilation exceeds the one before."""
     head_embedding: int = sized(0, 0)
     """Size of the vectors of previous symbols; 0: as wide as the head needs."""

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.errors import ConfigError
 
 from .configuration import nearest
@@ -33,7 +33,7 @@ def at_temperature(temperature: float, seed: int | None = None) -> Chooser:
 
 
 def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, min_length: int = 1) -> Any:
-    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_WRITTEN` are never chosen, nor END before
+    """Codes (B, code_size) as tokens (B, T) int32, PAD behind each END. Ids in `NEVER_SAMPLED` are never chosen, nor END before
     position `min_length`: no corpus holds an empty text.
 
     `step` stands in for the head's, as that compiled for many batches.
@@ -57,7 +57,7 @@ def decode(model: TextVAE, z: Any, choose: Chooser = greedy, step: Any = None, m
 
 def writable(vocabulary_size: int, end: bool = True) -> Any:
     """(V,): 0 for symbols a decoder may write, END among them or not, `FORBIDDEN` for the others; added to logits."""
-    forbidden = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
+    forbidden = NEVER_SAMPLED if end else (*NEVER_SAMPLED, END)
     return ops.convert_to_tensor([FORBIDDEN if number in forbidden else 0.0 for number in range(vocabulary_size)])
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from kvae.serving import BundleError, Sampler
 from kvae.serving.bundle import ENDPOINTS, FORMAT_VERSION, OPSET, manifest_text
-from kvae.serving.onnx_files import MOST_PARTS, NotOnnx, contents_of
+from kvae.serving.onnx_files import MAX_FIELDS, NotOnnx, contents_of
 from kvae.serving.runtime import way_out
 
 
@@ -292,7 +292,7 @@ def test_graphs_in_graphs_and_too_many_parts_are_no_model() -> None:
     deep = b""
     for _ in range(3000):
         deep = message(1, message(4, b"If") + message(5, message(6, deep)))
-    for graph, reason in ((deep, "RecursionError"), (b"\x10\x00" * (MOST_PARTS + 1), "more than 1,048,576 parts")):
+    for graph, reason in ((deep, "RecursionError"), (b"\x10\x00" * (MAX_FIELDS + 1), "more than 1,048,576 parts")):
         with pytest.raises(NotOnnx, match=reason):
             contents_of(message(7, graph))
 

@@ -24,9 +24,9 @@ def within_deadline(run: Run) -> Run:
     """A command that has `--deadline` seconds."""
 
     def limited(options: argparse.Namespace) -> None:
-        from kvae.serving.limits import within
+        from kvae.serving.limits import call_limits
 
-        with within(options.deadline):
+        with call_limits(options.deadline):
             run(options)
 
     return limited
