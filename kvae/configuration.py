@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from kvae.serving.alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS
-from kvae.serving.errors import ConfigError, shown
+from kvae.serving.errors import ConfigError, short_repr
 
 from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
@@ -60,10 +60,10 @@ class Section:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from a plain dictionary; missing keys take their defaults, unknown ones raise `ConfigError`."""
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{section_name(cls)} must be an object of settings, got {shown(data)}")
+            raise ConfigError(f"{section_name(cls)} must be an object of settings, got {short_repr(data)}")
         for key in data:
             if key not in rules(cls):
-                raise ConfigError(f"{section_name(cls)} has no key {shown(key)}{nearest(str(key), rules(cls))}")
+                raise ConfigError(f"{section_name(cls)} has no key {short_repr(key)}{nearest(str(key), rules(cls))}")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -312,11 +312,11 @@ class Config(Section):
         for key, value in settings.items():
             section, _, name = key.partition(".")
             if section not in rules(Config) or not name:
-                raise ConfigError(f"setting {shown(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}")
+                raise ConfigError(f"setting {short_repr(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}")
             part = getattr(changed, section)
             if name not in rules(type(part)):
                 raise ConfigError(
-                    f"setting {shown(key)}: {section} has no key {shown(name)}{nearest(key, dotted_keys())}"
+                    f"setting {short_repr(key)}: {section} has no key {short_repr(name)}{nearest(key, dotted_keys())}"
                 )
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
@@ -388,13 +388,13 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
         too_small = low is not None and number is not None and number < low
         if too_small or (most is not None and number > most):
             limits = f"at least {low}" if high is None and too_small else f"between {low} and {most}"
-            raise ConfigError(f"{label} must be {limits}, got {shown(number)}")
+            raise ConfigError(f"{label} must be {limits}, got {short_repr(number)}")
         if isinstance(number, str) and len(number) > LONGEST_TEXT:
             raise ConfigError(f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}")
     if isinstance(value, tuple) and len(value) > bounds.get("most", MOST_LAYERS):
         raise ConfigError(f"{label} must be a list of at most {bounds.get('most', MOST_LAYERS)}, got {len(value):,}")
     if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
-        raise ConfigError(f"{label} must differ from each other and be no empty texts, got {shown(list(value))}")
+        raise ConfigError(f"{label} must differ from each other and be no empty texts, got {short_repr(list(value))}")
     return value
 
 
@@ -402,7 +402,7 @@ def chosen(label: str, choices: tuple[Any, ...], value: Any) -> Any:
     """`value`, if it is one of the choices."""
     if value not in choices:
         raise ConfigError(
-            f"{label} is {shown(value)}{nearest(value if isinstance(value, str) else shown(value), choices)}"
+            f"{label} is {short_repr(value)}{nearest(value if isinstance(value, str) else short_repr(value), choices)}"
         )
     return value
 
@@ -416,7 +416,7 @@ def converted(label: str, rule: Any, value: Any) -> Any:
     if get_origin(rule) is tuple:
         value = [value] if isinstance(value, get_args(rule)[0]) and not isinstance(value, bool) else value
         if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
-            raise ConfigError(f"{label} must be a list such as [64, 128], got {shown(value)}")
+            raise ConfigError(f"{label} must be a list such as [64, 128], got {short_repr(value)}")
         return tuple(converted(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) <= LARGEST[float] else value
@@ -427,5 +427,5 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         or value != value
     ):
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[rule]
-        raise ConfigError(f"{label} must be {kind}, got {shown(value)}")
+        raise ConfigError(f"{label} must be {kind}, got {short_repr(value)}")
     return value

@@ -17,7 +17,8 @@ from .errors import (
     ModelError,
 )
 from .limits import Cancellation
-from .sampler import Sample, Sampler, Score
+from .results import Sample, Score
+from .sampler import Sampler
 
 __all__ = [
     "AsyncSampler",

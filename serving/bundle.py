@@ -111,7 +111,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
             else "export it again"
         )
         raise BundleError(
-            f"{path}: bundle format {short_repr(version)}, this kvae reads {FORMAT_VERSION}; {way_out}"
+            f"{path}: bundle format {short_repr(version)}, this kvae reads {FORMAT_VERSION}; "
+            f"{way_out}"
         )
     if not unchanged:
         raise BundleError(
@@ -154,7 +155,7 @@ def file_of(bundle: Bundle, name: str) -> Path:
     """The file of an endpoint; raises `BundleError` if it is missing or its size differs from the
     manifest."""
     entry = bundle.manifest["endpoints"][name]
-    file = bundle.path / entry["file"]
+    file: Path = bundle.path / entry["file"]
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is missing"
         raise BundleError(f"{file}: {what}; copy the bundle again, all its files")

@@ -37,11 +37,13 @@ def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
 
 def as_texts(texts: Any) -> list[str]:
     """One text or several as a list; raises `DataError` otherwise."""
-    texts = [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, str):
+        return [texts]
     if isinstance(texts, Iterable) and not isinstance(texts, bytes):
         texts = list(texts)
         if all(isinstance(text, str) for text in texts):
-            return texts
+            checked: list[str] = texts
+            return checked
     raise DataError(f"texts must be one str or a sequence of str, got {texts!r:.80}")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import prometheus_client
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
+from pydantic import BaseModel
 
 from . import Cancellation, KvaeError, Sampler, schemas
 from .checks import as_int
@@ -39,7 +40,8 @@ PAGE_HEADERS = {
 
 
 def service_of(request: Request) -> Service:
-    return request.app.state.service
+    service: Service = request.app.state.service
+    return service
 
 
 async def sample(body: schemas.SampleRequest, request: Request) -> Response:
@@ -172,9 +174,11 @@ async def tokens_of(
 ) -> np.ndarray:
     """Rows of ids (n, T); raises `DataError` for texts that the model cannot read."""
     tokenize = service.model(request)._tokens
-    return await service.prepare(
-        request, deadline, sum(map(len, texts)), tokenize, texts, unknown, too_long
+    characters = sum(map(len, texts))
+    tokens: np.ndarray = await service.prepare(
+        request, deadline, characters, tokenize, texts, unknown, too_long
     )
+    return tokens
 
 
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
@@ -272,7 +276,7 @@ async def page() -> Response:
 
 Handler = Callable[..., Any]
 
-MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = {
+MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None]] = {
     "/sample": (sample, schemas.Samples),
     "/stream": (stream, None),
     "/encode": (encode, schemas.Codes),
@@ -282,7 +286,7 @@ MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = 
 }
 """Endpoints for POST, with the model of their answer; None: server-sent events."""
 
-STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tuple[int, ...]]] = {
+STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None, tuple[int, ...]]] = {
     "/health": (health, schemas.Status, (421,)),
     "/ready": (ready, schemas.Status, (421, 503)),
     "/metrics": (metrics, None, (421,)),

@@ -8,9 +8,9 @@ import contextlib
 import ipaddress
 import re
 import time
-from typing import Any
 
 from fastapi import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .batching import Unavailable
 from .endpoints import ENDPOINT_NAMES, MODEL_ENDPOINTS
@@ -21,11 +21,11 @@ DRAIN_SECONDS = 0.5
 """How long the rest of a body is read after its answer is known."""
 
 
-def with_metrics_and_limits(app: Any, limits: Limits, local: bool) -> Any:
+def with_metrics_and_limits(app: ASGIApp, limits: Limits, local: bool) -> ASGIApp:
     """The application `app` with metrics, a check of the Host header if `local`, and limited
     request bodies."""
 
-    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
@@ -39,7 +39,7 @@ def with_metrics_and_limits(app: Any, limits: Limits, local: bool) -> Any:
         scope.setdefault("state", {}).update(started_at=started_at, late=service.stopping.is_set())
         body = Body(scope, receive, service, started_at)
 
-        async def send_and_drain(message: Any) -> None:
+        async def send_and_drain(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -75,7 +75,7 @@ class Body:
     """A request body limited in size and time. An answer before the end of the body closes the
     connection."""
 
-    def __init__(self, scope: Any, receive: Any, service: Service, started_at: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, service: Service, started_at: float) -> None:
         self.inner, self.service, self.started_at = receive, service, started_at
         self.max_bytes = service.limits.max_body_bytes
         lengths = headers(scope, b"content-length")
@@ -85,7 +85,7 @@ class Body:
         """True when the whole body has arrived."""
         self.expects_continue = bool(headers(scope, b"expect"))
 
-    async def receive(self) -> Any:
+    async def receive(self) -> Message:
         """The next ASGI message; raises an error if the body is too large or too slow."""
         if self.complete:
             return await self.inner()
@@ -116,14 +116,14 @@ class Body:
                 while not self.complete and self.received_bytes <= last:
                     await self._next()
 
-    async def _next(self) -> Any:
+    async def _next(self) -> Message:
         message = await self.inner()
         self.received_bytes += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
         return message
 
 
-def headers(scope: Any, name: bytes) -> list[str]:
+def headers(scope: Scope, name: bytes) -> list[str]:
     """The values of a header of a request."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 

@@ -279,8 +279,8 @@ def read_tensor(data: memoryview, contents: Contents) -> tuple[str, Value]:
         ]
     elif kind in INTEGERS:
         dtype, typed = INTEGERS[kind]
-        written = [number for part in typed_data.get(typed, []) for number in varints(part)]
-        sizes = np.frombuffer(raw[: MAX_SIZE_VALUES * 8], dtype).tolist() if len(raw) else written
+        integers = [number for part in typed_data.get(typed, []) for number in varints(part)]
+        sizes = np.frombuffer(raw[: MAX_SIZE_VALUES * 8], dtype).tolist() if len(raw) else integers
     else:
         sizes = []
     return name, Value(tuple(shape), product(sizes) if count <= MAX_SIZE_VALUES else 1)

@@ -18,6 +18,16 @@ from .bundle import Bundle, checked_graph
 from .cores import usable_cores
 from .errors import BundleError
 
+__all__ = [
+    "InferenceSession",
+    "RunOptions",
+    "bundle_session",
+    "run",
+    "run_options",
+    "session",
+    "way_out",
+]
+
 QUIET = 4
 """Log level of sessions and runs: errors are raised and not logged as well."""
 

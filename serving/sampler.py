@@ -12,15 +12,16 @@ from typing import Any, Literal
 import numpy as np
 
 from .alphabet import END, REPLACEMENT, START, Alphabet
-from .bundle import ENDPOINTS, Bundle, read_bundle
+from .bundle import Bundle, read_bundle
 from .checks import as_float, as_int, as_matrix, as_texts, check_one_of
 from .choices import DRAWING, choices
 from .errors import BundleError, ConfigError, DataError
 from .limits import Cancellation, cancellable, current_options, limited, limited_options
+from .manifest import ENDPOINTS
 from .random_numbers import normals
 from .reading import tokens_of
 from .results import Sample, Score, scores_of
-from .runtime import InferenceSession, bundle_session, run
+from .runtime import InferenceSession, RunOptions, bundle_session, run
 from .walks import PATHS
 
 CHUNK = 128
@@ -198,7 +199,7 @@ class Sampler:
         seeds: np.ndarray,
         rows: np.ndarray,
         choice_inputs: Mapping[str, Any],
-        stop: Any = None,
+        stop: RunOptions | None = None,
     ) -> Iterator[np.ndarray]:
         """Token ids (n,) of latent codes (n, d), position by position up to `max_length`, also
         after END: the loop of the sampler graph, run outside the graph. `choice_inputs` is the
@@ -229,11 +230,11 @@ class Sampler:
         prior."""
         n, seed = as_int("n", n, 0, MAXIMA["row"]), as_int("seed", seed, 0, MAXIMA["seed"])
         first_row = as_int("first_row", first_row, 0, MAXIMA["row"] - n)
-        drawn = (
+        codes = (
             self._codes(np.full(count, seed), np.arange(count) + first_row + start)
             for start, count in chunks(n)
         )
-        return np.concatenate([np.zeros((0, self.latent_size), np.float32), *drawn])
+        return np.concatenate([np.zeros((0, self.latent_size), np.float32), *codes])
 
     # --- encoding and scoring --------------------------------------------------------------------
 
@@ -439,7 +440,8 @@ class Sampler:
 
     @property
     def _attributes(self) -> list[str]:
-        return self.manifest["latent"].get("attributes", [])
+        values: list[str] = self.manifest["latent"].get("attributes", [])
+        return values
 
     def _check_attribute(self, attribute: str | None) -> None:
         values = self._attributes
@@ -462,7 +464,9 @@ class Sampler:
         ]
         return z
 
-    def _codes(self, seeds: np.ndarray, rows: np.ndarray, stop: Any = None) -> np.ndarray:
+    def _codes(
+        self, seeds: np.ndarray, rows: np.ndarray, stop: RunOptions | None = None
+    ) -> np.ndarray:
         return self._run("prior", stop, seed=seeds, row=rows)[0]
 
     def _sample_rows(
@@ -518,7 +522,9 @@ class Sampler:
                 self._sessions[endpoint] = bundle_session(self.bundle, endpoint, self.threads)
             return self._sessions[endpoint]
 
-    def _run(self, endpoint: str, stop: Any = None, /, **inputs: Any) -> list[np.ndarray]:
+    def _run(
+        self, endpoint: str, stop: RunOptions | None = None, /, **inputs: Any
+    ) -> list[np.ndarray]:
         return run(self._session(endpoint), endpoint, inputs, stop or current_options())
 
 

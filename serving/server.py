@@ -19,13 +19,14 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from . import ConfigError, KvaeError, Sampler, schemas
-from .bundle import ENDPOINTS
+from . import ConfigError, KvaeError, Sampler
 from .checks import as_int
 from .connections import ACCEPTED_AT_ONCE, Connection, connection_limit
 from .endpoints import MODEL_ENDPOINTS, MODEL_PROBLEMS, STATE_ENDPOINTS, Handler, page
+from .manifest import ENDPOINTS
 from .middleware import with_metrics_and_limits
 from .openapi import EVENT, content_of, openapi_description, problems
 from .problems import (
@@ -85,7 +86,7 @@ def register(
     method: Callable[..., Any],
     path: str,
     handler: Handler,
-    model: type[schemas.BaseModel] | None,
+    model: type[BaseModel] | None,
     untyped_answer: Mapping[str, Any],
     statuses: Sequence[int],
 ) -> None:

@@ -117,7 +117,7 @@ class Metrics:
             "kvae_queue_depth", "Requests that wait for the model", **named
         )
         self.positions_waiting = prometheus_client.Gauge(
-            "kvae_positions_waiting", "Positions that wait to be written or read", **named
+            "kvae_positions_waiting", "Positions that wait to be processed", **named
         )
         sizes: dict[str, Any] = {"buckets": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
         self.batch_texts = prometheus_client.Histogram(
@@ -127,7 +127,7 @@ class Metrics:
             "kvae_batch_requests", "Requests run together", ["endpoint"], **sizes, **named
         )
         self.texts_written = prometheus_client.Counter(
-            "kvae_texts_written", "Texts the model wrote", ["endpoint"], **named
+            "kvae_texts_written", "Texts sampled by the model", ["endpoint"], **named
         )
 
     def batch(self, batch: Batch) -> None:
@@ -234,7 +234,8 @@ class Service:
 
     def deadline(self, request: Request, seconds: float | None) -> float:
         """The deadline of a request, on the clock of `time.monotonic`."""
-        return request.state.started_at + min(self.limits.deadline, seconds or self.limits.deadline)
+        started_at: float = request.state.started_at
+        return started_at + min(self.limits.deadline, seconds or self.limits.deadline)
 
     @contextlib.asynccontextmanager
     async def time_out(self, deadline: float, late: Exception) -> AsyncIterator[None]:
@@ -305,7 +306,9 @@ class Service:
         equal `shared` run together."""
         endpoint = request.url.path[1:]
         job = Job((endpoint, *shared), run, items, positions, self.speeds[WORK[endpoint]], deadline)
-        return await self.answer_in_time(request, deadline, self.batcher.submit(job))
+        answer = self.batcher.submit(job)
+        results: list[Any] = await self.answer_in_time(request, deadline, answer)
+        return results
 
     async def pieces(
         self, request: Request, sampler: Sampler, deadline: float, positions: int, **options: Any

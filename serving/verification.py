@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .bundle import ENDPOINTS
 from .errors import CheckFailed
+from .manifest import ENDPOINTS
 from .sampler import Sampler
 
 SEED_TEST_SECONDS = 600.0

@@ -8,7 +8,8 @@ import numpy as np
 def straight(start: np.ndarray, stop: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """Points (n, d) on the line from `start` to `stop` (d,), at `fractions` (n, 1) of its
     length."""
-    return start + fractions * (stop - start)
+    points: np.ndarray = start + fractions * (stop - start)
+    return points
 
 
 def arc(start: np.ndarray, stop: np.ndarray, fractions: np.ndarray) -> np.ndarray:
@@ -18,9 +19,9 @@ def arc(start: np.ndarray, stop: np.ndarray, fractions: np.ndarray) -> np.ndarra
     angle = np.arccos(np.clip(start @ stop / lengths, -1.0, 1.0)) if lengths else 0.0
     if np.sin(angle) < 1e-6:
         return straight(start, stop, fractions)
-    return (np.sin((1.0 - fractions) * angle) * start + np.sin(fractions * angle) * stop) / np.sin(
-        angle
-    )
+    weighted_sum = np.sin((1.0 - fractions) * angle) * start + np.sin(fractions * angle) * stop
+    points: np.ndarray = weighted_sum / np.sin(angle)
+    return points
 
 
 PATHS = {"linear": straight, "spherical": arc}

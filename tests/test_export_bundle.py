@@ -131,7 +131,7 @@ def test_parity_finds_a_model_that_has_moved_on(run_folder: Path, bundle_folder:
 def test_a_model_whose_weights_are_no_numbers_is_refused(run_folder: Path, bundle_folder: Path, tmp_path: Path) -> None:
     trained = load_run(run_folder)
     trained.model.head.classify.bias.assign(np.full(len(trained.alphabet), np.nan, np.float32))
-    with pytest.raises(BundleError, match="weights that are infinite or no numbers"):
+    with pytest.raises(BundleError, match="weights that are infinite or NaN"):
         write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

@@ -344,7 +344,7 @@ def test_five_hundred_changes_that_every_file_agrees_on(
         ("[" * 100_000 + "]" * 100_000, "brackets nest deeper"),
         ('{"format":' * 100_000, "brackets nest deeper"),
         ("[" * 600 + "]" * 600, "not the manifest of a kvae bundle"),
-        ('{"format": "kvae-bundle", "format_version": 2, "x": ' + "[" * 600 + "]" * 600 + "}", "its sum differs"),
+        ('{"format": "kvae-bundle", "format_version": 2, "x": ' + "[" * 600 + "]" * 600 + "}", "its sha256 differs"),
         ("9" * 10_000, "it is not JSON"),
         ("1e999", "not the manifest"),
         ('{"format": "kvae-bundle", "format_version": [2]}', "bundle format [2], this kvae reads 2"),

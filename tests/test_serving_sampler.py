@@ -159,7 +159,7 @@ def test_info_is_the_manifest(sampler: Sampler) -> None:
         (lambda s: s.sample(1, top_p=0.0), ConfigError, "top_p must be above 0"),
         (lambda s: s.sample(1, top_k=-3), ConfigError, "top_k must be a whole number"),
         (lambda s: s.sample(1, max_length=17), ConfigError, "max_length must be a whole number from 1 to 16"),
-        (lambda s: s.sample(1, greedy=True, temperature=0.5), ConfigError, "greedy takes the likeliest symbol"),
+        (lambda s: s.sample(1, greedy=True, temperature=0.5), ConfigError, "greedy takes the most probable token"),
         (lambda s: s.encode(["KAMI", "KÄMI"]), DataError, "characters the model never saw: 'Ä' 1"),
         (lambda s: s.encode(["KAMI"], unknown="ignore"), ConfigError, "unknown must be"),
         (lambda s: s.encode(["K" * 16]), DataError, "text 0 has 16 characters, the model takes at most 15"),

@@ -912,7 +912,7 @@ def test_a_taken_port_is_one_line_and_exit_code_2(bundle_folder: Path) -> None:
     with listening_socket("127.0.0.1", 0) as taken:
         done = kvae("serve", str(bundle_folder), "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
-    assert re.fullmatch(r"kvae serve: --port: \d+ of 127.0.0.1 cannot be had .*\n", done.stderr)
+    assert re.fullmatch(r"kvae serve: --port: \d+ of 127.0.0.1 is not available .*\n", done.stderr)
 
 
 @pytest.mark.parametrize("arguments", [("--port", "70000"), ("--host", "no such host"), ("--deadline", "0")])
