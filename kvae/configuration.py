@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from kvae.serving.alphabet import LONGEST, MOST_SYMBOLS, SPECIALS
-from kvae.serving.errors import ConfigError, shown
+from kvae.serving.alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS
+from kvae.serving.errors import ConfigError, short_repr
 
 from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
@@ -63,12 +63,12 @@ class Section:
         """Build from a plain dictionary; missing keys take their defaults, unknown ones raise `ConfigError`."""
         if not isinstance(data, Mapping):
             raise ConfigError(
-                f"{section_name(cls)} must be an object of settings, got {shown(data)}"
+                f"{section_name(cls)} must be an object of settings, got {short_repr(data)}"
             )
         for key in data:
             if key not in rules(cls):
                 raise ConfigError(
-                    f"{section_name(cls)} has no key {shown(key)}{nearest(str(key), rules(cls))}"
+                    f"{section_name(cls)} has no key {short_repr(key)}{nearest(str(key), rules(cls))}"
                 )
         return cls(**data)
 
@@ -81,9 +81,9 @@ class Section:
 class ModelConfig(Section):
     """The slots and their sizes. T is `length`, V `vocabulary_size`, L the number of `latent_size`s."""
 
-    length: int = bounded(0, 0, LONGEST)
+    length: int = bounded(0, 0, MAX_LENGTH)
     """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
-    vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MOST_SYMBOLS)
+    vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MAX_SYMBOLS)
     """V, the special ids included; 0: chosen from the corpus."""
     tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
     """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
@@ -129,9 +129,9 @@ class ModelConfig(Section):
     head_units: int = sized(192, 1)
     head_layers: int = bounded(1, 1, MOST_LAYERS)
     """Causal convolutions of `bytenet` and `gated_conv`."""
-    head_kernel: int = bounded(2, 2, LONGEST)
+    head_kernel: int = bounded(2, 2, MAX_LENGTH)
     """Positions a causal convolution reads."""
-    head_dilation: int = bounded(1, 1, LONGEST)
+    head_dilation: int = bounded(1, 1, MAX_LENGTH)
     """Factor by which each causal convolution's dilation exceeds the one before."""
     head_embedding: int = sized(0, 0)
     """Size of the vectors of previous symbols; 0: as wide as the head needs."""
@@ -328,12 +328,12 @@ class Config(Section):
             section, _, name = key.partition(".")
             if section not in rules(Config) or not name:
                 raise ConfigError(
-                    f"setting {shown(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}"
+                    f"setting {short_repr(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}"
                 )
             part = getattr(changed, section)
             if name not in rules(type(part)):
                 raise ConfigError(
-                    f"setting {shown(key)}: {section} has no key {shown(name)}{nearest(key, dotted_keys())}"
+                    f"setting {short_repr(key)}: {section} has no key {short_repr(name)}{nearest(key, dotted_keys())}"
                 )
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
@@ -411,7 +411,7 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
             limits = (
                 f"at least {low}" if high is None and too_small else f"between {low} and {most}"
             )
-            raise ConfigError(f"{label} must be {limits}, got {shown(number)}")
+            raise ConfigError(f"{label} must be {limits}, got {short_repr(number)}")
         if isinstance(number, str) and len(number) > LONGEST_TEXT:
             raise ConfigError(
                 f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}"
@@ -422,7 +422,7 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
         )
     if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
         raise ConfigError(
-            f"{label} must differ from each other and be no empty texts, got {shown(list(value))}"
+            f"{label} must differ from each other and be no empty texts, got {short_repr(list(value))}"
         )
     return value
 
@@ -431,7 +431,7 @@ def chosen(label: str, choices: tuple[Any, ...], value: Any) -> Any:
     """`value`, if it is one of the choices."""
     if value not in choices:
         raise ConfigError(
-            f"{label} is {shown(value)}{nearest(value if isinstance(value, str) else shown(value), choices)}"
+            f"{label} is {short_repr(value)}{nearest(value if isinstance(value, str) else short_repr(value), choices)}"
         )
     return value
 
@@ -449,7 +449,7 @@ def converted(label: str, rule: Any, value: Any) -> Any:
             else value
         )
         if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
-            raise ConfigError(f"{label} must be a list such as [64, 128], got {shown(value)}")
+            raise ConfigError(f"{label} must be a list such as [64, 128], got {short_repr(value)}")
         return tuple(converted(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) <= LARGEST[float] else value
@@ -462,5 +462,5 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
             rule
         ]
-        raise ConfigError(f"{label} must be {kind}, got {shown(value)}")
+        raise ConfigError(f"{label} must be {kind}, got {short_repr(value)}")
     return value

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.errors import ConfigError
 
 from .configuration import nearest
@@ -44,7 +44,7 @@ def decode(
 ) -> Tensor:
     """Decode latent codes (B, code_size) to tokens (B, T) int32, with PAD after each END.
 
-    Ids in `NEVER_WRITTEN` are never chosen, and END not before position `min_length`: no corpus
+    Ids in `NEVER_SAMPLED` are never chosen, and END not before position `min_length`: no corpus
     holds an empty text. `step` replaces `model.head.step`, for instance by a compiled one that
     serves many batches.
     """
@@ -71,7 +71,7 @@ def logit_mask(vocabulary_size: int, end: bool = True) -> Tensor:
 
     With `end` false END is masked too.
     """
-    masked = NEVER_WRITTEN if end else (*NEVER_WRITTEN, END)
+    masked = NEVER_SAMPLED if end else (*NEVER_SAMPLED, END)
     return ops.convert_to_tensor(
         [MASKED_LOGIT if token in masked else 0.0 for token in range(vocabulary_size)]
     )

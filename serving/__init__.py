@@ -1,8 +1,10 @@
-"""Serving: texts from a bundle with numpy and onnxruntime alone. It imports nothing of kvae outside its own folder."""
+"""Sampling from a bundle with numpy and onnxruntime alone. This folder imports nothing else of
+kvae."""
 
 from typing import Any
 
-import numpy as _numpy  # noqa: F401  (imported by onnxruntime from within this package it takes 20 ms longer)
+# Import numpy before onnxruntime: onnxruntime's own import of numpy takes 20 ms longer.
+import numpy as _numpy  # noqa: F401
 
 from .errors import (
     BundleError,
@@ -15,7 +17,8 @@ from .errors import (
     ModelError,
 )
 from .limits import Cancellation
-from .sampler import Sample, Sampler, Score
+from .results import Sample, Score
+from .sampler import Sampler
 
 __all__ = [
     "AsyncSampler",
@@ -35,7 +38,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`AsyncSampler` when it is asked for: asyncio takes longer to import than all the rest of this folder."""
+    """Import `AsyncSampler` on first use: asyncio takes longer to import than the rest of this
+    folder."""
     if name != "AsyncSampler":
         raise AttributeError(f"module 'kvae.serving' has no attribute {name!r}")
     from .asynchronous import AsyncSampler

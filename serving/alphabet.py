@@ -1,7 +1,8 @@
-"""Text to symbol ids and back: the one place where the special ids, the tokenizers and the vocabulary rules stand.
+"""Text to token ids and back: special ids, tokenizers and the rules of a vocabulary.
 
-Ids 0 to 3 are special, the symbols of the alphabet follow from 4 on. A row of `tokens` is the text, one END, then PAD up
-to the model's length; a window cut from a stream is text alone.
+Ids 0 to 3 are special; the symbols of the alphabet follow from id 4. A row of `tokens` is the text,
+one END, then PAD up to the model's length. A window cut from a stream of text has no END and no
+PAD.
 """
 
 from __future__ import annotations
@@ -17,41 +18,41 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BundleError, DataError, shown
+from .errors import BundleError, DataError, short_repr
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>")
-NEVER_WRITTEN = (PAD, START, UNKNOWN)
-"""Ids a decoder may not choose; the probability of the others is renormalised."""
+NEVER_SAMPLED = (PAD, START, UNKNOWN)
+"""Ids that a decoder never samples; the probabilities of the other ids are renormalised."""
 
-LONGEST = 2**16
-"""T at most: positions of a text, its end mark included."""
+MAX_LENGTH = 2**16
+"""Largest model length T: positions of a text, its end mark included."""
 
-MOST_SYMBOLS = 2**20
-"""Symbols of an alphabet at most, the special ones not counted."""
+MAX_SYMBOLS = 2**20
+"""Largest number of symbols in an alphabet, without the special ones."""
 
 REPLACEMENT = "�"
-"""How an unknown symbol is shown when ids become text."""
+"""Text that stands for an unknown symbol when ids are decoded."""
 
 CONTINUATION = "##"
-"""What a wordpiece that goes on within a word begins with."""
+"""Prefix of a wordpiece that continues a word."""
 
-LONGEST_WORD = 100
-"""UTF-8 bytes of the longest word that is looked up in wordpieces; a longer one is unknown."""
+MAX_WORD_BYTES = 100
+"""Longest word, in UTF-8 bytes, that is split into wordpieces; a longer word is unknown."""
 
 
 def bytes_of(text: str) -> str:
-    """The UTF-8 bytes of a text, each as the character of that number."""
+    """The UTF-8 bytes of a text, each as the character with that code point."""
     return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def text_of_bytes(symbols: Iterable[str]) -> str:
-    """The text of `bytes_of`; sequences that are not UTF-8 are replaced."""
+    """The text with these bytes, the inverse of `bytes_of`; invalid UTF-8 is replaced."""
     return "".join(symbols).encode("latin-1").decode("utf-8", "replace")
 
 
 def words_of(text: str) -> list[str]:
-    """What stands between white space; a line break is a word of its own."""
+    """The words of a text, split at white space; a line break is a word of its own."""
     if "\n" not in text:
         return text.split()
     return [
@@ -62,19 +63,20 @@ def words_of(text: str) -> list[str]:
 
 
 def text_of_words(words: Iterable[str]) -> str:
-    """Words joined by one blank, line breaks without."""
+    """Words joined by single spaces, with no space around line breaks."""
     return " ".join(words).replace(" \n", "\n").replace("\n ", "\n")
 
 
-class Spacing(dict[int, str]):
-    """For `str.translate`: blanks around what is a unit of its own, a blank for what only separates units."""
+class UnitSpacing(dict[int, str]):
+    """Table for `str.translate` that separates units by spaces; filled on first use of each
+    character."""
 
     def __missing__(self, point: int) -> str:
-        self[point] = spaced(chr(point))
+        self[point] = spaced_character(chr(point))
         return self[point]
 
 
-SPACING = Spacing()
+UNIT_SPACING = UnitSpacing()
 
 IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
@@ -86,11 +88,13 @@ IDEOGRAPHS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-"""Ranges of code points that are units of their own, as in BERT (Devlin et al. 2019)."""
+"""Ranges of code points whose characters are units of their own, as in BERT (Devlin et al.
+2019)."""
 
 
-def spaced(symbol: str) -> str:
-    """A character as `Spacing` writes it."""
+def spaced_character(symbol: str) -> str:
+    """A character that is a unit of its own with spaces around it, white space and control
+    characters as one space, any other character unchanged."""
     category = unicodedata.category(symbol)
     ascii_sign = "!" <= symbol <= "~" and not symbol.isalnum()
     ideograph = any(first <= ord(symbol) <= last for first, last in IDEOGRAPHS)
@@ -100,55 +104,56 @@ def spaced(symbol: str) -> str:
 
 
 def units_of_pieces(text: str) -> list[str]:
-    """What wordpieces are made within: words, punctuation marks and ideographs (Devlin et al. 2019, no case folding)."""
-    return [unit for unit in text.translate(SPACING).split(" ") if unit]
+    """The words, punctuation marks and ideographs that are split into wordpieces (Devlin et al.
+    2019, no case folding)."""
+    return [unit for unit in text.translate(UNIT_SPACING).split(" ") if unit]
 
 
 def text_of_pieces(pieces: Iterable[str]) -> str:
-    """Pieces joined into words, words by one blank."""
+    """Wordpieces joined into words, words joined by single spaces."""
     return text_of_words(" ".join(pieces).replace(" " + CONTINUATION, "").split(" "))
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """How a text is taken apart and put together: `units` are looked up in the alphabet, `text` joins its symbols."""
+    """A way to split a text into units and to join symbols to a text."""
 
     tokens: str
-    """What tokens are called, in the plural."""
+    """What its tokens are called, in the plural."""
     unit: str
-    """What is known or unknown, in the plural."""
+    """What its units are called, in the plural: what the vocabulary knows or does not know."""
     units: Callable[[str], Sequence[str]]
     text: Callable[[Iterable[str]], str]
     symbol: str
-    """What a symbol of the alphabet is, in words."""
+    """What a symbol of the alphabet is, for messages."""
     is_symbol: Callable[[str], bool]
-    """The same, as a test of a text that is not empty."""
+    """True for a non-empty text that may be a symbol of the alphabet."""
     replacement: str = REPLACEMENT
-    """The symbol that is written for UNKNOWN."""
+    """The symbol that UNKNOWN is decoded to."""
 
 
 def is_character(symbol: str) -> bool:
-    """One Unicode code point, no half of a surrogate pair."""
+    """True for one Unicode code point that is not a surrogate."""
     return len(symbol) == 1 and not "\ud800" <= symbol <= "\udfff"
 
 
 def is_byte(symbol: str) -> bool:
-    """One of the characters U+0000 to U+00FF."""
+    """True for one of the characters U+0000 to U+00FF."""
     return len(symbol) == 1 and symbol <= "\xff"
 
 
 def is_word(symbol: str) -> bool:
-    """A word as `words_of` finds it: without white space, or a line break."""
+    """True for a word as `words_of` returns it: no white space, or a single line break."""
     return words_of(symbol) == [symbol] and is_unicode(symbol)
 
 
 def is_piece(symbol: str) -> bool:
-    """A wordpiece: without blanks, or a line break."""
+    """True for a wordpiece: no spaces, or a single line break."""
     return symbol == "\n" or (" " not in symbol and "\n" not in symbol and is_unicode(symbol))
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text holds no half of a surrogate pair."""
+    """True for a text without surrogates."""
     return text.isascii() or not any("\ud800" <= symbol <= "\udfff" for symbol in text)
 
 
@@ -184,8 +189,8 @@ TOKENIZERS: dict[str, Tokenizer] = {
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The distinct symbols a model knows, in the order of their ids: characters (Unicode code points), bytes (written as
-    the characters U+0000 to U+00FF), words or wordpieces."""
+    """The distinct symbols that a model knows, in the order of their ids: characters (Unicode code
+    points), bytes (as the characters U+0000 to U+00FF), words or wordpieces."""
 
     symbols: tuple[str, ...]
     tokenizer: str = "char"
@@ -198,7 +203,8 @@ class Alphabet:
         tokenizer: str = "char",
         min_count: int = 1,
     ) -> Alphabet:
-        """The `max_symbols` commonest units of `texts` (all of them by default), sorted by code point."""
+        """The alphabet of the `max_symbols` most frequent units of `texts` (default: all), sorted
+        by code point."""
         return cls.from_counts(count_units(texts, tokenizer), max_symbols, tokenizer, min_count)
 
     @classmethod
@@ -209,53 +215,58 @@ class Alphabet:
         tokenizer: str = "char",
         min_count: int = 1,
     ) -> Alphabet:
-        """The alphabet of a table of counts: units that occur `min_count` times, the commonest `max_symbols` of them; ties
-        at the cut go to the lower code point."""
+        """The alphabet of a table of counts: the `max_symbols` most frequent units that occur at
+        least `min_count` times. Of units with equal counts, those with the lower code points are
+        kept."""
         frequent = [symbol for symbol in counts if counts[symbol] >= min_count]
         commonest = sorted(frequent, key=lambda symbol: (-counts[symbol], symbol))[:max_symbols]
         return cls(tuple(sorted(commonest)), tokenizer)
 
     @classmethod
     def of_bytes(cls) -> Alphabet:
-        """All 256 bytes."""
+        """The alphabet of all 256 bytes."""
         return cls(tuple(map(chr, range(256))), "byte")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Alphabet:
-        """Read what `to_dict` wrote, of any JSON value; raises `BundleError` when it is something else."""
+        """The alphabet that `to_dict` wrote. Accepts any JSON value and raises `BundleError` if it
+        is not an alphabet."""
         wanted = ("tokenizer", "specials", "symbols")
         if not isinstance(data, Mapping) or set(data) != set(wanted):
             raise BundleError(
-                f"vocabulary must be an object of {', '.join(wanted)}, got {shown(data)}"
+                f"vocabulary must be an object of {', '.join(wanted)}, got {short_repr(data)}"
             )
         tokenizer, specials, symbols = (data[name] for name in wanted)
         if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
             known = " or ".join(map(repr, TOKENIZERS))
-            raise BundleError(f"vocabulary.tokenizer must be {known}, got {shown(tokenizer)}")
+            raise BundleError(f"vocabulary.tokenizer must be {known}, got {short_repr(tokenizer)}")
         if specials != list(SPECIALS):
             raise BundleError(
-                f"vocabulary.specials must be {list(SPECIALS)}, got {shown(specials)}"
+                f"vocabulary.specials must be {list(SPECIALS)}, got {short_repr(specials)}"
             )
-        if not isinstance(symbols, list) or len(symbols) > MOST_SYMBOLS:
-            got = f"a list of {len(symbols):,}" if isinstance(symbols, list) else shown(symbols)
+        if not isinstance(symbols, list) or len(symbols) > MAX_SYMBOLS:
+            got = (
+                f"a list of {len(symbols):,}" if isinstance(symbols, list) else short_repr(symbols)
+            )
             raise BundleError(
-                f"vocabulary.symbols must be a list of at most {MOST_SYMBOLS:,} texts, got {got}"
+                f"vocabulary.symbols must be a list of at most {MAX_SYMBOLS:,} texts, got {got}"
             )
         rules, seen = TOKENIZERS[tokenizer], set[str]()
         for place, symbol in enumerate(symbols):
             if not isinstance(symbol, str) or not symbol or not rules.is_symbol(symbol):
                 raise BundleError(
-                    f"vocabulary.symbols[{place}] must be {rules.symbol}, got {shown(symbol)}"
+                    f"vocabulary.symbols[{place}] must be {rules.symbol}, got {short_repr(symbol)}"
                 )
             if symbol in seen:
                 raise BundleError(
-                    f"vocabulary.symbols[{place}] must differ from all before it, got {shown(symbol)} twice"
+                    f"vocabulary.symbols[{place}] must differ from all before it, "
+                    f"got {short_repr(symbol)} twice"
                 )
             seen.add(symbol)
         return cls(tuple(symbols), tokenizer)
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary for JSON."""
+        """The alphabet as a plain dictionary for JSON."""
         return {
             "tokenizer": self.tokenizer,
             "specials": list(SPECIALS),
@@ -263,12 +274,12 @@ class Alphabet:
         }
 
     def __len__(self) -> int:
-        """V: the number of ids, the special ones included."""
+        """V, the number of ids, special ids included."""
         return len(SPECIALS) + len(self.symbols)
 
     @property
     def rules(self) -> Tokenizer:
-        """How texts are taken apart, and what the parts are called."""
+        """The tokenizer of this alphabet."""
         return TOKENIZERS[self.tokenizer]
 
     @cached_property
@@ -280,22 +291,24 @@ class Alphabet:
         return ("", "", "", self.rules.replacement, *self.symbols)
 
     @cached_property
-    def _pieces_of(self) -> Pieces:
-        return Pieces(self._id_of)
+    def _pieces_of(self) -> WordpieceIds:
+        return WordpieceIds(self._id_of)
 
     def ids(self, text: str) -> list[int]:
-        """One id a character, byte or word, or one for each wordpiece; UNKNOWN for what is outside the alphabet. No END."""
+        """The ids of a text: one per character, byte or word, or one per wordpiece. UNKNOWN stands
+        for units outside the alphabet. END is not appended."""
         units = self.rules.units(text)
         if self.tokenizer == "wordpiece":
             return [number for unit in units for number in self._pieces_of[unit]]
         return [self._id_of.get(unit, UNKNOWN) for unit in units]
 
     def count(self, text: str) -> int:
-        """How many tokens a text has, without END."""
+        """The number of tokens of a text, without END."""
         return len(self.ids(text)) if self.tokenizer == "wordpiece" else len(self.rules.units(text))
 
     def cut(self, text: str, most: int) -> str:
-        """The start of a text that has at most `most` tokens, in whole characters and whole words."""
+        """The longest start of a text with at most `most` tokens, in whole characters and whole
+        words."""
         units = self.rules.units(text)
         if self.tokenizer == "wordpiece":
             most = bisect_right(
@@ -306,7 +319,7 @@ class Alphabet:
         return self.rules.text(units[:most])
 
     def unknown(self, texts: Iterable[str]) -> Counter[str]:
-        """The characters or words of `texts` that the alphabet lacks, with their counts."""
+        """The characters or words of `texts` that are not in the alphabet, with their counts."""
         counts = count_units(texts, self.tokenizer)
         if self.tokenizer == "wordpiece":
             return Counter(
@@ -317,7 +330,7 @@ class Alphabet:
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Texts as rows of ids: `(len(texts), length)` int32, each text followed by END and PAD.
 
-        A text may have at most `length - 1` tokens: raises `DataError` otherwise, never cuts.
+        Raises `DataError` for a text of more than `length - 1` tokens; nothing is cut.
         """
         tokens = np.empty((len(texts), length), np.int32)
         for number, text in enumerate(texts):
@@ -325,17 +338,19 @@ class Alphabet:
         return tokens
 
     def row(self, text: str, length: int, number: int = 0) -> list[int]:
-        """The `length` ids of a text, END and PAD; as `encode` for one of many texts, the one that errors call `number`."""
+        """The ids of one text, padded with END and PAD to `length`. `number` is the index of the
+        text in error messages. Raises `DataError` as `encode` does."""
         ids = self.ids(text)
         if len(ids) >= length:
             raise DataError(
-                f"text {number} has {len(ids)} {self.rules.tokens}, the model takes at most {length - 1}: {text[:40]!r}...; "
-                f"shorten it"
+                f"text {number} has {len(ids)} {self.rules.tokens}, the model takes at most "
+                f"{length - 1}: {text[:40]!r}...; shorten it"
             )
         return [*ids, END, *[PAD] * (length - 1 - len(ids))]
 
     def decode(self, tokens: np.ndarray) -> list[str]:
-        """Rows of ids `(B, T)` as texts; a row ends before its first END or PAD. Raises `DataError` for ids outside 0..V-1."""
+        """Rows of ids `(B, T)` as texts; a row ends before its first END or PAD. Raises `DataError`
+        for ids outside 0..V-1."""
         tokens = np.asarray(tokens)
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(self):
             raise DataError(
@@ -354,12 +369,13 @@ class Alphabet:
         )
 
 
-class Pieces(dict[str, tuple[int, ...]]):
-    """The ids of each unit's wordpieces, found when first asked for: the longest piece that fits, again and again, and
-    UNKNOWN for the whole unit where none does (Wu et al. 2016; Devlin et al. 2019)."""
+class WordpieceIds(dict[str, tuple[int, ...]]):
+    """The ids of each unit's wordpieces, computed on first use. The longest wordpiece that fits is
+    taken repeatedly; if none fits, the whole unit is UNKNOWN (Wu et al. 2016; Devlin et al. 2019).
+    """
 
-    MOST = 1_000_000
-    """Units that are remembered; then the memory starts anew."""
+    MAX_UNITS = 1_000_000
+    """Size of the cache, in units; a full cache is emptied."""
 
     def __init__(self, id_of: Mapping[str, int]) -> None:
         super().__init__()
@@ -367,16 +383,17 @@ class Pieces(dict[str, tuple[int, ...]]):
         self.longest = max(map(len, id_of), default=0)
 
     def __missing__(self, unit: str) -> tuple[int, ...]:
-        if len(self) >= self.MOST:
+        if len(self) >= self.MAX_UNITS:
             self.clear()
-        self[unit] = found = self.matched(unit)
+        self[unit] = found = self.ids_of_unit(unit)
         return found
 
-    def matched(self, unit: str) -> tuple[int, ...]:
-        """The ids of a unit. A line break that the alphabet lacks is white space: none."""
+    def ids_of_unit(self, unit: str) -> tuple[int, ...]:
+        """The ids of a unit. A line break that is not in the alphabet counts as white space and has
+        no id."""
         if unit == "\n":
             return (self.id_of["\n"],) if "\n" in self.id_of else ()
-        if len(unit.encode("utf-8", "surrogatepass")) > LONGEST_WORD:
+        if len(unit.encode("utf-8", "surrogatepass")) > MAX_WORD_BYTES:
             return (UNKNOWN,)
         ids: list[int] = []
         start = 0
@@ -392,7 +409,7 @@ class Pieces(dict[str, tuple[int, ...]]):
 
 
 def count_units(texts: Iterable[str], tokenizer: str = "char") -> Counter[str]:
-    """How often each character, byte or word occurs."""
+    """The number of occurrences of each character, byte or word."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(TOKENIZERS[tokenizer].units(text))
@@ -400,7 +417,7 @@ def count_units(texts: Iterable[str], tokenizer: str = "char") -> Counter[str]:
 
 
 def one_line(text: str) -> str:
-    """A text with line breaks, tabs and whatever else a terminal would act on written out."""
+    """A text with line breaks, tabs and other control characters escaped, for terminals."""
     return "".join(
         symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode()
         for symbol in text

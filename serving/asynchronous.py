@@ -1,4 +1,4 @@
-"""The Sampler for asyncio: each call in a thread of its own, cancelled there when its task is."""
+"""The Sampler for asyncio: each call runs in a thread and is cancelled when its task is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sampler import Sampler
 
 
 def awaitable(name: str) -> Callable[..., Awaitable[Any]]:
-    """The method of that name as a coroutine; a task that is cancelled ends the computation too."""
+    """The method of that name as a coroutine; cancelling its task also stops the computation."""
 
     async def call(self: AsyncSampler, *arguments: Any, **named: Any) -> Any:
         cancellation = Cancellation()
@@ -30,8 +30,11 @@ def awaitable(name: str) -> Callable[..., Awaitable[Any]]:
 
 
 class AsyncSampler:
-    """A `Sampler` for asyncio: `await AsyncSampler.load("bundle")`, then the methods of `Sampler` that compute, to be
-    awaited; `stream` is an asynchronous iterator."""
+    """A `Sampler` for asyncio, loaded by `await AsyncSampler.load("bundle")`.
+
+    Its computing methods are coroutines with the arguments of `Sampler`'s; `stream` is an
+    asynchronous iterator.
+    """
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler

@@ -1,6 +1,7 @@
-"""Requests that wait for the model: each gets a fair share of it by cost, and those of one kind run as one batch.
+"""The queue of requests for the model: each gets a fair share of the model's time, and requests of
+one kind run as one batch.
 
-Everything here belongs to one event loop; only the model itself runs in a thread.
+Everything here runs in one event loop, except the model itself, which runs in a thread.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from . import Cancellation, KvaeError
 from .shares import FairClock, Speed
 
 Run = Callable[..., Sequence[Any]]
-"""`run(items, cancel=cancellation)`: one result for each item, in a thread."""
+"""`run(items, cancel=cancellation)` returns one result per item; it is called in a thread."""
 
-PLANNED = 0.8
-"""Share of its time within which a request has to be expected done when it is taken: the rest is for what comes after it and
-goes first, and for a machine that becomes slower."""
+PLANNED_SHARE = 0.8
+"""A new request is accepted only if it is expected to finish within this fraction of its time. The
+rest is a reserve for later requests that are served first, and for a machine that becomes slower.
+"""
 
 
 class Busy(KvaeError):
-    """More requests wait than the queue holds."""
+    """The queue is full."""
 
 
 class Unavailable(KvaeError):
-    """The server cannot do this now; it may in `retry` seconds."""
+    """The server cannot do this now; it may be able to in `retry` seconds."""
 
     def __init__(self, message: str, retry: int = 1) -> None:
         super().__init__(message)
@@ -40,20 +42,21 @@ class Unavailable(KvaeError):
 
 @dataclass(eq=False)
 class Job:
-    """What one request wants done; jobs of equal `kind` have the same `run` but for their items."""
+    """The work of one request. Jobs of equal `kind` can be run together: their `run` differs only
+    in its items."""
 
     kind: tuple[Hashable, ...]
     run: Run
     items: Sequence[Any]
     """Rows of a batch."""
     positions: int
-    """What the model writes or reads for an item."""
+    """Positions that the model processes per item."""
     speed: Speed
     deadline: float = math.inf
-    """When the answer has to be there, on the clock of `time.monotonic`."""
-    given: int = 0
-    """Items that run or have run."""
-    turn: float = 0.0
+    """Time at which the answer must be ready, on the clock of `time.monotonic`."""
+    items_taken: int = 0
+    """Number of items that have run or are running."""
+    finish_time: float = 0.0
     results: list[Any] = field(default_factory=list)
     answer: asyncio.Future[list[Any]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -61,40 +64,51 @@ class Job:
 
     @property
     def positions_left(self) -> int:
-        return (len(self.items) - self.given) * self.positions
+        return (len(self.items) - self.items_taken) * self.positions
 
     @property
     def seconds_left(self) -> float:
-        """What its waiting items cost in full pieces."""
-        return self.positions_left * self.speed.rate
+        """Cost in seconds of the items that still wait, run in pieces of full size."""
+        return self.positions_left * self.speed.seconds_per_position
 
     def next_items(self, most: int) -> Sequence[Any]:
-        """The next items, at most so many, which count as given."""
-        items = self.items[self.given : self.given + most]
-        self.given += len(items)
+        """Take the next items, at most `most`."""
+        items = self.items[self.items_taken : self.items_taken + most]
+        self.items_taken += len(items)
         return items
 
 
 Batch = Sequence[tuple[Job, Sequence[Any]]]
-"""Jobs, with the items of each that run now."""
+"""The jobs that run now, each with its items of this piece."""
 
 
 class Batcher:
-    """A queue of at most `longest` jobs and the thread that runs them, piece by piece, at most `most` items at a time.
+    """A queue of at most `max_jobs` jobs and the thread that runs them in pieces of at most
+    `max_items` items.
 
-    The next piece is of the job that equal shares would finish first (`FairClock`), filled up with what has the same kind: a
-    small request waits for one piece, and of large ones one after another is finished. A job that cannot be done in its
-    time, by the cost of what goes before it, is refused with `Unavailable`: when it comes, or when what came later and the
-    machine's speed made it so, but never once it was begun. `window` is how many seconds an idle model waits for company;
-    while it is busy, the jobs that come collect by themselves. `observe(batch)` is told of each batch.
+    The next piece belongs to the job that would finish first if all shared the model equally
+    (`FairClock`). The piece is filled up with items of other jobs of the same kind. So a small
+    request waits for one piece only, and large requests finish one after another.
+
+    A job that cannot finish in time, given the cost of the jobs before it, is refused with
+    `Unavailable`. This happens when it is submitted, or later if newer jobs or a slower machine
+    delay it, but never after its first piece has started.
+
+    `window` is the time in seconds that an idle model waits for more jobs to join a batch; while
+    the model is busy, jobs accumulate anyway. `observe(batch)` is called before each batch.
     """
 
     def __init__(
-        self, longest: int, most: int, window: float, observe: Callable[[Batch], None]
+        self, max_jobs: int, max_items: int, window: float, observe: Callable[[Batch], None]
     ) -> None:
-        self.longest, self.most, self.window, self.observe = longest, most, window, observe
+        self.max_jobs, self.max_items, self.window, self.observe = (
+            max_jobs,
+            max_items,
+            window,
+            observe,
+        )
         self.jobs: list[Job] = []
-        """What waits and what runs, in the order of their turns."""
+        """Waiting and running jobs, in the order in which they are served."""
         self.running: Batch = ()
         self.clock = FairClock()
         self._piece_ends = 0.0
@@ -103,7 +117,7 @@ class Batcher:
 
     @property
     def waiting(self) -> list[Job]:
-        """Jobs that the model does not run at this moment."""
+        """Jobs of which no item is running now."""
         running = {id(job) for job, _ in self.running}
         return [job for job in self.jobs if id(job) not in running]
 
@@ -112,21 +126,22 @@ class Batcher:
         return sum(job.positions_left for job in self.jobs)
 
     def submit(self, job: Job) -> asyncio.Future[list[Any]]:
-        """Queue a job; its results, one an item. Cancel the future to take it back. Raises `Busy` where the queue is full;
-        the future fails with `Unavailable` where the job cannot be done in its time."""
-        if len(self.waiting) >= self.longest:
+        """Queue a job and return the future of its results, one per item. Cancel the future to
+        withdraw the job. Raises `Busy` if the queue is full; the future fails with `Unavailable` if
+        the job cannot finish in time."""
+        if len(self.waiting) >= self.max_jobs:
             raise Busy(
-                f"the queue holds {self.longest} requests and is full; try again in a moment"
+                f"the queue holds {self.max_jobs} requests and is full; try again in a moment"
             )
-        job.turn = self.clock.enter(job.seconds_left)
-        insort(self.jobs, job, key=lambda other: other.turn)
+        job.finish_time = self.clock.enter(job.seconds_left)
+        insort(self.jobs, job, key=lambda other: other.finish_time)
         job.answer.add_done_callback(partial(self._leave, job))
-        self._refuse_what_is_late(newcomer=job)
+        self._refuse_late_jobs(new_job=job)
         self._arrived.set()
         return job.answer
 
     async def work(self) -> None:
-        """Run piece after piece, until cancelled."""
+        """Run piece after piece until cancelled."""
         while True:
             if not self.jobs:
                 self.clock = FairClock()
@@ -135,40 +150,48 @@ class Batcher:
                 await asyncio.sleep(self.window)
             if self.jobs:
                 await self._run(self._next_batch())
-                self._refuse_what_is_late()
+                self._refuse_late_jobs()
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Shut down the thread."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _leave(self, job: Job, answer: asyncio.Future[Any]) -> None:
         if job in self.jobs:
             self.jobs.remove(job)
             if answer.cancelled() or answer.exception():
-                self.clock.leave(job.turn)
+                self.clock.leave(job.finish_time)
         if not answer.cancelled():
-            answer.exception()  # seen, even where nobody waits for it any more
+            answer.exception()  # retrieved, so that asyncio does not log it
 
-    def _refuse_what_is_late(self, newcomer: Job | None = None) -> None:
-        """Refuse the jobs that are not begun and would be done too late; what they would cost is free for the others."""
+    def _refuse_late_jobs(self, new_job: Job | None = None) -> None:
+        """Refuse jobs that have not started and would finish too late; jobs behind them then finish
+        sooner."""
         now = time.monotonic()
         end, kinds = max(now, self._piece_ends), set()
         for job in list(self.jobs):
-            here = end + job.seconds_left + (job.speed.fixed if job.kind not in kinds else 0.0)
-            left = (job.deadline - now) * (PLANNED if job is newcomer else 1.0)
-            if here - now > left and not job.given and not job.answer.done():
+            expected_end = (
+                end + job.seconds_left + (job.speed.fixed if job.kind not in kinds else 0.0)
+            )
+            left = (job.deadline - now) * (PLANNED_SHARE if job is new_job else 1.0)
+            if expected_end - now > left and not job.items_taken and not job.answer.done():
                 job.answer.set_exception(
-                    too_late(here - now, job.deadline - now, here - now - left)
+                    lateness_error(
+                        expected_end - now, job.deadline - now, expected_end - now - left
+                    )
                 )
                 self._leave(job, job.answer)
             else:
-                end = here
+                end = expected_end
                 kinds.add(job.kind)
 
     def _next_batch(self) -> Batch:
-        """Of the job whose turn it is what a piece holds, and of its kind what fits beside it."""
+        """The next piece: items of the first job, filled up with items of other jobs of its
+        kind."""
         first = self.jobs[0]
-        room = int(max(1, min(self.most, first.speed.piece // max(first.positions, 1))))
+        room = int(
+            max(1, min(self.max_items, first.speed.positions_per_piece // max(first.positions, 1)))
+        )
         batch = []
         for job in self.jobs:
             if job.kind == first.kind and (room or job is first):
@@ -177,18 +200,19 @@ class Batcher:
         return batch
 
     async def _run(self, batch: Batch) -> None:
-        """Run a piece. Inputs were checked before: what fails here fails for all of one kind."""
+        """Run one piece. Inputs were checked before, so an error here is an error of every job in
+        the piece."""
         cancellation = Cancellation()
 
-        def unwanted(_: Any) -> None:
+        def cancel_if_all_done(_: Any) -> None:
             if all(job.answer.done() for job, _ in batch):
                 cancellation.cancel()
 
         for job, _ in batch:
-            job.answer.add_done_callback(unwanted)
+            job.answer.add_done_callback(cancel_if_all_done)
         first, items = batch[0][0], [item for _, items in batch for item in items]
-        positions, began = len(items) * first.positions, time.monotonic()
-        self.running, self._piece_ends = batch, began + first.speed.seconds(positions)
+        positions, started_at = len(items) * first.positions, time.monotonic()
+        self.running, self._piece_ends = batch, started_at + first.speed.seconds(positions)
         self.observe(batch)
         call = partial(first.run, items, cancel=cancellation)
         try:
@@ -201,22 +225,24 @@ class Batcher:
             return
         finally:
             self.running = ()
-        first.speed.saw(positions, time.monotonic() - began)
-        self.clock.advance(positions * first.speed.rate)
-        for job, some in batch:
-            job.results += results[: len(some)]
-            results = results[len(some) :]
+        first.speed.update(positions, time.monotonic() - started_at)
+        self.clock.advance(positions * first.speed.seconds_per_position)
+        for job, job_items in batch:
+            job.results += results[: len(job_items)]
+            results = results[len(job_items) :]
             if not job.answer.done() and len(job.results) == len(job.items):
                 job.answer.set_result(job.results)
             if job.answer.done():
                 self._leave(job, job.answer)
 
 
-def too_late(needed: float, left: float, over: float) -> Unavailable:
-    """A request that would be done `needed` seconds from now, has `left`, and is `over` seconds beyond what may be planned."""
+def lateness_error(needed: float, left: float, over: float) -> Unavailable:
+    """The refusal of a request that would take `needed` seconds from now, has `left` seconds, and
+    exceeds its planned time by `over` seconds."""
     retry = max(1, math.ceil(over))
     return Unavailable(
-        f"deadline: this would take {needed:.2g} seconds, what goes first included, and has {max(left, 0.0):.2g}; "
-        f"try again in {retry} s, ask for less at once, or give it more time",
+        f"deadline: this would take {needed:.2g} seconds, earlier requests included, "
+        f"and has {max(left, 0.0):.2g}; try again in {retry} s, ask for less at once, "
+        f"or give it more time",
         retry,
     )

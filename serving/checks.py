@@ -1,4 +1,4 @@
-"""Arguments that are what they must be, or an error that names the argument, the rule and the value."""
+"""Checks of arguments; each error names the argument, the rule and the value received."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from .errors import ConfigError, DataError
 
 
-def whole(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int in [low, high], or `ConfigError`."""
+def as_int(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int in [low, high]; raises `ConfigError` otherwise."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | np.integer)
@@ -21,32 +21,34 @@ def whole(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
-def real(name: str, value: Any) -> float:
-    """`value` as a number, or `ConfigError`."""
+def as_float(name: str, value: Any) -> float:
+    """`value` as a float; raises `ConfigError` if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ConfigError(f"{name} must be a number, got {value!r}")
     return float(value)
 
 
-def one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raise `ConfigError` for a value that is not among those allowed."""
+def check_one_of(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise `ConfigError` if a value is not one of those allowed."""
     allowed = list(allowed)
     if value not in allowed:
         raise ConfigError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
-def listed(texts: Any) -> list[str]:
-    """One text or several as a list, or `DataError`."""
-    texts = [texts] if isinstance(texts, str) else texts
+def as_texts(texts: Any) -> list[str]:
+    """One text or several as a list; raises `DataError` otherwise."""
+    if isinstance(texts, str):
+        return [texts]
     if isinstance(texts, Iterable) and not isinstance(texts, bytes):
         texts = list(texts)
         if all(isinstance(text, str) for text in texts):
-            return texts
+            checked: list[str] = texts
+            return checked
     raise DataError(f"texts must be one str or a sequence of str, got {texts!r:.80}")
 
 
-def numbers(name: str, values: Any, width: int) -> np.ndarray:
-    """`values` as finite float32 of shape (n, width), or `DataError`."""
+def as_matrix(name: str, values: Any, width: int) -> np.ndarray:
+    """`values` as finite float32 of shape (n, width); raises `DataError` otherwise."""
     try:
         with np.errstate(over="ignore"):  # infinite, and refused below
             found = np.asarray(values, np.float32)

@@ -1,7 +1,7 @@
-"""Connections that are bounded in number and time: uvicorn's own wait for the head of a request without end.
+"""Connections limited in number and time; uvicorn itself waits for a request head without limit.
 
-A connection that waits for a head, its first or its next, is ended after some seconds; where too many are open, the one that
-has waited longest makes room for a new one.
+A connection that waits too long for its first or its next request head is closed. When too many are
+open, the one that has waited longest is closed in favour of a new one.
 """
 
 from __future__ import annotations
@@ -17,58 +17,71 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 ACCEPTED_AT_ONCE = 8
-"""asyncio accepts as many connections in one go as uvicorn's backlog says, before any of them can be refused."""
+"""Backlog given to uvicorn: asyncio accepts that many connections at once, before any can be
+refused."""
 
 RESERVED_FILES = 64
-"""Open files that are not for connections: the graphs, the pipes, and what is accepted before it is counted."""
+"""Open files kept for other uses than connections: graphs, pipes, and connections not counted
+yet."""
 
 FLUSH_SECONDS = 30.0
-"""How long a closed connection may take to send what is left of its answer."""
+"""Seconds that a closed connection may take to send the rest of its answer."""
 
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+TOO_MANY_CONNECTIONS = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Connection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+)
 
 
-def most_connections(wanted: int) -> int:
-    """So many connections, or what the limit of open files has room for."""
+def connection_limit(requested: int) -> int:
+    """The number of connections to allow: `requested`, or fewer if the limit of open files is
+    lower."""
     if resource is None:
-        return wanted
+        return requested
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
-        wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - RESERVED_FILES))
+        requested
+        if files == resource.RLIM_INFINITY
+        else max(1, min(requested, files - RESERVED_FILES))
     )
 
 
 class Connection(H11Protocol):
-    """One connection of at most `most`; each head has to arrive within `head_seconds`."""
+    """One of at most `max_connections` connections; each request head must arrive within
+    `head_seconds`."""
 
-    def __init__(self, *arguments: Any, most: int, head_seconds: float, **named: Any) -> None:
+    def __init__(
+        self, *arguments: Any, max_connections: int, head_seconds: float, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
-        self.most, self.head_seconds = most, head_seconds
+        self.max_connections, self.head_seconds = max_connections, head_seconds
         self.waiting_since: float | None = None
-        """Since when a head is waited for; None while a request is answered."""
+        """Time since which the connection waits for a request head; None while a request is
+        answered."""
         self.head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.look()
-        if len(self.connections) > self.most:
+        self.update_head_timer()
+        if len(self.connections) > self.max_connections:
             self.make_room()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self.look()
+        self.update_head_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self.look()
+        self.update_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.head_timer:
             self.head_timer.cancel()
 
-    def look(self) -> None:
-        """Begin to wait for a head after an answer, and stop waiting when it is there."""
+    def update_head_timer(self) -> None:
+        """Start the timer of the next request head after an answer; stop it when the head has
+        arrived."""
         waits = self.cycle is None or self.cycle.response_complete
         if waits and self.waiting_since is None:
             self.waiting_since = self.loop.time()
@@ -78,7 +91,8 @@ class Connection(H11Protocol):
             self.head_timer.cancel()
 
     def make_room(self) -> None:
-        """End the connection that has waited longest for a head; where all are at work, refuse this one."""
+        """Close the connection that has waited longest for a head; if all are busy, refuse this
+        one."""
         others = [
             other
             for other in self.connections
@@ -92,10 +106,11 @@ class Connection(H11Protocol):
             self.connections.discard(oldest)
             oldest.transport.abort()
         else:
-            self.transport.write(FULL)
+            self.transport.write(TOO_MANY_CONNECTIONS)
             self.end()
 
     def end(self) -> None:
-        """Close, also where the client does not read what is left."""
+        """Close the connection, and abort it later if the client does not read the rest of the
+        answer."""
         self.transport.close()
         self.loop.call_later(FLUSH_SECONDS, self.transport.abort)

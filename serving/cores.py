@@ -1,4 +1,5 @@
-"""How many cores this process may use: those it may run on, and no more than its container is granted."""
+"""The number of cores that this process may use: its affinity, limited by the quota of its
+container."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores for the threads of a graph, at least 1."""
+    """The number of cores for the threads of a graph, at least 1."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -17,41 +18,41 @@ def usable_cores() -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float:
-    """CPU seconds that Linux control groups (versions 1 and 2) grant this process in each second: the least of all its
-    groups, infinite where none has a limit.
+    """CPU seconds per second that Linux control groups (versions 1 and 2) grant this process: the
+    minimum over all its groups, infinite without a limit.
 
-    The affinity does not show such a limit: threads beyond it are stopped in the middle of their work until the next period.
+    The affinity does not show this limit. Threads beyond it are stopped while they work, until the
+    next period.
     """
     return min(group_limits(root), default=math.inf)
 
 
 def group_limits(root: Path) -> Iterator[float]:
-    """The limits of the groups that /proc/self/cgroup names, and of those above them."""
-    for line in read(root / "proc/self/cgroup").splitlines():
+    """The limits of the groups in /proc/self/cgroup and of their parent groups."""
+    for line in text_or_empty(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         group = Path(path)
         mount = root / "sys/fs/cgroup" / controllers
-        # The path may be the host's, where the container sees its own group as the mount itself: its parents end there.
+        # In a container the path may be the host's while the mount is the container's own group.
+        # The parents of the path end at that mount.
         for folder in (
             mount / parent.relative_to(parent.anchor) for parent in (group, *group.parents)
         ):
-            limit = read(folder / "cpu.max").split()
+            limit = text_or_empty(folder / "cpu.max").split()
             if controllers:
                 limit = [
-                    read(folder / name).strip()
+                    text_or_empty(folder / name).strip()
                     for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
                 ]
-            if len(limit) == 2 and all(
-                map(str.isdigit, limit)
-            ):  # not "max" and not -1, which are no limit
+            if len(limit) == 2 and all(map(str.isdigit, limit)):  # "max" and -1 mean no limit
                 quota, period = map(int, limit)
                 yield quota / max(period, 1)
 
 
-def read(file: Path) -> str:
-    """What a file of the kernel says; nothing where there is none."""
+def text_or_empty(file: Path) -> str:
+    """The text of a kernel file; empty if the file does not exist."""
     try:
         return file.read_text(encoding="ascii")
     except (OSError, ValueError):

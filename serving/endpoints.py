@@ -1,4 +1,4 @@
-"""What the server answers at each address."""
+"""The handlers of the server's endpoints."""
 
 from __future__ import annotations
 
@@ -16,63 +16,81 @@ import numpy as np
 import prometheus_client
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
+from pydantic import BaseModel
 
 from . import Cancellation, KvaeError, Sampler, schemas
-from .checks import whole
-from .limits import within
+from .checks import as_int
+from .limits import call_limits
 from .problems import Answer, status_of
-from .results import scores_of
-from .sampler import LARGEST
+from .results import Sample, scores_of
+from .sampler import MAXIMA
 from .service import Service
 
 PAGE = Path(__file__).with_name("page.html")
 
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 def service_of(request: Request) -> Service:
-    return request.app.state.service
+    service: Service = request.app.state.service
+    return service
 
 
 async def sample(body: schemas.SampleRequest, request: Request) -> Response:
-    """New texts. Row i of a seed is the same text whatever `n`, and whoever else asks at the same time."""
+    """New texts. Row i of a seed is the same text for every `n`, whatever other requests run at the
+    same time."""
     service = service_of(request)
     model, options = service.model(request), body.options()
     service.check_texts("n", body.n)
-    whole("row", body.first_row + max(body.n - 1, 0), 0, LARGEST["row"])
+    as_int("row", body.first_row + max(body.n - 1, 0), 0, MAXIMA["row"])
     seed = secrets.randbits(32) if body.seed is None else body.seed
-    places = [(seed, body.first_row + i) for i in range(body.n)]
+    seeds_and_rows = [(seed, body.first_row + i) for i in range(body.n)]
 
-    def write(places: Sequence[tuple[int, int]], **limits: Any) -> list[Any]:
+    def sample_rows(seeds_and_rows: Sequence[tuple[int, int]], **limits: Any) -> list[Sample]:
         return model.generate_rows(
-            [place[0] for place in places], [place[1] for place in places], **options, **limits
+            [pair[0] for pair in seeds_and_rows],
+            [pair[1] for pair in seeds_and_rows],
+            **options,
+            **limits,
         )
 
-    deadline, positions = service.deadline(request, body.deadline), longest(model, body)
-    samples = await service.run(request, deadline, write, places, positions, *options.items())
+    deadline, positions = service.deadline(request, body.deadline), token_limit(model, body)
+    samples = await service.run(
+        request, deadline, sample_rows, seeds_and_rows, positions, *options.items()
+    )
     service.metrics.texts_written.labels("sample").inc(len(samples))
     return Answer({"samples": [vars(item) for item in samples]})
 
 
-def longest(model: Sampler, body: schemas.Choices) -> int:
-    """Tokens that a text may have: what it costs to write it."""
+def token_limit(model: Sampler, body: schemas.Choices) -> int:
+    """The maximum number of tokens of a text, which is what sampling it costs."""
     return min(body.max_length or model.length, model.length)
 
 
 async def stream(body: schemas.StreamRequest, request: Request) -> Response:
-    """One text as server-sent events: `data: {"piece": ...}` again and again, then the event `done` with text, seed and row,
-    or the event `problem`. The pieces joined are the text that /sample writes at that seed and row."""
+    """One text as server-sent events: `data: {"piece": ...}` for each piece, then the event `done`
+    with text, seed and row, or the event `problem`. The pieces joined are the text that /sample
+    returns for that seed and row."""
     service = service_of(request)
     model = service.model(request)
     seed = secrets.randbits(32) if body.seed is None else body.seed
     deadline = service.deadline(request, body.deadline)
     pieces = service.pieces(
-        request, model, deadline, longest(model, body), seed=seed, row=body.row, **body.options()
+        request,
+        model,
+        deadline,
+        token_limit(model, body),
+        seed=seed,
+        row=body.row,
+        **body.options(),
     )
     first = await anext(pieces, "")
 
@@ -81,30 +99,30 @@ async def stream(body: schemas.StreamRequest, request: Request) -> Response:
         try:
             async with contextlib.aclosing(pieces):
                 if first:
-                    yield event({"piece": first})
+                    yield server_sent_event({"piece": first})
                 async for piece in pieces:
                     text += piece
-                    yield event({"piece": piece})
+                    yield server_sent_event({"piece": piece})
         except KvaeError as error:
-            yield event(schemas.problem(status_of(error), str(error)), "problem")
+            yield server_sent_event(schemas.problem(status_of(error), str(error)), "problem")
             return
         service.metrics.texts_written.labels("stream").inc()
-        yield event({"text": text, "seed": seed, "row": body.row}, "done")
+        yield server_sent_event({"text": text, "seed": seed, "row": body.row}, "done")
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
 
 
-def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
+def server_sent_event(data: Mapping[str, Any], name: str | None = None) -> bytes:
     """A server-sent event."""
     lines = [f"event: {name}"] * (name is not None) + [f"data: {json.dumps(data)}"]
     return ("\n".join(lines) + "\n\n").encode()
 
 
 async def encode(body: schemas.TextsRequest, request: Request) -> Response:
-    """The latent codes of texts: the means of their posteriors."""
+    """The latent codes of texts: their posterior means."""
     service = service_of(request)
-    codes = await read(service, request, body, lambda model: model.encode)
+    codes = await results_of_texts(service, request, body, lambda model: model.encode)
     return Answer(
         {
             "codes": [
@@ -116,11 +134,11 @@ async def encode(body: schemas.TextsRequest, request: Request) -> Response:
 
 
 async def reconstruct(body: schemas.TextsRequest, request: Request) -> Response:
-    """Texts through their codes and back, greedily."""
+    """Texts encoded and decoded greedily."""
     service = service_of(request)
-    again = await read(service, request, body, lambda model: model.reconstruct)
-    service.metrics.texts_written.labels("reconstruct").inc(len(again))
-    pairs = zip(body.texts, again, strict=True)
+    decoded = await results_of_texts(service, request, body, lambda model: model.reconstruct)
+    service.metrics.texts_written.labels("reconstruct").inc(len(decoded))
+    pairs = zip(body.texts, decoded, strict=True)
     return Answer(
         {
             "reconstructions": [
@@ -131,13 +149,13 @@ async def reconstruct(body: schemas.TextsRequest, request: Request) -> Response:
     )
 
 
-async def read(
+async def results_of_texts(
     service: Service,
     request: Request,
     body: schemas.TextsRequest,
     method: Callable[[Sampler], Callable[..., Any]],
 ) -> list[Any]:
-    """One result a text, of a method that takes texts and `unknown`."""
+    """The results, one per text, of a method of `Sampler` that takes texts and `unknown`."""
     model = service.model(request)
     service.check_texts("texts", len(body.texts))
     deadline = service.deadline(request, body.deadline)
@@ -154,32 +172,35 @@ async def tokens_of(
     unknown: str,
     too_long: str = "refuse",
 ) -> np.ndarray:
-    """Rows of ids (n, T), or the error of texts that the model cannot read."""
-    read = service.model(request)._tokens
-    return await service.prepared(
-        request, deadline, sum(map(len, texts)), read, texts, unknown, too_long
+    """Rows of ids (n, T); raises `DataError` for texts that the model cannot read."""
+    tokenize = service.model(request)._tokens
+    characters = sum(map(len, texts))
+    tokens: np.ndarray = await service.prepare(
+        request, deadline, characters, tokenize, texts, unknown, too_long
     )
+    return tokens
 
 
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
-    """Texts on the way from one to another."""
+    """Texts at evenly spaced points between the latent codes of two texts."""
     service = service_of(request)
     model = service.model(request)
     service.check_texts("steps", body.steps)
-    deadline, read = service.deadline(request, body.deadline), model._codes_between
-    way = (body.first, body.last, body.steps, body.path, body.unknown)
-    codes = await service.prepared(request, deadline, len(body.first) + len(body.last), read, *way)
+    deadline = service.deadline(request, body.deadline)
+    characters = len(body.first) + len(body.last)
+    walk = (body.first, body.last, body.steps, body.path, body.unknown)
+    codes = await service.prepare(request, deadline, characters, model._codes_between, *walk)
 
-    def write(codes: Sequence[np.ndarray], **limits: Any) -> list[str]:
+    def decode(codes: Sequence[np.ndarray], **limits: Any) -> list[str]:
         return model.decode(np.stack(codes), **limits)
 
-    texts = await service.run(request, deadline, write, list(codes), model.length)
+    texts = await service.run(request, deadline, decode, list(codes), model.length)
     service.metrics.texts_written.labels("interpolate").inc(len(texts))
     return Answer({"interpolation": texts})
 
 
 async def score(body: schemas.ScoreRequest, request: Request) -> Response:
-    """How surprising texts are: upper bounds on -log p(text), nats, with their parts."""
+    """Upper bounds on -log p(text) in nats, with their parts."""
     service = service_of(request)
     model = service.model(request)
     service.check_texts("texts by samples", len(body.texts) * body.samples)
@@ -190,23 +211,23 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
         return Answer({"scores": []})
     items = [(row, body.seed, sample) for sample, row in product(range(body.samples), tokens)]
 
-    def read(
+    def score_items(
         items: Sequence[tuple[np.ndarray, int, int]], cancel: Cancellation
     ) -> list[tuple[np.floating, np.ndarray]]:
         rows, seeds, samples = zip(*items, strict=True)
-        with within(cancel=cancel):
+        with call_limits(cancel=cancel):
             _, kl, nats = model.score_tokens(
                 np.stack(rows), np.array(seeds), np.array(samples), body.attribute
             )
-        nats = np.pad(
-            nats, ((0, 0), (0, model.length - nats.shape[1]))
-        )  # pieces end with their longest text
+        # The rows of a piece are as long as its longest text.
+        nats = np.pad(nats, ((0, 0), (0, model.length - nats.shape[1])))
         return list(zip(kl, nats, strict=True))
 
-    parts = await service.run(request, deadline, read, items, model.length, body.attribute)
+    parts = await service.run(request, deadline, score_items, items, model.length, body.attribute)
     kl, nats = (np.stack([part[i] for part in parts]) for i in (0, 1))
     by_sample = (kl.reshape(body.samples, len(texts)), nats.reshape(body.samples, len(texts), -1))
-    # One sample after the other, as Sampler.score adds them: np.mean would add a single text's in another order.
+    # Samples are added one after another, as in Sampler.score: the order of np.mean would depend
+    # on the number of texts.
     kl, nats = (
         np.add.accumulate(part, axis=0, dtype=float)[-1] / body.samples for part in by_sample
     )
@@ -221,24 +242,26 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
 
 
 async def health() -> Response:
-    """Whether the process lives."""
+    """Whether the process runs."""
     return Answer({"status": "alive"})
 
 
 async def ready(request: Request) -> Response:
-    """Whether requests are taken: not while the graphs start, and not while the server shuts down."""
+    """Whether requests are accepted: not while the graphs are loaded, nor while the server shuts
+    down."""
     service_of(request).model(request)
     return Answer({"status": "ready"})
 
 
 async def metrics(request: Request) -> Response:
-    """For Prometheus."""
+    """Metrics for Prometheus."""
     content = prometheus_client.generate_latest(service_of(request).metrics.registry)
     return Response(content, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
 async def info(request: Request) -> Response:
-    """The bundle's manifest: vocabulary, latent code, training summary, versions; and the server's limits."""
+    """The bundle's manifest (vocabulary, latent code, training summary, versions) and the server's
+    limits."""
     service = service_of(request)
     manifest = json.dumps(service.model(request).info())
     return Answer(
@@ -247,13 +270,13 @@ async def info(request: Request) -> Response:
 
 
 async def page() -> Response:
-    """Playing with the model, and what there is to call."""
+    """A page to try the model and to read the API."""
     return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
 
 
 Handler = Callable[..., Any]
 
-MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = {
+MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None]] = {
     "/sample": (sample, schemas.Samples),
     "/stream": (stream, None),
     "/encode": (encode, schemas.Codes),
@@ -261,15 +284,16 @@ MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = 
     "/interpolate": (interpolate, schemas.Interpolation),
     "/score": (score, schemas.Scores),
 }
-"""What is POSTed, with what it answers; None: server-sent events."""
+"""Endpoints for POST, with the model of their answer; None: server-sent events."""
 
-STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tuple[int, ...]]] = {
+STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None, tuple[int, ...]]] = {
     "/health": (health, schemas.Status, (421,)),
     "/ready": (ready, schemas.Status, (421, 503)),
     "/metrics": (metrics, None, (421,)),
     "/info": (info, schemas.Info, (421, 503)),
 }
-"""What one GETs, with the statuses of its errors; None: plain text."""
+"""Endpoints for GET, with the model of their answer and the statuses of their errors; None: plain
+text."""
 
 MODEL_PROBLEMS = (400, 408, 413, 421, 422, 429, 500, 503, 504)
 ENDPOINT_NAMES = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}

@@ -1,4 +1,4 @@
-"""The errors a user of kvae can meet: one small tree, each branch with its exit code.
+"""The errors that a user of kvae can meet: one small tree; each class has its exit code.
 
 Every message is one line that names the argument, the rule, the value received and the way out.
 """
@@ -7,35 +7,30 @@ import reprlib
 from typing import Any
 
 SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother, SHORT.maxlong = (
-    3,
-    6,
-    6,
-    80,
-    80,
-    40,
-)
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict = 3, 6, 6
+SHORT.maxstring, SHORT.maxother, SHORT.maxlong = 80, 80, 40
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it: on one line and short, however large or deep it is."""
+def short_repr(value: Any) -> str:
+    """A value for an error message: on one line and short, however large or deeply nested it is."""
     return SHORT.repr(value)
 
 
 class KvaeError(Exception):
-    """Base of all errors that kvae raises on purpose. `exit_code` is what the command line returns."""
+    """Base class of all errors that kvae raises on purpose. `exit_code` is the exit code of the
+    command line."""
 
     exit_code = 1
 
 
 class CheckFailed(KvaeError):
-    """Something that was checked is not true: an exported graph that differs from the model, say."""
+    """A check that failed, such as an exported graph that differs from the model."""
 
     exit_code = 1
 
 
 class ConfigError(KvaeError):
-    """A configuration, a preset or an argument that names something impossible."""
+    """An invalid configuration, preset or argument."""
 
     exit_code = 2
 
@@ -47,7 +42,7 @@ class ModelError(KvaeError):
 
 
 class BundleError(KvaeError):
-    """A bundle that cannot be trusted or understood."""
+    """A bundle that is damaged, unknown or unsafe to load."""
 
     exit_code = 3
 
@@ -59,12 +54,12 @@ class DataError(KvaeError):
 
 
 class DeadlineError(KvaeError):
-    """A call that was not done in the time it was given."""
+    """A call that did not finish before its deadline."""
 
     exit_code = 5
 
 
 class Cancelled(KvaeError):
-    """A call that its caller ended."""
+    """A call that its caller cancelled."""
 
     exit_code = 130

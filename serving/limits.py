@@ -1,7 +1,9 @@
-"""Deadlines and cancellation: a call that takes too long, or that nobody waits for any more, ends within milliseconds.
+"""Deadlines and cancellation: a call that takes too long or was cancelled stops within
+milliseconds.
 
-onnxruntime looks at the `terminate` flag of a call's options between two nodes of a graph, each turn of the decoding loop
-included; `check` looks at it between two pieces of work in Python.
+onnxruntime checks the `terminate` flag of a run's options between two nodes of a graph, also in
+each iteration of the decoding loop. `raise_if_cancelled` checks it between two steps of Python
+code.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from .checks import real
+from .checks import as_float
 from .errors import Cancelled, ConfigError, DeadlineError
 from .runtime import RunOptions, run_options
 
@@ -22,7 +24,8 @@ Item = TypeVar("Item")
 
 
 class Cancellation:
-    """Handed to calls as `cancel`; `cancel()` ends those that run and those that begin later, from any thread."""
+    """The `cancel` argument of calls; its `cancel()` stops running and later calls, from any
+    thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,15 +33,15 @@ class Cancellation:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """End all calls that hold this."""
+        """Stop all calls that were given this object."""
         with self._lock:
             self.cancelled = True
             for options in self._running:
                 options.terminate = True
 
     @contextmanager
-    def _ending(self, options: RunOptions) -> Iterator[None]:
-        """Within this, `cancel` ends what runs with `options`."""
+    def _registered(self, options: RunOptions) -> Iterator[None]:
+        """Context in which `cancel` terminates the runs with `options`."""
         with self._lock:
             options.terminate = self.cancelled
             self._running.append(options)
@@ -53,32 +56,36 @@ _options: ContextVar[RunOptions | None] = ContextVar("options", default=None)
 
 
 def current_options() -> RunOptions | None:
-    """The options of the limited call that this code is part of."""
+    """The run options of the limited call in which this code runs, or None."""
     return _options.get()
 
 
-def check() -> None:
-    """Raise `Cancelled` once the limited call that this code is part of has to end; `stopping` says why."""
+def raise_if_cancelled() -> None:
+    """Raise `Cancelled` if the limited call in which this code runs must stop; `limited_options`
+    adds the reason."""
     options = current_options()
     if options is not None and options.terminate:
         raise Cancelled("the call was ended")
 
 
-def checking(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, with a `check` before each."""
+def cancellable(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with `raise_if_cancelled` before each."""
     for item in items:
-        check()
+        raise_if_cancelled()
         yield item
 
 
 @contextmanager
-def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[RunOptions | None]:
-    """Options for the runs of one call that has `deadline` seconds and may be cancelled; with neither, those of the call that
-    it is part of.
+def limited_options(
+    deadline: float | None, cancel: Cancellation | None
+) -> Iterator[RunOptions | None]:
+    """Context with the run options of one call that has `deadline` seconds and may be cancelled.
+    Without both, they are the options of the enclosing call.
 
-    Raises `DeadlineError` or `Cancelled` for whatever fails inside once time is up or the call cancelled.
+    Any error inside becomes `DeadlineError` after the deadline and `Cancelled` after a
+    cancellation.
     """
-    if deadline is not None and not 0 < real("deadline", deadline) <= threading.TIMEOUT_MAX:
+    if deadline is not None and not 0 < as_float("deadline", deadline) <= threading.TIMEOUT_MAX:
         raise ConfigError(f"deadline must be a number of seconds above 0, got {deadline!r}")
     if cancel is not None and not isinstance(cancel, Cancellation):
         raise ConfigError(
@@ -88,14 +95,14 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[Ru
         yield current_options()
         return
     options, cancel = run_options(), cancel or Cancellation()
-    passed = threading.Event()
+    timed_out = threading.Event()
 
-    def end() -> None:
-        passed.set()
+    def time_out() -> None:
+        timed_out.set()
         options.terminate = True
 
-    timer = None if deadline is None else threading.Timer(deadline, end)
-    with cancel._ending(options):
+    timer = None if deadline is None else threading.Timer(deadline, time_out)
+    with cancel._registered(options):
         if timer:
             timer.daemon = True
             timer.start()
@@ -104,9 +111,10 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[Ru
         except Exception as error:
             if cancel.cancelled:
                 raise Cancelled("the call was cancelled") from error
-            if passed.is_set():
+            if timed_out.is_set():
                 raise DeadlineError(
-                    f"deadline: not done in {deadline} seconds; give it more time, or ask for less at once"
+                    f"deadline: not done in {deadline} seconds; "
+                    "give it more time, or ask for less at once"
                 ) from error
             raise
         finally:
@@ -115,9 +123,12 @@ def stopping(deadline: float | None, cancel: Cancellation | None) -> Iterator[Ru
 
 
 @contextmanager
-def within(deadline: float | None = None, cancel: Cancellation | None = None) -> Iterator[None]:
-    """All calls of a `Sampler` inside this, together, have `deadline` seconds and may be cancelled."""
-    with stopping(deadline, cancel) as options:
+def call_limits(
+    deadline: float | None = None, cancel: Cancellation | None = None
+) -> Iterator[None]:
+    """Context in which all calls of a `Sampler` together have `deadline` seconds and may be
+    cancelled."""
+    with limited_options(deadline, cancel) as options:
         token = _options.set(options)
         try:
             yield
@@ -126,7 +137,7 @@ def within(deadline: float | None = None, cancel: Cancellation | None = None) ->
 
 
 def limited(method: Function) -> Function:
-    """A method that takes `deadline` (seconds) and `cancel` (a `Cancellation`) besides its own arguments."""
+    """A method that also takes `deadline` (seconds) and `cancel` (a `Cancellation`)."""
 
     @wraps(method)
     def call(
@@ -135,7 +146,7 @@ def limited(method: Function) -> Function:
         cancel: Cancellation | None = None,
         **named: Any,
     ) -> Any:
-        with within(deadline, cancel):
+        with call_limits(deadline, cancel):
             return method(*arguments, **named)
 
     return cast(Function, call)

@@ -1,11 +1,11 @@
-"""What stands in a manifest: the type and the range of every field, as data.
+"""The fields of a manifest: the type and the range of each, as data.
 
-    {"length": whole(1, LONGEST)}    a field that must be there
-    {"quantization?": {...}}         a field, here an object, that may be missing
-    {OTHERS: TEXT}                   any further field; without it further fields are refused
-    {"vocabulary": vocabulary_fault} a field that is read elsewhere too: a function that gives its fault
+    {"length": integer(1, MAX_LENGTH)}  a required field
+    {"quantization?": {...}}            an optional field, here an object
+    {OTHERS: TEXT}                      any further field; without it, further fields are refused
+    {"vocabulary": vocabulary_fault}    a field with its own check, which returns the fault
 
-`examples/javascript/kvae/manifest.js` says the same, and a test gives both the same changes.
+`examples/javascript/kvae/manifest.js` has the same rules; a test applies the same changes to both.
 """
 
 from __future__ import annotations
@@ -15,37 +15,40 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .alphabet import LONGEST, MOST_SYMBOLS, SPECIALS, TOKENIZERS, Alphabet
+from .alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS, TOKENIZERS, Alphabet
 from .choices import CHOICES
-from .errors import BundleError, shown
+from .errors import BundleError, short_repr
 
 FORMAT = "kvae-bundle"
 FORMAT_VERSION = 2
-"""1 had one seed for a whole batch and three endpoints."""
+"""Version 1 had one seed for a whole batch and three endpoints."""
 
 ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
-"""What each takes and gives stands in `kvae.export.graphs` and in docs/serving.md."""
+"""Their inputs and outputs are described in `kvae.export.graphs` and in docs/serving.md."""
 
 LARGEST_MANIFEST = 16 * 2**20
-"""Bytes: a vocabulary of a million words, nine characters each, and all the rest."""
+"""In bytes: room for a vocabulary of a million words of nine characters each, and all other
+fields."""
 
 LARGEST_GRAPH = 2**30
-"""Bytes: 268 million weights in float32, a dozen times those of the largest published setting."""
+"""In bytes: 268 million weights in float32, a dozen times those of the largest published
+setting."""
 
 LARGEST_COUNT = 2**53 - 1
-"""Whole numbers up to here are the same in every language."""
+"""Largest whole number that is exact in every language."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be, in words and as a test of any JSON value. The test's work is bounded by the size of the value."""
+    """A rule for a value: its words, and a test of any JSON value whose work is bounded by the size
+    of the value."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
-def whole(low: int, high: int) -> Rule:
-    """An int in [low, high]; true and false are none."""
+def integer(low: int, high: int) -> Rule:
+    """An int in [low, high]; true and false are not ints here."""
     return Rule(
         f"a whole number from {low} to {high}",
         lambda value: type(value) is int and low <= value <= high,
@@ -69,7 +72,7 @@ def text(most: int) -> Rule:
 
 
 def one_of(*values: Any) -> Rule:
-    """One of a few values, of the same type."""
+    """One of a few values, and of the same type."""
     words = " or ".join(map(repr, values))
     return Rule(
         words, lambda value: any(type(value) is type(each) and value == each for each in values)
@@ -77,14 +80,14 @@ def one_of(*values: Any) -> Rule:
 
 
 def matching(pattern: str, words: str) -> Rule:
-    """A text that is all of a pattern."""
+    """A text that matches a pattern from start to end."""
     return Rule(
         words, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
     )
 
 
 def list_of(rule: Rule, most: int) -> Rule:
-    """A list of at most `most` values of a rule."""
+    """A list of at most `most` values that satisfy a rule."""
     return Rule(
         f"a list of at most {most}, each {rule.words}",
         lambda value: (
@@ -94,7 +97,7 @@ def list_of(rule: Rule, most: int) -> Rule:
 
 
 def distinct(rule: Rule) -> Rule:
-    """A list of a rule without repetitions and without empty texts."""
+    """A list that satisfies a rule, without duplicates and empty texts."""
     return Rule(
         f"{rule.words}, none empty and none twice",
         lambda value: rule.holds(value) and all(value) and len(set(value)) == len(value),
@@ -102,7 +105,7 @@ def distinct(rule: Rule) -> Rule:
 
 
 def plain(depth: int) -> Rule:
-    """Any JSON value in which brackets nest at most `depth` deep."""
+    """Any JSON value nested at most `depth` levels deep."""
 
     def holds(value: Any, left: int = depth) -> bool:
         parts = (
@@ -114,7 +117,7 @@ def plain(depth: int) -> Rule:
 
 
 def vocabulary_fault(value: Any) -> str | None:
-    """What is wrong with a vocabulary, None where nothing is: its rules stand in `kvae.serving.alphabet`."""
+    """The fault of a vocabulary, or None; its rules are in `kvae.serving.alphabet`."""
     try:
         Alphabet.from_dict(value)
     except BundleError as error:
@@ -124,7 +127,7 @@ def vocabulary_fault(value: Any) -> str | None:
 
 TEXT = text(10_000)
 NAME = text(100)
-COUNT = whole(0, LARGEST_COUNT)
+COUNT = integer(0, LARGEST_COUNT)
 SHARE = number(0, 1)
 SIZE = number(0, 1e30)
 SHA256 = matching("[0-9a-f]{64}", "64 hexadecimal digits")
@@ -145,26 +148,26 @@ DESCRIPTION: dict[str, Any] = {
     "format_version": one_of(FORMAT_VERSION),
     "model_id": matching("[0-9a-f]{16}", "16 hexadecimal digits"),
     "mode": one_of("lines", "windows", "fixed"),
-    "length": whole(1, LONGEST),
+    "length": integer(1, MAX_LENGTH),
     "vocabulary": vocabulary_fault,
     "latent": {
         "kind": one_of("dense", "map", "none"),
-        "size": whole(0, 2**20),
-        "levels": whole(0, 64),
+        "size": integer(0, 2**20),
+        "levels": integer(0, 64),
         "prior": NAME,
         "attributes": ATTRIBUTES,
     },
     "defaults": {
         "temperature": number(0, CHOICES["temperature"].high),
-        "top_k": whole(0, CHOICES["top_k"].high),
+        "top_k": integer(0, CHOICES["top_k"].high),
         "top_p": SHARE,
     },
     "model": {
-        "length": whole(1, LONGEST),
-        "vocabulary_size": whole(len(SPECIALS), len(SPECIALS) + MOST_SYMBOLS),
+        "length": integer(1, MAX_LENGTH),
+        "vocabulary_size": integer(len(SPECIALS), len(SPECIALS) + MAX_SYMBOLS),
         "tokenizer": one_of(*TOKENIZERS),
         "latent": one_of("dense", "map", "none"),
-        "latent_size": list_of(whole(1, 2**20), 64),
+        "latent_size": list_of(integer(1, 2**20), 64),
         "prior": NAME,
         "attributes": ATTRIBUTES,
         OTHERS: SETTING,
@@ -193,7 +196,7 @@ DESCRIPTION: dict[str, Any] = {
     },
     "seed_test": {
         "seed": COUNT,
-        "rows": whole(0, 128),
+        "rows": integer(0, 128),
         "texts": list_of(text(LARGEST_MANIFEST), 128),
     },
     "endpoints": {
@@ -201,7 +204,7 @@ DESCRIPTION: dict[str, Any] = {
             "file": matching(
                 r"[A-Za-z0-9_-]{1,100}\.onnx", "an .onnx file in the bundle's own folder"
             ),
-            "size": whole(1, LARGEST_GRAPH),
+            "size": integer(1, LARGEST_GRAPH),
             "sha256": SHA256,
         }
         for name in ENDPOINTS
@@ -234,38 +237,41 @@ AGREEMENTS: dict[str, Callable[[Mapping[str, Any]], tuple[Any, Any]]] = {
         len(it["seed_test"]["texts"]),
     ),
 }
-"""What a manifest says twice: the two must be equal."""
+"""Pairs of values that must be equal, because the manifest states them twice."""
 
 
 def check_manifest(manifest: Any) -> None:
-    """Raise `BundleError` with the first field that is missing, unknown or outside its rule, or that another contradicts."""
+    """Raise `BundleError` with the first field that is missing, unknown or invalid, or that
+    contradicts another field."""
     fault = first_fault(DESCRIPTION, manifest)
     if fault:
         raise BundleError(fault)
     for what, values in AGREEMENTS.items():
         one, other = values(manifest)
         if one != other:
-            raise BundleError(f"{what} must be equal, got {shown(one)} and {shown(other)}")
+            raise BundleError(
+                f"{what} must be equal, got {short_repr(one)} and {short_repr(other)}"
+            )
     if len(manifest["latent"]["attributes"]) > manifest["latent"]["size"]:
         raise BundleError(
-            f"latent.size must be at least the number of latent.attributes, {len(manifest['latent']['attributes'])}, "
-            f"got {manifest['latent']['size']}"
+            "latent.size must be at least the number of latent.attributes, "
+            f"{len(manifest['latent']['attributes'])}, got {manifest['latent']['size']}"
         )
 
 
 def first_fault(description: Any, value: Any, field: str = "") -> str | None:
-    """The first fault of a value, as a sentence that names the field; None without."""
+    """The first fault of a value, as a sentence that names the field, or None."""
     if isinstance(description, Rule):
         return (
             None
             if description.holds(value)
-            else f"{field} must be {description.words}, got {shown(value)}"
+            else f"{field} must be {description.words}, got {short_repr(value)}"
         )
     if callable(description):
         fault: str | None = description(value)
         return fault
     if not isinstance(value, dict):
-        return f"{field or 'the manifest'} must be an object, got {shown(value)}"
+        return f"{field or 'the manifest'} must be an object, got {short_repr(value)}"
     at = f"{field}." if field else ""
     named = {key.removesuffix("?"): rule for key, rule in description.items() if key != OTHERS}
     for name in named:
@@ -274,7 +280,7 @@ def first_fault(description: Any, value: Any, field: str = "") -> str | None:
     for name, part in value.items():
         rule = named.get(name, description.get(OTHERS))
         if rule is None:
-            return f"{shown(name)} is no field of {field or 'a manifest'}"
+            return f"{short_repr(name)} is no field of {field or 'a manifest'}"
         fault = first_fault(rule, part, f"{at}{name:.80}")
         if fault:
             return fault

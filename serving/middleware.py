@@ -1,4 +1,5 @@
-"""Around every request: it is counted and timed, its host is looked at, and its body is limited in size and time."""
+"""ASGI middleware: each request is counted and timed, its Host is checked, and its body is limited
+in size and time."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ import contextlib
 import ipaddress
 import re
 import time
-from typing import Any
 
 from fastapi import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .batching import Unavailable
 from .endpoints import ENDPOINT_NAMES, MODEL_ENDPOINTS
@@ -17,23 +18,28 @@ from .problems import refusal, shortened
 from .service import Limits, Service
 
 DRAIN_SECONDS = 0.5
-"""How long a body is read on whose answer is known already."""
+"""How long the rest of a body is read after its answer is known."""
 
 
-def watched(app: Any, limits: Limits, local: bool) -> Any:
-    """ASGI around `app`: requests are counted and timed, and their bodies limited in size and time."""
+def with_metrics_and_limits(app: ASGIApp, limits: Limits, local: bool) -> ASGIApp:
+    """The application `app` with metrics, a check of the Host header if `local`, and limited
+    request bodies."""
 
-    async def around(scope: Any, receive: Any, send: Any) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         service: Service = scope["app"].state.service
         endpoint = scope["path"][1:] or "page" if scope["path"] in ENDPOINT_NAMES else "other"
-        began, status, works = time.monotonic(), 500, scope["path"] in MODEL_ENDPOINTS
-        scope.setdefault("state", {}).update(began=began, late=service.stopping.is_set())
-        body = Body(scope, receive, service, began)
+        started_at, status, is_model_endpoint = (
+            time.monotonic(),
+            500,
+            scope["path"] in MODEL_ENDPOINTS,
+        )
+        scope.setdefault("state", {}).update(started_at=started_at, late=service.stopping.is_set())
+        body = Body(scope, receive, service, started_at)
 
-        async def telling(message: Any) -> None:
+        async def send_and_drain(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -45,74 +51,79 @@ def watched(app: Any, limits: Limits, local: bool) -> Any:
                     }
             await send(message)
 
-        strange = [host for host in headers(scope, b"host") if local and not is_local(host)]
-        service.running += works
+        foreign_hosts = [host for host in headers(scope, b"host") if local and not is_local(host)]
+        service.running += is_model_endpoint
         try:
-            if strange:
-                got = shortened(strange[0])
-                detail = f"Host: must be localhost or an address, got {got}; a proxy has to send where it calls"
-                await refusal(421, detail)(scope, receive, telling)
+            if foreign_hosts:
+                got = shortened(foreign_hosts[0])
+                detail = (
+                    f"Host: must be localhost or an address, got {got}; "
+                    "let the proxy send the address that it calls"
+                )
+                await refusal(421, detail)(scope, receive, send_and_drain)
             else:
-                await app(scope, body.receive, telling)
+                await app(scope, body.receive, send_and_drain)
         finally:
-            service.running -= works
+            service.running -= is_model_endpoint
             service.metrics.requests.labels(endpoint, str(status)).inc()
-            service.metrics.seconds.labels(endpoint).observe(time.monotonic() - began)
+            service.metrics.seconds.labels(endpoint).observe(time.monotonic() - started_at)
 
-    return around
+    return middleware
 
 
 class Body:
-    """A request's body, limited in size and time: an answer that comes before its end closes the connection."""
+    """A request body limited in size and time. An answer before the end of the body closes the
+    connection."""
 
-    def __init__(self, scope: Any, receive: Any, service: Service, began: float) -> None:
-        self.inner, self.service, self.began = receive, service, began
-        self.most = service.limits.max_body_bytes
+    def __init__(self, scope: Scope, receive: Receive, service: Service, started_at: float) -> None:
+        self.inner, self.service, self.started_at = receive, service, started_at
+        self.max_bytes = service.limits.max_body_bytes
         lengths = headers(scope, b"content-length")
-        self.declared = int(lengths[0]) if lengths else 0
-        self.taken = 0
-        self.complete = not self.declared and not headers(scope, b"transfer-encoding")
-        """Whether nothing of it is to come."""
-        self.asked_first = bool(headers(scope, b"expect"))
+        self.declared_bytes = int(lengths[0]) if lengths else 0
+        self.received_bytes = 0
+        self.complete = not self.declared_bytes and not headers(scope, b"transfer-encoding")
+        """True when the whole body has arrived."""
+        self.expects_continue = bool(headers(scope, b"expect"))
 
-    async def receive(self) -> Any:
-        """The next message; raises where the body is too large, or takes too long to arrive."""
+    async def receive(self) -> Message:
+        """The next ASGI message; raises an error if the body is too large or too slow."""
         if self.complete:
             return await self.inner()
-        if self.declared <= self.most:
+        if self.declared_bytes <= self.max_bytes:
             seconds = self.service.limits.deadline
             late = HTTPException(
                 408, f"body: did not arrive in {seconds:g} seconds; send it faster"
             )
             try:
-                async with self.service.until(self.began + seconds, late):
+                async with self.service.time_out(self.started_at + seconds, late):
                     message = await self._next()
-            except (
-                Unavailable
-            ) as error:  # FastAPI takes other errors of a body for those of its JSON
+            except Unavailable as error:
+                # FastAPI would report any other exception as invalid JSON.
                 raise HTTPException(503, str(error)) from None
-        if max(self.declared, self.taken) > self.most:
+        if max(self.declared_bytes, self.received_bytes) > self.max_bytes:
             raise HTTPException(
-                413, f"body: must have at most {self.most:,} bytes; send it in several requests"
+                413,
+                f"body: must have at most {self.max_bytes:,} bytes; send it in several requests",
             )
         return message
 
     async def drain(self) -> None:
-        """Read on for a moment, so that a client which sends all before it reads gets the answer; never without end."""
-        most = self.taken + self.most
+        """Read on for a moment, up to a limit, so that a client which sends all before it reads
+        gets the answer."""
+        last = self.received_bytes + self.max_bytes
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.0 if self.asked_first else DRAIN_SECONDS):
-                while not self.complete and self.taken <= most:
+            async with asyncio.timeout(0.0 if self.expects_continue else DRAIN_SECONDS):
+                while not self.complete and self.received_bytes <= last:
                     await self._next()
 
-    async def _next(self) -> Any:
+    async def _next(self) -> Message:
         message = await self.inner()
-        self.taken += len(message.get("body", b""))
+        self.received_bytes += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
         return message
 
 
-def headers(scope: Any, name: bytes) -> list[str]:
+def headers(scope: Scope, name: bytes) -> list[str]:
     """The values of a header of a request."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
@@ -120,11 +131,11 @@ def headers(scope: Any, name: bytes) -> list[str]:
 HOST = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::[0-9]{0,5})?", re.ASCII
 )
-"""`uri-host [ ":" port ]` of RFC 9110, as far as names and addresses of this machine go."""
+"""`uri-host [ ":" port ]` of RFC 9110, limited to names and addresses of this machine."""
 
 
 def is_local(host: str) -> bool:
-    """Whether a Host header names no domain but localhost: that name, an IP address, or nothing."""
+    """True if a Host header is localhost, an IP address or empty."""
     parts = HOST.fullmatch(host)
     if not parts:
         return host == ""

@@ -1,7 +1,8 @@
-"""What stands in an ONNX file, read without the onnx package: enough to refuse a file before a runtime sees it.
+"""A reader of ONNX files without the onnx package, sufficient to refuse a file before a runtime
+loads it.
 
-A Protocol Buffers message is a row of fields, each a key (number and wire type) and a value; messages nest as
-length-delimited values. Field numbers are those of onnx.proto3.
+A Protocol Buffers message is a sequence of fields, each with a key (field number and wire type) and
+a value. Nested messages are length-delimited values. Field numbers are those of onnx.proto3.
 """
 
 from __future__ import annotations
@@ -36,22 +37,24 @@ ENTRY = {"key": 1, "value": 2}
 
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 STANDARD = ("", "ai.onnx")
-"""Names of ONNX's own domain."""
+"""Names of ONNX's own operator domain."""
 
 FLOATS = {1: ("<f4", 4), 10: ("<f2", None), 11: ("<f8", 10)}
-"""Types of tensors that may hold infinities: how numpy reads `raw_data`, and the field that holds them otherwise."""
+"""Floating-point tensor types: their dtype in `raw_data`, and the field that otherwise holds their
+values."""
 
-WHOLE = {6: ("<i4", 5), 7: ("<i8", 7)}
-"""The same for whole numbers, which are varints in the other field."""
+INTEGERS = {6: ("<i4", 5), 7: ("<i8", 7)}
+"""The same for integer types, which are varints in that other field."""
 
-MOST_PARTS = 2**20
-"""Fields of a file's messages, hundreds of times those of the largest graph; each costs a fraction of a microsecond."""
+MAX_FIELDS = 2**20
+"""Limit on the fields of a file, hundreds of times those of the largest graph. Reading one takes
+less than a microsecond."""
 
-SHORT = 64
-"""Numbers of the longest tensor that may say how large another is."""
+MAX_SIZE_VALUES = 64
+"""Limit on the values of a tensor that may be the size of another tensor."""
 
-ENDLESS = 2**63
-"""Sizes are counted up to here."""
+MAX_COUNT = 2**63
+"""Products of sizes are capped at this value."""
 
 SIZED_BY = {
     "ConstantOfShape": (0,),
@@ -61,7 +64,7 @@ SIZED_BY = {
     "Range": (0, 1),
     "Pad": (1,),
 }
-"""Operations that make as many numbers as the values of these inputs say."""
+"""Operations whose output size is given by the values of these inputs."""
 
 ARITHMETIC = {
     "Add",
@@ -75,7 +78,7 @@ ARITHMETIC = {
     "Squeeze",
     "Unsqueeze",
 }
-"""What sizes are computed with."""
+"""Operations with which sizes are computed."""
 
 BROADCASTING = {
     "Add",
@@ -91,110 +94,117 @@ BROADCASTING = {
     "Sub",
     "Where",
 }
-"""Operations whose result is as long along each axis as the longest input; of others it is at most the product of all."""
+"""Operations whose output is, along each axis, as long as the longest input. For others, the output
+size is at most the product of all input axes."""
 
 
 class NotOnnx(ValueError):
-    """Bytes that are no ONNX model."""
+    """Bytes that are not an ONNX model."""
 
 
 @dataclass
 class Contents:
-    """What a model consists of, its graphs in graphs included."""
+    """The contents of a model, subgraphs included."""
 
     opsets: dict[str, int] = field(default_factory=dict)
     operations: set[str] = field(default_factory=set)
     """`MatMul`, or `domain.Name` outside ONNX's own domain."""
     metadata: dict[str, str] = field(default_factory=dict)
     external: bool = False
-    """Whether any tensor says that its numbers lie in another file."""
+    """True if a tensor stores its values in another file."""
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
-    """Of what the outermost graph takes and gives, by name; None for an axis whose length is open."""
+    """Shapes of the inputs and outputs of the main graph, by name; None for an axis of variable
+    length."""
     numbers: int = 0
-    """How many numbers its constants are when a runtime has loaded it: those in the file, what is computed from them alone, and
-    what is as large as a constant says."""
+    """Total size of the constants once a runtime has loaded the model, in numbers: those in the
+    file, those computed from constants alone, and outputs whose size is a constant."""
     not_finite: str | None = None
-    """The name of a tensor that holds infinities or what is no number."""
+    """The name of a tensor with infinite or NaN values."""
     parts: int = 0
-    """Fields that were read."""
+    """Fields read so far."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a name in a graph before it runs."""
+    """What is known about a named value before the graph runs."""
 
     shape: tuple[int, ...] | None = None
-    """Of a constant."""
+    """The shape of a constant; None if the value is not constant."""
     product: int = 1
-    """Of the constants in it, where they are few whole numbers: as a size, what it asks for at least."""
+    """The product of the value's elements, if they are few constant numbers: a lower bound of the
+    size that the value gives as a shape."""
 
 
 UNKNOWN, SINGLE = Value(), Value(())
-NOTHING = memoryview(b"")
+EMPTY = memoryview(b"")
 
 
 def contents_of(data: bytes) -> Contents:
-    """What the ONNX model in `data` consists of; raises `NotOnnx`."""
-    found = Contents()
+    """The contents of the ONNX model in `data`; raises `NotOnnx`."""
+    contents = Contents()
     try:
-        model = list(fields(memoryview(data), found))
+        model = list(fields(memoryview(data), contents))
         for number, value in model:
             if number == MODEL["opset_import"]:
-                opset: dict[int, Any] = dict(fields(value, found))
-                found.opsets[text(opset.get(OPSET["domain"], b""))] = int(opset[OPSET["version"]])
+                opset: dict[int, Any] = dict(fields(value, contents))
+                contents.opsets[text(opset.get(OPSET["domain"], b""))] = int(
+                    opset[OPSET["version"]]
+                )
             elif number == MODEL["metadata_props"]:
-                entry = dict(fields(value, found))
-                found.metadata[text(entry[ENTRY["key"]])] = text(entry.get(ENTRY["value"], b""))
+                entry = dict(fields(value, contents))
+                contents.metadata[text(entry[ENTRY["key"]])] = text(entry.get(ENTRY["value"], b""))
             elif number == MODEL["graph"]:
-                read_graph(value, found, ChainMap())
+                read_graph(value, contents, ChainMap())
     except NotOnnx:
         raise
     except (IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise NotOnnx(f"{type(error).__name__} while reading its fields") from error
     if any(number == MODEL["functions"] for number, _ in model):
-        found.operations.add("function")
-    if not found.operations or not found.opsets:
+        contents.operations.add("function")
+    if not contents.operations or not contents.opsets:
         raise NotOnnx("it holds no graph")
-    return found
+    return contents
 
 
-def read_graph(data: memoryview, found: Contents, outer: ChainMap[str, Value]) -> None:
-    """Add a graph's operations and constants, and those of the graphs in its nodes; `outer` are names around it."""
+def read_graph(data: memoryview, contents: Contents, outer: ChainMap[str, Value]) -> None:
+    """Add a graph's operations and constants, and those of its subgraphs, to `contents`; `outer`
+    holds the values of the enclosing graphs."""
     known, nodes = outer.new_child(), []
-    for number, value in fields(data, found):
+    for number, value in fields(data, contents):
         if number == GRAPH["node"]:
             nodes.append(value)
         elif number == GRAPH["initializer"]:
-            name, constant = read_tensor(value, found)
+            name, constant = read_tensor(value, contents)
             known[name] = constant
         elif number in (GRAPH["input"], GRAPH["output"]) and len(outer.maps) == 1:
-            found.shapes.update([read_declaration(value, found)])
+            contents.shapes.update([read_declaration(value, contents)])
         elif number == GRAPH["sparse_initializer"]:
-            found.operations.add("sparse_initializer")
+            contents.operations.add("sparse_initializer")
     for node in nodes:
-        read_node(node, found, known)
+        read_node(node, contents, known)
 
 
-def read_declaration(data: memoryview, found: Contents) -> tuple[str, tuple[int | None, ...]]:
-    """The name and the shape of what a graph takes or gives."""
-    declared = dict(fields(data, found))
-    kind = dict(fields(declared.get(DECLARATION["type"], NOTHING), found)).get(
-        TYPE["tensor_type"], NOTHING
+def read_declaration(data: memoryview, contents: Contents) -> tuple[str, tuple[int | None, ...]]:
+    """The name and the shape of a graph's input or output."""
+    declared = dict(fields(data, contents))
+    kind = dict(fields(declared.get(DECLARATION["type"], EMPTY), contents)).get(
+        TYPE["tensor_type"], EMPTY
     )
-    axes = fields(dict(fields(kind, found)).get(SHAPE["shape"], NOTHING), found)
+    axes = fields(dict(fields(kind, contents)).get(SHAPE["shape"], EMPTY), contents)
     lengths = [
-        dict(fields(axis, found)).get(DIMENSION["dim_value"])
+        dict(fields(axis, contents)).get(DIMENSION["dim_value"])
         for number, axis in axes
         if number == DIMENSION["dim"]
     ]
     return text(declared[DECLARATION["name"]]), tuple(lengths)
 
 
-def read_node(data: memoryview, found: Contents, known: ChainMap[str, Value]) -> None:
-    """Add a node's operation, what its attributes hold, and what it makes of constants."""
+def read_node(data: memoryview, contents: Contents, known: ChainMap[str, Value]) -> None:
+    """Add a node's operation, the contents of its attributes, and the size of its output if its
+    inputs are constant."""
     name = domain = ""
     inputs, outputs, constant = [], [], None
-    for number, value in fields(data, found):
+    for number, value in fields(data, contents):
         if number == NODE["op_type"]:
             name = text(value)
         elif number == NODE["domain"]:
@@ -204,37 +214,43 @@ def read_node(data: memoryview, found: Contents, known: ChainMap[str, Value]) ->
         elif number == NODE["output"]:
             outputs.append(text(value))
         elif number == NODE["attribute"]:
-            constant = read_attribute(value, found, known) or constant
-    found.operations.add(name if domain in STANDARD else f"{domain}.{name}")
-    made, result = outcome(name, inputs)
-    found.numbers += made
+            constant = read_attribute(value, contents, known) or constant
+    contents.operations.add(name if domain in STANDARD else f"{domain}.{name}")
+    made, result = constant_result(name, inputs)
+    contents.numbers += made
     result = constant if name == "Constant" and constant else result
     if result is not UNKNOWN:
         known.update(dict.fromkeys(outputs, result))
 
 
-def read_attribute(data: memoryview, found: Contents, known: ChainMap[str, Value]) -> Value | None:
-    """Add what an attribute holds; the tensor or the whole numbers in it, if that is what it is."""
-    whole: list[int] = []
+def read_attribute(
+    data: memoryview, contents: Contents, known: ChainMap[str, Value]
+) -> Value | None:
+    """Add the contents of an attribute; returns its tensor or its integers, or None for other
+    kinds."""
+    integers: list[int] = []
     constant = None
-    for number, value in fields(data, found):
+    for number, value in fields(data, contents):
         if number in (ATTRIBUTE["g"], ATTRIBUTE["graphs"]):
-            read_graph(value, found, known)
+            read_graph(value, contents, known)
         elif number in (ATTRIBUTE["t"], ATTRIBUTE["tensors"]):
-            constant = read_tensor(value, found)[1]
+            constant = read_tensor(value, contents)[1]
         elif number in (ATTRIBUTE["i"], ATTRIBUTE["ints"]):
-            whole += varints(value)
+            integers += varints(value)
         elif number in (ATTRIBUTE["sparse_tensor"], ATTRIBUTE["sparse_tensors"]):
-            found.operations.add("sparse_tensor")
-    return constant or (Value((len(whole),), product(whole[:SHORT])) if whole else None)
+            contents.operations.add("sparse_tensor")
+    return constant or (
+        Value((len(integers),), product(integers[:MAX_SIZE_VALUES])) if integers else None
+    )
 
 
-def read_tensor(data: memoryview, found: Contents) -> tuple[str, Value]:
-    """The name of a tensor and what is known of it. Its numbers are counted, and looked at where they may be infinite."""
-    name, kind, raw = "", 0, NOTHING
+def read_tensor(data: memoryview, contents: Contents) -> tuple[str, Value]:
+    """The name of a tensor and what is known of its value. Its elements are counted, and floats are
+    checked to be finite."""
+    name, kind, raw = "", 0, EMPTY
     shape: list[int] = []
-    otherwise: dict[int, list[Any]] = {}
-    for number, value in fields(data, found):
+    typed_data: dict[int, list[Any]] = {}
+    for number, value in fields(data, contents):
         if number == TENSOR["dims"]:
             shape += varints(value)
         elif number == TENSOR["data_type"]:
@@ -244,39 +260,46 @@ def read_tensor(data: memoryview, found: Contents) -> tuple[str, Value]:
         elif number == TENSOR["raw_data"]:
             raw = memoryview(value)
         elif number == TENSOR["external_data"]:
-            found.external = True
+            contents.external = True
         else:
-            otherwise.setdefault(number, []).append(value)
+            typed_data.setdefault(number, []).append(value)
     count = product(shape, zero=0)
-    if count > len(data) and not found.external:
+    if count > len(data) and not contents.external:
         raise NotOnnx(f"a tensor of {count:,} numbers in {len(data):,} bytes")
-    found.numbers += count
+    contents.numbers += count
     if kind in FLOATS:
         dtype, typed = FLOATS[kind]
-        numbers = np.frombuffer(raw or b"".join(otherwise.get(typed or 0, [])), dtype)
+        numbers = np.frombuffer(raw or b"".join(typed_data.get(typed or 0, [])), dtype)
         if not np.isfinite(numbers).all():
-            found.not_finite = name
-        sizes = [math.ceil(number) for number in numbers[:SHORT].tolist() if math.isfinite(number)]
-    elif kind in WHOLE:
-        dtype, typed = WHOLE[kind]
-        written = [number for part in otherwise.get(typed, []) for number in varints(part)]
-        sizes = np.frombuffer(raw[: SHORT * 8], dtype).tolist() if len(raw) else written
+            contents.not_finite = name
+        sizes = [
+            math.ceil(number)
+            for number in numbers[:MAX_SIZE_VALUES].tolist()
+            if math.isfinite(number)
+        ]
+    elif kind in INTEGERS:
+        dtype, typed = INTEGERS[kind]
+        integers = [number for part in typed_data.get(typed, []) for number in varints(part)]
+        sizes = np.frombuffer(raw[: MAX_SIZE_VALUES * 8], dtype).tolist() if len(raw) else integers
     else:
         sizes = []
-    return name, Value(tuple(shape), product(sizes) if count <= SHORT else 1)
+    return name, Value(tuple(shape), product(sizes) if count <= MAX_SIZE_VALUES else 1)
 
 
-def outcome(operation: str, inputs: Sequence[Value]) -> tuple[int, Value]:
-    """How many numbers an operation makes of constants, which a runtime may compute when it loads, and what its result is."""
+def constant_result(operation: str, inputs: Sequence[Value]) -> tuple[int, Value]:
+    """The number of elements that an operation computes from constants, which a runtime may do on
+    loading, and what is known about its output."""
     if all(value is UNKNOWN for value in inputs):
         return 0, UNKNOWN
-    asked = [inputs[place].product for place in SIZED_BY.get(operation, ()) if place < len(inputs)]
+    requested = [
+        inputs[place].product for place in SIZED_BY.get(operation, ()) if place < len(inputs)
+    ]
     sizes = product(value.product for value in inputs) if operation in ARITHMETIC else 1
     shapes = [value.shape for value in inputs if value.shape is not None]
     if len(shapes) < len(inputs):
-        return product(asked) if asked else 0, Value(None, sizes) if sizes > 1 else UNKNOWN
-    if asked:
-        shape: tuple[int, ...] = (product(asked),)
+        return product(requested) if requested else 0, Value(None, sizes) if sizes > 1 else UNKNOWN
+    if requested:
+        shape: tuple[int, ...] = (product(requested),)
     elif operation in BROADCASTING:
         axes = zip_longest(*(reversed(each) for each in shapes), fillvalue=1)
         shape = tuple(max(axis) for axis in axes)[::-1]
@@ -286,20 +309,22 @@ def outcome(operation: str, inputs: Sequence[Value]) -> tuple[int, Value]:
 
 
 def product(numbers: Any, zero: int = 1) -> int:
-    """Of whole numbers, up to `ENDLESS`; signs do not count, and `zero` is what a zero counts."""
-    found = 1
+    """The product of the absolute values of integers, capped at `MAX_COUNT`; a zero counts as
+    `zero`."""
+    result = 1
     for number in numbers:
-        found = min(ENDLESS, found * (abs(number) or zero))
-    return found
+        result = min(MAX_COUNT, result * (abs(number) or zero))
+    return result
 
 
-def fields(data: memoryview, found: Contents) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field, the value a memoryview, or an int where the field is a varint."""
+def fields(data: memoryview, contents: Contents) -> Iterator[tuple[int, Any]]:
+    """(number, value) of each field; the value is an int for a varint and a memoryview
+    otherwise."""
     position, end = 0, len(data)
     while position < end:
-        found.parts += 1
-        if found.parts > MOST_PARTS:
-            raise NotOnnx(f"it has more than {MOST_PARTS:,} parts")
+        contents.parts += 1
+        if contents.parts > MAX_FIELDS:
+            raise NotOnnx(f"it has more than {MAX_FIELDS:,} parts")
         key, position = varint(data, position)
         number, kind = key >> 3, key & 7
         if kind == VARINT:
@@ -319,28 +344,28 @@ def fields(data: memoryview, found: Contents) -> Iterator[tuple[int, Any]]:
 
 
 def varints(value: memoryview | int) -> list[int]:
-    """The whole numbers of a field that repeats: one, or many behind each other; negative where they are so as 64 bits."""
+    """The integers of a repeated field: a single one, or a packed list; as signed 64-bit values."""
     if isinstance(value, int):
         return [signed(value)]
-    found: list[int] = []
+    result: list[int] = []
     position = 0
     while position < len(value):
-        if len(found) >= MOST_PARTS:
-            raise NotOnnx(f"more than {MOST_PARTS:,} whole numbers in a field")
+        if len(result) >= MAX_FIELDS:
+            raise NotOnnx(f"more than {MAX_FIELDS:,} whole numbers in a field")
         number, position = varint(value, position)
-        found.append(signed(number))
-    return found
+        result.append(signed(number))
+    return result
 
 
 def signed(number: int) -> int:
-    """64 bits as a number with a sign."""
+    """An unsigned 64-bit value as a signed one."""
     return number - 2**64 if number >= 2**63 else number
 
 
 def varint(data: memoryview, position: int) -> tuple[int, int]:
-    """The number at `position`, seven bits a byte, and where the next field begins."""
+    """The varint at `position`, seven bits per byte, and the position behind it."""
     value = data[position]
-    if value < 0x80:  # most are that short
+    if value < 0x80:  # most varints are one byte
         return value, position + 1
     value, shift = value & 0x7F, 7
     while True:
@@ -355,5 +380,5 @@ def varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def text(value: memoryview | bytes) -> str:
-    """Bytes as UTF-8; a field of another kind raises `TypeError`."""
+    """Bytes as UTF-8; a value of another type raises `TypeError`."""
     return str(value, "utf-8")

@@ -1,4 +1,4 @@
-"""The OpenAPI description of the server: its answers, its events, its problems and its limits."""
+"""The OpenAPI description of the server: answers, events, problems and limits."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ EVENT = {
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
-"""An event of /stream, as OpenAPI 3.2 describes the parts of a stream."""
+"""An event of /stream, as OpenAPI 3.2 describes the items of a stream."""
 
 
 def problems(statuses: Sequence[int]) -> dict[int | str, Any]:
-    """How OpenAPI tells of errors."""
-    told: dict[int | str, Any] = {}
+    """The OpenAPI responses for these error statuses."""
+    responses: dict[int | str, Any] = {}
     for status in statuses:
-        told[status] = {
+        responses[status] = {
             "description": schemas.PROBLEMS[status][1],
             "content": {
                 "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
             },
         }
         if status in (429, 503):
-            told[status]["headers"] = {
+            responses[status]["headers"] = {
                 "Retry-After": {
                     "description": "seconds",
                     "schema": {"type": "integer", "minimum": 0},
                 }
             }
-    return told
+    return responses
 
 
 def content_of(media_type: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def content_of(media_type: str, description: str, schema: Mapping[str, Any]) -> 
     }
 
 
-def described(app: FastAPI, limits: Limits) -> dict[str, Any]:
-    """The OpenAPI description, this server's limits included."""
+def openapi_description(app: FastAPI, limits: Limits) -> dict[str, Any]:
+    """The OpenAPI description of the application, with the limits of this server."""
     if not app.openapi_schema:
         schema = get_openapi(
             title="kvae", version="1", description="Texts from a bundle of kvae.", routes=app.routes

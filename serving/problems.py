@@ -1,4 +1,4 @@
-"""Every error of the server as a problem of one sentence (RFC 9457)."""
+"""Every error of the server as a problem (RFC 9457) whose detail is one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import Cancelled, ConfigError, DataError, DeadlineError, KvaeError, schem
 from .batching import Busy, Unavailable
 
 CLIENT_LEFT = 499
-"""Status in the metrics of a request whose client did not wait for the answer."""
+"""Status, in the metrics, of a request whose client left before the answer."""
 
 STATUS: Mapping[type[KvaeError], int] = {
     Busy: 429,
@@ -28,7 +28,7 @@ STATUS: Mapping[type[KvaeError], int] = {
     ConfigError: 422,
     DataError: 422,
 }
-"""Which errors are whose fault; any other is the server's: 500."""
+"""Status of each error; all others are errors of the server, 500."""
 
 
 class Answer(JSONResponse):
@@ -45,50 +45,52 @@ class Refusal(Answer):
 def refusal(
     status: int, detail: str, headers: Mapping[str, str] | None = None, retry: int = 1
 ) -> Response:
-    """A problem as an answer; one that may be gone in `retry` seconds says so."""
-    again = {"Retry-After": str(retry)} if status in (429, 503) else {}
-    return Refusal(schemas.problem(status, detail), status, {**again, **(headers or {})})
+    """A problem as a response. With status 429 or 503 it has a Retry-After header of `retry`
+    seconds."""
+    retry_after = {"Retry-After": str(retry)} if status in (429, 503) else {}
+    return Refusal(schemas.problem(status, detail), status, {**retry_after, **(headers or {})})
 
 
 def status_of(error: KvaeError) -> int:
     return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
 
 
-async def of_kvae(request: Request, error: KvaeError) -> Response:
+async def kvae_problem(request: Request, error: KvaeError) -> Response:
     return refusal(status_of(error), str(error), retry=getattr(error, "retry", 1))
 
 
-async def of_validation(request: Request, error: RequestValidationError) -> Response:
+async def validation_problem(request: Request, error: RequestValidationError) -> Response:
     faults = list(error.errors())
     if faults[0]["type"] == "json_invalid":
         return refusal(
             400,
             f"body: must be JSON, {faults[0]['ctx']['error']} at character {faults[0]['loc'][1]}",
         )
-    return refusal(422, "; ".join(map(sentence, faults[: schemas.SHOWN])))
+    return refusal(422, "; ".join(map(fault_sentence, faults[: schemas.MAX_FAULTS])))
 
 
-async def of_http(request: Request, error: AnyHTTPException) -> Response:
+async def http_problem(request: Request, error: AnyHTTPException) -> Response:
     known = {
         400: "body: must be JSON, in UTF-8, with numbers and nesting of sensible size",
-        404: f"{cut(request.url.path)}: nothing is here; /docs lists what there is",
-        405: f"{cut(request.url.path)}: does not take {cut(request.method)}; /docs lists what there is",
+        404: f"{shortened_name(request.url.path)}: nothing is here; /docs lists what there is",
+        405: f"{shortened_name(request.url.path)}: does not take "
+        f"{shortened_name(request.method)}; /docs lists what there is",
     }
     return refusal(
         error.status_code, known.get(error.status_code, str(error.detail)), error.headers
     )
 
 
-async def of_nobody(request: Request, error: Exception) -> Response:
+async def no_answer(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_LEFT)
 
 
-async def of_anything(request: Request, error: Exception) -> Response:
+async def unexpected_problem(request: Request, error: Exception) -> Response:
     return refusal(500, f"the server failed with {type(error).__name__}; its log says more")
 
 
-def sentence(fault: Mapping[str, Any]) -> str:
-    """One of pydantic's faults: the argument, the rule, the value received."""
+def fault_sentence(fault: Mapping[str, Any]) -> str:
+    """A fault of pydantic as a sentence: the argument, the rule, the value received."""
     if fault["type"] == "unknown_names":
         return "; ".join(map(unknown_name, fault["ctx"]["names"]))
     place = ".".join(map(str, fault["loc"][1:])) or "body"
@@ -100,8 +102,8 @@ def sentence(fault: Mapping[str, Any]) -> str:
 
 
 def unknown_name(name: str) -> str:
-    """What is said of an argument that there is not, with the nearest that there is."""
-    name = cut(name)
+    """The sentence about an unknown argument, with the most similar known one."""
+    name = shortened_name(name)
     near = difflib.get_close_matches(name, ARGUMENTS, 1)
     return f"{name}: is no argument here" + (
         f"; did you mean {near[0]}?" if near else "; /docs lists them"
@@ -123,13 +125,13 @@ ARGUMENTS = sorted(
 )
 
 
-def cut(name: str) -> str:
-    """A name of at most 40 characters, whatever was sent."""
+def shortened_name(name: str) -> str:
+    """A name, shortened to 40 characters."""
     return name if len(name) <= 40 else f"{name[:37]}..."
 
 
 def shortened(value: Any) -> str:
-    """A value as Python writes it, of at most 80 characters and not deep."""
+    """The repr of a value, shortened to 80 characters and limited in depth."""
     if isinstance(value, dict):
         value = dict(islice(value.items(), 4))  # reprlib would sort them all
     return f"{reprlib.repr(value):.80}"

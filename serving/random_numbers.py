@@ -1,6 +1,7 @@
-"""The random numbers of a bundle's graphs, in numpy: Threefry-2x32 with 20 rounds (Salmon et al. 2011).
+"""The random numbers of a bundle's graphs, in numpy: Threefry-2x32 with 20 rounds (Salmon et al.
+2011).
 
-`kvae.export.random_numbers` writes the same as nodes.
+`kvae.export.random_numbers` builds the same computation as ONNX nodes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import numpy as np
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 LATENT_POSITIONS = 2**31
-"""Positions from here on belong to the latent code, those below to the symbols of the text."""
+"""Positions from here on belong to the latent code; smaller ones belong to the tokens of the
+text."""
 
 
 def normals(seed: int, rows: np.ndarray, size: int) -> np.ndarray:
-    """Standard normal noise (rows, size), float32, of rows (n,) of a seed: what the graphs compute, to rounding."""
+    """Standard normal noise (n, size), float32, for rows (n,) of a seed; equal to that of the
+    graphs up to rounding."""
     pairs = -(-size // 2)
     positions = np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs, dtype=np.uint64)
     left, right = np.broadcast_arrays(rows.astype(np.uint64)[:, None], positions[None, :])

@@ -1,4 +1,4 @@
-"""What a `Sampler` gives back: samples and scores."""
+"""The results of a `Sampler`: samples and scores."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated text. The same `seed` and `row` of the same bundle give the same text anywhere."""
+    """One sampled text. A bundle gives the same text for the same `seed` and `row` on every
+    machine."""
 
     text: str
     seed: int
     row: int
     log_probability: float
-    """log p(text | z) of the model at temperature 1, nats, the end mark included."""
+    """log p(text | z) of the model at temperature 1, in nats, the end mark included."""
     finished: bool
-    """Whether the text is all there: the model wrote its end mark, or as many tokens as its texts always have. False
-    where the text stopped at the model's length."""
+    """True if the text is complete: the model sampled its end mark, or the text has the fixed
+    length of all its texts. False if the text was cut at the maximum length."""
     attribute: str | None = None
-    """The label it was written for, of a model that was trained with labels."""
+    """The label of the text, for a model that was trained with labels."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How surprising a text is to the model: an upper bound on -log p(text), nats, and its parts."""
+    """An upper bound on -log p(text) in nats, and its parts."""
 
     text: str
     bound: float
-    """reconstruction + KL."""
+    """reconstruction + kl, in nats."""
     reconstruction: float
-    """-log p(text | z), the end mark included."""
+    """-log p(text | z) in nats, the end mark included."""
     kl: float
-    """What the code costs; with it, the price of a label that was not given."""
+    """KL of the latent code in nats, plus the cost of a label that was not given."""
     bits_per_character: float
-    """The bound by the characters of the text and its end mark."""
+    """The bound in bits, divided by the number of characters, the end mark included."""
     nats: tuple[float, ...]
-    """The reconstruction token by token, the end mark last."""
+    """The reconstruction of each token in nats, the end mark last."""
 
 
 def scores_of(
     texts: Sequence[str], tokens: np.ndarray, kl: np.ndarray, nats: np.ndarray, end_marks: bool
 ) -> list[Score]:
-    """The scores of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), means over the codes drawn; `end_marks`
-    says that each text ends with a mark, which counts as a character."""
-    # One position after the other: the graph's own sum is float32, and np.sum groups them by the longest text of the batch.
+    """The scores of texts whose `tokens` (n, T) cost `kl` (n,) and `nats` (n, T), each a mean over
+    the sampled latent codes. `end_marks` says that each text ends with an end mark, which counts as
+    a character."""
+    # Positions are added one after another. The graph's own sum is in float32, and the order of
+    # np.sum depends on the longest text of the batch.
     reconstruction = np.add.accumulate(nats, axis=1)[:, -1]
     return [
         Score(

@@ -1,4 +1,5 @@
-"""The runtime that computes the graphs, onnxruntime: the settings of its sessions and runs, and what its errors mean.
+"""onnxruntime, which runs the graphs: the settings of its sessions and runs, and the meaning of its
+errors.
 
 No other module of the product imports onnxruntime.
 """
@@ -17,21 +18,33 @@ from .bundle import Bundle, checked_graph
 from .cores import usable_cores
 from .errors import BundleError
 
+__all__ = [
+    "InferenceSession",
+    "RunOptions",
+    "bundle_session",
+    "run",
+    "run_options",
+    "session",
+    "way_out",
+]
+
 QUIET = 4
-"""Log level of sessions and runs: what goes wrong is raised, not logged."""
+"""Log level of sessions and runs: errors are raised and not logged as well."""
 
 
 def run_options() -> RunOptions:
-    """Options of the runs of one call; setting their `terminate` ends these runs."""
+    """Options for the runs of one call; setting their `terminate` stops these runs."""
     options = RunOptions()
     options.log_severity_level = QUIET
     return options
 
 
 def session(graph: Path | bytes, threads: int | None = None) -> InferenceSession:
-    """A graph, ready to run on `threads` cores, by default on all usable ones. Raises what onnxruntime raises.
+    """The session of a graph on `threads` cores, by default on all usable ones. Raises the errors
+    of onnxruntime.
 
-    Thread counts are set explicitly: onnxruntime's default pins cores and fails in containers.
+    The number of threads is set explicitly: onnxruntime's default pins cores and fails in
+    containers.
     """
     options = SessionOptions()
     options.intra_op_num_threads = usable_cores() if threads is None else threads
@@ -41,35 +54,37 @@ def session(graph: Path | bytes, threads: int | None = None) -> InferenceSession
 
 
 def bundle_session(bundle: Bundle, endpoint: str, threads: int | None = None) -> InferenceSession:
-    """The verified graph of an endpoint, ready to run; raises `BundleError` with what helps."""
+    """The session of an endpoint's verified graph; raises `BundleError` with a way out."""
     file = checked_graph(bundle, endpoint)
     try:
-        return session(openable(file), threads)
-    except Exception as error:  # onnxruntime's own exceptions share no useful base
+        return session(path_or_bytes(file), threads)
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise BundleError(
-            f"{bundle.path}: onnxruntime {__version__} cannot load the {endpoint} ({first_line(error)}); {way_out(error)}"
+            f"{bundle.path}: onnxruntime {__version__} cannot load the {endpoint} "
+            f"({first_line(error)}); {way_out(error)}"
         ) from error
 
 
 def run(
-    running: InferenceSession,
+    graph_session: InferenceSession,
     endpoint: str,
     inputs: Mapping[str, Any],
     options: RunOptions | None = None,
 ) -> list[np.ndarray]:
-    """The outputs of one run of an endpoint's graph; raises `BundleError` where it fails."""
+    """The outputs of one run of an endpoint's graph; raises `BundleError` if the run fails."""
     feed = {name: np.asarray(value) for name, value in inputs.items()}
     try:
-        outputs: list[np.ndarray] = running.run(None, feed, options)
+        outputs: list[np.ndarray] = graph_session.run(None, feed, options)
     except Exception as error:  # as above
         raise BundleError(
-            f"the bundle's {endpoint} did not run ({first_line(error)}); check it with `kvae verify`"
+            f"the bundle's {endpoint} failed to run ({first_line(error)}); "
+            "check it with `kvae verify`"
         ) from error
     return outputs
 
 
-def openable(file: Path) -> Path | bytes:
-    """What onnxruntime takes for a file: its path, or its bytes where the path is not UTF-8."""
+def path_or_bytes(file: Path) -> Path | bytes:
+    """A file as onnxruntime takes it: its path, or its bytes if the path is not UTF-8."""
     try:
         os.fspath(file).encode()
     except UnicodeEncodeError:
@@ -78,15 +93,15 @@ def openable(file: Path) -> Path | bytes:
 
 
 def way_out(error: Exception) -> str:
-    """What helps where onnxruntime does not load a graph whose bytes are those that were exported."""
-    told = f"{type(error).__name__} {error}".lower()
-    if isinstance(error, MemoryError) or "bad_alloc" in told or "failed to allocate" in told:
+    """Advice for an error of onnxruntime while it loads a graph whose sha256 is right."""
+    message = f"{type(error).__name__} {error}".lower()
+    if isinstance(error, MemoryError) or "bad_alloc" in message or "failed to allocate" in message:
         return "there is not enough memory: close other programs, or use a machine with more"
     if isinstance(error, OSError):
-        return "look at the disk it lies on, and at the rights of this user"
+        return "check its disk and the permissions of this user"
     if any(
-        sign in told
-        for sign in (
+        phrase in message
+        for phrase in (
             "not_implemented",
             "notimplemented",
             "could not find an implementation",
@@ -98,5 +113,5 @@ def way_out(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an onnxruntime error says, on one line and short."""
+    """The message of an onnxruntime error, on one line of at most 160 characters."""
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

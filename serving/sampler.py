@@ -1,4 +1,4 @@
-"""Sampler: texts from a bundle, with numpy and onnxruntime alone."""
+"""The Sampler: texts from a bundle with numpy and onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from typing import Any, Literal
 import numpy as np
 
 from .alphabet import END, REPLACEMENT, START, Alphabet
-from .bundle import ENDPOINTS, Bundle, read_bundle
-from .checks import listed, numbers, one_of, real, whole
+from .bundle import Bundle, read_bundle
+from .checks import as_float, as_int, as_matrix, as_texts, check_one_of
 from .choices import DRAWING, choices
 from .errors import BundleError, ConfigError, DataError
-from .limits import Cancellation, checking, current_options, limited, stopping
+from .limits import Cancellation, cancellable, current_options, limited, limited_options
+from .manifest import ENDPOINTS
 from .random_numbers import normals
 from .reading import tokens_of
 from .results import Sample, Score, scores_of
-from .runtime import InferenceSession, bundle_session, run
+from .runtime import InferenceSession, RunOptions, bundle_session, run
 from .walks import PATHS
 
 CHUNK = 128
-"""Rows decoded at once: what bounds the memory of a call, whatever its size."""
+"""Rows decoded at once, which limits the memory of a call of any size."""
 
-LARGEST = {"seed": 2**63 - 1, "row": 2**32 - 1}
+MAXIMA = {"seed": 2**63 - 1, "row": 2**32 - 1}
 
-MOST_AROUND = 100_000
-"""Texts of one `interpolate` or `variations`."""
+MAX_WALK_TEXTS = 100_000
+"""Largest number of texts of one `interpolate` or `variations`."""
 
 Unknown = Literal["refuse", "replace"]
 TooLong = Literal["refuse", "cut"]
@@ -38,12 +39,13 @@ TooLong = Literal["refuse", "cut"]
 class Sampler:
     """A trained text VAE: `Sampler.load("bundle").sample(5, seed=0)`.
 
-    Codes are (n, d) float32. All methods raise errors of the `KvaeError` tree only, and may be called from many threads.
-    Those that compute also take `deadline`, seconds from now, after which they raise `DeadlineError`, and `cancel`, a
-    `Cancellation` whose `cancel()` ends them from another thread with `Cancelled`.
+    Latent codes are (n, d) float32. All methods raise only errors of the `KvaeError` tree and may
+    be called from many threads. Methods that compute also take `deadline`, in seconds from now,
+    after which they raise `DeadlineError`, and `cancel`, a `Cancellation` whose `cancel()` stops
+    them from another thread with `Cancelled`.
 
-    A pickled sampler is the bundle's path and `threads`: where it is unpickled or copied, the bundle is opened again, and
-    the graphs start when they are first needed.
+    A pickled sampler holds the bundle's path and `threads`. Unpickling or copying it opens the
+    bundle again; graphs are loaded on first use.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -51,7 +53,7 @@ class Sampler:
         self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
         self.length: int = bundle.manifest["length"]
         self.latent_size: int = bundle.manifest["latent"]["size"]
-        self.threads = None if threads is None else whole("threads", threads, 1, 1024)
+        self.threads = None if threads is None else as_int("threads", threads, 1, 1024)
         self._sessions: dict[str, InferenceSession] = {}
         self._starting = threading.Lock()
 
@@ -64,22 +66,23 @@ class Sampler:
     ) -> Sampler:
         """Open the bundle at `path`, on all usable cores or on `threads` of them.
 
-        The graphs named by `endpoints` are verified and started now, the others when they are first needed.
+        The graphs of `endpoints` are verified and loaded now, the others on first use.
         """
         sampler = cls(read_bundle(path), threads)
         for name in endpoints:
-            one_of("endpoints", name, ENDPOINTS)
+            check_one_of("endpoints", name, ENDPOINTS)
             sampler._session(name)
         return sampler
 
-    # --- writing -----------------------------------------------------------------------------------------------------
+    # --- sampling --------------------------------------------------------------------------------
 
     def sample(self, n: int, seed: int | None = None, **options: Any) -> list[str]:
-        """`n` new texts. Row i of a seed is the same text whatever `n`, machine or threads; without a seed one is drawn.
+        """`n` new texts. Row i of a seed is the same text for every `n`, machine and number of
+        threads. Without a seed, a random one is used.
 
-        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`, `min_length` (default 1, since no
-        corpus holds an empty text), `max_length`, `first_row`, and `attribute="positive"` for a model that was trained with
-        labels.
+        Options: `greedy=True` or `temperature=0.8` (default 1), `top_k=40`, `top_p=0.95`,
+        `min_length` (default 1, since no corpus contains an empty text), `max_length`, `first_row`,
+        and `attribute="positive"` for a model that was trained with labels.
         """
         return [sample.text for sample in self.generate(n, seed, **options)]
 
@@ -97,12 +100,14 @@ class Sampler:
         attribute: str | None = None,
         **options: Any,
     ) -> Iterator[Sample]:
-        """As `generate`, but one after the other: memory does not grow with `n`."""
-        n = whole("n", n, 0, LARGEST["row"])
-        seed = secrets.randbits(32) if seed is None else whole("seed", seed, 0, LARGEST["seed"])
-        first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
+        """As `generate`, one sample after another: memory does not grow with `n`."""
+        n = as_int("n", n, 0, MAXIMA["row"])
+        seed = secrets.randbits(32) if seed is None else as_int("seed", seed, 0, MAXIMA["seed"])
+        first_row = as_int("first_row", first_row, 0, MAXIMA["row"] - n)
         self._check_attribute(attribute)
-        write = partial(self._write, attribute=attribute, chosen=choices(self.manifest, **options))
+        write = partial(
+            self._sample_rows, attribute=attribute, choice_inputs=choices(self.manifest, **options)
+        )
         return (
             sample
             for start, count in chunks(n)
@@ -118,24 +123,30 @@ class Sampler:
         attribute: str | None = None,
         **options: Any,
     ) -> list[Sample]:
-        """Text i is row `rows[i]` of seed `seeds[i]`: what many callers asked for, written together."""
+        """Text i is row `rows[i]` of seed `seeds[i]`: one batch for requests with different
+        seeds."""
         if len(seeds) != len(rows):
             raise ConfigError(
-                f"seeds and rows must be equally many, got {len(seeds)} and {len(rows)}"
+                f"seeds and rows must be equally many, got {len(seeds)} and {len(rows)}; "
+                "give one row per seed"
             )
         all_seeds = np.array(
-            [whole("seed", seed, 0, LARGEST["seed"]) for seed in checking(seeds)], np.int64
+            [as_int("seed", seed, 0, MAXIMA["seed"]) for seed in cancellable(seeds)], np.int64
         )
         all_rows = np.array(
-            [whole("row", row, 0, LARGEST["row"]) for row in checking(rows)], np.int64
+            [as_int("row", row, 0, MAXIMA["row"]) for row in cancellable(rows)], np.int64
         )
         self._check_attribute(attribute)
-        chosen = choices(self.manifest, **options)
+        choice_inputs = choices(self.manifest, **options)
         places = (
             (all_seeds[start : start + count], all_rows[start : start + count])
             for start, count in chunks(len(rows))
         )
-        return [sample for place in places for sample in self._write(*place, attribute, chosen)]
+        return [
+            sample
+            for place in places
+            for sample in self._sample_rows(*place, attribute, choice_inputs)
+        ]
 
     def stream(
         self,
@@ -147,85 +158,90 @@ class Sampler:
         cancel: Cancellation | None = None,
         **options: Any,
     ) -> Iterator[str]:
-        """The text of a row of a seed in pieces, each as soon as it is written; joined they are `sample`'s text."""
-        seed = secrets.randbits(32) if seed is None else whole("seed", seed, 0, LARGEST["seed"])
-        row = whole("row", row, 0, LARGEST["row"])
+        """The text of a row of a seed in pieces, each as soon as it is sampled; joined, they are
+        the text of `sample`."""
+        seed = secrets.randbits(32) if seed is None else as_int("seed", seed, 0, MAXIMA["seed"])
+        row = as_int("row", row, 0, MAXIMA["row"])
         self._check_attribute(attribute)
-        chosen = choices(self.manifest, **options)
-        return self._stream(seed, row, attribute, chosen, deadline, cancel)
+        choice_inputs = choices(self.manifest, **options)
+        return self._stream(seed, row, attribute, choice_inputs, deadline, cancel)
 
     def _stream(
         self,
         seed: int,
         row: int,
         attribute: str | None,
-        chosen: dict[str, Any],
+        choice_inputs: dict[str, Any],
         deadline: float | None,
         cancel: Cancellation | None,
     ) -> Iterator[str]:
-        with stopping(deadline, cancel) as stop:
+        with limited_options(deadline, cancel) as stop:
             seeds, rows = np.array([seed]), np.array([row])
             z = self._with_attribute(self._codes(seeds, rows, stop), attribute)
-            written: list[int] = []
-            shown = ""
-            for (symbol,) in self.write_steps(z, seeds, rows, chosen, stop):
-                if symbol == END:
+            tokens: list[int] = []
+            streamed = ""
+            for (token,) in self.write_steps(z, seeds, rows, choice_inputs, stop):
+                if token == END:
                     break
-                written.append(int(symbol))
-                # What may still change, as half a character in bytes, waits for the next token.
-                ready = self.alphabet.decode(np.array([written]))[0].rstrip(REPLACEMENT)
-                if len(ready) > len(shown):
-                    yield ready[len(shown) :]
-                    shown = ready
-            yield from filter(
-                None, [self.alphabet.decode(np.array([written], np.int64))[0][len(shown) :]]
-            )
+                tokens.append(int(token))
+                # An incomplete character, such as half of its bytes, waits for the next token.
+                complete = self.alphabet.decode(np.array([tokens]))[0].rstrip(REPLACEMENT)
+                if len(complete) > len(streamed):
+                    yield complete[len(streamed) :]
+                    streamed = complete
+            rest = self.alphabet.decode(np.array([tokens], np.int64))[0][len(streamed) :]
+            if rest:
+                yield rest
 
     def write_steps(
         self,
         z: np.ndarray,
         seeds: np.ndarray,
         rows: np.ndarray,
-        chosen: Mapping[str, Any],
-        stop: Any = None,
+        choice_inputs: Mapping[str, Any],
+        stop: RunOptions | None = None,
     ) -> Iterator[np.ndarray]:
-        """Symbols (n,) of codes (n, d), position after position up to `max_length`, whatever has ended: the sampler's loop with
-        its turns outside the graph. `chosen` is what `choices` makes."""
+        """Token ids (n,) of latent codes (n, d), position by position up to `max_length`, also
+        after END: the loop of the sampler graph, run outside the graph. `choice_inputs` is the
+        result of `choices`."""
         projected, *states = self._run("expand", stop, z=z)
         previous = np.full(len(z), START)
-        step = {name: value for name, value in chosen.items() if name != "max_length"}
-        for position in range(int(chosen["max_length"])):
+        step = {name: value for name, value in choice_inputs.items() if name != "max_length"}
+        for position in range(int(choice_inputs["max_length"])):
             memory = {f"state_{number}": state for number, state in enumerate(states)}
             place = {"position": np.int64(position), "seed": seeds, "row": rows}
-            here = projected[:, position]
+            at_position = projected[:, position]
             previous, _, *states = self._run(
-                "step", stop, projected=here, previous=previous, **memory, **place, **step
+                "step", stop, projected=at_position, previous=previous, **memory, **place, **step
             )
             yield previous
 
     def write_ids(
-        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: Mapping[str, Any]
+        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, choice_inputs: Mapping[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """ids (n, time) and log-probabilities (n,) of codes (n, d), or of the prior's where `z` has no rows."""
-        ids, _, log_probability = self._run("sampler", z=z, seed=seeds, row=rows, **chosen)
+        """Token ids (n, time) and log-probabilities (n,) of latent codes (n, d); if `z` has no
+        rows, codes are sampled from the prior."""
+        ids, _, log_probability = self._run("sampler", z=z, seed=seeds, row=rows, **choice_inputs)
         return ids, log_probability
 
     @limited
     def draw_codes(self, n: int, seed: int, first_row: int = 0) -> np.ndarray:
-        """The codes (n, d) behind rows first_row, first_row + 1, ... of `seed`: samples of the prior."""
-        n, seed = whole("n", n, 0, LARGEST["row"]), whole("seed", seed, 0, LARGEST["seed"])
-        first_row = whole("first_row", first_row, 0, LARGEST["row"] - n)
-        drawn = (
+        """The latent codes (n, d) of rows first_row, first_row + 1, ... of `seed`, sampled from the
+        prior."""
+        n, seed = as_int("n", n, 0, MAXIMA["row"]), as_int("seed", seed, 0, MAXIMA["seed"])
+        first_row = as_int("first_row", first_row, 0, MAXIMA["row"] - n)
+        codes = (
             self._codes(np.full(count, seed), np.arange(count) + first_row + start)
             for start, count in chunks(n)
         )
-        return np.concatenate([np.zeros((0, self.latent_size), np.float32), *drawn])
+        return np.concatenate([np.zeros((0, self.latent_size), np.float32), *codes])
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- encoding and scoring --------------------------------------------------------------------
 
     @limited
     def encode(self, texts: Sequence[str] | str, unknown: Unknown = "refuse") -> np.ndarray:
-        """The codes of texts: the posterior's means, (n, d). Raises `DataError` for texts that the model cannot read."""
+        """The latent codes of texts: the posterior means, (n, d). Raises `DataError` for texts that
+        the model cannot read."""
         return self.posterior(texts, unknown)[0]
 
     @limited
@@ -235,9 +251,10 @@ class Sampler:
         """Means and log variances of q(z|x) for each text, (n, d) each."""
         if self.manifest["latent"]["kind"] == "none":
             raise ConfigError(
-                "this model is a language model and has no code of a text: sample from it, or score texts"
+                "this model is a language model and has no code of a text: "
+                "sample from it, or score texts"
             )
-        return self.posterior_of_tokens(self._tokens(listed(texts), unknown))
+        return self.posterior_of_tokens(self._tokens(as_texts(texts), unknown))
 
     @limited
     def posterior_of_tokens(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,11 +262,13 @@ class Sampler:
         tokens = np.asarray(tokens)
         if tokens.ndim != 2 or tokens.shape[1] != self.length or tokens.dtype.kind not in "iu":
             raise DataError(
-                f"tokens must be whole numbers of shape (n, {self.length}), got {tokens.dtype} {tokens.shape}"
+                f"tokens must be whole numbers of shape (n, {self.length}), "
+                f"got {tokens.dtype} {tokens.shape}"
             )
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < len(self.alphabet):
             raise DataError(
-                f"tokens must be ids from 0 to {len(self.alphabet) - 1}, got {tokens.min()} to {tokens.max()}"
+                f"tokens must be ids from 0 to {len(self.alphabet) - 1}, "
+                f"got {tokens.min()} to {tokens.max()}"
             )
         parts = [
             self._run("encoder", tokens=tokens[start : start + count].astype(np.int32))
@@ -272,21 +291,24 @@ class Sampler:
         unknown: Unknown = "replace",
         too_long: TooLong = "refuse",
     ) -> list[Score]:
-        """How surprising each text is: an upper bound on -log p(text), nats, the mean over `samples` codes a text.
+        """An upper bound on -log p(text) of each text, in nats, averaged over `samples` latent
+        codes per text.
 
-        A text's score depends on the text and `seed` alone. What the model never saw counts as the unknown symbol; what is
-        too long for it is refused, or cut. `attribute` is the label of all texts; without it a model that was trained with
-        labels guesses each, and the guess is paid for.
+        The score of a text depends only on the text and `seed`. Units that the model does not know
+        count as the unknown symbol, or are refused (`unknown="refuse"`). Texts that are too long
+        are refused, or cut (`too_long="cut"`). `attribute` is the label of all texts. Without it, a
+        model that was trained with labels infers the label of each text, and the cost of that is
+        part of `kl`.
         """
-        samples = whole("samples", samples, 1, LARGEST["row"])
-        seed = whole("seed", seed, 0, LARGEST["seed"])
+        samples = as_int("samples", samples, 1, MAXIMA["row"])
+        seed = as_int("seed", seed, 0, MAXIMA["seed"])
         self._check_attribute(attribute)
-        texts = listed(texts)
+        texts = as_texts(texts)
         tokens = self._tokens(texts, unknown, too_long)
         scores: list[Score] = []
         for start, count in chunks(len(tokens)):
-            some = slice(start, start + count)
-            scores += self._score(texts[some], tokens[some], samples, seed, attribute)
+            chunk = slice(start, start + count)
+            scores += self._score(texts[chunk], tokens[chunk], samples, seed, attribute)
         return scores
 
     def _score(
@@ -295,46 +317,48 @@ class Sampler:
         seeds = np.full(len(texts), seed)
         kl, nats = np.zeros(()), np.zeros(())  # sums in double precision
         for row in range(samples):
-            _, some_kl, some_nats = self.score_tokens(
+            _, sample_kl, sample_nats = self.score_tokens(
                 tokens, seeds, np.full(len(texts), row), attribute
             )
-            kl, nats = kl + some_kl, nats + some_nats
+            kl, nats = kl + sample_kl, nats + sample_nats
         kl, nats = kl / samples, nats / samples
         return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
 
     def score_tokens(
         self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
     ) -> list[np.ndarray]:
-        """reconstruction, kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of those rows of those seeds."""
-        given = {}
+        """reconstruction and kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of
+        `rows` of `seeds`."""
+        label_input = {}
         if self._attributes:
             value = -1 if attribute is None else self._attributes.index(attribute)
-            given["attribute"] = np.full(len(tokens), value, np.int32)
+            label_input["attribute"] = np.full(len(tokens), value, np.int32)
         return self._run(
-            "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **given
+            "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **label_input
         )
 
-    # --- both --------------------------------------------------------------------------------------------------------
+    # --- decoding and walks in the latent space --------------------------------------------------
 
     @limited
     def decode(self, codes: np.ndarray, seed: int = 0, **options: Any) -> list[str]:
-        """The texts of codes (n, d), greedily unless `temperature`, `top_k` or `top_p` is given (then `seed` counts)."""
-        codes = numbers("codes", codes, self.latent_size)
-        seed = whole("seed", seed, 0, LARGEST["seed"])
+        """The texts of latent codes (n, d), greedy unless `temperature`, `top_k` or `top_p` is
+        given; then `seed` is used."""
+        codes = as_matrix("codes", codes, self.latent_size)
+        seed = as_int("seed", seed, 0, MAXIMA["seed"])
         options = {"greedy": not options.keys() & set(DRAWING), **options}
-        chosen = choices(self.manifest, **options)
+        choice_inputs = choices(self.manifest, **options)
         texts: list[str] = []
         for start, count in chunks(len(codes)):
             rows = np.arange(start, start + count)
             texts += [
                 sample.text
-                for sample in self._decode(codes[rows], np.full(count, seed), rows, chosen)
+                for sample in self._decode(codes[rows], np.full(count, seed), rows, choice_inputs)
             ]
         return texts
 
     @limited
     def reconstruct(self, texts: Sequence[str] | str, unknown: Unknown = "refuse") -> list[str]:
-        """Each text through its code and back, greedily: what the model remembers of it."""
+        """Each text encoded and decoded greedily."""
         return self.decode(self.encode(texts, unknown))
 
     @limited
@@ -346,28 +370,30 @@ class Sampler:
         path: Literal["linear", "spherical"] = "linear",
         unknown: Unknown = "refuse",
     ) -> list[str]:
-        """Texts at `steps` equal paces from the code of `first` to that of `last`, ends included: on the straight line, or on
-        the arc around the origin, whose codes are as long as codes of the prior are (White 2016)."""
+        """Texts at `steps` evenly spaced points from the latent code of `first` to that of `last`,
+        ends included. The path is a straight line, or an arc around the origin, whose codes have
+        norms typical of the prior (White 2016)."""
         return self.decode(self._codes_between(first, last, steps, path, unknown))
 
     def _codes_between(
         self, first: str, last: str, steps: int, path: str, unknown: Unknown
     ) -> np.ndarray:
-        one_of("path", path, PATHS)
-        steps = whole("steps", steps, 2, MOST_AROUND)
+        check_one_of("path", path, PATHS)
+        steps = as_int("steps", steps, 2, MAX_WALK_TEXTS)
         start, stop = self.encode([first, last], unknown)
-        along = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
-        return PATHS[path](start, stop, along)
+        fractions = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
+        return PATHS[path](start, stop, fractions)
 
     @limited
     def variations(
         self, text: str, n: int = 10, scale: float = 1.0, seed: int = 0, unknown: Unknown = "refuse"
     ) -> list[str]:
-        """`n` texts from codes around that of `text`: its posterior's mean and `scale` of its standard deviations."""
-        scale = real("scale", scale)
+        """`n` texts decoded from codes around that of `text`: the posterior mean plus normal noise
+        of `scale` posterior standard deviations."""
+        scale = as_float("scale", scale)
         if not 0 <= scale <= 1e6:
             raise ConfigError(f"scale must be at least 0, got {scale}")
-        n, seed = whole("n", n, 0, MOST_AROUND), whole("seed", seed, 0, LARGEST["seed"])
+        n, seed = as_int("n", n, 0, MAX_WALK_TEXTS), as_int("seed", seed, 0, MAXIMA["seed"])
         mean, log_variance = self.posterior([text], unknown)
         deviation, texts = np.float32(scale) * np.exp(log_variance / 2), []
         for start, count in chunks(n):
@@ -379,9 +405,10 @@ class Sampler:
     def neighbours(
         self, text: str, among: Sequence[str], n: int = 10, unknown: Unknown = "refuse"
     ) -> list[tuple[str, float]]:
-        """The `n` texts of `among` whose codes are closest to that of `text`, and how far they are (Euclid)."""
-        among = listed(among)
-        n = whole("n", n, 0, LARGEST["row"])
+        """The `n` texts of `among` whose latent codes are closest to that of `text`, with their
+        Euclidean distances."""
+        among = as_texts(among)
+        n = as_int("n", n, 0, MAXIMA["row"])
         code, codes = self.encode([text], unknown), self.encode(among, unknown)
         distances = np.linalg.norm(codes - code, axis=1)
         nearest = np.argsort(distances, kind="stable")[:n]
@@ -394,9 +421,9 @@ class Sampler:
         minus: Sequence[str] | str = (),
         unknown: Unknown = "refuse",
     ) -> str:
-        """The text of the sum of the codes of `plus` without those of `minus`: what a is to b, x is to c, by plus=[b, c],
-        minus=[a]."""
-        plus, minus = listed(plus), listed(minus)
+        """The text of the sum of the codes of `plus` minus those of `minus`. For "a is to b as c is
+        to what" use plus=[b, c], minus=[a]."""
+        plus, minus = as_texts(plus), as_texts(minus)
         if not plus:
             raise ConfigError("plus must hold at least one text, got none")
         codes = self.encode([*plus, *minus], unknown)
@@ -405,14 +432,16 @@ class Sampler:
         )[0]
 
     def info(self) -> dict[str, Any]:
-        """The manifest: vocabulary, latent code, limits, training summary, versions and the parity record."""
+        """The manifest: vocabulary, latent code, limits, training summary, versions and the parity
+        record."""
         return dict(self.manifest)
 
-    # --- inside ------------------------------------------------------------------------------------------------------
+    # --- internals -------------------------------------------------------------------------------
 
     @property
     def _attributes(self) -> list[str]:
-        return self.manifest["latent"].get("attributes", [])
+        values: list[str] = self.manifest["latent"].get("attributes", [])
+        return values
 
     def _check_attribute(self, attribute: str | None) -> None:
         values = self._attributes
@@ -425,7 +454,8 @@ class Sampler:
             raise ConfigError(f"attribute {attribute!r} is unknown: {known}")
 
     def _with_attribute(self, z: np.ndarray, attribute: str | None) -> np.ndarray:
-        """Codes whose last columns, one for each value of the label, say `attribute`."""
+        """Latent codes whose last columns, one per value of the label, are the one-hot vector of
+        `attribute`."""
         if attribute is None:
             return z
         values, z = self._attributes, z.copy()
@@ -434,23 +464,30 @@ class Sampler:
         ]
         return z
 
-    def _codes(self, seeds: np.ndarray, rows: np.ndarray, stop: Any = None) -> np.ndarray:
+    def _codes(
+        self, seeds: np.ndarray, rows: np.ndarray, stop: RunOptions | None = None
+    ) -> np.ndarray:
         return self._run("prior", stop, seed=seeds, row=rows)[0]
 
-    def _write(
-        self, seeds: np.ndarray, rows: np.ndarray, attribute: str | None, chosen: dict[str, Any]
+    def _sample_rows(
+        self,
+        seeds: np.ndarray,
+        rows: np.ndarray,
+        attribute: str | None,
+        choice_inputs: dict[str, Any],
     ) -> list[Sample]:
-        """Texts of the prior's codes; the sampler draws them itself where nobody needs to see them."""
+        """Samples of the prior. The sampler graph draws the codes itself, unless they contain
+        labels."""
         if self._attributes:
             z = self._with_attribute(self._codes(seeds, rows), attribute)
         else:
             z = np.zeros((0, self.latent_size), np.float32)
-        return self._decode(z, seeds, rows, chosen)
+        return self._decode(z, seeds, rows, choice_inputs)
 
     def _decode(
-        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, chosen: dict[str, Any]
+        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, choice_inputs: dict[str, Any]
     ) -> list[Sample]:
-        ids, log_probability = self.write_ids(z, seeds, rows, chosen)
+        ids, log_probability = self.write_ids(z, seeds, rows, choice_inputs)
         finished = (ids == END).any(axis=1)
         if self.manifest["mode"] == "fixed":
             finished |= ids.shape[1] == self.length
@@ -479,27 +516,32 @@ class Sampler:
         )
 
     def _session(self, endpoint: str) -> InferenceSession:
-        """The running graph of an endpoint, verified and started when it is first needed."""
+        """The session of an endpoint's graph, verified and loaded on first use."""
         with self._starting:
             if endpoint not in self._sessions:
                 self._sessions[endpoint] = bundle_session(self.bundle, endpoint, self.threads)
             return self._sessions[endpoint]
 
-    def _run(self, endpoint: str, stop: Any = None, /, **inputs: Any) -> list[np.ndarray]:
+    def _run(
+        self, endpoint: str, stop: RunOptions | None = None, /, **inputs: Any
+    ) -> list[np.ndarray]:
         return run(self._session(endpoint), endpoint, inputs, stop or current_options())
 
 
 def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str) -> Sampler:
-    """What a pickled `Sampler` becomes; raises `BundleError` where another model lies at its path now."""
+    """The sampler that a pickle stands for; raises `BundleError` if another model is at its path
+    now."""
     sampler = kind.load(path, threads, endpoints=())
     found = sampler.manifest["model_id"]
     if found != model_id:
         raise BundleError(
-            f"{path}: holds the model {found} now, the pickled sampler had {model_id}; load it anew"
+            f"{path}: holds the model {found} now, the pickled sampler had {model_id}; "
+            "load it again"
         )
     return sampler
 
 
 def chunks(n: int) -> Iterator[tuple[int, int]]:
-    """(start, count) of pieces of at most `CHUNK` rows, for as long as the call may go on."""
-    return ((start, min(CHUNK, n - start)) for start in checking(range(0, n, CHUNK)))
+    """(start, count) of chunks of at most `CHUNK` rows; raises `Cancelled` between chunks if the
+    call must stop."""
+    return ((start, min(CHUNK, n - start)) for start in cancellable(range(0, n, CHUNK)))

@@ -1,4 +1,5 @@
-"""What the server takes and gives, as JSON: each endpoint's request and answer, and the problem that an error is told as."""
+"""The JSON of the server: request and answer of each endpoint, and the problem that reports an
+error."""
 
 from __future__ import annotations
 
@@ -10,44 +11,44 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from .choices import CHOICES
-from .sampler import LARGEST
+from .sampler import MAXIMA
 
-Seed = Annotated[int, Field(ge=0, le=LARGEST["seed"])]
-Row = Annotated[int, Field(ge=0, le=LARGEST["row"])]
+Seed = Annotated[int, Field(ge=0, le=MAXIMA["seed"])]
+Row = Annotated[int, Field(ge=0, le=MAXIMA["row"])]
 Texts = Annotated[list[str], FailFast()]
-"""What is no text ends the check: no list of faults as long as the body."""
+"""Validation stops at the first item that is not a text, so that the list of faults stays short."""
 
-SHOWN = 5
-"""Faults of a request that are told."""
+MAX_FAULTS = 5
+"""Number of faults of a request that are reported."""
 
 
 class Request(BaseModel):
-    """JSON types are taken as they are, and a name that is not known is an error."""
+    """Values must have their JSON type, and unknown names are errors."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def known(cls, data: Any) -> Any:
-        """Names that are not known end the check, and only the first are told: a body may hold a hundred thousand."""
-        strange = (
+    def check_names(cls, data: Any) -> Any:
+        """Report only the first unknown names: a body may contain a hundred thousand."""
+        unknown_names = (
             (name for name in data if name not in cls.model_fields)
             if isinstance(data, dict)
             else ()
         )
-        if names := list(islice(strange, SHOWN)):
+        if names := list(islice(unknown_names, MAX_FAULTS)):
             raise PydanticCustomError("unknown_names", "unknown names", {"names": names})
         return data
 
     deadline: float | None = Field(
         None,
         ge=1e-3,
-        description="seconds after which the answer is a 504; the server's own limit stays",
+        description="seconds after which the answer is a 504, at most the server's own limit",
     )
 
 
 def choice_field(name: str) -> Any:
-    """The default, range and description of an option of how tokens are chosen."""
+    """The default, range and description of a sampling option."""
     choice = CHOICES[name]
     return Field(
         choice.default, ge=choice.low, le=choice.high, description=choice.help + choice.request_note
@@ -55,7 +56,7 @@ def choice_field(name: str) -> Any:
 
 
 class Choices(Request):
-    """How symbols are chosen."""
+    """The sampling options of a request."""
 
     greedy: bool = choice_field("greedy")
     temperature: float | None = choice_field("temperature")
@@ -66,20 +67,22 @@ class Choices(Request):
     attribute: str | None = choice_field("attribute")
 
     def options(self) -> dict[str, Any]:
-        """As keyword arguments of `Sampler`."""
+        """The options as keyword arguments of `Sampler`."""
         return {name: getattr(self, name) for name in CHOICES}
 
 
 class SampleRequest(Choices):
     n: int = Field(1, ge=0, description="how many texts")
     seed: Seed | None = Field(
-        None, description="same seed, same texts; drawn and told if not given"
+        None, description="same seed, same texts; if not given, a random one that is in the answer"
     )
-    first_row: Row = Field(0, description="row of the seed to go on from")
+    first_row: Row = Field(0, description="row of the first text")
 
 
 class StreamRequest(Choices):
-    seed: Seed | None = Field(None, description="same seed, same text; drawn and told if not given")
+    seed: Seed | None = Field(
+        None, description="same seed, same text; if not given, a random one that is in the answer"
+    )
     row: Row = Field(0, description="row of the seed")
 
 
@@ -96,15 +99,15 @@ class TextsRequest(Reading):
 class InterpolateRequest(Reading):
     first: str
     last: str
-    steps: int = Field(7, ge=2, description="texts, ends included")
+    steps: int = Field(7, ge=2, description="number of texts, ends included")
     path: Literal["linear", "spherical"] = "linear"
 
 
 class ScoreRequest(Request):
     texts: Texts
-    samples: int = Field(1, ge=1, description="codes drawn for each text")
+    samples: int = Field(1, ge=1, description="latent codes sampled per text")
     seed: Seed = 0
-    attribute: str | None = Field(None, description="the label of all texts; guessed if not given")
+    attribute: str | None = Field(None, description="label of all texts; inferred if not given")
     unknown: Literal["refuse", "replace"] = Field(
         "replace", description="characters or words the model never saw"
     )
@@ -118,7 +121,7 @@ class Sampled(BaseModel):
     log_probability: float = Field(
         description="log p(text | z) at temperature 1, nats, the end mark included"
     )
-    finished: bool = Field(description="whether the model ended the text, or its length did")
+    finished: bool = Field(description="false if the text was cut at the maximum length")
     attribute: str | None
 
 
@@ -153,8 +156,10 @@ class Scored(BaseModel):
     text: str
     bound: float = Field(description="upper bound on -log p(text): reconstruction + kl, nats")
     reconstruction: float = Field(description="-log p(text | z), nats, the end mark included")
-    kl: float = Field(description="what the code costs, nats")
-    bits_per_character: float = Field(description="the bound by characters and end mark")
+    kl: float = Field(description="KL of the latent code, nats")
+    bits_per_character: float = Field(
+        description="the bound in bits, divided by the characters and end mark"
+    )
     nats: list[float] = Field(description="the reconstruction token by token, the end mark last")
 
 
@@ -167,11 +172,10 @@ class Status(BaseModel):
 
 
 class Info(BaseModel):
-    """The bundle's manifest, and what this server allows."""
+    """The bundle's manifest and the limits of this server."""
 
-    model_config = ConfigDict(
-        extra="allow", protected_namespaces=()
-    )  # pydantic before 2.10 warns of `model_id`
+    # Without `protected_namespaces`, pydantic before 2.10 warns about `model_id`.
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model_id: str
     limits: dict[str, float]
@@ -201,16 +205,16 @@ PROBLEMS = {
     503: ("unavailable", "the server is starting, shutting down, or has more work than time"),
     504: ("deadline", "the answer took too long"),
 }
-"""Every status of an error: the last part of its type, and its title."""
+"""The last part of the type, and the title, of each error status."""
 
 
-LONGEST_DETAIL = 1000
-"""Characters: a sentence never gives back what a body of a megabyte held."""
+MAX_DETAIL = 1000
+"""Limit in characters, so that a detail never repeats a body of a megabyte."""
 
 
 def problem(status: int, detail: str) -> dict[str, Any]:
-    """An error as its JSON says it."""
-    if len(detail) > LONGEST_DETAIL:
-        detail = detail[: LONGEST_DETAIL - 3] + "..."
+    """The JSON of an error."""
+    if len(detail) > MAX_DETAIL:
+        detail = detail[: MAX_DETAIL - 3] + "..."
     slug, title = PROBLEMS.get(status) or ("http", HTTPStatus(status).phrase.lower())
     return {"type": f"urn:kvae:problem:{slug}", "title": title, "status": status, "detail": detail}

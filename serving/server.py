@@ -1,8 +1,8 @@
-"""`kvae serve`: a bundle as a web service, with limits on all that a request may cost.
+"""`kvae serve`: a bundle as a web service, with limits on everything that a request may cost.
 
-Each request gets a fair share of the model by what it costs, and those that may share a batch do, with the answers that each
-would get alone (`batching`, `shares`). Connections are bounded in number and time (`connections`). Every error is a problem
-of one sentence (RFC 9457).
+Each request gets a fair share of the model's time. Requests that can share a batch do, and get the
+answers that they would get alone (`batching`, `shares`). Connections are limited in number and time
+(`connections`). Every error is a problem (RFC 9457) whose detail is one sentence.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from . import ConfigError, KvaeError, Sampler, schemas
-from .bundle import ENDPOINTS
-from .checks import whole
-from .connections import ACCEPTED_AT_ONCE, Connection, most_connections
+from . import ConfigError, KvaeError, Sampler
+from .checks import as_int
+from .connections import ACCEPTED_AT_ONCE, Connection, connection_limit
 from .endpoints import MODEL_ENDPOINTS, MODEL_PROBLEMS, STATE_ENDPOINTS, Handler, page
-from .middleware import watched
-from .openapi import EVENT, content_of, described, problems
-from .problems import Answer, of_anything, of_http, of_kvae, of_nobody, of_validation
-from .service import ClientLeft, Limits, Service, measured
+from .manifest import ENDPOINTS
+from .middleware import with_metrics_and_limits
+from .openapi import EVENT, content_of, openapi_description, problems
+from .problems import (
+    Answer,
+    http_problem,
+    kvae_problem,
+    no_answer,
+    unexpected_problem,
+    validation_problem,
+)
+from .service import ClientLeft, Limits, Service, measured_speeds
 from .shares import Speed
 
 WAITING_CONNECTIONS = 2048
-"""Connections that the system holds until they are accepted."""
+"""Connections that the operating system queues until they are accepted."""
 
 
 def application(
@@ -42,15 +50,19 @@ def application(
     local: bool = False,
     measure: Callable[[Sampler], Mapping[str, Speed]] | None = None,
 ) -> FastAPI:
-    """The web application (ASGI) of the model that `load` starts; `state.service` is what it shares.
+    """The web application (ASGI) of the model that `load` returns; `state.service` is its
+    `Service`.
 
-    `measure` says how fast the model is before requests are taken; without it that is learned from the first.
-    `local` refuses requests that name a host by another name than localhost: a page from elsewhere whose name was made to
-    point at this machine would otherwise read what the model says.
+    `measure` returns the speed of the model before requests are accepted; without it the speed is
+    estimated from the first requests. `local` refuses requests whose Host is neither localhost nor
+    an IP address. Otherwise a foreign web page whose domain was made to resolve to this machine
+    could read the model's answers.
     """
     limits = limits or Limits()
     service = Service(load, limits, measure)
-    app = FastAPI(title="kvae", lifespan=lambda _: service.at_work(), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="kvae", lifespan=lambda _: service.running_tasks(), docs_url=None, redoc_url=None
+    )
     app.state.service = service
     stream = content_of("text/event-stream", "events, each with JSON as data", EVENT)
     text = content_of("text/plain", "Prometheus' text format", {"type": "string"})
@@ -60,13 +72,13 @@ def application(
         register(app.get, path, handler, model, text, statuses)
     for path in ("/", "/docs"):
         app.get(path, include_in_schema=False)(page)
-    app.openapi = partial(described, app, limits)  # type: ignore[method-assign]
-    app.add_middleware(watched, limits=limits, local=local)
-    app.add_exception_handler(KvaeError, of_kvae)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, of_validation)  # type: ignore[arg-type]
-    app.add_exception_handler(AnyHTTPException, of_http)  # type: ignore[arg-type]
-    app.add_exception_handler(ClientLeft, of_nobody)
-    app.add_exception_handler(Exception, of_anything)
+    app.openapi = partial(openapi_description, app, limits)  # type: ignore[method-assign]
+    app.add_middleware(with_metrics_and_limits, limits=limits, local=local)
+    app.add_exception_handler(KvaeError, kvae_problem)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, validation_problem)  # type: ignore[arg-type]
+    app.add_exception_handler(AnyHTTPException, http_problem)  # type: ignore[arg-type]
+    app.add_exception_handler(ClientLeft, no_answer)
+    app.add_exception_handler(Exception, unexpected_problem)
     return app
 
 
@@ -74,29 +86,31 @@ def register(
     method: Callable[..., Any],
     path: str,
     handler: Handler,
-    model: type[schemas.BaseModel] | None,
-    otherwise: Mapping[str, Any],
+    model: type[BaseModel] | None,
+    untyped_answer: Mapping[str, Any],
     statuses: Sequence[int],
 ) -> None:
-    """An endpoint that answers with `model`, or, where that is None, with what `otherwise` describes."""
+    """Add an endpoint whose answer is described by `model`, or, if that is None, by
+    `untyped_answer`."""
     method(
         path,
         response_class=Response if model is None else Answer,
-        responses=({} if model else {200: otherwise}) | problems(statuses),
+        responses=({} if model else {200: untyped_answer}) | problems(statuses),
         operation_id=path[1:],
         response_model=model,
     )(handler)
 
 
 class Server(uvicorn.Server):
-    """A server that is told to stop by a signal, not stopped: a second one is told on too."""
+    """A uvicorn server that passes signals to `stop` instead of stopping; a second signal is passed
+    on too."""
 
     def __init__(self, config: uvicorn.Config, stop: Callable[[], Any]) -> None:
         super().__init__(config)
         self.stop = stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by a signal, between two steps of the event loop."""
+        """Called on a signal, between two steps of the event loop."""
         self.stop()
 
 
@@ -109,37 +123,40 @@ def serve(
     started: Callable[[str, str], None],
     threads: int | None = None,
 ) -> None:
-    """Serve the bundle at `path` until a signal; then finish what runs and return.
+    """Serve the bundle at `path` until a signal; then finish running requests and return.
 
-    `started(url, model_id)` is called once the graphs run. Raises `ConfigError` for an address that cannot be had and
-    `BundleError` for a bundle that cannot be used.
+    `started(url, model_id)` is called once the graphs are loaded. Raises `ConfigError` for an
+    address that is not available and `BundleError` for a bundle that cannot be used.
     """
-    listening = bound(host, port)
-    open_to_others = reaches_others(listening.getsockname()[0])
+    listener = listening_socket(host, port)
+    open_to_others = reachable_from_outside(listener.getsockname()[0])
     if open_to_others:
         say(
-            f"--host {host}: whoever reaches this machine can use the model, without password or encryption"
+            f"--host {host}: anyone who reaches this machine can use the model, "
+            "without password or encryption"
         )
-    with contextlib.closing(listening):
+    with contextlib.closing(listener):
         load = partial(Sampler.load, path, threads, ENDPOINTS)
-        app = application(load, limits, local=not open_to_others, measure=measured)
-        asyncio.run(serving(app, listening, url_of(listening), started))
+        app = application(load, limits, local=not open_to_others, measure=measured_speeds)
+        asyncio.run(run_server(app, listener, url_of(listener), started))
     failure = app.state.service.failure
     if failure:
         raise failure
 
 
-async def serving(
-    app: FastAPI, listening: socket.socket, url: str, started: Callable[[str, str], None]
+async def run_server(
+    app: FastAPI, listener: socket.socket, url: str, started: Callable[[str, str], None]
 ) -> None:
-    """Take requests until told to stop."""
+    """Accept requests until the service is stopped."""
     loop = asyncio.get_running_loop()
     service: Service = app.state.service
     limits = service.limits
     config = uvicorn.Config(
         app,
         http=partial(
-            Connection, most=most_connections(limits.connections), head_seconds=limits.head_deadline
+            Connection,
+            max_connections=connection_limit(limits.connections),
+            head_seconds=limits.head_deadline,
         ),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
@@ -150,31 +167,31 @@ async def serving(
         timeout_graceful_shutdown=1,
     )
     server = Server(config, partial(loop.call_soon_threadsafe, service.stop))
-    running = asyncio.create_task(server.serve([listening]))
+    running = asyncio.create_task(server.serve([listener]))
     while not server.started and not running.done():
         await asyncio.sleep(0.01)
-    listening.listen(WAITING_CONNECTIONS)
-    telling = asyncio.create_task(tell_start(service, partial(started, url)))
+    listener.listen(WAITING_CONNECTIONS)
+    reporting = asyncio.create_task(report_start(service, partial(started, url)))
     stopped = asyncio.create_task(service.stopped())
     await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     for connection in list(server.server_state.connections):
         if isinstance(connection, Connection) and connection.waiting_since is None:
-            connection.transport.abort()  # who does not read its answer is not waited for
+            connection.transport.abort()  # do not wait for clients that do not read their answer
     server.should_exit = True
     await running
-    for task in (telling, stopped):
+    for task in (reporting, stopped):
         task.cancel()
 
 
-async def tell_start(service: Service, started: Callable[[str], None]) -> None:
+async def report_start(service: Service, started: Callable[[str], None]) -> None:
     await service.started.wait()
     if service.sampler:
         started(service.sampler.manifest["model_id"])
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A listening socket, or `ConfigError`."""
-    whole("--port", port, 0, 65_535)
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A listening socket; raises `ConfigError` if the address is not available."""
+    as_int("--port", port, 0, 65_535)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -183,25 +200,26 @@ def bound(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"--host: must be an address of this machine, got {host!r} ({error})"
         ) from error
-    listening = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(WAITING_CONNECTIONS)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(WAITING_CONNECTIONS)
     except OSError as error:
-        listening.close()
+        listener.close()
         raise ConfigError(
-            f"--port: {port} of {host} cannot be had ({error.strerror}); give another, or 0 for one that is free"
+            f"--port: {port} of {host} is not available ({error.strerror}); "
+            "give another, or 0 for a free one"
         ) from error
-    listening.setblocking(False)
-    return listening
+    listener.setblocking(False)
+    return listener
 
 
-def reaches_others(address: str) -> bool:
-    """Whether other machines may come in at an IP address."""
+def reachable_from_outside(address: str) -> bool:
+    """True if other machines may reach an IP address."""
     return not ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def url_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

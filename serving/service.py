@@ -1,4 +1,4 @@
-"""A model behind a queue: what the endpoints of the server share."""
+"""A model behind a queue: the state that the server's endpoints share."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from fastapi import Request
 
 from . import Cancellation, ConfigError, DeadlineError, Sampler
 from .batching import Batch, Batcher, Job, Unavailable
-from .checks import real, whole
-from .limits import within
+from .checks import as_float, as_int
+from .limits import call_limits
 from .sampler import CHUNK
 from .shares import Speed
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on."""
+    """The limits of a server."""
 
     max_texts: int = 1024
-    """Texts a request: written, read or on the way between two; of scores, texts by samples."""
+    """Texts per request; for scores, texts times samples."""
     max_body_bytes: int = 2**20
     """Bytes of a request's body."""
     queue: int = 256
     """Requests that wait for the model."""
     deadline: float = 30.0
-    """Seconds for a request, from its first byte to its answer, or to the last piece of a stream."""
+    """Seconds from a request's first byte to its answer, or to the last piece of a stream."""
     window: float = 0.003
-    """Seconds that an idle model waits for requests to share a batch."""
+    """Seconds that an idle model waits for further requests to share a batch."""
     shutdown_deadline: float = 30.0
-    """Seconds for what runs when the server is told to stop."""
+    """Seconds for running requests to finish when the server is stopped."""
     connections: int = 1024
-    """Connections that are open at once; fewer where the process may open fewer files."""
+    """Open connections; fewer if the process may open fewer files."""
     head_deadline: float = 10.0
-    """Seconds for the head of a request to arrive, from the opening of the connection or the answer before."""
+    """Seconds for the head of a request to arrive, from the start of the connection or the previous
+    answer."""
 
     def __post_init__(self) -> None:
         counts = {
@@ -53,9 +54,9 @@ class Limits:
             "connections": 100_000,
         }
         for name, most in counts.items():
-            whole(name, getattr(self, name), 1, most)
+            as_int(name, getattr(self, name), 1, most)
         for name in ("deadline", "shutdown_deadline", "window", "head_deadline"):
-            if not 0 < real(name, getattr(self, name)) <= 86_400:
+            if not 0 < as_float(name, getattr(self, name)) <= 86_400:
                 raise ConfigError(
                     f"{name} must be above 0 and at most 86400 seconds, got {getattr(self, name)}"
                 )
@@ -69,29 +70,31 @@ WORK = {
     "score": "scoring",
     "stream": "streaming",
 }
-"""Which endpoints cost the same for a position; each work has a measured speed."""
+"""The kind of work of each endpoint. Endpoints of one kind have the same cost per position and one
+measured speed."""
 
 MEASURED_ROWS = 32
-"""Rows of the large piece by which speeds are measured at the start."""
+"""Rows of the large piece that is timed at the start."""
 
 MEASURED_TIMES = 3
-"""Runs of a piece at the start; the fastest counts."""
+"""Runs of each piece at the start; the fastest counts."""
 
 LARGE_INPUT = 2**16
-"""Characters beyond which texts wait for each other to be read, and not with the small ones."""
+"""In characters: larger inputs are tokenized in a thread of their own, so that small ones do not
+wait for them."""
 
 ANSWER_SECONDS = 1.0
-"""How long the last answers may take to be sent."""
+"""Seconds for the last answers to be sent at shutdown."""
 
-ENDED = "the server shut down before this was done; try again in a moment"
+SHUT_DOWN = "the server shut down before this was done; try again in a moment"
 
 
 class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
+    """The client closed the connection before the answer."""
 
 
 class Metrics:
-    """What Prometheus is told."""
+    """The metrics for Prometheus."""
 
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
@@ -114,7 +117,7 @@ class Metrics:
             "kvae_queue_depth", "Requests that wait for the model", **named
         )
         self.positions_waiting = prometheus_client.Gauge(
-            "kvae_positions_waiting", "Positions that wait to be written or read", **named
+            "kvae_positions_waiting", "Positions that wait to be processed", **named
         )
         sizes: dict[str, Any] = {"buckets": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
         self.batch_texts = prometheus_client.Histogram(
@@ -124,20 +127,20 @@ class Metrics:
             "kvae_batch_requests", "Requests run together", ["endpoint"], **sizes, **named
         )
         self.texts_written = prometheus_client.Counter(
-            "kvae_texts_written", "Texts the model wrote", ["endpoint"], **named
+            "kvae_texts_written", "Texts sampled by the model", ["endpoint"], **named
         )
 
     def batch(self, batch: Batch) -> None:
-        """Count a batch that is about to run; the first part of a job's kind is its endpoint."""
+        """Count a batch before it runs; the first part of a job's kind is its endpoint."""
         endpoint = batch[0][0].kind[0]
-        if endpoint == "stream":  # one text alone, turn by turn
+        if endpoint == "stream":  # a stream is never batched
             return
         self.batch_requests.labels(endpoint).observe(len(batch))
         self.batch_texts.labels(endpoint).observe(sum(len(items) for _, items in batch))
 
 
 class Service:
-    """A model behind a queue: what the endpoints share. `load` starts the graphs, `measure` says how fast they are."""
+    """A model behind a queue. `load` loads its graphs and `measure` returns how fast they are."""
 
     def __init__(
         self,
@@ -148,15 +151,15 @@ class Service:
         self.load, self.limits, self.metrics, self.measure = load, limits, Metrics(), measure
         self.sampler: Sampler | None = None
         self.failure: Exception | None = None
-        """Why the graphs did not start."""
+        """The error of loading the graphs, if any."""
         self.running = 0
-        """Requests that are being answered."""
+        """Number of requests that are being answered."""
         self.speeds = {work: Speed() for work in WORK.values()}
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
-        self.hurried = False
-        """Whether it was told to stop a second time."""
-        self.ended = False
-        """Whether no request is waited for any more."""
+        self.stop_now = False
+        """True after a second request to stop."""
+        self.waits_ended = False
+        """True once running requests are abandoned."""
         self.batcher = Batcher(limits.queue, CHUNK, limits.window, self.metrics.batch)
         self.metrics.running.set_function(lambda: self.running)
         self.metrics.queue_depth.set_function(lambda: len(self.batcher.waiting))
@@ -165,8 +168,8 @@ class Service:
         self._readers = {large: ThreadPoolExecutor(1, "kvae-read") for large in (False, True)}
 
     @contextlib.asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
-        """Within this the graphs start, and requests are taken once they have."""
+    async def running_tasks(self) -> AsyncIterator[None]:
+        """Context in which the graphs are loaded and requests are accepted."""
         tasks = [asyncio.create_task(self.start()), asyncio.create_task(self.batcher.work())]
         try:
             yield
@@ -178,7 +181,7 @@ class Service:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     async def start(self) -> None:
-        """Start the graphs, or remember why they did not start."""
+        """Load the graphs, or store the error."""
         try:
             sampler = await asyncio.to_thread(self.load)
             if self.measure and not self.stopping.is_set():
@@ -190,29 +193,31 @@ class Service:
         self.started.set()
 
     def stop(self) -> None:
-        """Take nothing new and finish what runs; told a second time, do not wait for it."""
+        """Refuse new requests and finish running ones; on the second call, do not wait for them."""
         if self.stopping.is_set():
-            self.hurried = True
+            self.stop_now = True
         self.stopping.set()
 
     async def stopped(self) -> None:
-        """Return when the server was told to stop and nothing runs any more, or what ran has been told so."""
+        """Wait until the server was stopped and all requests are finished or abandoned."""
         await self.stopping.wait()
         await self._idle(self.limits.shutdown_deadline)
-        self.ended = True
+        self.waits_ended = True
         for wait in self._waits:
             if not wait.expired():
                 wait.reschedule(0.0)
         await self._idle(ANSWER_SECONDS)
 
     async def _idle(self, seconds: float) -> None:
-        """Return when nothing runs, after so many seconds, or at once when nothing is to be waited for."""
-        until = time.monotonic() + seconds
-        while self.running and time.monotonic() < until and (self.ended or not self.hurried):
+        """Wait until no request runs, at most `seconds`; return at once after a second request to
+        stop."""
+        end = time.monotonic() + seconds
+        while self.running and time.monotonic() < end and (self.waits_ended or not self.stop_now):
             await asyncio.sleep(0.02)
 
     def model(self, request: Request) -> Sampler:
-        """The sampler, or `Unavailable` where the request came before the graphs ran or after the server was told to stop."""
+        """The sampler; raises `Unavailable` if the graphs are not loaded yet or the server is
+        shutting down."""
         if request.state.late:
             raise Unavailable("the server is shutting down; try again in a moment")
         if self.sampler is None:
@@ -220,46 +225,51 @@ class Service:
         return self.sampler
 
     def check_texts(self, name: str, texts: int) -> None:
-        """Raise `ConfigError` for more texts than a request may ask for."""
+        """Raise `ConfigError` if a request asks for too many texts."""
         if texts > self.limits.max_texts:
             raise ConfigError(
-                f"{name} must be at most {self.limits.max_texts} texts a request, got {texts}; send several"
+                f"{name} must be at most {self.limits.max_texts} texts a request, got {texts}; "
+                "send several requests"
             )
 
-    def deadline(self, request: Request, wanted: float | None) -> float:
-        """When a request is to be answered, on the clock of `time.monotonic`."""
-        return request.state.began + min(self.limits.deadline, wanted or self.limits.deadline)
+    def deadline(self, request: Request, seconds: float | None) -> float:
+        """The deadline of a request, on the clock of `time.monotonic`."""
+        started_at: float = request.state.started_at
+        return started_at + min(self.limits.deadline, seconds or self.limits.deadline)
 
     @contextlib.asynccontextmanager
-    async def until(self, deadline: float, late: Exception) -> AsyncIterator[None]:
-        """What waits inside ends with `late` at the deadline, and with `Unavailable` when the server does not wait any more."""
+    async def time_out(self, deadline: float, late: Exception) -> AsyncIterator[None]:
+        """Context whose waits end with the error `late` at the deadline, and with `Unavailable`
+        when the server stops waiting."""
         try:
-            async with asyncio.timeout(0.0 if self.ended else deadline - time.monotonic()) as wait:
+            async with asyncio.timeout(
+                0.0 if self.waits_ended else deadline - time.monotonic()
+            ) as wait:
                 self._waits.add(wait)
                 try:
                     yield
                 finally:
                     self._waits.discard(wait)
         except TimeoutError:
-            raise Unavailable(ENDED) if self.ended else late from None
+            raise Unavailable(SHUT_DOWN) if self.waits_ended else late from None
 
-    async def patiently(
+    async def answer_in_time(
         self, request: Request, deadline: float, answer: asyncio.Future[Any]
     ) -> Any:
-        """An answer, if it comes before the deadline and before the client leaves; else it is cancelled."""
-        gone: asyncio.Future[Any] = asyncio.create_task(client_left(request))
+        """The result of `answer`. It is cancelled at the deadline or when the client leaves."""
+        client_gone: asyncio.Future[Any] = asyncio.create_task(client_disconnect(request))
         try:
-            async with self.until(deadline, not_done(deadline - request.state.began)):
-                await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            async with self.time_out(deadline, deadline_error(deadline - request.state.started_at)):
+                await asyncio.wait({answer, client_gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            gone.cancel()
+            client_gone.cancel()
             if not answer.done():
                 answer.cancel()
         if answer.cancelled():
             raise ClientLeft
         return answer.result()
 
-    async def prepared(
+    async def prepare(
         self,
         request: Request,
         deadline: float,
@@ -267,18 +277,19 @@ class Service:
         read: Callable[..., Any],
         *arguments: Any,
     ) -> Any:
-        """What `read(*arguments)` makes of the input, before the model's work begins: in a thread, large inputs one by one."""
+        """The result of `read(*arguments)`, which prepares the input for the model in a thread;
+        large inputs wait in a queue of their own."""
         cancellation = Cancellation()
 
         def call() -> Any:
-            with within(cancel=cancellation):
+            with call_limits(cancel=cancellation):
                 return read(*arguments)
 
         answer = asyncio.get_running_loop().run_in_executor(
             self._readers[characters > LARGE_INPUT], call
         )
         try:
-            return await self.patiently(request, deadline, answer)
+            return await self.answer_in_time(request, deadline, answer)
         finally:
             cancellation.cancel()
 
@@ -291,34 +302,44 @@ class Service:
         positions: int,
         *shared: Hashable,
     ) -> list[Any]:
-        """One result an item, of `positions` each. Requests of equal endpoint and `shared` run together."""
+        """The results, one per item of `positions` positions. Requests of the same endpoint with
+        equal `shared` run together."""
         endpoint = request.url.path[1:]
         job = Job((endpoint, *shared), run, items, positions, self.speeds[WORK[endpoint]], deadline)
-        return await self.patiently(request, deadline, self.batcher.submit(job))
+        answer = self.batcher.submit(job)
+        results: list[Any] = await self.answer_in_time(request, deadline, answer)
+        return results
 
     async def pieces(
         self, request: Request, sampler: Sampler, deadline: float, positions: int, **options: Any
     ) -> AsyncGenerator[str, None]:
-        """The pieces of one text of at most `positions` tokens as they are written; left early, the writing ends."""
+        """The pieces of one text of at most `positions` tokens, as they are sampled. Closing the
+        generator stops the sampling."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
         cancellation = Cancellation()
-        written = sampler.stream(**options, cancel=cancellation)
+        sampled = sampler.stream(**options, cancel=cancellation)
 
-        def write(turns: Sequence[int], cancel: Cancellation) -> Sequence[int]:
-            for piece in islice(written, len(turns)):
+        def forward(positions: Sequence[int], cancel: Cancellation) -> Sequence[int]:
+            for piece in islice(sampled, len(positions)):
                 loop.call_soon_threadsafe(queue.put_nowait, piece)
-            return turns
+            return positions
 
         job = Job(
-            ("stream", object()), write, range(positions), 1, self.speeds[WORK["stream"]], deadline
+            ("stream", object()),
+            forward,
+            range(positions),
+            1,
+            self.speeds[WORK["stream"]],
+            deadline,
         )
         answer = self.batcher.submit(job)
-        answer.add_done_callback(
-            lambda _: loop.call_soon(queue.put_nowait, None)
-        )  # after the pieces
+        # None marks the end; `call_soon` puts it behind the pieces.
+        answer.add_done_callback(lambda _: loop.call_soon(queue.put_nowait, None))
         try:
             while True:
-                async with self.until(deadline, not_done(deadline - request.state.began)):
+                async with self.time_out(
+                    deadline, deadline_error(deadline - request.state.started_at)
+                ):
                     piece = await queue.get()
                 if piece is None:
                     answer.result()
@@ -329,8 +350,9 @@ class Service:
             cancellation.cancel()
 
 
-def measured(sampler: Sampler) -> dict[str, Speed]:
-    """How fast each kind of work is on this machine: a piece of one row and one of `MEASURED_ROWS`, run at the start."""
+def measured_speeds(sampler: Sampler) -> dict[str, Speed]:
+    """The speed of each kind of work on this machine, from timed pieces of one row and of
+    `MEASURED_ROWS` rows."""
     length = sampler.length
     tokens = np.zeros((MEASURED_ROWS, length), np.int32)
     rows = np.arange(MEASURED_ROWS)
@@ -338,14 +360,14 @@ def measured(sampler: Sampler) -> dict[str, Speed]:
     def seconds(run: Callable[[], Any]) -> float:
         times = []
         for _ in range(MEASURED_TIMES):
-            began = time.monotonic()
+            started_at = time.monotonic()
             run()
-            times.append(time.monotonic() - began)
+            times.append(time.monotonic() - started_at)
         return min(times)
 
     def speed(run: Callable[[int], Any]) -> Speed:
         large, small = (seconds(partial(run, n)) for n in (MEASURED_ROWS, 1))
-        return Speed.of_two(length, small, MEASURED_ROWS * length, large)
+        return Speed.from_two_pieces(length, small, MEASURED_ROWS * length, large)
 
     speeds = {
         "writing": speed(
@@ -363,13 +385,13 @@ def measured(sampler: Sampler) -> dict[str, Speed]:
     return speeds
 
 
-def not_done(seconds: float) -> DeadlineError:
+def deadline_error(seconds: float) -> DeadlineError:
     return DeadlineError(
         f"deadline: not done in {seconds:g} seconds; give it more time, or ask for less at once"
     )
 
 
-async def client_left(request: Request) -> None:
-    """Return when the client closed the connection; the body has been read."""
+async def client_disconnect(request: Request) -> None:
+    """Wait until the client closes the connection; the body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,6 +1,7 @@
-"""Whose turn it is and how long work takes: what a queue needs to give fair shares of one model by cost.
+"""Cost and order of the work in a queue whose requests get fair shares of one model.
 
-A cost is seconds of the model: the positions that a request makes it write or read, by the speed measured on earlier ones.
+A cost is seconds of the model: the positions of a request, at the speed measured on earlier
+requests.
 """
 
 from __future__ import annotations
@@ -9,69 +10,86 @@ import heapq
 from dataclasses import dataclass
 
 PIECE_SECONDS = 0.15
-"""How long a piece of work should take: what a small request waits for at most before its turn."""
+"""Target duration of one piece of work: how long a small request waits at most before it is
+served."""
 
 FIXED_SHARE = 0.25
-"""Largest share of a piece's time that may be the same for a piece of any size: longer pieces where it would be more."""
+"""Largest fraction of a piece's duration that may be fixed cost; pieces grow longer where it would
+be more."""
 
-STEP = 0.2
-"""How far one measured piece moves the speed."""
+LEARNING_RATE = 0.2
+"""How much one measured piece changes the estimated speed."""
 
 
 @dataclass
 class Speed:
-    """How long a piece of one kind of work takes: `fixed + each * positions` seconds, followed piece by piece."""
+    """The duration of a piece of one kind of work, `fixed + per_position * positions` seconds,
+    estimated from measured pieces."""
 
     fixed: float = 0.0
-    """Seconds of any piece, whatever its size."""
-    each: float = 0.0
-    """Seconds of a position; 0 while nothing is known."""
-    scale: float = 1.0
-    """Positions of a large piece."""
+    """Seconds per piece, whatever its size."""
+    per_position: float = 0.0
+    """Seconds per position; 0 before the first measurement."""
+    large_piece: float = 1.0
+    """Positions of a large piece, the unit of the estimate's step size."""
 
     @classmethod
-    def of_two(cls, small: int, small_seconds: float, large: int, large_seconds: float) -> Speed:
-        """Of a small and a large piece: their positions and seconds."""
-        each = max((large_seconds - small_seconds) / (large - small), 0.1 * large_seconds / large)
-        return cls(max(small_seconds - each * small, 0.0), each, large)
+    def from_two_pieces(
+        cls, small: int, small_seconds: float, large: int, large_seconds: float
+    ) -> Speed:
+        """The speed estimated from the positions and seconds of a small and a large piece."""
+        per_position = max(
+            (large_seconds - small_seconds) / (large - small), 0.1 * large_seconds / large
+        )
+        return cls(max(small_seconds - per_position * small, 0.0), per_position, large)
 
     def seconds(self, positions: float) -> float:
-        """Of one piece."""
-        return self.fixed + self.each * positions
+        """The expected seconds of one piece."""
+        return self.fixed + self.per_position * positions
 
-    def saw(self, positions: float, seconds: float) -> None:
-        """Follow a piece that ran: least mean squares, normalised. Small pieces move `fixed`, large ones both. A single piece
-        counts as at most twice as long as expected."""
+    def update(self, positions: float, seconds: float) -> None:
+        """Update the estimate with a measured piece, by normalised least mean squares. Small pieces
+        mainly change `fixed`, large ones change both. A measurement counts as at most twice the
+        expected duration."""
         if positions <= 0:
             return
-        if not self.each:
-            self.each, self.scale = seconds / positions, positions
+        if not self.per_position:
+            self.per_position, self.large_piece = seconds / positions, positions
             return
         error = min(seconds - self.seconds(positions), self.seconds(positions))
-        share = positions / self.scale
-        moved = STEP * error / (1.0 + share**2)
-        self.fixed = max(self.fixed + moved, 0.0)
-        self.each = max(self.each + moved * share / self.scale, 0.1 * self.each)
+        relative_size = positions / self.large_piece
+        correction = LEARNING_RATE * error / (1.0 + relative_size**2)
+        self.fixed = max(self.fixed + correction, 0.0)
+        self.per_position = max(
+            self.per_position + correction * relative_size / self.large_piece,
+            0.1 * self.per_position,
+        )
 
     @property
-    def piece(self) -> float:
-        """Positions of a piece."""
-        if not self.each:
+    def positions_per_piece(self) -> float:
+        """Positions of a piece of full size; infinite before the first measurement."""
+        if not self.per_position:
             return float("inf")
-        in_time, worth_it = PIECE_SECONDS - self.fixed, self.fixed * (1.0 / FIXED_SHARE - 1.0)
-        return max(in_time, worth_it) / self.each
+        in_time, amortised = PIECE_SECONDS - self.fixed, self.fixed * (1.0 / FIXED_SHARE - 1.0)
+        return max(in_time, amortised) / self.per_position
 
     @property
-    def rate(self) -> float:
-        """Seconds of a position in full pieces; as good as none while nothing is known, which still tells small from large."""
-        return self.seconds(self.piece) / self.piece if self.each else 1e-9
+    def seconds_per_position(self) -> float:
+        """Seconds per position in pieces of full size. Before the first measurement it is tiny,
+        which still orders small and large requests."""
+        return (
+            self.seconds(self.positions_per_piece) / self.positions_per_piece
+            if self.per_position
+            else 1e-9
+        )
 
 
 class FairClock:
     """The virtual time of a model that all unfinished requests would share equally.
 
-    A request gets the virtual time at which it would be done there. Served in the order of these times, one after another,
-    none is done later than by equal shares, and most are done sooner (Friedman and Henderson 2003, fair sojourn protocol).
+    Each request gets the virtual time at which it would finish on that model. Served one after
+    another in the order of these times, no request finishes later than with equal shares, and most
+    finish sooner (Friedman and Henderson 2003, fair sojourn protocol).
     """
 
     def __init__(self) -> None:
@@ -79,19 +97,20 @@ class FairClock:
         self.ends: list[float] = []
 
     def enter(self, cost: float) -> float:
-        """The virtual time at which a request of `cost` seconds will be done."""
+        """The virtual finish time of a new request that costs `cost` seconds."""
         end = self.now + cost
         heapq.heappush(self.ends, end)
         return end
 
     def leave(self, end: float) -> None:
-        """Forget a request that is not wanted any more."""
+        """Forget a request that was withdrawn."""
         if end in self.ends:
             self.ends.remove(end)
             heapq.heapify(self.ends)
 
     def advance(self, work: float) -> None:
-        """The model did `work` seconds, which all unfinished requests would have shared."""
+        """Advance the clock by `work` seconds of the model, shared equally by all unfinished
+        requests."""
         while self.ends:
             until_next_end = (self.ends[0] - self.now) * len(self.ends)
             if work < until_next_end:

@@ -1,4 +1,4 @@
-"""Checking a bundle anywhere, with numpy and onnxruntime alone."""
+"""Verification of a bundle with numpy and onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .bundle import ENDPOINTS
 from .errors import CheckFailed
+from .manifest import ENDPOINTS
 from .sampler import Sampler
 
 SEED_TEST_SECONDS = 600.0
-"""A graph that has not written the texts of its seed test by then is taken for one that never ends."""
+"""Time limit of the seed test; a graph that takes longer is assumed never to end."""
 
 
 def seed_test_texts(sampler: Sampler, test: Mapping[str, Any]) -> list[str]:
-    """What a bundle writes at the rows and seed of its seed test, empty texts allowed."""
+    """The texts that a bundle samples for the rows and seed of its seed test; empty texts are
+    allowed."""
     return sampler.sample(test["rows"], test["seed"], min_length=0, deadline=SEED_TEST_SECONDS)
 
 
 def verify(path: str | Path) -> dict[str, Any]:
-    """Read every file, compare all sums, look through every graph for what does not belong there, start it, and sample the
-    texts that the manifest remembers.
+    """Verify a bundle: read every file, compare checksums, check the contents of every graph, load
+    it, and compare the texts of the seed test with those in the manifest.
 
-    Returns what was checked, with the parity record of the export; raises `BundleError` for files that are not as they
-    were written, `CheckFailed` when the sampler writes other texts than it did when it was exported, and `DeadlineError`
-    when it has written none after `SEED_TEST_SECONDS`.
+    Returns what was checked, with the parity record of the export. Raises `BundleError` for files
+    that have changed, `CheckFailed` if the sampler returns other texts than at export, and
+    `DeadlineError` if it takes longer than `SEED_TEST_SECONDS`.
     """
     sampler = Sampler.load(path, endpoints=ENDPOINTS)
-    remembered = sampler.manifest["seed_test"]
-    texts = seed_test_texts(sampler, remembered)
-    if texts != remembered["texts"]:
+    seed_test = sampler.manifest["seed_test"]
+    texts = seed_test_texts(sampler, seed_test)
+    if texts != seed_test["texts"]:
         raise CheckFailed(
-            f"{path}: seed {remembered['seed']} gives {texts}, at export it gave {remembered['texts']}; report this platform"
+            f"{path}: seed {seed_test['seed']} gives {texts}, at export it gave "
+            f"{seed_test['texts']}; report this platform"
         )
     return {
         "bundle": str(path),

@@ -160,7 +160,7 @@ def test_a_model_whose_weights_are_no_numbers_is_refused(
 ) -> None:
     trained = load_run(run_folder)
     trained.model.head.classify.bias.assign(np.full(len(trained.alphabet), np.nan, np.float32))
-    with pytest.raises(BundleError, match="weights that are infinite or no numbers"):
+    with pytest.raises(BundleError, match="weights that are infinite or NaN"):
         write_bundle(trained.model, trained.alphabet, trained.config, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 

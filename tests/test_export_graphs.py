@@ -12,7 +12,7 @@ from kvae.decoding import MASKED_LOGIT, decode, logit_mask
 from kvae.export.choices import choose
 from kvae.export.graphs import CHOICES, Shared, bundle_graphs, sampler_graph
 from kvae.export.nodes import Nodes, tensor
-from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 
 from .conftest import random_tokens, small_model
 
@@ -240,7 +240,7 @@ def test_special_symbols_are_never_written() -> None:
     for choices in ({}, {"temperature": 1.0}, {"temperature": 50.0, "top_k": 9}):
         ids, lengths, _ = run(**choices)
         written = np.arange(ids.shape[1])[None, :] < lengths[:, None]
-        assert not np.isin(ids[written], NEVER_WRITTEN).any()
+        assert not np.isin(ids[written], NEVER_SAMPLED).any()
 
 
 def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) -> None:

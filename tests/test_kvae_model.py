@@ -11,7 +11,7 @@ import pytest
 from kvae.decoding import at_temperature, decode, sample
 from kvae.model import TextVAE
 from kvae.parts import shifted
-from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
+from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.errors import ConfigError
 
 from .conftest import COMPILED, numbers, random_tokens, small_config, small_model
@@ -161,7 +161,7 @@ def test_decoding_never_writes_a_special_symbol_but_end_and_pads_behind_it() -> 
     tokens = np.array(sample(model, 200, at_temperature(1.0, seed=0), seed=0))
     ended = np.cumsum(tokens == END, axis=1) - (tokens == END) > 0
     assert (tokens[ended] == PAD).all()
-    assert not np.isin(tokens[~ended], NEVER_WRITTEN).any()
+    assert not np.isin(tokens[~ended], NEVER_SAMPLED).any()
     assert ended.any()
 
 
@@ -172,7 +172,7 @@ def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
     logits = np.array(
         model.head(model.expander(z, training=False), shifted(tokens), training=False)
     )
-    logits[..., list(NEVER_WRITTEN)] = -np.inf
+    logits[..., list(NEVER_SAMPLED)] = -np.inf
     counted = tokens != PAD
     np.testing.assert_array_equal(tokens[counted], logits.argmax(axis=-1)[counted])
 

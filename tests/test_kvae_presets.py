@@ -12,7 +12,7 @@ from kvae.decoding import decode, sample
 from kvae.model import TextVAE
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PRESETS, PUBLISHED, SMALL, preset
-from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD
+from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD
 
 from .conftest import COMPILED, JAX, everyday, random_tokens
 
@@ -40,7 +40,7 @@ def inputs(model: TextVAE, rows: int) -> Any:
 def is_text(tokens: np.ndarray) -> bool:
     """Written symbols, then perhaps END, then PAD alone."""
     behind = np.cumsum(tokens == END, axis=1) - (tokens == END) > 0
-    return bool((tokens[behind] == PAD).all()) and not np.isin(tokens[~behind], NEVER_WRITTEN).any()
+    return bool((tokens[behind] == PAD).all()) and not np.isin(tokens[~behind], NEVER_SAMPLED).any()
 
 
 REPRESENTATIVES = (

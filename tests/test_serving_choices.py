@@ -26,8 +26,7 @@ def test_without_options_a_text_is_drawn_from_the_whole_distribution() -> None:
 
 def test_a_name_that_is_no_option_is_told_with_those_that_are() -> None:
     with pytest.raises(
-        TypeError,
-        match="'temprature' is no option of how tokens are chosen; there are greedy, temp",
+        TypeError, match="'temprature' is not a sampling option; the options are greedy, temp"
     ):
         choices(MANIFEST, temprature=1.0)
 

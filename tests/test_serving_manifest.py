@@ -439,7 +439,7 @@ def test_five_hundred_changes_that_every_file_agrees_on(
         ("[" * 600 + "]" * 600, "not the manifest of a kvae bundle"),
         (
             '{"format": "kvae-bundle", "format_version": 2, "x": ' + "[" * 600 + "]" * 600 + "}",
-            "its sum differs",
+            "its sha256 differs",
         ),
         ("9" * 10_000, "it is not JSON"),
         ("1e999", "not the manifest"),

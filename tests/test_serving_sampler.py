@@ -194,7 +194,7 @@ def test_info_is_the_manifest(sampler: Sampler) -> None:
         (
             lambda s: s.sample(1, greedy=True, temperature=0.5),
             ConfigError,
-            "greedy takes the likeliest symbol",
+            "greedy takes the most probable token",
         ),
         (lambda s: s.encode(["KAMI", "KÄMI"]), DataError, "characters the model never saw: 'Ä' 1"),
         (lambda s: s.encode(["KAMI"], unknown="ignore"), ConfigError, "unknown must be"),

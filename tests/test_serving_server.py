@@ -27,8 +27,8 @@ schemathesis = pytest.importorskip("schemathesis")
 httpx = pytest.importorskip("httpx")
 
 from kvae.serving.endpoints import PAGE  # noqa: E402
-from kvae.serving.server import application, bound, reaches_others  # noqa: E402
-from kvae.serving.service import WORK, Limits, measured  # noqa: E402
+from kvae.serving.server import application, listening_socket, reachable_from_outside  # noqa: E402
+from kvae.serving.service import WORK, Limits, measured_speeds  # noqa: E402
 from kvae.serving.shares import Speed  # noqa: E402
 
 TEXTS = ["KAMITO", "RUNEKA", "MI"]
@@ -425,11 +425,13 @@ def test_what_cannot_be_done_in_its_time_is_refused_at_once(
 
 
 def test_the_speed_is_measured_before_requests_are_taken(sampler: Sampler) -> None:
-    with fastapi_testclient.TestClient(application(lambda: sampler, measure=measured)) as client:
+    with fastapi_testclient.TestClient(
+        application(lambda: sampler, measure=measured_speeds)
+    ) as client:
         until(lambda: client.get("/ready").status_code == 200)
         speeds = client.app.state.service.speeds
     assert set(speeds) == set(WORK.values())
-    assert all(speed.each > 0 for speed in speeds.values())
+    assert all(speed.per_position > 0 for speed in speeds.values())
 
 
 @pytest.mark.parametrize(("limit", "wanted"), [(30.0, 0.05), (0.05, None), (0.05, 30.0)])
@@ -468,7 +470,7 @@ def test_a_client_that_left_is_not_worked_for() -> None:
             await asyncio.to_thread(model.called.wait, 20)
             return {"type": "http.disconnect"}
 
-        async with app.state.service.at_work():
+        async with app.state.service.running_tasks():
             await app.state.service.started.wait()
             await app(scope("/sample"), receive, ignore)
             assert await asyncio.to_thread(model.cancelled.wait, 20)
@@ -488,7 +490,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(sampler: Sampler) -> None
         async def send(message: Any) -> None:
             sent.append(message)
 
-        async with app.state.service.at_work():
+        async with app.state.service.running_tasks():
             await app.state.service.started.wait()
             await app(scope("/sample"), receive, send)
 
@@ -509,7 +511,7 @@ def test_a_server_that_waits_no_more_answers_what_runs_with_503() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        async with service.at_work():
+        async with service.running_tasks():
             await service.started.wait()
             asking = asyncio.create_task(app(scope("/sample"), receive, send))
             await asyncio.to_thread(model.called.wait, 20)
@@ -804,7 +806,7 @@ def test_a_name_from_elsewhere_is_not_this_machine(
     ("address", "open_to_others"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)]
 )
 def test_it_is_known_whether_others_can_come_in(address: str, open_to_others: bool) -> None:
-    assert reaches_others(address) == open_to_others
+    assert reachable_from_outside(address) == open_to_others
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -1030,10 +1032,10 @@ def test_a_missing_bundle_is_one_line_and_exit_code_3(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_one_line_and_exit_code_2(bundle_folder: Path) -> None:
-    with bound("127.0.0.1", 0) as taken:
+    with listening_socket("127.0.0.1", 0) as taken:
         done = kvae("serve", str(bundle_folder), "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
-    assert re.fullmatch(r"kvae serve: --port: \d+ of 127.0.0.1 cannot be had .*\n", done.stderr)
+    assert re.fullmatch(r"kvae serve: --port: \d+ of 127.0.0.1 is not available .*\n", done.stderr)
 
 
 @pytest.mark.parametrize(

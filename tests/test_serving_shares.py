@@ -21,8 +21,8 @@ SECOND = Speed(0.0, 1.0, 100.0)
 """A model that takes a second for a position."""
 
 
-def batcher(longest: int = 256) -> Batcher:
-    return Batcher(longest, 128, 0.001, lambda batch: None)
+def batcher(max_jobs: int = 256) -> Batcher:
+    return Batcher(max_jobs, 128, 0.001, lambda batch: None)
 
 
 def job(
@@ -116,41 +116,44 @@ def test_work_that_does_not_divide_evenly_is_done_once() -> None:
 
 
 def test_two_pieces_tell_what_every_piece_and_what_each_position_takes() -> None:
-    speed = Speed.of_two(10, 0.03, 110, 0.13)
-    assert (speed.fixed, speed.each) == (pytest.approx(0.02), pytest.approx(0.001))
+    speed = Speed.from_two_pieces(10, 0.03, 110, 0.13)
+    assert (speed.fixed, speed.per_position) == (pytest.approx(0.02), pytest.approx(0.001))
 
 
 def test_a_speed_follows_what_is_measured() -> None:
-    speed = Speed.of_two(10, 0.03, 110, 0.13)
+    speed = Speed.from_two_pieces(10, 0.03, 110, 0.13)
     for _ in range(200):
         for positions in (10, 60, 110):
-            speed.saw(positions, 0.04 + 0.003 * positions)
-    assert (speed.fixed, speed.each) == (
+            speed.update(positions, 0.04 + 0.003 * positions)
+    assert (speed.fixed, speed.per_position) == (
         pytest.approx(0.04, rel=0.05),
         pytest.approx(0.003, rel=0.05),
     )
 
 
 def test_small_pieces_do_not_make_large_ones_seem_slower() -> None:
-    speed = Speed.of_two(10, 0.03, 1000, 1.0)
-    before = speed.each
+    speed = Speed.from_two_pieces(10, 0.03, 1000, 1.0)
+    before = speed.per_position
     for _ in range(200):
-        speed.saw(10, 0.06)
+        speed.update(10, 0.06)
     assert speed.seconds(10) == pytest.approx(0.06, rel=0.05)
-    assert speed.each < 1.1 * before
+    assert speed.per_position < 1.1 * before
 
 
 def test_one_piece_that_was_held_up_counts_as_twice_as_long_at_most() -> None:
     held_up, twice = Speed(0.02, 0.001, 100.0), Speed(0.02, 0.001, 100.0)
-    held_up.saw(100, 60.0)
-    twice.saw(100, 0.24)
-    assert (held_up.fixed, held_up.each) == (pytest.approx(twice.fixed), pytest.approx(twice.each))
+    held_up.update(100, 60.0)
+    twice.update(100, 0.24)
+    assert (held_up.fixed, held_up.per_position) == (
+        pytest.approx(twice.fixed),
+        pytest.approx(twice.per_position),
+    )
 
 
 def test_a_piece_takes_a_moment_or_is_long_enough_to_be_worth_it() -> None:
     cheap, costly = Speed(0.01, 0.001, 100.0), Speed(0.5, 0.001, 100.0)
-    assert cheap.seconds(cheap.piece) == pytest.approx(PIECE_SECONDS)
-    assert costly.fixed / costly.seconds(costly.piece) == pytest.approx(FIXED_SHARE)
+    assert cheap.seconds(cheap.positions_per_piece) == pytest.approx(PIECE_SECONDS)
+    assert costly.fixed / costly.seconds(costly.positions_per_piece) == pytest.approx(FIXED_SHARE)
 
 
 # --- what is taken --------------------------------------------------------------------------------
@@ -204,7 +207,7 @@ async def test_what_is_not_begun_is_refused_once_it_cannot_be_done_any_more_and_
 
 @with_loop
 async def test_a_full_queue_takes_no_more() -> None:
-    queue = batcher(longest=2)
+    queue = batcher(max_jobs=2)
     for _ in range(2):
         queue.submit(job())
     with pytest.raises(Busy, match="holds 2 requests"):

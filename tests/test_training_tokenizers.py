@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kvae.presets import preset
-from kvae.serving.alphabet import LONGEST_WORD, SPECIALS, UNKNOWN, Alphabet
+from kvae.serving.alphabet import MAX_WORD_BYTES, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
 from kvae.training.corpora import held_out, prepare
 from kvae.training.named_corpora import unicode_names
@@ -26,10 +26,10 @@ STRANGE = [
     "cafe\u0301 café ﬁ №5 3½ ^`$+<=>|~ «quoted» \u2018curled\u2019 … —",
     "👩‍👩‍👧 🙂🏽 #tag @user http://a.b/c?d=e&f",
     "don't SHOUT 1,000.5 a_b __init__ [UNK] <unknown> ##ing # ##",
-    "x" * LONGEST_WORD,
-    "x" * (LONGEST_WORD + 1),
-    "é" * (LONGEST_WORD // 2),
-    "é" * (LONGEST_WORD // 2) + "x",
+    "x" * MAX_WORD_BYTES,
+    "x" * (MAX_WORD_BYTES + 1),
+    "é" * (MAX_WORD_BYTES // 2),
+    "é" * (MAX_WORD_BYTES // 2) + "x",
 ]
 
 

@@ -31,9 +31,9 @@ def within_deadline(run: Run) -> Run:
     """The command `run` with the time limit of `--deadline`."""
 
     def limited(options: argparse.Namespace) -> None:
-        from kvae.serving.limits import within
+        from kvae.serving.limits import call_limits
 
-        with within(options.deadline):
+        with call_limits(options.deadline):
             run(options)
 
     return limited
