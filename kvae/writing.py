@@ -74,7 +74,9 @@ def sole_writer(lock: Path, what: Path, wait: bool = False) -> Iterator[bool]:
         yield kept
     finally:
         if sys.platform != "win32" and is_still(descriptor, lock):
-            lock.unlink(missing_ok=True)  # before it is given back: whoever has opened it meanwhile looks again
+            lock.unlink(
+                missing_ok=True
+            )  # before it is given back: whoever has opened it meanwhile looks again
         os.close(descriptor)
         if sys.platform == "win32":  # which removes no file that is open
             with contextlib.suppress(OSError):
@@ -94,7 +96,9 @@ def locked(lock: Path, what: Path, wait: bool) -> tuple[int, bool]:
         if state:  # its last holder has removed it meanwhile: the next turn makes another
             continue
         if not wait:
-            raise Taken(f"{what} is being written by {holder}: wait until it ends, stop it, or give another path")
+            raise Taken(
+                f"{what} is being written by {holder}: wait until it ends, stop it, or give another path"
+            )
         if not told:
             print(f"waiting for {holder}, which is writing {what}", file=sys.stderr, flush=True)
             told = True
@@ -139,7 +143,9 @@ def claimed(folder: Path) -> Iterator[bool]:
         with contextlib.ExitStack() as stack:
             while True:
                 made = made_here(folder)
-                with contextlib.suppress(FileNotFoundError):  # it was another's, who has removed it meanwhile
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # it was another's, who has removed it meanwhile
                     kept = stack.enter_context(sole_writer(folder / LOCK, folder))
                     break
             ours = made or (left and kept)
@@ -214,7 +220,9 @@ def whole(path: Path, alone: bool = False) -> Iterator[Path]:
     for left in leftovers(path) if alone else ():
         with contextlib.suppress(OSError):
             remove(left)
-    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")  # the ending says what is written
+    partial = path.with_name(
+        f".partial-{secrets.token_hex(4)}-{path.name}"
+    )  # the ending says what is written
     try:
         with naming(path):
             yield partial

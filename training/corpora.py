@@ -81,7 +81,9 @@ def prepare(config: Config) -> Prepared:
     else:
         config = with_length(config, alphabet, [*train.texts, *validation.texts])
         train = fitting(config, alphabet, train, config.data.source, notes)
-        validation = fitting(config, alphabet, validation, config.data.validation or config.data.source, notes)
+        validation = fitting(
+            config, alphabet, validation, config.data.validation or config.data.source, notes
+        )
     config = with_attributes(config, train, notes)
     alphabet = alphabet_of(config, alphabet, train.texts)
     config = with_vocabulary_size(config, alphabet)
@@ -91,8 +93,13 @@ def prepare(config: Config) -> Prepared:
         if config.data.mode == "windows"
         else encoded(config, alphabet, train.texts)
     )
-    validation, validation_rows = with_rows(config, alphabet, validation, config.data.validation or config.data.source)
-    attribute, validation_attribute = seen_labels(config, train, notes), attribute_ids(config, validation)
+    validation, validation_rows = with_rows(
+        config, alphabet, validation, config.data.validation or config.data.source
+    )
+    attribute, validation_attribute = (
+        seen_labels(config, train, notes),
+        attribute_ids(config, validation),
+    )
     note_guessed(validation_attribute, notes)
     note_alike(config, validation_rows, config.data.validation, notes)
     return Prepared(
@@ -114,10 +121,16 @@ def prepare_large(config: Config) -> Prepared:
     stored = large(config)
     config = with_vocabulary_size(stored.config, stored.alphabet)
     notes = list(stored.notes)
-    validation, rows = held_out_rows(config, stored.alphabet, held_out_lines(config, stored, notes), notes)
+    validation, rows = held_out_rows(
+        config, stored.alphabet, held_out_lines(config, stored, notes), notes
+    )
     note_alike(config, rows, config.data.validation, notes)
-    texts: Sequence[str] = StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
-    return Prepared(config, stored.alphabet, stored.train, rows, texts, validation.texts, tuple(notes))
+    texts: Sequence[str] = (
+        StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
+    )
+    return Prepared(
+        config, stored.alphabet, stored.train, rows, texts, validation.texts, tuple(notes)
+    )
 
 
 def held_out_lines(config: Config, stored: Large, notes: list[str]) -> Lines:
@@ -156,12 +169,16 @@ def settled(config: Config) -> Config:
         raise DataError(
             "standard input cannot be read again when the run is evaluated; save it to a file and give that"
         )
-    config = config.with_settings({key: str(Path(name).absolute()) for key, name in sources.items() if is_file(name)})
+    config = config.with_settings(
+        {key: str(Path(name).absolute()) for key, name in sources.items() if is_file(name)}
+    )
     if config.data.source not in CORPORA:
         return config
     wanted = CORPORA[config.data.source].settings
     untouched = {
-        key: value for key, value in wanted.items() if dotted_value(config, key) == dotted_value(Config(), key)
+        key: value
+        for key, value in wanted.items()
+        if dotted_value(config, key) == dotted_value(Config(), key)
     }
     if {"model.tokenizer": config.model.tokenizer, **untouched}["model.tokenizer"] != wanted.get(
         "model.tokenizer", "char"
@@ -169,14 +186,20 @@ def settled(config: Config) -> Config:
         untouched.pop("model.length", None)  # a length in other tokens
     config = config.with_settings(untouched)
     if "model.length" in untouched and config.data.mode == "lines":
-        config = config.with_settings({"model.length": multiple_of_strides(config, config.model.length)})
+        config = config.with_settings(
+            {"model.length": multiple_of_strides(config, config.model.length)}
+        )
     return config
 
 
 def entropy_of(config: Config) -> float | None:
     """Nats a text of the corpus that a run is evaluated on, where they are known and its bound is on -log p(x)."""
     corpus = CORPORA.get(config.data.source)
-    bare = config.data.validation is None and not config.model.attributes and config.data.mode != "windows"
+    bare = (
+        config.data.validation is None
+        and not config.model.attributes
+        and config.data.mode != "windows"
+    )
     return corpus.entropy if corpus and bare else None
 
 
@@ -195,7 +218,9 @@ class HeldOut:
     attribute: np.ndarray | None
 
 
-def held_out(config: Config, alphabet: Alphabet, file: str | None = None, labels: str | None = None) -> HeldOut:
+def held_out(
+    config: Config, alphabet: Alphabet, file: str | None = None, labels: str | None = None
+) -> HeldOut:
     """The held-out split of a run's corpus, or all of `file` with the labels of another file."""
     notes: list[str] = []
     if file is not None:
@@ -216,7 +241,9 @@ def learned_texts(config: Config, alphabet: Alphabet) -> list[str]:
     """The texts that a run learned from, read again; of a stream, its neighbouring windows. Raises `DataError` where they
     are too many for memory."""
     if is_large(config, CORPORA):
-        raise DataError(f"{config.data.source}: the texts to learn from are on disk, too many to compare with")
+        raise DataError(
+            f"{config.data.source}: the texts to learn from are on disk, too many to compare with"
+        )
     notes: list[str] = []  # training said them
     lines = split_texts(config, notes)[0]
     return held_out_rows(config, alphabet, lines, notes, config.data.source)[0].texts
@@ -233,7 +260,9 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     corpus = CORPORA.get(data.source)
     if corpus and corpus.held_out:
         texts = ["\n".join(corpus.held_out())] if data.mode == "windows" else corpus.held_out()
-        return lines, Lines(texts, [corpus.label(text) for text in texts] if data.labels and corpus.label else None)
+        return lines, Lines(
+            texts, [corpus.label(text) for text in texts] if data.labels and corpus.label else None
+        )
     if data.mode == "windows":
         learned, held = parts_of_stream(lines.texts[0], config)
         return Lines([learned]), Lines([held])
@@ -251,7 +280,11 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
 def holds_lines_out(config: Config) -> bool:
     """Whether the held-out texts are lines of the corpus itself."""
     corpus = CORPORA.get(config.data.source)
-    return config.data.validation is None and config.data.mode != "windows" and not (corpus and corpus.held_out)
+    return (
+        config.data.validation is None
+        and config.data.mode != "windows"
+        and not (corpus and corpus.held_out)
+    )
 
 
 def parts_of_stream(stream: str, config: Config) -> tuple[str, str]:
@@ -278,7 +311,9 @@ def read_lines(source: str, labels: str | None, mode: str, notes: list[str]) -> 
     if labels == CORPUS_LABELS:
         label = CORPORA[source].label if source in CORPORA else None
         if label is None:
-            raise ConfigError(f"data.labels is {labels!r}, but {source} has no labels of its own; give a file")
+            raise ConfigError(
+                f"data.labels is {labels!r}, but {source} has no labels of its own; give a file"
+            )
         texts = read_texts(source, mode, notes)
         return Lines(texts, [label(text) for text in texts])
     lines = lines_from(source, notes)
@@ -325,7 +360,9 @@ def with_length(config: Config, alphabet: Alphabet, texts: Sequence[str]) -> Con
     return with_length_for(config, max(counts), over, len(texts), alphabet.rules.tokens)
 
 
-def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes: list[str]) -> Lines:
+def fitting(
+    config: Config, alphabet: Alphabet, lines: Lines, source: str, notes: list[str]
+) -> Lines:
     """The texts of `source` that fit T, by `data.too_long`: refuse (an error with the count), cut or drop."""
     texts, length, tokens = lines.texts, config.model.length, alphabet.rules.tokens
     counts = list(map(alphabet.count, texts))
@@ -344,12 +381,17 @@ def fitting(config: Config, alphabet: Alphabet, lines: Lines, source: str, notes
         return lines
     note_too_long(config, source, long, len(texts), max(counts), tokens, notes)
     if config.data.too_long == "cut":
-        cut = [alphabet.cut(text, room) if count > room else text for text, count in zip(texts, counts, strict=True)]
+        cut = [
+            alphabet.cut(text, room) if count > room else text
+            for text, count in zip(texts, counts, strict=True)
+        ]
         return Lines(cut, lines.labels)
     return lines.where([count <= room for count in counts])
 
 
-def with_rows(config: Config, alphabet: Alphabet, lines: Lines, source: str) -> tuple[Lines, np.ndarray]:
+def with_rows(
+    config: Config, alphabet: Alphabet, lines: Lines, source: str
+) -> tuple[Lines, np.ndarray]:
     """Texts and their rows of tokens (N, T): lines that fit, or neighbouring windows of a stream, a fixed set that covers
     it."""
     if config.data.mode != "windows":

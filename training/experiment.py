@@ -78,7 +78,9 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
 
 
 @contextlib.contextmanager
-def running(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> Iterator[tuple[Run, Prepared]]:
+def running(
+    config: Config, out: str | Path, say: Say, overwrite: bool = False
+) -> Iterator[tuple[Run, Prepared]]:
     """`run`, whose folder stays this process's until the block ends."""
     with own_folder(Path(out)) as own, naming(out), split_between(config), claimed(own) as kept:
         earlier = giving_way(own, overwrite)
@@ -114,7 +116,9 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         prepared = read_corpus(config, say)
         compare(stored_config(out), prepared.config, say)
         checkpoint = last_state(out, say)
-        identity = identity_of(out) or (checkpoint and checkpoint.about.get("run")) or secrets.token_hex(8)
+        identity = (
+            identity_of(out) or (checkpoint and checkpoint.about.get("run")) or secrets.token_hex(8)
+        )
         if checkpoint:
             check_run(checkpoint, identity)
         if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
@@ -131,7 +135,11 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         if own != out and best.is_file():
             (own / CHECKPOINTS).mkdir()
             shutil.copy(best, own / CHECKPOINTS / BEST)
-        say(f"going on at step {checkpoint.step:,}" if checkpoint else "the run has no checkpoint yet, starting")
+        say(
+            f"going on at step {checkpoint.step:,}"
+            if checkpoint
+            else "the run has no checkpoint yet, starting"
+        )
         return trained(own, prepared, model, checkpoint, say), prepared
 
 
@@ -163,7 +171,10 @@ def own_folder(out: Path) -> Iterator[Path]:
 
 
 MAY_CHANGE = {
-    *(f"data.{name}" for name in ("source", "validation", "labels", "validation_labels", "storage")),
+    *(
+        f"data.{name}"
+        for name in ("source", "validation", "labels", "validation_labels", "storage")
+    ),
     *(
         f"training.{name}"
         for name in (
@@ -198,7 +209,9 @@ def last_state(out: Path, say: Say) -> Checkpoint | None:
     Raises `ModelError` where a run that has a model or checkpoints would have to begin anew."""
     diverged = divergence(out)
     if diverged:
-        say(f"{said_of(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps")
+        say(
+            f"{said_of(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps"
+        )
     start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
     way = start if (out / MODEL).is_file() else "or train a new run in another --out"
     try:
@@ -243,7 +256,11 @@ def built(prepared: Prepared, say: Say) -> TextVAE:
         model = TextVAE(config.model, config.objective)
     synchronize(model)
     windows = config.data.mode == "windows"
-    learned = f"a stream of {len(prepared.train):,} tokens" if windows else f"{len(prepared.train):,} texts"
+    learned = (
+        f"a stream of {len(prepared.train):,} tokens"
+        if windows
+        else f"{len(prepared.train):,} texts"
+    )
     say(
         f"{learned} to learn from, {len(prepared.validation_texts):,} held out, "
         f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
@@ -267,15 +284,21 @@ def note_lock(out: Path, kept: bool, say: Say) -> None:
         )
 
 
-def trained(out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoint | None, say: Say) -> Run:
+def trained(
+    out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoint | None, say: Say
+) -> Run:
     """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
     finished = fit(model, prepared, out, checkpoint, say)
     run = Run(out, prepared.config, prepared.alphabet, model)
     if finished and is_whole(out / MODEL) and is_evaluated(run):
         say("the run was finished already")
-        (out / DIVERGED).unlink(missing_ok=True)  # of an attempt to make it longer, which is given up
+        (out / DIVERGED).unlink(
+            missing_ok=True
+        )  # of an attempt to make it longer, which is given up
         return run
-    (out / REPORT / EVALUATION).unlink(missing_ok=True)  # what is there was measured on the model that gives way
+    (out / REPORT / EVALUATION).unlink(
+        missing_ok=True
+    )  # what is there was measured on the model that gives way
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
     report = evaluated(model, prepared)
@@ -297,7 +320,9 @@ def is_evaluated(run: Run) -> bool:
 def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     """The evaluation on the held-out split, beside the entropy of a corpus that knows its own."""
     characters = character_count(prepared.validation_texts, prepared.config.data.mode == "lines")
-    report = evaluate(model, prepared.validation, attribute=prepared.validation_attribute, characters=characters)
+    report = evaluate(
+        model, prepared.validation, attribute=prepared.validation_attribute, characters=characters
+    )
     entropy = entropy_of(prepared.config)
     return report if entropy is None else {**report, "entropy": entropy}
 

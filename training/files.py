@@ -63,7 +63,9 @@ AS_TEXT = "save it as text in the program that made it"
 LINES = "write its texts to a text file first, one a line, as with Python"
 
 BINARY_KINDS: dict[bytes, Kind] = {
-    rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/)": Kind("an Office document", AS_TEXT),
+    rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/)": Kind(
+        "an Office document", AS_TEXT
+    ),
     rb"PK\x03\x04.{26}mimetype": Kind("an OpenDocument file or an e-book", AS_TEXT),
     rb"PK\x03\x04.{26}[^/\0]{1,99}\.npy": Kind("numpy arrays", LINES),
     rb"PK(\x03\x04|\x05\x06|\x07\x08)": Kind("a zip archive", FOLDER),
@@ -85,15 +87,22 @@ BINARY_KINDS: dict[bytes, Kind] = {
     rb"\x93NUMPY": Kind("numpy arrays", LINES),
     rb"\x80[\x02-\x05]": Kind("a pickle", LINES),
     rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": Kind("an Office document", AS_TEXT),
-    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0\0\0\0": Kind("an image"),
-    rb"RIFF.{4}(WAVE|AVI )|ID3|\xff[\xf2\xf3\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3": Kind("sound or video"),
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0\0\0\0": Kind(
+        "an image"
+    ),
+    rb"RIFF.{4}(WAVE|AVI )|ID3|\xff[\xf2\xf3\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3": Kind(
+        "sound or video"
+    ),
     rb"\x7fELF|MZ|\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe": Kind("a program"),
     rb"([^\0]\0){8}": Kind("UTF-16", "convert it, as with iconv -f UTF-16LE -t UTF-8"),
     rb"(\0[^\0]){8}": Kind("UTF-16", "convert it, as with iconv -f UTF-16BE -t UTF-8"),
 }
 """What a file holds, by its first bytes and in this order, where control characters among them say that it is no text."""
 
-WEB_PAGE = Kind("a web page", "get the file itself; to learn the tags too, give the page a name that ends in .html")
+WEB_PAGE = Kind(
+    "a web page",
+    "get the file itself; to learn the tags too, give the page a name that ends in .html",
+)
 WEB_PAGE_ENDINGS = {".html", ".htm", ".xhtml"}
 
 OTHER_KINDS: dict[bytes, Kind] = {
@@ -102,9 +111,13 @@ OTHER_KINDS: dict[bytes, Kind] = {
     rb"version https://git-lfs\.github\.com/spec/v\d\s+(ext-[^\n]*\n)*oid sha256:[0-9a-f]{64}\s+size \d+\s*\Z": Kind(
         "a Git LFS pointer", "fetch what it stands for with git lfs pull"
     ),
-    rb"[./]*annex/objects/\S+\s*\Z": Kind("a git-annex pointer", "fetch what it stands for with git annex get"),
+    rb"[./]*annex/objects/\S+\s*\Z": Kind(
+        "a git-annex pointer", "fetch what it stands for with git annex get"
+    ),
     rb"(?i:\s*(<\?xml[^>]*>\s*)?((?><!--.*?-->)\s*)*+<(!doctype\s+html|html)\b.*<(head|body|title|meta)\b)": WEB_PAGE,
-    rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>": Kind("the error message of a download", "get the file again"),
+    rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>": Kind(
+        "the error message of a download", "get the file again"
+    ),
     rb"%PDF-\d": Kind("a PDF", "write its text to a file first, as with pdftotext"),
     rb"%!PS-Adobe": Kind("a PostScript file", "write its text to a file first, as with ps2ascii"),
     rb"\{\\rtf\d": Kind("an RTF document", AS_TEXT),
@@ -138,7 +151,9 @@ def kind_of(head: bytes, name: str) -> Kind | None:
 
 def matching(patterns: Mapping[bytes, Any], head: bytes) -> Any:
     """What stands behind the first pattern that the beginning of a file fits; None where none does."""
-    return next((found for pattern, found in patterns.items() if re.match(pattern, head, re.DOTALL)), None)
+    return next(
+        (found for pattern, found in patterns.items() if re.match(pattern, head, re.DOTALL)), None
+    )
 
 
 def is_utf8(head: bytes) -> bool:
@@ -159,7 +174,9 @@ def files_of(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list
         return [source]
     shown, hidden = found_files(source, corpora)
     kinds = {file: kind_of_file(file) for file in shown}
-    left_out = [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
+    left_out = (
+        [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
+    )
     left_out += sentences_on(kinds)
     texts = [str(file) for file in shown if kinds[file] is None]
     if not texts:
@@ -181,9 +198,16 @@ def found_files(source: str, corpora: Iterable[str]) -> tuple[list[Path], list[P
     path = Path(source)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.is_file())
-        hidden = [file for file in found if any(part.startswith(".") for part in file.relative_to(path).parts)]
+        hidden = [
+            file
+            for file in found
+            if any(part.startswith(".") for part in file.relative_to(path).parts)
+        ]
     elif any(sign in source for sign in "*?["):
-        found, hidden = sorted(file for file in map(Path, glob.glob(source, recursive=True)) if file.is_file()), []
+        found, hidden = (
+            sorted(file for file in map(Path, glob.glob(source, recursive=True)) if file.is_file()),
+            [],
+        )
     else:
         missing = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
         raise DataError(f"{source}: no such {missing}")
@@ -216,7 +240,9 @@ def whole_files(source: str, notes: list[str], corpora: Iterable[str] = ()) -> l
     sentence = f"{len(damaged):,} files left out that do not unpack to their end, such as {Path(damaged[0]).name}"
     texts = [file for file in files if file not in set(damaged)]
     if not texts:
-        raise DataError(f"{source}: no text file among {len(files):,} files: {sentence}; get them again")
+        raise DataError(
+            f"{source}: no text file among {len(files):,} files: {sentence}; get them again"
+        )
     notes.append(f"{source}: {sentence}; get them again")
     return texts
 
@@ -275,7 +301,9 @@ def line_ending(head: bytes) -> str:
 def encoding_advice(ascii_so_far: bool, at_end: bool) -> str:
     """What to do about bytes that are not UTF-8, by what stands before them."""
     if ascii_so_far:
-        return "convert the file from the encoding that it has, as with iconv -f WINDOWS-1252 -t UTF-8"
+        return (
+            "convert the file from the encoding that it has, as with iconv -f WINDOWS-1252 -t UTF-8"
+        )
     if at_end:
         return "the file ends within a character: it was cut off; get it again"
     return "what stands before it is: leave such bytes out, as with iconv -c -f UTF-8 -t UTF-8"
@@ -316,7 +344,9 @@ def raw_pieces(source: str) -> Iterator[bytes]:
 
 def damaged(source: str, error: Exception) -> Damaged:
     """The error of a packed file that does not unpack to its end."""
-    return Damaged(f"{source}: damaged or cut off, it does not unpack to its end ({error}); get it again")
+    return Damaged(
+        f"{source}: damaged or cut off, it does not unpack to its end ({error}); get it again"
+    )
 
 
 def split_lines(text: str) -> list[str]:

@@ -18,7 +18,17 @@ from typing import Any
 from kvae.configuration import Config
 from kvae.model import TextVAE, number
 from kvae.objectives import TARGETED, ramp_at
-from kvae.runs import CHECKPOINTS, DIVERGED, EVALUATION, LOGS, METRICS, REPORT, after_divergence, said_of, write_json
+from kvae.runs import (
+    CHECKPOINTS,
+    DIVERGED,
+    EVALUATION,
+    LOGS,
+    METRICS,
+    REPORT,
+    after_divergence,
+    said_of,
+    write_json,
+)
 from kvae.serving.errors import CheckFailed, ConfigError
 
 from .alarm import CollapseAlarm
@@ -84,13 +94,18 @@ def length_of(prepared: Prepared) -> tuple[int, int]:
     return total_steps, steps_per_epoch
 
 
-def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say) -> bool:
+def fit(
+    model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say
+) -> bool:
     """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
     total_steps, steps_per_epoch = length_of(prepared)
     compile_for(model, prepared)
     if checkpoint:
         restore_checkpoint(model, checkpoint)
-        if "ended" in checkpoint.about and max(number(model.training_steps), checkpoint.about["ended"]) >= total_steps:
+        if (
+            "ended" in checkpoint.about
+            and max(number(model.training_steps), checkpoint.about["ended"]) >= total_steps
+        ):
             return True
     else:  # what a run left that was killed before its first one
         (out / METRICS).unlink(missing_ok=True)
@@ -111,7 +126,9 @@ def fit(model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | 
                     callback.conclude()
             values_of(model)  # finite, or the model and numbers of an earlier end stay
             (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
-            checkpoints.write(-(-number(model.training_steps) // steps_per_epoch), ended=total_steps)
+            checkpoints.write(
+                -(-number(model.training_steps) // steps_per_epoch), ended=total_steps
+            )
         except KeyboardInterrupt:
             values_of(model)
             say(
@@ -161,11 +178,17 @@ def train(
 
 
 def checkpoints_of(
-    prepared: Prepared, out: Path, callbacks: Sequence[Any], checkpoint: Checkpoint | None, stop: threading.Event
+    prepared: Prepared,
+    out: Path,
+    callbacks: Sequence[Any],
+    checkpoint: Checkpoint | None,
+    stop: threading.Event,
 ) -> Checkpoints:
     """The callback that writes checkpoints, and ends training once `stop` is set; callbacks with a state get theirs from the
     checkpoint that the run goes on from."""
-    stateful = {type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")}
+    stateful = {
+        type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")
+    }
     if checkpoint:
         restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
     about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
@@ -206,7 +229,9 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
     """The callbacks that measure, steer and show a run, in the order in which they need each other."""
     settings, objective = prepared.config.training, prepared.config.objective
     report = LatentReport(prepared.validation, prepared.validation_attribute)
-    monitor = TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared))
+    monitor = TensorBoardMonitor(
+        out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared)
+    )
     alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
     best, about = out / CHECKPOINTS / BEST, {"run": identity_of(out)}
     return [
@@ -215,7 +240,11 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
         *([DecoderReset()] if objective.warm_start_steps else []),
         *([RampAfterConvergence(say)] if objective.ramp_after_convergence else []),
         *([EncoderAhead(say)] if objective.encoder_updates else []),
-        *([EarlyStop(settings.early_stopping, best, say, about)] if settings.early_stopping else []),
+        *(
+            [EarlyStop(settings.early_stopping, best, say, about)]
+            if settings.early_stopping
+            else []
+        ),
         *([alarm] if settings.on_collapse != "ignore" and varied(report.rows) else []),
         MetricsFile(out / METRICS),
         monitor,
@@ -261,7 +290,9 @@ def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        with contextlib.suppress(RuntimeError):  # the signal came while standard error was being written to
+        with contextlib.suppress(
+            RuntimeError
+        ):  # the signal came while standard error was being written to
             say("stopping after this step; once more to stop at once")
 
     if threading.current_thread() is not threading.main_thread():

@@ -17,7 +17,11 @@ from .store import StoredRows
 def identity_of(out: Path) -> str | None:
     """What names the run in `out`; None where an earlier version has begun it."""
     file = out / IDENTITY
-    return read_json(file, "remove this file, its checkpoints name the run too").get("run") if file.is_file() else None
+    return (
+        read_json(file, "remove this file, its checkpoints name the run too").get("run")
+        if file.is_file()
+        else None
+    )
 
 
 def fingerprint(prepared: Prepared) -> str:
@@ -29,7 +33,12 @@ def fingerprint(prepared: Prepared) -> str:
     else:
         found = train.take(places if isinstance(train, StoredRows) else places[:, None])
     digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
-    for values in (found, spread(prepared.validation, 1000), prepared.train_attribute, prepared.validation_attribute):
+    for values in (
+        found,
+        spread(prepared.validation, 1000),
+        prepared.train_attribute,
+        prepared.validation_attribute,
+    ):
         if values is not None:
             digest.update(np.ascontiguousarray(values).astype(np.int32).tobytes())
     return digest.hexdigest()[:16]

@@ -37,9 +37,13 @@ MOST_ATTRIBUTES = 100
 def check_labels(data: DataConfig) -> None:
     """Refuse settings about labels that nothing would read."""
     if data.labels is None and (data.validation_labels or data.labelled_fraction < 1.0):
-        raise ConfigError("data.validation_labels and data.labelled_fraction need data.labels (--labels); give it too")
+        raise ConfigError(
+            "data.validation_labels and data.labelled_fraction need data.labels (--labels); give it too"
+        )
     if data.validation_labels and data.validation is None:
-        raise ConfigError("data.validation_labels needs the texts they belong to: data.validation (--validation)")
+        raise ConfigError(
+            "data.validation_labels needs the texts they belong to: data.validation (--validation)"
+        )
 
 
 def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
@@ -52,12 +56,18 @@ def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
         return config
     counts = Counter(label for label in train.labels if label)
     if len(counts) < 2:
-        raise DataError(f"data.labels: there must be at least two values of the label, got {sorted(counts)}")
+        raise DataError(
+            f"data.labels: there must be at least two values of the label, got {sorted(counts)}"
+        )
     if len(counts) > MOST_ATTRIBUTES:
-        raise DataError(f"data.labels: {len(counts):,} values, at most {MOST_ATTRIBUTES} are supported; group them")
+        raise DataError(
+            f"data.labels: {len(counts):,} values, at most {MOST_ATTRIBUTES} are supported; group them"
+        )
     found = [f"{value!r} {count:,}" for value, count in sorted(counts.items())]
     missing = len(train.texts) - counts.total()
-    notes.append("labels to learn from: " + ", ".join(found + ([f"none {missing:,}"] if missing else [])))
+    notes.append(
+        "labels to learn from: " + ", ".join(found + ([f"none {missing:,}"] if missing else []))
+    )
     return config.with_settings({"model.attributes": sorted(counts)})
 
 
@@ -78,7 +88,9 @@ def attribute_ids(config: Config, lines: Lines) -> np.ndarray | None:
     strange = sorted(set(labels) - index.keys())
     if strange:
         values = config.model.attributes
-        raise DataError(f"labels: {strange[0]!r} is none the model was trained with{nearest(strange[0], values)}")
+        raise DataError(
+            f"labels: {strange[0]!r} is none the model was trained with{nearest(strange[0], values)}"
+        )
     return np.array([index[label] for label in labels], np.int32)
 
 
@@ -90,15 +102,25 @@ def seen_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | 
         labels = (ids >= 0).sum()
         ids = np.where(seen(config.data, train.texts, ids >= 0), ids, -1).astype(np.int32)
         found = f"training sees {(ids >= 0).sum():,} of the {labels:,} labels (data.labelled_fraction={share:g})"
-        notes.append(f"{found}: {COARSE[config.data.split]}" if is_far((ids >= 0).sum() / labels, share) else found)
+        notes.append(
+            f"{found}: {COARSE[config.data.split]}"
+            if is_far((ids >= 0).sum() / labels, share)
+            else found
+        )
     if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
         raise ConfigError(
             f"{(ids < 0).sum():,} of {len(ids):,} texts to learn from have no label: learn from them too with "
             f"--set objective.semi_supervised=true, or label them"
         )
-    blind = [value for number, value in enumerate(config.model.attributes) if ids is not None and number not in ids]
+    blind = [
+        value
+        for number, value in enumerate(config.model.attributes)
+        if ids is not None and number not in ids
+    ]
     if blind:
-        raise DataError(f"data.labelled_fraction={share:g}: training sees no text labelled {blind[0]!r}; show it more")
+        raise DataError(
+            f"data.labelled_fraction={share:g}: training sees no text labelled {blind[0]!r}; show it more"
+        )
     return ids
 
 

@@ -121,16 +121,23 @@ def stored(wanted: Path) -> Path | None:
     """The finished store of that name, or the one whose name stands in its alias; None where there is none yet."""
     alias = wanted.with_suffix(ALIAS)
     names = [wanted.name, *([alias.read_text(encoding="utf-8")] if alias.is_file() else [])]
-    return next((wanted.with_name(name) for name in names if (wanted.with_name(name) / ABOUT).is_file()), None)
+    return next(
+        (wanted.with_name(name) for name in names if (wanted.with_name(name) / ABOUT).is_file()),
+        None,
+    )
 
 
 def written(config: Config, wanted: Path, alone: bool) -> Path:
     """Write a store and let the configuration that its settings complete find it too; `alone` as in `kvae.writing.whole`."""
     with whole(wanted, alone) as partial:
         partial.mkdir()
-        completed = (stream_store if config.data.mode == "windows" else lines_store)(config, partial)
+        completed = (stream_store if config.data.mode == "windows" else lines_store)(
+            config, partial
+        )
         if key(config) != wanted.name:
-            raise DataError(f"{config.data.source}: changed while it was read; start again when it is complete")
+            raise DataError(
+                f"{config.data.source}: changed while it was read; start again when it is complete"
+            )
     other = wanted.with_name(key(completed))
     if other != wanted:
         write_text(other.with_suffix(ALIAS), wanted.name)
@@ -140,7 +147,10 @@ def written(config: Config, wanted: Path, alone: bool) -> Path:
 def key(config: Config) -> str:
     """A name that changes with the files and with every setting that the stored tokens follow from."""
     model, data = config.model, config.data
-    files = [(file, os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files_of(data.source, [])]
+    files = [
+        (file, os.path.getsize(file), os.stat(file).st_mtime_ns)
+        for file in files_of(data.source, [])
+    ]
     shape = [model.length or -multiple_of_strides(config, 1), model.tokenizer]
     rules = [data.mode, data.too_long, data.max_symbols, data.min_count, data.validation is None]
     split: list[Any] = [data.validation_fraction, data.split_seed]
@@ -164,11 +174,18 @@ def opened(config: Config, folder: Path) -> Large:
 
 
 def finish(
-    folder: Path, config: Config, alphabet: Alphabet, counts: Counter[str], held_out: list[str], notes: list[str]
+    folder: Path,
+    config: Config,
+    alphabet: Alphabet,
+    counts: Counter[str],
+    held_out: list[str],
+    notes: list[str],
 ) -> None:
     """Write what is not tokens; with this a store is complete."""
     known = set(alphabet.symbols)
-    note_unknown(alphabet, Counter({symbol: n for symbol, n in counts.items() if symbol not in known}), notes)
+    note_unknown(
+        alphabet, Counter({symbol: n for symbol, n in counts.items() if symbol not in known}), notes
+    )
     about = {
         "length": config.model.length,
         "vocabulary": alphabet.to_dict(),
@@ -199,7 +216,9 @@ class Tally:
     def split(self, config: Config) -> Split:
         """How a corpus of these lines is split."""
         cells = np.flatnonzero(self.cells)
-        return SPLITS[config.data.split](config.data.validation_fraction, self.lowest, cells, self.cells[cells])
+        return SPLITS[config.data.split](
+            config.data.validation_fraction, self.lowest, cells, self.cells[cells]
+        )
 
 
 def lines_store(config: Config, folder: Path) -> Config:
@@ -209,7 +228,9 @@ def lines_store(config: Config, folder: Path) -> Config:
     fraction = config.data.validation_fraction
     split = Split(fraction, fraction) if config.data.validation is None else None
     tally, counts = survey(config, files, split, folder)
-    if split and tally.lines and tally.split(config) != split:  # known only when all lines are counted
+    if (
+        split and tally.lines and tally.split(config) != split
+    ):  # known only when all lines are counted
         tally, counts = survey(config, files, tally.split(config), folder)
     if tally.blank:
         notes.append(f"{config.data.source}: {tally.blank:,} blank lines skipped")
@@ -224,7 +245,9 @@ def lines_store(config: Config, folder: Path) -> Config:
     if not config.model.length:
         config = with_length_for(config, tally.longest, tally.over, tally.lines, tokens)
     if tally.long:
-        note_too_long(config, config.data.source, tally.long, tally.learned, tally.longest, tokens, notes)
+        note_too_long(
+            config, config.data.source, tally.long, tally.learned, tally.longest, tokens, notes
+        )
     if split:
         note_share(config, tally.lines - tally.learned, tally.lines, notes)
     kept = sorted(tally.held_out)[:MOST_HELD_OUT]
@@ -243,19 +266,27 @@ KEPT_FIRST: dict[str, Callable[[float, int, int], float]] = {
 """By `data.split`: from the place of a held-out line, its number and the seed, how early it is kept where not all are."""
 
 
-def survey(config: Config, files: list[str], split: Split | None, folder: Path) -> tuple[Tally, Counter[str]]:
+def survey(
+    config: Config, files: list[str], split: Split | None, folder: Path
+) -> tuple[Tally, Counter[str]]:
     """The first pass: what each line is for, into the column `kinds`; how many lines each cell has; and the symbols of those
     to learn from, as they will be cut or dropped."""
     for file in folder.iterdir():
         file.unlink()
-    kinds, tally, counting = ColumnWriter(folder, "kinds", np.uint8), Tally(), COUNTERS[config.model.tokenizer]()
+    kinds, tally, counting = (
+        ColumnWriter(folder, "kinds", np.uint8),
+        Tally(),
+        COUNTERS[config.model.tokenizer](),
+    )
     room, data = room_of(config), config.data
     if split:
         tally.cells = np.zeros(cells_in_all(split.fraction), np.int64)
     for text in blocks_of_lines(files):
         block = BLOCKS[config.model.tokenizer](text, config.model.tokenizer)
         lines = text.split("\n")[:-1]
-        kind = np.array([BLANK if not line or line.isspace() else LEARNED for line in lines], np.uint8)
+        kind = np.array(
+            [BLANK if not line or line.isspace() else LEARNED for line in lines], np.uint8
+        )
         if split:
             numbers = np.flatnonzero(kind)
             places = places_of((lines[number] for number in numbers.tolist()), data.split_seed)
@@ -266,7 +297,9 @@ def survey(config: Config, files: list[str], split: Split | None, folder: Path) 
             kind[numbers[held]] = HELD_OUT
             for number, place in zip(numbers[held].tolist(), places[held].tolist(), strict=True):
                 line = tally.lines + tally.blank + number
-                tally.held_out.append((KEPT_FIRST[data.split](place, line, data.split_seed), line, lines[number]))
+                tally.held_out.append(
+                    (KEPT_FIRST[data.split](place, line, data.split_seed), line, lines[number])
+                )
             if len(tally.held_out) > 2 * MOST_HELD_OUT:
                 tally.held_out = sorted(tally.held_out)[:MOST_HELD_OUT]
         counting.add(block.chosen(block.limits(kind == LEARNED, room, data.too_long)))
@@ -365,7 +398,9 @@ def stream_store(config: Config, folder: Path) -> Config:
 def note_capped(kept: int, found: int, what: str, notes: list[str]) -> None:
     """Say how much of what is held out is kept."""
     if kept < found:
-        notes.append(f"{kept:,} of {found:,} held-out {what} are kept to validate on, the others are not used")
+        notes.append(
+            f"{kept:,} of {found:,} held-out {what} are kept to validate on, the others are not used"
+        )
 
 
 def pieces_of_stream(files: Iterable[str]) -> Iterator[str]:
@@ -385,7 +420,9 @@ def pieces_of_stream(files: Iterable[str]) -> Iterator[str]:
 def parts_of_stream(files: Iterable[str], cut: int, tokenizer: str) -> Iterator[tuple[bool, str]]:
     """A stream piece by piece with whether it is learned from: up to `cut`, and of words to the next gap behind it."""
     place, past = 0, False
-    for piece in whole_words(pieces_of_stream(files)) if tokenizer == "word" else pieces_of_stream(files):
+    for piece in (
+        whole_words(pieces_of_stream(files)) if tokenizer == "word" else pieces_of_stream(files)
+    ):
         end = len(piece)
         if past:
             end = 0

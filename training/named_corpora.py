@@ -72,7 +72,8 @@ def lines_of(file: str) -> list[str]:
 def collected(collection: str, description: str, settings: Mapping[str, Any]) -> Corpus:
     """A corpus whose files lie in the data folder, the valid one held out."""
     texts, held_out = (
-        lambda name=f"{collection}.{part}.txt": lines_of(file_of(collection, name)) for part in ("train", "valid")
+        lambda name=f"{collection}.{part}.txt": lines_of(file_of(collection, name))
+        for part in ("train", "valid")
     )
     return Corpus(description, texts, settings, held_out, collection=collection)
 

@@ -44,7 +44,9 @@ class PointBlock:
         """The first `limits` of each line, one after the other."""
         if not len(self.points):
             return self.points
-        within = np.arange(len(self.points), dtype=np.int32) - np.repeat(self.starts.astype(np.int32), self.lengths + 1)
+        within = np.arange(len(self.points), dtype=np.int32) - np.repeat(
+            self.starts.astype(np.int32), self.lengths + 1
+        )
         return self.points[within < np.repeat(limits.astype(np.int32), self.lengths + 1)]
 
 
@@ -62,7 +64,11 @@ class WordBlock:
 
     def chosen(self, limits: np.ndarray) -> list[str]:
         """The first `limits` of each line, one after the other."""
-        return [word for words, limit in zip(self.words, limits.tolist(), strict=True) for word in words[:limit]]
+        return [
+            word
+            for words, limit in zip(self.words, limits.tolist(), strict=True)
+            for word in words[:limit]
+        ]
 
 
 BLOCKS: dict[str, Any] = {"char": PointBlock, "byte": PointBlock, "word": WordBlock}
@@ -104,14 +110,18 @@ def point_encoder(alphabet: Alphabet) -> Callable[[np.ndarray], np.ndarray]:
     """From code points or bytes to ids."""
     table = np.full(POINTS, UNKNOWN, id_type(alphabet))
     for symbol in alphabet.symbols:
-        table[ord(symbol)] = alphabet.ids(symbol)[0] if alphabet.tokenizer == "char" else 4 + ord(symbol)
+        table[ord(symbol)] = (
+            alphabet.ids(symbol)[0] if alphabet.tokenizer == "char" else 4 + ord(symbol)
+        )
     return lambda points: table[points]
 
 
 def word_encoder(alphabet: Alphabet) -> Callable[[list[str]], np.ndarray]:
     """From words to ids."""
     ids = {word: alphabet.ids(word)[0] for word in alphabet.symbols}
-    return lambda words: np.fromiter((ids.get(word, UNKNOWN) for word in words), id_type(alphabet), len(words))
+    return lambda words: np.fromiter(
+        (ids.get(word, UNKNOWN) for word in words), id_type(alphabet), len(words)
+    )
 
 
 ENCODERS: dict[str, Any] = {"char": point_encoder, "byte": point_encoder, "word": word_encoder}
