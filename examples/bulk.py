@@ -16,7 +16,7 @@ from pathlib import Path
 from distributed import Client, as_completed
 
 from kvae.serving import Sampler
-from kvae.writing import LOCK, sole_writer, whole
+from kvae.writing import LOCK, atomic_write, sole_writer
 
 SIZE = 10_000
 """Texts a shard."""
@@ -34,7 +34,7 @@ def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int)
     if not file.exists():
         samples = sampler_of(bundle).iterate(count, seed, first_row=first_row)
         lines = [json.dumps({"row": item.row, "text": item.text}, ensure_ascii=False) for item in samples]
-        with whole(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return count
 
@@ -47,7 +47,7 @@ def generate(client: Client, bundle: str, folder: str, n: int, seed: int = 0, si
     with sole_writer(Path(folder) / LOCK, Path(folder), wait=True):  # two orders that begin together do not mix
         if noted.exists() and json.loads(noted.read_text()) != order:
             raise SystemExit(f"{folder} holds another order, {noted.read_text()}; give another folder")
-        with whole(noted) as partial:
+        with atomic_write(noted) as partial:
             partial.write_text(json.dumps(order))
     shards = [(bundle, folder, seed, first, min(size, n - first)) for first in range(0, n, size)]
     done = 0

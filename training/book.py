@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from kvae.runs import write_json
-from kvae.writing import beside, sole_writer, write_text
+from kvae.writing import lock_path, sole_writer, write_text
 
 from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, by_row, judged, means
 
@@ -60,8 +60,8 @@ def add_chapter(book: Path, name: str, folder: Path, report: Mapping[str, Any], 
 def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
     """Write the page from the results that are there; returns its path."""
     page = book / PAGE
-    with sole_writer(beside(page), page, wait=True) as alone:  # the last writer has read all results
-        write_text(page, book_text(book / PARTS, studies), alone)
+    with sole_writer(lock_path(page), page, wait=True) as exclusive:  # the last writer has read all results
+        write_text(page, book_text(book / PARTS, studies), exclusive)
     return page
 
 

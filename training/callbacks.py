@@ -74,7 +74,7 @@ class MetricsFile(keras.callbacks.Callback):
         self.lines, self.started = state["lines"], time.monotonic() - state["seconds"]
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()[: self.lines]
-            write_text(self.path, "".join(line + "\n" for line in lines), alone=True)
+            write_text(self.path, "".join(line + "\n" for line in lines), exclusive=True)
 
 
 class StepCallback(keras.callbacks.Callback):

@@ -24,7 +24,7 @@ from kvae.model import TextVAE, number
 from kvae.runs import numbered, parse_json, to_json
 from kvae.saved_models import first_line, from_outside
 from kvae.serving.errors import CheckFailed, ModelError
-from kvae.writing import whole
+from kvae.writing import atomic_write
 
 KEPT = 2
 """Checkpoints that stay in a folder, the newest ones; and the newest good one, where those are not."""
@@ -111,7 +111,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     where a number is not finite."""
     arrays = values_of(model, about.get("within_epoch", False))
     path.parent.mkdir(exist_ok=True)
-    with whole(path, alone=True) as partial, partial.open("wb") as file:
+    with atomic_write(path, exclusive=True) as partial, partial.open("wb") as file:
         np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())

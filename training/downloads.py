@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvae.serving.errors import ConfigError, DataError
-from kvae.writing import beside, sole_writer, whole
+from kvae.writing import atomic_write, lock_path, sole_writer
 
 from .files import ENDINGS, HEAD, PIECE, READ, kind_of, raw_pieces
 
@@ -96,13 +96,13 @@ def get(collection: str, source: str | None, say: Callable[[str], None], address
 
 def fetched(name: str, digest: str, target: Path, source: str | None, address: str, say: Callable[[str], None]) -> Path:
     """One file into its place, checked; another one of that name is left alone."""
-    with sole_writer(beside(target), target, wait=True) as alone:
+    with sole_writer(lock_path(target), target, wait=True) as exclusive:
         if target.exists() and sha256_of(target) != digest:
             raise DataError(
                 f"{target} is there with another content, it is left alone; train on it by its path (--data FILE), and move "
                 f"it away or name another folder in {FOLDER} to have {name} there"
             )
-        with whole(target, alone) as partial:
+        with atomic_write(target, exclusive) as partial:
             found = hashlib.sha256()
             with partial.open("wb") as file:
                 for piece in copied(source, name) if source else downloaded(address + name):

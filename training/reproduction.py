@@ -24,7 +24,7 @@ from kvae.disk import naming
 from kvae.runs import CONFIG, METRICS, Run, check_bound, epochs_of, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.steps import backend_steps
-from kvae.writing import LOCK, occupied, sole_writer, whole
+from kvae.writing import LOCK, atomic_write, has_content, sole_writer
 
 from .corpora import Prepared
 from .experiment import completed
@@ -147,10 +147,10 @@ def reproduce(
         results = list(collected(folder, everything, 1 + max(seed for _, seed in todo)))
         report = {"scale": scale, "rows": results, "study": beside}
         write_json(folder / RESULTS, report)
-        with whole(folder / TABLE) as partial:
+        with atomic_write(folder / TABLE) as partial:
             write_csv(partial, results)
         if study.draw and results:
-            with whole(folder / FIGURE) as partial:
+            with atomic_write(folder / FIGURE) as partial:
                 study.draw(results, partial)
     return report
 
@@ -247,7 +247,7 @@ def measured(
 ) -> dict[str, Any]:
     """Train and evaluate one run, or go on with it, and write its result; Ctrl-C ends the command."""
     started = time.monotonic()
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or occupied(folder)):
+    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or has_content(folder)):
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
     trained, prepared = completed(config, folder, say)
     check_bound(trained)

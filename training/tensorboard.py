@@ -196,7 +196,7 @@ class TensorBoardMonitor(StepCallback):
             if not metadata.exists():
                 write_text(metadata, "\n".join(self.metadata(count)) + "\n")
             rows = ["\t".join(f"{number:.5g}" for number in row) for row in spread(means, count).tolist()]
-            write_text(tensors, "\n".join(rows) + "\n", alone=True)
+            write_text(tensors, "\n".join(rows) + "\n", exclusive=True)
             shown.embeddings.add(tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name)
         if not (folder / "projector_config.pbtxt").exists():
             projector.visualize_embeddings(str(folder), shown)

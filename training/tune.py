@@ -14,7 +14,7 @@ from kvae.configuration import Config, dotted_keys, nearest
 from kvae.disk import naming
 from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
-from kvae.writing import Taken, claimed, occupied
+from kvae.writing import PathInUse, claimed_folder, has_content
 
 from .experiment import completed
 from .fit import standard_output_to_error
@@ -85,7 +85,7 @@ class RunTuner(keras_tuner.Tuner):
             try:
                 self.oracle.update_trial(trial.trial_id, self.run_trial(trial))
                 trial.status = "COMPLETED"
-            except Taken:  # another process has the trial's folder
+            except PathInUse:  # another process has the trial's folder
                 raise
             except (ConfigError, CheckFailed) as error:
                 self.say(f"trial {trial.trial_id} failed: {error}")
@@ -140,7 +140,7 @@ def tune(
     search = search or usual_search(config)
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
-    with claimed(out):
+    with claimed_folder(out):
         return searched(config, search, out, trials, say)
 
 
@@ -170,7 +170,7 @@ def as_begun(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -> Con
     """The configuration of the search that `file` keeps, with the split that it began with, or `config` where none has begun.
     Two searches are not mixed in a folder: raises `ConfigError` where anything else differs."""
     if not file.is_file():
-        if occupied(file.parent):
+        if has_content(file.parent):
             raise ConfigError(f"--out {file.parent}: exists already and holds no search; give a new folder")
         return config
     kept = json.loads(file.read_text(encoding="utf-8"))
