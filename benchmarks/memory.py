@@ -67,7 +67,7 @@ def train(file: Path, folder: Path, steps: int) -> dict[str, float]:
     prepared, lines = 0.0, []
     for line in running.stderr:
         lines.append(line)
-        prepared = prepared or (" to learn from, " in line and time.monotonic() - started)
+        prepared = prepared or (" training texts, " in line and time.monotonic() - started)
     if running.wait():
         raise SystemExit("".join(lines[-20:]))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -13,7 +13,7 @@ import pytest
 from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
 from kvae.training import large
 from kvae.training.corpora import held_out, prepare
-from kvae.training.experiment import completed, stored_config
+from kvae.training.experiment import finished_run, stored_config
 from kvae.training.identity import fingerprint
 from kvae.training.transfer import note_other_split
 
@@ -63,7 +63,7 @@ def test_an_old_configuration_has_its_old_split(old: Path, case: str, monkeypatc
 def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Path) -> None:
     """What the study asks for now splits by lines; the run is not trained anew for that."""
     said: list[str] = []
-    finished, prepared = completed(stored_config(old).with_settings({"data.split": "lines"}), old, said.append)
+    finished, prepared = finished_run(stored_config(old).with_settings({"data.split": "lines"}), old, said.append)
     assert not any("anew" in sentence for sentence in said)
     assert fingerprint(prepared) == OLD["fingerprints"]["memory"]
     metrics = json.loads((old / METRICS).read_text().splitlines()[0])

@@ -306,7 +306,7 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(tmp_path: Path, 
     about = {name: value for name, value in found.about.items() if name != "ended"}
     checkpoints.write_checkpoint(last, whole.model, about)
     (out / "report/evaluation.json").write_text("{}")
-    again, _ = experiment.completed(config, out, quiet)
+    again, _ = experiment.finished_run(config, out, quiet)
     assert again.evaluation["elbo"] == pytest.approx(whole.evaluation["elbo"])
     assert len(records(out)) == 2
 

@@ -23,7 +23,7 @@ from kvae.training import downloads, experiment, fit, large
 from kvae.training.checkpoints import ABOUT, numbered, read_checkpoint
 from kvae.training.corpora import prepare
 from kvae.training.downloads import COLLECTIONS, Collection, get
-from kvae.training.experiment import completed, resume, run, stored_config
+from kvae.training.experiment import finished_run, resume, run, stored_config
 from kvae.training.identity import fingerprint, identity_of
 from kvae.training.reproduction import Row, Study, reproduce
 from kvae.training.tune import tune
@@ -69,7 +69,7 @@ class NoModel:
 
 
 def in_no_time(out: Path, prepared: Any, model: Any, checkpoint: Any, say: Any) -> Run:
-    """What `experiment.trained` leaves, without training: a line of metrics, a checkpoint, a model and an evaluation."""
+    """What `train_and_evaluate` leaves, without training: a line of metrics, a checkpoint, a model and an evaluation."""
     step = prepared.config.training.steps
     about = {
         "corpus": fingerprint(prepared),
@@ -99,8 +99,8 @@ def rewrite(checkpoint: Path, about: dict[str, Any]) -> None:
 @pytest.fixture(autouse=True)
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this process are there in no time; everything around the training is as ever."""
-    monkeypatch.setattr(experiment, "built", lambda prepared, say: NoModel())
-    monkeypatch.setattr(experiment, "trained", in_no_time)
+    monkeypatch.setattr(experiment, "build_model", lambda prepared, say: NoModel())
+    monkeypatch.setattr(experiment, "train_and_evaluate", in_no_time)
 
 
 @pytest.fixture
@@ -278,10 +278,10 @@ def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(finis
     before = content(finished)
     other = config.with_settings({"training.seed": 9})
     with claimed_folder(finished), pytest.raises(PathInUse):
-        completed(other, finished, quiet)
+        finished_run(other, finished, quiet)
     (finished / "config.json").write_text("{")
     with pytest.raises(ModelError, match="damaged"):
-        completed(other, finished, quiet)
+        finished_run(other, finished, quiet)
     assert {**content(finished), "config.json": before["config.json"]} == before
 
 

@@ -27,7 +27,7 @@ from kvae.steps import backend_steps
 from kvae.writing import LOCK, atomic_write, has_content, sole_writer
 
 from .corpora import Prepared
-from .experiment import completed
+from .experiment import finished_run
 
 RESULT = "result.json"
 RESULTS, TABLE, FIGURE = "results.json", "results.csv", "figure.png"
@@ -249,7 +249,7 @@ def measured(
     started = time.monotonic()
     if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or has_content(folder)):
         raise ConfigError(f"{folder} is in the way and not a run folder; move it or give another --out")
-    trained, prepared = completed(config, folder, say)
+    trained, prepared = finished_run(config, folder, say)
     check_bound(trained)
     seconds = round(time.monotonic() - started)
     result = {

@@ -16,7 +16,7 @@ from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import PathInUse, claimed_folder, has_content
 
-from .experiment import completed
+from .experiment import finished_run
 from .fit import standard_output_to_error
 
 RESULTS = "results.json"
@@ -103,7 +103,7 @@ class RunTuner(keras_tuner.Tuner):
         settings = {key: value_of(self.wanted[key], trial.hyperparameters.get(key)) for key in self.wanted}
         described = ", ".join(f"{key}={shown(value)}" for key, value in settings.items())
         self.say(f"trial {trial.trial_id}: {described}")
-        trained, _ = completed(self.base.with_settings(settings), folder, self.say)
+        trained, _ = finished_run(self.base.with_settings(settings), folder, self.say)
         check_bound(trained)
         wanted = ("elbo", "reconstruction", "kl", "active_units", "mutual_information", "bits_per_character")
         found = {name: float(trained.evaluation[name]) for name in wanted if name in trained.evaluation}

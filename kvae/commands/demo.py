@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> None:
     with heavy_imports("train", "export"):
         import kvae.export.bundle  # noqa: F401  (what is missing is said before anything is trained)
         from kvae.export.convert import check_backend
-        from kvae.training.experiment import running
+        from kvae.training.experiment import run_keeping_lock
     check_backend()
-    with running(demo_config(), options.out, say, options.overwrite) as (trained, prepared):
+    with run_keeping_lock(demo_config(), options.out, say, options.overwrite) as (trained, prepared):
         report(trained, prepared)  # the folder stays claimed until its bundle is there
 
 

@@ -34,10 +34,10 @@ def opened(folder: str) -> Run:
 
 def training_texts(run: Run) -> list[str] | None:
     """What a run learned from, where it is still there."""
-    from kvae.training.corpora import learned_texts
+    from kvae.training.corpora import training_texts
 
     try:
-        return learned_texts(run.config, run.alphabet)
+        return training_texts(run.config, run.alphabet)
     except DataError as error:
         say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
         return None
