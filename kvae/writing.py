@@ -127,7 +127,8 @@ def try_lock(descriptor: int) -> bool | None:
 
 def process_name() -> str:
     """How messages of other processes name this process: its number, host and the present time."""
-    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} since {now}"
 
 
 def is_same_file(descriptor: int, path: Path) -> bool:
@@ -160,8 +161,8 @@ def claimed_folder(folder: Path) -> Iterator[bool]:
             is_ours = is_new or (is_abandoned and has_locks)
             if not (is_new or has_locks or has_content(folder)):
                 raise PathInUse(
-                    f"{folder} is empty, on a disk that keeps no locks: another process may have made "
-                    f"it; give another path, or remove the folder if no process uses it"
+                    f"{folder} is empty, on a disk that keeps no locks: another process may have "
+                    f"made it; give another path, or remove the folder if no process uses it"
                 )
             yield has_locks
     finally:

@@ -82,11 +82,11 @@ def test_the_store_of_an_old_run_is_found_under_its_old_name(old: Path) -> None:
     source = Path(config.data.source)
     files = [(str(source), source.stat().st_size, source.stat().st_mtime_ns)]
     asked = [files, [28, "char"], ["lines", "refuse", 0, 1, True], [0.05, 0]]
-    assert large.key(config) == hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+    assert large.store_name(config) == hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
     now = config.with_settings({"data.split": "lines"})
-    assert large.key(now) != large.key(config)
+    assert large.store_name(now) != large.store_name(config)
     for unsplit in ({"data.mode": "windows"}, {"data.validation": "held-out.txt"}):
-        assert large.key(now.with_settings(unsplit)) == large.key(config.with_settings(unsplit))
+        assert large.store_name(now.with_settings(unsplit)) == large.store_name(config.with_settings(unsplit))
 
 
 def test_a_run_that_begins_with_an_old_one_says_that_its_held_out_texts_may_be_known(old: Path) -> None:

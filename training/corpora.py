@@ -17,7 +17,7 @@ from kvae.configuration import Config, DataConfig, dotted_value
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
 
-from .files import STANDARD_INPUT, files_of, whole_files
+from .files import STANDARD_INPUT, files_of, intact_files
 from .labels import (
     CORPUS_LABELS,
     Lines,
@@ -82,15 +82,14 @@ def prepare(config: Config) -> Prepared:
     if is_large(config, CORPORA):
         return prepare_large(config)
     train, validation = split_texts(config, notes)
+    validation_source = config.data.validation or config.data.source
     alphabet = counting_alphabet(config, train.texts)
     if config.data.mode == "windows":
         config = config.with_settings({"model.length": config.model.length or WINDOW})
     else:
         config = with_length(config, alphabet, [*train.texts, *validation.texts])
         train = fit_to_length(config, alphabet, train, config.data.source, notes)
-        validation = fit_to_length(
-            config, alphabet, validation, config.data.validation or config.data.source, notes
-        )
+        validation = fit_to_length(config, alphabet, validation, validation_source, notes)
     config = with_attributes(config, train, notes)
     alphabet = alphabet_of(config, alphabet, train.texts)
     config = with_vocabulary_size(config, alphabet)
@@ -100,9 +99,7 @@ def prepare(config: Config) -> Prepared:
         if config.data.mode == "windows"
         else encode_rows(config, alphabet, train.texts)
     )
-    validation, validation_rows = lines_and_rows(
-        config, alphabet, validation, config.data.validation or config.data.source
-    )
+    validation, validation_rows = lines_and_rows(config, alphabet, validation, validation_source)
     attribute = training_labels(config, train, notes)
     validation_attribute = attribute_ids(config, validation)
     note_unlabelled(validation_attribute, notes)
@@ -126,9 +123,8 @@ def prepare_large(config: Config) -> Prepared:
     stored = large_corpus(config)
     config = with_vocabulary_size(stored.config, stored.alphabet)
     notes = list(stored.notes)
-    validation, rows = held_out_rows(
-        config, stored.alphabet, held_out_lines(config, stored, notes), notes
-    )
+    lines = held_out_lines(config, stored, notes)
+    validation, rows = held_out_rows(config, stored.alphabet, lines, notes)
     note_alike(config, rows, config.data.validation, notes)
     texts: Sequence[str] = (
         StoredTexts(stored.train, stored.alphabet) if isinstance(stored.train, StoredRows) else ()
@@ -270,9 +266,8 @@ def split_texts(config: Config, notes: list[str]) -> tuple[Lines, Lines]:
     lines = read_lines(data.source, data.labels, data.mode, notes)
     if data.validation is not None:
         own_labels = CORPUS_LABELS if data.labels and data.validation in CORPORA else None
-        return lines, read_lines(
-            data.validation, data.validation_labels or own_labels, data.mode, notes
-        )
+        labels = data.validation_labels or own_labels
+        return lines, read_lines(data.validation, labels, data.mode, notes)
     corpus = CORPORA.get(data.source)
     if corpus and corpus.held_out:
         texts = ["\n".join(corpus.held_out())] if data.mode == "windows" else corpus.held_out()
@@ -360,7 +355,7 @@ def lines_from(source: str, notes: list[str]) -> list[str]:
     """The lines of a named corpus, or of all files of a source in their order."""
     if source in CORPORA:
         return CORPORA[source].texts()
-    return [line for file in whole_files(source, notes, CORPORA) for line in lines_of(file)]
+    return [line for file in intact_files(source, notes, CORPORA) for line in lines_of(file)]
 
 
 def read_texts(source: str, mode: str, notes: list[str]) -> list[str]:
@@ -394,23 +389,23 @@ def fit_to_length(
         if wrong_length:
             raise DataError(
                 f"{source}: {wrong_length:,} of {len(texts):,} lines do not have exactly {length} "
-                f"{tokens}, as data.mode=fixed wants; leave them out, or train with "
+                f"{tokens}, as data.mode=fixed requires; leave them out, or train with "
                 f"data.mode=lines"
             )
         check_fixed(config, source, tokens)
         return lines
-    room = length - 1
-    long = sum(count > room for count in counts)
-    if not long:
+    most = length - 1  # END takes one position
+    too_long = sum(count > most for count in counts)
+    if not too_long:
         return lines
-    note_too_long(config, source, long, len(texts), max(counts), tokens, notes)
+    note_too_long(config, source, too_long, len(texts), max(counts), tokens, notes)
     if config.data.too_long == "cut":
         cut = [
-            alphabet.cut(text, room) if count > room else text
+            alphabet.cut(text, most) if count > most else text
             for text, count in zip(texts, counts, strict=True)
         ]
         return Lines(cut, lines.labels)
-    return lines.where([count <= room for count in counts])
+    return lines.where([count <= most for count in counts])
 
 
 def lines_and_rows(

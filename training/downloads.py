@@ -14,7 +14,7 @@ from pathlib import Path
 from kvae.serving.errors import ConfigError, DataError
 from kvae.writing import atomic_write, lock_path, sole_writer
 
-from .files import ENDINGS, HEAD, PIECE, READ, kind_of, raw_pieces
+from .files import ENDINGS, HEAD, PIECE, READABLE_FORMATS, kind_of, raw_pieces
 
 FOLDER = "KVAE_DATA"
 """The environment variable that names the folder of corpora."""
@@ -132,7 +132,7 @@ def copied(source: str, name: str) -> Iterator[bytes]:
     """The content of a file of the user's, unpacked."""
     file = find(Path(source).expanduser(), name)
     if file is None:
-        raise DataError(f"{source}: has no {name}, {READ}")
+        raise DataError(f"{source}: has no {name}, {READABLE_FORMATS}")
     return raw_pieces(str(file))
 
 
