@@ -301,12 +301,9 @@ def survey(
     """
     for file in folder.iterdir():
         file.unlink()
-    kinds, tally, counting = (
-        ColumnWriter(folder, "kinds", np.uint8),
-        Tally(),
-        COUNTERS[config.model.tokenizer](),
-    )
     most, data = most_tokens(config), config.data
+    kinds, tally = ColumnWriter(folder, "kinds", np.uint8), Tally()
+    counter = COUNTERS[config.model.tokenizer]()
     if split:
         tally.cells = np.zeros(cells_in_all(split.fraction), np.int64)
     for text in blocks_of_lines(files):
@@ -323,25 +320,23 @@ def survey(
             tally.cells[cells] += counts
             is_held_out = split.chosen(places)
             kind[numbers[is_held_out]] = HELD_OUT
-            for number, place in zip(
-                numbers[is_held_out].tolist(), places[is_held_out].tolist(), strict=True
-            ):
+            held_out = zip(numbers[is_held_out].tolist(), places[is_held_out].tolist(), strict=True)
+            for number, place in held_out:
                 line = tally.lines + tally.blank + number
-                tally.held_out.append(
-                    (KEEPING_ORDER[data.split](place, line, data.split_seed), line, lines[number])
-                )
+                key = KEEPING_ORDER[data.split](place, line, data.split_seed)
+                tally.held_out.append((key, line, lines[number]))
             if len(tally.held_out) > 2 * MOST_HELD_OUT:
                 tally.held_out = sorted(tally.held_out)[:MOST_HELD_OUT]
-        counting.add(block.first_tokens(block.limits(kind == TRAINING, most, data.too_long)))
-        filled = block.lengths[kind != BLANK]
-        tally.blank += len(lines) - len(filled)
-        tally.lines += len(filled)
+        counter.add(block.first_tokens(block.limits(kind == TRAINING, most, data.too_long)))
+        lengths = block.lengths[kind != BLANK]
+        tally.blank += len(lines) - len(lengths)
+        tally.lines += len(lengths)
         tally.training += int((kind == TRAINING).sum())
-        tally.longest = max(tally.longest, int(filled.max(initial=0)))
-        tally.over_automatic += int((filled >= LONGEST_AUTOMATIC).sum())
+        tally.longest = max(tally.longest, int(lengths.max(initial=0)))
+        tally.over_automatic += int((lengths >= LONGEST_AUTOMATIC).sum())
         tally.too_long += int((block.lengths[kind == TRAINING] > most).sum())
         kinds.append(kind)
-    return tally, counting.counts()
+    return tally, counter.counts()
 
 
 def most_tokens(config: Config) -> int:
@@ -388,25 +383,26 @@ def stream_store(config: Config, folder: Path) -> Config:
     tokenizer, length = config.model.tokenizer, config.model.length
     characters = sum(map(len, pieces_of_stream(files)))
     cut = characters if config.data.validation else end_of_learning(config, characters)
-    counting, counter = COUNTERS[tokenizer](), Alphabet((), tokenizer)
+    counter, empty_alphabet = COUNTERS[tokenizer](), Alphabet((), tokenizer)
     held_out, held_out_count = [], 0
     for is_training, text in parts_of_stream(files, cut, tokenizer):
         if is_training:
-            counting.add(units_of(text, tokenizer))
+            counter.add(units_of(text, tokenizer))
         else:
             if held_out_count < MOST_HELD_OUT * length:
                 held_out.append(text)
-            held_out_count += counter.count(text)
-    counts = counting.counts()
+            held_out_count += empty_alphabet.count(text)
+    counts = counter.counts()
     alphabet = alphabet_of_counts(config, counts)
     tokens = ColumnWriter(folder, "tokens", id_type(alphabet))
     ids_of = ENCODERS[tokenizer](alphabet)
     for is_training, text in parts_of_stream(files, cut, tokenizer):
         if is_training:
             tokens.append(ids_of(units_of(text, tokenizer)))
-    if tokens.size // tokens.kind.itemsize < length:
+    count = tokens.size // tokens.kind.itemsize
+    if count < length:
         raise DataError(
-            f"{config.data.source}: {tokens.size // tokens.kind.itemsize} {counter.rules.tokens} "
+            f"{config.data.source}: {count} {empty_alphabet.rules.tokens} "
             f"to train on or to hold out, fewer than one window of {length}; give a longer file "
             f"or a smaller model.length"
         )
