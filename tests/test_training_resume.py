@@ -212,7 +212,7 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(tmp_path: Path, 
     assert (out / "model.keras").read_bytes() == before
     longer, _ = resume(stored_config(out).with_settings({"training.epochs": 2}), out, said.append)
     assert int(longer.model.training_steps) == 14
-    assert "training.epochs is 2 from here on, it was 1" in said
+    assert "training.epochs is 2 from now on, it was 1" in said
     assert [line["epoch"] for line in records(out)] == [1, 2]
 
 

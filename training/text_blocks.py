@@ -67,7 +67,7 @@ class CodePointBlock:
     def __init__(self, text: str, tokenizer: str) -> None:
         self.bytes = tokenizer == "byte"
         raw = text.encode() if self.bytes else text.encode("utf-32-le")
-        self.points = np.frombuffer(raw, np.uint8 if self.bytes else np.dtype("<u4"))
+        self.points: np.ndarray = np.frombuffer(raw, np.uint8 if self.bytes else np.dtype("<u4"))
         ends = np.flatnonzero(self.points == ord("\n"))
         self.lengths = np.diff(ends, prepend=-1) - 1
         self.starts = ends - self.lengths
