@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-PREPARED = " to learn from, "
+PREPARED = " training texts, "
 """Part of the message of `kvae train` that comes after preparation and before training."""
 
 

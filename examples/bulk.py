@@ -20,7 +20,7 @@ from pathlib import Path
 from distributed import Client, as_completed
 
 from kvae.serving import Sampler
-from kvae.writing import LOCK, sole_writer, whole
+from kvae.writing import LOCK, atomic_write, sole_writer
 
 SIZE = 10_000
 """Texts in a shard."""
@@ -40,7 +40,7 @@ def write_shard(bundle: str, folder: str, seed: int, first_row: int, count: int)
         lines = [
             json.dumps({"row": item.row, "text": item.text}, ensure_ascii=False) for item in samples
         ]
-        with whole(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return count
 
@@ -66,7 +66,7 @@ def generate(
             raise SystemExit(
                 f"{folder} holds another order, {record.read_text()}; give another folder"
             )
-        with whole(record) as partial:
+        with atomic_write(record) as partial:
             partial.write_text(json.dumps(settings))
     shards = [(bundle, folder, seed, first, min(size, n - first)) for first in range(0, n, size)]
     done = 0

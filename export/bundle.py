@@ -24,7 +24,7 @@ from kvae.serving.manifest import FORMAT, FORMAT_VERSION
 from kvae.serving.sampler import Sampler
 from kvae.serving.verification import seed_test_texts, verify
 from kvae.slots import HEADS
-from kvae.writing import new
+from kvae.writing import atomic_create
 
 from .convert import check_backend
 from .graphs import HIDDEN, bundle_graphs
@@ -60,7 +60,7 @@ def write_bundle(
             "export: alphabet, configuration and model belong to different runs; take all three from one"
         )
     check_backend()
-    with new(Path(path)) as partial:
+    with atomic_create(Path(path)) as partial:
         model = model.in_float32()
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})

@@ -14,7 +14,7 @@ import tensorflow as tf
 from kvae.decoding import decode
 from kvae.model import TextVAE
 from kvae.serving.errors import CheckFailed
-from kvae.writing import new
+from kvae.writing import atomic_create
 
 from .convert import check_backend
 
@@ -33,7 +33,7 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     loaded again, is not the model. The texts of `sample` are not those of a bundle's seed.
     """
     check_backend()
-    with new(Path(path)) as partial:
+    with atomic_create(Path(path)) as partial:
         model = model.in_float32()
         with contextlib.redirect_stdout(io.StringIO()):
             archive_of(model).write_out(str(partial), verbose=False)

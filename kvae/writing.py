@@ -1,9 +1,11 @@
-"""Writing where others may write too: a path has one writer at a time, and what it writes appears whole or not at all.
+"""Locks and atomic writes: a path has one writer at a time, and a file or folder appears complete
+or not at all.
 
-The lock is the kernel's, on a file that its holder keeps open: flock, on Windows a locked byte. The kernel takes it back when
-the process ends, by kill -9 too, so that nothing is judged by process numbers, which come again. Between the hosts of a
-network disk it holds where the disk passes locks on, as NFS does. A disk that keeps none says so: `sole_writer` then yields
-False, and what is left is that a folder of a new name is made by one process alone.
+The lock is a lock of the kernel on a file that its holder keeps open: flock, or a locked byte on
+Windows. The kernel releases it when the process ends, also after kill -9. So nothing depends on
+process numbers, which are reused. Between the hosts of a network disk the lock works if the disk
+passes locks on, as NFS does. A disk without locks reports an error. Then `sole_writer` yields
+False, and one guarantee is left: only one process creates a folder of a new name.
 """
 
 from __future__ import annotations
@@ -26,103 +28,111 @@ from kvae.serving.errors import ConfigError
 from .disk import add_path_to_errors
 
 LOCK = ".lock"
-"""The lock file of a folder, inside it: whoever sees the folder, by whatever path or mount, sees the same file."""
+"""Name of the lock file inside a folder. All processes see the same file, whatever path or mount
+they use."""
 
-TURN = 0.1
-"""Seconds between two attempts of a process that waits."""
+RETRY_SECONDS = 0.1
+"""Seconds between two attempts of a process that waits for a lock."""
 
-HELD = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
-"""What a system answers where another process has the lock; the last two are Windows'."""
+LOCK_HELD_ERRORS = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
+"""Error numbers of a lock that another process holds. Windows uses the last two."""
 
-NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a disk without locks answers."""
+NO_LOCK_ERRORS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""Error numbers of a disk without locks."""
 
 if sys.platform == "win32":
     import msvcrt
 
-    BEHIND = 2**30
-    """The byte that is locked. Nobody else can read it, so it lies behind the owner's name."""
+    LOCKED_BYTE = 2**30
+    """Offset of the locked byte. Other processes cannot read it, so it lies behind the owner's
+    name."""
 
     def lock_now(descriptor: int) -> None:
-        """Lock an open file; raises `OSError` where that cannot be done at once."""
-        os.lseek(descriptor, BEHIND, os.SEEK_SET)
+        """Lock an open file without waiting; raises `OSError` if this fails."""
+        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         os.lseek(descriptor, 0, os.SEEK_SET)
 else:
     import fcntl
 
     def lock_now(descriptor: int) -> None:
-        """Lock an open file; raises `OSError` where that cannot be done at once."""
+        """Lock an open file without waiting; raises `OSError` if this fails."""
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class Taken(ConfigError):
-    """A path that another process, or another thread of this one, is writing."""
+class PathInUse(ConfigError):
+    """Another process, or another thread of this process, is writing the path."""
 
 
 @contextlib.contextmanager
-def sole_writer(lock: Path, what: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock file `lock` while `what` is written; yields whether the disk keeps locks.
+def sole_writer(lock: Path, target: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock file `lock` while `target` is written. Yields whether the disk has locks.
 
-    Where another process holds it, raises `Taken` with that process, or says so on standard error and waits for it.
+    If another process holds the lock: with `wait`, prints its name to standard error and waits;
+    otherwise raises `PathInUse` with its name.
     """
-    descriptor, kept = locked(lock, what, wait)
+    descriptor, has_locks = open_locked(lock, target, wait)
     try:
         with contextlib.suppress(OSError):  # on a full disk the lock holds without its owner's name
             os.truncate(descriptor, 0)
-            os.write(descriptor, owner().encode())
-        yield kept
+            os.write(descriptor, process_name().encode())
+        yield has_locks
     finally:
-        if sys.platform != "win32" and is_still(descriptor, lock):
-            lock.unlink(
-                missing_ok=True
-            )  # before it is given back: whoever has opened it meanwhile looks again
+        if sys.platform != "win32" and is_same_file(descriptor, lock):
+            lock.unlink(missing_ok=True)  # before the release: who has opened it meanwhile retries
         os.close(descriptor)
-        if sys.platform == "win32":  # which removes no file that is open
+        if sys.platform == "win32":  # which cannot remove an open file
             with contextlib.suppress(OSError):
                 lock.unlink()
 
 
-def locked(lock: Path, what: Path, wait: bool) -> tuple[int, bool]:
-    """The open lock file, and whether it is locked, as it is but on a disk without locks."""
-    told = False
+def open_locked(lock: Path, target: Path, wait: bool) -> tuple[int, bool]:
+    """The descriptor of the open lock file, and whether it is locked. It is not on a disk without
+    locks.
+
+    `target` and `wait` as in `sole_writer`. Raises `PathInUse`.
+    """
+    announced = False
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        state = attempt(descriptor)
-        if state is None or (state and is_still(descriptor, lock)):
-            return descriptor, bool(state)
+        is_locked = try_lock(descriptor)
+        if is_locked is None or (is_locked and is_same_file(descriptor, lock)):
+            return descriptor, bool(is_locked)
         holder = os.read(descriptor, 1000).decode(errors="replace") or "another process"
         os.close(descriptor)
-        if state:  # its last holder has removed it meanwhile: the next turn makes another
+        if is_locked:  # its last holder has removed the file: the next attempt creates a new one
             continue
         if not wait:
-            raise Taken(
-                f"{what} is being written by {holder}: wait until it ends, stop it, or give another path"
+            raise PathInUse(
+                f"{target} is being written by {holder}: wait until it ends, stop it, "
+                f"or give another path"
             )
-        if not told:
-            print(f"waiting for {holder}, which is writing {what}", file=sys.stderr, flush=True)
-            told = True
-        time.sleep(TURN)
+        if not announced:
+            print(f"waiting for {holder}, which is writing {target}", file=sys.stderr, flush=True)
+            announced = True
+        time.sleep(RETRY_SECONDS)
 
 
-def attempt(descriptor: int) -> bool | None:
-    """Whether an open file could be locked; None on a disk that keeps no locks."""
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file: True on success, False if another process holds the lock, None on a disk
+    without locks."""
     try:
         lock_now(descriptor)
     except OSError as error:
-        if error.errno not in HELD | NO_LOCKS:
+        if error.errno not in LOCK_HELD_ERRORS | NO_LOCK_ERRORS:
             raise
-        return None if error.errno in NO_LOCKS else False
+        return None if error.errno in NO_LOCK_ERRORS else False
     return True
 
 
-def owner() -> str:
-    """This process, as another one names it to its user."""
-    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+def process_name() -> str:
+    """How messages of other processes name this process: its number, host and the present time."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} since {now}"
 
 
-def is_still(descriptor: int, path: Path) -> bool:
-    """Whether an open file is the one that bears that name."""
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether `path` is the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -130,107 +140,112 @@ def is_still(descriptor: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Within this, `folder` is this process's alone to write, made where it is missing; yields whether the disk keeps locks.
+def claimed_folder(folder: Path) -> Iterator[bool]:
+    """Context in which only this process writes `folder`. Creates it if it is missing. Yields
+    whether the disk has locks.
 
-    What was made here and is empty at the end goes away again, also what a killed process had made so. Raises `Taken` where
-    another process has it, and `ConfigError` where something else than a folder bears its name.
+    At the end, folders that were created here are removed if they are empty. So is an empty folder
+    that a killed process left. Raises `PathInUse` if another process holds the folder, and
+    `ConfigError` if the path is not a folder.
     """
     parents = [path for path in folder.parents if not path.exists()]
-    left = left_behind(folder)
-    ours = False
+    is_abandoned = holds_only_a_lock(folder)
+    is_ours = False
     try:
         with contextlib.ExitStack() as stack:
             while True:
-                made = made_here(folder)
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # it was another's, who has removed it meanwhile
-                    kept = stack.enter_context(sole_writer(folder / LOCK, folder))
+                is_new = create_folder(folder)
+                with contextlib.suppress(FileNotFoundError):  # its maker has just removed it
+                    has_locks = stack.enter_context(sole_writer(folder / LOCK, folder))
                     break
-            ours = made or (left and kept)
-            if not (made or kept or occupied(folder)):
-                raise Taken(
-                    f"{folder} is empty, on a disk that keeps no locks: another process may have made it; give another path, "
-                    f"or remove it where none has"
+            is_ours = is_new or (is_abandoned and has_locks)
+            if not (is_new or has_locks or has_content(folder)):
+                raise PathInUse(
+                    f"{folder} is empty, on a disk that keeps no locks: another process may have "
+                    f"made it; give another path, or remove the folder if no process uses it"
                 )
-            yield kept
+            yield has_locks
     finally:
-        remove_empty([folder, *parents] if ours else parents)
+        remove_empty_folders([folder, *parents] if is_ours else parents)
 
 
-def made_here(folder: Path) -> bool:
-    """Make a folder; whether it was this call that made it."""
+def create_folder(folder: Path) -> bool:
+    """Create a folder and its parents. Returns whether this call created it; raises `ConfigError`
+    for a file."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         folder.mkdir()
     except FileExistsError:
-        if is_no_folder(folder):
+        if exists_as_non_folder(folder):
             raise ConfigError(f"{folder} is not a folder; give another path") from None
         return False
     return True
 
 
-def is_no_folder(path: Path) -> bool:
-    """Whether a path is there and no folder, in one look: what another process removes meanwhile is not there."""
+def exists_as_non_folder(path: Path) -> bool:
+    """Whether a path exists and is not a folder. One system call decides, as another process may
+    remove the path."""
     try:
         return not stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         return path.is_symlink()  # that leads nowhere
 
 
-def left_behind(folder: Path) -> bool:
-    """Whether a folder holds a lock file alone, as one does that a process had claimed which was killed."""
+def holds_only_a_lock(folder: Path) -> bool:
+    """Whether a folder contains its lock file and nothing else. A killed process leaves such a
+    folder."""
     try:
         return [path.name for path in folder.iterdir()] == [LOCK]
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def occupied(folder: Path) -> bool:
-    """Whether a folder holds anything but its lock."""
+def has_content(folder: Path) -> bool:
+    """Whether a folder contains anything besides its lock file."""
     return any(path.name != LOCK for path in folder.iterdir())
 
 
-def remove_empty(folders: list[Path]) -> None:
-    """Remove folders, the innermost first, up to the first that holds something."""
+def remove_empty_folders(folders: list[Path]) -> None:
+    """Remove folders, innermost first, up to the first that is not empty."""
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
 
 
 @contextlib.contextmanager
-def new(path: Path) -> Iterator[Path]:
-    """`whole`, where nothing bears the name and nobody else is about to take it; raises `ConfigError` where one does."""
-    check_new(path)
+def atomic_create(path: Path) -> Iterator[Path]:
+    """`atomic_write` of a path that does not exist yet, with a lock. Raises `ConfigError` if it
+    exists, or `PathInUse`."""
+    check_absent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with sole_writer(beside(path), path) as alone:
-        check_new(path)
-        with whole(path, alone) as partial:
+    with sole_writer(lock_path(path), path) as exclusive:
+        check_absent(path)
+        with atomic_write(path, exclusive) as partial:
             yield partial
 
 
 @contextlib.contextmanager
-def whole(path: Path, alone: bool = False) -> Iterator[Path]:
-    """Yield a name beside `path` for a file or a folder, which becomes `path` when the block ends; what fails leaves nothing.
+def atomic_write(path: Path, exclusive: bool = False) -> Iterator[Path]:
+    """Yield a temporary name beside `path`. The file or folder of that name becomes `path` when the
+    block ends.
 
-    A file replaces an earlier file, a folder at most an empty one, else `ConfigError`. `alone` says that no other process is
-    writing `path` (`sole_writer`): what one left that was killed is then removed.
+    If the block fails, nothing is left. A file replaces an earlier file. A folder replaces at most
+    an empty folder; anything else raises `ConfigError`. `exclusive` says that no other process is
+    writing `path` (`sole_writer`). Then what a killed process left is removed.
     """
-    for left in leftovers(path) if alone else ():
+    for leftover in leftovers(path) if exclusive else ():
         with contextlib.suppress(OSError):
-            remove(left)
-    partial = path.with_name(
-        f".partial-{secrets.token_hex(4)}-{path.name}"
-    )  # the ending says what is written
+            remove(leftover)
+    # The temporary name keeps the ending, which may decide what is written.
+    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     try:
         with add_path_to_errors(path):
             yield partial
         try:
             partial.replace(path)
         except OSError as error:
-            if error.errno in IN_THE_WAY:
-                check_new(path)
+            if error.errno in TARGET_EXISTS_ERRORS:
+                check_absent(path)
             raise
     except OSError as error:
         if error.filename == str(partial):
@@ -241,35 +256,35 @@ def whole(path: Path, alone: bool = False) -> Iterator[Path]:
             remove(partial)
 
 
-def write_text(path: Path, text: str, alone: bool = False, errors: str = "strict") -> None:
-    """Write a file of text in UTF-8 by `whole`; `errors` is that of `str.encode`."""
-    with whole(path, alone) as partial:
+def write_text(path: Path, text: str, exclusive: bool = False, errors: str = "strict") -> None:
+    """Write a text file in UTF-8 with `atomic_write`; `errors` as in `str.encode`."""
+    with atomic_write(path, exclusive) as partial:
         partial.write_text(text, encoding="utf-8", errors=errors)
 
 
-IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
-"""What a system answers when a folder would have to replace something, or a file a folder."""
+TARGET_EXISTS_ERRORS = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+"""Error numbers when a folder would have to replace something, or a file a folder."""
 
 
-def check_new(path: Path) -> None:
-    """Raise `ConfigError` where something bears the name."""
+def check_absent(path: Path) -> None:
+    """Raise `ConfigError` if the path exists."""
     if os.path.lexists(path):
         raise ConfigError(f"{path} exists already; give another path, or move it away")
 
 
-def beside(path: Path) -> Path:
-    """The lock file of what is not a folder yet."""
+def lock_path(path: Path) -> Path:
+    """The lock file of a path that is a file or does not exist yet. It lies beside the path."""
     return path.with_name(f".{path.name}{LOCK}")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What bears a name that `whole` gives for `path`."""
+    """Existing files and folders with a temporary name that `atomic_write` gives for `path`."""
     pattern = re.compile(rf"\.partial-[0-9a-f]{{8}}-{re.escape(path.name)}")
-    return [found for found in path.parent.iterdir() if pattern.fullmatch(found.name)]
+    return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, where there is one."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -606,7 +606,7 @@ def test_a_corpus_may_label_itself() -> None:
     ("labels", "settings", "message"),
     [
         (["a"] * 99, {}, "99 labels for the 100 lines"),
-        (["a"] * 100, {}, "at least two values"),
+        (["a"] * 100, {}, "at least two different labels"),
         (["a", "b"] * 50, {"data__mode": "windows"}, "windows of a stream have no labels"),
         (
             ["a", "b"] * 50,

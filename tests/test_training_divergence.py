@@ -159,7 +159,7 @@ def test_a_finished_run_without_a_checkpoint_that_can_be_read_does_not_begin_ane
     reason = (
         "none of its 2 checkpoints can be read"
         if how == "truncated"
-        else "has a model and no checkpoint to go on from"
+        else "has a model but no checkpoint to continue from"
     )
     with pytest.raises(
         ModelError, match=f"--resume: .*{reason}.*training.start_from=.*nothing was changed"

@@ -20,7 +20,7 @@ import pytest
 from kvae.configuration import Config
 from kvae.serving.errors import DataError
 from kvae.training.corpora import prepare, read_texts
-from kvae.training.files import PACKED, files_of, kind_of, pieces_of, read_file
+from kvae.training.files import DECOMPRESSORS, files_of, kind_of, pieces_of, read_file
 
 
 @pytest.fixture
@@ -190,8 +190,8 @@ NO_TEXTS: dict[str, tuple[bytes, str, str]] = {
     "texts.tgz": (gzip.compress(tarred()), "a tar archive", "tar -xf"),
     "texts.gz.gz": (
         gzip.compress(gzip.compress(TEXT.encode())),
-        "a file that was packed twice",
-        "unpack it once",
+        "a file that was compressed twice",
+        "decompress it once",
     ),
     "texts.zst": (b"\x28\xb5\x2f\xfd\x04\x00" + TEXT.encode(), "a zstd file", "zstd -d"),
     "texts.7z": (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(range(200)), "a 7z archive", "unpack it"),
@@ -353,7 +353,7 @@ def test_every_packing_knows_its_empty_file(tmp_path: Path) -> None:
     for pack in (gzip.compress, bz2.compress, lzma.compress):
         (tmp_path / "empty").write_bytes(pack(b""))
         assert read_file(str(tmp_path / "empty")) == ""
-    assert len(PACKED) == 3
+    assert len(DECOMPRESSORS) == 3
 
 
 def test_a_pipe_is_read_once_and_unpacked(tmp_path: Path) -> None:
@@ -385,18 +385,18 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
     ready = prepare(Config().with_settings({"data.source": str(folder), "data.storage": storage}))
     assert len(ready.train) + len(ready.validation) == 50
     assert (
-        f"{folder}: 4 files left out that do not unpack to their end, such as a.gz; get them again"
+        f"{folder}: 4 files left out that cannot be decompressed to their end, such as a.gz; get them again"
         in ready.notes
     )
     (folder / "texts.txt").unlink()
     with pytest.raises(
-        DataError, match="no text file among 4 files: 4 files left out that do not unpack"
+        DataError, match="no text file among 4 files: 4 files left out that cannot be decompressed"
     ):
         prepare(Config().with_settings({"data.source": str(folder), "data.storage": storage}))
     for name in ("a.gz", "b.bz2", "c.xz", "d.gz"):
         with pytest.raises(
             DataError,
-            match=f"{name}: damaged or cut off, it does not unpack to its end .*; get it again",
+            match=f"{name}: damaged or cut off, it cannot be decompressed to its end .*; get it again",
         ):
             prepare(
                 Config().with_settings({"data.source": str(folder / name), "data.storage": storage})
@@ -408,12 +408,12 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
     [
         (
             "gut\nsch\xf6n\n".encode("latin-1"),
-            "convert the file from the encoding that it has, as with iconv -f",
+            "convert the file from its encoding, as with iconv -f",
         ),
-        ("caf\xe9".encode("latin-1"), "convert the file from the encoding that it has"),
+        ("caf\xe9".encode("latin-1"), "convert the file from its encoding"),
         (
             "gut\nsch\xf6n\n".encode() + b"n\xff\n",
-            "what stands before it is: leave such bytes out, as with iconv -c",
+            "the text before it is: remove such bytes, as with iconv -c",
         ),
         (
             "gut\nsch\xf6n\n\u2603".encode()[:-1],
@@ -421,7 +421,7 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
         ),
         (
             "gut\nsch\xf6n\nn\0\n".encode(),
-            "line 3 has a NUL byte; where it is a text, take them out, as with tr -d",
+            "line 3 has a NUL byte; if it is text, remove them, as with tr -d",
         ),
     ],
 )

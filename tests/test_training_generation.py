@@ -13,7 +13,7 @@ from kvae.decoding import at_temperature, decode, greedy
 from kvae.runs import Run, load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError
-from kvae.training.corpora import HeldOut, held_out, learned_texts
+from kvae.training.corpora import HeldOut, held_out, training_texts
 from kvae.training.evaluation import evaluate
 from kvae.training.generation import (
     BATCH,
@@ -163,7 +163,7 @@ def test_counts_have_bounds(texts: int, samples: int) -> None:
 def test_what_a_run_learned_from_is_read_again(run_folder: Path) -> None:
     run = load_run(run_folder)
     learned, held = (
-        learned_texts(run.config, run.alphabet),
+        training_texts(run.config, run.alphabet),
         held_out(run.config, run.alphabet).texts,
     )
     assert len(learned) + len(held) == 125

@@ -228,7 +228,7 @@ def test_a_packed_file_counts_what_it_unpacks_to(
 def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_blocks, "POINTS", 256)
+    monkeypatch.setattr(text_blocks, "CODE_POINTS", 256)
     monkeypatch.setattr(store, "SHARD", 2**20)
     monkeypatch.setattr(files, "PIECE", 10_000)
     monkeypatch.setattr(rules, "CELLS", 2**10)  # whose counts take the same 32 MB for every file
@@ -291,7 +291,7 @@ def test_bad_files_are_refused_as_in_memory_and_leave_nothing(
 def test_a_line_that_does_not_fit_into_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large, "LONGEST_LINE", 5000)
+    monkeypatch.setattr(text_blocks, "LONGEST_LINE", 5000)
     (tmp_path / "a.txt").write_text("short\n" + "x" * 9000)
     with pytest.raises(DataError, match="a line has over 5,000 characters"):
         prepare(config(tmp_path / "a.txt", data__storage="disk"))

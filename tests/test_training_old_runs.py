@@ -14,7 +14,7 @@ import pytest
 from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
 from kvae.training import large
 from kvae.training.corpora import held_out, prepare
-from kvae.training.experiment import completed, stored_config
+from kvae.training.experiment import finished_run, stored_config
 from kvae.training.identity import fingerprint
 from kvae.training.transfer import note_other_split
 
@@ -71,7 +71,7 @@ def test_an_old_configuration_has_its_old_split(
 def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Path) -> None:
     """The study splits by lines now; the old run is not trained again for that."""
     said: list[str] = []
-    finished, prepared = completed(
+    finished, prepared = finished_run(
         stored_config(old).with_settings({"data.split": "lines"}), old, said.append
     )
     assert not any("anew" in sentence for sentence in said)
@@ -94,11 +94,13 @@ def test_the_store_of_an_old_run_is_found_under_its_old_name(old: Path) -> None:
     source = Path(config.data.source)
     files = [(str(source), source.stat().st_size, source.stat().st_mtime_ns)]
     asked = [files, [28, "char"], ["lines", "refuse", 0, 1, True], [0.05, 0]]
-    assert large.key(config) == hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+    assert large.store_name(config) == hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
     now = config.with_settings({"data.split": "lines"})
-    assert large.key(now) != large.key(config)
+    assert large.store_name(now) != large.store_name(config)
     for unsplit in ({"data.mode": "windows"}, {"data.validation": "held-out.txt"}):
-        assert large.key(now.with_settings(unsplit)) == large.key(config.with_settings(unsplit))
+        assert large.store_name(now.with_settings(unsplit)) == large.store_name(
+            config.with_settings(unsplit)
+        )
 
 
 def test_a_run_that_begins_with_an_old_one_says_that_its_held_out_texts_may_be_known(

@@ -256,7 +256,7 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(
     assert (out / "model.keras").read_bytes() == before
     longer, _ = resume(stored_config(out).with_settings({"training.epochs": 2}), out, said.append)
     assert int(longer.model.training_steps) == 14
-    assert "training.epochs is 2 from here on, it was 1" in said
+    assert "training.epochs is 2 from now on, it was 1" in said
     assert [line["epoch"] for line in records(out)] == [1, 2]
 
 
@@ -375,7 +375,7 @@ def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
     about = {name: value for name, value in found.about.items() if name != "ended"}
     checkpoints.write_checkpoint(last, whole.model, about)
     (out / "report/evaluation.json").write_text("{}")
-    again, _ = experiment.completed(config, out, quiet)
+    again, _ = experiment.finished_run(config, out, quiet)
     assert again.evaluation["elbo"] == pytest.approx(whole.evaluation["elbo"])
     assert len(records(out)) == 2
 

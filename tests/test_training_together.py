@@ -26,11 +26,11 @@ from kvae.training import downloads, experiment, fit, large
 from kvae.training.checkpoints import ABOUT, list_checkpoints, read_checkpoint
 from kvae.training.corpora import prepare
 from kvae.training.downloads import COLLECTIONS, Collection, get
-from kvae.training.experiment import completed, resume, run, stored_config
+from kvae.training.experiment import finished_run, resume, run, stored_config
 from kvae.training.identity import fingerprint, identity_of
 from kvae.training.reproduction import Row, Study, reproduce
 from kvae.training.tune import tune
-from kvae.writing import LOCK, Taken, claimed
+from kvae.writing import LOCK, PathInUse, claimed_folder
 
 from .conftest import SMALL
 
@@ -179,9 +179,9 @@ def test_a_run_whose_data_comes_slowly_has_its_folder_and_leaves_the_users_file(
     out = tmp_path / "r"
     first = start(tmp_path / "slow", out)
     with (tmp_path / "slow").open("w") as data:  # opens when the first reads
-        with pytest.raises(Taken, match=f"r is being written by process {first.pid} on "):
+        with pytest.raises(PathInUse, match=f"r is being written by process {first.pid} on "):
             run(config, out, quiet)
-        with pytest.raises(Taken, match=f"r is being written by process {first.pid} on "):
+        with pytest.raises(PathInUse, match=f"r is being written by process {first.pid} on "):
             run(config, out, quiet, overwrite=True)
         (out / "notes.txt").write_text("mine")
         data.write(corpus_file.read_text())
@@ -271,7 +271,7 @@ def test_overwrite_replaces_the_run_and_leaves_other_files(finished: Path, confi
 
     def then() -> None:
         (finished / "bundle-int8").mkdir()
-        with pytest.raises(Taken):
+        with pytest.raises(PathInUse):
             resume(config, finished, quiet)
         assert (finished / "model.keras").is_file()
 
@@ -299,7 +299,7 @@ def test_of_two_that_go_on_with_a_run_one_trains(finished: Path, config: Config)
     longer = config.with_settings({"training.steps": 6})
 
     def then() -> None:
-        with pytest.raises(Taken, match=f"r is being written by process {os.getpid()} on "):
+        with pytest.raises(PathInUse, match=f"r is being written by process {os.getpid()} on "):
             resume(longer, finished, quiet)
 
     meanwhile(lambda say: resume(longer, finished, say), then).result()
@@ -311,7 +311,7 @@ def test_a_worker_that_does_not_write_the_run_leaves_its_folder_to_the_first(
 ) -> None:
     monkeypatch.setattr(experiment, "worker_index", lambda: 1)
     before = content(finished)
-    with claimed(finished), claimed(tmp_path / "new"):
+    with claimed_folder(finished), claimed_folder(tmp_path / "new"):
         resume(config.with_settings({"training.steps": 4}), finished, quiet)
         run(config, tmp_path / "new", quiet)
         assert [path.name for path in (tmp_path / "new").iterdir()] == [LOCK]
@@ -335,11 +335,11 @@ def test_completed_takes_no_run_that_another_trains_or_that_it_cannot_read(
 ) -> None:
     before = content(finished)
     other = config.with_settings({"training.seed": 9})
-    with claimed(finished), pytest.raises(Taken):
-        completed(other, finished, quiet)
+    with claimed_folder(finished), pytest.raises(PathInUse):
+        finished_run(other, finished, quiet)
     (finished / "config.json").write_text("{")
     with pytest.raises(ModelError, match="damaged"):
-        completed(other, finished, quiet)
+        finished_run(other, finished, quiet)
     assert {**content(finished), "config.json": before["config.json"]} == before
 
 
@@ -408,7 +408,7 @@ def test_a_second_search_in_one_folder_is_refused(tmp_path: Path, config: Config
     search = {"objective.alpha": (0.1, 0.4)}
 
     def then() -> None:
-        with pytest.raises(Taken, match="tune is being written by process"):
+        with pytest.raises(PathInUse, match="tune is being written by process"):
             tune(config, tmp_path / "tune", quiet, 1, search)
 
     results = meanwhile(lambda say: tune(config, tmp_path / "tune", say, 1, search), then).result()
@@ -420,7 +420,7 @@ def test_a_trial_that_another_process_trains_has_not_failed(tmp_path: Path, conf
     out.mkdir()
     asked = {"config": config.to_dict(), "search": {"objective.alpha": [0.1, 0.4]}}
     (out / "tune.json").write_text(json.dumps(asked))
-    with claimed(out / "trials" / "0"), pytest.raises(Taken):
+    with claimed_folder(out / "trials" / "0"), pytest.raises(PathInUse):
         tune(config, out, said.append, 1, search)
     assert not any("failed" in sentence for sentence in said)
     assert len(tune(config, out, quiet, 1, search)) == 1
@@ -437,7 +437,7 @@ def test_two_processes_train_two_rows_of_a_study_at_the_same_time(
     both = study(config)
 
     def then() -> None:
-        with pytest.raises(Taken, match="seed-0 is being written by process"):
+        with pytest.raises(PathInUse, match="seed-0 is being written by process"):
             reproduce(both, tmp_path, quiet, rows=["one"])
         reproduce(both, tmp_path, quiet, rows=["other"])
 
@@ -602,7 +602,7 @@ def test_the_demo_has_its_folder_until_its_bundle_is_there(
     options = parser().parse_args(["demo", "--out", str(tmp_path / "demo"), "--overwrite"])
 
     def report(trained: Any, prepared: Any) -> None:
-        with pytest.raises(Taken, match="demo is being written by process"):
+        with pytest.raises(PathInUse, match="demo is being written by process"):
             demo.run(options)
 
     monkeypatch.setattr(demo, "demo_config", lambda: config)

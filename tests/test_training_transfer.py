@@ -12,7 +12,7 @@ from kvae.presets import preset
 from kvae.runs import Run
 from kvae.serving.errors import ConfigError, ModelError
 from kvae.training.corpora import Prepared, prepare
-from kvae.training.experiment import built, resume, run
+from kvae.training.experiment import build_model, resume, run
 from kvae.training.transfer import start_from, weights_of
 
 SHARED = {
@@ -56,7 +56,7 @@ def test_a_vae_begins_with_the_weights_that_its_decoder_shares_with_a_language_m
     language_model: Run, prepared: Prepared, of: str
 ) -> None:
     said: list[str] = []
-    model = built(prepared, said.append)
+    model = build_model(prepared, said.append)
     before = {name: np.array(weight) for name, weight in weights_of(model).items()}
     source = language_model.path if of == "run folder" else language_model.path / "model.keras"
     start_from(model, source, prepared.alphabet, said.append)
@@ -75,7 +75,7 @@ def test_an_encoder_of_the_same_size_reads_with_the_vectors_of_the_language_mode
     language_model: Run, corpus_file: Path
 ) -> None:
     same = prepare(config_of("lstm-vae-ptb-word", corpus_file, model__encoder_embedding=4))
-    model = built(same, print)
+    model = build_model(same, print)
     start_from(model, language_model.path, same.alphabet, print)
     vectors = weights_of(language_model.model)["head/read_previous/rows/embeddings"]
     np.testing.assert_array_equal(model.parts.reader.embedding.embeddings, vectors)
@@ -112,7 +112,7 @@ def test_a_run_with_other_symbols_is_refused(
     text = (other / "vocabulary.json").read_text(encoding="utf-8")
     (other / "vocabulary.json").write_text(text.replace('"A"', '"B"'), encoding="utf-8")
     with pytest.raises(ConfigError, match="has learned other symbols"):
-        start_from(built(prepared, print), other, prepared.alphabet, print)
+        start_from(build_model(prepared, print), other, prepared.alphabet, print)
 
 
 def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(

@@ -99,13 +99,13 @@ def test_settings_that_do_not_fit_are_failed_trials_with_their_reason(
 def test_a_failed_trial_does_not_end_the_search(
     tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def completed(config: Config, folder: Path, say: Any) -> tuple[Any, None]:
+    def finished_run(config: Config, folder: Path, say: Any) -> tuple[Any, None]:
         if config.model.length == 15:
             raise CheckFailed("training diverged")
         folder.mkdir()
         return SimpleNamespace(evaluation={"elbo": 3.0, "kl": 1.0, "active_units": 2}), None
 
-    monkeypatch.setattr("kvae.training.tune.completed", completed)
+    monkeypatch.setattr("kvae.training.tune.finished_run", finished_run)
     said: list[str] = []
     config = preset("hybrid-lstm").with_settings(small_settings)
     results = tune(config, tmp_path / "tune", said.append, 2, {"model.length": [15, 16]})

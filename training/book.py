@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kvae.runs import write_json
-from kvae.writing import beside, sole_writer, write_text
+from kvae.writing import lock_path, sole_writer, write_text
 
 from .reproduction import FIGURE, SAMPLES, TABLE, Study, Verdict, row_means, row_values, verdicts_of
 
@@ -68,8 +68,8 @@ def write_book(book: Path, studies: Mapping[str, Study]) -> Path:
     """Generate the page from the stored results and return its path."""
     page = book / PAGE
     # One writer at a time: the last one has read every result that is stored.
-    with sole_writer(beside(page), page, wait=True) as alone:
-        write_text(page, book_text(book / PARTS, studies), alone)
+    with sole_writer(lock_path(page), page, wait=True) as exclusive:
+        write_text(page, book_text(book / PARTS, studies), exclusive)
     return page
 
 

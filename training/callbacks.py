@@ -100,7 +100,7 @@ class MetricsFile(keras.callbacks.Callback):
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8", errors="replace")
             lines = text.splitlines()[: self.lines]
-            write_text(self.path, "".join(line + "\n" for line in lines), alone=True)
+            write_text(self.path, "".join(line + "\n" for line in lines), exclusive=True)
 
 
 class StepCallback(keras.callbacks.Callback):

@@ -25,7 +25,7 @@ from kvae.model import TextVAE, as_int
 from kvae.runs import list_checkpoints, parse_json, to_json
 from kvae.saved_models import describe_system_error, first_line
 from kvae.serving.errors import CheckFailed, ModelError
-from kvae.writing import whole
+from kvae.writing import atomic_write
 
 CHECKPOINTS_KEPT = 2
 """How many of the newest checkpoints stay in a folder. The newest good one stays as well."""
@@ -119,7 +119,7 @@ def write_checkpoint(path: Path, model: TextVAE, about: Mapping[str, Any]) -> No
     """
     arrays = values_of(model, about.get("within_epoch", False))
     path.parent.mkdir(exist_ok=True)
-    with whole(path, alone=True) as partial, partial.open("wb") as file:
+    with atomic_write(path, exclusive=True) as partial, partial.open("wb") as file:
         np.savez(file, **{ABOUT: np.frombuffer(to_json(about).encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())

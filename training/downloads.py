@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvae.serving.errors import ConfigError, DataError
-from kvae.writing import beside, sole_writer, whole
+from kvae.writing import atomic_write, lock_path, sole_writer
 
-from .files import ENDINGS, HEAD, PIECE, READ, kind_of, raw_pieces
+from .files import ENDINGS, HEAD, PIECE, READABLE_FORMATS, kind_of, raw_pieces
 
 FOLDER_VARIABLE = "KVAE_DATA"
 """The environment variable that names the data folder, which holds the corpora."""
@@ -123,14 +123,14 @@ def fetch_file(
     Raises `DataError` if `target` exists with another content, which is left unchanged, or if the
     new content does not have the sha256 `digest`.
     """
-    with sole_writer(beside(target), target, wait=True) as alone:
+    with sole_writer(lock_path(target), target, wait=True) as exclusive:
         if target.exists() and sha256_of(target) != digest:
             raise DataError(
                 f"{target} exists with another content and is left unchanged; train on it by its "
                 f"path (--data FILE), and move it away or name another folder in "
                 f"{FOLDER_VARIABLE} to get {name}"
             )
-        with whole(target, alone) as partial:
+        with atomic_write(target, exclusive) as partial:
             sha256 = hashlib.sha256()
             with partial.open("wb") as file:
                 for piece in (
@@ -161,7 +161,7 @@ def copied_pieces(source: str, name: str) -> Iterator[bytes]:
     """The unpacked content of a file in folder `source`, piece by piece; `DataError` if missing."""
     file = find(Path(source).expanduser(), name)
     if file is None:
-        raise DataError(f"{source}: has no {name}, {READ}")
+        raise DataError(f"{source}: has no {name}, {READABLE_FORMATS}")
     return raw_pieces(str(file))
 
 

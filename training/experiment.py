@@ -1,4 +1,5 @@
-"""A training run from a configuration to a run folder: prepare, build, fit, save, evaluate, and go on after an interruption."""
+"""Training runs: prepare the data, build the model, fit, save and evaluate it in a run folder;
+resume after an interruption."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from kvae.runs import (
 )
 from kvae.saved_models import is_intact
 from kvae.serving.errors import ConfigError, ModelError
-from kvae.writing import LOCK, claimed, remove, whole
+from kvae.writing import LOCK, atomic_write, claimed_folder, remove
 
 from .checkpoints import Checkpoint, check_run, latest_checkpoint, read_checkpoint, values_of
 from .corpora import Prepared, entropy_of, prepare
@@ -50,82 +51,88 @@ from .transfer import note_gap, note_other_split, start_from
 
 Say = Callable[[str], None]
 
-PARTS = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
-"""What a run consists of, in the order in which it is removed: a folder with the last two is a run to the end."""
+RUN_FILES = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
+"""Files and folders of a run, in the order in which they are removed. A folder counts as a run
+until the last two are gone."""
 
-BESIDE = ("bundle", "bundle-int8", "result.json", "results.json")
-"""What other commands put into a run folder about that run: `kvae export`, `kvae reproduce`, `kvae tune`."""
+FILES_OF_OTHER_COMMANDS = ("bundle", "bundle-int8", "result.json", "results.json")
+"""Files and folders that `kvae export`, `kvae reproduce` and `kvae tune` write into a run folder
+about that run."""
 
 
 class AnotherConfiguration(ConfigError):
-    """A run folder that holds a run of another configuration."""
+    """The run folder holds a run of another configuration."""
 
 
 class AnotherCorpus(ModelError):
-    """A run folder whose run has learned from other texts."""
+    """The run in the folder was trained on other texts."""
 
 
 def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> tuple[Run, Prepared]:
-    """Train what `config` describes into the new folder `out`; `say` gets a sentence now and then.
+    """Train a new run of `config` in the folder `out`; returns the run and its data. `say` is
+    called with each status message.
 
-    The folder is this process's from the first moment on, before the data is read; where nothing comes of it, it is gone
-    again. With `overwrite` an earlier run gives way when the data and the model are ready; other files in its folder stay.
-    Ctrl-C ends the run after the step that is under way, with a checkpoint, and the model of that moment is saved. Raises
-    `ConfigError` when `out` is in the way or another process writes it, and whatever `prepare` and `TextVAE` raise.
+    The folder is created and locked before the data is read. It is removed again if no run results.
+    With `overwrite`, an earlier run is removed when the data and the model are ready; other files
+    in its folder stay. Ctrl-C ends the run after the current step: a checkpoint is written and the
+    model is saved. Raises `ConfigError` if `out` is not free or another process writes it, and
+    whatever `prepare` and `TextVAE` raise.
     """
-    with running(config, out, say, overwrite) as found:
-        return found
+    with run_keeping_lock(config, out, say, overwrite) as result:
+        return result
 
 
 @contextlib.contextmanager
-def running(
+def run_keeping_lock(
     config: Config, out: str | Path, say: Say, overwrite: bool = False
 ) -> Iterator[tuple[Run, Prepared]]:
-    """`run`, whose folder stays this process's until the block ends."""
+    """`run` as a context: the folder stays locked until the block ends."""
     with (
-        own_folder(Path(out)) as own,
+        output_folder(Path(out)) as own,
         add_path_to_errors(out),
         split_between(config),
-        claimed(own) as kept,
+        claimed_folder(own) as has_locks,
     ):
-        earlier = giving_way(own, overwrite)
-        if earlier:
-            note_lock(own, kept, say)
+        replaced = files_to_replace(own, overwrite)
+        if replaced:
+            note_missing_locks(own, has_locks, say)
         prepared = read_corpus(config, say)
-        model = built(prepared, say)
+        model = build_model(prepared, say)
         if config.training.start_from is not None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
             note_other_split(prepared.config, config.training.start_from, say)
-        for path in earlier:
+        for path in replaced:
             remove(path)
         try:
-            appear(own, prepared, secrets.token_hex(8))
-            found = trained(own, prepared, model, None, say), prepared
+            write_run_files(own, prepared, secrets.token_hex(8))
+            result = train_and_evaluate(own, prepared, model, None, say), prepared
         except Exception:
             if not any((own / CHECKPOINTS).glob("*.npz")) and not (own / DIVERGED).is_file():
-                for name in PARTS:
+                for name in RUN_FILES:
                     remove(own / name)
             raise
-        yield found
+        yield result
 
 
 def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
-    """Go on with the run in `out` from its last checkpoint, to the same losses as if it had not been interrupted (CPU).
+    """Continue the run in `out` from its last checkpoint. On a CPU the losses are those of an
+    uninterrupted run.
 
-    `config` must be the run's own (`stored_config`) but for settings in `MAY_CHANGE`. Raises `ConfigError` where something
-    else differs or another process trains the run, and `ModelError` when the texts or a checkpoint are not those of the run.
+    `config` must be the run's own (`stored_config`), except for the settings in `MAY_CHANGE`.
+    Raises `ConfigError` if another setting differs or another process trains the run, and
+    `ModelError` if the texts or a checkpoint are not those of the run.
     """
     out = Path(out)
     with (
-        own_folder(out) as own,
+        output_folder(out) as own,
         add_path_to_errors(out),
         split_between(config),
-        claimed(own) as kept,
+        claimed_folder(own) as has_locks,
     ):
-        note_lock(own, kept, say)
+        note_missing_locks(own, has_locks, say)
         prepared = read_corpus(config, say)
-        compare(stored_config(out), prepared.config, say)
-        checkpoint = last_state(out, say)
+        check_unchanged(stored_config(out), prepared.config, say)
+        checkpoint = checkpoint_to_resume(out, say)
         identity = (
             identity_of(out) or (checkpoint and checkpoint.about.get("run")) or secrets.token_hex(8)
         )
@@ -133,15 +140,16 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
             check_run(checkpoint, identity)
         if checkpoint and checkpoint.about["corpus"] != fingerprint(prepared):
             raise AnotherCorpus(
-                f"{out}: {config.data.source} is not the corpus of this run, or has changed since; give the same texts"
+                f"{out}: {config.data.source} is not the corpus of this run, or has changed "
+                f"since; give the same texts"
             )
         best = out / CHECKPOINTS / BEST
         if config.training.early_stopping and best.is_file():
             check_run(read_checkpoint(best), identity)
-        model = built(prepared, say)
+        model = build_model(prepared, say)
         if config.training.start_from is not None and checkpoint is None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
-        appear(own, prepared, identity)
+        write_run_files(own, prepared, identity)
         if own != out and best.is_file():
             (own / CHECKPOINTS).mkdir()
             shutil.copy(best, own / CHECKPOINTS / BEST)
@@ -150,12 +158,15 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
             if checkpoint
             else "the run has no checkpoint yet, starting"
         )
-        return trained(own, prepared, model, checkpoint, say), prepared
+        return train_and_evaluate(own, prepared, model, checkpoint, say), prepared
 
 
-def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
-    """The run of `config` in `out`, trained to its end: an interrupted one goes on, with the split that it began with, one of
-    another configuration or corpus gives way. Raises `KeyboardInterrupt` when it is stopped before."""
+def finished_run(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
+    """The run of `config` in `out`, trained to its end, and its data.
+
+    An interrupted run is resumed with its own split rule. A run of another configuration or corpus
+    is replaced. Raises `KeyboardInterrupt` if training is stopped before its end.
+    """
     if (out / CONFIG).is_file():
         try:
             finished, prepared = resume(config.with_split_of(stored_config(out)), out, say)
@@ -171,8 +182,9 @@ def completed(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
 
 
 @contextlib.contextmanager
-def own_folder(out: Path) -> Iterator[Path]:
-    """Where this process writes: the run folder, or a temporary one where another worker writes the run."""
+def output_folder(out: Path) -> Iterator[Path]:
+    """The folder that this process writes: the run folder in the first worker, a temporary one in
+    the others."""
     if worker_index() == 0:
         yield out
         return
@@ -205,51 +217,63 @@ MAY_CHANGE = {
         )
     ),
 }
-"""Settings that a resumed run may have otherwise: files may have moved, or be kept elsewhere, and a run may get longer or
-another rate, which is then not what an uninterrupted one would have been."""
+"""Settings that may differ in a resumed run. Files may have moved. A run may also get longer, or
+another learning rate; then its losses are not those of an uninterrupted run."""
 
 
 def stored_config(out: Path) -> Config:
-    """The configuration of a run folder."""
+    """The configuration of the run in a folder."""
     return read_config(out)
 
 
-def last_state(out: Path, say: Say) -> Checkpoint | None:
-    """Where a run goes on: at its newest whole checkpoint, after a divergence at the newest good one; None where it begins.
-    Raises `ModelError` where a run that has a model or checkpoints would have to begin anew."""
+def checkpoint_to_resume(out: Path, say: Say) -> Checkpoint | None:
+    """The newest complete checkpoint of a run, after a divergence the newest good one; None for a
+    run without a step.
+
+    Raises `ModelError` if a run that has a model or checkpoints would have to start again from the
+    beginning.
+    """
     diverged = divergence(out)
     if diverged:
         say(
-            f"{describe_divergence(diverged)}; with the same settings it may again, a lower training.learning_rate usually helps"
+            f"{describe_divergence(diverged)}; it may diverge again with the same settings, a lower "
+            f"training.learning_rate usually helps"
         )
-    start = f"or begin a new run with its weights: `kvae train --set training.start_from={quote(str(out))} --out NEW`"
-    way = start if (out / MODEL).is_file() else "or train a new run in another --out"
+    alternative = "or train a new run in another --out"
+    if (out / MODEL).is_file():
+        start = f"`kvae train --set training.start_from={quote(str(out))} --out NEW`"
+        alternative = f"or start a new run with its weights: {start}"
     try:
-        found = latest_checkpoint(out / CHECKPOINTS, say, good=diverged is not None)
+        checkpoint = latest_checkpoint(out / CHECKPOINTS, say, good=diverged is not None)
     except ModelError as error:
-        raise ModelError(f"--resume: {error}, {way}; nothing was changed") from error
-    if found is None and (out / MODEL).is_file():
+        raise ModelError(f"--resume: {error}, {alternative}; nothing was changed") from error
+    if checkpoint is None and (out / MODEL).is_file():
         raise ModelError(
-            f"--resume: {out} has a model and no checkpoint to go on from; take one from a copy, {way}; nothing was changed"
+            f"--resume: {out} has a model but no checkpoint to continue from; restore one from a "
+            f"copy, {alternative}; nothing was changed"
         )
-    return found
+    return checkpoint
 
 
-def compare(stored: Config, asked: Config, say: Say) -> None:
-    """Refuse a configuration that is not that of the run; say what differs where it may."""
-    values = {key: (dotted_value(stored, key), dotted_value(asked, key)) for key in dotted_keys()}
+def check_unchanged(stored: Config, requested: Config, say: Say) -> None:
+    """Raise `AnotherConfiguration` if a setting outside `MAY_CHANGE` differs; report the other
+    differences with `say`."""
+    values = {
+        key: (dotted_value(stored, key), dotted_value(requested, key)) for key in dotted_keys()
+    }
     changes = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     for key, (old, new) in changes.items():
         if key not in MAY_CHANGE:
             raise AnotherConfiguration(
-                f"--resume: {key} is {old!r} in the run and {new!r} now; leave it out, or start a new run"
+                f"--resume: {key} is {old!r} in the run and {new!r} now; leave it out, or start a "
+                f"new run"
             )
     for key, (old, new) in changes.items():
-        say(f"{key} is {new!r} from here on, it was {old!r}")
+        say(f"{key} is {new!r} from now on, it was {old!r}")
 
 
 def read_corpus(config: Config, say: Say) -> Prepared:
-    """The corpus of a configuration, and what is to be said of it."""
+    """The data of a configuration; reports its notes with `say`."""
     check_training(config)
     say(f"reading {config.data.source}")
     prepared = prepare(config)
@@ -258,60 +282,62 @@ def read_corpus(config: Config, say: Say) -> Prepared:
     return prepared
 
 
-def built(prepared: Prepared, say: Say) -> TextVAE:
-    """The model with the weights that the seed gives it."""
+def build_model(prepared: Prepared, say: Say) -> TextVAE:
+    """A new model of the configuration, with weights initialised from `training.seed`."""
     config = prepared.config
     keras.utils.set_random_seed(config.training.seed)
     with computing_in(config.training.precision):
         model = TextVAE(config.model, config.objective)
     synchronize(model)
-    windows = config.data.mode == "windows"
-    learned = (
-        f"a stream of {len(prepared.train):,} tokens"
-        if windows
-        else f"{len(prepared.train):,} texts"
+    size = f"{len(prepared.train):,}"
+    training = (
+        f"a training stream of {size} tokens"
+        if config.data.mode == "windows"
+        else f"{size} training texts"
     )
     say(
-        f"{learned} to learn from, {len(prepared.validation_texts):,} held out, "
-        f"{len(prepared.alphabet)} symbols, {config.model.length} positions, {model.count_params():,} parameters"
+        f"{training}, {len(prepared.validation_texts):,} held out, "
+        f"{len(prepared.alphabet)} symbols, {config.model.length} positions, "
+        f"{model.count_params():,} parameters"
     )
     return model
 
 
-def appear(out: Path, prepared: Prepared, identity: str) -> None:
-    """Make a run of the claimed folder `out`. The configuration comes first: with it alone, `resume` makes the rest again."""
+def write_run_files(out: Path, prepared: Prepared, identity: str) -> None:
+    """Write the files that make the claimed folder `out` a run. The configuration is first:
+    `resume` can restore the others from it."""
     write_json(out / CONFIG, prepared.config.to_dict())
     write_json(out / VOCABULARY, prepared.alphabet.to_dict())
     write_json(out / IDENTITY, {"run": identity})
     (out / REPORT).mkdir(exist_ok=True)
 
 
-def note_lock(out: Path, kept: bool, say: Say) -> None:
-    """Say where nothing keeps two processes from one run folder."""
-    if not kept:
+def note_missing_locks(out: Path, has_locks: bool, say: Say) -> None:
+    """Warn that on a disk without locks two processes can write one run folder."""
+    if not has_locks:
         say(
-            f"{out} lies on a disk that keeps no locks: nothing keeps a second process from training it at the same time"
+            f"{out} lies on a disk that keeps no locks: make sure that no second process trains "
+            f"this run at the same time"
         )
 
 
-def trained(
+def train_and_evaluate(
     out: Path, prepared: Prepared, model: TextVAE, checkpoint: Checkpoint | None, say: Say
 ) -> Run:
-    """Fit, save and evaluate in the run folder `out`, from a checkpoint where there is one."""
-    finished = fit(model, prepared, out, checkpoint, say)
+    """Fit, save and evaluate the model in the run folder `out`, from a checkpoint if one is
+    given."""
+    was_finished = fit(model, prepared, out, checkpoint, say)
     run = Run(out, prepared.config, prepared.alphabet, model)
-    if finished and is_intact(out / MODEL) and is_evaluated(run):
+    if was_finished and is_intact(out / MODEL) and is_evaluated(run):
         say("the run was finished already")
-        (out / DIVERGED).unlink(
-            missing_ok=True
-        )  # of an attempt to make it longer, which is given up
+        # A longer run was tried, diverged and was given up.
+        (out / DIVERGED).unlink(missing_ok=True)
         return run
-    (out / REPORT / EVALUATION).unlink(
-        missing_ok=True
-    )  # what is there was measured on the model that gives way
+    # An earlier evaluation was measured on the model that is now replaced.
+    (out / REPORT / EVALUATION).unlink(missing_ok=True)
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
-    report = evaluated(model, prepared)
+    report = evaluation_of(model, prepared)
     write_json(out / REPORT / EVALUATION, report)
     if prepared.config.training.start_from is not None:
         note_gap(report, prepared.config.training.start_from, say)
@@ -320,15 +346,15 @@ def trained(
 
 
 def is_evaluated(run: Run) -> bool:
-    """Whether the numbers of a finished run are there and can be read."""
+    """Whether a run has an evaluation that can be read."""
     try:
         return bool(run.evaluation)
     except ModelError:
         return False
 
 
-def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
-    """The evaluation on the held-out split, beside the entropy of a corpus that knows its own."""
+def evaluation_of(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
+    """Metrics on the held-out split, and the entropy of the corpus if it is known."""
     characters = character_count(prepared.validation_texts, prepared.config.data.mode == "lines")
     report = evaluate(
         model, prepared.validation, attribute=prepared.validation_attribute, characters=characters
@@ -337,28 +363,36 @@ def evaluated(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     return report if entropy is None else {**report, "entropy": entropy}
 
 
-def giving_way(out: Path, overwrite: bool) -> list[Path]:
-    """What a new run in the claimed folder `out` removes: nothing of an empty one, with `overwrite` the parts of the run that
-    it holds now but for the two files that are then replaced. Raises `ConfigError` where the folder is not free."""
-    there = [path for path in out.iterdir() if path.name != LOCK]
-    if not there:
+def files_to_replace(out: Path, overwrite: bool) -> list[Path]:
+    """What a new run in the claimed folder `out` removes: nothing if it is empty; with `overwrite`
+    the files of the present run.
+
+    The configuration and the vocabulary are not among them, because the new run writes over them.
+    Raises `ConfigError` if the folder is not free.
+    """
+    present = [path for path in out.iterdir() if path.name != LOCK]
+    if not present:
         return []
     if not overwrite:
         raise ConfigError(
-            f"--out {out}: exists already; go on with it (--resume), give a new folder, or replace it with --overwrite"
+            f"--out {out}: exists already; go on with it (--resume), give a new folder, or "
+            f"replace it with --overwrite"
         )
     missing = [name for name in (CONFIG, VOCABULARY) if not (out / name).is_file()]
     if missing:
         raise ConfigError(
-            f"--overwrite: {out} is not a run folder (no {missing[0]}), it is left alone; give another --out"
+            f"--overwrite: {out} is not a run folder (no {missing[0]}), it is left alone; give "
+            f"another --out"
         )
-    return [out / name for name in (*BESIDE, *PARTS[:-2]) if out / name in there]
+    return [
+        out / name for name in (*FILES_OF_OTHER_COMMANDS, *RUN_FILES[:-2]) if out / name in present
+    ]
 
 
 def save_model(model: TextVAE, path: Path) -> None:
-    """Write a `.keras` file that is complete or not there, without running means; raises `Diverged` where a number is not
-    finite."""
+    """Write a `.keras` file atomically, with the running means of the metrics reset. Raises
+    `Diverged` if a variable is not finite."""
     model.reset_metrics()
     values_of(model)
-    with whole(path, alone=True) as partial:
+    with atomic_write(path, exclusive=True) as partial:
         model.save(partial)

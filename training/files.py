@@ -1,7 +1,8 @@
-"""Files of text: UTF-8, plain or packed, one of them, a folder of them or a pattern; read whole or piece by piece.
+"""Text files in UTF-8, plain or compressed: one file, a folder or a pattern, read at once or piece
+by piece.
 
-What a file is follows from its first bytes, whatever its name says: packed files are unpacked, and what is no text is refused,
-or left out of a folder and noted.
+The first bytes of a file tell what it is, not its name. Compressed files are decompressed. A file
+that is not text is refused; in a folder it is left out, with a note.
 """
 
 from __future__ import annotations
@@ -18,146 +19,169 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from kvae.configuration import nearest
 from kvae.serving.errors import DataError
 
+Value = TypeVar("Value")
+
 STANDARD_INPUT = "-"
+"""Source that means standard input."""
 
 PIECE = 2**22
-"""Bytes that are read at once."""
+"""Bytes that are read at a time."""
 
 HEAD = 2**13
-"""Bytes, unpacked, that tell what a file is."""
+"""Bytes, after decompression, that are examined to tell what a file is."""
 
-PACKED: dict[bytes, Callable[..., Any]] = {
+DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {
     rb"\x1f\x8b\x08": gzip.open,
     rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.open,
     rb"\xfd7zXZ\0": lzma.open,
 }
-"""What unpacks a file, by its first bytes."""
+"""Functions that open a compressed file, by a pattern of its first bytes."""
 
-LONGEST_PACKED = 10
-"""First bytes that tell a packed file."""
+LONGEST_SIGNATURE = 10
+"""Bytes that the longest pattern in `DECOMPRESSORS` needs."""
 
 ENDINGS = (".gz", ".bz2", ".xz")
-"""How the names of packed files end."""
+"""Endings of the names of compressed files."""
 
-READ = "plain, .gz, .bz2 or .xz"
-"""What is read, in a sentence."""
+READABLE_FORMATS = "plain, .gz, .bz2 or .xz"
+"""The formats that can be read, for messages."""
 
-UNPACKING = (EOFError, lzma.LZMAError, zlib.error)
-"""What unpacking raises beside an `OSError` without a number."""
+DECOMPRESSION_ERRORS = (EOFError, lzma.LZMAError, zlib.error)
+"""What the decompressors raise for damaged files, besides an `OSError` without a number."""
 
 
-class Kind(NamedTuple):
-    """What a file holds instead of text, and the way out."""
+class FileKind(NamedTuple):
+    """A kind of file that is not text: its name in messages, and the way out."""
 
     name: str
     way_out: str = ""
 
 
-FOLDER = "unpack it and give the folder"
-AS_TEXT = "save it as text in the program that made it"
-LINES = "write its texts to a text file first, one a line, as with Python"
+UNPACK = "unpack it and give the folder"
+SAVE_AS_TEXT = "save it as text in the program that made it"
+WRITE_LINES = "write its texts to a text file first, one per line, for example with Python"
 
-BINARY_KINDS: dict[bytes, Kind] = {
-    rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/)": Kind(
-        "an Office document", AS_TEXT
+BINARY_KINDS: dict[bytes, FileKind] = {
+    rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/)": FileKind(
+        "an Office document", SAVE_AS_TEXT
     ),
-    rb"PK\x03\x04.{26}mimetype": Kind("an OpenDocument file or an e-book", AS_TEXT),
-    rb"PK\x03\x04.{26}[^/\0]{1,99}\.npy": Kind("numpy arrays", LINES),
-    rb"PK(\x03\x04|\x05\x06|\x07\x08)": Kind("a zip archive", FOLDER),
-    rb".{257}ustar": Kind("a tar archive", "unpack it, as with tar -xf, and give the folder"),
-    rb"7z\xbc\xaf\x27\x1c": Kind("a 7z archive", FOLDER),
-    rb"Rar!\x1a\x07": Kind("a rar archive", FOLDER),
-    rb"\x28\xb5\x2f\xfd": Kind("a zstd file", "unpack it, as with zstd -d"),
-    rb"\x04\x22\x4d\x18": Kind("an lz4 file", "unpack it, as with lz4 -d"),
-    rb"LZIP\x01": Kind("an lzip file", "unpack it, as with lzip -d"),
-    rb"\x5d\0\0.{2}": Kind("an lzma file", "unpack it, as with unlzma"),
-    rb"\x1f[\x9d\xa0]": Kind("a file packed by compress", "unpack it, as with gzip -d"),
-    **dict.fromkeys(PACKED, Kind("a file that was packed twice", "unpack it once")),
-    rb"PAR1": Kind("a Parquet table", LINES),
-    rb"ARROW1|FEA1": Kind("an Arrow table", LINES),
-    rb"ORC": Kind("an ORC table", LINES),
-    rb"Obj\x01": Kind("an Avro table", LINES),
-    rb"\x89HDF\r\n\x1a\n": Kind("an HDF5 file", LINES),
-    rb"SQLite format 3\0": Kind("an SQLite database", LINES),
-    rb"\x93NUMPY": Kind("numpy arrays", LINES),
-    rb"\x80[\x02-\x05]": Kind("a pickle", LINES),
-    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": Kind("an Office document", AS_TEXT),
-    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0\0\0\0": Kind(
+    rb"PK\x03\x04.{26}mimetype": FileKind("an OpenDocument file or an e-book", SAVE_AS_TEXT),
+    rb"PK\x03\x04.{26}[^/\0]{1,99}\.npy": FileKind("numpy arrays", WRITE_LINES),
+    rb"PK(\x03\x04|\x05\x06|\x07\x08)": FileKind("a zip archive", UNPACK),
+    rb".{257}ustar": FileKind("a tar archive", "unpack it, as with tar -xf, and give the folder"),
+    rb"7z\xbc\xaf\x27\x1c": FileKind("a 7z archive", UNPACK),
+    rb"Rar!\x1a\x07": FileKind("a rar archive", UNPACK),
+    rb"\x28\xb5\x2f\xfd": FileKind("a zstd file", "decompress it, as with zstd -d"),
+    rb"\x04\x22\x4d\x18": FileKind("an lz4 file", "decompress it, as with lz4 -d"),
+    rb"LZIP\x01": FileKind("an lzip file", "decompress it, as with lzip -d"),
+    rb"\x5d\0\0.{2}": FileKind("an lzma file", "decompress it, as with unlzma"),
+    rb"\x1f[\x9d\xa0]": FileKind(
+        "a file of the program compress", "decompress it, as with gzip -d"
+    ),
+    **dict.fromkeys(
+        DECOMPRESSORS, FileKind("a file that was compressed twice", "decompress it once")
+    ),
+    rb"PAR1": FileKind("a Parquet table", WRITE_LINES),
+    rb"ARROW1|FEA1": FileKind("an Arrow table", WRITE_LINES),
+    rb"ORC": FileKind("an ORC table", WRITE_LINES),
+    rb"Obj\x01": FileKind("an Avro table", WRITE_LINES),
+    rb"\x89HDF\r\n\x1a\n": FileKind("an HDF5 file", WRITE_LINES),
+    rb"SQLite format 3\0": FileKind("an SQLite database", WRITE_LINES),
+    rb"\x93NUMPY": FileKind("numpy arrays", WRITE_LINES),
+    rb"\x80[\x02-\x05]": FileKind("a pickle", WRITE_LINES),
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": FileKind("an Office document", SAVE_AS_TEXT),
+    rb"\x89PNG\r\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|BM.{4}\0\0\0\0": FileKind(
         "an image"
     ),
-    rb"RIFF.{4}(WAVE|AVI )|ID3|\xff[\xf2\xf3\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3": Kind(
+    rb"RIFF.{4}(WAVE|AVI )|ID3|\xff[\xf2\xf3\xfb]|OggS|fLaC|.{4}ftyp|\x1aE\xdf\xa3": FileKind(
         "sound or video"
     ),
-    rb"\x7fELF|MZ|\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe": Kind("a program"),
-    rb"([^\0]\0){8}": Kind("UTF-16", "convert it, as with iconv -f UTF-16LE -t UTF-8"),
-    rb"(\0[^\0]){8}": Kind("UTF-16", "convert it, as with iconv -f UTF-16BE -t UTF-8"),
+    rb"\x7fELF|MZ|\xcf\xfa\xed\xfe|\xca\xfe\xba\xbe": FileKind("a program"),
+    rb"([^\0]\0){8}": FileKind("UTF-16", "convert it, as with iconv -f UTF-16LE -t UTF-8"),
+    rb"(\0[^\0]){8}": FileKind("UTF-16", "convert it, as with iconv -f UTF-16BE -t UTF-8"),
 }
-"""What a file holds, by its first bytes and in this order, where control characters among them say that it is no text."""
+"""Kinds of files by patterns of their first bytes, in this order. They apply if the first bytes
+contain control characters."""
 
-WEB_PAGE = Kind(
+WEB_PAGE = FileKind(
     "a web page",
-    "get the file itself; to learn the tags too, give the page a name that ends in .html",
+    "get the file itself; to train on the page with its tags, give it a name that ends in .html",
 )
 WEB_PAGE_ENDINGS = {".html", ".htm", ".xhtml"}
 
-OTHER_KINDS: dict[bytes, Kind] = {
-    rb"\xff\xfe\0\0|\0\0\xfe\xff": Kind("UTF-32", "convert it, as with iconv -f UTF-32 -t UTF-8"),
-    rb"\xff\xfe|\xfe\xff": Kind("UTF-16", "convert it, as with iconv -f UTF-16 -t UTF-8"),
-    rb"version https://git-lfs\.github\.com/spec/v\d\s+(ext-[^\n]*\n)*oid sha256:[0-9a-f]{64}\s+size \d+\s*\Z": Kind(
-        "a Git LFS pointer", "fetch what it stands for with git lfs pull"
+GIT_LFS_POINTER = (
+    rb"version https://git-lfs\.github\.com/spec/v\d\s+(ext-[^\n]*\n)*"
+    rb"oid sha256:[0-9a-f]{64}\s+size \d+\s*\Z"
+)
+HTML = (
+    rb"(?i:\s*(<\?xml[^>]*>\s*)?((?><!--.*?-->)\s*)*+"
+    rb"<(!doctype\s+html|html)\b.*<(head|body|title|meta)\b)"
+)
+
+OTHER_KINDS: dict[bytes, FileKind] = {
+    rb"\xff\xfe\0\0|\0\0\xfe\xff": FileKind(
+        "UTF-32", "convert it, as with iconv -f UTF-32 -t UTF-8"
     ),
-    rb"[./]*annex/objects/\S+\s*\Z": Kind(
-        "a git-annex pointer", "fetch what it stands for with git annex get"
+    rb"\xff\xfe|\xfe\xff": FileKind("UTF-16", "convert it, as with iconv -f UTF-16 -t UTF-8"),
+    GIT_LFS_POINTER: FileKind("a Git LFS pointer", "get the file itself with git lfs pull"),
+    rb"[./]*annex/objects/\S+\s*\Z": FileKind(
+        "a git-annex pointer", "get the file itself with git annex get"
     ),
-    rb"(?i:\s*(<\?xml[^>]*>\s*)?((?><!--.*?-->)\s*)*+<(!doctype\s+html|html)\b.*<(head|body|title|meta)\b)": WEB_PAGE,
-    rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>": Kind(
+    HTML: WEB_PAGE,
+    rb"\s*(<\?xml[^>]*>\s*)?<Error>\s*<Code>": FileKind(
         "the error message of a download", "get the file again"
     ),
-    rb"%PDF-\d": Kind("a PDF", "write its text to a file first, as with pdftotext"),
-    rb"%!PS-Adobe": Kind("a PostScript file", "write its text to a file first, as with ps2ascii"),
-    rb"\{\\rtf\d": Kind("an RTF document", AS_TEXT),
+    rb"%PDF-\d": FileKind("a PDF", "write its text to a file first, as with pdftotext"),
+    rb"%!PS-Adobe": FileKind(
+        "a PostScript file", "write its text to a file first, as with ps2ascii"
+    ),
+    rb"\{\\rtf\d": FileKind("an RTF document", SAVE_AS_TEXT),
 }
-"""The same of all files: other encodings, and texts that stand for something else."""
+"""Further kinds, without that condition: other encodings, and texts that stand in place of
+something else."""
 
-BINARY = Kind("binary data")
-NULS = Kind("NUL bytes", "where it is a text, take them out, as with tr -d '\\000'")
+BINARY = FileKind("binary data")
+NULS = FileKind("NUL bytes", "if it is text, remove them, as with tr -d '\\000'")
 
 CONTROL = re.compile(rb"[\0-\x06\x0e-\x19\x1c-\x1f]")
-"""Bytes that no usual text has, in any encoding of ASCII's family; a stray one may be there."""
+"""Control characters that ordinary text does not contain in any encoding based on ASCII. Single
+ones are tolerated."""
 
 
-class Damaged(DataError):
-    """A packed file that does not unpack to its end."""
+class DamagedFile(DataError):
+    """A compressed file cannot be decompressed to its end."""
 
 
-def kind_of(head: bytes, name: str) -> Kind | None:
-    """What a file of that name holds instead of text, by its first bytes; None for text, also in another encoding."""
+def kind_of(head: bytes, name: str) -> FileKind | None:
+    """The kind of a file by its first bytes `head` and its name. None for text, in whatever
+    encoding based on ASCII."""
     controls = len(CONTROL.findall(head))
     start = head.removeprefix(codecs.BOM_UTF8)
-    found = (matching(BINARY_KINDS, head) if controls else None) or matching(OTHER_KINDS, start)
-    if found is WEB_PAGE and WEB_PAGE_ENDINGS.intersection(Path(name.lower()).suffixes):
+    kind = (first_match(BINARY_KINDS, head) if controls else None) or first_match(
+        OTHER_KINDS, start
+    )
+    if kind is WEB_PAGE and WEB_PAGE_ENDINGS.intersection(Path(name.lower()).suffixes):
         return None
-    if found or not controls:
-        return found
+    if kind or not controls:
+        return kind
     if is_utf8(head):
         return NULS if b"\0" in head else None
     return BINARY if b"\0" in head or 20 * controls > len(head) else None
 
 
-def matching(patterns: Mapping[bytes, Any], head: bytes) -> Any:
-    """What stands behind the first pattern that the beginning of a file fits; None where none does."""
-    return next(
-        (found for pattern, found in patterns.items() if re.match(pattern, head, re.DOTALL)), None
-    )
+def first_match(patterns: Mapping[bytes, Value], head: bytes) -> Value | None:
+    """The value of the first pattern that matches the beginning of a file; None if none matches."""
+    matches = (value for pattern, value in patterns.items() if re.match(pattern, head, re.DOTALL))
+    return next(matches, None)
 
 
 def is_utf8(head: bytes) -> bool:
-    """Whether the beginning of a file, which may end within a character, is UTF-8."""
+    """Whether the beginning of a file is UTF-8. It may end within a character."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -166,110 +190,126 @@ def is_utf8(head: bytes) -> bool:
 
 
 def files_of(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list[str]:
-    """The files that a source names: itself, standard input (`-`), or the sorted text files of a folder and all below it, or
-    of a pattern such as `books/*.txt`. What is hidden or holds no text is left out and noted. Raises `DataError` where
-    nothing is left; `corpora` are names that may have been meant where there is no such file.
+    """The files of a source: the file itself, standard input (`-`), or the sorted text files of a
+    folder or a pattern.
+
+    A folder includes all folders below it. A pattern is one such as `books/*.txt`. Hidden files and
+    files that are not text are left out, with a note. Raises `DataError` if no file remains.
+    `corpora` are names that the message may suggest if there is no such file.
     """
     if is_one_file(source):
         return [source]
-    shown, hidden = found_files(source, corpora)
-    kinds = {file: kind_of_file(file) for file in shown}
+    visible, hidden = visible_and_hidden_files(source, corpora)
+    kinds = {file: kind_of_file(file) for file in visible}
     left_out = (
         [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
     )
-    left_out += sentences_on(kinds)
-    texts = [str(file) for file in shown if kinds[file] is None]
+    left_out += notes_on_kinds(kinds)
+    texts = [str(file) for file in visible if kinds[file] is None]
     if not texts:
-        reasons = ": " + "; ".join(left_out) if left_out else f"; give UTF-8 files, {READ}"
-        raise DataError(f"{source}: no text file among {len(shown) + len(hidden):,} files{reasons}")
-    notes += [f"{source}: {sentence}" for sentence in left_out]
+        reasons = (
+            ": " + "; ".join(left_out) if left_out else f"; give UTF-8 files, {READABLE_FORMATS}"
+        )
+        raise DataError(
+            f"{source}: no text file among {len(visible) + len(hidden):,} files{reasons}"
+        )
+    notes += [f"{source}: {note}" for note in left_out]
     return texts
 
 
 def is_one_file(source: str) -> bool:
-    """Whether a source is read itself: a file, standard input, a pipe or a device."""
+    """Whether a source is a single file, standard input, a pipe or a device."""
     path = Path(source)
     return source == STANDARD_INPUT or (path.exists() and not path.is_dir())
 
 
-def found_files(source: str, corpora: Iterable[str]) -> tuple[list[Path], list[Path]]:
-    """The files of a folder and all below it, or of a pattern, sorted, and apart from them those that a folder hides. Raises
-    `DataError` where the source names nothing."""
+def visible_and_hidden_files(source: str, corpora: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """The visible and the hidden files of a folder and all folders below it, or of a pattern, each
+    sorted.
+
+    A pattern has no hidden files. Raises `DataError` if there is no such file or folder.
+    """
     path = Path(source)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file())
         hidden = [
             file
-            for file in found
+            for file in files
             if any(part.startswith(".") for part in file.relative_to(path).parts)
         ]
     elif any(sign in source for sign in "*?["):
-        found, hidden = (
-            sorted(file for file in map(Path, glob.glob(source, recursive=True)) if file.is_file()),
-            [],
-        )
+        matches = map(Path, glob.glob(source, recursive=True))
+        files, hidden = sorted(file for file in matches if file.is_file()), []
     else:
         missing = f"file or corpus{nearest(source, corpora)}" if corpora else "file"
         raise DataError(f"{source}: no such {missing}")
-    return sorted(set(found) - set(hidden)), hidden
+    return sorted(set(files) - set(hidden)), hidden
 
 
-def sentences_on(kinds: Mapping[Path, Kind | None]) -> Iterator[str]:
-    """A sentence on each kind of file that is left out because it holds no text."""
+def notes_on_kinds(kinds: Mapping[Path, FileKind | None]) -> Iterator[str]:
+    """Yield a note for each kind of file that is left out because it is not text."""
     for kind in dict.fromkeys(filter(None, kinds.values())):
         files = [file for file in kinds if kinds[file] == kind]
         way_out = f"; {kind.way_out}" if kind.way_out else ""
-        yield f"{len(files):,} files left out that hold {kind.name}, such as {files[0].name}{way_out}"
+        count, example = f"{len(files):,}", files[0].name
+        yield f"{count} files left out that hold {kind.name}, such as {example}{way_out}"
 
 
-def kind_of_file(file: Path) -> Kind | None:
-    """What a file holds instead of text; one that cannot be read is left for reading to say so."""
+def kind_of_file(file: Path) -> FileKind | None:
+    """`kind_of` for a file. None if it cannot be read, because reading it will raise the error."""
     try:
-        with unpacked(str(file)) as content:
+        with open_decompressed(str(file)) as content:
             return kind_of(content.read(HEAD), file.name)
-    except (OSError, *UNPACKING):
+    except (OSError, *DECOMPRESSION_ERRORS):
         return None
 
 
-def whole_files(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list[str]:
-    """As `files_of`, and what is packed in a folder and does not unpack to its end is left out and noted too."""
+def intact_files(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list[str]:
+    """`files_of` without the files of a folder or pattern that cannot be decompressed to their end.
+    They are noted too."""
     files = files_of(source, notes, corpora)
     damaged = [file for file in files if is_damaged(file)] if files != [source] else []
     if not damaged:
         return files
-    sentence = f"{len(damaged):,} files left out that do not unpack to their end, such as {Path(damaged[0]).name}"
+    note = (
+        f"{len(damaged):,} files left out that cannot be decompressed to their end, "
+        f"such as {Path(damaged[0]).name}"
+    )
     texts = [file for file in files if file not in set(damaged)]
     if not texts:
         raise DataError(
-            f"{source}: no text file among {len(files):,} files: {sentence}; get them again"
+            f"{source}: no text file among {len(files):,} files: {note}; get them again"
         )
-    notes.append(f"{source}: {sentence}; get them again")
+    notes.append(f"{source}: {note}; get them again")
     return texts
 
 
 def is_damaged(file: str) -> bool:
-    """Whether a file is packed and does not unpack to its end."""
+    """Whether a file is compressed and cannot be decompressed to its end."""
     try:
-        with unpacked(file) as content:
+        with open_decompressed(file) as content:
             while not isinstance(content, io.BufferedReader) and content.read(PIECE):
                 pass
     except OSError as error:
         return error.errno is None
-    except UNPACKING:
+    except DECOMPRESSION_ERRORS:
         return True
     return False
 
 
 def read_file(source: str) -> str:
-    """All of a file; raises `DataError` where it is not text."""
+    """The text of a file. Raises `DataError` if it is not text."""
     return "".join(pieces_of(source))
 
 
 def pieces_of(source: str) -> Iterator[str]:
-    """The text of a file piece by piece, without byte order mark and with `\\n` at the end of lines, also where its first bytes
-    have lines that end with `\\r` alone. Raises `DataError` for what cannot be read, is not UTF-8, or holds a NUL."""
+    """Yield the text of a file in pieces, without byte order mark. Line ends `\\r\\n` become `\\n`;
+    so do single `\\r` if `line_ending` is `\\r`.
+
+    Raises `DataError` if the file cannot be read, is not UTF-8 or contains a NUL.
+    """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    line, kept, ending, ascii_so_far = 1, "", "", True
+    line, pending, ending, ascii_so_far = 1, "", "", True
     for raw in raw_pieces(source):
         ending = ending or line_ending(raw)
         try:
@@ -286,49 +326,55 @@ def pieces_of(source: str) -> Iterator[str]:
             raise DataError(f"{source}: line {line} has a NUL byte; {NULS.way_out}")
         line += text.count(ending)
         ascii_so_far &= text.isascii()
-        text = kept + text
-        kept = "\r" if raw and text.endswith("\r") else ""  # its \n may follow
-        text = text.removesuffix(kept).replace("\r\n", "\n")
+        text = pending + text
+        pending = "\r" if raw and text.endswith("\r") else ""  # its \n may follow
+        text = text.removesuffix(pending).replace("\r\n", "\n")
         yield text.replace("\r", "\n") if ending == "\r" else text
 
 
 def line_ending(head: bytes) -> str:
-    """What ends the lines of a file, by its first bytes: `\\r` alone where they have no other, as on a Mac before 2001. The
-    last byte may be half of `\\r\\n`."""
+    """The line ending of a file by its first bytes: `\\r` if they contain it and no `\\n`, as on a
+    Mac before 2001; else `\\n`.
+
+    The last byte does not count, because it may be the first half of `\\r\\n`.
+    """
     return "\r" if b"\r" in head[:-1] and b"\n" not in head else "\n"
 
 
 def encoding_advice(ascii_so_far: bool, at_end: bool) -> str:
-    """What to do about bytes that are not UTF-8, by what stands before them."""
+    """The way out for bytes that are not UTF-8, depending on the text before them."""
     if ascii_so_far:
-        return (
-            "convert the file from the encoding that it has, as with iconv -f WINDOWS-1252 -t UTF-8"
-        )
+        return "convert the file from its encoding, as with iconv -f WINDOWS-1252 -t UTF-8"
     if at_end:
         return "the file ends within a character: it was cut off; get it again"
-    return "what stands before it is: leave such bytes out, as with iconv -c -f UTF-8 -t UTF-8"
+    return "the text before it is: remove such bytes, as with iconv -c -f UTF-8 -t UTF-8"
 
 
 @contextlib.contextmanager
-def unpacked(source: str) -> Iterator[Any]:
-    """A file, or standard input, opened to read its bytes unpacked: an `io.BufferedReader` where it is not packed."""
+def open_decompressed(source: str) -> Iterator[BinaryIO]:
+    """Open a file or standard input to read its bytes after decompression; an `io.BufferedReader`
+    if it is not compressed."""
     with contextlib.ExitStack() as stack:
         raw = io.BytesIO(sys.stdin.buffer.read()) if source == STANDARD_INPUT else io.FileIO(source)
         file = stack.enter_context(io.BufferedReader(raw))
-        opener = matching(PACKED, file.peek(LONGEST_PACKED))
+        opener = first_match(DECOMPRESSORS, file.peek(LONGEST_SIGNATURE))
         yield stack.enter_context(opener(file)) if opener else file
 
 
 def raw_pieces(source: str) -> Iterator[bytes]:
-    """The bytes of a file, unpacked, and an empty piece at the end; the first piece tells what it is. Raises `DataError` for
-    what cannot be read or holds no text."""
+    """Yield the bytes of a file after decompression: first `HEAD` bytes, then pieces, at the end an
+    empty piece.
+
+    Raises `DataError` if the file cannot be read or is not text.
+    """
     try:
-        with unpacked(source) as file:
+        with open_decompressed(source) as file:
             head = file.read(HEAD)
             kind = kind_of(head, source)
             if kind and kind != NULS:
                 raise DataError(
-                    f"{source}: holds {kind.name} instead of UTF-8 text; {kind.way_out or 'give a text file'}"
+                    f"{source}: holds {kind.name} instead of UTF-8 text; "
+                    f"{kind.way_out or 'give a text file'}"
                 )
             while head:
                 yield head
@@ -336,19 +382,21 @@ def raw_pieces(source: str) -> Iterator[bytes]:
     except OSError as error:
         if error.errno is not None:
             raise DataError(f"{source}: cannot be read: {error.strerror}") from error
-        raise damaged(source, error) from error
-    except UNPACKING as error:
-        raise damaged(source, error) from error
+        raise damaged_file(source, error) from error
+    except DECOMPRESSION_ERRORS as error:
+        raise damaged_file(source, error) from error
     yield b""
 
 
-def damaged(source: str, error: Exception) -> Damaged:
-    """The error of a packed file that does not unpack to its end."""
-    return Damaged(
-        f"{source}: damaged or cut off, it does not unpack to its end ({error}); get it again"
+def damaged_file(source: str, error: Exception) -> DamagedFile:
+    """The error for a compressed file that cannot be decompressed to its end."""
+    return DamagedFile(
+        f"{source}: damaged or cut off, it cannot be decompressed to its end ({error}); get it "
+        f"again"
     )
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a file; the last line break ends the last one, and nothing is no line."""
+    """The lines of a text. A line break at its end does not start another line; an empty text has
+    no lines."""
     return text.removesuffix("\n").split("\n") if text else []

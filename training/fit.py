@@ -1,4 +1,5 @@
-"""Training itself: the epochs of a run with its callbacks, from its beginning or a checkpoint to its end or a signal."""
+"""The training of a run: its epochs with all callbacks, from the beginning or a checkpoint to the
+end or a signal."""
 
 from __future__ import annotations
 
@@ -63,12 +64,14 @@ from .tensorboard import TensorBoardMonitor
 Say = Callable[[str], None]
 
 BEST = "best.npz"
-"""The checkpoint of the epoch with the lowest held-out bound, where a run may stop early."""
+"""File name of the checkpoint of the epoch with the lowest held-out bound. Only runs with early
+stopping have it."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Epochs of the same number of steps, or what is left of one: `epochs` are the first and the one behind the last."""
+    """Consecutive epochs of the same number of steps: `epochs` is the first one and the one after
+    the last."""
 
     first_step: int
     epochs: tuple[int, int]
@@ -76,18 +79,21 @@ class Segment:
 
 
 def segments(first_step: int, total_steps: int, steps_per_epoch: int) -> Iterator[Segment]:
-    """The way from a step to the last one: the rest of an epoch, whole epochs, a shorter last one."""
+    """Yield the segments from `first_step` to `total_steps`: the rest of an epoch, whole epochs, a
+    shorter last epoch."""
     while first_step < total_steps:
         epoch, done = divmod(first_step, steps_per_epoch)
-        left = total_steps - first_step
-        whole = 0 if done else left // steps_per_epoch
-        steps = steps_per_epoch if whole else min(steps_per_epoch - done, left)
-        yield Segment(first_step, (epoch, epoch + max(whole, 1)), steps)
-        first_step += steps * max(whole, 1)
+        remaining = total_steps - first_step
+        whole_epochs = 0 if done else remaining // steps_per_epoch
+        steps = steps_per_epoch if whole_epochs else min(steps_per_epoch - done, remaining)
+        epochs = max(whole_epochs, 1)
+        yield Segment(first_step, (epoch, epoch + epochs), steps)
+        first_step += steps * epochs
 
 
-def length_of(prepared: Prepared) -> tuple[int, int]:
-    """Steps in all and steps an epoch."""
+def step_counts(prepared: Prepared) -> tuple[int, int]:
+    """Training steps in total, and steps per epoch. Raises `ConfigError` if `steps_per_execution`
+    does not divide both."""
     settings = prepared.config.training
     steps_per_epoch = settings.steps_per_epoch or steps_of_a_pass(prepared)
     total_steps = settings.steps or settings.epochs * steps_per_epoch
@@ -95,8 +101,9 @@ def length_of(prepared: Prepared) -> tuple[int, int]:
     together = settings.steps_per_execution
     if steps_per_epoch % together or total_steps % together:
         raise ConfigError(
-            f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and a run of {total_steps} must "
-            f"be multiples of it; set training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
+            f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and "
+            f"a run of {total_steps} must be multiples of it; set "
+            f"training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
         )
     return total_steps, steps_per_epoch
 
@@ -104,8 +111,13 @@ def length_of(prepared: Prepared) -> tuple[int, int]:
 def fit(
     model: TextVAE, prepared: Prepared, out: Path, checkpoint: Checkpoint | None, say: Say
 ) -> bool:
-    """`model.fit` with the pipelines, the optimizer and the callbacks of the configuration; whether all was done before."""
-    total_steps, steps_per_epoch = length_of(prepared)
+    """Train the model as configured, from `checkpoint` if there is one. Returns whether the run was
+    already finished.
+
+    Writes metrics, logs and checkpoints to the run folder `out`. Raises `CheckFailed` if training
+    diverges.
+    """
+    total_steps, steps_per_epoch = step_counts(prepared)
     compile_for(model, prepared)
     if checkpoint:
         restore_checkpoint(model, checkpoint)
@@ -114,41 +126,42 @@ def fit(
             and max(as_int(model.training_steps), checkpoint.about["ended"]) >= total_steps
         ):
             return True
-    else:  # what a run left that was killed before its first one
+    else:  # files of a run that was killed before its first checkpoint
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
     epochs = -(-total_steps // steps_per_epoch)
     say(f"training for {total_steps:,} steps of {batch_size_of(prepared)} texts, {epochs} epochs")
-    note_ramp(model, prepared.config, total_steps, say)
+    note_short_run(model, prepared.config, total_steps, say)
     stop, callbacks = threading.Event(), callbacks_of(prepared, out, say)
     checkpoints = checkpoints_of(prepared, out, callbacks, checkpoint, stop)
     note_left_out(prepared, say)
     started = time.monotonic()
-    with marking_divergence(out, prepared.config, callbacks):
+    with recording_divergence(out, prepared.config, callbacks):
         try:
-            with standard_output_to_error(), ending_at_a_signal(stop, say):
+            with standard_output_to_error(), stopping_on_signals(stop, say):
                 train(model, prepared, callbacks, checkpoints, checkpoint)
             for callback in callbacks:
                 if hasattr(callback, "conclude"):
                     callback.conclude()
-            values_of(model)  # finite, or the model and numbers of an earlier end stay
-            (out / REPORT / EVALUATION).unlink(missing_ok=True)  # they do not belong to this end
+            values_of(model)  # raises if not finite, before anything of an earlier end is removed
+            (out / REPORT / EVALUATION).unlink(missing_ok=True)  # of an earlier end
             checkpoints.write(
                 -(-as_int(model.training_steps) // steps_per_epoch), ended=total_steps
             )
         except KeyboardInterrupt:
             values_of(model)
             say(
-                f"stopped after {as_int(model.training_steps):,} steps; the model of this moment is kept, "
-                f"`kvae train --resume --out {quote(str(out))}` goes on"
+                f"stopped after {as_int(model.training_steps):,} steps; the model is saved as it "
+                f"is now, `kvae train --resume --out {quote(str(out))}` continues"
             )
     say(f"trained for {time.monotonic() - started:.0f} seconds")
     return False
 
 
 def compile_for(model: TextVAE, prepared: Prepared) -> None:
-    """Compile the model with the optimizer of its configuration; raises `ConfigError` where a batch cannot be split."""
-    settings, (total_steps, _) = prepared.config.training, length_of(prepared)
+    """Compile the model with its configured optimizer. Raises `ConfigError` if a batch cannot be
+    split between the devices."""
+    settings, (total_steps, _) = prepared.config.training, step_counts(prepared)
     check_parts(batch_size_of(prepared))
     model.compile(
         optimizer(settings, total_steps),
@@ -164,19 +177,22 @@ def train(
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None,
 ) -> None:
-    """Take the steps that are left, segment by segment, until the last one or until a callback stops the training."""
-    again = [RunningMetrics(checkpoint)] if checkpoint else []
+    """Run the remaining steps, one segment after the other, until the end or until a callback stops
+    training."""
+    restored = [RunningMetrics(checkpoint)] if checkpoint else []
     for callback in (*callbacks, checkpoints):
         callback.set_model(model)
-    stopped = checkpoint and checkpoint.about.get("stopped")
-    for segment in () if stopped else segments(as_int(model.training_steps), *length_of(prepared)):
+    was_stopped = checkpoint and checkpoint.about.get("stopped")
+    for segment in (
+        () if was_stopped else segments(as_int(model.training_steps), *step_counts(prepared))
+    ):
         model.fit(
             training_stream(prepared, segment.first_step),
             steps_per_epoch=segment.steps_per_epoch,
             validation_data=validation_batches(prepared, parts=equal_parts()),
             initial_epoch=segment.epochs[0],
             epochs=segment.epochs[1],
-            callbacks=[*again, *callbacks, checkpoints],
+            callbacks=[*restored, *callbacks, checkpoints],
             shuffle=False,
             verbose=1 if sys.stderr.isatty() else 2,
         )
@@ -191,8 +207,10 @@ def checkpoints_of(
     checkpoint: Checkpoint | None,
     stop: threading.Event,
 ) -> Checkpoints:
-    """The callback that writes checkpoints, and ends training once `stop` is set; callbacks with a state get theirs from the
-    checkpoint that the run goes on from."""
+    """The callback that writes checkpoints and ends training when `stop` is set.
+
+    Restores the state of the other `callbacks` from `checkpoint`.
+    """
     stateful = {
         type(callback).__name__: callback for callback in callbacks if hasattr(callback, "state")
     }
@@ -200,42 +218,49 @@ def checkpoints_of(
         restore_states(stateful, checkpoint, new=SWITCHED_ON_LATER)
     about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
     every = prepared.config.training.checkpoint_steps
-    return Checkpoints(out / CHECKPOINTS, about, stateful, every, stop, last_good(checkpoint))
+    last_good = last_good_checkpoint(checkpoint)
+    return Checkpoints(out / CHECKPOINTS, about, stateful, every, stop, last_good)
 
 
 SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
-"""Callbacks with a state that `MAY_CHANGE` lets a resumed run have and its checkpoint lack."""
+"""Callbacks with a state that a resumed run may have without finding it in its checkpoint
+(`experiment.MAY_CHANGE`)."""
 
 
-def last_good(checkpoint: Checkpoint | None) -> Path | None:
-    """The file of the newest good checkpoint of a run that goes on from this one."""
+def last_good_checkpoint(checkpoint: Checkpoint | None) -> Path | None:
+    """The file of the newest good checkpoint of a run that is resumed from `checkpoint`; None if
+    there is none."""
     if checkpoint is None:
         return None
     if checkpoint.good:
         return checkpoint.path
-    found = latest_checkpoint(checkpoint.path.parent, lambda sentence: None, good=True)
-    return found.path if found and found.good else None
+    newest = latest_checkpoint(checkpoint.path.parent, lambda sentence: None, good=True)
+    return newest.path if newest and newest.good else None
 
 
 @contextlib.contextmanager
-def marking_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> Iterator[None]:
-    """Where training diverges within this, note it in the run folder, let the callbacks that have a `diverged` write what they
-    know, and raise `CheckFailed` with the way on."""
+def recording_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> Iterator[None]:
+    """Context that turns `Diverged` into `CheckFailed`, whose message says how to continue.
+
+    Writes the step and the cause to the run folder first, and calls `diverged` of each callback
+    that has such a method.
+    """
     try:
         yield
     except Diverged as error:
-        found = {"step": error.step, "what": error.what}
-        write_json(out / DIVERGED, found)
+        divergence = {"step": error.step, "what": error.what}
+        write_json(out / DIVERGED, divergence)
         for callback in callbacks:
             if hasattr(callback, "diverged"):
                 callback.diverged(error)
         raise CheckFailed(
-            f"{describe_divergence(found)}; {divergence_advice(out, config)}"
+            f"{describe_divergence(divergence)}; {divergence_advice(out, config)}"
         ) from error
 
 
 def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
-    """The callbacks that measure, steer and show a run, in the order in which they need each other."""
+    """The callbacks of a run, except for checkpoints. The order matters: later ones read what
+    earlier ones measure."""
     settings, objective = prepared.config.training, prepared.config.objective
     report = LatentReport(prepared.validation, prepared.validation_attribute)
     monitor = TensorBoardMonitor(
@@ -261,48 +286,52 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
     ]
 
 
-def note_ramp(model: TextVAE, config: Config, total_steps: int, say: Say) -> None:
-    """Say where a run is too short for its own schedule."""
+def note_short_run(model: TextVAE, config: Config, total_steps: int, say: Say) -> None:
+    """Warn if a run is shorter than its warm start or its ramp."""
     objective = config.objective
     if total_steps < objective.warm_start_steps:
         say(
-            f"the run ends within its warm start of {objective.warm_start_steps:,} steps: there will be no KL in its loss; "
-            f"shorten it with --set objective.warm_start_steps=N"
+            f"the run ends within its warm start of {objective.warm_start_steps:,} steps, so its "
+            f"loss never includes the KL; shorten the warm start with --set "
+            f"objective.warm_start_steps=N"
         )
     elif objective.beta_max and model.hierarchy.shapes and not objective.ramp_after_convergence:
         reached = float(ramp_at(objective, total_steps))
         what = f"{reached:.2f} of its height"
         if objective.penalty in TARGETED:
-            what = f"{reached * objective.kl_target:.1f} of the {objective.kl_target:g} nats of the KL target"
+            nats = reached * objective.kl_target
+            what = f"{nats:.1f} of the {objective.kl_target:g} nats of the KL target"
         if reached < 1.0:
             say(
-                f"the ramp will only reach {what}: it is longer than the run; shorten it with "
-                f"--set objective.ramp_steps=N or --set objective.ramp_start=N"
+                f"the ramp will only reach {what}, because it is longer than the run; shorten it "
+                f"with --set objective.ramp_steps=N or --set objective.ramp_start=N"
             )
 
 
 def note_left_out(prepared: Prepared, say: Say) -> None:
-    """Say how many held-out texts are not validated on while training, since they do not divide between devices."""
+    """Report how many held-out texts are left out of validation during training, because they do
+    not divide between the devices."""
     parts = equal_parts()
     left_out = len(prepared.validation) % parts
     if left_out:
         say(
-            f"validation while training leaves out {left_out} held-out texts, which do not divide between {parts} devices"
+            f"validation during training leaves out {left_out} held-out texts, "
+            f"because the texts do not divide between {parts} devices"
         )
 
 
 @contextlib.contextmanager
-def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop`, so that a step is never torn; the second one interrupts at once."""
+def stopping_on_signals(stop: threading.Event, say: Say) -> Iterator[None]:
+    """Context in which Ctrl-C and SIGTERM set `stop`, so that the current step is completed. A
+    second signal interrupts at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the signal came while standard error was being written to
-            say("stopping after this step; once more to stop at once")
+        # RuntimeError: the signal came while standard error was being written to.
+        with contextlib.suppress(RuntimeError):
+            say("stopping after this step; send the signal again to stop at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -317,6 +346,7 @@ def ending_at_a_signal(stop: threading.Event, say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def standard_output_to_error() -> Iterator[None]:
-    """Keras writes its progress to standard output, which belongs to results here."""
+    """Context that sends Keras' progress to standard error, because standard output is for
+    results."""
     with contextlib.redirect_stdout(sys.stderr):
         yield

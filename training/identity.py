@@ -1,4 +1,5 @@
-"""Which run a folder holds, and which texts it learns from: what its checkpoints repeat."""
+"""The identity of a run and the fingerprint of its texts. Checkpoints repeat both, so that they fit
+one run only."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from .store import StoredRows
 
 
 def identity_of(out: Path) -> str | None:
-    """What names the run in `out`; None where an earlier version has begun it."""
+    """The identity of the run in `out`; None for a run of an earlier version without one."""
     file = out / IDENTITY
     return (
         read_json(file, "remove this file, its checkpoints name the run too").get("run")
@@ -25,16 +26,17 @@ def identity_of(out: Path) -> str | None:
 
 
 def fingerprint(prepared: Prepared) -> str:
-    """Sixteen hexadecimal digits that name the texts of a run and their labels, by their number and a thousand of each."""
+    """Sixteen hexadecimal digits for the texts and labels of a run: a hash of their numbers and of
+    a thousand of each."""
     train = prepared.train
-    places = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
+    positions = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
     if isinstance(train, np.ndarray):
-        found = train[places].astype(np.int32)
+        rows = train[positions].astype(np.int32)
     else:
-        found = train.take(places if isinstance(train, StoredRows) else places[:, None])
+        rows = train.take(positions if isinstance(train, StoredRows) else positions[:, None])
     digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
     for values in (
-        found,
+        rows,
         evenly_spaced(prepared.validation, 1000),
         prepared.train_attribute,
         prepared.validation_attribute,

@@ -1,4 +1,4 @@
-"""Corpora known by name: what each is, how its texts are made, and the settings that suit it."""
+"""Named corpora: a description, the texts, and suitable settings of each."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ from .downloads import COLLECTIONS, file_of
 from .files import read_file, split_lines
 
 ALGORITHMIC_NAMES = re.compile(
-    r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-|NUSHU CHARACTER-"
-    r"|KHITAN SMALL SCRIPT CHARACTER-|EGYPTIAN HIEROGLYPH-"
+    r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-"
+    r"|NUSHU CHARACTER-|KHITAN SMALL SCRIPT CHARACTER-|EGYPTIAN HIEROGLYPH-"
 )
-"""Names that the Unicode standard derives from a code point or a rule instead of listing them."""
+"""Beginnings of names that the Unicode standard derives from the code point or a rule, and does not
+list."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named corpus: what it is, how its texts are made, and the settings that suit it."""
+    """A named corpus: its description, a function that returns its texts, and suitable settings by
+    dotted name."""
 
     description: str
     texts: Callable[[], list[str]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     held_out: Callable[[], list[str]] | None = None
-    """Texts of the same distribution to hold out; None: some of `texts` are."""
+    """Returns held-out texts of the same distribution. None: a share of `texts` is held out."""
     label: Callable[[str], str] | None = None
-    """The label of a text, for `data.labels=corpus`."""
+    """Returns the label of a text, for `data.labels=corpus`."""
     entropy: float | None = None
-    """Nats a text, where it is known: no honest bound is lower."""
+    """Entropy in nats per text, if it is known. A correct bound is not lower."""
     collection: str | None = None
-    """Whose files it reads, of `downloads.COLLECTIONS`."""
+    """Name of the collection in `downloads.COLLECTIONS` whose files it reads."""
 
 
 def unicode_names() -> list[str]:
-    """The names of the Unicode characters, in code point order, without the algorithmic ranges."""
+    """The names of the Unicode characters in code point order, without `ALGORITHMIC_NAMES`."""
     names = (unicodedata.name(chr(point), "") for point in range(sys.maxunicode + 1))
     return [name for name in names if name and not ALGORITHMIC_NAMES.match(name)]
 
@@ -50,17 +52,18 @@ SINE_POSITIONS, SINE_CLASSES = 16, 10
 
 
 def sines(count: int, seed: int) -> list[str]:
-    """Sampled sine waves of random frequency and phase as ten digits at 16 places (Petersen 2018, 3.1 and his code)."""
+    """Sine waves of random frequency and phase as strings of 16 digits (Petersen 2018, 3.1 and his
+    code)."""
     generator = np.random.default_rng(seed)
     frequency, phase = generator.uniform(-1.0, 1.0, (2, count, 1))
-    places = np.linspace(-1.0, 1.0, SINE_POSITIONS)
-    waves = 0.5 + 0.499 * np.sin(3.14 * places * frequency + 3.14 * phase)
+    positions = np.linspace(-1.0, 1.0, SINE_POSITIONS)
+    waves = 0.5 + 0.499 * np.sin(3.14 * positions * frequency + 3.14 * phase)
     digits = np.floor(SINE_CLASSES * waves).astype(np.uint8) + ord("0")
     return [row.tobytes().decode("ascii") for row in digits]
 
 
-def level_of_a_sine(text: str) -> str:
-    """Whether a wave is mostly above or below its middle."""
+def sine_level(text: str) -> str:
+    """Label of a wave: `high` if the mean of its digits is above 4.5, else `low`."""
     return "high" if 2 * sum(map(int, text)) > (SINE_CLASSES - 1) * len(text) else "low"
 
 
@@ -69,8 +72,9 @@ def lines_of(file: str) -> list[str]:
     return split_lines(read_file(file))
 
 
-def collected(collection: str, description: str, settings: Mapping[str, Any]) -> Corpus:
-    """A corpus whose files lie in the data folder, the valid one held out."""
+def file_corpus(collection: str, description: str, settings: Mapping[str, Any]) -> Corpus:
+    """A corpus in the files COLLECTION.train.txt and COLLECTION.valid.txt of the data folder; the
+    second is held out."""
     texts, held_out = (
         lambda name=f"{collection}.{part}.txt": lines_of(file_of(collection, name))
         for part in ("train", "valid")
@@ -86,29 +90,31 @@ CORPORA: dict[str, Corpus] = {
         label=lambda name: "letter" if "LETTER" in name else "other",
     ),
     "sines": Corpus(
-        "sine waves of random frequency and phase as 16 digits: 250,000 to learn from, which is 50 times 5,000 fresh ones",
+        "sine waves of random frequency and phase as 16 digits: 250,000 for training, which is "
+        "50 times 5,000 fresh ones",
         lambda: sines(250_000, seed=0),
         {"model.length": SINE_POSITIONS, "data.mode": "fixed"},
         held_out=lambda: sines(10_000, seed=1),
-        label=level_of_a_sine,
+        label=sine_level,
         entropy=8.505,
     ),
-    "ptb-char": collected(
+    "ptb-char": file_corpus(
         "ptb",
         "Penn Treebank as one stream of characters, windows of 60",
         {"model.length": 60, "data.mode": "windows"},
     ),
-    "ptb-word": collected(
+    "ptb-word": file_corpus(
         "ptb",
         "Penn Treebank, a sentence a line, in words",
         {"model.length": 84, "model.tokenizer": "word"},
     ),
-    "tweets": collected("tweets", "English tweets, one a line", {"model.length": 128}),
+    "tweets": file_corpus("tweets", "English tweets, one a line", {"model.length": 128}),
 }
 
 
 def require_corpora(configs: Iterable[Config]) -> None:
-    """Raise `DataError` for the first corpus of these whose files are not in the data folder."""
+    """Raise `DataError` for the first named corpus of the configurations whose files are not in the
+    data folder."""
     for source in dict.fromkeys(config.data.source for config in configs):
         if source in CORPORA and (collection := CORPORA[source].collection):
             for file in COLLECTIONS[collection].files:

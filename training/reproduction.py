@@ -25,10 +25,10 @@ from kvae.disk import add_path_to_errors
 from kvae.runs import CONFIG, METRICS, Run, check_bound, parse_json, read_epochs, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.steps import backend_steps
-from kvae.writing import LOCK, occupied, sole_writer, whole
+from kvae.writing import LOCK, atomic_write, has_content, sole_writer
 
 from .corpora import Prepared
-from .experiment import completed
+from .experiment import finished_run
 
 RESULT = "result.json"
 RESULTS, TABLE, FIGURE = "results.json", "results.csv", "figure.png"
@@ -174,10 +174,10 @@ def reproduce(
         results = list(finished_rows(folder, every_row, 1 + max(seed for _, seed in todo)))
         report = {"scale": scale, "rows": results, "study": whole_study}
         write_json(folder / RESULTS, report)
-        with whole(folder / TABLE) as partial:
+        with atomic_write(folder / TABLE) as partial:
             write_csv(partial, results)
         if study.draw and results:
-            with whole(folder / FIGURE) as partial:
+            with atomic_write(folder / FIGURE) as partial:
                 study.draw(results, partial)
     return report
 
@@ -302,9 +302,9 @@ def train_and_measure(
     """
     started = time.monotonic()
     foreign = folder.exists() and not (folder / CONFIG).is_file()
-    if foreign and (not folder.is_dir() or occupied(folder)):
+    if foreign and (not folder.is_dir() or has_content(folder)):
         raise ConfigError(f"{folder} exists and is not a run folder; move it or give another --out")
-    trained, prepared = completed(config, folder, say)
+    trained, prepared = finished_run(config, folder, say)
     check_bound(trained)
     seconds = round(time.monotonic() - started)
     result = {

@@ -258,7 +258,7 @@ class TensorBoardMonitor(StepCallback):
                 "\t".join(f"{value:.5g}" for value in row)
                 for row in evenly_spaced(means, count).tolist()
             ]
-            write_text(tensors, "\n".join(rows) + "\n", alone=True)
+            write_text(tensors, "\n".join(rows) + "\n", exclusive=True)
             config.embeddings.add(
                 tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name
             )

@@ -17,9 +17,9 @@ from kvae.configuration import Config, dotted_keys, nearest
 from kvae.disk import add_path_to_errors
 from kvae.runs import check_bound, parse_json, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
-from kvae.writing import Taken, claimed, occupied
+from kvae.writing import PathInUse, claimed_folder, has_content
 
-from .experiment import completed
+from .experiment import finished_run
 from .fit import standard_output_to_error
 
 RESULTS = "results.json"
@@ -120,7 +120,7 @@ class RunTuner(keras_tuner.Tuner):
             try:
                 self.oracle.update_trial(trial.trial_id, self.run_trial(trial))
                 trial.status = "COMPLETED"
-            except Taken:  # another process uses the folder of the trial
+            except PathInUse:  # another process uses the folder of the trial
                 raise
             except (ConfigError, CheckFailed) as error:
                 self.say(f"trial {trial.trial_id} failed: {error}")
@@ -145,7 +145,7 @@ class RunTuner(keras_tuner.Tuner):
         }
         description = ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items())
         self.say(f"trial {trial.trial_id}: {description}")
-        trained, _ = completed(self.base.with_settings(settings), folder, self.say)
+        trained, _ = finished_run(self.base.with_settings(settings), folder, self.say)
         check_bound(trained)
         metrics = {
             name: float(trained.evaluation[name]) for name in METRICS if name in trained.evaluation
@@ -196,7 +196,7 @@ def tune(
     search = search or default_search(config)
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
-    with claimed(out):
+    with claimed_folder(out):
         return run_search(config, search, out, trials, say)
 
 
@@ -229,7 +229,7 @@ def stored_search(file: Path, config: Config, ranges: Mapping[str, list[Any]]) -
     else differs, because a folder contains one search only.
     """
     if not file.is_file():
-        if occupied(file.parent):
+        if has_content(file.parent):
             raise ConfigError(
                 f"--out {file.parent}: exists already and holds no search; give a new folder"
             )

@@ -41,9 +41,12 @@ def run(options: argparse.Namespace) -> None:
     with heavy_imports("train", "export"):
         import kvae.export.bundle  # noqa: F401  (a missing package is reported before training)
         from kvae.export.convert import check_backend
-        from kvae.training.experiment import running
+        from kvae.training.experiment import run_keeping_lock
     check_backend()
-    with running(demo_config(), options.out, say, options.overwrite) as (trained, prepared):
+    with run_keeping_lock(demo_config(), options.out, say, options.overwrite) as (
+        trained,
+        prepared,
+    ):
         report(trained, prepared)  # the run folder stays locked until the bundle is written
 
 

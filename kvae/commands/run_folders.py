@@ -38,10 +38,10 @@ def open_run(folder: str) -> Run:
 
 def training_texts(run: Run) -> list[str] | None:
     """The texts that a run was trained on, or None if their file is gone."""
-    from kvae.training.corpora import learned_texts
+    from kvae.training.corpora import training_texts
 
     try:
-        return learned_texts(run.config, run.alphabet)
+        return training_texts(run.config, run.alphabet)
     except DataError as error:
         say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
         return None
