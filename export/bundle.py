@@ -55,7 +55,9 @@ def write_bundle(
     the graphs are not the model.
     """
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
-        raise ConfigError("export: alphabet, configuration and model belong to different runs; take all three from one")
+        raise ConfigError(
+            "export: alphabet, configuration and model belong to different runs; take all three from one"
+        )
     check_backend()
     with new(Path(path)) as partial:
         model = model.in_float32()
@@ -66,8 +68,13 @@ def write_bundle(
         manifest["parity"] = compare(model, written, held_out)
         if int8:
             hidden = {HIDDEN} if HEADS[model.model_config.head].bounded_state else set()
-            exact, graphs = graphs, {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()}
-            manifest["quantization"] = agreement(exact, graphs, tokens_for_agreement(model, written, held_out))
+            exact, graphs = (
+                graphs,
+                {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()},
+            )
+            manifest["quantization"] = agreement(
+                exact, graphs, tokens_for_agreement(model, written, held_out)
+            )
             written = write_files(partial, manifest, graphs)
         sampler = Sampler(written)
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
@@ -88,7 +95,9 @@ def tokens_for_agreement(model: TextVAE, bundle: Bundle, held_out: np.ndarray | 
     return readable(np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), sampler)
 
 
-def describe(model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]
+) -> dict[str, Any]:
     """The manifest but for files and checks: what a program must know to use the graphs."""
     shape = model.model_config
     return {
@@ -129,7 +138,9 @@ def model_id(model: TextVAE) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_files(folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]) -> Bundle:
+def write_files(
+    folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]
+) -> Bundle:
     """Every graph with the manifest in its metadata, then the manifest with their sums and its own. The bundle is that of what
     was written, before all of its fields are known: reading it from its folder would refuse it."""
     manifest["endpoints"] = {}

@@ -19,9 +19,13 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
     filters = g.Or(g.Greater("top_k", g.constant(0, np.int64)), g.Less("top_p", one))
 
     def restricted(g: Nodes) -> str:
-        return either(g, is_greedy, lambda g: certainly(g, logits), lambda g: likeliest(g, probabilities))
+        return either(
+            g, is_greedy, lambda g: certainly(g, logits), lambda g: likeliest(g, probabilities)
+        )
 
-    probabilities = either(g, g.Or(is_greedy, filters), restricted, lambda g: g.Identity(probabilities))
+    probabilities = either(
+        g, g.Or(is_greedy, filters), restricted, lambda g: g.Identity(probabilities)
+    )
     cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
     total = g.Gather(cumulative, g.constant([-1], np.int64), axis=1)
     # The largest of them times the total is rounded to less than the total: the draw never passes the last likely symbol.
@@ -29,7 +33,9 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
     return g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=1)
 
 
-def either(g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Callable[[Nodes], str]) -> str:
+def either(
+    g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Callable[[Nodes], str]
+) -> str:
     """The probabilities (batch, V) of one of two branches; the other one is not computed."""
     branches = {}
     for name, make in {"then_branch": then, "else_branch": otherwise}.items():
@@ -59,7 +65,9 @@ def likeliest(g: Nodes, probabilities: str) -> str:
     shares = g.Div(first_k, g.ReduceSum(first_k, column, keepdims=1))
     before = g.CumSum(shares, g.constant(1, np.int64), exclusive=1)
     in_nucleus = g.And(g.Less(before, "top_p"), g.Greater(first_k, zero))
-    smallest = g.ReduceMin(g.Where(in_nucleus, first_k, g.constant(2.0, np.float32)), column, keepdims=1)
+    smallest = g.ReduceMin(
+        g.Where(in_nucleus, first_k, g.constant(2.0, np.float32)), column, keepdims=1
+    )
     return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)
 
 

@@ -28,14 +28,20 @@ def check_backend() -> None:
         )
 
 
-def converted(function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], outputs: Sequence[str]) -> onnx.ModelProto:
+def converted(
+    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], outputs: Sequence[str]
+) -> onnx.ModelProto:
     """`function` of tensors like `inputs` (named) as an ONNX model whose outputs are called `outputs`.
 
     Operations that ONNX does not have, which tf2onnx writes into the file all the same, and operations that a sampler does not
     run raise `CheckFailed`.
     """
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it calls an error is raised below, with the way out
-    traced = tf.function(lambda *tensors: function(*tensors), input_signature=list(inputs), autograph=False)
+    logging.getLogger("tf2onnx").setLevel(
+        logging.CRITICAL
+    )  # what it calls an error is raised below, with the way out
+    traced = tf.function(
+        lambda *tensors: function(*tensors), input_signature=list(inputs), autograph=False
+    )
     model, _ = tf2onnx.convert.from_function(traced, input_signature=list(inputs), opset=OPSET)
     graph = model.graph
     simplified(model)
@@ -47,7 +53,11 @@ def converted(function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], out
 def check_operations(graph: onnx.GraphProto) -> None:
     """Raise `CheckFailed` for operations that no sampler runs, with the layers that use them: an encoder or a head written
     with them trains, and cannot be exported."""
-    foreign = [node for node in nodes_of(graph) if node.domain not in STANDARD or node.op_type not in OPERATIONS]
+    foreign = [
+        node
+        for node in nodes_of(graph)
+        if node.domain not in STANDARD or node.op_type not in OPERATIONS
+    ]
     unknown = [node for node in foreign if not onnx.defs.has(node.op_type, node.domain)]
     if unknown:
         raise CheckFailed(
@@ -62,7 +72,10 @@ def check_operations(graph: onnx.GraphProto) -> None:
 
 def places(nodes: Iterable[onnx.NodeProto]) -> str:
     """The operations of nodes, each with the path of one layer that uses it."""
-    return ", ".join(f"{operation} ({name})" for operation, name in sorted({n.op_type: n.name for n in nodes}.items()))
+    return ", ".join(
+        f"{operation} ({name})"
+        for operation, name in sorted({n.op_type: n.name for n in nodes}.items())
+    )
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -81,7 +81,14 @@ class Shared:
         ]
         states = [tensor(spec.name, spec.dtype.name, "batch", *spec.shape[1:]) for spec in specs]
         names = [spec.name for spec in specs]
-        return cls(model, codes_part(model), expand_part(model, names), step_part(model, width, specs), states, width)
+        return cls(
+            model,
+            codes_part(model),
+            expand_part(model, names),
+            step_part(model, width, specs),
+            states,
+            width,
+        )
 
     @property
     def names(self) -> list[str]:
@@ -116,7 +123,9 @@ def prior_graph(shared: Shared) -> onnx.ModelProto:
     """seed, row (batch,) -> z (batch, d): the codes of rows of seeds."""
     g = Nodes()
     g.named(drawn_codes(g, shared), "z")
-    return checked(g.model("prior", PLACE, [tensor("z", "float", "batch", shared.model.parts.code_size)]))
+    return checked(
+        g.model("prior", PLACE, [tensor("z", "float", "batch", shared.model.parts.code_size)])
+    )
 
 
 def sampler_graph(shared: Shared) -> onnx.ModelProto:
@@ -129,9 +138,15 @@ def sampler_graph(shared: Shared) -> onnx.ModelProto:
     g = Nodes()
     decoder = Decoder.of(shared, g, given_or_drawn_codes(g, shared))
     batch = g.Shape("seed")
-    carried = [g.Expand(g.constant(START, np.int64), batch), g.Expand(g.constant(True, bool), batch), *decoder.states]
+    carried = [
+        g.Expand(g.constant(START, np.int64), batch),
+        g.Expand(g.constant(True, bool), batch),
+        *decoder.states,
+    ]
     body = writing_body(g, decoder, "max_length")
-    *_, written, gains = g.Loop("max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body)
+    *_, written, gains = g.Loop(
+        "max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body
+    )
     ids, column = g.named(g.Transpose(written, perm=[1, 0]), "ids"), g.constant([1], np.int64)
     text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
     g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
@@ -145,7 +160,9 @@ def sampler_graph(shared: Shared) -> onnx.ModelProto:
         tensor("lengths", "int64", "batch"),
         tensor("log_probability", "float", "batch"),
     ]
-    return checked(hoisted(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs)))
+    return checked(
+        hoisted(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs))
+    )
 
 
 def scorer_graph(shared: Shared) -> onnx.ModelProto:
@@ -169,14 +186,20 @@ def scorer_graph(shared: Shared) -> onnx.ModelProto:
     carried = [g.Expand(g.constant(START, np.int64), g.Shape("seed")), *decoder.states]
     body = reading_body(g, decoder, by_position)
     *_, nats = g.Loop(
-        g.ReduceMax(lengths, keepdims=0), g.constant(True, bool), *carried, outputs=len(carried) + 1, body=body
+        g.ReduceMax(lengths, keepdims=0),
+        g.constant(True, bool),
+        *carried,
+        outputs=len(carried) + 1,
+        body=body,
     )
     nats = g.named(g.Transpose(nats, perm=[1, 0]), "nats")
     g.named(g.ReduceSum(nats, g.constant([1], np.int64), keepdims=0), "reconstruction")
     inputs = [tensor("tokens", "int32", "batch", model.model_config.length), *PLACE]
     inputs += [tensor("attribute", "int32", "batch")] if labelled else []
     outputs = [*(tensor(name, "float", "batch") for name in ("reconstruction", "kl"))]
-    return checked(hoisted(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")])))
+    return checked(
+        hoisted(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")]))
+    )
 
 
 def expand_graph(shared: Shared) -> onnx.ModelProto:
@@ -185,28 +208,46 @@ def expand_graph(shared: Shared) -> onnx.ModelProto:
     projected, *states = g.inline(shared.expand, {"z": "z"}, "expand_")
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
     first = [
-        renamed(state, g.named(name, f"first_{state.name}")) for state, name in zip(shared.states, states, strict=True)
+        renamed(state, g.named(name, f"first_{state.name}"))
+        for state, name in zip(shared.states, states, strict=True)
     ]
     outputs = [tensor("projected", "float", "batch", config.length, shared.width), *first]
-    return checked(g.model("expand", [tensor("z", "float", "batch", shared.model.parts.code_size)], outputs))
+    return checked(
+        g.model("expand", [tensor("z", "float", "batch", shared.model.parts.code_size)], outputs)
+    )
 
 
 def step_graph(shared: Shared) -> onnx.ModelProto:
     """One turn of the sampler's loop: projected (batch, P) of a position, the symbols before it and the states -> symbol,
     log_probability (batch,) and the new states."""
     g = Nodes()
-    logits, *states = g.inline(shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP)
+    logits, *states = g.inline(
+        shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP
+    )
     counter = (row_numbers(g, "row"), g.Cast("position", to=TensorProto.UINT32))
-    symbol, gain = next_symbol(g, logits, barrier(g, shared.model, "position"), uniforms(g, counter))
+    symbol, gain = next_symbol(
+        g, logits, barrier(g, shared.model, "position"), uniforms(g, counter)
+    )
     g.named(g.Squeeze(symbol, g.constant([1], np.int64)), "symbol")
     g.named(g.Squeeze(gain, g.constant([1], np.int64)), "log_probability")
     new = [
         renamed(before, g.named(after, f"new_{before.name}"))
         for before, after in zip(shared.states, states, strict=True)
     ]
-    read = [tensor("projected", "float", "batch", shared.width), tensor("previous", "int64", "batch")]
-    outputs = [tensor("symbol", "int64", "batch"), tensor("log_probability", "float", "batch"), *new]
-    return checked(g.model("step", [*read, *shared.states, tensor("position", "int64"), *PLACE, *CHOICES], outputs))
+    read = [
+        tensor("projected", "float", "batch", shared.width),
+        tensor("previous", "int64", "batch"),
+    ]
+    outputs = [
+        tensor("symbol", "int64", "batch"),
+        tensor("log_probability", "float", "batch"),
+        *new,
+    ]
+    return checked(
+        g.model(
+            "step", [*read, *shared.states, tensor("position", "int64"), *PLACE, *CHOICES], outputs
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -225,8 +266,13 @@ class Decoder:
 
     def turn(self, g: Nodes) -> tuple[str, list[str]]:
         """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
-        bindings = {"projected": g.Gather(self.by_position, "position", axis=0), "previous": "previous"}
-        logits, *states = g.inline(self.shared.step, bindings | {name: name for name in self.shared.names}, STEP)
+        bindings = {
+            "projected": g.Gather(self.by_position, "position", axis=0),
+            "previous": "previous",
+        }
+        logits, *states = g.inline(
+            self.shared.step, bindings | {name: name for name in self.shared.names}, STEP
+        )
         return logits, states
 
     def body(
@@ -240,14 +286,20 @@ class Decoder:
     ) -> onnx.GraphProto:
         """The nodes as a loop's body that carries `carried` (as it comes in, and the name as it goes out) and the states."""
         carried = [*carried, *zip(self.shared.states, states, strict=True)]
-        inputs = [tensor("position", "int64"), tensor("go_on", "bool"), *(before for before, _ in carried)]
+        inputs = [
+            tensor("position", "int64"),
+            tensor("go_on", "bool"),
+            *(before for before, _ in carried),
+        ]
         outputs = [tensor(go_on, "bool"), *(renamed(before, after) for before, after in carried)]
         return g.body(name, inputs, [*outputs, *written])
 
 
 def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
     """Numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (..., batch)."""
-    return g.Unsqueeze(uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64))
+    return g.Unsqueeze(
+        uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64)
+    )
 
 
 def writing_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
@@ -261,13 +313,17 @@ def writing_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphPr
     logits, states = decoder.turn(g)
     here = [g.Gather(numbers, "position", axis=0) for numbers in (barriers, drawn)]
     chosen, gain = next_symbol(g, logits, *here)
-    symbol = g.Where("writing", g.Squeeze(chosen, g.constant([1], np.int64)), g.constant(PAD, np.int64))
+    symbol = g.Where(
+        "writing", g.Squeeze(chosen, g.constant([1], np.int64)), g.constant(PAD, np.int64)
+    )
     carried = [
         (tensor("previous", "int64", "batch"), symbol),
         (tensor("writing", "bool", "batch"), g.Greater(symbol, end)),
     ]
     written = [tensor(g.Identity(symbol), "int64", "batch"), tensor(gain, "float", "batch", 1)]
-    return decoder.body(g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *written)
+    return decoder.body(
+        g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *written
+    )
 
 
 def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
@@ -279,14 +335,20 @@ def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
     nats = g.Neg(g.Squeeze(gain, column))
     nats = g.Where(g.Equal(symbol, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), nats)
     carried = [(tensor("previous", "int64", "batch"), symbol)]
-    return decoder.body(g, "read", g.Identity("go_on"), carried, states, tensor(nats, "float", "batch"))
+    return decoder.body(
+        g, "read", g.Identity("go_on"), carried, states, tensor(nats, "float", "batch")
+    )
 
 
 def barrier(g: Nodes, model: TextVAE, positions: str) -> str:
     """What is added to logits at positions (...), so that no symbol is chosen that may not stand there: (..., V)."""
     size = model.model_config.vocabulary_size
-    before_the_least, anywhere = (np.array(writable(size, end), np.float32) for end in (False, True))
-    return g.Where(g.Less(positions, "min_length"), g.constant(before_the_least), g.constant(anywhere))
+    before_the_least, anywhere = (
+        np.array(writable(size, end), np.float32) for end in (False, True)
+    )
+    return g.Where(
+        g.Less(positions, "min_length"), g.constant(before_the_least), g.constant(anywhere)
+    )
 
 
 def next_symbol(g: Nodes, logits: str, barrier: str, drawn: str) -> tuple[str, str]:
@@ -330,7 +392,9 @@ def inference_part(model: TextVAE) -> onnx.ModelProto:
 
     def infer(tokens: Any, noise: Any, attribute: Any = None) -> tuple[Any, Any]:
         outputs, code = model.parts.inferred(tokens, tf.identity(noise), attribute, training=False)
-        kl = sum((outputs[name] for name in named_kls(outputs)), tf.zeros_like(tokens[:, 0], tf.float32))
+        kl = sum(
+            (outputs[name] for name in named_kls(outputs)), tf.zeros_like(tokens[:, 0], tf.float32)
+        )
         return code, kl + price_of_guesses(attribute, values) if values else kl
 
     noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
@@ -366,7 +430,10 @@ def step_part(model: TextVAE, width: int, states: Sequence[tf.TensorSpec]) -> on
         logits, new_state = model.head.step(projected, previous, list(state))
         return [tf.identity(logits), *new_state]
 
-    read = [tf.TensorSpec((None, width), name="projected"), tf.TensorSpec((None,), tf.int64, "previous")]
+    read = [
+        tf.TensorSpec((None, width), name="projected"),
+        tf.TensorSpec((None,), tf.int64, "previous"),
+    ]
     return converted(step, [*read, *states], ["logits", *(f"new_{state.name}" for state in states)])
 
 

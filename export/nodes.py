@@ -72,18 +72,27 @@ class Nodes:
         return [output.name for output in graph.output]
 
     def body(
-        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.GraphProto:
         """These nodes as the body of a `Loop` or a branch of an `If`."""
         return helper.make_graph(self.nodes, name, list(inputs), list(outputs))
 
     def model(
-        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+        self,
+        name: str,
+        inputs: Sequence[onnx.ValueInfoProto],
+        outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.ModelProto:
         """These nodes as a model."""
         graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
         return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kvae"
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="kvae",
         )
 
 

@@ -63,7 +63,9 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     code = (
         max(
             require("encoder", "code", difference(part, np.array(codes[name])))
-            for part, name in zip(sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True)
+            for part, name in zip(
+                sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True
+            )
         )
         if model.hierarchy.shapes
         else 0.0
@@ -81,16 +83,22 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     }
 
 
-def compare_texts(model: TextVAE, graph: bytes, z: np.ndarray, temperature: float) -> dict[str, Any]:
+def compare_texts(
+    model: TextVAE, graph: bytes, z: np.ndarray, temperature: float
+) -> dict[str, Any]:
     """The sampler on codes `z`: its turns, and its logits and log-probabilities against those of Keras for the same symbols."""
     length = model.model_config.length
     runs = [
-        watched(graph, z[start : start + AT_ONCE], start, length, temperature) for start in range(0, len(z), AT_ONCE)
+        watched(graph, z[start : start + AT_ONCE], start, length, temperature)
+        for start in range(0, len(z), AT_ONCE)
     ]
     turn = max(
-        compare_turns(model, z[number * AT_ONCE :][:AT_ONCE], *run[:2], run[3]) for number, run in enumerate(runs)
+        compare_turns(model, z[number * AT_ONCE :][:AT_ONCE], *run[:2], run[3])
+        for number, run in enumerate(runs)
     )
-    ids, logits, log_probability = (np.concatenate([run[part] for run in runs]) for part in range(3))
+    ids, logits, log_probability = (
+        np.concatenate([run[part] for run in runs]) for part in range(3)
+    )
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
     forced += np.array(writable(forced.shape[-1]))
     counted = ids != PAD
@@ -100,12 +108,20 @@ def compare_texts(model: TextVAE, graph: bytes, z: np.ndarray, temperature: floa
     equal = len(z)
     if temperature == 0.0:
         reference = np.array(decode(model, z, min_length=0))
-        equal = sum(same_choices(ids[row], reference[row], forced[row], gaps) for row in range(len(z)))
+        equal = sum(
+            same_choices(ids[row], reference[row], forced[row], gaps) for row in range(len(z))
+        )
         if equal != len(z):
             raise CheckFailed(
                 f"the sampler is not the model: greedy decoding differs in {len(z) - equal} of {len(z)} rows"
             )
-    return {"ids": ids, "turn": turn, "logit": float(gaps.max()), "symbols": int(counted.sum()), "equal": equal}
+    return {
+        "ids": ids,
+        "turn": turn,
+        "logit": float(gaps.max()),
+        "symbols": int(counted.sum()),
+        "equal": equal,
+    }
 
 
 def compare_turns(
@@ -144,7 +160,9 @@ def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
         end = np.flatnonzero(ids[row] == END)
         alone = ids[row, : end[0] + 1] if end.size else ids[row]
         if not np.array_equal(alone, text[text != PAD]):
-            raise CheckFailed(f"step is not the sampler: row {row} is written otherwise symbol by symbol")
+            raise CheckFailed(
+                f"step is not the sampler: row {row} is written otherwise symbol by symbol"
+            )
 
 
 def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> float:
@@ -154,7 +172,9 @@ def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> floa
     reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
     expected = model.bound(tokens, normals(0, rows, model.parts.noise_size))
     return max(
-        require("scorer", "reconstruction", share(reconstruction, np.array(expected["reconstruction"]))),
+        require(
+            "scorer", "reconstruction", share(reconstruction, np.array(expected["reconstruction"]))
+        ),
         require("scorer", "KL", share(kl, np.array(expected["kl"]))),
     )
 
@@ -185,9 +205,21 @@ def watched(
     """What the sampler did: ids (B, T), the logits (B, T, V) they were chosen from, log-probabilities (B,), and each state
     (T, B, ...) before its turn; PAD and zeros behind an early end."""
     watching = with_scans(onnx.load_from_string(graph))
-    session = onnxruntime.InferenceSession(watching.SerializeToString(), providers=["CPUExecutionProvider"])
-    inputs = {"temperature": np.float32(temperature), "top_k": 0, "top_p": np.float32(1.0), "min_length": 0}
-    inputs |= {"z": z, "seed": np.zeros(len(z), np.int64), "row": first_row + np.arange(len(z)), "max_length": length}
+    session = onnxruntime.InferenceSession(
+        watching.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    inputs = {
+        "temperature": np.float32(temperature),
+        "top_k": 0,
+        "top_p": np.float32(1.0),
+        "min_length": 0,
+    }
+    inputs |= {
+        "z": z,
+        "seed": np.zeros(len(z), np.int64),
+        "row": first_row + np.arange(len(z)),
+        "max_length": length,
+    }
     ids, _, log_probability, logits, *states = session.run(
         None, {name: np.asarray(value) for name, value in inputs.items()}
     )
@@ -200,7 +232,9 @@ def with_scans(model: onnx.ModelProto) -> onnx.ModelProto:
     """The sampler with the loop's logits (time, batch, V) and states (time, batch, ...) as further outputs."""
     _, body = watched_loop(model)
     states = [value.name for value in body.input if value.name.startswith("state_")]
-    body.node.extend(onnx.helper.make_node("Identity", [name], [f"before_{name}"]) for name in states)
+    body.node.extend(
+        onnx.helper.make_node("Identity", [name], [f"before_{name}"]) for name in states
+    )
     return with_outputs(model, [LOGITS, *(f"before_{name}" for name in states)])
 
 
@@ -222,12 +256,18 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
 
 def watched_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphProto]:
     """The loop over positions, and its body."""
-    return next((node, body) for node in model.graph.node for body in bodies(node) if makes(body, LOGITS))
+    return next(
+        (node, body) for node in model.graph.node for body in bodies(node) if makes(body, LOGITS)
+    )
 
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The body of a loop; of other nodes none."""
-    return [attribute.g for attribute in node.attribute if node.op_type == "Loop" and attribute.name == "body"]
+    return [
+        attribute.g
+        for attribute in node.attribute
+        if node.op_type == "Loop" and attribute.name == "body"
+    ]
 
 
 def makes(graph: onnx.GraphProto, name: str) -> bool:
@@ -235,7 +275,9 @@ def makes(graph: onnx.GraphProto, name: str) -> bool:
     return any(name in node.output for node in graph.node)
 
 
-def same_choices(ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, gaps: np.ndarray) -> bool:
+def same_choices(
+    ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, gaps: np.ndarray
+) -> bool:
     """Whether two greedy rows agree, or part where the reference logits (T, V) tie: within twice the tolerance, or twice the
     `gaps` (T,) that roundings have grown to there."""
     apart = np.flatnonzero(ids != expected)

@@ -39,7 +39,9 @@ CENTRE, INPUT_LEVELS = 128, 127
 """Inputs are bytes, 128 stands for 0."""
 
 
-def quantized(model: onnx.ModelProto, symbols: int, within_one: Container[str] = ()) -> onnx.ModelProto:
+def quantized(
+    model: onnx.ModelProto, symbols: int, within_one: Container[str] = ()
+) -> onnx.ModelProto:
     """A copy of a graph of `kvae.export.graphs` with its weights in eight bits.
 
     `within_one`: tensors whose numbers lie between -1 and 1. The product that gives the logits of `symbols` stays in
@@ -48,11 +50,21 @@ def quantized(model: onnx.ModelProto, symbols: int, within_one: Container[str] =
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    large = {item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)}
+    large = {
+        item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)
+    }
     outer = Nodes(prefix="eight_bits_")
-    inside_out = reversed([graph, *nested(graph)])  # a graph's nodes are copies once it has been written anew
-    replaced = {name for part in inside_out for name in replace_uses(part, large, outer, symbols, within_one)}
-    kept = {name for part in (graph, *nested(graph)) for node in part.node for name in node.input} & large.keys()
+    inside_out = reversed(
+        [graph, *nested(graph)]
+    )  # a graph's nodes are copies once it has been written anew
+    replaced = {
+        name
+        for part in inside_out
+        for name in replace_uses(part, large, outer, symbols, within_one)
+    }
+    kept = {
+        name for part in (graph, *nested(graph)) for node in part.node for name in node.input
+    } & large.keys()
     for name in sorted(kept):
         restore(outer, name, large[name])
     weights = [item for item in graph.initializer if item.name not in kept | replaced]
@@ -65,7 +77,11 @@ def quantized(model: onnx.ModelProto, symbols: int, within_one: Container[str] =
 
 def is_weight(item: onnx.TensorProto) -> bool:
     """Whether a constant is a matrix, or a stack of them, worth storing in eight bits."""
-    return item.data_type == TensorProto.FLOAT and len(item.dims) >= 2 and int(np.prod(item.dims)) >= SMALLEST
+    return (
+        item.data_type == TensorProto.FLOAT
+        and len(item.dims) >= 2
+        and int(np.prod(item.dims)) >= SMALLEST
+    )
 
 
 def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -78,14 +94,20 @@ def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def replace_uses(
-    graph: onnx.GraphProto, large: dict[str, np.ndarray], outer: Nodes, symbols: int, within_one: Container[str]
+    graph: onnx.GraphProto,
+    large: dict[str, np.ndarray],
+    outer: Nodes,
+    symbols: int,
+    within_one: Container[str],
 ) -> set[str]:
     """Put whole-number products where a graph multiplies by wide matrices; returns the names of those."""
     replaced: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        if name not in large or not multiplies_whole(large[name], symbols, node.output[0].startswith(STEP)):
+        if name not in large or not multiplies_whole(
+            large[name], symbols, node.output[0].startswith(STEP)
+        ):
             nodes.append(node)
             continue
         g = Nodes(outer)
@@ -99,7 +121,11 @@ def replace_uses(
 
 def multiplies_whole(matrix: np.ndarray, symbols: int, in_step: bool) -> bool:
     """Whether products with this matrix are computed in whole numbers."""
-    return matrix.ndim == 2 and matrix.size >= (WIDE if in_step else WIDE_AT_ONCE) and matrix.shape[1] != symbols
+    return (
+        matrix.ndim == 2
+        and matrix.size >= (WIDE if in_step else WIDE_AT_ONCE)
+        and matrix.shape[1] != symbols
+    )
 
 
 def product(g: Nodes, inputs: str, matrix: np.ndarray, within_one: bool = False) -> str:
@@ -108,7 +134,9 @@ def product(g: Nodes, inputs: str, matrix: np.ndarray, within_one: bool = False)
     It is written as a product of numbers that are rounded and read back, which onnxruntime computes as one of whole numbers.
     """
     whole, scales = rounded(matrix, axis=0)
-    largest = "" if within_one else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
+    largest = (
+        "" if within_one else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
+    )
     shares = g.Div(inputs, g.Max(largest, g.constant(1e-20, np.float32))) if largest else inputs
     level = g.constant(1 / INPUT_LEVELS, np.float32), g.constant(CENTRE, np.uint8)
     columns = g.constant(scales.reshape(-1)), g.constant(np.zeros(scales.size, np.int8))
@@ -121,7 +149,12 @@ def restore(g: Nodes, name: str, weights: np.ndarray) -> None:
     """`weights` under their name, as float32 that a runtime computes from eight bits once, when it loads the graph."""
     shared = {2: 0, 3: 2}.get(weights.ndim, tuple(range(1, weights.ndim)))
     whole, scales = rounded(weights, axis=shared, levels=127)
-    g.named(g.Mul(g.Cast(g.constant(whole, np.int8), to=TensorProto.FLOAT), g.constant(scales, np.float32)), name)
+    g.named(
+        g.Mul(
+            g.Cast(g.constant(whole, np.int8), to=TensorProto.FLOAT), g.constant(scales, np.float32)
+        ),
+        name,
+    )
 
 
 def rounded(
@@ -137,7 +170,11 @@ def agreement(
 ) -> dict[str, Any]:
     """What eight bits change, on tokens (n, T): the bound, the likeliest symbol at each position behind the true ones, and
     the size of all graphs."""
-    inputs: dict[str, Any] = {"tokens": tokens, "seed": np.zeros(len(tokens), np.int64), "row": np.arange(len(tokens))}
+    inputs: dict[str, Any] = {
+        "tokens": tokens,
+        "seed": np.zeros(len(tokens), np.int64),
+        "row": np.arange(len(tokens)),
+    }
     if any(value.name == "attribute" for value in exact["scorer"].graph.input):
         inputs["attribute"] = np.full(len(tokens), -1, np.int32)
     runs = [scored(graphs["scorer"], inputs) for graphs in (exact, small)]
@@ -156,7 +193,9 @@ def agreement(
     }
 
 
-def scored(scorer: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def scored(
+    scorer: onnx.ModelProto, inputs: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """The bound (n,) and the logits (n, time, V) of a scorer."""
     copy = onnx.ModelProto()
     copy.CopyFrom(scorer)

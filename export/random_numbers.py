@@ -51,7 +51,9 @@ def row_numbers(g: Nodes, row: str) -> str:
 
 def uniform(g: Nodes, bits: str) -> str:
     """uint32 bits as float32 in [0, 1): the upper 24 bits times 2^-24."""
-    upper = g.Cast(g.BitShift(bits, g.constant(8, np.uint32), direction="RIGHT"), to=TensorProto.FLOAT)
+    upper = g.Cast(
+        g.BitShift(bits, g.constant(8, np.uint32), direction="RIGHT"), to=TensorProto.FLOAT
+    )
     return g.Mul(upper, g.constant(2.0**-24, np.float32))
 
 
@@ -61,8 +63,12 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     Computed in double precision and then rounded: a runtime's vectorised logarithm and sine differ in the last bit from
     their scalar forms at an array's tail, which would make a row depend on how many are drawn with it.
     """
-    pairs = max(1, -(-size // 2))  # where there is no code: onnxruntime before 1.29 fails on words of no columns
-    positions = g.constant(np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32)
+    pairs = max(
+        1, -(-size // 2)
+    )  # where there is no code: onnxruntime before 1.29 fails on words of no columns
+    positions = g.constant(
+        np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32
+    )
     columns = [g.Unsqueeze(word, g.constant([1], np.int64)) for word in (*key, rows)]
     first, second = threefry(g, (columns[0], columns[1]), (columns[2], positions))
     above_zero, turn = (g.Cast(uniform(g, bits), to=TensorProto.DOUBLE) for bits in (first, second))
@@ -70,7 +76,9 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     radius = g.Sqrt(g.Mul(g.constant(-2.0, np.float64), g.Log(above_zero)))
     angle = g.Mul(g.constant(2 * math.pi, np.float64), turn)
     both = g.Concat(g.Mul(radius, cosine(g, angle)), g.Mul(radius, g.Sin(angle)), axis=1)
-    noise = g.Slice(both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64))
+    noise = g.Slice(
+        both, g.constant([0], np.int64), g.constant([size], np.int64), g.constant([1], np.int64)
+    )
     return g.Cast(noise, to=TensorProto.FLOAT)
 
 

@@ -64,7 +64,9 @@ def archive_of(model: TextVAE) -> keras.export.ExportArchive:
         return {"ids": decode(model, z, choose), "z": z}
 
     def score(tokens: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        noise = tf.random.stateless_normal([tf.shape(tokens)[0], model.parts.noise_size], tf.stack([seed, 0]))
+        noise = tf.random.stateless_normal(
+            [tf.shape(tokens)[0], model.parts.noise_size], tf.stack([seed, 0])
+        )
         return model.bound(tokens, noise)
 
     archive = keras.export.ExportArchive()
@@ -73,7 +75,9 @@ def archive_of(model: TextVAE) -> keras.export.ExportArchive:
     archive.add_endpoint("encode", encode, [tokens_spec])
     archive.add_endpoint("decode", decode_greedily, [tf.TensorSpec((None, size), tf.float32, "z")])
     scalars = {"seed": tf.int32, "count": tf.int32, "temperature": tf.float32}
-    archive.add_endpoint("sample", sample, [tf.TensorSpec((), dtype, name) for name, dtype in scalars.items()])
+    archive.add_endpoint(
+        "sample", sample, [tf.TensorSpec((), dtype, name) for name, dtype in scalars.items()]
+    )
     archive.add_endpoint("score", score, [tokens_spec, tf.TensorSpec((), tf.int32, "seed")])
     return archive
 
@@ -85,9 +89,14 @@ def check(model: TextVAE, folder: Path) -> None:
     ids = decode(model, z)
     expected = model.encode(ids)
     found = signatures["encode"](tokens=ids)
-    same_codes = all(np.allclose(found[name], expected[name], atol=1e-4) for name in ("mean", "log_variance"))
+    same_codes = all(
+        np.allclose(found[name], expected[name], atol=1e-4) for name in ("mean", "log_variance")
+    )
     bounds = signatures["score"](tokens=ids, seed=tf.constant(0))
     noise = tf.random.stateless_normal((20, model.parts.noise_size), (0, 0))
-    same_codes &= all(np.allclose(bounds[name], value, rtol=1e-4) for name, value in model.bound(ids, noise).items())
+    same_codes &= all(
+        np.allclose(bounds[name], value, rtol=1e-4)
+        for name, value in model.bound(ids, noise).items()
+    )
     if not same_codes or not np.array_equal(signatures["decode"](z=z)["ids"], ids):
         raise CheckFailed("the SavedModel is not the model: its signatures give other results")

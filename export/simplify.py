@@ -32,7 +32,11 @@ BELOW = ("Less", ("Cast", "index"), "zero")
 LOOKUP: Pattern = (
     "Gather",
     "table",
-    ("Add", ("Mul", ("Cast", BELOW), ("Add", "index", "rows")), ("Mul", "index", ("Cast", ("Not", BELOW)))),
+    (
+        "Add",
+        ("Mul", ("Cast", BELOW), ("Add", "index", "rows")),
+        ("Mul", "index", ("Cast", ("Not", BELOW))),
+    ),
 )
 """Rows of a table, with places below 0 counted from its end: what `Gather` does by itself."""
 
@@ -56,7 +60,9 @@ def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type == "Loop":
-            nodes += moved_out(next(attribute.g for attribute in node.attribute if attribute.name == "body"))
+            nodes += moved_out(
+                next(attribute.g for attribute in node.attribute if attribute.name == "body")
+            )
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -89,7 +95,9 @@ class Graph:
         """What the names in a pattern stand for where it describes the tensor `name`."""
         return next(self.matches(name, pattern, {}), None)
 
-    def matches(self, name: str, pattern: Pattern, known: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    def matches(
+        self, name: str, pattern: Pattern, known: Mapping[str, str]
+    ) -> Iterator[Mapping[str, str]]:
         """Every way to read the tensor `name` as `pattern`, given what is known of its names."""
         if isinstance(pattern, str):
             if known.get(pattern, name) == name:
@@ -117,14 +125,27 @@ class Graph:
     def normalize(self, node: onnx.NodeProto, found: Mapping[str, str]) -> None:
         """Make `node` the layer normalisation that was found, where it is one over the last axis by constant vectors."""
         axes, epsilon, scale = (self.constant(found[name]) for name in ("axes", "epsilon", "scale"))
-        if axes is None or epsilon is None or scale is None or axes.tolist() != [-1] or epsilon.size != 1:
+        if (
+            axes is None
+            or epsilon is None
+            or scale is None
+            or axes.tolist() != [-1]
+            or epsilon.size != 1
+        ):
             return
         shift = self.constant(found["shift"]) if "shift" in found else np.zeros_like(scale)
         if shift is None or not scale.size == scale.shape[-1] == shift.size == shift.shape[-1]:
             return
-        weights = [self.held(array, f"{node.output[0]}_{name}") for name, array in (("scale", scale), ("shift", shift))]
+        weights = [
+            self.held(array, f"{node.output[0]}_{name}")
+            for name, array in (("scale", scale), ("shift", shift))
+        ]
         replacement = helper.make_node(
-            "LayerNormalization", [found["values"], *weights], list(node.output), axis=-1, epsilon=float(epsilon.item())
+            "LayerNormalization",
+            [found["values"], *weights],
+            list(node.output),
+            axis=-1,
+            epsilon=float(epsilon.item()),
         )
         node.CopyFrom(replacement)
 
@@ -142,7 +163,11 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     outputs = {value.name for value in graph.output}
     while True:
         read = Counter(read_by(graph))
-        unread = [node for node in graph.node if not any(read[name] or name in outputs for name in node.output)]
+        unread = [
+            node
+            for node in graph.node
+            if not any(read[name] or name in outputs for name in node.output)
+        ]
         if not unread:
             break
         for node in unread:

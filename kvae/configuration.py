@@ -34,7 +34,9 @@ MOST_LAYERS = 64
 MOST_ATTRIBUTES = 2**16
 
 
-def bounded(default: Any, minimum: float, maximum: float | None = None, most: int = MOST_LAYERS) -> Any:
+def bounded(
+    default: Any, minimum: float, maximum: float | None = None, most: int = MOST_LAYERS
+) -> Any:
     """A field whose numbers lie in [minimum, maximum]; a list has at most `most` of them."""
     return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "most": most})
 
@@ -60,10 +62,14 @@ class Section:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from a plain dictionary; missing keys take their defaults, unknown ones raise `ConfigError`."""
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{section_name(cls)} must be an object of settings, got {shown(data)}")
+            raise ConfigError(
+                f"{section_name(cls)} must be an object of settings, got {shown(data)}"
+            )
         for key in data:
             if key not in rules(cls):
-                raise ConfigError(f"{section_name(cls)} has no key {shown(key)}{nearest(str(key), rules(cls))}")
+                raise ConfigError(
+                    f"{section_name(cls)} has no key {shown(key)}{nearest(str(key), rules(cls))}"
+                )
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +87,9 @@ class ModelConfig(Section):
     """V, the special ids included; 0: chosen from the corpus."""
     tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
     """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
-    attributes: tuple[str, ...] = field(default=(), metadata={"most": MOST_ATTRIBUTES, "distinct": True})
+    attributes: tuple[str, ...] = field(
+        default=(), metadata={"most": MOST_ATTRIBUTES, "distinct": True}
+    )
     """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
 
     encoder: str = slot("conv")
@@ -172,7 +180,9 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     """loss = reconstruction + penalty(KL) + alpha * auxiliary, nats per sequence (Semeniuta et al. 2017, eq. 3-4)."""
 
-    penalty: Literal["annealed", "constrained", "constrained_per_example", "free_bits", "free_bits_mask"] = "annealed"
+    penalty: Literal[
+        "annealed", "constrained", "constrained_per_example", "free_bits", "free_bits_mask"
+    ] = "annealed"
     schedule: Literal["linear", "sigmoid", "cosine", "cyclical", "constant"] = "linear"
     """How the ramp rises from 0 to 1; it scales beta, or the target C of the constrained penalties."""
     cycles: int = bounded(4, 1)
@@ -300,7 +310,9 @@ class Config(Section):
     def from_stored(cls, data: Mapping[str, Any]) -> Config:
         """Build from what a run keeps: what it does not name yet has the value that was the only one when it was written."""
         section = data.get("data") if isinstance(data, Mapping) else None
-        return cls.from_dict({**data, "data": {**BEFORE, **section}} if isinstance(section, Mapping) else data)
+        return cls.from_dict(
+            {**data, "data": {**BEFORE, **section}} if isinstance(section, Mapping) else data
+        )
 
     def with_split_of(self, stored: Config) -> Config:
         """A copy that holds out what a run of `stored` does where all else is the same."""
@@ -312,7 +324,9 @@ class Config(Section):
         for key, value in settings.items():
             section, _, name = key.partition(".")
             if section not in rules(Config) or not name:
-                raise ConfigError(f"setting {shown(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}")
+                raise ConfigError(
+                    f"setting {shown(key)}: a key is SECTION.NAME{nearest(key, dotted_keys())}"
+                )
             part = getattr(changed, section)
             if name not in rules(type(part)):
                 raise ConfigError(
@@ -356,7 +370,11 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """How an error ends when a name is not known: the closest one, or all of them."""
     names = list(names)
     close = difflib.get_close_matches(word[:LONGEST_NAME], names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; choose one of {', '.join(map(repr, names))}"
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; choose one of {', '.join(map(repr, names))}"
+    )
 
 
 annotations_of = functools.cache(get_type_hints)
@@ -387,14 +405,22 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
         most = LARGEST.get(type(number)) if high is None else high
         too_small = low is not None and number is not None and number < low
         if too_small or (most is not None and number > most):
-            limits = f"at least {low}" if high is None and too_small else f"between {low} and {most}"
+            limits = (
+                f"at least {low}" if high is None and too_small else f"between {low} and {most}"
+            )
             raise ConfigError(f"{label} must be {limits}, got {shown(number)}")
         if isinstance(number, str) and len(number) > LONGEST_TEXT:
-            raise ConfigError(f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}")
+            raise ConfigError(
+                f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}"
+            )
     if isinstance(value, tuple) and len(value) > bounds.get("most", MOST_LAYERS):
-        raise ConfigError(f"{label} must be a list of at most {bounds.get('most', MOST_LAYERS)}, got {len(value):,}")
+        raise ConfigError(
+            f"{label} must be a list of at most {bounds.get('most', MOST_LAYERS)}, got {len(value):,}"
+        )
     if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
-        raise ConfigError(f"{label} must differ from each other and be no empty texts, got {shown(list(value))}")
+        raise ConfigError(
+            f"{label} must differ from each other and be no empty texts, got {shown(list(value))}"
+        )
     return value
 
 
@@ -414,7 +440,11 @@ def converted(label: str, rule: Any, value: Any) -> Any:
     if get_origin(rule) in (Union, types.UnionType):
         return None if value is None else converted(label, get_args(rule)[0], value)
     if get_origin(rule) is tuple:
-        value = [value] if isinstance(value, get_args(rule)[0]) and not isinstance(value, bool) else value
+        value = (
+            [value]
+            if isinstance(value, get_args(rule)[0]) and not isinstance(value, bool)
+            else value
+        )
         if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
             raise ConfigError(f"{label} must be a list such as [64, 128], got {shown(value)}")
         return tuple(converted(label, get_args(rule)[0], item) for item in value)
@@ -426,6 +456,8 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         or value in (math.inf, -math.inf)
         or value != value
     ):
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[rule]
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
+            rule
+        ]
         raise ConfigError(f"{label} must be {kind}, got {shown(value)}")
     return value

@@ -46,7 +46,11 @@ def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
             name=f"encoder_convolution_{level}",
         )(features)
         features = normalized(config, features, "encoder", level)
-        found.append(Features(layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features))
+        found.append(
+            Features(
+                layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features
+            )
+        )
     return found
 
 
@@ -69,7 +73,10 @@ def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[
         summary = AtPosition(name=f"encoder_summary_{level}")(forward, last)
         if config.encoder_bidirectional:
             backward = layer(
-                units, return_sequences=True, go_backwards=True, name=f"encoder_backward_recurrence_{level}"
+                units,
+                return_sequences=True,
+                go_backwards=True,
+                name=f"encoder_backward_recurrence_{level}",
             )(features)
             forward = ops.concatenate([forward, ops.flip(backward, axis=1)], axis=-1)
             summary = ops.concatenate([summary, backward[:, -1]], axis=-1)
@@ -114,7 +121,9 @@ class MeanUpTo(layers.Layer):
     """The mean of rows (B, T, C) up to and including positions (B,): (B, C)."""
 
     def call(self, rows: Any, positions: Any) -> Any:
-        counted = ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
+        counted = (
+            ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
+        )
         weights = ops.cast(counted, rows.dtype)
         return ops.sum(rows * weights[:, :, None], axis=1) / ops.sum(weights, axis=1, keepdims=True)
 

@@ -27,10 +27,14 @@ def deconv(config: ModelConfig, rows: Any) -> Any:
             f"got {config.length}, use {-(-config.length // stride) * stride} or expander 'repeat'"
         )
     if not config.expander_base:
-        raise ConfigError("model.expander_base is 0: expander 'deconv' needs feature maps for its coarse grid")
+        raise ConfigError(
+            "model.expander_base is 0: expander 'deconv' needs feature maps for its coarse grid"
+        )
     coarse = config.length // stride
     if not config.has_map:
-        grid = layers.Dense(coarse * config.expander_base, activation="relu", name="grid")(rows[:, 0])
+        grid = layers.Dense(coarse * config.expander_base, activation="relu", name="grid")(
+            rows[:, 0]
+        )
         features = layers.Reshape((coarse, config.expander_base), name="grid_positions")(grid)
     elif rows.shape[1] == coarse:
         features = layers.Dense(config.expander_base, activation="relu", name="grid")(rows)

@@ -67,7 +67,11 @@ class PreviousSymbol(layers.Layer):
     def __init__(self, config: ModelConfig, units: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         embedding = config.head_embedding
-        first = keras.initializers.RandomUniform(-0.1, 0.1) if config.tied_embeddings else "glorot_uniform"
+        first = (
+            keras.initializers.RandomUniform(-0.1, 0.1)
+            if config.tied_embeddings
+            else "glorot_uniform"
+        )
         self.rows = layers.Embedding(
             config.vocabulary_size, embedding or units, embeddings_initializer=first, name="rows"
         )
@@ -90,7 +94,9 @@ class PreviousSymbol(layers.Layer):
         if not training or self.dropout == 0.0:
             return rows
         texts, positions = ops.shape(previous)
-        uniform = drawn(lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts)
+        uniform = drawn(
+            lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts
+        )
         kept = uniform >= self.dropout
         return rows * ops.cast(kept, rows.dtype)
 
@@ -121,7 +127,11 @@ class IndependentHead(layers.Layer):
 
 def normalizer(config: ModelConfig, name: str) -> layers.Layer:
     """Layer normalisation (Ba et al. 2016), or nothing."""
-    return layers.LayerNormalization(name=name) if config.head_layer_normalization else layers.Identity(name=name)
+    return (
+        layers.LayerNormalization(name=name)
+        if config.head_layer_normalization
+        else layers.Identity(name=name)
+    )
 
 
 class LSTMCell(layers.Layer):
@@ -142,8 +152,12 @@ class LSTMCell(layers.Layer):
         self.normalize_cell = normalizer(config, "normalize_cell")
 
     def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
-        self.kernel = self.add_weight(shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel")
-        self.bias = self.add_weight(shape=(4 * self.units,), initializer=open_forget_gate, name="bias")
+        self.kernel = self.add_weight(
+            shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel"
+        )
+        self.bias = self.add_weight(
+            shape=(4 * self.units,), initializer=open_forget_gate, name="bias"
+        )
         self.normalize_inputs.build((None, 4 * self.units))
         self.normalize_hidden.build((None, 4 * self.units))
         self.normalize_cell.build((None, self.units))
@@ -151,7 +165,11 @@ class LSTMCell(layers.Layer):
 
     def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
         hidden, cell = states
-        gates = self.normalize_inputs(inputs) + self.normalize_hidden(ops.matmul(hidden, self.kernel)) + self.bias
+        gates = (
+            self.normalize_inputs(inputs)
+            + self.normalize_hidden(ops.matmul(hidden, self.kernel))
+            + self.bias
+        )
         gates, candidate = ops.split(gates, [3 * self.units], axis=-1)
         input_gate, forget_gate, output_gate = ops.split(ops.sigmoid(gates), 3, axis=-1)
         cell = forget_gate * cell + input_gate * ops.tanh(candidate)
@@ -194,7 +212,9 @@ class GRUCell(layers.Layer):
         self.normalize_hidden = normalizer(config, "normalize_hidden")
 
     def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
-        self.kernel = self.add_weight(shape=(self.units, 3 * self.units), initializer="orthogonal", name="kernel")
+        self.kernel = self.add_weight(
+            shape=(self.units, 3 * self.units), initializer="orthogonal", name="kernel"
+        )
         self.bias = self.add_weight(shape=(3 * self.units,), initializer="zeros", name="bias")
         self.normalize_inputs.build((None, 3 * self.units))
         self.normalize_hidden.build((None, 3 * self.units))
@@ -223,7 +243,9 @@ class TiedClassifier(layers.Layer):
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.symbols, size = config.vocabulary_size, config.head_embedding
-        self.linear = layers.Dense(size, use_bias=False, name="linear") if size != config.head_units else None
+        self.linear = (
+            layers.Dense(size, use_bias=False, name="linear") if size != config.head_units else None
+        )
 
     def build(self, outputs_shape: Any, vectors_shape: Any = None) -> None:
         if self.linear is not None:
@@ -251,7 +273,9 @@ class RecurrentHead(layers.Layer):
         width = cell.gates * self.units
         self.width = width
         self.read_features = feature_reader(config, width) if config.head_reads != "state" else None
-        self.read_state = layers.Dense(self.units, name="read_state") if config.head_reads != "steps" else None
+        self.read_state = (
+            layers.Dense(self.units, name="read_state") if config.head_reads != "steps" else None
+        )
         self.read_previous = PreviousSymbol(config, width, input_dropout, name="read_previous")
         self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
         self.dropout = Dropout(config.head_dropout, name="dropout")
@@ -275,14 +299,21 @@ class RecurrentHead(layers.Layer):
 
     def project(self, features: Any) -> Any:
         """(B, T, C) -> (B, T, gates), or a column of zeros."""
-        return nothing(features, self.compute_dtype) if self.read_features is None else self.read_features(features)
+        return (
+            nothing(features, self.compute_dtype)
+            if self.read_features is None
+            else self.read_features(features)
+        )
 
     def initial_state(self, features: Any) -> list[Any]:
         """Zeros, or a linear map of the first position's features: (B, units) each."""
         cell = self.recurrence.cell
         if self.read_state is not None:
             return cell.first_state(self.read_state(features[:, 0]))
-        return [ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype) for _ in cell.state_size]
+        return [
+            ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype)
+            for _ in cell.state_size
+        ]
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
@@ -325,7 +356,9 @@ class CausalConvolution(layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         padded = ops.pad(inputs, [[0, 0], [(self.taps - 1) * self.gap, 0], [0, 0]])
-        outputs = ops.conv(padded, self.kernel, padding="valid", data_format=DATA_FORMAT, dilation_rate=self.gap)
+        outputs = ops.conv(
+            padded, self.kernel, padding="valid", data_format=DATA_FORMAT, dilation_rate=self.gap
+        )
         return self.normalize(outputs) + self.bias
 
     def step(self, inputs: Any, before: Any) -> tuple[Any, Any]:
@@ -362,7 +395,11 @@ class ConvolutionHead(layers.Layer):
     """
 
     def __init__(
-        self, config: ModelConfig, join: Callable[[Any, Any], Any], input_dropout: float, **kwargs: Any
+        self,
+        config: ModelConfig,
+        join: Callable[[Any, Any], Any],
+        input_dropout: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.units, self.join = config.head_units, join
@@ -387,11 +424,17 @@ class ConvolutionHead(layers.Layer):
 
     def project(self, features: Any) -> Any:
         """(B, T, C) -> (B, T, 2 units), or a column of zeros."""
-        return nothing(features, self.compute_dtype) if self.read_features is None else self.read_features(features)
+        return (
+            nothing(features, self.compute_dtype)
+            if self.read_features is None
+            else self.read_features(features)
+        )
 
     def initial_state(self, features: Any) -> list[Any]:
         """What each convolution has read before the first position."""
-        return [convolution.initial_state(ops.shape(features)[0]) for convolution in self.convolutions]
+        return [
+            convolution.initial_state(ops.shape(features)[0]) for convolution in self.convolutions
+        ]
 
     def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
         hidden = self.read(projected, previous)
@@ -421,7 +464,9 @@ def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer
 
 def lstm(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
     """Head `lstm`."""
-    return RecurrentHead(config, LSTMCell(config, name="cell"), objective.input_dropout, name="head")
+    return RecurrentHead(
+        config, LSTMCell(config, name="cell"), objective.input_dropout, name="head"
+    )
 
 
 def gru(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:

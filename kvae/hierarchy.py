@@ -36,7 +36,11 @@ class Level:
         """(posterior mean - prior mean) / prior standard deviation, (B, d_i); the posterior mean where the prior is no
         Gaussian."""
         mean, prior = self.posterior.mean, self.prior
-        return (mean - prior.mean) * ops.exp(-0.5 * prior.log_variance) if isinstance(prior, Gaussian) else mean
+        return (
+            (mean - prior.mean) * ops.exp(-0.5 * prior.log_variance)
+            if isinstance(prior, Gaussian)
+            else mean
+        )
 
 
 class Hierarchy(layers.Layer):
@@ -46,8 +50,12 @@ class Hierarchy(layers.Layer):
     (ladder VAE, Soenderby et al. 2016). What is passed down is the sample of the merged posterior.
     """
 
-    def __init__(self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **kwargs)  # distributions, whatever the layers around them compute in
+    def __init__(
+        self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            dtype="float32", **kwargs
+        )  # distributions, whatever the layers around them compute in
         self.shapes = list(shapes)
         self.sizes = [total(shape) for shape in shapes]
         self.size = sum(self.sizes)
@@ -56,11 +64,15 @@ class Hierarchy(layers.Layer):
         hidden = config.encoder_units[-len(self.shapes) :]
         self.downs = [
             top_down(config, above, below, units, level)
-            for level, (below, above, units) in enumerate(zip(self.shapes, self.shapes[1:], hidden, strict=False))
+            for level, (below, above, units) in enumerate(
+                zip(self.shapes, self.shapes[1:], hidden, strict=False)
+            )
         ]
         self.built = True
 
-    def call(self, mean: Any, log_variance: Any, noise: Any, training: bool = False) -> dict[str, Any]:
+    def call(
+        self, mean: Any, log_variance: Any, noise: Any, training: bool = False
+    ) -> dict[str, Any]:
         """Inference: the evidence of all levels (B, d), and noise -> z, the posterior and every level's KL.
 
         `kl_per_dimension` is there where every level's KL is a sum over dimensions; `log_ratio` is
@@ -73,30 +85,43 @@ class Hierarchy(layers.Layer):
             "log_variance": self.joined([level.posterior.log_variance for level in walked], noise),
         }
         pieces = [level.prior.kl_from(level.posterior, level.z) for level in walked]
-        outputs |= {f"kl_level_{number}": ops.sum(piece, axis=-1) for number, piece in enumerate(pieces)}
+        outputs |= {
+            f"kl_level_{number}": ops.sum(piece, axis=-1) for number, piece in enumerate(pieces)
+        }
         if all(piece.shape[-1] == size for piece, size in zip(pieces, self.sizes, strict=True)):
             outputs["kl_per_dimension"] = self.joined(pieces, noise)
-        ratios = [level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in walked]
+        ratios = [
+            level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in walked
+        ]
         return {**outputs, "log_ratio": sum(ratios, event_sum(0.0 * noise))}
 
-    def infer(self, mean: Any, log_variance: Any, noise: Any, training: bool = False) -> list[Level]:
+    def infer(
+        self, mean: Any, log_variance: Any, noise: Any, training: bool = False
+    ) -> list[Level]:
         """All levels of texts with that evidence, bottom first."""
         evidence = map(Gaussian, self.split(mean), self.split(log_variance))
         return self.walk(noise, list(evidence), training)
 
     def sample(self, noise: Any) -> Any:
         """Generation: noise (B, noise_size) as a code (B, d)."""
-        return self.joined([level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise)
+        return self.joined(
+            [level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise
+        )
 
     def walk(self, noise: Any, evidence: Sequence[Gaussian | None], training: bool) -> list[Level]:
         """All levels, bottom first."""
         levels: list[Level] = []
         for number in reversed(range(len(self.shapes))):
             above = levels[0].z if levels else None
-            levels.insert(0, self.level(number, above, self.noise_of(noise, number), evidence[number], training))
+            levels.insert(
+                0,
+                self.level(number, above, self.noise_of(noise, number), evidence[number], training),
+            )
         return levels
 
-    def level(self, number: int, above: Any, noise: Any, evidence: Gaussian | None, training: bool) -> Level:
+    def level(
+        self, number: int, above: Any, noise: Any, evidence: Gaussian | None, training: bool
+    ) -> Level:
         """One level, the same for inference and generation: its prior given z above, merged with evidence if there is any."""
         if above is None:
             prior, posterior = self.prior.distribution(noise), evidence
@@ -111,7 +136,11 @@ class Hierarchy(layers.Layer):
         """The share of one level; the top level's prior may need more than its size, which stands at the end."""
         own = self.split(noise)[number]
         is_top = number == len(self.shapes) - 1
-        return ops.concatenate([own, noise[:, self.size : self.noise_size]], axis=-1) if is_top else own
+        return (
+            ops.concatenate([own, noise[:, self.size : self.noise_size]], axis=-1)
+            if is_top
+            else own
+        )
 
     def split(self, flat: Any) -> list[Any]:
         """(B, d...) -> each level's (B, d_i), bottom first."""
@@ -123,7 +152,9 @@ class Hierarchy(layers.Layer):
         return ops.concatenate(parts, axis=-1) if parts else like[:, :0]
 
 
-def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level: int) -> keras.Model:
+def top_down(
+    config: ModelConfig, above: Shape, below: Shape, units: int, level: int
+) -> keras.Model:
     """The deterministic layers from z above to the prior of the level below: flat code -> mean, log_variance, flat."""
     z = keras.Input((total(above),), name="above")
     if len(below) == 1:
@@ -134,10 +165,16 @@ def top_down(config: ModelConfig, above: Shape, below: Shape, units: int, level:
         hidden = LAYERS[config.encoder].down(config, rows, below[0], units, level)
     statistics = {
         "mean": layers.Dense(below[-1], name=f"prior_mean_{level}")(hidden),
-        "log_variance": layers.Dense(below[-1], name=f"prior_log_variance_{level}", kernel_initializer="zeros")(hidden),
+        "log_variance": layers.Dense(
+            below[-1], name=f"prior_log_variance_{level}", kernel_initializer="zeros"
+        )(hidden),
     }
     flat = {
-        name: ops.cast(layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part), "float32")
+        name: ops.cast(
+            layers.Reshape((total(below),), name=f"prior_flat_{name}_{level}")(part), "float32"
+        )
         for name, part in statistics.items()
     }
-    return keras.Model(z, {**flat, "log_variance": clipped(flat["log_variance"])}, name=f"down_{level}")
+    return keras.Model(
+        z, {**flat, "log_variance": clipped(flat["log_variance"])}, name=f"down_{level}"
+    )

@@ -36,7 +36,9 @@ def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
         )
     for name in ("length", "vocabulary_size"):
         if not getattr(model, name):
-            raise ConfigError(f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus")
+            raise ConfigError(
+                f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus"
+            )
     for broken, reason in misfits(model, objective):
         if broken:
             raise ConfigError(reason)
@@ -92,7 +94,12 @@ def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, 
     free = objective.penalty.startswith("free_bits")
     return [
         *slot_partners(model),
-        (model, "posterior_scale", "posterior 'batch_normalized'", model.posterior == "batch_normalized"),
+        (
+            model,
+            "posterior_scale",
+            "posterior 'batch_normalized'",
+            model.posterior == "batch_normalized",
+        ),
         (objective, "alpha_decay_steps", "an auxiliary loss, objective.alpha", objective.alpha > 0),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
         (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
@@ -121,7 +128,10 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
 def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
     """What a language model cannot have."""
     return [
-        (len(model.latent_size) > 1, "model.latent_size has several levels but model.latent is 'none'; give one size"),
+        (
+            len(model.latent_size) > 1,
+            "model.latent_size has several levels but model.latent is 'none'; give one size",
+        ),
         (
             not EXPANDERS[model.expander].repeats,
             "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
@@ -181,7 +191,10 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             bool(model.attributes) and no_encoder,
             f"model.attributes needs an encoder, which tells the attribute of a text; model.encoder is {model.encoder!r}",
         ),
-        (len(model.attributes) == 1, "model.attributes has one value: a label that never differs; give at least two"),
+        (
+            len(model.attributes) == 1,
+            "model.attributes has one value: a label that never differs; give at least two",
+        ),
         (
             1 < levels > depth,
             f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
@@ -196,7 +209,8 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             "give model.head_embedding a size",
         ),
         (
-            model.head_reads == "state" and (model.has_map or not EXPANDERS[model.expander].repeats),
+            model.head_reads == "state"
+            and (model.has_map or not EXPANDERS[model.expander].repeats),
             "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
             "'repeat'; use 'steps' or 'both'",
         ),
@@ -215,7 +229,9 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
     """What an objective cannot ask of the model, or of itself."""
     prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
     several_levels = len(model.latent_size) > 1
-    per_dimension = objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    per_dimension = (
+        objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    )
     return [
         (
             objective.alpha > 0 and not model.auxiliary,
@@ -226,12 +242,17 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
         ),
         (
-            objective.mmd > 0 and (not prior.standard_normal or several_levels or not model.has_code),
+            objective.mmd > 0
+            and (not prior.standard_normal or several_levels or not model.has_code),
             "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
         ),
         (
             objective.penalty in TARGETED
-            and (objective.ramp_after_convergence or objective.ramp_start > 0 or objective.warm_start_steps > 0),
+            and (
+                objective.ramp_after_convergence
+                or objective.ramp_start > 0
+                or objective.warm_start_steps > 0
+            ),
             f"objective.penalty {objective.penalty!r}: the ramp raises the KL target, and a target that waits at 0 empties the "
             "code; set ramp_start and warm_start_steps to 0 and ramp_after_convergence to false",
         ),

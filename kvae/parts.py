@@ -44,24 +44,38 @@ class Parts:
         self.attributes = len(model.attributes)
         self.reader = Reader(model, name="reader")
         positions = None if model.any_length else model.length
-        symbols = keras.Input((positions, model.encoder_embedding or model.vocabulary_size), name="symbols")
+        symbols = keras.Input(
+            (positions, model.encoder_embedding or model.vocabulary_size), name="symbols"
+        )
         last = keras.Input((), dtype="int32", name="last")
         features = encoders.LAYERS[model.encoder].up(model, symbols, last)
-        self.encoder: Any = keras.Model([symbols, last], flattened(features), name="encoder") if features else None
+        self.encoder: Any = (
+            keras.Model([symbols, last], flattened(features), name="encoder") if features else None
+        )
         self.has_maps = bool(features) and features[0].map is not None
         self.posterior, shapes = self.build_posterior(features[-len(model.latent_size) :])
-        self.classifier: Any = layers.Dense(self.attributes, name="classifier") if self.attributes else None
-        prior = priors.LAYERS[model.prior](model, shapes[-1] if shapes else (0,), self.pseudo_posterior)
+        self.classifier: Any = (
+            layers.Dense(self.attributes, name="classifier") if self.attributes else None
+        )
+        prior = priors.LAYERS[model.prior](
+            model, shapes[-1] if shapes else (0,), self.pseudo_posterior
+        )
         self.hierarchy = Hierarchy(model, shapes, prior, name="hierarchy")
         self.code_size = self.hierarchy.size + self.attributes
         self.noise_size = self.hierarchy.noise_size + bool(self.attributes)
         code = keras.Input((self.code_size,), name="code")
-        self.expander = keras.Model(code, expanders.LAYERS[model.expander](model, self.rows(code)), name="expander")
+        self.expander = keras.Model(
+            code, expanders.LAYERS[model.expander](model, self.rows(code)), name="expander"
+        )
         self.cut: Any = Cut(name="cut") if model.any_length else None
         self.head = heads.LAYERS[model.head](model, objective)
-        self.auxiliary = layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
+        self.auxiliary = (
+            layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
+        )
 
-    def build_posterior(self, features: Sequence[Features]) -> tuple[keras.Model | None, list[tuple[int, ...]]]:
+    def build_posterior(
+        self, features: Sequence[Features]
+    ) -> tuple[keras.Model | None, list[tuple[int, ...]]]:
         """The model of the evidence, and the shapes of the levels."""
         if not features or not self.config.has_code:
             return None, []
@@ -72,31 +86,43 @@ class Parts:
             )
         inputs = [keras.Input(part.shape[1:]) for part in flattened(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
-        levels = latents.LAYERS[self.config.latent](self.config, grouped(inputs, self.has_maps), attribute)
+        levels = latents.LAYERS[self.config.latent](
+            self.config, grouped(inputs, self.has_maps), attribute
+        )
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.cast(
-                ops.concatenate([layers.Flatten(DATA_FORMAT)(getattr(level, name)) for level in levels], axis=-1),
+                ops.concatenate(
+                    [layers.Flatten(DATA_FORMAT)(getattr(level, name)) for level in levels], axis=-1
+                ),
                 "float32",
             )
             for name in ("mean", "log_variance")
         }
-        return keras.Model(inputs + ([attribute] if self.attributes else []), statistics, name="posterior"), shapes
+        return keras.Model(
+            inputs + ([attribute] if self.attributes else []), statistics, name="posterior"
+        ), shapes
 
     def rows(self, code: Any) -> Any:
         """What the expander reads of a code: the bottom level as rows (B, T', c), the attribute in each."""
         attribute = code[:, self.hierarchy.size :] if self.attributes else None
         if not self.hierarchy.shapes:
-            return ops.expand_dims(ops.pad(code, [[0, 0], [0, 1]]), 1)  # a zero where a language model has nothing
+            return ops.expand_dims(
+                ops.pad(code, [[0, 0], [0, 1]]), 1
+            )  # a zero where a language model has nothing
         shape = self.hierarchy.shapes[0]
         bottom = code[:, : total(shape)]
         rows = layers.Reshape(shape)(bottom) if len(shape) == 2 else ops.expand_dims(bottom, 1)
         return joined_map(rows, attribute)
 
-    def features_of(self, symbols: Any, last: Any, *, training: bool | None = None) -> list[Features]:
+    def features_of(
+        self, symbols: Any, last: Any, *, training: bool | None = None
+    ) -> list[Features]:
         """What the encoder knows of symbols (B, T, E), bottom first."""
         found = self.encoder([symbols, last], training=training) if self.encoder else []
-        return grouped(keras.tree.flatten(found), self.has_maps)  # of a single output Keras makes no list
+        return grouped(
+            keras.tree.flatten(found), self.has_maps
+        )  # of a single output Keras makes no list
 
     def evidence(
         self, features: list[Features], attribute: Any, like: Any, training: bool | None = None
@@ -113,13 +139,17 @@ class Parts:
         attribute = ops.zeros((symbols.shape[0], self.attributes))
         features = self.features_of(symbols, last, training=False)
         statistics = self.evidence(features, attribute, attribute, training=False)
-        return Gaussian(*(self.hierarchy.split(statistics[name])[-1] for name in ("mean", "log_variance")))
+        return Gaussian(
+            *(self.hierarchy.split(statistics[name])[-1] for name in ("mean", "log_variance"))
+        )
 
     def classify(self, features: list[Features]) -> Any:
         """Logits of q(attribute | text), (B, K)."""
         return ops.cast(self.classifier(features[-1].summary), "float32")
 
-    def outputs(self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None) -> dict[str, Any]:
+    def outputs(
+        self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None
+    ) -> dict[str, Any]:
         """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
         the classifier is to say."""
         outputs, code = self.inferred(tokens, noise, attribute, training)
@@ -140,7 +170,9 @@ class Parts:
             outputs["attribute_logits"] = self.classify(features)
             value = self.one_hot(attribute, outputs["attribute_logits"])
         evidence = self.evidence(features, value, noise, training)
-        outputs |= self.hierarchy(evidence["mean"], evidence["log_variance"], noise, training=training)
+        outputs |= self.hierarchy(
+            evidence["mean"], evidence["log_variance"], noise, training=training
+        )
         code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
         return outputs, code
 
@@ -174,7 +206,9 @@ class Parts:
 
     def one_hot(self, attribute: Any, logits: Any) -> Any:
         """Attributes (B,) as (B, K), the classifier's likeliest where they are absent or -1."""
-        likeliest = ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")  # argmax has no ONNX form on TensorFlow
+        likeliest = ops.cast(
+            ops.top_k(logits, 1)[1][:, 0], "int32"
+        )  # argmax has no ONNX form on TensorFlow
         if attribute is None:
             return ops.one_hot(likeliest, self.attributes)
         attribute = ops.cast(attribute, "int32")
@@ -183,12 +217,20 @@ class Parts:
     @property
     def inference(self) -> list[Any]:
         """The parts that learn q(z|x); the others learn p(x, z)."""
-        return [part for part in (self.reader, self.encoder, self.posterior, self.classifier) if part is not None]
+        return [
+            part
+            for part in (self.reader, self.encoder, self.posterior, self.classifier)
+            if part is not None
+        ]
 
     @property
     def generative(self) -> list[Any]:
         """The parts of p(x, z)."""
-        return [part for part in (self.hierarchy, self.expander, self.head, self.auxiliary) if part is not None]
+        return [
+            part
+            for part in (self.hierarchy, self.expander, self.head, self.auxiliary)
+            if part is not None
+        ]
 
 
 class Reader(Part):
@@ -207,7 +249,9 @@ class Reader(Part):
 
     def call(self, tokens: Any) -> tuple[Any, Any]:
         last = ops.sum(ops.cast(ops.not_equal(tokens, PAD), "int32"), axis=-1) - 1
-        symbols = ops.one_hot(tokens, self.symbols) if self.embedding is None else self.embedding(tokens)
+        symbols = (
+            ops.one_hot(tokens, self.symbols) if self.embedding is None else self.embedding(tokens)
+        )
         return symbols, ops.maximum(last, 0)
 
 
@@ -240,5 +284,6 @@ def shifted(tokens: Any) -> Any:
 def named_kls(outputs: Mapping[str, Any]) -> list[str]:
     """`kl_level_0`, ... bottom first."""
     return sorted(
-        (name for name in outputs if name.startswith("kl_level_")), key=lambda name: int(name.rsplit("_", 1)[1])
+        (name for name in outputs if name.startswith("kl_level_")),
+        key=lambda name: int(name.rsplit("_", 1)[1]),
     )

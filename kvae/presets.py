@@ -33,10 +33,18 @@ class Preset:
 
 def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
     """A copy with some fields of some sections replaced."""
-    return replace(config, **{name: replace(getattr(config, name), **fields) for name, fields in sections.items()})
+    return replace(
+        config,
+        **{name: replace(getattr(config, name), **fields) for name, fields in sections.items()},
+    )
 
 
-LSTM_DECODER: dict[str, Any] = {"expander": "repeat", "expander_base": 0, "head": "lstm", "auxiliary": False}
+LSTM_DECODER: dict[str, Any] = {
+    "expander": "repeat",
+    "expander_base": 0,
+    "head": "lstm",
+    "auxiliary": False,
+}
 """A recurrent decoder that reads the code itself."""
 
 NO_LATENT: dict[str, Any] = {**LSTM_DECODER, "encoder": "none", "latent": "none"}
@@ -51,11 +59,15 @@ HYBRID = Config(
         head_units=192,
     ),
     objective=ObjectiveConfig(alpha=0.3, ramp_start=0, ramp_steps=1000),
-    training=TrainingConfig(epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"),
+    training=TrainingConfig(
+        epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"
+    ),
 )
 CNN = changed(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
 ATTRIBUTE = changed(HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")})
-SEMI_SUPERVISED = changed(ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1})
+SEMI_SUPERVISED = changed(
+    ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1}
+)
 
 # Semeniuta et al. 2017, Penn Treebank as characters: 50 symbols, an "epoch" is 1,000 batches of 64 random windows.
 PTB = (60, 54)
@@ -70,15 +82,27 @@ HYBRID_PTB = Config(
     ),
     objective=ObjectiveConfig(alpha=0.2, ramp_start=1000, ramp_steps=7000),
     training=TrainingConfig(
-        epochs=100, steps_per_epoch=1000, batch_size=64, learning_rate=1e-3, learning_rate_schedule="exponential"
+        epochs=100,
+        steps_per_epoch=1000,
+        batch_size=64,
+        learning_rate=1e-3,
+        learning_rate_schedule="exponential",
     ),
     data=DataConfig(mode="windows"),
 )
 BYTENET_PTB = changed(
-    HYBRID_PTB, model={"head": "bytenet", "head_units": 256, "head_layers": 3, "head_layer_normalization": False}
+    HYBRID_PTB,
+    model={
+        "head": "bytenet",
+        "head_units": 256,
+        "head_layers": 3,
+        "head_layer_normalization": False,
+    },
 )
 CNN_PTB = changed(
-    HYBRID_PTB, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0, "ramp_start": 10_000}
+    HYBRID_PTB,
+    model={"head": "none", "auxiliary": False},
+    objective={"alpha": 0.0, "ramp_start": 10_000},
 )
 LSTM_PTB = changed(
     HYBRID_PTB,
@@ -168,14 +192,22 @@ def twitter(config: Config, **model: Any) -> Config:
     )
 
 
-RNN: dict[str, Any] = {"encoder": "lstm", "encoder_units": (256,), "expander": "repeat", "expander_base": 0}
+RNN: dict[str, Any] = {
+    "encoder": "lstm",
+    "encoder_units": (256,),
+    "expander": "repeat",
+    "expander_base": 0,
+}
 LADDER: dict[str, Any] = {
     "encoder_units": (256, 128, 64),
     "latent_size": (64, 32, 16),
     "expander": "repeat",
     "expander_base": 256,
 }
-LADDER_5: dict[str, Any] = {"encoder_units": (512, 256, 128, 64, 32), "latent_size": (128, 64, 32, 16, 8)}
+LADDER_5: dict[str, Any] = {
+    "encoder_units": (512, 256, 128, 64, 32),
+    "latent_size": (128, 64, 32, 16, 8),
+}
 
 RNN_DENSE = toy("lstm", head_reads="both", **RNN)
 CNN_DENSE = toy("none")
@@ -185,7 +217,9 @@ CNN_MAP = toy("none", latent="map")
 HYBRID_MAP = toy("lstm", auxiliary=True, latent="map")
 LVAE = toy("lstm", encoder="dense", **LADDER)
 LCNNVAE = toy("lstm", encoder="conv", latent="map", **LADDER)
-LADDER_RNN = toy("lstm", encoder="lstm", latent="map", **{**LADDER, "encoder_units": (128, 128, 64)})
+LADDER_RNN = toy(
+    "lstm", encoder="lstm", latent="map", **{**LADDER, "encoder_units": (128, 128, 64)}
+)
 MIXTURE = {"prior": "mixture", "prior_components": 10}
 
 # Prokhorov et al. 2019: C is ramped over two epochs, of 1,000 batches here.
@@ -205,12 +239,17 @@ KL_TARGET = Config(
     ),
     objective=ObjectiveConfig(penalty="constrained", kl_target=15.0, alpha=0.0, ramp_steps=2000),
     training=TrainingConfig(
-        epochs=10, steps_per_epoch=1000, batch_size=128, learning_rate=7.5e-4, learning_rate_schedule="constant"
+        epochs=10,
+        steps_per_epoch=1000,
+        batch_size=128,
+        learning_rate=7.5e-4,
+        learning_rate_schedule="constant",
     ),
 )
 KL_TARGET_GRU = changed(KL_TARGET, model={"encoder": "gru", "head": "gru"})
 KL_TARGET_GATED = changed(
-    KL_TARGET, model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"}
+    KL_TARGET,
+    model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"},
 )
 
 # Penn Treebank in words, a sentence a text (Bowman et al. 2016, section 4): shared vectors (Press and Wolf 2017) and dropout
@@ -247,18 +286,29 @@ LSTM_PTB_WORD = changed(
         "latent_size": (32,),
         "head_reads": "both",
     },
-    objective={"penalty": "free_bits", "free_bits_over": "total", "free_bits": 4.5, "ramp_steps": 0},
+    objective={
+        "penalty": "free_bits",
+        "free_bits_over": "total",
+        "free_bits": 4.5,
+        "ramp_steps": 0,
+    },
     training={"epochs": 3, "learning_rate": 1e-3},
 )
 
 S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"
 
 PUBLISHED: dict[str, Preset] = {
-    "hybrid-lstm": Preset("deconvolutions and a layer-normalised LSTM; the default", f"after {S17}, fig. 2b", HYBRID),
-    "cnn": Preset("deconvolutions alone, p(x|z) factorises over positions", f"after {S17}, fig. 2a", CNN),
+    "hybrid-lstm": Preset(
+        "deconvolutions and a layer-normalised LSTM; the default", f"after {S17}, fig. 2b", HYBRID
+    ),
+    "cnn": Preset(
+        "deconvolutions alone, p(x|z) factorises over positions", f"after {S17}, fig. 2a", CNN
+    ),
     "hybrid-attribute": Preset("texts conditioned on a label", f"{S17}, section 5", ATTRIBUTE),
     "hybrid-semi-supervised": Preset(
-        "a label known for a tenth of the texts", f"{S17}, section 5; Kingma et al. 2014, M2", SEMI_SUPERVISED
+        "a label known for a tenth of the texts",
+        f"{S17}, section 5; Kingma et al. 2014, M2",
+        SEMI_SUPERVISED,
     ),
     "lstm-vae-ptb": Preset(
         "LSTM encoder and decoder, input dropout 0.2 (0.5 by --set)",
@@ -266,7 +316,9 @@ PUBLISHED: dict[str, Preset] = {
         LSTM_PTB,
         shape=PTB,
     ),
-    "lstm-lm-ptb": Preset("the decoder without a code: the baseline", f"{S17}, 4.1", LANGUAGE_MODEL_PTB, shape=PTB),
+    "lstm-lm-ptb": Preset(
+        "the decoder without a code: the baseline", f"{S17}, 4.1", LANGUAGE_MODEL_PTB, shape=PTB
+    ),
     "lstm-lm-ptb-word": Preset(
         "sentences in words, shared vectors and dropout: the baseline of the next",
         "Bowman et al. 2016, table 2; Press and Wolf 2017",
@@ -292,24 +344,54 @@ PUBLISHED: dict[str, Preset] = {
         shape=PTB,
     ),
     "cnn-ptb": Preset("deconvolutions alone", f"{S17}, fig. 2a", CNN_PTB, shape=PTB),
-    "hybrid-lstm-ptb": Preset("windows of 60 characters", f"{S17}, fig. 4 and 5", HYBRID_PTB, shape=PTB),
-    "hybrid-bytenet-ptb": Preset("a receptive field of four characters", f"{S17}, fig. 6", BYTENET_PTB, shape=PTB),
+    "hybrid-lstm-ptb": Preset(
+        "windows of 60 characters", f"{S17}, fig. 4 and 5", HYBRID_PTB, shape=PTB
+    ),
+    "hybrid-bytenet-ptb": Preset(
+        "a receptive field of four characters", f"{S17}, fig. 6", BYTENET_PTB, shape=PTB
+    ),
     "lstm-vae-tweets": Preset(
-        "input dropout 0.2 (0.5 and 0.8 by --set); wants a GPU", f"{S17}, table 2", LSTM_TWEETS, shape=TWEETS
+        "input dropout 0.2 (0.5 and 0.8 by --set); wants a GPU",
+        f"{S17}, table 2",
+        LSTM_TWEETS,
+        shape=TWEETS,
     ),
     "lstm-lm-tweets": Preset(
-        "the decoder without a code; wants a GPU", f"{S17}, 4.1", LANGUAGE_MODEL_TWEETS, shape=TWEETS
+        "the decoder without a code; wants a GPU",
+        f"{S17}, 4.1",
+        LANGUAGE_MODEL_TWEETS,
+        shape=TWEETS,
     ),
-    "hybrid-lstm-tweets": Preset("alpha 0.2; wants a GPU", f"{S17}, table 2", HYBRID_TWEETS, shape=TWEETS),
-    "rnn-dense-toy": Preset("LSTM encoder and decoder", f"{P18}, table 1", RNN_DENSE, shape=TOY, honest=40.8),
-    "cnn-dense-toy": Preset("deconvolutions alone", f"{P18}, table 1", CNN_DENSE, shape=TOY, honest=38.8),
-    "hybrid-dense-toy": Preset("deconvolutions and an LSTM", f"{P18}, table 1", HYBRID_DENSE, shape=TOY, honest=50.6),
-    "rnn-map-toy": Preset("a code for every position", f"{P18}, table 1", RNN_MAP, shape=TOY, honest=64.1),
-    "cnn-map-toy": Preset("a code for every eighth position", f"{P18}, table 1", CNN_MAP, shape=TOY, honest=48.5),
-    "hybrid-map-toy": Preset("the same, and an LSTM", f"{P18}, table 1", HYBRID_MAP, shape=TOY, honest=54.0),
-    "lvae-3-toy": Preset("a ladder of three vectors", f"{P18}, table 1", LVAE, shape=TOY, honest=41.3),
-    "lcnnvae-3-toy": Preset("a ladder of three feature maps", f"{P18}, table 1", LCNNVAE, shape=TOY, honest=41.1),
-    "ladder-rnn-3-toy": Preset("a ladder with recurrent layers", f"{P18}, 7.2", LADDER_RNN, shape=TOY),
+    "hybrid-lstm-tweets": Preset(
+        "alpha 0.2; wants a GPU", f"{S17}, table 2", HYBRID_TWEETS, shape=TWEETS
+    ),
+    "rnn-dense-toy": Preset(
+        "LSTM encoder and decoder", f"{P18}, table 1", RNN_DENSE, shape=TOY, honest=40.8
+    ),
+    "cnn-dense-toy": Preset(
+        "deconvolutions alone", f"{P18}, table 1", CNN_DENSE, shape=TOY, honest=38.8
+    ),
+    "hybrid-dense-toy": Preset(
+        "deconvolutions and an LSTM", f"{P18}, table 1", HYBRID_DENSE, shape=TOY, honest=50.6
+    ),
+    "rnn-map-toy": Preset(
+        "a code for every position", f"{P18}, table 1", RNN_MAP, shape=TOY, honest=64.1
+    ),
+    "cnn-map-toy": Preset(
+        "a code for every eighth position", f"{P18}, table 1", CNN_MAP, shape=TOY, honest=48.5
+    ),
+    "hybrid-map-toy": Preset(
+        "the same, and an LSTM", f"{P18}, table 1", HYBRID_MAP, shape=TOY, honest=54.0
+    ),
+    "lvae-3-toy": Preset(
+        "a ladder of three vectors", f"{P18}, table 1", LVAE, shape=TOY, honest=41.3
+    ),
+    "lcnnvae-3-toy": Preset(
+        "a ladder of three feature maps", f"{P18}, table 1", LCNNVAE, shape=TOY, honest=41.1
+    ),
+    "ladder-rnn-3-toy": Preset(
+        "a ladder with recurrent layers", f"{P18}, 7.2", LADDER_RNN, shape=TOY
+    ),
     "rnn-mixture-toy": Preset(
         "a learned mixture as prior", f"{P18}, 7.3", changed(RNN_DENSE, model=MIXTURE), shape=TOY
     ),
@@ -320,31 +402,57 @@ PUBLISHED: dict[str, Preset] = {
         "a learned mixture as prior", f"{P18}, 7.3", changed(HYBRID_DENSE, model=MIXTURE), shape=TOY
     ),
     "hybrid-dense-twitter": Preset(
-        "deconvolutions and an LSTM", f"{P18}, table 2", twitter(HYBRID_DENSE), shape=TWITTER, honest=63.1
+        "deconvolutions and an LSTM",
+        f"{P18}, table 2",
+        twitter(HYBRID_DENSE),
+        shape=TWITTER,
+        honest=63.1,
     ),
     "rnn-map-twitter": Preset(
         "a code for every position", f"{P18}, table 2", twitter(RNN_MAP), shape=TWITTER, honest=72.0
     ),
     "cnn-map-twitter": Preset(
-        "a code for every eighth position", f"{P18}, table 2", twitter(CNN_MAP), shape=TWITTER, honest=65.6
+        "a code for every eighth position",
+        f"{P18}, table 2",
+        twitter(CNN_MAP),
+        shape=TWITTER,
+        honest=65.6,
     ),
     "hybrid-map-twitter": Preset(
         "the same, and an LSTM", f"{P18}, table 2", twitter(HYBRID_MAP), shape=TWITTER, honest=74.5
     ),
-    "lvae-3-twitter": Preset("a ladder of three vectors", f"{P18}, table 2", twitter(LVAE), shape=TWITTER, honest=89.3),
+    "lvae-3-twitter": Preset(
+        "a ladder of three vectors", f"{P18}, table 2", twitter(LVAE), shape=TWITTER, honest=89.3
+    ),
     "lcnnvae-3-twitter": Preset(
-        "a ladder of three feature maps", f"{P18}, table 2", twitter(LCNNVAE), shape=TWITTER, honest=66.4
+        "a ladder of three feature maps",
+        f"{P18}, table 2",
+        twitter(LCNNVAE),
+        shape=TWITTER,
+        honest=66.4,
     ),
     "lvae-5-twitter": Preset(
-        "a ladder of five vectors", f"{P18}, table 2", twitter(LVAE, **LADDER_5), shape=TWITTER, honest=115.4
+        "a ladder of five vectors",
+        f"{P18}, table 2",
+        twitter(LVAE, **LADDER_5),
+        shape=TWITTER,
+        honest=115.4,
     ),
     "lcnnvae-5-twitter": Preset(
-        "a ladder of five feature maps", f"{P18}, table 2", twitter(LCNNVAE, **LADDER_5), shape=TWITTER, honest=68.4
+        "a ladder of five feature maps",
+        f"{P18}, table 2",
+        twitter(LCNNVAE, **LADDER_5),
+        shape=TWITTER,
+        honest=68.4,
     ),
     "kl-target-lstm": Preset("KL held at 15 nats, LSTMs", f"{K19}, C = 15 of 3 to 100", KL_TARGET),
-    "kl-target-gru": Preset("KL held at 15 nats, GRUs", f"{K19}, C = 15 of 3 to 100", KL_TARGET_GRU),
+    "kl-target-gru": Preset(
+        "KL held at 15 nats, GRUs", f"{K19}, C = 15 of 3 to 100", KL_TARGET_GRU
+    ),
     "kl-target-gated-conv": Preset(
-        "KL held at 15 nats, gated causal convolutions", f"{K19}, C = 15 of 3 to 100", KL_TARGET_GATED
+        "KL held at 15 nats, gated causal convolutions",
+        f"{K19}, C = 15 of 3 to 100",
+        KL_TARGET_GATED,
     ),
 }
 
@@ -367,7 +475,9 @@ def small(item: Preset) -> Preset:
     every head that has a place for it, beta up to 1, about 250,000 texts."""
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
-    capped: dict[str, Any] = {name: narrowed(getattr(model, name), limit) for name, limit in CAPS.items()}
+    capped: dict[str, Any] = {
+        name: narrowed(getattr(model, name), limit) for name, limit in CAPS.items()
+    }
     capped["encoder_units"], capped["expander_filters"] = (
         capped["encoder_units"][depth],
         capped["expander_filters"][-3:],
@@ -375,8 +485,17 @@ def small(item: Preset) -> Preset:
     objective = item.config.objective
     config = changed(
         item.config,
-        model={**capped, "length": 0, "head_kernel": min(model.head_kernel, 5), "head_layer_normalization": True},
-        objective={"beta_max": 1.0 if objective.beta_max else 0.0, "ramp_start": 0, "ramp_steps": 1400},
+        model={
+            **capped,
+            "length": 0,
+            "head_kernel": min(model.head_kernel, 5),
+            "head_layer_normalization": True,
+        },
+        objective={
+            "beta_max": 1.0 if objective.beta_max else 0.0,
+            "ramp_start": 0,
+            "ramp_steps": 1400,
+        },
         training={
             "epochs": 8,
             "steps_per_epoch": 250,
@@ -388,13 +507,19 @@ def small(item: Preset) -> Preset:
         },
     )
     stride = config.model.encoder_stride
-    shape = item.shape if item.config.data.source == "sines" else (-(-NAMES[0] // stride) * stride, NAMES[1])
+    shape = (
+        item.shape
+        if item.config.data.source == "sines"
+        else (-(-NAMES[0] // stride) * stride, NAMES[1])
+    )
     return Preset(f"{item.description.split(';')[0]}; small", item.source, config, shape)
 
 
 def narrowed(width: Any, limit: int) -> Any:
     """A width, or each of several, at most `limit`."""
-    return tuple(min(each, limit) for each in width) if isinstance(width, tuple) else min(width, limit)
+    return (
+        tuple(min(each, limit) for each in width) if isinstance(width, tuple) else min(width, limit)
+    )
 
 
 PRESETS: Mapping[str, Preset] = {

@@ -76,7 +76,9 @@ class Head(Slot):
 
 
 RECURRENT_ENCODER = Encoder(
-    reads=("encoder_units", "encoder_embedding", "encoder_bidirectional"), positions=True, any_length=True
+    reads=("encoder_units", "encoder_embedding", "encoder_bidirectional"),
+    positions=True,
+    any_length=True,
 )
 ENCODERS: dict[str, Encoder] = {
     "conv": Encoder(positions=True, stride=2),
@@ -87,7 +89,11 @@ ENCODERS: dict[str, Encoder] = {
     "none": Encoder(reads=(), ignores=("encoder_units",), reads_text=False, any_length=True),
 }
 
-LATENTS: dict[str, Latent] = {"dense": Latent(), "map": Latent(positions=True), "none": Latent(has_code=False)}
+LATENTS: dict[str, Latent] = {
+    "dense": Latent(),
+    "map": Latent(positions=True),
+    "none": Latent(has_code=False),
+}
 
 PRIORS: dict[str, Prior] = {
     "standard": Prior(standard_normal=True, kl_of_dimensions=True),
@@ -98,14 +104,19 @@ PRIORS: dict[str, Prior] = {
 
 EXPANDERS: dict[str, Expander] = {
     "deconv": Expander(reads=("expander_filters", "expander_base"), stride=2),
-    "repeat": Expander(reads=("expander_base",), ignores=("expander_filters",), repeats=True, any_length=True),
+    "repeat": Expander(
+        reads=("expander_base",), ignores=("expander_filters",), repeats=True, any_length=True
+    ),
 }
 
 HEAD_SIZES = ("head_units", "head_layer_normalization")
 RECURRENT_HEAD = Head(
-    reads=(*HEAD_SIZES, "head_embedding", "head_reads", "head_dropout", "tied_embeddings"), bounded_state=True
+    reads=(*HEAD_SIZES, "head_embedding", "head_reads", "head_dropout", "tied_embeddings"),
+    bounded_state=True,
 )
-CONVOLUTIONAL_HEAD = Head(reads=(*HEAD_SIZES, "head_embedding", "head_layers", "head_kernel", "head_dilation"))
+CONVOLUTIONAL_HEAD = Head(
+    reads=(*HEAD_SIZES, "head_embedding", "head_layers", "head_kernel", "head_dilation")
+)
 HEADS: dict[str, Head] = {
     "none": Head(ignores=(*HEAD_SIZES, "head_layers"), history=False),
     "lstm": RECURRENT_HEAD,

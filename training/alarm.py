@@ -79,7 +79,9 @@ class CollapseAlarm(keras.callbacks.Callback):
         when = f"step {number(model.training_steps):,}, {self.patience} evaluations in a row"
         if not self.collapsed:
             return f"the code is in use again ({when}): {numbers}"
-        ending = "training stops, as training.on_collapse=stop asks" if self.stop else "training goes on"
+        ending = (
+            "training stops, as training.on_collapse=stop asks" if self.stop else "training goes on"
+        )
         helps = [
             f"  {flags(settings)}\n      {why}"
             for settings, why in remedies(model.model_config, model.objective_config)
@@ -104,7 +106,9 @@ def ramp_is_over(model: TextVAE) -> bool:
     """Whether the ramp has reached its height for good; a cyclical one with its last cycle, a constant one at its start."""
     objective = model.objective_config
     rise = 0 if objective.schedule == "constant" else number(model.ramp_steps)
-    return number(model.training_steps) >= objective.warm_start_steps + number(model.ramp_start) + rise
+    return (
+        number(model.training_steps) >= objective.warm_start_steps + number(model.ramp_start) + rise
+    )
 
 
 def unused(logs: Mapping[str, Any]) -> bool:
@@ -115,7 +119,10 @@ def unused(logs: Mapping[str, Any]) -> bool:
 
 def flags(settings: Mapping[str, Any]) -> str:
     """Settings as they are written on the command line."""
-    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in settings.items()
+    }
     return " ".join(f"--set {key}={value}" for key, value in values.items())
 
 
@@ -182,9 +189,15 @@ def free_bits(objective: ObjectiveConfig) -> dict[str, Any]:
 def target(objective: ObjectiveConfig) -> dict[str, Any]:
     """A KL of ten nats, without what would hold the ramp of the target back."""
     return {
-        "objective.penalty": "constrained_per_example" if objective.semi_supervised else "constrained",
+        "objective.penalty": "constrained_per_example"
+        if objective.semi_supervised
+        else "constrained",
         "objective.kl_target": 10.0,
-        **{f"objective.{name}": 0 for name in ("ramp_start", "warm_start_steps") if getattr(objective, name)},
+        **{
+            f"objective.{name}": 0
+            for name in ("ramp_start", "warm_start_steps")
+            if getattr(objective, name)
+        },
         **({"objective.ramp_after_convergence": False} if objective.ramp_after_convergence else {}),
     }
 
