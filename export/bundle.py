@@ -26,11 +26,11 @@ from kvae.slots import HEADS
 from kvae.writing import new
 
 from .convert import check_backend
-from .graphs import HIDDEN, bundle_graphs
-from .parity import compare, readable
-from .quantization import agreement, quantized
+from .graphs import HIDDEN_STATE, bundle_graphs
+from .parity import as_encoder_input, compare
+from .quantization import measure_agreement, quantize
 
-MOST_FOR_AGREEMENT = 500
+MAX_AGREEMENT_TEXTS = 500
 """Texts on which the loss of eight bits is measured."""
 
 SEED_TEST = {"seed": 7, "rows": 3}
@@ -64,35 +64,35 @@ def write_bundle(
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
-        written = write_files(partial, manifest, graphs)
-        manifest["parity"] = compare(model, written, held_out)
+        bundle = write_files(partial, manifest, graphs)
+        manifest["parity"] = compare(model, bundle, held_out)
         if int8:
-            hidden = {HIDDEN} if HEADS[model.model_config.head].bounded_state else set()
-            exact, graphs = (
+            hidden = {HIDDEN_STATE} if HEADS[model.model_config.head].bounded_state else set()
+            float32_graphs, graphs = (
                 graphs,
-                {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()},
+                {name: quantize(graph, len(alphabet), hidden) for name, graph in graphs.items()},
             )
-            manifest["quantization"] = agreement(
-                exact, graphs, tokens_for_agreement(model, written, held_out)
+            manifest["quantization"] = measure_agreement(
+                float32_graphs, graphs, agreement_tokens(model, bundle, held_out)
             )
-            written = write_files(partial, manifest, graphs)
-        sampler = Sampler(written)
+            bundle = write_files(partial, manifest, graphs)
+        sampler = Sampler(bundle)
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         write_files(partial, manifest, graphs)
         verify(partial)
     return manifest
 
 
-def tokens_for_agreement(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
+def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
     """Held-out tokens (n, T), or texts of the model's own where there are none."""
     if held_out is not None and len(held_out):
-        return np.asarray(held_out[:MOST_FOR_AGREEMENT], np.int32)
-    sampler, rows = Sampler(bundle), np.arange(MOST_FOR_AGREEMENT)
+        return np.asarray(held_out[:MAX_AGREEMENT_TEXTS], np.int32)
+    sampler, rows = Sampler(bundle), np.arange(MAX_AGREEMENT_TEXTS)
     ids, _ = sampler.write_ids(
         sampler.draw_codes(len(rows), seed=0), np.zeros_like(rows), rows, choices(sampler.manifest)
     )
-    missing = model.model_config.length - ids.shape[1]
-    return readable(np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), sampler)
+    padding = model.model_config.length - ids.shape[1]
+    return as_encoder_input(np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD), sampler)
 
 
 def describe(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import keras
 import onnx
@@ -28,8 +27,10 @@ def check_backend() -> None:
         )
 
 
-def converted(
-    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], outputs: Sequence[str]
+def to_onnx(
+    function: Callable[..., tf.Tensor | Sequence[tf.Tensor]],
+    inputs: Sequence[tf.TensorSpec],
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """`function` of tensors like `inputs` (named) as an ONNX model whose outputs are called `outputs`.
 
@@ -47,30 +48,30 @@ def converted(
     simplified(model)
     check_operations(graph)
     rename(graph, [spec.name for spec in inputs], list(outputs))
-    return checked(model)
+    return checked_model(model)
 
 
 def check_operations(graph: onnx.GraphProto) -> None:
     """Raise `CheckFailed` for operations that no sampler runs, with the layers that use them: an encoder or a head written
     with them trains, and cannot be exported."""
-    foreign = [
+    unsupported = [
         node
         for node in nodes_of(graph)
         if node.domain not in STANDARD or node.op_type not in OPERATIONS
     ]
-    unknown = [node for node in foreign if not onnx.defs.has(node.op_type, node.domain)]
+    unknown = [node for node in unsupported if not onnx.defs.has(node.op_type, node.domain)]
     if unknown:
         raise CheckFailed(
-            f"export: ONNX has no such operations: {places(unknown)}; write those layers with other operations"
+            f"export: ONNX has no such operations: {operations_with_layers(unknown)}; write those layers with other operations"
         )
-    if foreign:
+    if unsupported:
         raise CheckFailed(
-            f"export: this model uses operations that samplers do not run: {places(foreign)}; write those layers with other "
+            f"export: this model uses operations that samplers do not run: {operations_with_layers(unsupported)}; write those layers with other "
             f"operations, or add these to kvae.serving.bundle.OPERATIONS where bundles are written and where they are used"
         )
 
 
-def places(nodes: Iterable[onnx.NodeProto]) -> str:
+def operations_with_layers(nodes: Iterable[onnx.NodeProto]) -> str:
     """The operations of nodes, each with the path of one layer that uses it."""
     return ", ".join(
         f"{operation} ({name})"
@@ -87,7 +88,7 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(body)
 
 
-def checked(model: onnx.ModelProto) -> onnx.ModelProto:
+def checked_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, if onnx's full check passes; `CheckFailed` otherwise."""
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, overload
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,6 +24,16 @@ TYPES = {
 }
 
 
+class Operation(Protocol):
+    """Append a node of one operation and return the name of its output, or a list of `outputs` names."""
+
+    @overload
+    def __call__(self, *inputs: str, outputs: int, **attributes: Any) -> list[str]: ...
+
+    @overload
+    def __call__(self, *inputs: str, outputs: None = None, **attributes: Any) -> str: ...
+
+
 class Nodes:
     """A growing list of nodes. A body inside a loop or a branch is a `Nodes` of its own that shares the constants."""
 
@@ -32,14 +43,14 @@ class Nodes:
         self.initializers: list[onnx.TensorProto] = outer.initializers if outer else []
         self._names: list[int] = outer._names if outer else [0]
 
-    def __getattr__(self, op: str) -> Callable[..., Any]:
+    def __getattr__(self, op: str) -> Operation:
         if not op[0].isupper():
             raise AttributeError(op)
 
-        def append(*inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-            names = [self.new(op) for _ in range(outputs)]
+        def append(*inputs: str, outputs: int | None = None, **attributes: Any) -> Any:
+            names = [self.new(op) for _ in range(outputs or 1)]
             self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
-            return names[0] if outputs == 1 else names
+            return names[0] if outputs is None else names
 
         return append
 
@@ -48,7 +59,7 @@ class Nodes:
         self._names[0] += 1
         return f"{self.prefix}{stem}_{self._names[0]}"
 
-    def constant(self, value: Any, dtype: Any = None) -> str:
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
         """A constant tensor, held by the outermost graph."""
         name = self.new("constant")
         self.initializers.append(numpy_helper.from_array(np.array(value, dtype), name))

@@ -18,6 +18,7 @@ from kvae.serving.bundle import Bundle, checked_graph
 from kvae.serving.errors import CheckFailed
 from kvae.serving.random_numbers import normals
 from kvae.serving.sampler import Sampler, choices
+from kvae.tensors import Tensor
 
 from .graphs import LOGITS
 
@@ -27,10 +28,10 @@ TOLERANCE = 1e-4
 ROWS = 200
 """Codes of the test grid that are drawn from the prior at seed 0, and at most as many encodings of held-out texts."""
 
-STREAMED = 20
+STREAMED_ROWS = 20
 """Rows that are also decoded step by step."""
 
-AT_ONCE = 100
+ROWS_PER_RUN = 100
 """Rows whose states at all positions are held in memory."""
 
 TEMPERATURES = (0.0, 1.0)
@@ -50,19 +51,21 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
     noise = normals(0, np.arange(ROWS), model.parts.noise_size)
-    require("prior", "code", difference(z, np.array(model.codes(noise))))
+    checked_difference("prior", "code", largest_difference(z, np.array(model.codes(noise))))
     texts = np.zeros((0, model.model_config.length), np.int32)
     if held_out is not None and model.hierarchy.shapes:
         texts = np.asarray(held_out[:ROWS], np.int32)
         z = np.concatenate([z, np.array(model.encode(texts)["mean"])])
     graph = checked_graph(bundle, "sampler").read_bytes()
-    written = [compare_texts(model, graph, z, temperature) for temperature in TEMPERATURES]
-    compare_steps(sampler, z[:STREAMED])
-    tokens = np.concatenate([texts, *(readable(each["ids"], sampler) for each in written)])
+    samples = [compare_texts(model, graph, z, temperature) for temperature in TEMPERATURES]
+    compare_steps(sampler, z[:STREAMED_ROWS])
+    tokens = np.concatenate(
+        [texts, *(as_encoder_input(sample["ids"], sampler) for sample in samples)]
+    )
     codes = model.encode(tokens)
     code = (
         max(
-            require("encoder", "code", difference(part, np.array(codes[name])))
+            checked_difference("encoder", "code", largest_difference(part, np.array(codes[name])))
             for part, name in zip(
                 sampler.posterior_of_tokens(tokens), ("mean", "log_variance"), strict=True
             )
@@ -73,12 +76,12 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     return {
         "rows": len(z),
         "held_out_rows": len(texts),
-        "symbols": sum(each["symbols"] for each in written),
-        "largest_logit_difference": max(each["logit"] for each in written),
-        "largest_turn_difference": max(each["turn"] for each in written),
+        "symbols": sum(sample["symbols"] for sample in samples),
+        "largest_logit_difference": max(sample["logit"] for sample in samples),
+        "largest_turn_difference": max(sample["turn"] for sample in samples),
         "largest_code_difference": code,
         "largest_bound_difference": compare_bounds(model, sampler, tokens[:: len(TEMPERATURES)]),
-        "greedy_rows_equal": written[0]["equal"],
+        "greedy_rows_equal": samples[0]["equal"],
         "tolerance": TOLERANCE,
     }
 
@@ -89,11 +92,11 @@ def compare_texts(
     """The sampler on codes `z`: its turns, and its logits and log-probabilities against those of Keras for the same symbols."""
     length = model.model_config.length
     runs = [
-        watched(graph, z[start : start + AT_ONCE], start, length, temperature)
-        for start in range(0, len(z), AT_ONCE)
+        run_with_scans(graph, z[start : start + ROWS_PER_RUN], start, length, temperature)
+        for start in range(0, len(z), ROWS_PER_RUN)
     ]
     turn = max(
-        compare_turns(model, z[number * AT_ONCE :][:AT_ONCE], *run[:2], run[3])
+        compare_turns(model, z[number * ROWS_PER_RUN :][:ROWS_PER_RUN], *run[:2], run[3])
         for number, run in enumerate(runs)
     )
     ids, logits, log_probability = (
@@ -102,14 +105,21 @@ def compare_texts(
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
     forced += np.array(writable(forced.shape[-1]))
     counted = ids != PAD
-    gaps = np.where(counted, np.abs(logits - forced).max(axis=-1), 0.0).max(axis=0)
-    gains = np.take_along_axis(np.array(ops.log_softmax(forced)), ids[..., None], axis=-1)[..., 0]
-    require("sampler", "log-probability", share(log_probability, (gains * counted).sum(axis=1)))
+    differences = np.where(counted, np.abs(logits - forced).max(axis=-1), 0.0).max(axis=0)
+    log_probabilities = np.take_along_axis(
+        np.array(ops.log_softmax(forced)), ids[..., None], axis=-1
+    )[..., 0]
+    checked_difference(
+        "sampler",
+        "log-probability",
+        relative_difference(log_probability, (log_probabilities * counted).sum(axis=1)),
+    )
     equal = len(z)
     if temperature == 0.0:
         reference = np.array(decode(model, z, min_length=0))
         equal = sum(
-            same_choices(ids[row], reference[row], forced[row], gaps) for row in range(len(z))
+            greedy_rows_agree(ids[row], reference[row], forced[row], differences)
+            for row in range(len(z))
         )
         if equal != len(z):
             raise CheckFailed(
@@ -118,7 +128,7 @@ def compare_texts(
     return {
         "ids": ids,
         "turn": turn,
-        "logit": float(gaps.max()),
+        "logit": float(differences.max()),
         "symbols": int(counted.sum()),
         "equal": equal,
     }
@@ -134,18 +144,22 @@ def compare_turns(
     """
     features = model.expander(z, training=False)
     projected, previous = np.array(model.head.project(features)), np.array(shifted(ids))
-    expected: list[Any] = model.head.initial_state(features)
-    barrier, largest = np.array(writable(logits.shape[-1])), 0.0
+    expected: list[Tensor] = model.head.initial_state(features)
+    logit_mask, largest = np.array(writable(logits.shape[-1])), 0.0
     for position in range(logits.shape[1]):
-        written = ids[:, position] != PAD
-        if not written.any():
+        active = ids[:, position] != PAD
+        if not active.any():
             break
-        here = [state[position] for state in states]
-        for found, wanted in zip(here, expected, strict=True):
-            require("sampler", "state", share(found[written], np.array(wanted)[written]))
-        wanted, expected = model.head.step(projected[:, position], previous[:, position], here)
-        gap = difference(logits[written, position], (np.array(wanted) + barrier)[written])
-        largest = max(largest, require("sampler", "logit", gap))
+        here = [scan[position] for scan in states]
+        for state, reference in zip(here, expected, strict=True):
+            checked_difference(
+                "sampler", "state", relative_difference(state[active], np.array(reference)[active])
+            )
+        reference, expected = model.head.step(projected[:, position], previous[:, position], here)
+        difference = largest_difference(
+            logits[active, position], (np.array(reference) + logit_mask)[active]
+        )
+        largest = max(largest, checked_difference("sampler", "logit", difference))
     return largest
 
 
@@ -172,41 +186,43 @@ def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> floa
     reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
     expected = model.bound(tokens, normals(0, rows, model.parts.noise_size))
     return max(
-        require(
-            "scorer", "reconstruction", share(reconstruction, np.array(expected["reconstruction"]))
+        checked_difference(
+            "scorer",
+            "reconstruction",
+            relative_difference(reconstruction, np.array(expected["reconstruction"])),
         ),
-        require("scorer", "KL", share(kl, np.array(expected["kl"]))),
+        checked_difference("scorer", "KL", relative_difference(kl, np.array(expected["kl"]))),
     )
 
 
-def share(found: np.ndarray, expected: np.ndarray) -> float:
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference of sums over a text, as a share of them."""
-    return difference(found / (1 + abs(expected)), expected / (1 + abs(expected)))
+    return largest_difference(found / (1 + abs(expected)), expected / (1 + abs(expected)))
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
+def largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest absolute difference; infinite where either is no number."""
-    gap = np.abs(np.asarray(found, np.float64) - expected)
-    return float(np.where(np.isfinite(gap), gap, np.inf).max(initial=0.0))
+    difference = np.abs(np.asarray(found, np.float64) - expected)
+    return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
 
 
-def require(endpoint: str, what: str, gap: float) -> float:
+def checked_difference(endpoint: str, what: str, difference: float) -> float:
     """`gap`, if it is within the tolerance."""
-    if gap > TOLERANCE:
+    if difference > TOLERANCE:
         raise CheckFailed(
-            f"the {endpoint} is not the model: a {what} differs by {gap:.2g}, at most {TOLERANCE:g} is allowed"
+            f"the {endpoint} is not the model: a {what} differs by {difference:.2g}, at most {TOLERANCE:g} is allowed"
         )
-    return gap
+    return difference
 
 
-def watched(
+def run_with_scans(
     graph: bytes, z: np.ndarray, first_row: int, length: int, temperature: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
     """What the sampler did: ids (B, T), the logits (B, T, V) they were chosen from, log-probabilities (B,), and each state
     (T, B, ...) before its turn; PAD and zeros behind an early end."""
-    watching = with_scans(onnx.load_from_string(graph))
+    model = with_logits_and_states(onnx.load_from_string(graph))
     session = onnxruntime.InferenceSession(
-        watching.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     inputs = {
         "temperature": np.float32(temperature),
@@ -223,14 +239,14 @@ def watched(
     ids, _, log_probability, logits, *states = session.run(
         None, {name: np.asarray(value) for name, value in inputs.items()}
     )
-    missing = length - ids.shape[1]
-    padded = np.pad(logits.transpose(1, 0, 2), ((0, 0), (0, missing), (0, 0)))
-    return np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), padded, log_probability, states
+    padding = length - ids.shape[1]
+    padded = np.pad(logits.transpose(1, 0, 2), ((0, 0), (0, padding), (0, 0)))
+    return np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD), padded, log_probability, states
 
 
-def with_scans(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_logits_and_states(model: onnx.ModelProto) -> onnx.ModelProto:
     """The sampler with the loop's logits (time, batch, V) and states (time, batch, ...) as further outputs."""
-    _, body = watched_loop(model)
+    _, body = decoding_loop(model)
     states = [value.name for value in body.input if value.name.startswith("state_")]
     body.node.extend(
         onnx.helper.make_node("Identity", [name], [f"before_{name}"]) for name in states
@@ -245,7 +261,7 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """A model whose loop gives out what its body calls so at every turn; all else stays as it is."""
-    loop, body = watched_loop(model)
+    loop, body = decoding_loop(model)
     for name in names:
         declaration = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         body.output.append(declaration)
@@ -254,14 +270,17 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     return model
 
 
-def watched_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphProto]:
+def decoding_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphProto]:
     """The loop over positions, and its body."""
     return next(
-        (node, body) for node in model.graph.node for body in bodies(node) if makes(body, LOGITS)
+        (node, body)
+        for node in model.graph.node
+        for body in loop_bodies(node)
+        if has_output(body, LOGITS)
     )
 
 
-def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def loop_bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The body of a loop; of other nodes none."""
     return [
         attribute.g
@@ -270,13 +289,13 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     ]
 
 
-def makes(graph: onnx.GraphProto, name: str) -> bool:
+def has_output(graph: onnx.GraphProto, name: str) -> bool:
     """Whether a node of the graph gives this."""
     return any(name in node.output for node in graph.node)
 
 
-def same_choices(
-    ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, gaps: np.ndarray
+def greedy_rows_agree(
+    ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, differences: np.ndarray
 ) -> bool:
     """Whether two greedy rows agree, or part where the reference logits (T, V) tie: within twice the tolerance, or twice the
     `gaps` (T,) that roundings have grown to there."""
@@ -285,10 +304,10 @@ def same_choices(
         return True
     position = apart[0]
     tie = abs(logits[position, ids[position]] - logits[position, expected[position]])
-    return bool(tie <= 2 * max(TOLERANCE, gaps[position]))
+    return bool(tie <= 2 * max(TOLERANCE, differences[position]))
 
 
-def readable(ids: np.ndarray, sampler: Sampler) -> np.ndarray:
+def as_encoder_input(ids: np.ndarray, sampler: Sampler) -> np.ndarray:
     """Generated rows as the encoder reads them: in `lines` mode a text that fills the row gives its last place to END."""
     tokens = ids.astype(np.int32)
     if sampler.manifest["mode"] == "lines":

@@ -24,13 +24,13 @@ def threefry(g: Nodes, key: tuple[str, str], counter: tuple[str, str]) -> tuple[
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
             left = g.Add(left, right)
-            right = g.BitwiseXor(rotated(g, right, rotation), left)
+            right = g.BitwiseXor(rotate_left(g, right, rotation), left)
         left = g.Add(left, schedule[(group + 1) % 3])
         right = g.Add(right, g.Add(schedule[(group + 2) % 3], g.constant(group + 1, np.uint32)))
     return left, right
 
 
-def rotated(g: Nodes, word: str, bits: int) -> str:
+def rotate_left(g: Nodes, word: str, bits: int) -> str:
     """A uint32 rotated left."""
     high = g.BitShift(word, g.constant(bits, np.uint32), direction="LEFT")
     return g.BitwiseOr(high, g.BitShift(word, g.constant(32 - bits, np.uint32), direction="RIGHT"))

@@ -36,11 +36,11 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
     with new(Path(path)) as partial:
         model = model.in_float32()
         with contextlib.redirect_stdout(io.StringIO()):
-            archive_of(model).write_out(str(partial), verbose=False)
+            build_archive(model).write_out(str(partial), verbose=False)
         check(model, partial)
 
 
-def archive_of(model: TextVAE) -> keras.export.ExportArchive:
+def build_archive(model: TextVAE) -> keras.export.ExportArchive:
     """The four signatures of a float32 model, traced."""
     size = model.parts.code_size
 

@@ -24,7 +24,7 @@ from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 LARGEST_SIZE = 2**16
 """Units, filters, components or dimensions of one layer at most."""
 
-LARGEST = {int: 2**31 - 1, float: 1e30}
+LARGEST_NUMBER = {int: 2**31 - 1, float: 1e30}
 """Numbers of fields without a maximum of their own, whole ones and others: what all backends can count and compute with."""
 
 LONGEST_TEXT = 10_000
@@ -35,10 +35,12 @@ MOST_ATTRIBUTES = 2**16
 
 
 def bounded(
-    default: Any, minimum: float, maximum: float | None = None, most: int = MOST_LAYERS
+    default: Any, minimum: float, maximum: float | None = None, max_items: int = MOST_LAYERS
 ) -> Any:
     """A field whose numbers lie in [minimum, maximum]; a list has at most `most` of them."""
-    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "most": most})
+    return field(
+        default=default, metadata={"minimum": minimum, "maximum": maximum, "max_items": max_items}
+    )
 
 
 def sized(default: Any, minimum: int) -> Any:
@@ -56,7 +58,9 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, rule in rules(type(self)).items():
-            object.__setattr__(self, name, checked(type(self), name, rule, getattr(self, name)))
+            object.__setattr__(
+                self, name, checked_value(type(self), name, rule, getattr(self, name))
+            )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -74,7 +78,8 @@ class Section:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary, ready for JSON."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+        return data
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class ModelConfig(Section):
     tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
     """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
     attributes: tuple[str, ...] = field(
-        default=(), metadata={"most": MOST_ATTRIBUTES, "distinct": True}
+        default=(), metadata={"max_items": MOST_ATTRIBUTES, "distinct": True}
     )
     """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
 
@@ -168,12 +173,14 @@ class ModelConfig(Section):
     @property
     def encoder_stride(self) -> int:
         """How many positions of the text become one in the encoder's top layer."""
-        return ENCODERS[self.encoder].stride ** len(self.encoder_units)
+        stride: int = ENCODERS[self.encoder].stride ** len(self.encoder_units)
+        return stride
 
     @property
     def expander_stride(self) -> int:
         """By how much the expander multiplies the positions that it starts from."""
-        return EXPANDERS[self.expander].stride ** len(self.expander_filters)
+        stride: int = EXPANDERS[self.expander].stride ** len(self.expander_filters)
+        return stride
 
 
 @dataclass(frozen=True)
@@ -311,7 +318,9 @@ class Config(Section):
         """Build from what a run keeps: what it does not name yet has the value that was the only one when it was written."""
         section = data.get("data") if isinstance(data, Mapping) else None
         return cls.from_dict(
-            {**data, "data": {**BEFORE, **section}} if isinstance(section, Mapping) else data
+            {**data, "data": {**OLD_RUN_DEFAULTS, **section}}
+            if isinstance(section, Mapping)
+            else data
         )
 
     def with_split_of(self, stored: Config) -> Config:
@@ -336,7 +345,7 @@ class Config(Section):
         return changed
 
 
-BEFORE = {"split": "texts"}
+OLD_RUN_DEFAULTS = {"split": "texts"}
 """Fields of `DataConfig` whose default is not what runs did before the field was there."""
 
 
@@ -391,31 +400,31 @@ def section_name(section: type) -> str:
     return section.__name__.removesuffix("Config").lower() or "config"
 
 
-def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
+def checked_value(section: Any, name: str, rule: Any, value: Any) -> Any:
     """`value` in the field's own type, or `ConfigError`."""
     label = f"{section_name(section)}.{name}"
     if isinstance(rule, type) and issubclass(rule, Section):
         return value if isinstance(value, Section) else rule.from_dict(value)
     bounds = next(item.metadata for item in fields(section) if item.name == name)
     if "slot" in bounds:
-        return chosen(label, tuple(SLOTS[name]), value)
-    value = converted(label, rule, value)
+        return checked_choice(label, tuple(SLOTS[name]), value)
+    value = converted_value(label, rule, value)
     low, high = bounds.get("minimum"), bounds.get("maximum")
     for number in value if isinstance(value, tuple) else (value,):
-        most = LARGEST.get(type(number)) if high is None else high
+        maximum = LARGEST_NUMBER.get(type(number)) if high is None else high
         too_small = low is not None and number is not None and number < low
-        if too_small or (most is not None and number > most):
+        if too_small or (maximum is not None and number > maximum):
             limits = (
-                f"at least {low}" if high is None and too_small else f"between {low} and {most}"
+                f"at least {low}" if high is None and too_small else f"between {low} and {maximum}"
             )
             raise ConfigError(f"{label} must be {limits}, got {shown(number)}")
         if isinstance(number, str) and len(number) > LONGEST_TEXT:
             raise ConfigError(
                 f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}"
             )
-    if isinstance(value, tuple) and len(value) > bounds.get("most", MOST_LAYERS):
+    if isinstance(value, tuple) and len(value) > bounds.get("max_items", MOST_LAYERS):
         raise ConfigError(
-            f"{label} must be a list of at most {bounds.get('most', MOST_LAYERS)}, got {len(value):,}"
+            f"{label} must be a list of at most {bounds.get('max_items', MOST_LAYERS)}, got {len(value):,}"
         )
     if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
         raise ConfigError(
@@ -424,7 +433,7 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
     return value
 
 
-def chosen(label: str, choices: tuple[Any, ...], value: Any) -> Any:
+def checked_choice(label: str, choices: tuple[Any, ...], value: Any) -> Any:
     """`value`, if it is one of the choices."""
     if value not in choices:
         raise ConfigError(
@@ -433,12 +442,12 @@ def chosen(label: str, choices: tuple[Any, ...], value: Any) -> Any:
     return value
 
 
-def converted(label: str, rule: Any, value: Any) -> Any:
+def converted_value(label: str, rule: Any, value: Any) -> Any:
     """`value` as the annotation `rule` wants it."""
     if get_origin(rule) is Literal:
-        return chosen(label, get_args(rule), value)
+        return checked_choice(label, get_args(rule), value)
     if get_origin(rule) in (Union, types.UnionType):
-        return None if value is None else converted(label, get_args(rule)[0], value)
+        return None if value is None else converted_value(label, get_args(rule)[0], value)
     if get_origin(rule) is tuple:
         value = (
             [value]
@@ -447,9 +456,9 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         )
         if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
             raise ConfigError(f"{label} must be a list such as [64, 128], got {shown(value)}")
-        return tuple(converted(label, get_args(rule)[0], item) for item in value)
+        return tuple(converted_value(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) <= LARGEST[float] else value
+        value = float(value) if abs(value) <= LARGEST_NUMBER[float] else value
     if (
         not isinstance(value, rule)
         or (rule is int and isinstance(value, bool))

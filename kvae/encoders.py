@@ -12,7 +12,7 @@ of the level. It returns rows (B, positions, units).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import layers, ops
 
@@ -20,20 +20,21 @@ from kvae.serving.errors import ConfigError
 
 from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
+from .tensors import Tensor
 
 
 class Features(NamedTuple):
     """What one layer of an encoder knows: a vector of the whole text and, where there is a time axis, a row a position."""
 
-    summary: Any
+    summary: Tensor
     """(B, n)."""
-    map: Any = None
+    map: Tensor | None = None
     """(B, T', C), or None."""
 
 
-def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def conv(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """Strided convolutions, kernel 3, batch norm, ReLU: maps (B, T/2, C1), (B, T/4, C2), ... (Semeniuta et al. 2017, 3.3)."""
-    found = []
+    features_per_layer = []
     features = symbols
     for level, filters in enumerate(config.encoder_units):
         features = layers.Conv1D(
@@ -46,27 +47,29 @@ def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
             name=f"encoder_convolution_{level}",
         )(features)
         features = normalized(config, features, "encoder", level)
-        found.append(
+        features_per_layer.append(
             Features(
                 layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features
             )
         )
-    return found
+    return features_per_layer
 
 
-def lstm(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def lstm(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """LSTM layers; the summary is the state at the last symbol (Bowman et al. 2016)."""
     return recurrent(layers.LSTM, config, symbols, last)
 
 
-def gru(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def gru(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """GRU layers, as `lstm`."""
     return recurrent(layers.GRU, config, symbols, last)
 
 
-def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def recurrent(
+    layer: type[layers.RNN], config: ModelConfig, symbols: Tensor, last: Tensor
+) -> list[Features]:
     """Recurrent layers on top of each other. Read backwards, a text is summed up at its first position."""
-    found = []
+    features_per_layer = []
     features = symbols
     for level, units in enumerate(config.encoder_units):
         forward = layer(units, return_sequences=True, name=f"encoder_recurrence_{level}")(features)
@@ -81,31 +84,31 @@ def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[
             forward = ops.concatenate([forward, ops.flip(backward, axis=1)], axis=-1)
             summary = ops.concatenate([summary, backward[:, -1]], axis=-1)
         features = forward
-        found.append(Features(summary, features))
-    return found
+        features_per_layer.append(Features(summary, features))
+    return features_per_layer
 
 
-def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def dense(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """Dense layers with batch norm and ReLU on the whole text at once (Soenderby et al. 2016); they have no time axis."""
-    return stacked(config, layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols))
+    return dense_layers(config, layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols))
 
 
-def bag(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def bag(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """Dense layers as `dense` on the mean of a text's symbols: their order does not count (Iyyer et al. 2015)."""
-    return stacked(config, MeanUpTo(dtype="float32", name="encoder_mean")(symbols, last))
+    return dense_layers(config, MeanUpTo(dtype="float32", name="encoder_mean")(symbols, last))
 
 
-def stacked(config: ModelConfig, features: Any) -> list[Features]:
+def dense_layers(config: ModelConfig, features: Tensor) -> list[Features]:
     """Dense layers with batch norm and ReLU on top of each other, from a vector (B, n)."""
-    found = []
+    features_per_layer = []
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
         features = normalized(config, features, "encoder", level)
-        found.append(Features(features))
-    return found
+        features_per_layer.append(Features(features))
+    return features_per_layer
 
 
-def none(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def none(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """Nothing is read: for a language model."""
     return []
 
@@ -113,22 +116,22 @@ def none(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
 class AtPosition(layers.Layer):
     """Rows (B, T, C) at positions (B,): (B, C)."""
 
-    def call(self, rows: Any, positions: Any) -> Any:
+    def call(self, rows: Tensor, positions: Tensor) -> Tensor:
         return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
 
 
 class MeanUpTo(layers.Layer):
     """The mean of rows (B, T, C) up to and including positions (B,): (B, C)."""
 
-    def call(self, rows: Any, positions: Any) -> Any:
-        counted = (
+    def call(self, rows: Tensor, positions: Tensor) -> Tensor:
+        mask = (
             ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
         )
-        weights = ops.cast(counted, rows.dtype)
+        weights = ops.cast(mask, rows.dtype)
         return ops.sum(rows * weights[:, :, None], axis=1) / ops.sum(weights, axis=1, keepdims=True)
 
 
-def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+def conv_down(config: ModelConfig, rows: Tensor, positions: int, units: int, level: int) -> Tensor:
     """A transposed convolution that gives the positions of the level below (Petersen 2018, 4.2)."""
     stride = positions // rows.shape[1]
     if stride * rows.shape[1] != positions:
@@ -148,12 +151,12 @@ def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level:
     return normalized(config, rows, "down", level)
 
 
-def lstm_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+def lstm_down(config: ModelConfig, rows: Tensor, positions: int, units: int, level: int) -> Tensor:
     """A recurrence over the positions (Petersen 2018, 7.2)."""
     return layers.LSTM(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
 
 
-def gru_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
+def gru_down(config: ModelConfig, rows: Tensor, positions: int, units: int, level: int) -> Tensor:
     """As `lstm_down`."""
     return layers.GRU(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
 
@@ -161,8 +164,8 @@ def gru_down(config: ModelConfig, rows: Any, positions: int, units: int, level: 
 class Layers(NamedTuple):
     """The functions of an encoder."""
 
-    up: Callable[[ModelConfig, Any, Any], list[Features]]
-    down: Callable[[ModelConfig, Any, int, int, int], Any] = conv_down
+    up: Callable[[ModelConfig, Tensor, Tensor], list[Features]]
+    down: Callable[[ModelConfig, Tensor, int, int, int], Tensor] = conv_down
 
 
 LAYERS: dict[str, Layers] = {

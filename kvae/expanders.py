@@ -6,7 +6,6 @@ Each takes the configuration and rows (B, T', c): one row for a vector, several 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from keras import layers, ops
@@ -15,9 +14,10 @@ from kvae.serving.errors import ConfigError
 
 from .blocks import DATA_FORMAT, normalized
 from .configuration import ModelConfig
+from .tensors import Tensor
 
 
-def deconv(config: ModelConfig, rows: Any) -> Any:
+def deconv(config: ModelConfig, rows: Tensor) -> Tensor:
     """Linear + ReLU to a coarse grid, then transposed convolutions that double it (Semeniuta et al. 2017, 3.2-3.3)."""
     count = len(config.expander_filters)
     stride = config.expander_stride
@@ -57,7 +57,7 @@ def deconv(config: ModelConfig, rows: Any) -> Any:
     return features
 
 
-def repeat(config: ModelConfig, rows: Any) -> Any:
+def repeat(config: ModelConfig, rows: Tensor) -> Tensor:
     """Each row for its share of the positions, behind a ReLU layer where `expander_base` gives it a size."""
     if config.expander_base:
         rows = layers.Dense(config.expander_base, activation="relu", name="reconstruction")(rows)
@@ -72,4 +72,4 @@ def repeat(config: ModelConfig, rows: Any) -> Any:
     return ops.repeat(rows, config.length // rows.shape[1], axis=1)
 
 
-LAYERS: dict[str, Callable[[ModelConfig, Any], Any]] = {"deconv": deconv, "repeat": repeat}
+LAYERS: dict[str, Callable[[ModelConfig, Tensor], Tensor]] = {"deconv": deconv, "repeat": repeat}

@@ -20,6 +20,10 @@ from .blocks import DATA_FORMAT
 from .configuration import ModelConfig, ObjectiveConfig
 from .recurrences import over_positions
 from .replicas import drawn
+from .tensors import Tensor
+
+Shape = tuple[int | None, ...]
+"""The shape of a tensor; None where it is not known when a layer is built."""
 
 
 def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
@@ -29,12 +33,12 @@ def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
     return layers.Dense(units, use_bias=False, name="read_features")
 
 
-def nothing(features: Any, dtype: str) -> Any:
+def zero_features(features: Tensor, dtype: str) -> Tensor:
     """(B, T, 1) zeros: what stands where no features are read."""
     return ops.zeros_like(features[..., :1], dtype=dtype)
 
 
-def logits_of(classify: Callable[[Any], Any], hidden: Any) -> Any:
+def float32_logits(classify: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     """(..., V) float32, whatever the layers compute in: a softmax of half precision is no probability."""
     return ops.cast(classify(hidden), "float32")
 
@@ -43,17 +47,17 @@ class Dropout(layers.Layer):
     """A `share` of the numbers (B, ...) zeroed while training, the others scaled up, so that the mean stays (Srivastava et
     al. 2014)."""
 
-    def __init__(self, share: float, **kwargs: Any) -> None:
+    def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.share = share
-        self.noise = keras.random.SeedGenerator() if share else None
+        self.rate = rate
+        self.noise = keras.random.SeedGenerator() if rate else None
 
-    def call(self, values: Any, training: bool = False) -> Any:
-        if not training or not self.share:
+    def call(self, values: Tensor, training: bool = False) -> Tensor:
+        if not training or not self.rate:
             return values
         rows, *rest = ops.shape(values)
         uniform = drawn(lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows)
-        return ops.where(uniform >= self.share, values / (1.0 - self.share), 0.0)
+        return ops.where(uniform >= self.rate, values / (1.0 - self.rate), 0.0)
 
 
 class PreviousSymbol(layers.Layer):
@@ -67,26 +71,29 @@ class PreviousSymbol(layers.Layer):
     def __init__(self, config: ModelConfig, units: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         embedding = config.head_embedding
-        first = (
+        initializer = (
             keras.initializers.RandomUniform(-0.1, 0.1)
             if config.tied_embeddings
             else "glorot_uniform"
         )
         self.rows = layers.Embedding(
-            config.vocabulary_size, embedding or units, embeddings_initializer=first, name="rows"
+            config.vocabulary_size,
+            embedding or units,
+            embeddings_initializer=initializer,
+            name="rows",
         )
         self.thin = Dropout(config.head_dropout, name="dropout")
         self.linear = layers.Dense(units, use_bias=False, name="linear") if embedding else None
         self.dropout = dropout
         self.noise = keras.random.SeedGenerator()
 
-    def build(self, previous_shape: Any) -> None:
+    def build(self, previous_shape: Shape) -> None:
         self.rows.build(previous_shape)
         if self.linear is not None:
             self.linear.build((*previous_shape, self.rows.output_dim))
         self.built = True
 
-    def call(self, previous: Any, training: bool = False) -> Any:
+    def call(self, previous: Tensor, training: bool = False) -> Tensor:
         rows = self.thin(self.rows(previous), training=training)
         rows = rows if self.linear is None else self.linear(rows)
         if self.dropout >= 1.0:
@@ -97,8 +104,8 @@ class PreviousSymbol(layers.Layer):
         uniform = drawn(
             lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts
         )
-        kept = uniform >= self.dropout
-        return rows * ops.cast(kept, rows.dtype)
+        keep_mask = uniform >= self.dropout
+        return rows * ops.cast(keep_mask, rows.dtype)
 
 
 class IndependentHead(layers.Layer):
@@ -108,24 +115,26 @@ class IndependentHead(layers.Layer):
         super().__init__(**kwargs)
         self.classify = layers.Dense(vocabulary_size, name="classify")
 
-    def build(self, features_shape: Any, previous_shape: Any) -> None:
+    def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         self.classify.build(features_shape)
         self.built = True
 
-    def project(self, features: Any) -> Any:
-        return logits_of(self.classify, features)
+    def project(self, features: Tensor) -> Tensor:
+        return float32_logits(self.classify, features)
 
-    def initial_state(self, features: Any) -> list[Any]:
+    def initial_state(self, features: Tensor) -> list[Tensor]:
         return []
 
-    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self, projected: Tensor, previous: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         return projected, state
 
-    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+    def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         return self.project(features)
 
 
-def normalizer(config: ModelConfig, name: str) -> layers.Layer:
+def layer_normalization(config: ModelConfig, name: str) -> layers.Layer:
     """Layer normalisation (Ba et al. 2016), or nothing."""
     return (
         layers.LayerNormalization(name=name)
@@ -147,23 +156,23 @@ class LSTMCell(layers.Layer):
         super().__init__(**kwargs)
         self.units = self.output_size = config.head_units
         self.state_size = [self.units, self.units]
-        self.normalize_inputs = normalizer(config, "normalize_inputs")
-        self.normalize_hidden = normalizer(config, "normalize_hidden")
-        self.normalize_cell = normalizer(config, "normalize_cell")
+        self.normalize_inputs = layer_normalization(config, "normalize_inputs")
+        self.normalize_hidden = layer_normalization(config, "normalize_hidden")
+        self.normalize_cell = layer_normalization(config, "normalize_cell")
 
-    def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
+    def build(self, inputs_shape: Shape, states_shape: Shape | None = None) -> None:
         self.kernel = self.add_weight(
             shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel"
         )
         self.bias = self.add_weight(
-            shape=(4 * self.units,), initializer=open_forget_gate, name="bias"
+            shape=(4 * self.units,), initializer=unit_forget_bias, name="bias"
         )
         self.normalize_inputs.build((None, 4 * self.units))
         self.normalize_hidden.build((None, 4 * self.units))
         self.normalize_cell.build((None, self.units))
         self.built = True
 
-    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+    def call(self, inputs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         hidden, cell = states
         gates = (
             self.normalize_inputs(inputs)
@@ -183,12 +192,12 @@ class LSTMCell(layers.Layer):
         return [norm for norm in every if isinstance(norm, layers.LayerNormalization)]
 
     @staticmethod
-    def first_state(linear: Any) -> list[Any]:
+    def first_state(linear: Tensor) -> list[Tensor]:
         """Hidden and cell state from a linear map of the features."""
         return [ops.tanh(linear), linear]
 
 
-def open_forget_gate(shape: Any, dtype: Any = None) -> Any:
+def unit_forget_bias(shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
     """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
     units = shape[0] // 4
     return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
@@ -208,10 +217,10 @@ class GRUCell(layers.Layer):
         super().__init__(**kwargs)
         self.units = self.output_size = config.head_units
         self.state_size = [self.units]
-        self.normalize_inputs = normalizer(config, "normalize_inputs")
-        self.normalize_hidden = normalizer(config, "normalize_hidden")
+        self.normalize_inputs = layer_normalization(config, "normalize_inputs")
+        self.normalize_hidden = layer_normalization(config, "normalize_hidden")
 
-    def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
+    def build(self, inputs_shape: Shape, states_shape: Shape | None = None) -> None:
         self.kernel = self.add_weight(
             shape=(self.units, 3 * self.units), initializer="orthogonal", name="kernel"
         )
@@ -220,18 +229,20 @@ class GRUCell(layers.Layer):
         self.normalize_hidden.build((None, 3 * self.units))
         self.built = True
 
-    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+    def call(self, inputs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         (hidden,) = states
         read = self.normalize_inputs(inputs) + self.bias
-        remembered = self.normalize_hidden(ops.matmul(hidden, self.kernel))
-        both = slice(None, 2 * self.units)
-        reset, update = ops.split(ops.sigmoid(read[:, both] + remembered[:, both]), 2, axis=-1)
-        candidate = ops.tanh(read[:, 2 * self.units :] + reset * remembered[:, 2 * self.units :])
+        recurrent = self.normalize_hidden(ops.matmul(hidden, self.kernel))
+        reset_and_update = slice(None, 2 * self.units)
+        reset, update = ops.split(
+            ops.sigmoid(read[:, reset_and_update] + recurrent[:, reset_and_update]), 2, axis=-1
+        )
+        candidate = ops.tanh(read[:, 2 * self.units :] + reset * recurrent[:, 2 * self.units :])
         hidden = update * hidden + (1.0 - update) * candidate
         return hidden, [hidden]
 
     @staticmethod
-    def first_state(linear: Any) -> list[Any]:
+    def first_state(linear: Tensor) -> list[Tensor]:
         """The hidden state from a linear map of the features."""
         return [ops.tanh(linear)]
 
@@ -247,13 +258,13 @@ class TiedClassifier(layers.Layer):
             layers.Dense(size, use_bias=False, name="linear") if size != config.head_units else None
         )
 
-    def build(self, outputs_shape: Any, vectors_shape: Any = None) -> None:
+    def build(self, outputs_shape: Shape, vectors_shape: Shape | None = None) -> None:
         if self.linear is not None:
             self.linear.build(outputs_shape)
         self.bias = self.add_weight(shape=(self.symbols,), initializer="zeros", name="bias")
         self.built = True
 
-    def call(self, outputs: Any, vectors: Any) -> Any:
+    def call(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         outputs = outputs if self.linear is None else self.linear(outputs)
         vectors = ops.cast(vectors, outputs.dtype)  # where the steps call it, Keras has not cast it
         return ops.matmul(outputs, ops.transpose(vectors)) + self.bias
@@ -267,7 +278,9 @@ class RecurrentHead(layers.Layer):
     share of a previous symbol is a learned row.
     """
 
-    def __init__(self, config: ModelConfig, cell: Any, input_dropout: float, **kwargs: Any) -> None:
+    def __init__(
+        self, config: ModelConfig, cell: LSTMCell | GRUCell, input_dropout: float, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.units = config.head_units
         width = cell.gates * self.units
@@ -280,13 +293,13 @@ class RecurrentHead(layers.Layer):
         self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
         self.dropout = Dropout(config.head_dropout, name="dropout")
         self.tied = config.tied_embeddings
-        self.classify: Any = (
+        self.classify: layers.Layer = (
             TiedClassifier(config, name="classify")
             if self.tied
             else layers.Dense(config.vocabulary_size, name="classify")
         )
 
-    def build(self, features_shape: Any, previous_shape: Any) -> None:
+    def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         gates = (*features_shape[:-1], self.width)
         if self.read_features is not None:
             self.read_features.build(features_shape)
@@ -297,41 +310,44 @@ class RecurrentHead(layers.Layer):
         self.classify.build((None, self.units))
         self.built = True
 
-    def project(self, features: Any) -> Any:
+    def project(self, features: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, gates), or a column of zeros."""
         return (
-            nothing(features, self.compute_dtype)
+            zero_features(features, self.compute_dtype)
             if self.read_features is None
             else self.read_features(features)
         )
 
-    def initial_state(self, features: Any) -> list[Any]:
+    def initial_state(self, features: Tensor) -> list[Tensor]:
         """Zeros, or a linear map of the first position's features: (B, units) each."""
         cell = self.recurrence.cell
         if self.read_state is not None:
-            return cell.first_state(self.read_state(features[:, 0]))
+            state: list[Tensor] = cell.first_state(self.read_state(features[:, 0]))
+            return state
         return [
             ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype)
             for _ in cell.state_size
         ]
 
-    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self, projected: Tensor, previous: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
         return self.logits(hidden), state
 
-    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+    def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         inputs = self.read(self.project(features), previous, training)
         hidden = over_positions(self.recurrence, inputs, self.initial_state(features), training)
         return self.logits(self.dropout(hidden, training=training))
 
-    def logits(self, hidden: Any) -> Any:
+    def logits(self, hidden: Tensor) -> Tensor:
         """What the classifier makes of outputs (..., units): (..., V) float32."""
         if not self.tied:
-            return logits_of(self.classify, hidden)
+            return float32_logits(self.classify, hidden)
         vectors = self.read_previous.rows.embeddings
-        return logits_of(lambda outputs: self.classify(outputs, vectors), hidden)
+        return float32_logits(lambda outputs: self.classify(outputs, vectors), hidden)
 
-    def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
+    def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         """Everything the gates get from outside the recurrence: (..., gates)."""
         return projected + self.read_previous(previous, training=training)
 
@@ -341,51 +357,65 @@ class CausalConvolution(layers.Layer):
 
     def __init__(self, config: ModelConfig, dilation: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units, self.taps, self.gap = config.head_units, config.head_kernel, dilation
-        self.normalize = normalizer(config, "normalize")
+        self.units, self.kernel_size, self.dilation = (
+            config.head_units,
+            config.head_kernel,
+            dilation,
+        )
+        self.normalize = layer_normalization(config, "normalize")
 
-    def build(self, inputs_shape: Any) -> None:
-        self.kernel = self.add_weight(shape=(self.taps, self.units, 2 * self.units), name="kernel")
+    def build(self, inputs_shape: Shape) -> None:
+        self.kernel = self.add_weight(
+            shape=(self.kernel_size, self.units, 2 * self.units), name="kernel"
+        )
         self.normalize.build((None, 2 * self.units))
         self.bias = self.add_weight(shape=(2 * self.units,), initializer="zeros", name="bias")
         self.built = True
 
-    def initial_state(self, batch: Any) -> Any:
+    def initial_state(self, batch: Tensor | int) -> Tensor:
         """The inputs before the first position: zeros (B, positions, units)."""
-        return ops.zeros((batch, (self.taps - 1) * self.gap, self.units), self.compute_dtype)
+        return ops.zeros(
+            (batch, (self.kernel_size - 1) * self.dilation, self.units), self.compute_dtype
+        )
 
-    def call(self, inputs: Any) -> Any:
-        padded = ops.pad(inputs, [[0, 0], [(self.taps - 1) * self.gap, 0], [0, 0]])
+    def call(self, inputs: Tensor) -> Tensor:
+        padded = ops.pad(inputs, [[0, 0], [(self.kernel_size - 1) * self.dilation, 0], [0, 0]])
         outputs = ops.conv(
-            padded, self.kernel, padding="valid", data_format=DATA_FORMAT, dilation_rate=self.gap
+            padded,
+            self.kernel,
+            padding="valid",
+            data_format=DATA_FORMAT,
+            dilation_rate=self.dilation,
         )
         return self.normalize(outputs) + self.bias
 
-    def step(self, inputs: Any, before: Any) -> tuple[Any, Any]:
+    def step(self, inputs: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """One position (B, units), and the inputs that the next one has before it."""
-        window = ops.concatenate([before, ops.expand_dims(inputs, 1)], axis=1)
-        read = ops.reshape(window[:, :: self.gap], (-1, self.taps * self.units))
+        window = ops.concatenate([past, ops.expand_dims(inputs, 1)], axis=1)
+        read = ops.reshape(window[:, :: self.dilation], (-1, self.kernel_size * self.units))
         kernel, bias = (ops.cast(weight, self.compute_dtype) for weight in (self.kernel, self.bias))
-        product = ops.matmul(read, ops.reshape(kernel, (self.taps * self.units, 2 * self.units)))
+        product = ops.matmul(
+            read, ops.reshape(kernel, (self.kernel_size * self.units, 2 * self.units))
+        )
         return self.normalize(product) + bias, window[:, 1:]
 
 
-def gated(inputs: Any) -> Any:
+def gated_linear_unit(inputs: Tensor) -> Tensor:
     """A gated linear unit: one half through the sigmoid of the other (Dauphin et al. 2017, eq. 1)."""
     value, gate = ops.split(inputs, 2, axis=-1)
     return value * ops.sigmoid(gate)
 
 
-def highway(inputs: Any, outputs: Any) -> Any:
+def highway(inputs: Tensor, outputs: Tensor) -> Tensor:
     """A gate chooses between a layer's ReLU and its input (Srivastava et al. 2015, eq. 3)."""
     value, gate = ops.split(outputs, 2, axis=-1)
-    share = ops.sigmoid(gate - 1.0)
-    return share * ops.relu(value) + (1.0 - share) * inputs
+    transform = ops.sigmoid(gate - 1.0)
+    return transform * ops.relu(value) + (1.0 - transform) * inputs
 
 
-def residual(inputs: Any, outputs: Any) -> Any:
+def residual(inputs: Tensor, outputs: Tensor) -> Tensor:
     """A gated linear unit added to its input (Dauphin et al. 2017, 3)."""
-    return inputs + gated(outputs)
+    return inputs + gated_linear_unit(outputs)
 
 
 class ConvolutionHead(layers.Layer):
@@ -397,7 +427,7 @@ class ConvolutionHead(layers.Layer):
     def __init__(
         self,
         config: ModelConfig,
-        join: Callable[[Any, Any], Any],
+        join: Callable[[Tensor, Tensor], Tensor],
         input_dropout: float,
         **kwargs: Any,
     ) -> None:
@@ -412,7 +442,7 @@ class ConvolutionHead(layers.Layer):
         ]
         self.classify = layers.Dense(config.vocabulary_size, name="classify")
 
-    def build(self, features_shape: Any, previous_shape: Any) -> None:
+    def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         if self.read_features is not None:
             self.read_features.build(features_shape)
         self.read_previous.build(previous_shape)
@@ -422,39 +452,41 @@ class ConvolutionHead(layers.Layer):
         self.classify.build((None, self.units))
         self.built = True
 
-    def project(self, features: Any) -> Any:
+    def project(self, features: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, 2 units), or a column of zeros."""
         return (
-            nothing(features, self.compute_dtype)
+            zero_features(features, self.compute_dtype)
             if self.read_features is None
             else self.read_features(features)
         )
 
-    def initial_state(self, features: Any) -> list[Any]:
+    def initial_state(self, features: Tensor) -> list[Tensor]:
         """What each convolution has read before the first position."""
         return [
             convolution.initial_state(ops.shape(features)[0]) for convolution in self.convolutions
         ]
 
-    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self, projected: Tensor, previous: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         hidden = self.read(projected, previous)
         new_state = []
-        for convolution, before in zip(self.convolutions, state, strict=True):
-            outputs, after = convolution.step(hidden, before)
+        for convolution, past in zip(self.convolutions, state, strict=True):
+            outputs, after = convolution.step(hidden, past)
             hidden = self.join(hidden, outputs)
             new_state.append(after)
-        return logits_of(self.classify, hidden), new_state
+        return float32_logits(self.classify, hidden), new_state
 
-    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+    def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         hidden = self.read(self.project(features), previous, training)
         for convolution in self.convolutions:
             hidden = self.join(hidden, convolution(hidden))
-        return logits_of(self.classify, hidden)
+        return float32_logits(self.classify, hidden)
 
-    def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
+    def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         """The gated 1x1 convolution of [features, previous symbol]: (..., units)."""
         rows = projected + self.read_previous(previous, training=training)
-        return gated(rows + ops.cast(self.bias, self.compute_dtype))
+        return gated_linear_unit(rows + ops.cast(self.bias, self.compute_dtype))
 
 
 def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:

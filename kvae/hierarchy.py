@@ -18,6 +18,7 @@ from .configuration import ModelConfig
 from .distributions import Distribution, Gaussian, clipped, event_sum
 from .encoders import LAYERS
 from .priors import total
+from .tensors import Tensor
 
 Shape = tuple[int, ...]
 
@@ -26,13 +27,13 @@ Shape = tuple[int, ...]
 class Level:
     """What the walk leaves behind at a level: z (B, d_i) and where it came from, in generation from the prior alone."""
 
-    z: Any
+    z: Tensor
     prior: Distribution
     posterior: Any = None
     """A Gaussian, or None."""
 
     @property
-    def shift(self) -> Any:
+    def shift(self) -> Tensor:
         """(posterior mean - prior mean) / prior standard deviation, (B, d_i); the posterior mean where the prior is no
         Gaussian."""
         mean, prior = self.posterior.mean, self.prior
@@ -51,7 +52,7 @@ class Hierarchy(layers.Layer):
     """
 
     def __init__(
-        self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any
+        self, config: ModelConfig, shapes: Sequence[Shape], prior: keras.Layer, **kwargs: Any
     ) -> None:
         super().__init__(
             dtype="float32", **kwargs
@@ -71,56 +72,67 @@ class Hierarchy(layers.Layer):
         self.built = True
 
     def call(
-        self, mean: Any, log_variance: Any, noise: Any, training: bool = False
-    ) -> dict[str, Any]:
+        self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
+    ) -> dict[str, Tensor]:
         """Inference: the evidence of all levels (B, d), and noise -> z, the posterior and every level's KL.
 
         `kl_per_dimension` is there where every level's KL is a sum over dimensions; `log_ratio` is
         log q(z|x) - log p(z) at the sample, (B,).
         """
-        walked = self.infer(mean, log_variance, noise, training)
+        levels = self.infer(mean, log_variance, noise, training)
         outputs = {
-            "z": self.joined([level.z for level in walked], noise),
-            "mean": self.joined([level.posterior.mean for level in walked], noise),
-            "log_variance": self.joined([level.posterior.log_variance for level in walked], noise),
+            "z": self.concatenated([level.z for level in levels], noise),
+            "mean": self.concatenated([level.posterior.mean for level in levels], noise),
+            "log_variance": self.concatenated(
+                [level.posterior.log_variance for level in levels], noise
+            ),
         }
-        pieces = [level.prior.kl_from(level.posterior, level.z) for level in walked]
+        pieces = [level.prior.kl_from(level.posterior, level.z) for level in levels]
         outputs |= {
             f"kl_level_{number}": ops.sum(piece, axis=-1) for number, piece in enumerate(pieces)
         }
         if all(piece.shape[-1] == size for piece, size in zip(pieces, self.sizes, strict=True)):
-            outputs["kl_per_dimension"] = self.joined(pieces, noise)
+            outputs["kl_per_dimension"] = self.concatenated(pieces, noise)
         ratios = [
-            level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in walked
+            level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in levels
         ]
         return {**outputs, "log_ratio": sum(ratios, event_sum(0.0 * noise))}
 
     def infer(
-        self, mean: Any, log_variance: Any, noise: Any, training: bool = False
+        self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
     ) -> list[Level]:
         """All levels of texts with that evidence, bottom first."""
         evidence = map(Gaussian, self.split(mean), self.split(log_variance))
         return self.walk(noise, list(evidence), training)
 
-    def sample(self, noise: Any) -> Any:
+    def sample(self, noise: Tensor) -> Tensor:
         """Generation: noise (B, noise_size) as a code (B, d)."""
-        return self.joined(
+        return self.concatenated(
             [level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise
         )
 
-    def walk(self, noise: Any, evidence: Sequence[Gaussian | None], training: bool) -> list[Level]:
+    def walk(
+        self, noise: Tensor, evidence: Sequence[Gaussian | None], training: bool
+    ) -> list[Level]:
         """All levels, bottom first."""
         levels: list[Level] = []
         for number in reversed(range(len(self.shapes))):
             above = levels[0].z if levels else None
             levels.insert(
                 0,
-                self.level(number, above, self.noise_of(noise, number), evidence[number], training),
+                self.level(
+                    number, above, self.level_noise(noise, number), evidence[number], training
+                ),
             )
         return levels
 
     def level(
-        self, number: int, above: Any, noise: Any, evidence: Gaussian | None, training: bool
+        self,
+        number: int,
+        above: Tensor | None,
+        noise: Tensor,
+        evidence: Gaussian | None,
+        training: bool,
     ) -> Level:
         """One level, the same for inference and generation: its prior given z above, merged with evidence if there is any."""
         if above is None:
@@ -132,7 +144,7 @@ class Hierarchy(layers.Layer):
             return Level(prior.sample(noise), prior)
         return Level(posterior.sample(noise[:, : self.sizes[number]]), prior, posterior)
 
-    def noise_of(self, noise: Any, number: int) -> Any:
+    def level_noise(self, noise: Tensor, number: int) -> Tensor:
         """The share of one level; the top level's prior may need more than its size, which stands at the end."""
         own = self.split(noise)[number]
         is_top = number == len(self.shapes) - 1
@@ -142,14 +154,14 @@ class Hierarchy(layers.Layer):
             else own
         )
 
-    def split(self, flat: Any) -> list[Any]:
+    def split(self, flat: Tensor) -> list[Tensor]:
         """(B, d...) -> each level's (B, d_i), bottom first."""
         ends = list(itertools.accumulate(self.sizes))
         return [flat[:, end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
 
-    def joined(self, parts: list[Any], like: Any) -> Any:
+    def concatenated(self, parts: list[Tensor], batch_like: Tensor) -> Tensor:
         """Levels side by side; (B, 0) without any."""
-        return ops.concatenate(parts, axis=-1) if parts else like[:, :0]
+        return ops.concatenate(parts, axis=-1) if parts else batch_like[:, :0]
 
 
 def top_down(

@@ -16,7 +16,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import ModelConfig
 from .distributions import Gaussian, clipped
 from .encoders import Features
-from .slots import ENCODERS, listed
+from .slots import ENCODERS, quoted_list
 
 
 def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
@@ -27,7 +27,7 @@ def dense(config: ModelConfig, features: list[Features], attribute: Any) -> list
 def feature_map(config: ModelConfig, features: list[Features], attribute: Any) -> list[Gaussian]:
     """Maps: the same linear maps at each position (Petersen 2018, 4.1)."""
     if any(layer.map is None for layer in features):
-        others = listed((name for name, row in ENCODERS.items() if row.positions), "or")
+        others = quoted_list((name for name, row in ENCODERS.items() if row.positions), "or")
         raise ConfigError(f"model.latent 'map' needs positions, encoder {config.encoder!r} has none; use {others}")
     return gaussians(config, [joined_map(layer.map, attribute) for layer in features])
 

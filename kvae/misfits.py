@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import keras
 
@@ -12,7 +12,17 @@ from kvae.serving.errors import ConfigError
 
 from .configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from .objectives import TARGETED
-from .slots import ENCODERS, EXPANDERS, HEADS, PRIORS, SLOTS, listed, readers
+from .slots import (
+    ENCODERS,
+    EXPANDERS,
+    HEADS,
+    PRIORS,
+    SLOTS,
+    Encoder,
+    Expander,
+    choices_by_setting,
+    quoted_list,
+)
 
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -39,22 +49,22 @@ def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
             raise ConfigError(
                 f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus"
             )
-    for broken, reason in misfits(model, objective):
-        if broken:
+    for violated, reason in misfits(model, objective):
+        if violated:
             raise ConfigError(reason)
-    for part, name, read_by, is_read in partners(model, objective):
+    for part, name, readers, is_read in dependent_settings(model, objective):
         default = next(item.default for item in fields(type(part)) if item.name == name)
         if not is_read and getattr(part, name) != default:
             section = "model" if part is model else "objective"
             raise ConfigError(
-                f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs to {read_by}; leave it out"
+                f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs to {readers}; leave it out"
             )
 
 
 def check_training(config: Config) -> None:
     """Refuse ways of training that do not fit the model, the loss or the texts."""
     model, objective, training = config.model, config.objective, config.training
-    refused = [
+    rules = [
         (
             bool(keras.config.max_epochs() or keras.config.max_steps_per_epoch()),
             "KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set, which ends every training of Keras early, and a run would "
@@ -63,7 +73,7 @@ def check_training(config: Config) -> None:
         (
             training.length_buckets and not model.any_length,
             "training.length_buckets cuts batches, but weights or numbers of this model depend on T: use it with an encoder "
-            f"{with_any_length(ENCODERS)} in one direction, a dense latent and expander {with_any_length(EXPANDERS)}, or set "
+            f"{any_length_choices(ENCODERS)} in one direction, a dense latent and expander {any_length_choices(EXPANDERS)}, or set "
             "it to false",
         ),
         (
@@ -79,21 +89,23 @@ def check_training(config: Config) -> None:
             "training.start_from gives weights to a decoder that objective.warm_start_steps draws anew; set one of them only",
         ),
     ]
-    for broken, reason in refused:
-        if broken:
+    for violated, reason in rules:
+        if violated:
             raise ConfigError(reason)
 
 
-def with_any_length(table: Mapping[str, Any]) -> str:
+def any_length_choices(table: Mapping[str, Encoder] | Mapping[str, Expander]) -> str:
     """The choices of a slot that read any number of positions, in words."""
-    return listed((name for name, row in table.items() if row.any_length), "or")
+    return quoted_list((name for name, row in table.items() if row.any_length), "or")
 
 
-def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, str, str, bool]]:
+def dependent_settings(
+    model: ModelConfig, objective: ObjectiveConfig
+) -> list[tuple[ModelConfig | ObjectiveConfig, str, str, bool]]:
     """Settings that only some choices read: whose they are, their names, what reads them, and whether that is chosen."""
-    free = objective.penalty.startswith("free_bits")
+    free_bits = objective.penalty.startswith("free_bits")
     return [
-        *slot_partners(model),
+        *slot_settings(model),
         (
             model,
             "posterior_scale",
@@ -103,20 +115,20 @@ def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, 
         (objective, "alpha_decay_steps", "an auxiliary loss, objective.alpha", objective.alpha > 0),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
         (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
-        (objective, "free_bits", "the free-bits penalties", free),
-        (objective, "free_bits_over", "the free-bits penalties", free),
+        (objective, "free_bits", "the free-bits penalties", free_bits),
+        (objective, "free_bits_over", "the free-bits penalties", free_bits),
         (objective, "cycles", "schedule 'cyclical'", objective.schedule == "cyclical"),
         (objective, "classifier_weight", "a model with attributes", bool(model.attributes)),
     ]
 
 
-def slot_partners(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, bool]]:
+def slot_settings(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, bool]]:
     """The same of the settings that the rows of `kvae.slots` name."""
     for slot, table in SLOTS.items():
         row = table[getattr(model, slot)]
-        for setting, names in readers(slot).items():
-            read_by = f"the {slot}{'s' if len(names) > 1 else ''} {listed(names)}"
-            yield model, setting, read_by, setting in (*row.reads, *row.ignores)
+        for setting, names in choices_by_setting(slot).items():
+            readers = f"the {slot}{'s' if len(names) > 1 else ''} {quoted_list(names)}"
+            yield model, setting, readers, setting in (*row.reads, *row.ignores)
 
 
 def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
@@ -229,7 +241,7 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
     """What an objective cannot ask of the model, or of itself."""
     prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
     several_levels = len(model.latent_size) > 1
-    per_dimension = (
+    free_bits_per_dimension = (
         objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
     )
     return [
@@ -238,7 +250,7 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
         ),
         (
-            per_dimension and not prior.kl_of_dimensions,
+            free_bits_per_dimension and not prior.kl_of_dimensions,
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
         ),
         (

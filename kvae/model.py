@@ -27,7 +27,7 @@ from .objectives import (
     price_of_guesses,
     ramp_at,
 )
-from .parts import Parts, named_kls
+from .parts import Parts, kl_names
 from .replicas import drawn, each_repeated, everywhere, is_split, weights_of_texts
 from .steps import backend_steps
 
@@ -84,7 +84,7 @@ class TextVAE(keras.Model):
         self.ramp_start = self.counter("ramp_start", start)
         self.ramp_steps = self.counter("ramp_steps", objective.ramp_steps)
         self.encoder_updates = self.counter("encoder_updates", objective.encoder_updates)
-        names = ["loss", "reconstruction", "kl", *named_kls(outputs)]
+        names = ["loss", "reconstruction", "kl", *kl_names(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
         names += ["mmd"] if objective.mmd else []
         names += ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []

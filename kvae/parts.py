@@ -19,8 +19,9 @@ from .encoders import Features
 from .hierarchy import Hierarchy, Level
 from .latents import joined_map
 from .priors import total
+from .tensors import Tensor
 
-CERTAIN = -30.0
+ATTRIBUTE_LOG_VARIANCE = -30.0
 """Log variance of the attribute's columns in a code: they are read off the text, not drawn."""
 
 
@@ -49,8 +50,10 @@ class Parts:
         )
         last = keras.Input((), dtype="int32", name="last")
         features = encoders.LAYERS[model.encoder].up(model, symbols, last)
-        self.encoder: Any = (
-            keras.Model([symbols, last], flattened(features), name="encoder") if features else None
+        self.encoder: keras.Model | None = (
+            keras.Model([symbols, last], flatten_features(features), name="encoder")
+            if features
+            else None
         )
         self.has_maps = bool(features) and features[0].map is not None
         self.posterior, shapes = self.build_posterior(features[-len(model.latent_size) :])
@@ -67,7 +70,7 @@ class Parts:
         self.expander = keras.Model(
             code, expanders.LAYERS[model.expander](model, self.rows(code)), name="expander"
         )
-        self.cut: Any = Cut(name="cut") if model.any_length else None
+        self.cut: TrimToTokens | None = TrimToTokens(name="cut") if model.any_length else None
         self.head = heads.LAYERS[model.head](model, objective)
         self.auxiliary = (
             layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
@@ -84,10 +87,10 @@ class Parts:
                 f"model.latent_size has {len(self.config.latent_size)} levels, encoder {self.config.encoder!r} has features of "
                 f"{len(features)} layers; give as many sizes, or let it return Features for each of model.encoder_units"
             )
-        inputs = [keras.Input(part.shape[1:]) for part in flattened(features)]
+        inputs = [keras.Input(part.shape[1:]) for part in flatten_features(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
         levels = latents.LAYERS[self.config.latent](
-            self.config, grouped(inputs, self.has_maps), attribute
+            self.config, group_features(inputs, self.has_maps), attribute
         )
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
@@ -103,7 +106,7 @@ class Parts:
             inputs + ([attribute] if self.attributes else []), statistics, name="posterior"
         ), shapes
 
-    def rows(self, code: Any) -> Any:
+    def rows(self, code: Tensor) -> Tensor:
         """What the expander reads of a code: the bottom level as rows (B, T', c), the attribute in each."""
         attribute = code[:, self.hierarchy.size :] if self.attributes else None
         if not self.hierarchy.shapes:
@@ -116,24 +119,30 @@ class Parts:
         return joined_map(rows, attribute)
 
     def features_of(
-        self, symbols: Any, last: Any, *, training: bool | None = None
+        self, symbols: Tensor, last: Tensor, *, training: bool | None = None
     ) -> list[Features]:
         """What the encoder knows of symbols (B, T, E), bottom first."""
-        found = self.encoder([symbols, last], training=training) if self.encoder else []
-        return grouped(
-            keras.tree.flatten(found), self.has_maps
+        tensors = self.encoder([symbols, last], training=training) if self.encoder else []
+        return group_features(
+            keras.tree.flatten(tensors), self.has_maps
         )  # of a single output Keras makes no list
 
     def evidence(
-        self, features: list[Features], attribute: Any, like: Any, training: bool | None = None
-    ) -> dict[str, Any]:
+        self,
+        features: list[Features],
+        attribute: Tensor | None,
+        batch_like: Tensor,
+        training: bool | None = None,
+    ) -> dict[str, Tensor]:
         """What features and a one-hot attribute say about the code: mean, log_variance (B, d)."""
         if self.posterior is None:
-            return {"mean": like[:, :0], "log_variance": like[:, :0]}
-        used = flattened(features[-len(self.config.latent_size) :])
-        return self.posterior([*used, attribute] if self.attributes else used, training=training)
+            return {"mean": batch_like[:, :0], "log_variance": batch_like[:, :0]}
+        used = flatten_features(features[-len(self.config.latent_size) :])
+        inputs = [*used, attribute] if self.attributes else used
+        statistics: dict[str, Tensor] = self.posterior(inputs, training=training)
+        return statistics
 
-    def pseudo_posterior(self, symbols: Any) -> Gaussian:
+    def pseudo_posterior(self, symbols: Tensor) -> Gaussian:
         """q(z|u) of the top level for soft texts (K, T, E), their attribute left open."""
         last = ops.full((symbols.shape[0],), self.config.length - 1, dtype="int32")
         attribute = ops.zeros((symbols.shape[0], self.attributes))
@@ -143,16 +152,20 @@ class Parts:
             *(self.hierarchy.split(statistics[name])[-1] for name in ("mean", "log_variance"))
         )
 
-    def classify(self, features: list[Features]) -> Any:
+    def classify(self, features: list[Features]) -> Tensor:
         """Logits of q(attribute | text), (B, K)."""
         return ops.cast(self.classifier(features[-1].summary), "float32")
 
     def outputs(
-        self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
+        self,
+        tokens: Tensor,
+        noise: Tensor,
+        attribute: Tensor | None = None,
+        training: bool | None = None,
+    ) -> dict[str, Tensor]:
         """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
         the classifier is to say."""
-        outputs, code = self.inferred(tokens, noise, attribute, training)
+        outputs, code = self.infer(tokens, noise, attribute, training)
         expanded = self.expander(code, training=training)
         expanded = expanded if self.cut is None else self.cut(expanded, tokens)
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
@@ -160,9 +173,13 @@ class Parts:
             outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
         return outputs
 
-    def inferred(
-        self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None
-    ) -> tuple[dict[str, Any], Any]:
+    def infer(
+        self,
+        tokens: Tensor,
+        noise: Tensor,
+        attribute: Tensor | None = None,
+        training: bool | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The half of `outputs` that comes before the decoder, and the code (B, code_size) that the decoder reads."""
         features = self.features_of(*self.reader(tokens), training=training)
         outputs, value = {}, None
@@ -176,18 +193,20 @@ class Parts:
         code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
         return outputs, code
 
-    def encode(self, tokens: Any, attribute: Any = None) -> dict[str, Any]:
+    def encode(self, tokens: Tensor, attribute: Tensor | None = None) -> dict[str, Tensor]:
         """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the mean above it."""
         levels, value = self.levels(tokens, attribute)
-        extra = [] if value is None else [(value, CERTAIN * ops.ones_like(value))]
+        extra = [] if value is None else [(value, ATTRIBUTE_LOG_VARIANCE * ops.ones_like(value))]
         parts = [(level.posterior.mean, level.posterior.log_variance) for level in levels] + extra
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         return {
-            name: self.hierarchy.joined([part[place] for part in parts], noise)
+            name: self.hierarchy.concatenated([part[place] for part in parts], noise)
             for place, name in enumerate(("mean", "log_variance"))
         }
 
-    def levels(self, tokens: Any, attribute: Any = None) -> tuple[list[Level], Any]:
+    def levels(
+        self, tokens: Tensor, attribute: Tensor | None = None
+    ) -> tuple[list[Level], Tensor | None]:
         """The levels of the code without noise, bottom first, and the attribute (B, K) or None."""
         features = self.features_of(*self.reader(tokens), training=False)
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
@@ -195,7 +214,7 @@ class Parts:
         evidence = self.evidence(features, value, noise, training=False)
         return self.hierarchy.infer(evidence["mean"], evidence["log_variance"], noise), value
 
-    def codes(self, noise: Any) -> Any:
+    def codes(self, noise: Tensor) -> Tensor:
         """Standard normal noise (B, noise_size) as codes of the prior (B, code_size); all attributes are equally likely."""
         z = self.hierarchy.sample(noise)
         if not self.attributes:
@@ -204,18 +223,18 @@ class Parts:
         value = ops.minimum(ops.cast(uniform * self.attributes, "int32"), self.attributes - 1)
         return ops.concatenate([z, ops.one_hot(value, self.attributes)], axis=-1)
 
-    def one_hot(self, attribute: Any, logits: Any) -> Any:
+    def one_hot(self, attribute: Tensor | None, logits: Tensor) -> Tensor:
         """Attributes (B,) as (B, K), the classifier's likeliest where they are absent or -1."""
-        likeliest = ops.cast(
+        argmax = ops.cast(
             ops.top_k(logits, 1)[1][:, 0], "int32"
         )  # argmax has no ONNX form on TensorFlow
         if attribute is None:
-            return ops.one_hot(likeliest, self.attributes)
+            return ops.one_hot(argmax, self.attributes)
         attribute = ops.cast(attribute, "int32")
-        return ops.one_hot(ops.where(attribute >= 0, attribute, likeliest), self.attributes)
+        return ops.one_hot(ops.where(attribute >= 0, attribute, argmax), self.attributes)
 
     @property
-    def inference(self) -> list[Any]:
+    def inference(self) -> list[keras.Layer]:
         """The parts that learn q(z|x); the others learn p(x, z)."""
         return [
             part
@@ -224,7 +243,7 @@ class Parts:
         ]
 
     @property
-    def generative(self) -> list[Any]:
+    def generative(self) -> list[keras.Layer]:
         """The parts of p(x, z)."""
         return [
             part
@@ -242,12 +261,12 @@ class Reader(Part):
         size = config.encoder_embedding
         self.embedding = layers.Embedding(self.symbols, size, name="embedding") if size else None
 
-    def build(self, tokens_shape: Any) -> None:
+    def build(self, tokens_shape: tuple[int | None, ...]) -> None:
         if self.embedding is not None:
             self.embedding.build(tokens_shape)
         self.built = True
 
-    def call(self, tokens: Any) -> tuple[Any, Any]:
+    def call(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         last = ops.sum(ops.cast(ops.not_equal(tokens, PAD), "int32"), axis=-1) - 1
         symbols = (
             ops.one_hot(tokens, self.symbols) if self.embedding is None else self.embedding(tokens)
@@ -255,33 +274,35 @@ class Reader(Part):
         return symbols, ops.maximum(last, 0)
 
 
-class Cut(layers.Layer):
+class TrimToTokens(layers.Layer):
     """Features (B, T, C) at the positions of tokens (B, t), which may be fewer: (B, t, C)."""
 
-    def call(self, features: Any, tokens: Any) -> Any:
+    def call(self, features: Tensor, tokens: Tensor) -> Tensor:
         return features[:, : ops.shape(tokens)[1]]
 
-    def compute_output_shape(self, features_shape: Any, tokens_shape: Any) -> Any:
+    def compute_output_shape(
+        self, features_shape: tuple[int | None, ...], tokens_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return (features_shape[0], tokens_shape[1], features_shape[2])
 
 
-def flattened(features: Sequence[Features]) -> list[Any]:
+def flatten_features(features: Sequence[Features]) -> list[Tensor]:
     """All tensors of features, in order."""
     return [part for layer in features for part in layer if part is not None]
 
 
-def grouped(tensors: Sequence[Any], has_maps: bool) -> list[Features]:
+def group_features(tensors: Sequence[Tensor], has_maps: bool) -> list[Features]:
     """What `flattened` made of features, as features again."""
     size = 2 if has_maps else 1
     return [Features(*tensors[i : i + size]) for i in range(0, len(tensors), size)]
 
 
-def shifted(tokens: Any) -> Any:
+def shifted(tokens: Tensor) -> Tensor:
     """`previous` (B, T): the tokens one position later, behind START."""
     return ops.pad(tokens[:, :-1], [[0, 0], [1, 0]], constant_values=START)
 
 
-def named_kls(outputs: Mapping[str, Any]) -> list[str]:
+def kl_names(outputs: Mapping[str, Tensor]) -> list[str]:
     """`kl_level_0`, ... bottom first."""
     return sorted(
         (name for name in outputs if name.startswith("kl_level_")),

@@ -31,7 +31,7 @@ class Preset:
     """What the source reports in our unit, nats per sequence: its reconstruction per position times T, and its KL."""
 
 
-def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
+def with_changes(config: Config, **sections: Mapping[str, Any]) -> Config:
     """A copy with some fields of some sections replaced."""
     return replace(
         config,
@@ -63,9 +63,11 @@ HYBRID = Config(
         epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"
     ),
 )
-CNN = changed(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
-ATTRIBUTE = changed(HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")})
-SEMI_SUPERVISED = changed(
+CNN = with_changes(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
+ATTRIBUTE = with_changes(
+    HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")}
+)
+SEMI_SUPERVISED = with_changes(
     ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1}
 )
 
@@ -90,7 +92,7 @@ HYBRID_PTB = Config(
     ),
     data=DataConfig(mode="windows"),
 )
-BYTENET_PTB = changed(
+BYTENET_PTB = with_changes(
     HYBRID_PTB,
     model={
         "head": "bytenet",
@@ -99,12 +101,12 @@ BYTENET_PTB = changed(
         "head_layer_normalization": False,
     },
 )
-CNN_PTB = changed(
+CNN_PTB = with_changes(
     HYBRID_PTB,
     model={"head": "none", "auxiliary": False},
     objective={"alpha": 0.0, "ramp_start": 10_000},
 )
-LSTM_PTB = changed(
+LSTM_PTB = with_changes(
     HYBRID_PTB,
     model={
         **LSTM_DECODER,
@@ -115,12 +117,12 @@ LSTM_PTB = changed(
     },
     objective={"alpha": 0.0, "ramp_start": 10_000, "input_dropout": 0.2},
 )
-LANGUAGE_MODEL_PTB = changed(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
+LANGUAGE_MODEL_PTB = with_changes(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
 
 # Semeniuta et al. 2017, tweets as bytes: 256 of them and three marks.
 TWEETS = (128, 259)
 HYBRID_TWEETS = replace(
-    changed(
+    with_changes(
         HYBRID_PTB,
         model={
             "length": 128,
@@ -135,7 +137,7 @@ HYBRID_TWEETS = replace(
     ),
     data=DataConfig(),
 )
-LSTM_TWEETS = changed(
+LSTM_TWEETS = with_changes(
     HYBRID_TWEETS,
     model={
         **LSTM_DECODER,
@@ -145,7 +147,7 @@ LSTM_TWEETS = changed(
     },
     objective={"alpha": 0.0, "input_dropout": 0.2},
 )
-LANGUAGE_MODEL_TWEETS = changed(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
+LANGUAGE_MODEL_TWEETS = with_changes(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
 
 # Petersen 2018. Toy: 50 epochs of 5,000 sine waves; Twitter: 20 epochs of 3,000 batches, tweets below 32 characters.
 TOY = (16, 14)
@@ -183,7 +185,7 @@ def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
 
 def twitter(config: Config, **model: Any) -> Config:
     """The same system as a row of Petersen 2018, table 2."""
-    return changed(
+    return with_changes(
         config,
         model={"length": 32, **model},
         objective={"ramp_steps": 60_000},
@@ -246,8 +248,8 @@ KL_TARGET = Config(
         learning_rate_schedule="constant",
     ),
 )
-KL_TARGET_GRU = changed(KL_TARGET, model={"encoder": "gru", "head": "gru"})
-KL_TARGET_GATED = changed(
+KL_TARGET_GRU = with_changes(KL_TARGET, model={"encoder": "gru", "head": "gru"})
+KL_TARGET_GATED = with_changes(
     KL_TARGET,
     model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"},
 )
@@ -275,7 +277,7 @@ LANGUAGE_MODEL_PTB_WORD = Config(
     ),
     data=DataConfig(source="ptb-word"),
 )
-LSTM_PTB_WORD = changed(
+LSTM_PTB_WORD = with_changes(
     LANGUAGE_MODEL_PTB_WORD,
     model={
         **LSTM_DECODER,
@@ -334,13 +336,13 @@ PUBLISHED: dict[str, Preset] = {
     "historyless-lstm-ptb": Preset(
         "an LSTM autoencoder that sees no history, beta 0",
         f"{S17}, fig. 3",
-        changed(LSTM_PTB, objective={"beta_max": 0.0, "input_dropout": 1.0}),
+        with_changes(LSTM_PTB, objective={"beta_max": 0.0, "input_dropout": 1.0}),
         shape=PTB,
     ),
     "historyless-cnn-ptb": Preset(
         "the convolutional autoencoder, beta 0",
         f"{S17}, fig. 3",
-        changed(CNN_PTB, objective={"beta_max": 0.0}),
+        with_changes(CNN_PTB, objective={"beta_max": 0.0}),
         shape=PTB,
     ),
     "cnn-ptb": Preset("deconvolutions alone", f"{S17}, fig. 2a", CNN_PTB, shape=PTB),
@@ -393,13 +395,22 @@ PUBLISHED: dict[str, Preset] = {
         "a ladder with recurrent layers", f"{P18}, 7.2", LADDER_RNN, shape=TOY
     ),
     "rnn-mixture-toy": Preset(
-        "a learned mixture as prior", f"{P18}, 7.3", changed(RNN_DENSE, model=MIXTURE), shape=TOY
+        "a learned mixture as prior",
+        f"{P18}, 7.3",
+        with_changes(RNN_DENSE, model=MIXTURE),
+        shape=TOY,
     ),
     "cnn-mixture-toy": Preset(
-        "a learned mixture as prior", f"{P18}, 7.3", changed(CNN_DENSE, model=MIXTURE), shape=TOY
+        "a learned mixture as prior",
+        f"{P18}, 7.3",
+        with_changes(CNN_DENSE, model=MIXTURE),
+        shape=TOY,
     ),
     "hybrid-mixture-toy": Preset(
-        "a learned mixture as prior", f"{P18}, 7.3", changed(HYBRID_DENSE, model=MIXTURE), shape=TOY
+        "a learned mixture as prior",
+        f"{P18}, 7.3",
+        with_changes(HYBRID_DENSE, model=MIXTURE),
+        shape=TOY,
     ),
     "hybrid-dense-twitter": Preset(
         "deconvolutions and an LSTM",
@@ -476,14 +487,14 @@ def small(item: Preset) -> Preset:
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
     capped: dict[str, Any] = {
-        name: narrowed(getattr(model, name), limit) for name, limit in CAPS.items()
+        name: capped_width(getattr(model, name), limit) for name, limit in CAPS.items()
     }
     capped["encoder_units"], capped["expander_filters"] = (
         capped["encoder_units"][depth],
         capped["expander_filters"][-3:],
     )
     objective = item.config.objective
-    config = changed(
+    config = with_changes(
         item.config,
         model={
             **capped,
@@ -515,7 +526,7 @@ def small(item: Preset) -> Preset:
     return Preset(f"{item.description.split(';')[0]}; small", item.source, config, shape)
 
 
-def narrowed(width: Any, limit: int) -> Any:
+def capped_width(width: int | tuple[int, ...], limit: int) -> int | tuple[int, ...]:
     """A width, or each of several, at most `limit`."""
     return (
         tuple(min(each, limit) for each in width) if isinstance(width, tuple) else min(width, limit)

@@ -135,16 +135,16 @@ SLOTS: dict[str, Mapping[str, Slot]] = {
 """Each slot's setting in `ModelConfig`, with its choices."""
 
 
-def readers(slot: str) -> dict[str, list[str]]:
+def choices_by_setting(slot: str) -> dict[str, list[str]]:
     """The settings that some choices of a slot read, each with those choices."""
-    found: dict[str, list[str]] = {}
+    choices: dict[str, list[str]] = {}
     for name, row in SLOTS[slot].items():
         for setting in row.reads:
-            found.setdefault(setting, []).append(name)
-    return found
+            choices.setdefault(setting, []).append(name)
+    return choices
 
 
-def listed(names: Iterable[str], joint: str = "and") -> str:
+def quoted_list(names: Iterable[str], conjunction: str = "and") -> str:
     """Names in quotes as a sentence has them: 'a', 'b' and 'c'."""
     quoted = [repr(name) for name in names]
-    return f" {joint} ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
+    return f" {conjunction} ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))

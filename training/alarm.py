@@ -18,7 +18,7 @@ from kvae.slots import EXPANDERS, HEADS
 NEAR_ZERO = 0.1
 """Nats below which KL and mutual information count as nothing."""
 
-NUMBERS = ("val_kl", "val_active_units", "val_mutual_information")
+LATENT_METRICS = ("val_kl", "val_active_units", "val_mutual_information")
 """What the alarm reads from the logs of an epoch."""
 
 
@@ -52,29 +52,29 @@ class CollapseAlarm(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model = self.model
-        if not watched(model):
+        if not is_monitored(model):
             return
         logs = {} if logs is None else logs
-        if any(name not in logs for name in NUMBERS):
+        if any(name not in logs for name in LATENT_METRICS):
             raise ConfigError(
                 "CollapseAlarm needs a LatentReport before it in the list of callbacks, of texts that are not all the same"
             )
-        otherwise = ramp_is_over(model) and unused(logs) != self.collapsed
-        self.evaluations = self.evaluations + 1 if otherwise else 0
+        contradicts = ramp_is_over(model) and code_is_unused(logs) != self.collapsed
+        self.evaluations = self.evaluations + 1 if contradicts else 0
         if self.evaluations == self.patience:
             self.collapsed, self.evaluations = not self.collapsed, 0
-            self.tell(self.sentences(model, logs))
+            self.report(self.sentences(model, logs))
             if self.stop and self.collapsed:
                 model.stop_training = True
         logs["val_collapsed"] = int(self.collapsed)
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         self.say(text)
         self.note(text)
 
     def sentences(self, model: TextVAE, logs: Mapping[str, Any]) -> str:
         """The news, with the numbers of the last evaluation."""
-        kl, active, information = (logs[name] for name in NUMBERS)
+        kl, active, information = (logs[name] for name in LATENT_METRICS)
         numbers = f"KL {kl:.4f} nats, {int(active)} active units, mutual information {max(information, 0.0):.4f} nats"
         when = f"step {number(model.training_steps):,}, {self.patience} evaluations in a row"
         if not self.collapsed:
@@ -95,11 +95,11 @@ class CollapseAlarm(keras.callbacks.Callback):
         )
 
 
-def watched(model: TextVAE) -> bool:
+def is_monitored(model: TextVAE) -> bool:
     """Whether the model has a code that is meant to be used and a price on it."""
     objective = model.objective_config
-    asked_to_be_empty = objective.penalty in TARGETED and objective.kl_target < NEAR_ZERO
-    return bool(model.hierarchy.shapes) and objective.beta_max > 0 and not asked_to_be_empty
+    targets_zero_kl = objective.penalty in TARGETED and objective.kl_target < NEAR_ZERO
+    return bool(model.hierarchy.shapes) and objective.beta_max > 0 and not targets_zero_kl
 
 
 def ramp_is_over(model: TextVAE) -> bool:
@@ -111,9 +111,9 @@ def ramp_is_over(model: TextVAE) -> bool:
     )
 
 
-def unused(logs: Mapping[str, Any]) -> bool:
+def code_is_unused(logs: Mapping[str, Any]) -> bool:
     """Whether held-out texts leave no trace in the code; numbers that are none (NaN) say nothing."""
-    kl, active, information = (logs[name] for name in NUMBERS)
+    kl, active, information = (logs[name] for name in LATENT_METRICS)
     return bool(kl < NEAR_ZERO and active == 0 and information < NEAR_ZERO)
 
 
@@ -129,10 +129,10 @@ def flags(settings: Mapping[str, Any]) -> str:
 def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[str, Any], str]]:
     """Settings that usually wake a code up and are not on yet, each with its reason; every one fits the configuration."""
     history, annealed = HEADS[model.head].history, objective.penalty == "annealed"
-    found: list[tuple[bool, dict[str, Any], str]] = [
+    candidates: list[tuple[bool, dict[str, Any], str]] = [
         (
             history and not model.auxiliary,
-            {**varying(model), "model.auxiliary": True, "objective.alpha": 0.2},
+            {**deconvolution_settings(model), "model.auxiliary": True, "objective.alpha": 0.2},
             "the code alone has to predict the text too",
         ),
         (
@@ -152,11 +152,11 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
         ),
         (
             objective.penalty not in TARGETED,
-            longer_ramp(objective),
+            longer_ramp_settings(objective),
             "the code has more time to become useful before it costs",
         ),
-        (annealed, free_bits(objective), "the first 5 nats of KL cost nothing"),
-        (annealed, target(objective), "the KL is held at 10 nats"),
+        (annealed, free_bits_settings(objective), "the first 5 nats of KL cost nothing"),
+        (annealed, kl_target_settings(objective), "the KL is held at 10 nats"),
         (
             objective.penalty.startswith("free_bits"),
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
@@ -168,16 +168,16 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
             "the encoder gets five updates for each of the decoder until it has caught up",
         ),
     ]
-    return [(settings, why) for applies, settings, why in found if applies]
+    return [(settings, why) for applies, settings, why in candidates if applies]
 
 
-def longer_ramp(objective: ObjectiveConfig) -> dict[str, Any]:
+def longer_ramp_settings(objective: ObjectiveConfig) -> dict[str, Any]:
     """A ramp of twice the steps; of a constant schedule, which has none, one of 1,000 at least."""
     ramp = {"objective.schedule": "linear"} if objective.schedule == "constant" else {}
     return {**ramp, "objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
 
 
-def free_bits(objective: ObjectiveConfig) -> dict[str, Any]:
+def free_bits_settings(objective: ObjectiveConfig) -> dict[str, Any]:
     """Five nats of the KL for nothing."""
     return {
         "objective.penalty": "free_bits_mask" if objective.semi_supervised else "free_bits",
@@ -186,7 +186,7 @@ def free_bits(objective: ObjectiveConfig) -> dict[str, Any]:
     }
 
 
-def target(objective: ObjectiveConfig) -> dict[str, Any]:
+def kl_target_settings(objective: ObjectiveConfig) -> dict[str, Any]:
     """A KL of ten nats, without what would hold the ramp of the target back."""
     return {
         "objective.penalty": "constrained_per_example"
@@ -202,7 +202,7 @@ def target(objective: ObjectiveConfig) -> dict[str, Any]:
     }
 
 
-def varying(model: ModelConfig) -> dict[str, Any]:
+def deconvolution_settings(model: ModelConfig) -> dict[str, Any]:
     """What lets the features of a repeated code differ from position to position, where the length allows it."""
     expander = next(name for name, row in EXPANDERS.items() if not row.repeats)
     if not EXPANDERS[model.expander].repeats or model.has_map or not model.has_code:

@@ -138,7 +138,7 @@ def measurement(model: TextVAE) -> Any:
         outputs = model.parts.outputs(tokens, noise, attribute, training=False)
         terms = model.loss_terms({"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs)
         levels, _ = model.parts.levels(tokens, attribute)
-        shift = model.hierarchy.joined([level.shift for level in levels], noise)
+        shift = model.hierarchy.concatenated([level.shift for level in levels], noise)
         kept = {name: outputs[name] for name in (*LATENT, "log_ratio", "kl_per_dimension") if name in outputs}
         return {**terms, **kept, "shift": shift}
 

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import api as hyperparameters
 
 from kvae.configuration import Config, dotted_value
 from kvae.decoding import Chooser, decode
-from kvae.misfits import partners
+from kvae.misfits import dependent_settings
 from kvae.model import TextVAE, number
 from kvae.objectives import begun, beta_at
 from kvae.serving.alphabet import Alphabet, one_line
@@ -278,7 +278,7 @@ def trial(folder: Path) -> str:
 
 def compared(config: Config) -> dict[str, Any]:
     """The `HYPERPARAMETERS` that something reads in this configuration."""
-    unread = {name for _, name, _, is_read in partners(config.model, config.objective) if not is_read}
+    unread = {name for _, name, _, is_read in dependent_settings(config.model, config.objective) if not is_read}
     read = [key for key in HYPERPARAMETERS if key.partition(".")[2] not in unread]
     return {key: plain(dotted_value(config, key)) for key in read}
 
