@@ -45,7 +45,8 @@ def if_else(
         branch = Nodes(g)
         output = build(branch)
         branches[name] = branch.body(name, [], [tensor(output, "float", "batch", "symbols")])
-    return g.If(condition, **branches)
+    selected: str = g.If(condition, **branches)
+    return selected
 
 
 def one_hot_of_argmax(g: Nodes, logits: str) -> str:
