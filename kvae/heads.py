@@ -1,8 +1,8 @@
-"""Heads: from features (B, T, C) and the previous symbols (B, T) to logits (B, T, V).
+"""Heads: features (B, T, C) and previous tokens (B, T) to logits (B, T, V).
 
-Every head offers the same four callables, used by training, in-framework decoding and export alike:
+Every head has the same four callables, which training, decoding in Keras and export use:
 
-    projected        = head.project(features)                      what can be computed for all positions at once
+    projected        = head.project(features)                      computed for all positions at once
     state            = head.initial_state(features)                a list of tensors (B, ...), possibly empty
     logits, state    = head.step(projected_t, previous, state)     one position: (B, P), (B,) -> (B, V)
     logits           = head(features, previous)                    all positions, teacher-forced: equals the steps
@@ -27,25 +27,27 @@ Shape = tuple[int | None, ...]
 
 
 def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
-    """The features' share of what a head reads, (B, T, units); None for a language model, which has none."""
+    """The linear layer that maps features to a head's inputs, (B, T, units); None for a language
+    model without a label, which has no features."""
     if not config.has_code and not config.attributes:
         return None
     return layers.Dense(units, use_bias=False, name="read_features")
 
 
 def zero_features(features: Tensor, dtype: str) -> Tensor:
-    """(B, T, 1) zeros: what stands where no features are read."""
+    """Zeros (B, T, 1), in place of projected features for a head that reads none."""
     return ops.zeros_like(features[..., :1], dtype=dtype)
 
 
 def float32_logits(classify: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """(..., V) float32, whatever the layers compute in: a softmax of half precision is no probability."""
+    """Logits (..., V) in float32 for any precision of the layers, because a softmax in half
+    precision is too coarse."""
     return ops.cast(classify(hidden), "float32")
 
 
 class Dropout(layers.Layer):
-    """A `share` of the numbers (B, ...) zeroed while training, the others scaled up, so that the mean stays (Srivastava et
-    al. 2014)."""
+    """Dropout on values (B, ...): in training a fraction `rate` is set to 0 and the others are
+    scaled by 1 / (1 - rate), so that the mean stays the same (Srivastava et al. 2014)."""
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,11 +63,13 @@ class Dropout(layers.Layer):
 
 
 class PreviousSymbol(layers.Layer):
-    """A learned row (units,) for each previous symbol; a share `dropout` of them is zeroed while training.
+    """Embedding (units,) of each previous token; in training a fraction `dropout` of the rows is
+    set to 0.
 
-    The row is a linear map of a vector of size `head_embedding`, where that is not 0; `head_dropout` acts on that vector.
-    Dropped rows are not compensated by a scale: dropout 1 is the historyless decoder of Semeniuta et al. 2017, 4.1, which
-    sees no history when it decodes either.
+    If `head_embedding` is above 0, the row is a linear map of an embedding of that size, and
+    `head_dropout` applies to that embedding. Rows are not rescaled after dropout: `dropout` 1 is
+    the decoder without history of Semeniuta et al. 2017, 4.1, which reads no history in decoding
+    either.
     """
 
     def __init__(self, config: ModelConfig, units: int, dropout: float, **kwargs: Any) -> None:
@@ -109,7 +113,8 @@ class PreviousSymbol(layers.Layer):
 
 
 class IndependentHead(layers.Layer):
-    """No history: p(x|z) factorises over positions, logits are linear in the features."""
+    """Head without history: p(x|z) factorises over positions, and logits are linear in the
+    features."""
 
     def __init__(self, vocabulary_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -135,7 +140,8 @@ class IndependentHead(layers.Layer):
 
 
 def layer_normalization(config: ModelConfig, name: str) -> layers.Layer:
-    """Layer normalisation (Ba et al. 2016), or nothing."""
+    """A layer normalisation (Ba et al. 2016), or the identity without
+    `head_layer_normalization`."""
     return (
         layers.LayerNormalization(name=name)
         if config.head_layer_normalization
@@ -144,10 +150,12 @@ def layer_normalization(config: ModelConfig, name: str) -> layers.Layer:
 
 
 class LSTMCell(layers.Layer):
-    """An LSTM for inputs (B, 4 units) that are already what the gates read from outside; it adds what memory says.
+    """LSTM cell. Its inputs (B, 4 units) are the projected inputs of the gates; the cell adds the
+    recurrent part.
 
-    Gates stand in the order input, forget, output, candidate. With layer normalisation as in Ba et al. 2016, supplementary
-    eq. 20-22: the inputs and the hidden state's share are normalised before they meet, and the cell before it is shown.
+    The order of the gates is input, forget, output, candidate. Layer normalisation is as in Ba et
+    al. 2016, supplementary eq. 20-22: the inputs and the recurrent part are normalised before they
+    are added, and the cell state is normalised before the output gate.
     """
 
     gates = 4
@@ -187,28 +195,30 @@ class LSTMCell(layers.Layer):
 
     @property
     def norms(self) -> list[layers.LayerNormalization]:
-        """Of the inputs, of what the kernel makes and of the cell; or none."""
+        """The layer normalisations of the inputs, the recurrent part and the cell state; empty
+        without them."""
         every = [self.normalize_inputs, self.normalize_hidden, self.normalize_cell]
         return [norm for norm in every if isinstance(norm, layers.LayerNormalization)]
 
     @staticmethod
     def first_state(linear: Tensor) -> list[Tensor]:
-        """Hidden and cell state from a linear map of the features."""
+        """Hidden and cell state, (B, units) each, from a linear map (B, units) of the features."""
         return [ops.tanh(linear), linear]
 
 
 def unit_forget_bias(shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
-    """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
+    """Bias initialiser: 1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
     units = shape[0] // 4
     return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
 
 
 class GRUCell(layers.Layer):
-    """A GRU (Cho et al. 2014) for inputs (B, 3 units) as `LSTMCell` takes them, gates in the order reset, update, candidate.
+    """GRU cell (Cho et al. 2014) for projected inputs (B, 3 units), in the order reset, update,
+    candidate.
 
-    The reset gate acts on the hidden state's share of the candidate, as in cuDNN and in Ba et al. 2016, supplementary eq.
-    25; with layer normalisation that share is normalised for all three at once, where they normalise gates and candidate
-    apart.
+    The reset gate multiplies the recurrent part of the candidate, as in cuDNN and in Ba et al.
+    2016, supplementary eq. 25. With layer normalisation, one covers the recurrent part of all
+    three; Ba et al. normalise gates and candidate separately.
     """
 
     gates = 3
@@ -243,13 +253,13 @@ class GRUCell(layers.Layer):
 
     @staticmethod
     def first_state(linear: Tensor) -> list[Tensor]:
-        """The hidden state from a linear map of the features."""
+        """The hidden state (B, units) from a linear map (B, units) of the features."""
         return [ops.tanh(linear)]
 
 
 class TiedClassifier(layers.Layer):
-    """Logits (..., V) from outputs (..., units) and the symbols' vectors (V, E): W h E^T + b, W only where units differ from E
-    (Press and Wolf 2017, eq. 1)."""
+    """Logits (..., V) from outputs h (..., units) and token embeddings E (V, e): W h E^T + b. W
+    exists only if units and e differ (Press and Wolf 2017, eq. 1)."""
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -266,16 +276,17 @@ class TiedClassifier(layers.Layer):
 
     def call(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         outputs = outputs if self.linear is None else self.linear(outputs)
-        vectors = ops.cast(vectors, outputs.dtype)  # where the steps call it, Keras has not cast it
+        vectors = ops.cast(vectors, outputs.dtype)  # in `step`, Keras has not cast it
         return ops.matmul(outputs, ops.transpose(vectors)) + self.bias
 
 
 class RecurrentHead(layers.Layer):
-    """A recurrence that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b), or starts from the features
-    (Bowman et al. 2016), or both (`head_reads`).
+    """Recurrent head. `head_reads` says where it reads the features: at every step with the
+    previous token (Semeniuta et al. 2017, fig. 2b), in its initial state (Bowman et al. 2016), or
+    in both.
 
-    Because the features of all positions are known, their share of the gates is one product outside the recurrence; the
-    share of a previous symbol is a learned row.
+    The features of all positions are known in advance, so one matrix product outside the recurrence
+    projects them to the gates. A previous token adds one row of an embedding.
     """
 
     def __init__(
@@ -311,7 +322,8 @@ class RecurrentHead(layers.Layer):
         self.built = True
 
     def project(self, features: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, gates), or a column of zeros."""
+        """Project features (B, T, C) to the gates (B, T, gates); zeros (B, T, 1) if the head reads
+        no features per step."""
         return (
             zero_features(features, self.compute_dtype)
             if self.read_features is None
@@ -319,7 +331,8 @@ class RecurrentHead(layers.Layer):
         )
 
     def initial_state(self, features: Tensor) -> list[Tensor]:
-        """Zeros, or a linear map of the first position's features: (B, units) each."""
+        """The initial states, (B, units) each: zeros, or from a linear map of the features of the
+        first position."""
         cell = self.recurrence.cell
         if self.read_state is not None:
             state: list[Tensor] = cell.first_state(self.read_state(features[:, 0]))
@@ -341,19 +354,21 @@ class RecurrentHead(layers.Layer):
         return self.logits(self.dropout(hidden, training=training))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What the classifier makes of outputs (..., units): (..., V) float32."""
+        """Logits (..., V) in float32 of outputs (..., units)."""
         if not self.tied:
             return float32_logits(self.classify, hidden)
         vectors = self.read_previous.rows.embeddings
         return float32_logits(lambda outputs: self.classify(outputs, vectors), hidden)
 
     def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
-        """Everything the gates get from outside the recurrence: (..., gates)."""
+        """The inputs of the recurrence: projected features plus the row of the previous token,
+        (..., gates)."""
         return projected + self.read_previous(previous, training=training)
 
 
 class CausalConvolution(layers.Layer):
-    """Position t reads itself and `kernel - 1` positions before it, `dilation` apart: (B, T, units) -> (B, T, 2 units)."""
+    """Causal convolution (B, T, units) -> (B, T, 2 units). Position t reads itself and `kernel - 1`
+    earlier positions, `dilation` apart."""
 
     def __init__(self, config: ModelConfig, dilation: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -390,7 +405,8 @@ class CausalConvolution(layers.Layer):
         return self.normalize(outputs) + self.bias
 
     def step(self, inputs: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """One position (B, units), and the inputs that the next one has before it."""
+        """The output (B, 2 units) for one position (B, units), and the past inputs of the next
+        position."""
         window = ops.concatenate([past, ops.expand_dims(inputs, 1)], axis=1)
         read = ops.reshape(window[:, :: self.dilation], (-1, self.kernel_size * self.units))
         kernel, bias = (ops.cast(weight, self.compute_dtype) for weight in (self.kernel, self.bias))
@@ -401,27 +417,31 @@ class CausalConvolution(layers.Layer):
 
 
 def gated_linear_unit(inputs: Tensor) -> Tensor:
-    """A gated linear unit: one half through the sigmoid of the other (Dauphin et al. 2017, eq. 1)."""
+    """Gated linear unit: one half times the sigmoid of the other half (Dauphin et al. 2017, eq.
+    1)."""
     value, gate = ops.split(inputs, 2, axis=-1)
     return value * ops.sigmoid(gate)
 
 
 def highway(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """A gate chooses between a layer's ReLU and its input (Srivastava et al. 2015, eq. 3)."""
+    """Highway connection: a gate mixes a layer's ReLU with its input (Srivastava et al. 2015, eq.
+    3)."""
     value, gate = ops.split(outputs, 2, axis=-1)
     transform = ops.sigmoid(gate - 1.0)
     return transform * ops.relu(value) + (1.0 - transform) * inputs
 
 
 def residual(inputs: Tensor, outputs: Tensor) -> Tensor:
-    """A gated linear unit added to its input (Dauphin et al. 2017, 3)."""
+    """Residual connection around a gated linear unit (Dauphin et al. 2017, 3)."""
     return inputs + gated_linear_unit(outputs)
 
 
 class ConvolutionHead(layers.Layer):
-    """Causal convolutions over [features_t, previous symbol], each joined with its input by `join`.
+    """Causal convolutions over [features_t, previous token]; `join` combines the output of each
+    with its input.
 
-    Position t sees 1 + (kernel - 1) * (sum of dilations) inputs, itself included: N + 1 for N layers of kernel 2.
+    The receptive field is 1 + (kernel - 1) * (sum of dilations) positions, with position t itself:
+    N + 1 for N layers of kernel 2 and dilation 1.
     """
 
     def __init__(
@@ -453,7 +473,7 @@ class ConvolutionHead(layers.Layer):
         self.built = True
 
     def project(self, features: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, 2 units), or a column of zeros."""
+        """Project features (B, T, C) to (B, T, 2 units); zeros (B, T, 1) without features."""
         return (
             zero_features(features, self.compute_dtype)
             if self.read_features is None
@@ -461,7 +481,8 @@ class ConvolutionHead(layers.Layer):
         )
 
     def initial_state(self, features: Tensor) -> list[Tensor]:
-        """What each convolution has read before the first position."""
+        """The past inputs of each convolution before the first position, (B, positions, units)
+        each."""
         return [
             convolution.initial_state(ops.shape(features)[0]) for convolution in self.convolutions
         ]
@@ -484,35 +505,38 @@ class ConvolutionHead(layers.Layer):
         return float32_logits(self.classify, hidden)
 
     def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
-        """The gated 1x1 convolution of [features, previous symbol]: (..., units)."""
+        """The gated linear unit of projected features plus the row of the previous token: (...,
+        units)."""
         rows = projected + self.read_previous(previous, training=training)
         return gated_linear_unit(rows + ops.cast(self.bias, self.compute_dtype))
 
 
 def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `none`."""
+    """Head `none`: no history."""
     return IndependentHead(config.vocabulary_size, name="head")
 
 
 def lstm(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `lstm`."""
+    """Head `lstm`: an LSTM."""
     return RecurrentHead(
         config, LSTMCell(config, name="cell"), objective.input_dropout, name="head"
     )
 
 
 def gru(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `gru`."""
+    """Head `gru`: a GRU."""
     return RecurrentHead(config, GRUCell(config, name="cell"), objective.input_dropout, name="head")
 
 
 def bytenet(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `bytenet`: highway masked convolutions (Semeniuta et al. 2017, fig. 2c; Kalchbrenner et al. 2016)."""
+    """Head `bytenet`: causal convolutions with highway connections (Semeniuta et al. 2017, fig. 2c;
+    Kalchbrenner et al. 2016)."""
     return ConvolutionHead(config, highway, objective.input_dropout, name="head")
 
 
 def gated_conv(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `gated_conv`: residual gated causal convolutions (Prokhorov et al. 2019; Dauphin et al. 2017)."""
+    """Head `gated_conv`: gated causal convolutions with residual connections (Prokhorov et al.
+    2019; Dauphin et al. 2017)."""
     return ConvolutionHead(config, residual, objective.input_dropout, name="head")
 
 

@@ -1,6 +1,8 @@
-"""The code as a hierarchy of levels: one walk from the top down, with the text's evidence (inference) or without (generation).
+"""The latent code as a hierarchy of levels. One top-down pass serves inference (with evidence of
+the text) and generation.
 
-Codes are flat, (B, d): the levels side by side, bottom first, maps flattened. A code of one level is the top level alone.
+Codes are flat, (B, d): the levels concatenated, bottom first, with maps flattened. A code of one
+level is the top level.
 """
 
 from __future__ import annotations
@@ -25,17 +27,18 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Level:
-    """What the walk leaves behind at a level: z (B, d_i) and where it came from, in generation from the prior alone."""
+    """One level after the top-down pass: the sample z (B, d_i), its prior and, in inference, its
+    posterior."""
 
     z: Tensor
     prior: Distribution
     posterior: Any = None
-    """A Gaussian, or None."""
+    """A `Gaussian` in inference, None in generation."""
 
     @property
     def shift(self) -> Tensor:
-        """(posterior mean - prior mean) / prior standard deviation, (B, d_i); the posterior mean where the prior is no
-        Gaussian."""
+        """(posterior mean - prior mean) / prior standard deviation, (B, d_i). The posterior mean if
+        the prior is not Gaussian."""
         mean, prior = self.posterior.mean, self.prior
         return (
             (mean - prior.mean) * ops.exp(-0.5 * prior.log_variance)
@@ -45,18 +48,18 @@ class Level:
 
 
 class Hierarchy(layers.Layer):
-    """`shapes` of the levels, bottom first: (d,) or (T', c). `prior` is the layer of the top level.
+    """Levels of the latent code with `shapes`, bottom first, each (d,) or (T', c). `prior` is the
+    prior layer of the top level.
 
-    z_L has that prior; below it p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges it with the text's evidence
-    (ladder VAE, Soenderby et al. 2016). What is passed down is the sample of the merged posterior.
+    The prior of z_L is `prior`. Below, p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges
+    it with the evidence of the text (ladder VAE, Soenderby et al. 2016). The level below is
+    conditioned on a sample of the merged posterior.
     """
 
     def __init__(
         self, config: ModelConfig, shapes: Sequence[Shape], prior: keras.Layer, **kwargs: Any
     ) -> None:
-        super().__init__(
-            dtype="float32", **kwargs
-        )  # distributions, whatever the layers around them compute in
+        super().__init__(dtype="float32", **kwargs)  # distributions, at any precision of the layers
         self.shapes = list(shapes)
         self.sizes = [total(shape) for shape in shapes]
         self.size = sum(self.sizes)
@@ -74,10 +77,12 @@ class Hierarchy(layers.Layer):
     def call(
         self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
     ) -> dict[str, Tensor]:
-        """Inference: the evidence of all levels (B, d), and noise -> z, the posterior and every level's KL.
+        """Inference: the evidence of all levels (B, d) and noise (B, noise_size) to z, the
+        posterior and the KL of each level.
 
-        `kl_per_dimension` is there where every level's KL is a sum over dimensions; `log_ratio` is
-        log q(z|x) - log p(z) at the sample, (B,).
+        Returns `z`, `mean`, `log_variance` (B, d), `kl_level_0`, ... (B,) in nats, and `log_ratio`
+        (B,), which is log q(z|x) - log p(z) at the sample. `kl_per_dimension` (B, d) is included if
+        the KL of every level is a sum over dimensions.
         """
         levels = self.infer(mean, log_variance, noise, training)
         outputs = {
@@ -101,12 +106,13 @@ class Hierarchy(layers.Layer):
     def infer(
         self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
     ) -> list[Level]:
-        """All levels of texts with that evidence, bottom first."""
+        """Inference: all levels, bottom first, given the evidence (B, d) and noise (B,
+        noise_size)."""
         evidence = map(Gaussian, self.split(mean), self.split(log_variance))
         return self.walk(noise, list(evidence), training)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Generation: noise (B, noise_size) as a code (B, d)."""
+        """Generation: noise (B, noise_size) to a code (B, d)."""
         return self.concatenated(
             [level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise
         )
@@ -114,7 +120,7 @@ class Hierarchy(layers.Layer):
     def walk(
         self, noise: Tensor, evidence: Sequence[Gaussian | None], training: bool
     ) -> list[Level]:
-        """All levels, bottom first."""
+        """Compute all levels from the top down; return them bottom first."""
         levels: list[Level] = []
         for number in reversed(range(len(self.shapes))):
             above = levels[0].z if levels else None
@@ -134,7 +140,8 @@ class Hierarchy(layers.Layer):
         evidence: Gaussian | None,
         training: bool,
     ) -> Level:
-        """One level, the same for inference and generation: its prior given z above, merged with evidence if there is any."""
+        """One level in inference or generation: its prior given z `above`, merged with the evidence
+        if there is any."""
         if above is None:
             prior, posterior = self.prior.distribution(noise), evidence
         else:
@@ -145,7 +152,8 @@ class Hierarchy(layers.Layer):
         return Level(posterior.sample(noise[:, : self.sizes[number]]), prior, posterior)
 
     def level_noise(self, noise: Tensor, number: int) -> Tensor:
-        """The share of one level; the top level's prior may need more than its size, which stands at the end."""
+        """The noise of one level, (B, d_i). The extra noise that the prior of the top level needs
+        is at the end of `noise`."""
         own = self.split(noise)[number]
         is_top = number == len(self.shapes) - 1
         return (
@@ -155,19 +163,21 @@ class Hierarchy(layers.Layer):
         )
 
     def split(self, flat: Tensor) -> list[Tensor]:
-        """(B, d...) -> each level's (B, d_i), bottom first."""
+        """Split (B, d) into the levels (B, d_i), bottom first."""
         ends = list(itertools.accumulate(self.sizes))
         return [flat[:, end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
 
     def concatenated(self, parts: list[Tensor], batch_like: Tensor) -> Tensor:
-        """Levels side by side; (B, 0) without any."""
+        """Concatenate levels to (B, d). Without a level: (B, 0), with the batch size of
+        `batch_like`."""
         return ops.concatenate(parts, axis=-1) if parts else batch_like[:, :0]
 
 
 def top_down(
     config: ModelConfig, above: Shape, below: Shape, units: int, level: int
 ) -> keras.Model:
-    """The deterministic layers from z above to the prior of the level below: flat code -> mean, log_variance, flat."""
+    """The layers from z of the level above to the prior of the level below: flat code -> mean and
+    log_variance, flat."""
     z = keras.Input((total(above),), name="above")
     if len(below) == 1:
         hidden = layers.Dense(units, use_bias=False, name=f"down_dense_{level}")(z)

@@ -1,4 +1,5 @@
-"""The slots of a configuration, filled: the objects that training, evaluation, decoding and export all share."""
+"""The parts of a model: one object for each slot of a configuration, shared by training,
+evaluation, decoding and export."""
 
 from __future__ import annotations
 
@@ -22,22 +23,22 @@ from .priors import total
 from .tensors import Tensor
 
 ATTRIBUTE_LOG_VARIANCE = -30.0
-"""Log variance of the attribute's columns in a code: they are read off the text, not drawn."""
+"""Log variance of the attribute's columns in a code, which are classified and not sampled."""
 
 
 class Parts:
-    """New layers, with weights drawn anew, for a configuration.
+    """The layers of a configuration, with newly initialised weights.
 
         reader       tokens (B, T) -> symbols (B, T, E) and `last` (B,)
         encoder      symbols, last -> features
-        posterior    features, one-hot attribute -> mean, log_variance (B, d): what the text says about each level
-        classifier   the top feature's summary (B, n) -> logits of the attribute (B, K), where there is one
+        posterior    features, one-hot attribute -> mean, log_variance (B, d): the evidence for each level
+        classifier   summary of the top layer (B, n) -> logits of the attribute (B, K); None without attributes
         hierarchy    evidence and noise -> z and KL; noise -> z
         expander     code (B, d + K) -> features (B, T, C)
         head         features, previous -> logits; see `kvae.heads`
-        auxiliary    features -> logits that no history helps, or None
+        auxiliary    features -> logits without history, or None
 
-    A *code* is what leaves the model: z (B, d) and, where there is an attribute, its one-hot value (B, K).
+    A *code* is z (B, d) and, if the model has an attribute, its one-hot value (B, K).
     """
 
     def __init__(self, model: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -79,13 +80,14 @@ class Parts:
     def build_posterior(
         self, features: Sequence[Features]
     ) -> tuple[keras.Model | None, list[tuple[int, ...]]]:
-        """The model of the evidence, and the shapes of the levels."""
+        """The model from features to the evidence, and the shapes of the levels, bottom first."""
         if not features or not self.config.has_code:
             return None, []
         if len(features) < len(self.config.latent_size):
             raise ConfigError(
-                f"model.latent_size has {len(self.config.latent_size)} levels, encoder {self.config.encoder!r} has features of "
-                f"{len(features)} layers; give as many sizes, or let it return Features for each of model.encoder_units"
+                f"model.latent_size has {len(self.config.latent_size)} levels, encoder "
+                f"{self.config.encoder!r} has features of {len(features)} layers; give as many "
+                "sizes, or let it return Features for each of model.encoder_units"
             )
         inputs = [keras.Input(part.shape[1:]) for part in flatten_features(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
@@ -107,12 +109,12 @@ class Parts:
         ), shapes
 
     def rows(self, code: Tensor) -> Tensor:
-        """What the expander reads of a code: the bottom level as rows (B, T', c), the attribute in each."""
+        """The input of the expander: the bottom level of a code as rows (B, T', c), with the
+        attribute in each row."""
         attribute = code[:, self.hierarchy.size :] if self.attributes else None
         if not self.hierarchy.shapes:
-            return ops.expand_dims(
-                ops.pad(code, [[0, 0], [0, 1]]), 1
-            )  # a zero where a language model has nothing
+            # A language model has no code: one column of zeros in its place.
+            return ops.expand_dims(ops.pad(code, [[0, 0], [0, 1]]), 1)
         shape = self.hierarchy.shapes[0]
         bottom = code[:, : total(shape)]
         rows = layers.Reshape(shape)(bottom) if len(shape) == 2 else ops.expand_dims(bottom, 1)
@@ -121,11 +123,10 @@ class Parts:
     def features_of(
         self, symbols: Tensor, last: Tensor, *, training: bool | None = None
     ) -> list[Features]:
-        """What the encoder knows of symbols (B, T, E), bottom first."""
+        """The features of symbols (B, T, E) in each layer of the encoder, bottom first."""
         tensors = self.encoder([symbols, last], training=training) if self.encoder else []
-        return group_features(
-            keras.tree.flatten(tensors), self.has_maps
-        )  # of a single output Keras makes no list
+        # Keras returns a single output as a tensor, not as a list.
+        return group_features(keras.tree.flatten(tensors), self.has_maps)
 
     def evidence(
         self,
@@ -134,7 +135,7 @@ class Parts:
         batch_like: Tensor,
         training: bool | None = None,
     ) -> dict[str, Tensor]:
-        """What features and a one-hot attribute say about the code: mean, log_variance (B, d)."""
+        """The evidence of features and a one-hot attribute (B, K): mean, log_variance (B, d)."""
         if self.posterior is None:
             return {"mean": batch_like[:, :0], "log_variance": batch_like[:, :0]}
         used = flatten_features(features[-len(self.config.latent_size) :])
@@ -143,7 +144,7 @@ class Parts:
         return statistics
 
     def pseudo_posterior(self, symbols: Tensor) -> Gaussian:
-        """q(z|u) of the top level for soft texts (K, T, E), their attribute left open."""
+        """q(z|u) of the top level for soft texts (K, T, E), with an attribute of zeros."""
         last = ops.full((symbols.shape[0],), self.config.length - 1, dtype="int32")
         attribute = ops.zeros((symbols.shape[0], self.attributes))
         features = self.features_of(symbols, last, training=False)
@@ -153,7 +154,7 @@ class Parts:
         )
 
     def classify(self, features: list[Features]) -> Tensor:
-        """Logits of q(attribute | text), (B, K)."""
+        """Logits of q(attribute | text), (B, K) float32."""
         return ops.cast(self.classifier(features[-1].summary), "float32")
 
     def outputs(
@@ -163,8 +164,8 @@ class Parts:
         attribute: Tensor | None = None,
         training: bool | None = None,
     ) -> dict[str, Tensor]:
-        """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
-        the classifier is to say."""
+        """The outputs of the model for tokens (B, T), standard normal noise (B, noise_size) and
+        attributes (B,). Where the attribute is -1, the classifier chooses."""
         outputs, code = self.infer(tokens, noise, attribute, training)
         expanded = self.expander(code, training=training)
         expanded = expanded if self.cut is None else self.cut(expanded, tokens)
@@ -180,7 +181,8 @@ class Parts:
         attribute: Tensor | None = None,
         training: bool | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The half of `outputs` that comes before the decoder, and the code (B, code_size) that the decoder reads."""
+        """The outputs that do not need the decoder, and the code (B, code_size) that the decoder
+        reads."""
         features = self.features_of(*self.reader(tokens), training=training)
         outputs, value = {}, None
         if self.attributes:
@@ -194,7 +196,8 @@ class Parts:
         return outputs, code
 
     def encode(self, tokens: Tensor, attribute: Tensor | None = None) -> dict[str, Tensor]:
-        """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the mean above it."""
+        """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the
+        mean of the level above."""
         levels, value = self.levels(tokens, attribute)
         extra = [] if value is None else [(value, ATTRIBUTE_LOG_VARIANCE * ops.ones_like(value))]
         parts = [(level.posterior.mean, level.posterior.log_variance) for level in levels] + extra
@@ -207,7 +210,8 @@ class Parts:
     def levels(
         self, tokens: Tensor, attribute: Tensor | None = None
     ) -> tuple[list[Level], Tensor | None]:
-        """The levels of the code without noise, bottom first, and the attribute (B, K) or None."""
+        """The levels of the code with zero noise, bottom first, and the one-hot attribute (B, K) or
+        None."""
         features = self.features_of(*self.reader(tokens), training=False)
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         value = self.one_hot(attribute, self.classify(features)) if self.attributes else None
@@ -215,7 +219,8 @@ class Parts:
         return self.hierarchy.infer(evidence["mean"], evidence["log_variance"], noise), value
 
     def codes(self, noise: Tensor) -> Tensor:
-        """Standard normal noise (B, noise_size) as codes of the prior (B, code_size); all attributes are equally likely."""
+        """Codes of the prior (B, code_size) from standard normal noise (B, noise_size), attributes
+        uniformly distributed."""
         z = self.hierarchy.sample(noise)
         if not self.attributes:
             return z
@@ -224,10 +229,10 @@ class Parts:
         return ops.concatenate([z, ops.one_hot(value, self.attributes)], axis=-1)
 
     def one_hot(self, attribute: Tensor | None, logits: Tensor) -> Tensor:
-        """Attributes (B,) as (B, K), the classifier's likeliest where they are absent or -1."""
-        argmax = ops.cast(
-            ops.top_k(logits, 1)[1][:, 0], "int32"
-        )  # argmax has no ONNX form on TensorFlow
+        """One-hot attributes (B, K) of attributes (B,). Where they are None or -1, the argmax of
+        the classifier's logits."""
+        # ops.argmax cannot be converted to ONNX from TensorFlow.
+        argmax = ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")
         if attribute is None:
             return ops.one_hot(argmax, self.attributes)
         attribute = ops.cast(attribute, "int32")
@@ -235,7 +240,7 @@ class Parts:
 
     @property
     def inference(self) -> list[keras.Layer]:
-        """The parts that learn q(z|x); the others learn p(x, z)."""
+        """The parts of q(z|x)."""
         return [
             part
             for part in (self.reader, self.encoder, self.posterior, self.classifier)
@@ -253,7 +258,8 @@ class Parts:
 
 
 class Reader(Part):
-    """Tokens (B, T) as symbols (B, T, E), one-hot or learned vectors, and the position of the last counted one (B,)."""
+    """Tokens (B, T) to symbols (B, T, E), one-hot vectors or embeddings, and the position (B,) of
+    the last token before the padding."""
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -275,7 +281,7 @@ class Reader(Part):
 
 
 class TrimToTokens(layers.Layer):
-    """Features (B, T, C) at the positions of tokens (B, t), which may be fewer: (B, t, C)."""
+    """Trim features (B, T, C) to the positions of tokens (B, t): (B, t, C)."""
 
     def call(self, features: Tensor, tokens: Tensor) -> Tensor:
         return features[:, : ops.shape(tokens)[1]]
@@ -287,23 +293,23 @@ class TrimToTokens(layers.Layer):
 
 
 def flatten_features(features: Sequence[Features]) -> list[Tensor]:
-    """All tensors of features, in order."""
+    """The tensors of several features as one list."""
     return [part for layer in features for part in layer if part is not None]
 
 
 def group_features(tensors: Sequence[Tensor], has_maps: bool) -> list[Features]:
-    """What `flattened` made of features, as features again."""
+    """The inverse of `flatten_features`."""
     size = 2 if has_maps else 1
     return [Features(*tensors[i : i + size]) for i in range(0, len(tensors), size)]
 
 
 def shifted(tokens: Tensor) -> Tensor:
-    """`previous` (B, T): the tokens one position later, behind START."""
+    """Previous tokens (B, T): START, then the tokens without the last."""
     return ops.pad(tokens[:, :-1], [[0, 0], [1, 0]], constant_values=START)
 
 
 def kl_names(outputs: Mapping[str, Tensor]) -> list[str]:
-    """`kl_level_0`, ... bottom first."""
+    """The names `kl_level_0`, ... in the outputs of a model, bottom first."""
     return sorted(
         (name for name in outputs if name.startswith("kl_level_")),
         key=lambda name: int(name.rsplit("_", 1)[1]),
