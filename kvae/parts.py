@@ -29,14 +29,14 @@ ATTRIBUTE_LOG_VARIANCE = -30.0
 class Parts:
     """The layers of a configuration, with newly initialised weights.
 
-        reader       tokens (B, T) -> symbols (B, T, E) and `last` (B,)
-        encoder      symbols, last -> features
-        posterior    features, one-hot attribute -> mean, log_variance (B, d): the evidence for each level
-        classifier   summary of the top layer (B, n) -> logits of the attribute (B, K); None without attributes
-        hierarchy    evidence and noise -> z and KL; noise -> z
-        expander     code (B, d + K) -> features (B, T, C)
-        head         features, previous -> logits; see `kvae.heads`
-        auxiliary    features -> logits without history, or None
+        reader      tokens (B, T) -> symbols (B, T, E) and `last` (B,)
+        encoder     symbols, last -> features
+        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each level
+        classifier  summary of the top layer (B, n) -> logits of the attribute (B, K), or None
+        hierarchy   evidence and noise -> z and KL; noise -> z
+        expander    code (B, d + K) -> features (B, T, C)
+        head        features, previous -> logits; see `kvae.heads`
+        auxiliary   features -> logits without history, or None
 
     A *code* is z (B, d) and, if the model has an attribute, its one-hot value (B, K).
     """
