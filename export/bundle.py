@@ -1,4 +1,5 @@
-"""Writing a bundle: convert, check, compare with Keras, and only then let it appear under its name."""
+"""Export to a bundle: convert, check and compare with Keras; the bundle appears only if all of it
+succeeds."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ from .parity import as_encoder_input, compare
 from .quantization import measure_agreement, quantize
 
 MAX_AGREEMENT_TEXTS = 500
-"""Texts on which the loss of eight bits is measured."""
+"""Maximum number of texts on which the effect of int8 weights is measured."""
 
 SEED_TEST = {"seed": 7, "rows": 3}
-"""What the manifest remembers of the sampler's own output, for a check without Keras."""
+"""Seed and number of the sampled texts in the manifest, for a check without Keras."""
 
 
 def write_bundle(
@@ -46,17 +47,20 @@ def write_bundle(
     held_out: np.ndarray | None = None,
     int8: bool = False,
 ) -> dict[str, Any]:
-    """Export `model` to the folder `path` and return its manifest; `training` is a summary that travels along, `held_out` are
-    tokens (n, T) that it is compared on. With `int8` the weights are rounded to eight bits after the comparison, and what
-    that changes is measured and recorded.
+    """Export `model` to the folder `path` and return its manifest.
 
-    Everything is written and verified in a neighbouring folder that takes the name at the end: whatever fails, raises
-    and leaves nothing. Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when
-    the graphs are not the model.
+    The manifest includes `training`, a summary of the training. Bundle and model are compared on
+    samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
+    and the manifest records the effect.
+
+    The bundle is written and verified in a temporary folder beside `path` that is renamed at the
+    end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
+    exporting there, and `CheckFailed` if the graphs give other results than the model.
     """
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError(
-            "export: alphabet, configuration and model belong to different runs; take all three from one"
+            "export: alphabet, configuration and model belong to different runs; take all three "
+            "from one"
         )
     check_backend()
     with new(Path(path)) as partial:
@@ -84,7 +88,7 @@ def write_bundle(
 
 
 def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
-    """Held-out tokens (n, T), or texts of the model's own where there are none."""
+    """Held-out tokens (n, T), or samples of the model if there are none."""
     if held_out is not None and len(held_out):
         return np.asarray(held_out[:MAX_AGREEMENT_TEXTS], np.int32)
     sampler, rows = Sampler(bundle), np.arange(MAX_AGREEMENT_TEXTS)
@@ -98,7 +102,7 @@ def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None
 def describe(
     model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest but for files and checks: what a program must know to use the graphs."""
+    """The manifest without files and checks: the facts that a program needs to use the graphs."""
     shape = model.model_config
     return {
         "format": FORMAT,
@@ -130,7 +134,7 @@ def describe(
 
 
 def model_id(model: TextVAE) -> str:
-    """Sixteen hexadecimal digits that name these weights."""
+    """Hash of the weights: sixteen hexadecimal digits."""
     digest = hashlib.sha256()
     for weight in model.weights:
         if not weight.path.endswith("seed_generator_state"):
@@ -141,8 +145,12 @@ def model_id(model: TextVAE) -> str:
 def write_files(
     folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]
 ) -> Bundle:
-    """Every graph with the manifest in its metadata, then the manifest with their sums and its own. The bundle is that of what
-    was written, before all of its fields are known: reading it from its folder would refuse it."""
+    """Write all graphs with the manifest in their metadata, then the manifest with the checksums of
+    the graphs and its own.
+
+    Returns the bundle. `Bundle.load` would refuse the folder while fields of the manifest are still
+    missing.
+    """
     manifest["endpoints"] = {}
     for name, graph in graphs.items():
         onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(manifest, name)})

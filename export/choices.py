@@ -1,4 +1,5 @@
-"""Which symbol comes next: the likeliest, or drawn by inverse distribution function, as nodes of an ONNX graph."""
+"""Choice of the next token as nodes of an ONNX graph: argmax, or sampling with temperature, top-k
+and top-p."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from .nodes import Nodes, tensor
 
 
 def choose(g: Nodes, logits: str, uniforms: str) -> str:
-    """Symbols (batch, 1) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`
-    (batch, 1), multiples of 2^-24 below 1."""
+    """Choose token ids (batch, 1) int64 from logits (batch, V): the argmax at temperature 0,
+    otherwise a sample by the inverse distribution function at `uniforms` (batch, 1), multiples of
+    2^-24 below 1."""
     one, column = g.constant(1.0, np.float32), g.constant([1], np.int64)
     is_greedy = g.Equal("temperature", g.constant(0.0, np.float32))
     probabilities = g.Softmax(g.Div(logits, g.Where(is_greedy, one, "temperature")), axis=1)
@@ -31,7 +33,8 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
     )
     cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
     total = g.Gather(cumulative, g.constant([-1], np.int64), axis=1)
-    # The largest of them times the total is rounded to less than the total: the draw never passes the last likely symbol.
+    # The largest uniform times the total rounds to less than the total, so the sample never passes
+    # the last token with a probability above 0.
     at_or_below = g.LessOrEqual(cumulative, g.Mul(uniforms, total))
     return g.ReduceSum(g.Cast(at_or_below, to=TensorProto.INT64), column, keepdims=1)
 
@@ -39,7 +42,7 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
 def if_else(
     g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Callable[[Nodes], str]
 ) -> str:
-    """The probabilities (batch, V) of one of two branches; the other one is not computed."""
+    """Probabilities (batch, V) of one of two branches. The other branch is not computed."""
     branches = {}
     for name, build in {"then_branch": then, "else_branch": otherwise}.items():
         branch = Nodes(g)
@@ -50,15 +53,17 @@ def if_else(
 
 
 def one_hot_of_argmax(g: Nodes, logits: str) -> str:
-    """1 for the likeliest symbol, the first one of equals, and 0 for the others."""
+    """One-hot (batch, V) of the argmax of logits (batch, V); the first one if several are equal."""
     _, ids = symbol_ids(g, logits)
     return g.Cast(g.Equal(ids, g.ArgMax(logits, axis=1, keepdims=1)), to=TensorProto.FLOAT)
 
 
 def top_k_and_top_p(g: Nodes, probabilities: str) -> str:
-    """Probabilities (batch, V) with zeros outside the `top_k` likeliest symbols and, of those, the `top_p` nucleus.
+    """Probabilities (batch, V), set to 0 outside the `top_k` most probable tokens and, within
+    these, the `top_p` nucleus.
 
-    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest symbols with a share of at least `top_p`.
+    The nucleus (Holtzman et al. 2020) is the smallest set of the most probable tokens whose
+    probabilities, renormalised within the top k, sum to at least `top_p`.
     """
     zero, column = g.constant(0.0, np.float32), g.constant([1], np.int64)
     count, ranks = symbol_ids(g, probabilities)
@@ -76,6 +81,6 @@ def top_k_and_top_p(g: Nodes, probabilities: str) -> str:
 
 
 def symbol_ids(g: Nodes, table: str) -> tuple[str, str]:
-    """V (1,), and the numbers from 0 below it (V,), of a table (batch, V)."""
+    """V (1,) and the ids 0 to V - 1, (V,), of a table (batch, V)."""
     count = g.Slice(g.Shape(table), g.constant([1], np.int64), g.constant([2], np.int64))
     return count, g.Range(g.constant(0, np.int64), g.Squeeze(count), g.constant(1, np.int64))

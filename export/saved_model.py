@@ -1,4 +1,4 @@
-"""SavedModel: the model as TensorFlow programs load it, with named signatures."""
+"""Export to TensorFlow SavedModel with named signatures."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
         sample  seed, count int32, temperature float32     -> ids (count, T) int32, z (count, d)
         score   tokens (n, T), seed int32                  -> reconstruction, kl (n,): the bound on -log p(tokens), nats
 
-    A path that ends in a number, as `models/names/1`, is a version of the model `names` to TensorFlow Serving.
+    TensorFlow Serving reads a path that ends in a number, as `models/names/1`, as a version of the
+    model `names`.
 
-    Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when what was written,
-    loaded again, is not the model. The texts of `sample` are not those of a bundle's seed.
+    Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed`
+    when the SavedModel, loaded again, gives other results than the model. `sample` gives other
+    texts than a bundle with the same seed.
     """
     check_backend()
     with new(Path(path)) as partial:
@@ -41,7 +43,7 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
 
 
 def build_archive(model: TextVAE) -> keras.export.ExportArchive:
-    """The four signatures of a float32 model, traced."""
+    """An archive with the four traced signatures of a float32 model."""
     size = model.parts.code_size
 
     def encode(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -83,7 +85,8 @@ def build_archive(model: TextVAE) -> keras.export.ExportArchive:
 
 
 def check(model: TextVAE, folder: Path) -> None:
-    """Load what was written and compare its signatures with the model on 20 codes and the texts they decode to."""
+    """Load the SavedModel and compare its signatures with the model on 20 codes and their decoded
+    texts. Raises `CheckFailed`."""
     signatures = tf.saved_model.load(str(folder)).signatures
     z = model.codes(tf.random.stateless_normal((20, model.parts.noise_size), seed=(0, 0)))
     ids = decode(model, z)

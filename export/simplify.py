@@ -1,7 +1,8 @@
-"""Fewer nodes for the same numbers: what tf2onnx spells out in a dozen operations and ONNX has a single one for, and what a
-loop need not do in every turn.
+"""Simplification of ONNX graphs: one node for patterns that tf2onnx writes as many, and
+loop-invariant nodes before the loop.
 
-A decoding loop runs every node once a symbol, and a node of a small batch costs more than what it computes.
+A decoding loop runs each node once per token. In a small batch the overhead of a node exceeds the
+cost of its computation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 Pattern: TypeAlias = "str | tuple[Pattern, ...]"
-"""A name that stands for any tensor, the same one wherever it occurs, or an operation with patterns of its inputs."""
+"""A variable, which matches any tensor but the same one at each occurrence, or an operation and the
+patterns of its inputs."""
 
 MEAN = ("ReduceMean", "values", "axes")
 DEVIATION = ("Sub", "values", MEAN)
@@ -26,7 +28,8 @@ NORMALIZATIONS: tuple[Pattern, ...] = (
     ("Add", ("Mul", "values", FACTOR), ("Add", CENTRE, "shift")),
     ("Add", ("Mul", "values", FACTOR), CENTRE),
 )
-"""`keras.layers.LayerNormalization`, and the same where its shift is 0 and was folded away."""
+"""`keras.layers.LayerNormalization`, and its form without a shift, which is folded away if it is
+0."""
 
 BELOW = ("Less", ("Cast", "index"), "zero")
 LOOKUP: Pattern = (
@@ -38,11 +41,11 @@ LOOKUP: Pattern = (
         ("Mul", "index", ("Cast", ("Not", BELOW))),
     ),
 )
-"""Rows of a table, with places below 0 counted from its end: what `Gather` does by itself."""
+"""Look-up of rows where negative indices count from the end, which `Gather` does by itself."""
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with layer normalisations and look-ups as one node each, in place."""
+    """Replace each layer normalisation and each look-up by one node, in place; return the model."""
     graph = Graph(model.graph)
     for node in list(model.graph.node):
         for pattern in NORMALIZATIONS:
@@ -56,7 +59,8 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with what is the same in every turn of its loops before them, in place."""
+    """Move loop-invariant nodes of the model's loops before the loops, in place; return the
+    model."""
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type == "Loop":
@@ -70,7 +74,8 @@ def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def loop_invariant_nodes(body: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes of a loop's body that read nothing of its turn, removed from it; what is put out of it stays."""
+    """Remove the loop-invariant nodes from a loop's body and return them. Outputs of the body and
+    nodes with branches stay."""
     variant = {value.name for value in (*body.input, *body.output)}
     invariant = []
     for node in list(body.node):
@@ -84,7 +89,7 @@ def loop_invariant_nodes(body: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 class Graph:
-    """The nodes and constants of a graph by the names of what they make."""
+    """Index of a graph: nodes by the names of their outputs, and constants by name."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -92,13 +97,14 @@ class Graph:
         self.constants = {item.name: item for item in graph.initializer}
 
     def match(self, name: str, pattern: Pattern) -> Mapping[str, str] | None:
-        """What the names in a pattern stand for where it describes the tensor `name`."""
+        """The bindings of the variables of `pattern` if it matches the tensor `name`, else None."""
         return next(self.matches(name, pattern, {}), None)
 
     def matches(
         self, name: str, pattern: Pattern, bindings: Mapping[str, str]
     ) -> Iterator[Mapping[str, str]]:
-        """Every way to read the tensor `name` as `pattern`, given what is known of its names."""
+        """All bindings with which `pattern` matches the tensor `name`, as extensions of
+        `bindings`."""
         if isinstance(pattern, str):
             if bindings.get(pattern, name) == name:
                 yield {**bindings, pattern: name}
@@ -116,6 +122,7 @@ class Graph:
     def all_match(
         self, names: list[str], patterns: list[Pattern], bindings: Mapping[str, str]
     ) -> Iterator[Mapping[str, str]]:
+        """All bindings with which `patterns` match the tensors `names`, one by one."""
         if not names:
             yield bindings
             return
@@ -123,7 +130,8 @@ class Graph:
             yield from self.all_match(names[1:], patterns[1:], first)
 
     def normalize(self, node: onnx.NodeProto, bindings: Mapping[str, str]) -> None:
-        """Make `node` the layer normalisation that was found, where it is one over the last axis by constant vectors."""
+        """Turn `node` into the matched layer normalisation if it is one over the last axis with
+        constant scale and shift."""
         axes, epsilon, scale = (
             self.constant(bindings[name]) for name in ("axes", "epsilon", "scale")
         )
@@ -152,16 +160,17 @@ class Graph:
         node.CopyFrom(replacement)
 
     def constant(self, name: str) -> np.ndarray | None:
+        """The value of a constant, or None for another tensor."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def add_constant(self, array: np.ndarray, name: str) -> str:
-        """A vector as a constant of the graph."""
+        """Add a vector to the constants of the graph and return its name."""
         self.graph.initializer.append(numpy_helper.from_array(array.reshape(-1), name))
         return name
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that nothing reads."""
+    """Remove nodes and constants that no node reads and that are no outputs."""
     outputs = {value.name for value in graph.output}
     while True:
         read = Counter(input_names(graph))
@@ -180,7 +189,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def input_names(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names that the nodes of a graph read, those inside their bodies included."""
+    """The names that the nodes of a graph read, including those in the bodies of its nodes."""
     for node in graph.node:
         yield from node.input
         for attribute in node.attribute:

@@ -1,7 +1,7 @@
-"""Presets: whole configurations as data, each naming the table or figure it comes from.
+"""Presets: complete configurations as data, each with the table or figure that it comes from.
 
-The published settings are the papers', wherever they say; every one has a `-small` variant of our own (`small`), which trains
-in minutes on two cores and counts its KL in full.
+Published presets use the settings of the paper where the paper gives them. Each has a `-small`
+variant of our own (`small`), which trains in minutes on two cores and gives the KL its full weight.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from kvae.serving.errors import ConfigError
 from .configuration import Config, DataConfig, ModelConfig, ObjectiveConfig, TrainingConfig, nearest
 
 NAMES = (48, 42)
-"""T and V of `unicode-names`, which presets without a published corpus are counted at."""
+"""T and V of `unicode-names`: the sizes at which presets without a published corpus are counted."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A configuration with a sentence about it and its source."""
+    """A configuration with its description and its source."""
 
     description: str
     source: str
     config: Config
     shape: tuple[int, int] = NAMES
-    """T and V that `kvae.preset_parameters` counts at; a corpus decides its own."""
+    """T and V for the parameter counts of `kvae.preset_parameters`. In training the corpus sets
+    them."""
     honest: float | None = None
-    """What the source reports in our unit, nats per sequence: its reconstruction per position times T, and its KL."""
+    """The result of the source in nats per sequence: its reconstruction per position times T, plus
+    its KL."""
 
 
 def with_changes(config: Config, **sections: Mapping[str, Any]) -> Config:
@@ -45,7 +47,7 @@ LSTM_DECODER: dict[str, Any] = {
     "head": "lstm",
     "auxiliary": False,
 }
-"""A recurrent decoder that reads the code itself."""
+"""Settings of a recurrent decoder that reads the code directly."""
 
 NO_LATENT: dict[str, Any] = {**LSTM_DECODER, "encoder": "none", "latent": "none"}
 
@@ -71,7 +73,8 @@ SEMI_SUPERVISED = with_changes(
     ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1}
 )
 
-# Semeniuta et al. 2017, Penn Treebank as characters: 50 symbols, an "epoch" is 1,000 batches of 64 random windows.
+# Semeniuta et al. 2017, Penn Treebank in characters: 50 different ones. An epoch is 1,000 batches
+# of 64 random windows.
 PTB = (60, 54)
 HYBRID_PTB = Config(
     model=ModelConfig(
@@ -119,7 +122,7 @@ LSTM_PTB = with_changes(
 )
 LANGUAGE_MODEL_PTB = with_changes(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
 
-# Semeniuta et al. 2017, tweets as bytes: 256 of them and three marks.
+# Semeniuta et al. 2017, tweets in bytes: 256 bytes and three special ids.
 TWEETS = (128, 259)
 HYBRID_TWEETS = replace(
     with_changes(
@@ -149,13 +152,14 @@ LSTM_TWEETS = with_changes(
 )
 LANGUAGE_MODEL_TWEETS = with_changes(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
 
-# Petersen 2018. Toy: 50 epochs of 5,000 sine waves; Twitter: 20 epochs of 3,000 batches, tweets below 32 characters.
+# Petersen 2018. Toy: 50 epochs of 5,000 sine waves. Twitter: 20 epochs of 3,000 batches of tweets
+# with fewer than 32 characters.
 TOY = (16, 14)
 TWITTER = (32, 86)
 
 
 def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
-    """A row of Petersen 2018, table 1."""
+    """The configuration of a row of Petersen 2018, table 1."""
     return Config(
         model=ModelConfig(
             **{
@@ -184,7 +188,7 @@ def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
 
 
 def twitter(config: Config, **model: Any) -> Config:
-    """The same system as a row of Petersen 2018, table 2."""
+    """The configuration of the same system in Petersen 2018, table 2."""
     return with_changes(
         config,
         model={"length": 32, **model},
@@ -254,8 +258,9 @@ KL_TARGET_GATED = with_changes(
     model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"},
 )
 
-# Penn Treebank in words, a sentence a text (Bowman et al. 2016, section 4): shared vectors (Press and Wolf 2017) and dropout
-# (Zaremba et al. 2014) make the language model a strong one, and the VAE is meant to begin with its weights.
+# Penn Treebank in words, one sentence per text (Bowman et al. 2016, section 4). Tied embeddings (Press
+# and Wolf 2017) and dropout (Zaremba et al. 2014) give a strong language model; the VAE starts from
+# its weights.
 PTB_WORD = (84, 10_003)
 LANGUAGE_MODEL_PTB_WORD = Config(
     model=ModelConfig(
@@ -478,12 +483,13 @@ CAPS = {
     "head_units": 128,
     "head_embedding": 64,
 }
-"""Widths of a small model at most."""
+"""Maximum widths of a small model."""
 
 
 def small(item: Preset) -> Preset:
-    """The same system in small: widths capped, at most three layers a side where there is no ladder, layer normalisation in
-    every head that has a place for it, beta up to 1, about 250,000 texts."""
+    """The small variant of a preset: capped widths, at most three layers each in encoder and
+    expander (ladders keep the depth of the encoder), layer normalisation in the head, beta up to 1
+    and 2,000 steps of 128 texts."""
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
     capped: dict[str, Any] = {
@@ -527,7 +533,7 @@ def small(item: Preset) -> Preset:
 
 
 def capped_width(width: int | tuple[int, ...], limit: int) -> int | tuple[int, ...]:
-    """A width, or each of several, at most `limit`."""
+    """A width, or each of several widths, limited to `limit`."""
     return (
         tuple(min(each, limit) for each in width) if isinstance(width, tuple) else min(width, limit)
     )
@@ -540,7 +546,8 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset(name: str) -> Config:
-    """The configuration of a preset; raises `ConfigError` with the nearest name for one that does not exist."""
+    """The configuration of a preset. Raises `ConfigError` with the nearest name if there is no such
+    preset."""
     if name not in PRESETS:
         raise ConfigError(f"no preset is called {name!r}{nearest(name, PRESETS)}")
     return PRESETS[name].config
