@@ -148,7 +148,7 @@ def write_files(
     """Write all graphs with the manifest in their metadata, then the manifest with the checksums of
     the graphs and its own.
 
-    Returns the bundle. `Bundle.load` would refuse the folder while fields of the manifest are still
+    Returns the bundle. `read_bundle` would refuse the folder while fields of the manifest are still
     missing.
     """
     manifest["endpoints"] = {}

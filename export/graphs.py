@@ -1,13 +1,13 @@
 """The graphs of a bundle.
 
-    sampler   seed, row, z, choices       -> ids, lengths, log_probability: the whole decoding loop
-    encoder   tokens                      -> mean, log_variance
-    prior     seed, row                   -> z
-    scorer    tokens, seed, row           -> reconstruction, kl, nats of each position: the teacher-forced bound
-    expand    z                           -> projected, first states: where streaming begins
-    step      projected, previous, states -> symbol, log_probability, new states: one turn of the sampler's loop
+    sampler  seed, row, z, choices        -> ids, lengths, log_probability (the whole decoding loop)
+    encoder  tokens                       -> mean, log_variance
+    prior    seed, row                    -> z
+    scorer   tokens, seed, row            -> reconstruction, kl, nats (the teacher-forced bound)
+    expand   z                            -> projected, initial states (the start of a stream)
+    step     projected, previous, states  -> symbol, log_probability, new states (one token)
 
-Sampler, scorer and step put the same converted head around their own turns, so that they cannot drift apart.
+Sampler, scorer and step contain the same converted step of the head, so they always agree.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ from .random_numbers import key_of, normals, row_numbers, threefry, uniform
 from .simplify import hoisted
 
 LOGITS = "logits"
-"""The name that a loop's body gives the logits of a step, so that parity can watch them."""
+"""Name of the logits of a step in the body of a loop; `kvae.export.parity` adds them to the
+outputs."""
 
 STEP_PREFIX = "step_"
-"""What names of the head's step begin with."""
+"""Prefix of the names in the head's step."""
 
 HIDDEN_STATE = f"{STEP_PREFIX}state_0"
-"""The first state of the head's step: of an LSTM or GRU the hidden state, whose numbers lie between -1 and 1."""
+"""Name of the first state in the head's step. For an LSTM or GRU this is the hidden state, with
+values in [-1, 1]."""
 
 SEED_AND_ROW = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
-"""Row `row` of `seed`: what all randomness of a text depends on."""
+"""Inputs `seed` and `row`, which determine all random numbers of a text."""
 
 CHOICES = (
     tensor("temperature", "float"),
@@ -50,17 +52,17 @@ CHOICES = (
     tensor("top_p", "float"),
     tensor("min_length", "int64"),
 )
-"""How symbols are chosen: `temperature` 0 takes the likeliest, `top_k` 0 and `top_p` 1 keep all, no end mark stands before
-position `min_length`."""
+"""Inputs of the choice of tokens: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 keep all
+tokens, and END is not chosen before position `min_length`."""
 
 
 @dataclass(frozen=True)
 class SharedParts:
-    """What several graphs hold, each converted once."""
+    """Converted parts that several graphs share."""
 
     model: TextVAE
     codes: onnx.ModelProto
-    """noise -> z."""
+    """The prior: noise -> z."""
     expand: onnx.ModelProto
     """z -> projected (T, batch, P) and the head's first states."""
     step: onnx.ModelProto
@@ -68,7 +70,7 @@ class SharedParts:
     states: Sequence[onnx.ValueInfoProto]
     """The declarations of the head's states."""
     width: int
-    """P: how many numbers a step reads from the expander."""
+    """P: width of the projected features of a position."""
 
     @classmethod
     def of(cls, model: TextVAE) -> SharedParts:
@@ -91,12 +93,12 @@ class SharedParts:
 
     @property
     def names(self) -> list[str]:
-        """Of the states."""
+        """The names of the states."""
         return [state.name for state in self.states]
 
 
 def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
-    """Every endpoint of a bundle, by name."""
+    """The graphs of all endpoints of a bundle, by name."""
     shared = SharedParts.of(model)
     return {
         "sampler": sampler_graph(shared),
@@ -119,7 +121,7 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
 
 
 def prior_graph(shared: SharedParts) -> onnx.ModelProto:
-    """seed, row (batch,) -> z (batch, d): the codes of rows of seeds."""
+    """seed, row (batch,) -> z (batch, d): codes of the prior."""
     g = Nodes()
     g.named(prior_codes(g, shared), "z")
     return checked_model(
@@ -130,11 +132,13 @@ def prior_graph(shared: SharedParts) -> onnx.ModelProto:
 
 
 def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
-    """seed, row (batch,), z (batch, d) and choices -> ids (batch, time), lengths (batch,), log_probability (batch,).
+    """seed, row (batch,), z (batch, d) and choices -> ids (batch, time), lengths (batch,),
+    log_probability (batch,).
 
-    With a `z` of no rows the codes are those of the prior. The symbol of a text at position t depends on its code, the choices,
-    its seed and row, and t alone. Decoding stops when every text has ended: `time` may be below `max_length`. `lengths`
-    count the text without its end mark; `log_probability` is nats at temperature 1 with it.
+    If `z` has no rows, the codes are sampled from the prior. The token of a text at position t
+    depends only on its code, the choices, its seed and row, and the tokens before t. Decoding stops
+    when every text has ended, so `time` may be below `max_length`. `lengths` do not count the end
+    mark. `log_probability` is in nats, at temperature 1, and includes it.
     """
     g = Nodes()
     decoder = Decoder.of(shared, g, given_or_prior_codes(g, shared))
@@ -176,11 +180,12 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
 
 
 def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
-    """tokens (batch, T) int32, seed, row -> reconstruction, kl (batch,) and nats (batch, time), the bound's two halves and
-    the first one position by position, of a code drawn from q(z|x).
+    """tokens (batch, T) int32, seed, row -> reconstruction, kl (batch,) and nats (batch, time), for
+    a code sampled from q(z|x).
 
-    With attributes there is an input `attribute` (batch,) int32, -1 where the classifier is to choose; `kl` then holds the
-    price of its choice.
+    `reconstruction` and `kl` are the two terms of the bound; `nats` is the reconstruction at each
+    position. A model with attributes has an input `attribute` (batch,) int32. Where it is -1, the
+    classifier chooses, and `kl` includes the cost of that choice.
     """
     g, model = Nodes(), shared.model
     noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), model.parts.noise_size)
@@ -215,7 +220,7 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
 
 
 def expand_graph(shared: SharedParts) -> onnx.ModelProto:
-    """z (batch, d) -> projected (batch, T, P) and the head's first states."""
+    """z (batch, d) -> projected (batch, T, P) and the initial states of the head."""
     g, config = Nodes(), shared.model.model_config
     projected, *states = g.inline(shared.expand, {"z": "z"}, "expand_")
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
@@ -230,8 +235,8 @@ def expand_graph(shared: SharedParts) -> onnx.ModelProto:
 
 
 def step_graph(shared: SharedParts) -> onnx.ModelProto:
-    """One turn of the sampler's loop: projected (batch, P) of a position, the symbols before it and the states -> symbol,
-    log_probability (batch,) and the new states."""
+    """One step of the sampler's loop: projected (batch, P) of a position, the previous tokens
+    (batch,) and the states -> symbol, log_probability (batch,) and the new states."""
     g = Nodes()
     logits, *states = g.inline(
         shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP_PREFIX
@@ -266,11 +271,11 @@ def step_graph(shared: SharedParts) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A head between the nodes of a graph: what it reads at each position, and its first states."""
+    """A head in a graph: the names of its projected features and its initial states."""
 
     shared: SharedParts
     by_position: str
-    """(T, batch, P)."""
+    """Projected features (T, batch, P)."""
     states: Sequence[str]
 
     @classmethod
@@ -279,7 +284,8 @@ class Decoder:
         return cls(shared, projected, states)
 
     def step(self, g: Nodes) -> tuple[str, list[str]]:
-        """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
+        """One step in the body of a loop: logits (batch, V) at `position` given `previous` and the
+        states, and the next states."""
         bindings = {
             "projected": g.Gather(self.by_position, "position", axis=0),
             "previous": "previous",
@@ -298,7 +304,8 @@ class Decoder:
         states: Sequence[str],
         *per_step: onnx.ValueInfoProto,
     ) -> onnx.GraphProto:
-        """The nodes as a loop's body that carries `carried` (as it comes in, and the name as it goes out) and the states."""
+        """The body of a loop from the nodes of `g`. It carries `carried` (declaration of the input,
+        name of the output) and the states, and outputs `per_step` for each step."""
         carried = [*carried, *zip(self.shared.states, states, strict=True)]
         inputs = [
             tensor("position", "int64"),
@@ -310,15 +317,16 @@ class Decoder:
 
 
 def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
-    """Numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (..., batch)."""
+    """Uniform numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (...,
+    batch)."""
     return g.Unsqueeze(
         uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64)
     )
 
 
 def sampling_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
-    """One step of sampling: the head's step, the choice of a token, and whether any row is still sampling. Ids of ordinary
-    tokens are greater than END, so `id > END` means "still sampling"."""
+    """One step of sampling: the head's step, the choice of a token, and whether any row is still
+    sampling. Ids of ordinary tokens are greater than END, so `id > END` means "still sampling"."""
     all_positions = outer.Range(outer.constant(0, np.int64), positions, outer.constant(1, np.int64))
     all_positions = outer.Unsqueeze(all_positions, outer.constant([1], np.int64))
     drawn = uniforms(
@@ -346,7 +354,7 @@ def sampling_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphP
 
 
 def scoring_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
-    """One turn of reading: nats of the symbol that stands at the position, 0 on padding."""
+    """One step of scoring: -log p of the token at the position in nats, 0 on padding."""
     g = Nodes(outer)
     logits, states = decoder.step(g)
     symbol, column = g.Gather(by_position, "position", axis=0), g.constant([1], np.int64)
@@ -360,22 +368,23 @@ def scoring_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
 
 
 def logit_mask(g: Nodes, model: TextVAE, positions: str) -> str:
-    """What is added to logits at positions (...), so that no symbol is chosen that may not stand there: (..., V)."""
+    """Logit mask (..., V) for positions (...): added to logits, it excludes tokens that are not
+    allowed there."""
     size = model.model_config.vocabulary_size
     without_end, with_end = (np.array(writable(size, end), np.float32) for end in (False, True))
     return g.Where(g.Less(positions, "min_length"), g.constant(without_end), g.constant(with_end))
 
 
 def next_symbol(g: Nodes, logits: str, logit_mask: str, drawn: str) -> tuple[str, str]:
-    """The symbols (batch, 1) chosen from logits (batch, V) behind a barrier, by numbers (batch, 1) in [0, 1), and their
-    log-probability at temperature 1."""
+    """Tokens (batch, 1) chosen from logits (batch, V) plus a mask, with uniform numbers `drawn`
+    (batch, 1), and their log-probability (batch, 1) at temperature 1."""
     logits = g.named(g.Add(logits, logit_mask), LOGITS)
     chosen = choose(g, logits, drawn)
     return chosen, log_probability_of(g, logits, chosen)
 
 
 def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
-    """log softmax(logits) (batch, V) at symbols (batch, 1), nats, (batch, 1)."""
+    """log softmax of logits (batch, V) at tokens (batch, 1), in nats: (batch, 1)."""
     return g.GatherElements(g.LogSoftmax(logits, axis=1), symbols, axis=1)
 
 
@@ -387,7 +396,7 @@ def prior_codes(g: Nodes, shared: SharedParts) -> str:
 
 
 def given_or_prior_codes(g: Nodes, shared: SharedParts) -> str:
-    """`z`, or codes of the prior where it has no rows."""
+    """The input `z`, or codes of the prior if it has no rows."""
     rows = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
     drawn, given = Nodes(g), Nodes(g)
     z = [
@@ -402,7 +411,8 @@ def given_or_prior_codes(g: Nodes, shared: SharedParts) -> str:
 
 
 def inference_part(model: TextVAE) -> onnx.ModelProto:
-    """tokens, noise (and attribute) -> code (batch, code_size) drawn from q(z|x), and its KL (batch,), nats."""
+    """tokens, noise (and attribute) -> code (batch, code_size) sampled from q(z|x), and its KL
+    (batch,) in nats."""
     values = len(model.model_config.attributes)
 
     def infer(
@@ -426,9 +436,10 @@ def codes_part(model: TextVAE) -> onnx.ModelProto:
 
 
 def expand_part(model: TextVAE, states: Sequence[str]) -> onnx.ModelProto:
-    """z (batch, d) -> projected (T, batch, P), all that a step needs from the expander, and the head's first states.
+    """z (batch, d) -> projected (T, batch, P) and the initial states of the head.
 
-    Features are put in the order of their positions before they are projected, while they are narrow.
+    The transpose to position-major order comes before the projection, because the features are
+    narrower.
     """
 
     def expand(z: tf.Tensor) -> list[tf.Tensor]:
@@ -455,7 +466,7 @@ def step_part(model: TextVAE, width: int, states: Sequence[tf.TensorSpec]) -> on
 
 
 def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    """The same type and shape under another name."""
+    """A copy of a declaration with another name."""
     copy = onnx.ValueInfoProto()
     copy.CopyFrom(declaration)
     copy.name = name
@@ -463,5 +474,5 @@ def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
 
 
 def tokens_spec(model: TextVAE) -> tf.TensorSpec:
-    """tokens (batch, T) int32."""
+    """The input tokens (batch, T) int32."""
     return tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")

@@ -1,4 +1,5 @@
-"""Is the exported graph the model? Keras and the bundle side by side, on the very bytes that are shipped."""
+"""Is the exported graph the model? Keras and the bundle side by side, on the very bytes that are
+shipped."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ TOLERANCE = 1e-4
 """Largest difference of a logit or a code between Keras and the bundle."""
 
 ROWS = 200
-"""Codes of the test grid that are drawn from the prior at seed 0, and at most as many encodings of held-out texts."""
+"""Codes of the test grid that are drawn from the prior at seed 0, and at most as many encodings of
+held-out texts."""
 
 STREAMED_ROWS = 20
 """Rows that are also decoded step by step."""
@@ -35,18 +37,22 @@ ROWS_PER_RUN = 100
 """Rows whose states at all positions are held in memory."""
 
 TEMPERATURES = (0.0, 1.0)
-"""The grid is decoded greedily and by drawing, so that also texts which greedy decoding would end early are compared."""
+"""The grid is decoded greedily and by drawing, so that also texts which greedy decoding would end
+early are compared."""
 
 
 def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) -> dict[str, Any]:
-    """Run a bundle's graphs beside the Keras model on a grid of codes: the record that goes into the manifest.
+    """Run a bundle's graphs beside the Keras model on a grid of codes: the record that goes into
+    the manifest.
 
-    The codes are drawn from the prior and, where `held_out` tokens (n, T) are given, encoded from up to `ROWS` of them.
-    Compared are the prior's codes (with Threefry and Box-Muller in numpy), every turn of the sampler's loop (with one of Keras
-    from the same state), the log-probability of every text (with the teacher-forced pass of Keras on the same symbols),
-    greedy text (with decoding in Keras), the step by step decoding of a stream, and the encoder and the scorer on the texts
-    that came out and on those held out. Raises `CheckFailed` at the first that differs by more than `TOLERANCE` or is no
-    number; greedy texts may part where two logits tie within the difference.
+    The codes are drawn from the prior and, where `held_out` tokens (n, T) are given, encoded from
+    up to `ROWS` of them. Compared are the prior's codes (with Threefry and Box-Muller in numpy),
+    every turn of the sampler's loop (with one of Keras from the same state), the log-probability of
+    every text (with the teacher-forced pass of Keras on the same symbols), greedy text (with
+    decoding in Keras), the step by step decoding of a stream, and the encoder and the scorer on the
+    texts that came out and on those held out. Raises `CheckFailed` at the first that differs by
+    more than `TOLERANCE` or is no number; greedy texts may part where two logits tie within the
+    difference.
     """
     sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
@@ -89,7 +95,8 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
 def compare_texts(
     model: TextVAE, graph: bytes, z: np.ndarray, temperature: float
 ) -> dict[str, Any]:
-    """The sampler on codes `z`: its turns, and its logits and log-probabilities against those of Keras for the same symbols."""
+    """The sampler on codes `z`: its turns, and its logits and log-probabilities against those of
+    Keras for the same symbols."""
     length = model.model_config.length
     runs = [
         run_with_scans(graph, z[start : start + ROWS_PER_RUN], start, length, temperature)
@@ -123,7 +130,8 @@ def compare_texts(
         )
         if equal != len(z):
             raise CheckFailed(
-                f"the sampler is not the model: greedy decoding differs in {len(z) - equal} of {len(z)} rows"
+                f"the sampler is not the model: greedy decoding differs in {len(z) - equal} of "
+                f"{len(z)} rows"
             )
     return {
         "ids": ids,
@@ -137,10 +145,11 @@ def compare_texts(
 def compare_turns(
     model: TextVAE, z: np.ndarray, ids: np.ndarray, logits: np.ndarray, states: list[np.ndarray]
 ) -> float:
-    """Every turn of the sampler's loop, from the state (T, B, ...) it was in, against one of Keras: logits and next state.
+    """Every turn of the sampler's loop, from the state (T, B, ...) it was in, against one of Keras:
+    logits and next state.
 
-    Turn by turn, because a wide recurrence may multiply a rounding a thousandfold from the first position to the last,
-    whatever computes it; within a turn nothing excuses a difference.
+    Turn by turn, because a wide recurrence may multiply a rounding a thousandfold from the first
+    position to the last, whatever computes it; within a turn nothing excuses a difference.
     """
     features = model.expander(z, training=False)
     projected, previous = np.array(model.head.project(features)), np.array(shifted(ids))
@@ -164,7 +173,8 @@ def compare_turns(
 
 
 def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
-    """The texts that `expand` and `step` write one symbol at a time, against the sampler's at the same place of randomness."""
+    """The texts that `expand` and `step` write one symbol at a time, against the sampler's at the
+    same place of randomness."""
     place = (np.full(len(z), 5), np.arange(len(z)))
     chosen = choices(sampler.manifest)
     together, _ = sampler.write_ids(z, *place, chosen)
@@ -180,8 +190,8 @@ def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
 
 
 def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> float:
-    """The scorer's two halves of the bound of tokens (n, T) against those of Keras with the same noise; the largest
-    difference, as a share."""
+    """The scorer's two halves of the bound of tokens (n, T) against those of Keras with the same
+    noise; the largest difference, as a share."""
     rows = np.arange(len(tokens))
     reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
     expected = model.bound(tokens, normals(0, rows, model.parts.noise_size))
@@ -210,7 +220,8 @@ def checked_difference(endpoint: str, what: str, difference: float) -> float:
     """`gap`, if it is within the tolerance."""
     if difference > TOLERANCE:
         raise CheckFailed(
-            f"the {endpoint} is not the model: a {what} differs by {difference:.2g}, at most {TOLERANCE:g} is allowed"
+            f"the {endpoint} is not the model: a {what} differs by {difference:.2g}, at most "
+            f"{TOLERANCE:g} is allowed"
         )
     return difference
 
@@ -218,8 +229,9 @@ def checked_difference(endpoint: str, what: str, difference: float) -> float:
 def run_with_scans(
     graph: bytes, z: np.ndarray, first_row: int, length: int, temperature: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """What the sampler did: ids (B, T), the logits (B, T, V) they were chosen from, log-probabilities (B,), and each state
-    (T, B, ...) before its turn; PAD and zeros behind an early end."""
+    """What the sampler did: ids (B, T), the logits (B, T, V) they were chosen from,
+    log-probabilities (B,), and each state (T, B, ...) before its turn; PAD and zeros behind an
+    early end."""
     model = with_logits_and_states(onnx.load_from_string(graph))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -245,7 +257,8 @@ def run_with_scans(
 
 
 def with_logits_and_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The sampler with the loop's logits (time, batch, V) and states (time, batch, ...) as further outputs."""
+    """The sampler with the loop's logits (time, batch, V) and states (time, batch, ...) as further
+    outputs."""
     _, body = decoding_loop(model)
     states = [value.name for value in body.input if value.name.startswith("state_")]
     body.node.extend(
@@ -260,7 +273,8 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A model whose loop gives out what its body calls so at every turn; all else stays as it is."""
+    """A model whose loop gives out what its body calls so at every turn; all else stays as it
+    is."""
     loop, body = decoding_loop(model)
     for name in names:
         declaration = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -297,8 +311,8 @@ def has_output(graph: onnx.GraphProto, name: str) -> bool:
 def greedy_rows_agree(
     ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, differences: np.ndarray
 ) -> bool:
-    """Whether two greedy rows agree, or part where the reference logits (T, V) tie: within twice the tolerance, or twice the
-    `gaps` (T,) that roundings have grown to there."""
+    """Whether two greedy rows agree, or part where the reference logits (T, V) tie: within twice
+    the tolerance, or twice the `gaps` (T,) that roundings have grown to there."""
     apart = np.flatnonzero(ids != expected)
     if not apart.size:
         return True
@@ -308,7 +322,8 @@ def greedy_rows_agree(
 
 
 def as_encoder_input(ids: np.ndarray, sampler: Sampler) -> np.ndarray:
-    """Generated rows as the encoder reads them: in `lines` mode a text that fills the row gives its last place to END."""
+    """Generated rows as the encoder reads them: in `lines` mode a text that fills the row gives its
+    last place to END."""
     tokens = ids.astype(np.int32)
     if sampler.manifest["mode"] == "lines":
         tokens[:, -1] = np.where((tokens == END).any(axis=1), PAD, END)

@@ -1,9 +1,11 @@
-"""Weights of a graph in eight bits: a quarter of the size, and products of whole numbers in the decoding loop.
+"""Weights of a graph in eight bits: a quarter of the size, and products of whole numbers in the
+decoding loop.
 
-Every matrix is stored as int8 with a scale for each column. Products with a wide matrix are computed in whole numbers: what
-comes in is rounded row by row, each row with its own scale, so that a text does not depend on the batch it is written in (one
-scale for the whole batch, as dynamic quantization usually has it, would make it). Hidden states of a recurrence lie between -1
-and 1 and need no scale of their own. All else gets its weights back as float32 when the graph is loaded.
+Every matrix is stored as int8 with a scale for each column. Products with a wide matrix are
+computed in whole numbers: what comes in is rounded row by row, each row with its own scale, so that
+a text does not depend on the batch it is written in (one scale for the whole batch, as dynamic
+quantization usually has it, would make it). Hidden states of a recurrence lie between -1 and 1 and
+need no scale of their own. All else gets its weights back as float32 when the graph is loaded.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ SMALLEST = 512
 """Tensors with fewer numbers stay as they are: biases, scales, norms."""
 
 WEIGHT_LEVELS = 63
-"""Weights are whole numbers from -63 to 63: two products with bytes then never overflow the 16 bits in which processors without
-8-bit dot products add them up, so that the sums are the same on every processor."""
+"""Weights are whole numbers from -63 to 63: two products with bytes then never overflow the 16 bits
+in which processors without 8-bit dot products add them up, so that the sums are the same on every
+processor."""
 
 WIDE_IN_STEP, WIDE_IN_SEQUENCE = 2**20, 2**19
-"""Numbers in a matrix from which on products in whole numbers are the faster ones at every batch size, once a symbol and for
-all positions at once: below, rounding what comes in takes more time than they save (measured with LSTMs of 128, 500 and 1,000
-units, and with the features of the last)."""
+"""Numbers in a matrix from which on products in whole numbers are the faster ones at every batch
+size, once a symbol and for all positions at once: below, rounding what comes in takes more time
+than they save (measured with LSTMs of 128, 500 and 1,000 units, and with the features of the
+last)."""
 
 ZERO_POINT, INPUT_LEVELS = 128, 127
 """Inputs are bytes, 128 stands for 0."""
@@ -44,8 +48,8 @@ def quantize(
 ) -> onnx.ModelProto:
     """A copy of a graph of `kvae.export.graphs` with its weights in eight bits.
 
-    `within_one`: tensors whose numbers lie between -1 and 1. The product that gives the logits of `symbols` stays in
-    float32: it is a small one, and what is likeliest is decided there.
+    `within_one`: tensors whose numbers lie between -1 and 1. The product that gives the logits of
+    `symbols` stays in float32: it is a small one, and what is likeliest is decided there.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -100,7 +104,8 @@ def replace_uses(
     symbols: int,
     unit_range: Container[str],
 ) -> set[str]:
-    """Put whole-number products where a graph multiplies by wide matrices; returns the names of those."""
+    """Put whole-number products where a graph multiplies by wide matrices; returns the names of
+    those."""
     replaced: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -132,9 +137,11 @@ def uses_integer_matmul(matrix: np.ndarray, symbols: int, in_step: bool) -> bool
 
 
 def integer_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool = False) -> str:
-    """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1 to 1.
+    """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1
+    to 1.
 
-    It is written as a product of numbers that are rounded and read back, which onnxruntime computes as one of whole numbers.
+    It is written as a product of numbers that are rounded and read back, which onnxruntime computes
+    as one of whole numbers.
     """
     integers, scales = quantize_weights(matrix, axis=0)
     largest = (
@@ -149,7 +156,8 @@ def integer_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool =
 
 
 def dequantize(g: Nodes, name: str, weights: np.ndarray) -> None:
-    """`weights` under their name, as float32 that a runtime computes from eight bits once, when it loads the graph."""
+    """`weights` under their name, as float32 that a runtime computes from eight bits once, when it
+    loads the graph."""
     shared = {2: 0, 3: 2}.get(weights.ndim, tuple(range(1, weights.ndim)))
     integers, scales = quantize_weights(weights, axis=shared, levels=127)
     g.named(
@@ -164,7 +172,8 @@ def dequantize(g: Nodes, name: str, weights: np.ndarray) -> None:
 def quantize_weights(
     weights: np.ndarray, axis: int | tuple[int, ...], levels: int = WEIGHT_LEVELS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as int8 from -levels to levels, and the scales that give them back; `axis` is what shares a scale."""
+    """Weights as int8 from -levels to levels, and the scales that give them back; `axis` is what
+    shares a scale."""
     scales = np.maximum(np.abs(weights).max(axis=axis, keepdims=True), 1e-20) / levels
     return np.round(weights / scales).astype(np.int8), scales.astype(np.float32)
 
@@ -174,8 +183,8 @@ def measure_agreement(
     int8_graphs: Mapping[str, onnx.ModelProto],
     tokens: np.ndarray,
 ) -> dict[str, Any]:
-    """What eight bits change, on tokens (n, T): the bound, the likeliest symbol at each position behind the true ones, and
-    the size of all graphs."""
+    """What eight bits change, on tokens (n, T): the bound, the likeliest symbol at each position
+    behind the true ones, and the size of all graphs."""
     inputs: dict[str, np.ndarray] = {
         "tokens": tokens,
         "seed": np.zeros(len(tokens), np.int64),

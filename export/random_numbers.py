@@ -67,7 +67,7 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
     logarithm and sine of a runtime differ from the scalar ones in the last bit; without the
     rounding a row would depend on the batch size.
     """
-    # At least one pair, also without a code: onnxruntime before 1.29 fails on words without columns.
+    # At least one pair, also without a code: onnxruntime before 1.29 fails on 0 columns.
     pairs = max(1, -(-size // 2))
     positions = g.constant(
         np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32

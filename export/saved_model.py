@@ -22,10 +22,12 @@ from .convert import check_backend
 def write_saved_model(model: TextVAE, path: str | Path) -> None:
     """Write `model` to the folder `path` with four signatures; `encode` is also `serving_default`.
 
-        encode  tokens (n, T) int32                        -> mean, log_variance (n, d)
-        decode  z (n, d) float32                           -> ids (n, T) int32, greedy
-        sample  seed, count int32, temperature float32     -> ids (count, T) int32, z (count, d)
-        score   tokens (n, T), seed int32                  -> reconstruction, kl (n,): the bound on -log p(tokens), nats
+        encode  tokens (n, T) int32                     -> mean, log_variance (n, d)
+        decode  z (n, d) float32                        -> ids (n, T) int32, greedy
+        sample  seed, count int32, temperature float32  -> ids (count, T) int32, z (count, d)
+        score   tokens (n, T), seed int32               -> reconstruction, kl (n,) in nats
+
+    The sum of `reconstruction` and `kl` is an upper bound on -log p(tokens).
 
     TensorFlow Serving reads a path that ends in a number, as `models/names/1`, as a version of the
     model `names`.
