@@ -1,5 +1,4 @@
-"""Is the exported graph the model? Keras and the bundle side by side, on the very bytes that are
-shipped."""
+"""Parity: comparison of Keras and an exported bundle, on the files that are shipped."""
 
 from __future__ import annotations
 
@@ -24,35 +23,36 @@ from kvae.tensors import Tensor
 from .graphs import LOGITS
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit or a code between Keras and the bundle."""
+"""Largest allowed difference of a logit or a code between Keras and the bundle."""
 
 ROWS = 200
-"""Codes of the test grid that are drawn from the prior at seed 0, and at most as many encodings of
-held-out texts."""
+"""Number of codes sampled from the prior at seed 0, and largest number of codes of held-out
+texts."""
 
 STREAMED_ROWS = 20
-"""Rows that are also decoded step by step."""
+"""Number of codes that are also decoded step by step."""
 
 ROWS_PER_RUN = 100
-"""Rows whose states at all positions are held in memory."""
+"""Number of codes per run; the states of a run at all positions are in memory."""
 
 TEMPERATURES = (0.0, 1.0)
-"""The grid is decoded greedily and by drawing, so that also texts which greedy decoding would end
-early are compared."""
+"""The codes are decoded greedily and by sampling, because greedy texts may end early."""
 
 
 def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) -> dict[str, Any]:
-    """Run a bundle's graphs beside the Keras model on a grid of codes: the record that goes into
-    the manifest.
+    """Compare the graphs of a bundle with the Keras model; return the record for the manifest.
 
-    The codes are drawn from the prior and, where `held_out` tokens (n, T) are given, encoded from
-    up to `ROWS` of them. Compared are the prior's codes (with Threefry and Box-Muller in numpy),
-    every turn of the sampler's loop (with one of Keras from the same state), the log-probability of
-    every text (with the teacher-forced pass of Keras on the same symbols), greedy text (with
-    decoding in Keras), the step by step decoding of a stream, and the encoder and the scorer on the
-    texts that came out and on those held out. Raises `CheckFailed` at the first that differs by
-    more than `TOLERANCE` or is no number; greedy texts may part where two logits tie within the
-    difference.
+    The codes are sampled from the prior and, if `held_out` tokens (n, T) are given, encoded from up
+    to `ROWS` of them. The comparison covers
+
+    - codes of the prior, with noise from Threefry and Box-Muller in numpy, - every step of the
+    sampler's loop, with a step of Keras from the same state, - the log-probability of every text,
+    with the teacher-forced pass of Keras on the same tokens, - greedy texts, with decoding in
+    Keras, - step by step decoding of a stream, with the sampler, - encoder and scorer, on the
+    sampled and the held-out texts.
+
+    Raises `CheckFailed` at the first value that differs by more than `TOLERANCE` or is not finite.
+    Greedy texts may differ where the difference of two logits is below the rounding error.
     """
     sampler = Sampler(bundle)
     z = sampler.draw_codes(ROWS, seed=0)
@@ -95,8 +95,8 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
 def compare_texts(
     model: TextVAE, graph: bytes, z: np.ndarray, temperature: float
 ) -> dict[str, Any]:
-    """The sampler on codes `z`: its turns, and its logits and log-probabilities against those of
-    Keras for the same symbols."""
+    """Compare the sampler on codes `z` (n, d) with Keras: each step, and logits and
+    log-probabilities for the same tokens. Raises `CheckFailed`."""
     length = model.model_config.length
     runs = [
         run_with_scans(graph, z[start : start + ROWS_PER_RUN], start, length, temperature)
@@ -145,11 +145,12 @@ def compare_texts(
 def compare_turns(
     model: TextVAE, z: np.ndarray, ids: np.ndarray, logits: np.ndarray, states: list[np.ndarray]
 ) -> float:
-    """Every turn of the sampler's loop, from the state (T, B, ...) it was in, against one of Keras:
-    logits and next state.
+    """Compare every step of the sampler's loop with a step of Keras from the same state (T, B,
+    ...): logits and next state. Returns the largest difference of a logit; raises `CheckFailed`
+    above `TOLERANCE`.
 
-    Turn by turn, because a wide recurrence may multiply a rounding a thousandfold from the first
-    position to the last, whatever computes it; within a turn nothing excuses a difference.
+    The comparison is per step because a wide recurrence can amplify a rounding error a thousandfold
+    over a text. Within one step the results must agree.
     """
     features = model.expander(z, training=False)
     projected, previous = np.array(model.head.project(features)), np.array(shifted(ids))
@@ -173,8 +174,8 @@ def compare_turns(
 
 
 def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
-    """The texts that `expand` and `step` write one symbol at a time, against the sampler's at the
-    same place of randomness."""
+    """Compare texts of `expand` and `step`, one token at a time, with those of the sampler for the
+    same seeds and rows. Raises `CheckFailed`."""
     place = (np.full(len(z), 5), np.arange(len(z)))
     chosen = choices(sampler.manifest)
     together, _ = sampler.write_ids(z, *place, chosen)
@@ -190,8 +191,8 @@ def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
 
 
 def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> float:
-    """The scorer's two halves of the bound of tokens (n, T) against those of Keras with the same
-    noise; the largest difference, as a share."""
+    """Compare reconstruction and KL of the scorer with Keras, on tokens (n, T) and the same noise.
+    Returns the largest relative difference; raises `CheckFailed` above `TOLERANCE`."""
     rows = np.arange(len(tokens))
     reconstruction, kl, _ = sampler.score_tokens(tokens, np.zeros_like(rows), rows)
     expected = model.bound(tokens, normals(0, rows, model.parts.noise_size))
@@ -206,18 +207,18 @@ def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> floa
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of sums over a text, as a share of them."""
+    """The largest difference, relative to 1 + |expected|."""
     return largest_difference(found / (1 + abs(expected)), expected / (1 + abs(expected)))
 
 
 def largest_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest absolute difference; infinite where either is no number."""
+    """The largest absolute difference; infinite if a value is not finite."""
     difference = np.abs(np.asarray(found, np.float64) - expected)
     return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
 
 
 def checked_difference(endpoint: str, what: str, difference: float) -> float:
-    """`gap`, if it is within the tolerance."""
+    """Return `difference` if it is at most `TOLERANCE`; otherwise raise `CheckFailed`."""
     if difference > TOLERANCE:
         raise CheckFailed(
             f"the {endpoint} is not the model: a {what} differs by {difference:.2g}, at most "
@@ -229,9 +230,8 @@ def checked_difference(endpoint: str, what: str, difference: float) -> float:
 def run_with_scans(
     graph: bytes, z: np.ndarray, first_row: int, length: int, temperature: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """What the sampler did: ids (B, T), the logits (B, T, V) they were chosen from,
-    log-probabilities (B,), and each state (T, B, ...) before its turn; PAD and zeros behind an
-    early end."""
+    """Run the sampler and return ids (B, T), their logits (B, T, V), log-probabilities (B,) and
+    each state (T, B, ...) before the step. After an early end ids are PAD and logits 0."""
     model = with_logits_and_states(onnx.load_from_string(graph))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -257,8 +257,8 @@ def run_with_scans(
 
 
 def with_logits_and_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The sampler with the loop's logits (time, batch, V) and states (time, batch, ...) as further
-    outputs."""
+    """Add the loop's logits (time, batch, V) and states (time, batch, ...) to the outputs of the
+    sampler."""
     _, body = decoding_loop(model)
     states = [value.name for value in body.input if value.name.startswith("state_")]
     body.node.extend(
@@ -268,13 +268,12 @@ def with_logits_and_states(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The sampler or the scorer with the loop's logits, (time, batch, V), as a further output."""
+    """Add the loop's logits (time, batch, V) to the outputs of the sampler or the scorer."""
     return with_outputs(model, [LOGITS])
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A model whose loop gives out what its body calls so at every turn; all else stays as it
-    is."""
+    """Add tensors of the loop's body, one value per step, to the outputs of a model, in place."""
     loop, body = decoding_loop(model)
     for name in names:
         declaration = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -285,7 +284,7 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
 
 
 def decoding_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphProto]:
-    """The loop over positions, and its body."""
+    """The loop over positions and its body."""
     return next(
         (node, body)
         for node in model.graph.node
@@ -295,7 +294,7 @@ def decoding_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphPro
 
 
 def loop_bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The body of a loop; of other nodes none."""
+    """The body of a node if it is a loop, otherwise an empty list."""
     return [
         attribute.g
         for attribute in node.attribute
@@ -304,15 +303,16 @@ def loop_bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 def has_output(graph: onnx.GraphProto, name: str) -> bool:
-    """Whether a node of the graph gives this."""
+    """Whether a node of the graph has an output with this name."""
     return any(name in node.output for node in graph.node)
 
 
 def greedy_rows_agree(
     ids: np.ndarray, expected: np.ndarray, logits: np.ndarray, differences: np.ndarray
 ) -> bool:
-    """Whether two greedy rows agree, or part where the reference logits (T, V) tie: within twice
-    the tolerance, or twice the `gaps` (T,) that roundings have grown to there."""
+    """Whether two greedy rows (T,) agree, or first differ where the reference logits (T, V) of both
+    tokens are equal within twice the tolerance or twice the largest logit difference (T,) at that
+    position."""
     apart = np.flatnonzero(ids != expected)
     if not apart.size:
         return True
@@ -322,8 +322,8 @@ def greedy_rows_agree(
 
 
 def as_encoder_input(ids: np.ndarray, sampler: Sampler) -> np.ndarray:
-    """Generated rows as the encoder reads them: in `lines` mode a text that fills the row gives its
-    last place to END."""
+    """Generated ids (n, T) as tokens for the encoder: in `lines` mode a text without END gets END
+    at the last position."""
     tokens = ids.astype(np.int32)
     if sampler.manifest["mode"] == "lines":
         tokens[:, -1] = np.where((tokens == END).any(axis=1), PAD, END)

@@ -258,9 +258,9 @@ KL_TARGET_GATED = with_changes(
     model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"},
 )
 
-# Penn Treebank in words, one sentence per text (Bowman et al. 2016, section 4). Tied embeddings (Press
-# and Wolf 2017) and dropout (Zaremba et al. 2014) give a strong language model; the VAE starts from
-# its weights.
+# Penn Treebank in words, one sentence per text (Bowman et al. 2016, section 4). Tied embeddings
+# (Press and Wolf 2017) and dropout (Zaremba et al. 2014) give a strong language model; the VAE
+# starts from its weights.
 PTB_WORD = (84, 10_003)
 LANGUAGE_MODEL_PTB_WORD = Config(
     model=ModelConfig(
