@@ -45,11 +45,12 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     The codes are sampled from the prior and, if `held_out` tokens (n, T) are given, encoded from up
     to `ROWS` of them. The comparison covers
 
-    - codes of the prior, with noise from Threefry and Box-Muller in numpy, - every step of the
-    sampler's loop, with a step of Keras from the same state, - the log-probability of every text,
-    with the teacher-forced pass of Keras on the same tokens, - greedy texts, with decoding in
-    Keras, - step by step decoding of a stream, with the sampler, - encoder and scorer, on the
-    sampled and the held-out texts.
+    - codes of the prior, with noise from Threefry and Box-Muller in numpy,
+    - every step of the sampler's loop, with a step of Keras from the same state,
+    - the log-probability of every text, with the teacher-forced pass of Keras on the same tokens,
+    - greedy texts, with decoding in Keras,
+    - step by step decoding of a stream, with the sampler,
+    - encoder and scorer, on the sampled and the held-out texts.
 
     Raises `CheckFailed` at the first value that differs by more than `TOLERANCE` or is not finite.
     Greedy texts may differ where the difference of two logits is below the rounding error.
@@ -64,7 +65,7 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
         z = np.concatenate([z, np.array(model.encode(texts)["mean"])])
     graph = checked_graph(bundle, "sampler").read_bytes()
     samples = [compare_texts(model, graph, z, temperature) for temperature in TEMPERATURES]
-    compare_steps(sampler, z[:STREAMED_ROWS])
+    compare_stream(sampler, z[:STREAMED_ROWS])
     tokens = np.concatenate(
         [texts, *(as_encoder_input(sample["ids"], sampler) for sample in samples)]
     )
@@ -103,7 +104,7 @@ def compare_texts(
         for start in range(0, len(z), ROWS_PER_RUN)
     ]
     turn = max(
-        compare_turns(model, z[number * ROWS_PER_RUN :][:ROWS_PER_RUN], *run[:2], run[3])
+        compare_loop_steps(model, z[number * ROWS_PER_RUN :][:ROWS_PER_RUN], *run[:2], run[3])
         for number, run in enumerate(runs)
     )
     ids, logits, log_probability = (
@@ -142,7 +143,7 @@ def compare_texts(
     }
 
 
-def compare_turns(
+def compare_loop_steps(
     model: TextVAE, z: np.ndarray, ids: np.ndarray, logits: np.ndarray, states: list[np.ndarray]
 ) -> float:
     """Compare every step of the sampler's loop with a step of Keras from the same state (T, B,
@@ -173,7 +174,7 @@ def compare_turns(
     return largest
 
 
-def compare_steps(sampler: Sampler, z: np.ndarray) -> None:
+def compare_stream(sampler: Sampler, z: np.ndarray) -> None:
     """Compare texts of `expand` and `step`, one token at a time, with those of the sampler for the
     same seeds and rows. Raises `CheckFailed`."""
     place = (np.full(len(z), 5), np.arange(len(z)))
