@@ -10,7 +10,8 @@ from scipy import special, stats
 
 from kvae.decoding import FORBIDDEN, decode, writable
 from kvae.export.choices import choose
-from kvae.export.graphs import CHOICES, SharedParts, bundle_graphs, sampler_graph
+from kvae.export.converted_parts import SharedParts
+from kvae.export.graphs import CHOICES, bundle_graphs, sampler_graph
 from kvae.export.nodes import Nodes, tensor
 from kvae.serving.alphabet import END, NEVER_WRITTEN, PAD, START
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tf2onnx
 
-from kvae.export.graphs import SharedParts
+from kvae.export.converted_parts import SharedParts
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.simplify import hoisted, simplified
 
