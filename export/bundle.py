@@ -1,4 +1,5 @@
-"""Writing a bundle: convert, check, compare with Keras, and only then let it appear under its name."""
+"""Export to a bundle: convert, check and compare with Keras; the bundle appears only if all of it
+succeeds."""
 
 from __future__ import annotations
 
@@ -27,15 +28,15 @@ from kvae.slots import HEADS
 from kvae.writing import atomic_create
 
 from .convert import check_backend
-from .graphs import HIDDEN, bundle_graphs
-from .parity import compare, readable
-from .quantization import agreement, quantized
+from .graphs import HIDDEN_STATE, bundle_graphs
+from .parity import as_encoder_input, compare
+from .quantization import measure_agreement, quantize
 
-MOST_FOR_AGREEMENT = 500
-"""Texts on which the loss of eight bits is measured."""
+MAX_AGREEMENT_TEXTS = 500
+"""Maximum number of texts on which the effect of int8 weights is measured."""
 
 SEED_TEST = {"seed": 7, "rows": 3}
-"""What the manifest remembers of the sampler's own output, for a check without Keras."""
+"""Seed and number of the sampled texts in the manifest, for a check without Keras."""
 
 
 def write_bundle(
@@ -47,17 +48,20 @@ def write_bundle(
     held_out: np.ndarray | None = None,
     int8: bool = False,
 ) -> dict[str, Any]:
-    """Export `model` to the folder `path` and return its manifest; `training` is a summary that travels along, `held_out` are
-    tokens (n, T) that it is compared on. With `int8` the weights are rounded to eight bits after the comparison, and what
-    that changes is measured and recorded.
+    """Export `model` to the folder `path` and return its manifest.
 
-    Everything is written and verified in a neighbouring folder that takes the name at the end: whatever fails, raises
-    and leaves nothing. Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when
-    the graphs are not the model.
+    The manifest includes `training`, a summary of the training. Bundle and model are compared on
+    samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
+    and the manifest records the effect.
+
+    The bundle is written and verified in a temporary folder beside `path` that is renamed at the
+    end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
+    exporting there, and `CheckFailed` if the graphs give other results than the model.
     """
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError(
-            "export: alphabet, configuration and model belong to different runs; take all three from one"
+            "export: alphabet, configuration and model belong to different runs; take all three "
+            "from one"
         )
     check_backend()
     with atomic_create(Path(path)) as partial:
@@ -65,41 +69,41 @@ def write_bundle(
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})
         graphs = bundle_graphs(model)
-        written = write_files(partial, manifest, graphs)
-        manifest["parity"] = compare(model, written, held_out)
+        bundle = write_files(partial, manifest, graphs)
+        manifest["parity"] = compare(model, bundle, held_out)
         if int8:
-            hidden = {HIDDEN} if HEADS[model.model_config.head].bounded_state else set()
-            exact, graphs = (
+            hidden = {HIDDEN_STATE} if HEADS[model.model_config.head].bounded_state else set()
+            float32_graphs, graphs = (
                 graphs,
-                {name: quantized(graph, len(alphabet), hidden) for name, graph in graphs.items()},
+                {name: quantize(graph, len(alphabet), hidden) for name, graph in graphs.items()},
             )
-            manifest["quantization"] = agreement(
-                exact, graphs, tokens_for_agreement(model, written, held_out)
+            manifest["quantization"] = measure_agreement(
+                float32_graphs, graphs, agreement_tokens(model, bundle, held_out)
             )
-            written = write_files(partial, manifest, graphs)
-        sampler = Sampler(written)
+            bundle = write_files(partial, manifest, graphs)
+        sampler = Sampler(bundle)
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         write_files(partial, manifest, graphs)
         verify(partial)
     return manifest
 
 
-def tokens_for_agreement(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
-    """Held-out tokens (n, T), or texts of the model's own where there are none."""
+def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
+    """Held-out tokens (n, T), or samples of the model if there are none."""
     if held_out is not None and len(held_out):
-        return np.asarray(held_out[:MOST_FOR_AGREEMENT], np.int32)
-    sampler, rows = Sampler(bundle), np.arange(MOST_FOR_AGREEMENT)
+        return np.asarray(held_out[:MAX_AGREEMENT_TEXTS], np.int32)
+    sampler, rows = Sampler(bundle), np.arange(MAX_AGREEMENT_TEXTS)
     ids, _ = sampler.write_ids(
         sampler.draw_codes(len(rows), seed=0), np.zeros_like(rows), rows, choices(sampler.manifest)
     )
-    missing = model.model_config.length - ids.shape[1]
-    return readable(np.pad(ids, ((0, 0), (0, missing)), constant_values=PAD), sampler)
+    padding = model.model_config.length - ids.shape[1]
+    return as_encoder_input(np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD), sampler)
 
 
 def describe(
     model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The manifest but for files and checks: what a program must know to use the graphs."""
+    """The manifest without files and checks: the facts that a program needs to use the graphs."""
     shape = model.model_config
     chosen = choices({"length": shape.length})
     return {
@@ -132,7 +136,7 @@ def describe(
 
 
 def model_id(model: TextVAE) -> str:
-    """Sixteen hexadecimal digits that name these weights."""
+    """Hash of the weights: sixteen hexadecimal digits."""
     digest = hashlib.sha256()
     for weight in model.weights:
         if not weight.path.endswith("seed_generator_state"):
@@ -143,8 +147,12 @@ def model_id(model: TextVAE) -> str:
 def write_files(
     folder: Path, manifest: dict[str, Any], graphs: Mapping[str, onnx.ModelProto]
 ) -> Bundle:
-    """Every graph with the manifest in its metadata, then the manifest with their sums and its own. The bundle is that of what
-    was written, before all of its fields are known: reading it from its folder would refuse it."""
+    """Write all graphs with the manifest in their metadata, then the manifest with the checksums of
+    the graphs and its own.
+
+    Returns the bundle. `read_bundle` would refuse the folder while fields of the manifest are still
+    missing.
+    """
     manifest["endpoints"] = {}
     for name, graph in graphs.items():
         onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(manifest, name)})

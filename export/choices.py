@@ -1,4 +1,5 @@
-"""Which symbol comes next: the likeliest, or drawn by inverse distribution function, as nodes of an ONNX graph."""
+"""Choice of the next token as nodes of an ONNX graph: argmax, or sampling with temperature, top-k
+and top-p."""
 
 from __future__ import annotations
 
@@ -11,67 +12,75 @@ from .nodes import Nodes, tensor
 
 
 def choose(g: Nodes, logits: str, uniforms: str) -> str:
-    """Symbols (batch, 1) int64 for logits (batch, V): the likeliest, or by inverse distribution function at `uniforms`
-    (batch, 1), multiples of 2^-24 below 1."""
+    """Choose token ids (batch, 1) int64 from logits (batch, V): the argmax at temperature 0,
+    otherwise a sample by the inverse distribution function at `uniforms` (batch, 1), multiples of
+    2^-24 below 1."""
     one, column = g.constant(1.0, np.float32), g.constant([1], np.int64)
     is_greedy = g.Equal("temperature", g.constant(0.0, np.float32))
     probabilities = g.Softmax(g.Div(logits, g.Where(is_greedy, one, "temperature")), axis=1)
     filters = g.Or(g.Greater("top_k", g.constant(0, np.int64)), g.Less("top_p", one))
 
-    def restricted(g: Nodes) -> str:
-        return either(
-            g, is_greedy, lambda g: certainly(g, logits), lambda g: likeliest(g, probabilities)
+    def filtered(g: Nodes) -> str:
+        return if_else(
+            g,
+            is_greedy,
+            lambda g: one_hot_of_argmax(g, logits),
+            lambda g: top_k_and_top_p(g, probabilities),
         )
 
-    probabilities = either(
-        g, g.Or(is_greedy, filters), restricted, lambda g: g.Identity(probabilities)
+    probabilities = if_else(
+        g, g.Or(is_greedy, filters), filtered, lambda g: g.Identity(probabilities)
     )
     cumulative = g.CumSum(probabilities, g.constant(1, np.int64))
     total = g.Gather(cumulative, g.constant([-1], np.int64), axis=1)
-    # The largest of them times the total is rounded to less than the total: the draw never passes the last likely symbol.
-    passed = g.LessOrEqual(cumulative, g.Mul(uniforms, total))
-    return g.ReduceSum(g.Cast(passed, to=TensorProto.INT64), column, keepdims=1)
+    # The largest uniform times the total rounds to less than the total, so the sample never passes
+    # the last token with a probability above 0.
+    at_or_below = g.LessOrEqual(cumulative, g.Mul(uniforms, total))
+    return g.ReduceSum(g.Cast(at_or_below, to=TensorProto.INT64), column, keepdims=1)
 
 
-def either(
+def if_else(
     g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Callable[[Nodes], str]
 ) -> str:
-    """The probabilities (batch, V) of one of two branches; the other one is not computed."""
+    """Probabilities (batch, V) of one of two branches. The other branch is not computed."""
     branches = {}
-    for name, make in {"then_branch": then, "else_branch": otherwise}.items():
+    for name, build in {"then_branch": then, "else_branch": otherwise}.items():
         branch = Nodes(g)
-        made = make(branch)
-        branches[name] = branch.body(name, [], [tensor(made, "float", "batch", "symbols")])
-    return g.If(condition, **branches)
+        output = build(branch)
+        branches[name] = branch.body(name, [], [tensor(output, "float", "batch", "symbols")])
+    selected: str = g.If(condition, **branches)
+    return selected
 
 
-def certainly(g: Nodes, logits: str) -> str:
-    """1 for the likeliest symbol, the first one of equals, and 0 for the others."""
-    _, every = symbols_of(g, logits)
-    return g.Cast(g.Equal(every, g.ArgMax(logits, axis=1, keepdims=1)), to=TensorProto.FLOAT)
+def one_hot_of_argmax(g: Nodes, logits: str) -> str:
+    """One-hot (batch, V) of the argmax of logits (batch, V); the first one if several are equal."""
+    _, ids = symbol_ids(g, logits)
+    return g.Cast(g.Equal(ids, g.ArgMax(logits, axis=1, keepdims=1)), to=TensorProto.FLOAT)
 
 
-def likeliest(g: Nodes, probabilities: str) -> str:
-    """Probabilities (batch, V) with zeros outside the `top_k` likeliest symbols and, of those, the `top_p` nucleus.
+def top_k_and_top_p(g: Nodes, probabilities: str) -> str:
+    """Probabilities (batch, V), set to 0 outside the `top_k` most probable tokens and, within
+    these, the `top_p` nucleus.
 
-    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest symbols with a share of at least `top_p`.
+    The nucleus (Holtzman et al. 2020) is the smallest set of the most probable tokens whose
+    probabilities, renormalised within the top k, sum to at least `top_p`.
     """
     zero, column = g.constant(0.0, np.float32), g.constant([1], np.int64)
-    count, ranks = symbols_of(g, probabilities)
+    count, ranks = symbol_ids(g, probabilities)
     sorted_probabilities, _ = g.TopK(probabilities, count, axis=1, outputs=2)
     no_limit = g.Equal("top_k", g.constant(0, np.int64))
     within_k = g.Or(g.Less(ranks, "top_k"), no_limit)
     first_k = g.Where(within_k, sorted_probabilities, zero)
     shares = g.Div(first_k, g.ReduceSum(first_k, column, keepdims=1))
-    before = g.CumSum(shares, g.constant(1, np.int64), exclusive=1)
-    in_nucleus = g.And(g.Less(before, "top_p"), g.Greater(first_k, zero))
+    mass_before = g.CumSum(shares, g.constant(1, np.int64), exclusive=1)
+    in_nucleus = g.And(g.Less(mass_before, "top_p"), g.Greater(first_k, zero))
     smallest = g.ReduceMin(
         g.Where(in_nucleus, first_k, g.constant(2.0, np.float32)), column, keepdims=1
     )
     return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)
 
 
-def symbols_of(g: Nodes, table: str) -> tuple[str, str]:
-    """V (1,), and the numbers from 0 below it (V,), of a table (batch, V)."""
+def symbol_ids(g: Nodes, table: str) -> tuple[str, str]:
+    """V (1,) and the ids 0 to V - 1, (V,), of a table (batch, V)."""
     count = g.Slice(g.Shape(table), g.constant([1], np.int64), g.constant([2], np.int64))
     return count, g.Range(g.constant(0, np.int64), g.Squeeze(count), g.constant(1, np.int64))

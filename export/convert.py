@@ -1,10 +1,9 @@
-"""TensorFlow functions as ONNX models, with the checks that tf2onnx leaves out."""
+"""Conversion of TensorFlow functions to ONNX, with checks that tf2onnx does not make."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import keras
 import onnx
@@ -19,26 +18,29 @@ from .simplify import simplified
 
 
 def check_backend() -> None:
-    """Raise `ConfigError` where Keras runs on another backend than TensorFlow, whose functions are what is converted."""
+    """Raise `ConfigError` if Keras runs on another backend than TensorFlow; only TensorFlow
+    functions can be converted."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ConfigError(
-            f"export runs on TensorFlow, KERAS_BACKEND is {backend!r}: use KERAS_BACKEND=tensorflow kvae export ... "
-            "(it reads the runs of every backend)"
+            f"export runs on TensorFlow, KERAS_BACKEND is {backend!r}: use "
+            "KERAS_BACKEND=tensorflow kvae export ... (it reads the runs of every backend)"
         )
 
 
-def converted(
-    function: Callable[..., Any], inputs: Sequence[tf.TensorSpec], outputs: Sequence[str]
+def to_onnx(
+    function: Callable[..., tf.Tensor | Sequence[tf.Tensor]],
+    inputs: Sequence[tf.TensorSpec],
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
-    """`function` of tensors like `inputs` (named) as an ONNX model whose outputs are called `outputs`.
+    """Convert `function` to an ONNX model with `inputs` (specifications with names) and outputs
+    named `outputs`.
 
-    Operations that ONNX does not have, which tf2onnx writes into the file all the same, and operations that a sampler does not
-    run raise `CheckFailed`.
+    Raises `CheckFailed` for operations that ONNX does not have (tf2onnx writes them into the file
+    without an error) and for operations that samplers do not run.
     """
-    logging.getLogger("tf2onnx").setLevel(
-        logging.CRITICAL
-    )  # what it calls an error is raised below, with the way out
+    # The checks below raise the errors that tf2onnx only logs.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     traced = tf.function(
         lambda *tensors: function(*tensors), input_signature=list(inputs), autograph=False
     )
@@ -47,31 +49,34 @@ def converted(
     simplified(model)
     check_operations(graph)
     rename(graph, [spec.name for spec in inputs], list(outputs))
-    return checked(model)
+    return checked_model(model)
 
 
 def check_operations(graph: onnx.GraphProto) -> None:
-    """Raise `CheckFailed` for operations that no sampler runs, with the layers that use them: an encoder or a head written
-    with them trains, and cannot be exported."""
-    foreign = [
+    """Raise `CheckFailed` for operations that samplers do not run, with the layers that use them.
+    An encoder or a head with such an operation can be trained but not exported."""
+    unsupported = [
         node
         for node in nodes_of(graph)
         if node.domain not in STANDARD or node.op_type not in OPERATIONS
     ]
-    unknown = [node for node in foreign if not onnx.defs.has(node.op_type, node.domain)]
+    unknown = [node for node in unsupported if not onnx.defs.has(node.op_type, node.domain)]
     if unknown:
         raise CheckFailed(
-            f"export: ONNX has no such operations: {places(unknown)}; write those layers with other operations"
+            f"export: ONNX has no such operations: {operations_with_layers(unknown)}; write those "
+            "layers with other operations"
         )
-    if foreign:
+    if unsupported:
         raise CheckFailed(
-            f"export: this model uses operations that samplers do not run: {places(foreign)}; write those layers with other "
-            f"operations, or add these to kvae.serving.bundle.OPERATIONS where bundles are written and where they are used"
+            "export: this model uses operations that samplers do not run: "
+            f"{operations_with_layers(unsupported)}; write those layers with other operations, or "
+            "add these to kvae.serving.bundle.OPERATIONS where bundles are written and where "
+            "they are used"
         )
 
 
-def places(nodes: Iterable[onnx.NodeProto]) -> str:
-    """The operations of nodes, each with the path of one layer that uses it."""
+def operations_with_layers(nodes: Iterable[onnx.NodeProto]) -> str:
+    """The operations of nodes for an error message, each with one node that uses it."""
     return ", ".join(
         f"{operation} ({name})"
         for operation, name in sorted({n.op_type: n.name for n in nodes}.items())
@@ -79,7 +84,7 @@ def places(nodes: Iterable[onnx.NodeProto]) -> str:
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph, those of its loops and branches included."""
+    """The nodes of a graph, including those of its loops and branches."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -87,8 +92,8 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(body)
 
 
-def checked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, if onnx's full check passes; `CheckFailed` otherwise."""
+def checked_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model if the full check of onnx passes. Raises `CheckFailed` otherwise."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -97,7 +102,8 @@ def checked(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rename(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Call a graph's inputs and outputs by the given names and its first free dimension `batch`."""
+    """Rename the inputs and outputs of a graph, and call their first dimension `batch` if it is
+    free."""
     old = [value.name for value in (*graph.input, *graph.output)]
     names = dict(zip(old, (*inputs, *outputs), strict=True))
     for node in graph.node:

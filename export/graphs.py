@@ -1,20 +1,19 @@
 """The graphs of a bundle.
 
-    sampler   seed, row, z, choices       -> ids, lengths, log_probability: the whole decoding loop
-    encoder   tokens                      -> mean, log_variance
-    prior     seed, row                   -> z
-    scorer    tokens, seed, row           -> reconstruction, kl, nats of each position: the teacher-forced bound
-    expand    z                           -> projected, first states: where streaming begins
-    step      projected, previous, states -> symbol, log_probability, new states: one turn of the sampler's loop
+    sampler  seed, row, z, choices        -> ids, lengths, log_probability (the whole decoding loop)
+    encoder  tokens                       -> mean, log_variance
+    prior    seed, row                    -> z
+    scorer   tokens, seed, row            -> reconstruction, kl, nats (the teacher-forced bound)
+    expand   z                            -> projected, initial states (the start of a stream)
+    step     projected, previous, states  -> symbol, log_probability, new states (one token)
 
-Sampler, scorer and step put the same converted head around their own turns, so that they cannot drift apart.
+Sampler, scorer and step contain the same converted step of the head, so they always agree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,27 +22,28 @@ from onnx import TensorProto
 
 from kvae.decoding import logit_mask
 from kvae.model import TextVAE
-from kvae.objectives import guessed_attribute_nats
-from kvae.parts import named_kls
 from kvae.serving.alphabet import END, PAD, START
 
 from .choices import choose
-from .convert import checked, converted
+from .convert import checked_model, to_onnx
+from .converted_parts import SharedParts, inference_part, tokens_spec
 from .nodes import Nodes, tensor
 from .random_numbers import key_of, normals, row_numbers, threefry, uniform
 from .simplify import hoisted
 
 LOGITS = "logits"
-"""The name that a loop's body gives the logits of a step, so that parity can watch them."""
+"""Name of the logits of a step in the body of a loop; `kvae.export.parity` adds them to the
+outputs."""
 
-STEP = "step_"
-"""What names of the head's step begin with."""
+STEP_PREFIX = "step_"
+"""Prefix of the names in the head's step."""
 
-HIDDEN = f"{STEP}state_0"
-"""The first state of the head's step: of an LSTM or GRU the hidden state, whose numbers lie between -1 and 1."""
+HIDDEN_STATE = f"{STEP_PREFIX}state_0"
+"""Name of the first state in the head's step. For an LSTM or GRU this is the hidden state, with
+values in [-1, 1]."""
 
-PLACE = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
-"""Row `row` of `seed`: what all randomness of a text depends on."""
+SEED_AND_ROW = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
+"""Inputs `seed` and `row`, which determine all random numbers of a text."""
 
 CHOICES = (
     tensor("temperature", "float"),
@@ -51,54 +51,13 @@ CHOICES = (
     tensor("top_p", "float"),
     tensor("min_length", "int64"),
 )
-"""How symbols are chosen: `temperature` 0 takes the likeliest, `top_k` 0 and `top_p` 1 keep all, no end mark stands before
-position `min_length`."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What several graphs hold, each converted once."""
-
-    model: TextVAE
-    codes: onnx.ModelProto
-    """noise -> z."""
-    expand: onnx.ModelProto
-    """z -> projected (T, batch, P) and the head's first states."""
-    step: onnx.ModelProto
-    """projected, previous, states -> logits and the next states."""
-    states: Sequence[onnx.ValueInfoProto]
-    """The declarations of the head's states."""
-    width: int
-    """P: how many numbers a step reads from the expander."""
-
-    @classmethod
-    def of(cls, model: TextVAE) -> Shared:
-        features = model.expander(tf.zeros((1, model.parts.code_size)), training=False)
-        width = model.head.project(features).shape[-1]
-        specs = [
-            tf.TensorSpec((None, *state.shape[1:]), state.dtype, f"state_{number}")
-            for number, state in enumerate(model.head.initial_state(features))
-        ]
-        states = [tensor(spec.name, spec.dtype.name, "batch", *spec.shape[1:]) for spec in specs]
-        names = [spec.name for spec in specs]
-        return cls(
-            model,
-            codes_part(model),
-            expand_part(model, names),
-            step_part(model, width, specs),
-            states,
-            width,
-        )
-
-    @property
-    def names(self) -> list[str]:
-        """Of the states."""
-        return [state.name for state in self.states]
+"""Inputs of the choice of tokens: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 keep all
+tokens, and END is not chosen before position `min_length`."""
 
 
 def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
-    """Every endpoint of a bundle, by name."""
-    shared = Shared.of(model)
+    """The graphs of all endpoints of a bundle, by name."""
+    shared = SharedParts.of(model)
     return {
         "sampler": sampler_graph(shared),
         "encoder": encoder_graph(model),
@@ -112,47 +71,58 @@ def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
 def encoder_graph(model: TextVAE) -> onnx.ModelProto:
     """tokens (batch, T) int32 -> mean, log_variance (batch, d)."""
 
-    def encode(tokens: Any) -> tuple[Any, Any]:
-        found = model.encode(tokens)
-        return found["mean"], found["log_variance"]
+    def encode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        code = model.encode(tokens)
+        return code["mean"], code["log_variance"]
 
-    return converted(encode, [tokens_spec(model)], ["mean", "log_variance"])
+    return to_onnx(encode, [tokens_spec(model)], ["mean", "log_variance"])
 
 
-def prior_graph(shared: Shared) -> onnx.ModelProto:
-    """seed, row (batch,) -> z (batch, d): the codes of rows of seeds."""
+def prior_graph(shared: SharedParts) -> onnx.ModelProto:
+    """seed, row (batch,) -> z (batch, d): codes of the prior."""
     g = Nodes()
-    g.named(drawn_codes(g, shared), "z")
-    return checked(
-        g.model("prior", PLACE, [tensor("z", "float", "batch", shared.model.parts.code_size)])
+    g.named(prior_codes(g, shared), "z")
+    return checked_model(
+        g.model(
+            "prior", SEED_AND_ROW, [tensor("z", "float", "batch", shared.model.parts.code_size)]
+        )
     )
 
 
-def sampler_graph(shared: Shared) -> onnx.ModelProto:
-    """seed, row (batch,), z (batch, d) and choices -> ids (batch, time), lengths (batch,), log_probability (batch,).
+def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
+    """seed, row (batch,), z (batch, d) and choices -> ids (batch, time), lengths (batch,),
+    log_probability (batch,).
 
-    With a `z` of no rows the codes are those of the prior. The symbol of a text at position t depends on its code, the choices,
-    its seed and row, and t alone. Decoding stops when every text has ended: `time` may be below `max_length`. `lengths`
-    count the text without its end mark; `log_probability` is nats at temperature 1 with it.
+    If `z` has no rows, the codes are sampled from the prior. The token of a text at position t
+    depends only on its code, the choices, its seed and row, and the tokens before t. Decoding stops
+    when every text has ended, so `time` may be below `max_length`. `lengths` do not count the end
+    mark. `log_probability` is in nats, at temperature 1, and includes it.
     """
     g = Nodes()
-    decoder = Decoder.of(shared, g, given_or_drawn_codes(g, shared))
+    decoder = Decoder.of(shared, g, given_or_prior_codes(g, shared))
     batch = g.Shape("seed")
     carried = [
         g.Expand(g.constant(START, np.int64), batch),
         g.Expand(g.constant(True, bool), batch),
         *decoder.states,
     ]
-    body = writing_body(g, decoder, "max_length")
-    *_, written, gains = g.Loop(
+    body = sampling_body(g, decoder, "max_length")
+    *_, ids_by_position, log_probabilities = g.Loop(
         "max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body
     )
-    ids, column = g.named(g.Transpose(written, perm=[1, 0]), "ids"), g.constant([1], np.int64)
+    ids, column = (
+        g.named(g.Transpose(ids_by_position, perm=[1, 0]), "ids"),
+        g.constant([1], np.int64),
+    )
     text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
     g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
-    gains = g.Transpose(g.Squeeze(gains, g.constant([2], np.int64)), perm=[1, 0])
-    gains = g.Where(g.Equal(ids, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), gains)
-    total = g.ReduceSum(g.Cast(gains, to=TensorProto.DOUBLE), column, keepdims=0)
+    log_probabilities = g.Transpose(
+        g.Squeeze(log_probabilities, g.constant([2], np.int64)), perm=[1, 0]
+    )
+    log_probabilities = g.Where(
+        g.Equal(ids, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), log_probabilities
+    )
+    total = g.ReduceSum(g.Cast(log_probabilities, to=TensorProto.DOUBLE), column, keepdims=0)
     g.named(g.Cast(total, to=TensorProto.FLOAT), "log_probability")
     z = tensor("z", "float", "codes", shared.model.parts.code_size)
     outputs = [
@@ -160,23 +130,28 @@ def sampler_graph(shared: Shared) -> onnx.ModelProto:
         tensor("lengths", "int64", "batch"),
         tensor("log_probability", "float", "batch"),
     ]
-    return checked(
-        hoisted(g.model("sampler", [*PLACE, z, *CHOICES, tensor("max_length", "int64")], outputs))
+    return checked_model(
+        hoisted(
+            g.model("sampler", [*SEED_AND_ROW, z, *CHOICES, tensor("max_length", "int64")], outputs)
+        )
     )
 
 
-def scorer_graph(shared: Shared) -> onnx.ModelProto:
-    """tokens (batch, T) int32, seed, row -> reconstruction, kl (batch,) and nats (batch, time), the bound's two halves and
-    the first one position by position, of a code drawn from q(z|x).
+def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
+    """tokens (batch, T) int32, seed, row -> reconstruction, kl (batch,) and nats (batch, time), for
+    a code sampled from q(z|x).
 
-    With attributes there is an input `attribute` (batch,) int32, -1 where the classifier is to choose; `kl` then holds the
-    price of its choice.
+    `reconstruction` and `kl` are the two terms of the bound; `nats` is the reconstruction at each
+    position. A model with attributes has an input `attribute` (batch,) int32. Where it is -1, the
+    classifier chooses, and `kl` includes the cost of that choice.
     """
     g, model = Nodes(), shared.model
     noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), model.parts.noise_size)
-    labelled = bool(model.model_config.attributes)
-    bound = {"tokens": "tokens", "noise": noise} | ({"attribute": "attribute"} if labelled else {})
-    code, kl = g.inline(inference_part(model), bound, "infer_")
+    has_attributes = bool(model.model_config.attributes)
+    bindings = {"tokens": "tokens", "noise": noise} | (
+        {"attribute": "attribute"} if has_attributes else {}
+    )
+    code, kl = g.inline(inference_part(model), bindings, "infer_")
     decoder = Decoder.of(shared, g, code)
     g.named(kl, "kl")
     tokens = g.Cast("tokens", to=TensorProto.INT64)
@@ -184,7 +159,7 @@ def scorer_graph(shared: Shared) -> onnx.ModelProto:
     lengths = g.ReduceSum(counted, g.constant([1], np.int64), keepdims=0)
     by_position = g.Transpose(tokens, perm=[1, 0])
     carried = [g.Expand(g.constant(START, np.int64), g.Shape("seed")), *decoder.states]
-    body = reading_body(g, decoder, by_position)
+    body = scoring_body(g, decoder, by_position)
     *_, nats = g.Loop(
         g.ReduceMax(lengths, keepdims=0),
         g.constant(True, bool),
@@ -194,16 +169,16 @@ def scorer_graph(shared: Shared) -> onnx.ModelProto:
     )
     nats = g.named(g.Transpose(nats, perm=[1, 0]), "nats")
     g.named(g.ReduceSum(nats, g.constant([1], np.int64), keepdims=0), "reconstruction")
-    inputs = [tensor("tokens", "int32", "batch", model.model_config.length), *PLACE]
-    inputs += [tensor("attribute", "int32", "batch")] if labelled else []
+    inputs = [tensor("tokens", "int32", "batch", model.model_config.length), *SEED_AND_ROW]
+    inputs += [tensor("attribute", "int32", "batch")] if has_attributes else []
     outputs = [*(tensor(name, "float", "batch") for name in ("reconstruction", "kl"))]
-    return checked(
+    return checked_model(
         hoisted(g.model("scorer", inputs, [*outputs, tensor("nats", "float", "batch", "time")]))
     )
 
 
-def expand_graph(shared: Shared) -> onnx.ModelProto:
-    """z (batch, d) -> projected (batch, T, P) and the head's first states."""
+def expand_graph(shared: SharedParts) -> onnx.ModelProto:
+    """z (batch, d) -> projected (batch, T, P) and the initial states of the head."""
     g, config = Nodes(), shared.model.model_config
     projected, *states = g.inline(shared.expand, {"z": "z"}, "expand_")
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
@@ -212,29 +187,29 @@ def expand_graph(shared: Shared) -> onnx.ModelProto:
         for state, name in zip(shared.states, states, strict=True)
     ]
     outputs = [tensor("projected", "float", "batch", config.length, shared.width), *first]
-    return checked(
+    return checked_model(
         g.model("expand", [tensor("z", "float", "batch", shared.model.parts.code_size)], outputs)
     )
 
 
-def step_graph(shared: Shared) -> onnx.ModelProto:
-    """One turn of the sampler's loop: projected (batch, P) of a position, the symbols before it and the states -> symbol,
-    log_probability (batch,) and the new states."""
+def step_graph(shared: SharedParts) -> onnx.ModelProto:
+    """One step of the sampler's loop: projected (batch, P) of a position, the previous tokens
+    (batch,) and the states -> symbol, log_probability (batch,) and the new states."""
     g = Nodes()
     logits, *states = g.inline(
-        shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP
+        shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP_PREFIX
     )
     counter = (row_numbers(g, "row"), g.Cast("position", to=TensorProto.UINT32))
-    symbol, gain = next_symbol(
-        g, logits, barrier(g, shared.model, "position"), uniforms(g, counter)
+    symbol, log_probability = next_symbol(
+        g, logits, logit_masks(g, shared.model, "position"), uniforms(g, counter)
     )
     g.named(g.Squeeze(symbol, g.constant([1], np.int64)), "symbol")
-    g.named(g.Squeeze(gain, g.constant([1], np.int64)), "log_probability")
+    g.named(g.Squeeze(log_probability, g.constant([1], np.int64)), "log_probability")
     new = [
         renamed(before, g.named(after, f"new_{before.name}"))
         for before, after in zip(shared.states, states, strict=True)
     ]
-    read = [
+    inputs = [
         tensor("projected", "float", "batch", shared.width),
         tensor("previous", "int64", "batch"),
     ]
@@ -243,35 +218,38 @@ def step_graph(shared: Shared) -> onnx.ModelProto:
         tensor("log_probability", "float", "batch"),
         *new,
     ]
-    return checked(
+    return checked_model(
         g.model(
-            "step", [*read, *shared.states, tensor("position", "int64"), *PLACE, *CHOICES], outputs
+            "step",
+            [*inputs, *shared.states, tensor("position", "int64"), *SEED_AND_ROW, *CHOICES],
+            outputs,
         )
     )
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A head between the nodes of a graph: what it reads at each position, and its first states."""
+    """A head in a graph: the names of its projected features and its initial states."""
 
-    shared: Shared
+    shared: SharedParts
     by_position: str
-    """(T, batch, P)."""
+    """Projected features (T, batch, P)."""
     states: Sequence[str]
 
     @classmethod
-    def of(cls, shared: Shared, g: Nodes, code: str) -> Decoder:
+    def of(cls, shared: SharedParts, g: Nodes, code: str) -> Decoder:
         projected, *states = g.inline(shared.expand, {"z": code}, "expand_")
         return cls(shared, projected, states)
 
-    def turn(self, g: Nodes) -> tuple[str, list[str]]:
-        """Logits (batch, V) at `position` from `previous` and the states, and the states behind it, in a loop's body."""
+    def step(self, g: Nodes) -> tuple[str, list[str]]:
+        """One step in the body of a loop: logits (batch, V) at `position` given `previous` and the
+        states, and the next states."""
         bindings = {
             "projected": g.Gather(self.by_position, "position", axis=0),
             "previous": "previous",
         }
         logits, *states = g.inline(
-            self.shared.step, bindings | {name: name for name in self.shared.names}, STEP
+            self.shared.step, bindings | {name: name for name in self.shared.names}, STEP_PREFIX
         )
         return logits, states
 
@@ -282,9 +260,10 @@ class Decoder:
         go_on: str,
         carried: Sequence[tuple[onnx.ValueInfoProto, str]],
         states: Sequence[str],
-        *written: onnx.ValueInfoProto,
+        *per_step: onnx.ValueInfoProto,
     ) -> onnx.GraphProto:
-        """The nodes as a loop's body that carries `carried` (as it comes in, and the name as it goes out) and the states."""
+        """The body of a loop from the nodes of `g`. It carries `carried` (declaration of the input,
+        name of the output) and the states, and outputs `per_step` for each step."""
         carried = [*carried, *zip(self.shared.states, states, strict=True)]
         inputs = [
             tensor("position", "int64"),
@@ -292,27 +271,30 @@ class Decoder:
             *(before for before, _ in carried),
         ]
         outputs = [tensor(go_on, "bool"), *(renamed(before, after) for before, after in carried)]
-        return g.body(name, inputs, [*outputs, *written])
+        return g.body(name, inputs, [*outputs, *per_step])
 
 
 def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
-    """Numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (..., batch)."""
+    """Uniform numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (...,
+    batch)."""
     return g.Unsqueeze(
         uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64)
     )
 
 
-def writing_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
-    """One step of sampling: the head's step, the choice of a token, and whether any row is still sampling. Ids of ordinary
-    tokens are greater than END, so `id > END` means "still sampling"."""
-    every = outer.Range(outer.constant(0, np.int64), positions, outer.constant(1, np.int64))
-    every = outer.Unsqueeze(every, outer.constant([1], np.int64))
-    drawn = uniforms(outer, (row_numbers(outer, "row"), outer.Cast(every, to=TensorProto.UINT32)))
-    barriers = barrier(outer, decoder.shared.model, every)
+def sampling_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
+    """One step of sampling: the head's step, the choice of a token, and whether any row is still
+    sampling. Ids of ordinary tokens are greater than END, so `id > END` means "still sampling"."""
+    all_positions = outer.Range(outer.constant(0, np.int64), positions, outer.constant(1, np.int64))
+    all_positions = outer.Unsqueeze(all_positions, outer.constant([1], np.int64))
+    drawn = uniforms(
+        outer, (row_numbers(outer, "row"), outer.Cast(all_positions, to=TensorProto.UINT32))
+    )
+    masks = logit_masks(outer, decoder.shared.model, all_positions)
     g, end = Nodes(outer), outer.constant(END, np.int64)
-    logits, states = decoder.turn(g)
-    here = [g.Gather(numbers, "position", axis=0) for numbers in (barriers, drawn)]
-    chosen, gain = next_symbol(g, logits, *here)
+    logits, states = decoder.step(g)
+    here = [g.Gather(numbers, "position", axis=0) for numbers in (masks, drawn)]
+    chosen, log_probability = next_symbol(g, logits, *here)
     symbol = g.Where(
         "writing", g.Squeeze(chosen, g.constant([1], np.int64)), g.constant(PAD, np.int64)
     )
@@ -320,19 +302,22 @@ def writing_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphPr
         (tensor("previous", "int64", "batch"), symbol),
         (tensor("writing", "bool", "batch"), g.Greater(symbol, end)),
     ]
-    written = [tensor(g.Identity(symbol), "int64", "batch"), tensor(gain, "float", "batch", 1)]
+    per_step = [
+        tensor(g.Identity(symbol), "int64", "batch"),
+        tensor(log_probability, "float", "batch", 1),
+    ]
     return decoder.body(
-        g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *written
+        g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *per_step
     )
 
 
-def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
-    """One turn of reading: nats of the symbol that stands at the position, 0 on padding."""
+def scoring_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
+    """One step of scoring: -log p of the token at the position in nats, 0 on padding."""
     g = Nodes(outer)
-    logits, states = decoder.turn(g)
+    logits, states = decoder.step(g)
     symbol, column = g.Gather(by_position, "position", axis=0), g.constant([1], np.int64)
-    gain = log_probability_of(g, g.named(logits, LOGITS), g.Unsqueeze(symbol, column))
-    nats = g.Neg(g.Squeeze(gain, column))
+    log_probability = log_probability_of(g, g.named(logits, LOGITS), g.Unsqueeze(symbol, column))
+    nats = g.Neg(g.Squeeze(log_probability, column))
     nats = g.Where(g.Equal(symbol, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), nats)
     carried = [(tensor("previous", "int64", "batch"), symbol)]
     return decoder.body(
@@ -340,44 +325,41 @@ def reading_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
     )
 
 
-def barrier(g: Nodes, model: TextVAE, positions: str) -> str:
-    """What is added to logits at positions (...), so that no symbol is chosen that may not stand there: (..., V)."""
+def logit_masks(g: Nodes, model: TextVAE, positions: str) -> str:
+    """Logit mask (..., V) for positions (...): added to logits, it excludes tokens that are not
+    allowed there."""
     size = model.model_config.vocabulary_size
-    before_the_least, anywhere = (
-        np.array(logit_mask(size, end), np.float32) for end in (False, True)
-    )
-    return g.Where(
-        g.Less(positions, "min_length"), g.constant(before_the_least), g.constant(anywhere)
-    )
+    without_end, with_end = (np.array(logit_mask(size, end), np.float32) for end in (False, True))
+    return g.Where(g.Less(positions, "min_length"), g.constant(without_end), g.constant(with_end))
 
 
-def next_symbol(g: Nodes, logits: str, barrier: str, drawn: str) -> tuple[str, str]:
-    """The symbols (batch, 1) chosen from logits (batch, V) behind a barrier, by numbers (batch, 1) in [0, 1), and their
-    log-probability at temperature 1."""
-    logits = g.named(g.Add(logits, barrier), LOGITS)
+def next_symbol(g: Nodes, logits: str, logit_mask: str, drawn: str) -> tuple[str, str]:
+    """Tokens (batch, 1) chosen from logits (batch, V) plus a mask, with uniform numbers `drawn`
+    (batch, 1), and their log-probability (batch, 1) at temperature 1."""
+    logits = g.named(g.Add(logits, logit_mask), LOGITS)
     chosen = choose(g, logits, drawn)
     return chosen, log_probability_of(g, logits, chosen)
 
 
 def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
-    """log softmax(logits) (batch, V) at symbols (batch, 1), nats, (batch, 1)."""
+    """log softmax of logits (batch, V) at tokens (batch, 1), in nats: (batch, 1)."""
     return g.GatherElements(g.LogSoftmax(logits, axis=1), symbols, axis=1)
 
 
-def drawn_codes(g: Nodes, shared: Shared) -> str:
+def prior_codes(g: Nodes, shared: SharedParts) -> str:
     """Codes (batch, d) of the prior for `seed` and `row`."""
     noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), shared.model.parts.noise_size)
     (z,) = g.inline(shared.codes, {"noise": noise}, "prior_")
     return z
 
 
-def given_or_drawn_codes(g: Nodes, shared: Shared) -> str:
-    """`z`, or codes of the prior where it has no rows."""
+def given_or_prior_codes(g: Nodes, shared: SharedParts) -> str:
+    """The input `z`, or codes of the prior if it has no rows."""
     rows = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
     drawn, given = Nodes(g), Nodes(g)
     z = [
         tensor(name, "float", "rows", shared.model.parts.code_size)
-        for name in (drawn_codes(drawn, shared), given.Identity("z"))
+        for name in (prior_codes(drawn, shared), given.Identity("z"))
     ]
     return g.If(
         g.Equal(g.Squeeze(rows), g.constant(0, np.int64)),
@@ -386,65 +368,9 @@ def given_or_drawn_codes(g: Nodes, shared: Shared) -> str:
     )
 
 
-def inference_part(model: TextVAE) -> onnx.ModelProto:
-    """tokens, noise (and attribute) -> code (batch, code_size) drawn from q(z|x), and its KL (batch,), nats."""
-    values = len(model.model_config.attributes)
-
-    def infer(tokens: Any, noise: Any, attribute: Any = None) -> tuple[Any, Any]:
-        outputs, code = model.parts.inferred(tokens, tf.identity(noise), attribute, training=False)
-        kl = sum(
-            (outputs[name] for name in named_kls(outputs)), tf.zeros_like(tokens[:, 0], tf.float32)
-        )
-        return code, kl + guessed_attribute_nats(attribute, values) if values else kl
-
-    noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
-    attribute = [tf.TensorSpec((None,), tf.int32, "attribute")] if values else []
-    return converted(infer, [tokens_spec(model), noise, *attribute], ["code", "kl"])
-
-
-def codes_part(model: TextVAE) -> onnx.ModelProto:
-    """noise (batch, noise_size) -> z (batch, d)."""
-    noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
-    return converted(lambda noise: model.codes(tf.identity(noise)), [noise], ["z"])
-
-
-def expand_part(model: TextVAE, states: Sequence[str]) -> onnx.ModelProto:
-    """z (batch, d) -> projected (T, batch, P), all that a step needs from the expander, and the head's first states.
-
-    Features are put in the order of their positions before they are projected, while they are narrow.
-    """
-
-    def expand(z: Any) -> list[Any]:
-        features = model.expander(z, training=False)
-        by_position = tf.transpose(features, (1, 0, 2))
-        return [model.head.project(by_position), *model.head.initial_state(features)]
-
-    z = tf.TensorSpec((None, model.parts.code_size), name="z")
-    return converted(expand, [z], ["projected", *(f"first_{name}" for name in states)])
-
-
-def step_part(model: TextVAE, width: int, states: Sequence[tf.TensorSpec]) -> onnx.ModelProto:
-    """projected (batch, P), previous (batch,), states -> logits (batch, V), states."""
-
-    def step(projected: Any, previous: Any, *state: Any) -> list[Any]:
-        logits, new_state = model.head.step(projected, previous, list(state))
-        return [tf.identity(logits), *new_state]
-
-    read = [
-        tf.TensorSpec((None, width), name="projected"),
-        tf.TensorSpec((None,), tf.int64, "previous"),
-    ]
-    return converted(step, [*read, *states], ["logits", *(f"new_{state.name}" for state in states)])
-
-
 def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    """The same type and shape under another name."""
+    """A copy of a declaration with another name."""
     copy = onnx.ValueInfoProto()
     copy.CopyFrom(declaration)
     copy.name = name
     return copy
-
-
-def tokens_spec(model: TextVAE) -> tf.TensorSpec:
-    """tokens (batch, T) int32."""
-    return tf.TensorSpec((None, model.model_config.length), tf.int32, "tokens")

@@ -1,18 +1,19 @@
-"""ONNX graphs written like expressions: `g.Add(a, b)` appends a node and returns the name of its output."""
+"""ONNX graphs as expressions: `g.Add(a, b)` appends a node and returns the name of its output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, overload
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from kvae.serving.bundle import OPSET
 
 IR_VERSION = 10
-"""Old enough for every onnxruntime of the declared range to read."""
+"""IR version that every supported onnxruntime can read."""
 
 TYPES = {
     "float": TensorProto.FLOAT,
@@ -23,8 +24,20 @@ TYPES = {
 }
 
 
+class Operation(Protocol):
+    """Append a node of one operation and return the name of its output, or a list of `outputs`
+    names."""
+
+    @overload
+    def __call__(self, *inputs: str, outputs: int, **attributes: Any) -> list[str]: ...
+
+    @overload
+    def __call__(self, *inputs: str, outputs: None = None, **attributes: Any) -> str: ...
+
+
 class Nodes:
-    """A growing list of nodes. A body inside a loop or a branch is a `Nodes` of its own that shares the constants."""
+    """A list of nodes under construction. The body of a loop or a branch is a separate `Nodes` that
+    shares the constants of `outer`."""
 
     def __init__(self, outer: Nodes | None = None, prefix: str = "") -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -32,37 +45,39 @@ class Nodes:
         self.initializers: list[onnx.TensorProto] = outer.initializers if outer else []
         self._names: list[int] = outer._names if outer else [0]
 
-    def __getattr__(self, op: str) -> Callable[..., Any]:
+    def __getattr__(self, op: str) -> Operation:
         if not op[0].isupper():
             raise AttributeError(op)
 
-        def append(*inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-            names = [self.new(op) for _ in range(outputs)]
+        def append(*inputs: str, outputs: int | None = None, **attributes: Any) -> Any:
+            names = [self.new(op) for _ in range(outputs or 1)]
             self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
-            return names[0] if outputs == 1 else names
+            return names[0] if outputs is None else names
 
         return append
 
     def new(self, stem: str) -> str:
-        """A name that is not taken."""
+        """A new, unique name."""
         self._names[0] += 1
         return f"{self.prefix}{stem}_{self._names[0]}"
 
-    def constant(self, value: Any, dtype: Any = None) -> str:
-        """A constant tensor, held by the outermost graph."""
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
+        """Add a constant tensor to the outermost graph and return its name."""
         name = self.new("constant")
         self.initializers.append(numpy_helper.from_array(np.array(value, dtype), name))
         return name
 
     def named(self, source: str, name: str) -> str:
-        """`source` under the name that a graph's output must have."""
+        """Give the tensor `source` the name `name` as well, for example that of a graph's
+        output."""
         self.nodes.append(helper.make_node("Identity", [source], [name]))
         return name
 
     def inline(self, model: onnx.ModelProto, inputs: dict[str, str], prefix: str) -> list[str]:
-        """Put a whole model here, its inputs bound to names that exist; returns the names of its outputs.
+        """Insert a whole model with its inputs bound to existing names, and return the names of its
+        outputs.
 
-        Its weights move to the outermost graph, so that a loop's runtime packs them once.
+        Its weights move to the outermost graph, so that the runtime of a loop packs them once.
         """
         graph = onnx.compose.add_prefix(model, prefix).graph
         for name, source in inputs.items():
@@ -97,5 +112,6 @@ class Nodes:
 
 
 def tensor(name: str, dtype: str, *shape: int | str) -> onnx.ValueInfoProto:
-    """The declaration of an input or output; a text in the shape is a free dimension's name."""
+    """The declaration of an input or output. A string in the shape is the name of a free
+    dimension."""
     return helper.make_tensor_value_info(name, TYPES[dtype], list(shape))

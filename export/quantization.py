@@ -1,9 +1,11 @@
-"""Weights of a graph in eight bits: a quarter of the size, and products of whole numbers in the decoding loop.
+"""Quantization of weights to int8: a quarter of the size, and integer matrix products in the
+decoding loop.
 
-Every matrix is stored as int8 with a scale for each column. Products with a wide matrix are computed in whole numbers: what
-comes in is rounded row by row, each row with its own scale, so that a text does not depend on the batch it is written in (one
-scale for the whole batch, as dynamic quantization usually has it, would make it). Hidden states of a recurrence lie between -1
-and 1 and need no scale of their own. All else gets its weights back as float32 when the graph is loaded.
+Every matrix is stored as int8 with one scale per column. Products with a wide matrix use integer
+arithmetic. Their inputs are quantized per row, each row with its own scale, so that a text does not
+depend on its batch. (Dynamic quantization usually has one scale for the whole batch.) Hidden states
+of a recurrence are in [-1, 1] and need no scale. All other weights are converted to float32 when
+the graph is loaded.
 """
 
 from __future__ import annotations
@@ -18,34 +20,35 @@ from onnx import TensorProto, numpy_helper
 from kvae.serving.alphabet import PAD
 from kvae.serving.runtime import session
 
-from .convert import checked
-from .graphs import LOGITS, STEP
+from .convert import checked_model
+from .graphs import LOGITS, STEP_PREFIX
 from .nodes import Nodes
 from .parity import with_logits
 
 SMALLEST = 512
-"""Tensors with fewer numbers stay as they are: biases, scales, norms."""
+"""Tensors with fewer elements stay in float32: biases, scales, normalisations."""
 
 WEIGHT_LEVELS = 63
-"""Weights are whole numbers from -63 to 63: two products with bytes then never overflow the 16 bits in which processors without
-8-bit dot products add them up, so that the sums are the same on every processor."""
+"""Weights are integers from -63 to 63. Processors without 8-bit dot products add two products with
+bytes in 16 bits; with this range they never overflow, so all processors give the same sums."""
 
-WIDE, WIDE_AT_ONCE = 2**20, 2**19
-"""Numbers in a matrix from which on products in whole numbers are the faster ones at every batch size, once a symbol and for
-all positions at once: below, rounding what comes in takes more time than they save (measured with LSTMs of 128, 500 and 1,000
-units, and with the features of the last)."""
+WIDE_IN_STEP, WIDE_IN_SEQUENCE = 2**20, 2**19
+"""Smallest matrices, in elements, for which integer products are faster at every batch size: in the
+decoding step, and for all positions at once. For smaller ones, quantizing the inputs takes more
+time than the product saves (measured with LSTMs of 128, 500 and 1,000 units, and with the features
+of the last)."""
 
-CENTRE, INPUT_LEVELS = 128, 127
-"""Inputs are bytes, 128 stands for 0."""
+ZERO_POINT, INPUT_LEVELS = 128, 127
+"""Inputs are quantized to uint8 with 128 for 0 and 127 levels on each side."""
 
 
-def quantized(
-    model: onnx.ModelProto, symbols: int, within_one: Container[str] = ()
+def quantize(
+    model: onnx.ModelProto, symbols: int, unit_range: Container[str] = ()
 ) -> onnx.ModelProto:
-    """A copy of a graph of `kvae.export.graphs` with its weights in eight bits.
+    """Return a copy of a graph of `kvae.export.graphs` with its weights in int8.
 
-    `within_one`: tensors whose numbers lie between -1 and 1. The product that gives the logits of `symbols` stays in
-    float32: it is a small one, and what is likeliest is decided there.
+    `unit_range` names tensors with values in [-1, 1]. The product that gives the logits of
+    `symbols` tokens stays in float32: it is small, and its rounding errors would change the argmax.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -53,30 +56,29 @@ def quantized(
     large = {
         item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)
     }
-    outer = Nodes(prefix="eight_bits_")
-    inside_out = reversed(
-        [graph, *nested(graph)]
-    )  # a graph's nodes are copies once it has been written anew
+    prologue = Nodes(prefix="eight_bits_")
+    # Inner graphs first: `replace_uses` replaces the nodes of a graph by copies.
+    inside_out = reversed([graph, *nested(graph)])
     replaced = {
         name
         for part in inside_out
-        for name in replace_uses(part, large, outer, symbols, within_one)
+        for name in replace_uses(part, large, prologue, symbols, unit_range)
     }
-    kept = {
+    dequantized = {
         name for part in (graph, *nested(graph)) for node in part.node for name in node.input
     } & large.keys()
-    for name in sorted(kept):
-        restore(outer, name, large[name])
-    weights = [item for item in graph.initializer if item.name not in kept | replaced]
-    nodes = [*outer.nodes, *graph.node]
+    for name in sorted(dequantized):
+        dequantize(prologue, name, large[name])
+    weights = [item for item in graph.initializer if item.name not in dequantized | replaced]
+    nodes = [*prologue.nodes, *graph.node]
     del graph.initializer[:], graph.node[:]
-    graph.initializer.extend([*weights, *outer.initializers])
+    graph.initializer.extend([*weights, *prologue.initializers])
     graph.node.extend(nodes)
-    return checked(copy)
+    return checked_model(copy)
 
 
 def is_weight(item: onnx.TensorProto) -> bool:
-    """Whether a constant is a matrix, or a stack of them, worth storing in eight bits."""
+    """Whether a constant is a matrix, or a stack of matrices, of at least `SMALLEST` elements."""
     return (
         item.data_type == TensorProto.FLOAT
         and len(item.dims) >= 2
@@ -85,7 +87,7 @@ def is_weight(item: onnx.TensorProto) -> bool:
 
 
 def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in a graph's nodes, and those in theirs."""
+    """The graphs inside the nodes of a graph, at any depth."""
     for node in graph.node:
         for attribute in node.attribute:
             for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
@@ -96,22 +98,26 @@ def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def replace_uses(
     graph: onnx.GraphProto,
     large: dict[str, np.ndarray],
-    outer: Nodes,
+    prologue: Nodes,
     symbols: int,
-    within_one: Container[str],
+    unit_range: Container[str],
 ) -> set[str]:
-    """Put whole-number products where a graph multiplies by wide matrices; returns the names of those."""
+    """Replace products with wide matrices by integer products, in place; return the names of these
+    matrices."""
     replaced: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        if name not in large or not multiplies_whole(
-            large[name], symbols, node.output[0].startswith(STEP)
+        if name not in large or not uses_integer_matmul(
+            large[name], symbols, node.output[0].startswith(STEP_PREFIX)
         ):
             nodes.append(node)
             continue
-        g = Nodes(outer)
-        g.named(product(g, node.input[0], large[name], node.input[0] in within_one), node.output[0])
+        g = Nodes(prologue)
+        g.named(
+            integer_matmul(g, node.input[0], large[name], node.input[0] in unit_range),
+            node.output[0],
+        )
         nodes += g.nodes
         replaced.add(name)
     del graph.node[:]
@@ -119,84 +125,94 @@ def replace_uses(
     return replaced
 
 
-def multiplies_whole(matrix: np.ndarray, symbols: int, in_step: bool) -> bool:
-    """Whether products with this matrix are computed in whole numbers."""
+def uses_integer_matmul(matrix: np.ndarray, symbols: int, in_step: bool) -> bool:
+    """Whether products with this matrix use integers: it is wide and does not give logits."""
     return (
         matrix.ndim == 2
-        and matrix.size >= (WIDE if in_step else WIDE_AT_ONCE)
+        and matrix.size >= (WIDE_IN_STEP if in_step else WIDE_IN_SEQUENCE)
         and matrix.shape[1] != symbols
     )
 
 
-def product(g: Nodes, inputs: str, matrix: np.ndarray, within_one: bool = False) -> str:
-    """inputs (..., n) times matrix (n, m), in whole numbers; `within_one` promises inputs from -1 to 1.
+def integer_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool = False) -> str:
+    """Integer matrix product of inputs (..., n) and matrix (n, m): (..., m) float32. With
+    `unit_range` inputs must be in [-1, 1].
 
-    It is written as a product of numbers that are rounded and read back, which onnxruntime computes as one of whole numbers.
+    The graph multiplies quantized and dequantized tensors; onnxruntime computes this as an integer
+    product.
     """
-    whole, scales = rounded(matrix, axis=0)
+    integers, scales = quantize_weights(matrix, axis=0)
     largest = (
-        "" if within_one else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
+        "" if unit_range else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
     )
     shares = g.Div(inputs, g.Max(largest, g.constant(1e-20, np.float32))) if largest else inputs
-    level = g.constant(1 / INPUT_LEVELS, np.float32), g.constant(CENTRE, np.uint8)
+    level = g.constant(1 / INPUT_LEVELS, np.float32), g.constant(ZERO_POINT, np.uint8)
     columns = g.constant(scales.reshape(-1)), g.constant(np.zeros(scales.size, np.int8))
-    weights = g.DequantizeLinear(g.constant(whole, np.int8), *columns, axis=1)
+    weights = g.DequantizeLinear(g.constant(integers, np.int8), *columns, axis=1)
     found = g.MatMul(g.DequantizeLinear(g.QuantizeLinear(shares, *level), *level), weights)
     return g.Mul(found, largest) if largest else found
 
 
-def restore(g: Nodes, name: str, weights: np.ndarray) -> None:
-    """`weights` under their name, as float32 that a runtime computes from eight bits once, when it loads the graph."""
+def dequantize(g: Nodes, name: str, weights: np.ndarray) -> None:
+    """Add int8 weights and their conversion to float32 under `name`. A runtime converts them once,
+    when it loads the graph."""
     shared = {2: 0, 3: 2}.get(weights.ndim, tuple(range(1, weights.ndim)))
-    whole, scales = rounded(weights, axis=shared, levels=127)
+    integers, scales = quantize_weights(weights, axis=shared, levels=127)
     g.named(
         g.Mul(
-            g.Cast(g.constant(whole, np.int8), to=TensorProto.FLOAT), g.constant(scales, np.float32)
+            g.Cast(g.constant(integers, np.int8), to=TensorProto.FLOAT),
+            g.constant(scales, np.float32),
         ),
         name,
     )
 
 
-def rounded(
+def quantize_weights(
     weights: np.ndarray, axis: int | tuple[int, ...], levels: int = WEIGHT_LEVELS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as int8 from -levels to levels, and the scales that give them back; `axis` is what shares a scale."""
+    """Quantize weights to int8 from -levels to levels; return them and their scales. Elements along
+    `axis` share a scale."""
     scales = np.maximum(np.abs(weights).max(axis=axis, keepdims=True), 1e-20) / levels
     return np.round(weights / scales).astype(np.int8), scales.astype(np.float32)
 
 
-def agreement(
-    exact: Mapping[str, onnx.ModelProto], small: Mapping[str, onnx.ModelProto], tokens: np.ndarray
+def measure_agreement(
+    float32_graphs: Mapping[str, onnx.ModelProto],
+    int8_graphs: Mapping[str, onnx.ModelProto],
+    tokens: np.ndarray,
 ) -> dict[str, Any]:
-    """What eight bits change, on tokens (n, T): the bound, the likeliest symbol at each position behind the true ones, and
-    the size of all graphs."""
-    inputs: dict[str, Any] = {
+    """Measure the effect of int8 weights on tokens (n, T): the bound in nats, the top-1 agreement
+    of teacher-forced logits, and the size of all graphs."""
+    inputs: dict[str, np.ndarray] = {
         "tokens": tokens,
         "seed": np.zeros(len(tokens), np.int64),
         "row": np.arange(len(tokens)),
     }
-    if any(value.name == "attribute" for value in exact["scorer"].graph.input):
+    if any(value.name == "attribute" for value in float32_graphs["scorer"].graph.input):
         inputs["attribute"] = np.full(len(tokens), -1, np.int32)
-    runs = [scored(graphs["scorer"], inputs) for graphs in (exact, small)]
+    runs = [run_scorer(graphs["scorer"], inputs) for graphs in (float32_graphs, int8_graphs)]
     counted = tokens[:, : runs[0][1].shape[1]] != PAD
-    likeliest = [logits.argmax(axis=-1)[counted] for _, logits in runs]
+    argmax = [logits.argmax(axis=-1)[counted] for _, logits in runs]
     bounds = [float(bound.mean()) for bound, _ in runs]
-    sizes = [sum(graph.ByteSize() for graph in graphs.values()) for graphs in (exact, small)]
+    sizes = [
+        sum(graph.ByteSize() for graph in graphs.values())
+        for graphs in (float32_graphs, int8_graphs)
+    ]
     return {
         "kind": "int8",
         "texts": len(tokens),
         "symbols": int(counted.sum()),
-        "likeliest_symbols_unchanged": float((likeliest[0] == likeliest[1]).mean()),
+        "likeliest_symbols_unchanged": float((argmax[0] == argmax[1]).mean()),
         "bound": bounds[1],
         "bound_in_float32": bounds[0],
         "size_ratio": sizes[1] / sizes[0],
     }
 
 
-def scored(
+def run_scorer(
     scorer: onnx.ModelProto, inputs: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The bound (n,) and the logits (n, time, V) of a scorer."""
+    """Run a scorer and return the bound (n,) in nats and the logits (n, time, V)."""
     copy = onnx.ModelProto()
     copy.CopyFrom(scorer)
     running = session(with_logits(copy).SerializeToString())

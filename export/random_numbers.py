@@ -1,7 +1,8 @@
-"""Random numbers inside an ONNX graph: a pure function of (seed, row, position), the same on every platform.
+"""Random numbers inside an ONNX graph: a pure function of (seed, row, position), the same on every
+platform.
 
-Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.2), the
-generator of `jax.random`. The key is the seed, the counter is (row, position).
+Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3",
+section 4.2), the generator of `jax.random`. The key is the seed, the counter is (row, position).
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from .nodes import Nodes
 
 
 def threefry(g: Nodes, key: tuple[str, str], counter: tuple[str, str]) -> tuple[str, str]:
-    """Two uint32 tensors of random bits; `key` and `counter` are pairs of uint32 names that broadcast."""
+    """Two uint32 tensors of random bits. `key` and `counter` are pairs of names of uint32 tensors
+    that broadcast."""
     parity = g.BitwiseXor(g.BitwiseXor(*key), g.constant(PARITY, np.uint32))
     schedule = (*key, parity)
     left, right = (g.Add(word, part) for word, part in zip(counter, key, strict=True))
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
             left = g.Add(left, right)
-            right = g.BitwiseXor(rotated(g, right, rotation), left)
+            right = g.BitwiseXor(rotate_left(g, right, rotation), left)
         left = g.Add(left, schedule[(group + 1) % 3])
         right = g.Add(right, g.Add(schedule[(group + 2) % 3], g.constant(group + 1, np.uint32)))
     return left, right
 
 
-def rotated(g: Nodes, word: str, bits: int) -> str:
-    """A uint32 rotated left."""
+def rotate_left(g: Nodes, word: str, bits: int) -> str:
+    """Rotate uint32 words left by `bits`."""
     high = g.BitShift(word, g.constant(bits, np.uint32), direction="LEFT")
     return g.BitwiseOr(high, g.BitShift(word, g.constant(32 - bits, np.uint32), direction="RIGHT"))
 
 
 def key_of(g: Nodes, seed: str) -> tuple[str, str]:
-    """Seeds (int64) as two uint32 words each, low and high."""
+    """Split seeds (int64) into two uint32 words, low and high."""
     word = g.Cast(seed, to=TensorProto.UINT64)
     low = g.BitwiseAnd(word, g.constant(0xFFFFFFFF, np.uint64))
     high = g.BitShift(word, g.constant(32, np.uint64), direction="RIGHT")
@@ -45,12 +47,12 @@ def key_of(g: Nodes, seed: str) -> tuple[str, str]:
 
 
 def row_numbers(g: Nodes, row: str) -> str:
-    """Rows (int64) as uint32."""
+    """Row numbers (int64) as uint32."""
     return g.Cast(row, to=TensorProto.UINT32)
 
 
 def uniform(g: Nodes, bits: str) -> str:
-    """uint32 bits as float32 in [0, 1): the upper 24 bits times 2^-24."""
+    """Convert uint32 bits to float32 in [0, 1): the upper 24 bits times 2^-24."""
     upper = g.Cast(
         g.BitShift(bits, g.constant(8, np.uint32), direction="RIGHT"), to=TensorProto.FLOAT
     )
@@ -58,14 +60,15 @@ def uniform(g: Nodes, bits: str) -> str:
 
 
 def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
-    """Standard normal noise (rows, size) by Box and Muller (1958), two numbers from each pair of words.
+    """Standard normal noise (rows, size) by Box and Muller (1958): two numbers from each pair of
+    words.
 
-    Computed in double precision and then rounded: a runtime's vectorised logarithm and sine differ in the last bit from
-    their scalar forms at an array's tail, which would make a row depend on how many are drawn with it.
+    The computation is in double precision and then rounded. At the tail of an array, the vectorised
+    logarithm and sine of a runtime differ from the scalar ones in the last bit; without the
+    rounding a row would depend on the batch size.
     """
-    pairs = max(
-        1, -(-size // 2)
-    )  # where there is no code: onnxruntime before 1.29 fails on words of no columns
+    # At least one pair, also without a code: onnxruntime before 1.29 fails on 0 columns.
+    pairs = max(1, -(-size // 2))
     positions = g.constant(
         np.arange(LATENT_POSITIONS, LATENT_POSITIONS + pairs)[None, :], np.uint32
     )
@@ -83,9 +86,10 @@ def normals(g: Nodes, key: tuple[str, str], rows: str, size: int) -> str:
 
 
 def cosine(g: Nodes, angle: str) -> str:
-    """The cosine of angles (float64) as a sine a quarter turn ahead.
+    """The cosine of angles (float64) as sin(angle + pi / 2).
 
-    onnxruntime computes a cosine in double precision from 1.29 on only, a sine in all versions. Rounded to float32 the two are
-    equal for all 2^24 angles of `normals` but a quarter and three quarters of a turn, where both are below 1e-15.
+    onnxruntime has a sine in double precision in all versions, a cosine only since 1.29. Rounded to
+    float32 the two are equal for all 2^24 angles of `normals` except pi / 2 and 3 pi / 2, where
+    both are below 1e-15.
     """
     return g.Sin(g.Add(angle, g.constant(math.pi / 2, np.float64)))

@@ -1,4 +1,4 @@
-"""SavedModel: the model as TensorFlow programs load it, with named signatures."""
+"""Export to TensorFlow SavedModel with named signatures."""
 
 from __future__ import annotations
 
@@ -22,26 +22,30 @@ from .convert import check_backend
 def write_saved_model(model: TextVAE, path: str | Path) -> None:
     """Write `model` to the folder `path` with four signatures; `encode` is also `serving_default`.
 
-        encode  tokens (n, T) int32                        -> mean, log_variance (n, d)
-        decode  z (n, d) float32                           -> ids (n, T) int32, greedy
-        sample  seed, count int32, temperature float32     -> ids (count, T) int32, z (count, d)
-        score   tokens (n, T), seed int32                  -> reconstruction, kl (n,): the bound on -log p(tokens), nats
+        encode  tokens (n, T) int32                     -> mean, log_variance (n, d)
+        decode  z (n, d) float32                        -> ids (n, T) int32, greedy
+        sample  seed, count int32, temperature float32  -> ids (count, T) int32, z (count, d)
+        score   tokens (n, T), seed int32               -> reconstruction, kl (n,) in nats
 
-    A path that ends in a number, as `models/names/1`, is a version of the model `names` to TensorFlow Serving.
+    The sum of `reconstruction` and `kl` is an upper bound on -log p(tokens).
 
-    Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed` when what was written,
-    loaded again, is not the model. The texts of `sample` are not those of a bundle's seed.
+    TensorFlow Serving reads a path that ends in a number, as `models/names/1`, as a version of the
+    model `names`.
+
+    Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed`
+    when the SavedModel, loaded again, gives other results than the model. `sample` gives other
+    texts than a bundle with the same seed.
     """
     check_backend()
     with atomic_create(Path(path)) as partial:
         model = model.in_float32()
         with contextlib.redirect_stdout(io.StringIO()):
-            archive_of(model).write_out(str(partial), verbose=False)
+            build_archive(model).write_out(str(partial), verbose=False)
         check(model, partial)
 
 
-def archive_of(model: TextVAE) -> keras.export.ExportArchive:
-    """The four signatures of a float32 model, traced."""
+def build_archive(model: TextVAE) -> keras.export.ExportArchive:
+    """An archive with the four traced signatures of a float32 model."""
     size = model.parts.code_size
 
     def encode(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -83,7 +87,8 @@ def archive_of(model: TextVAE) -> keras.export.ExportArchive:
 
 
 def check(model: TextVAE, folder: Path) -> None:
-    """Load what was written and compare its signatures with the model on 20 codes and the texts they decode to."""
+    """Load the SavedModel and compare its signatures with the model on 20 codes and their decoded
+    texts. Raises `CheckFailed`."""
     signatures = tf.saved_model.load(str(folder)).signatures
     z = model.codes(tf.random.stateless_normal((20, model.parts.noise_size), seed=(0, 0)))
     ids = decode(model, z)

@@ -1,21 +1,23 @@
-"""Fewer nodes for the same numbers: what tf2onnx spells out in a dozen operations and ONNX has a single one for, and what a
-loop need not do in every turn.
+"""Simplification of ONNX graphs: one node for patterns that tf2onnx writes as many, and
+loop-invariant nodes before the loop.
 
-A decoding loop runs every node once a symbol, and a node of a small batch costs more than what it computes.
+A decoding loop runs each node once per token. In a small batch the overhead of a node exceeds the
+cost of its computation.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-Pattern = Any
-"""A name that stands for any tensor, the same one wherever it occurs, or an operation with patterns of its inputs."""
+Pattern: TypeAlias = "str | tuple[Pattern, ...]"
+"""A variable, which matches any tensor but the same one at each occurrence, or an operation and the
+patterns of its inputs."""
 
 MEAN = ("ReduceMean", "values", "axes")
 DEVIATION = ("Sub", "values", MEAN)
@@ -26,7 +28,8 @@ NORMALIZATIONS: tuple[Pattern, ...] = (
     ("Add", ("Mul", "values", FACTOR), ("Add", CENTRE, "shift")),
     ("Add", ("Mul", "values", FACTOR), CENTRE),
 )
-"""`keras.layers.LayerNormalization`, and the same where its shift is 0 and was folded away."""
+"""`keras.layers.LayerNormalization`, and its form without a shift, which is folded away if it is
+0."""
 
 BELOW = ("Less", ("Cast", "index"), "zero")
 LOOKUP: Pattern = (
@@ -38,29 +41,30 @@ LOOKUP: Pattern = (
         ("Mul", "index", ("Cast", ("Not", BELOW))),
     ),
 )
-"""Rows of a table, with places below 0 counted from its end: what `Gather` does by itself."""
+"""Look-up of rows where negative indices count from the end, which `Gather` does by itself."""
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with layer normalisations and look-ups as one node each, in place."""
+    """Replace each layer normalisation and each look-up by one node, in place; return the model."""
     graph = Graph(model.graph)
     for node in list(model.graph.node):
         for pattern in NORMALIZATIONS:
-            if found := graph.match(node.output[0], pattern):
-                graph.normalize(node, found)
+            if bindings := graph.match(node.output[0], pattern):
+                graph.normalize(node, bindings)
                 break
-        if found := graph.match(node.output[0], LOOKUP):
-            node.input[1] = found["index"]
+        if bindings := graph.match(node.output[0], LOOKUP):
+            node.input[1] = bindings["index"]
     drop_unused(model.graph)
     return model
 
 
 def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with what is the same in every turn of its loops before them, in place."""
+    """Move loop-invariant nodes of the model's loops before the loops, in place; return the
+    model."""
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type == "Loop":
-            nodes += moved_out(
+            nodes += loop_invariant_nodes(
                 next(attribute.g for attribute in node.attribute if attribute.name == "body")
             )
         nodes.append(node)
@@ -69,62 +73,68 @@ def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def moved_out(body: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes of a loop's body that read nothing of its turn, removed from it; what is put out of it stays."""
-    turn = {value.name for value in (*body.input, *body.output)}
-    moved = []
+def loop_invariant_nodes(body: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Remove the loop-invariant nodes from a loop's body and return them. Outputs of the body and
+    nodes with branches stay."""
+    variant = {value.name for value in (*body.input, *body.output)}
+    invariant = []
     for node in list(body.node):
         branches = any(attribute.HasField("g") for attribute in node.attribute)
-        if branches or turn.intersection(node.input) or turn.intersection(node.output):
-            turn.update(node.output)
+        if branches or variant.intersection(node.input) or variant.intersection(node.output):
+            variant.update(node.output)
         else:
-            moved.append(node)
+            invariant.append(node)
             body.node.remove(node)
-    return moved
+    return invariant
 
 
 class Graph:
-    """The nodes and constants of a graph by the names of what they make."""
+    """Index of a graph: nodes by the names of their outputs, and constants by name."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.makers = {name: node for node in graph.node for name in node.output}
+        self.producers = {name: node for node in graph.node for name in node.output}
         self.constants = {item.name: item for item in graph.initializer}
 
     def match(self, name: str, pattern: Pattern) -> Mapping[str, str] | None:
-        """What the names in a pattern stand for where it describes the tensor `name`."""
+        """The bindings of the variables of `pattern` if it matches the tensor `name`, else None."""
         return next(self.matches(name, pattern, {}), None)
 
     def matches(
-        self, name: str, pattern: Pattern, known: Mapping[str, str]
+        self, name: str, pattern: Pattern, bindings: Mapping[str, str]
     ) -> Iterator[Mapping[str, str]]:
-        """Every way to read the tensor `name` as `pattern`, given what is known of its names."""
+        """All bindings with which `pattern` matches the tensor `name`, as extensions of
+        `bindings`."""
         if isinstance(pattern, str):
-            if known.get(pattern, name) == name:
-                yield {**known, pattern: name}
+            if bindings.get(pattern, name) == name:
+                yield {**bindings, pattern: name}
             return
-        operation, *wanted = pattern
-        node = self.makers.get(name)
-        if node is None or node.op_type != operation or len(node.input) != len(wanted):
+        operation, *patterns = pattern
+        node = self.producers.get(name)
+        if node is None or node.op_type != operation or len(node.input) != len(patterns):
             return
         orders = [list(node.input)]
         if operation in ("Add", "Mul"):
             orders.append(orders[0][::-1])
         for inputs in orders:
-            yield from self.all_match(inputs, wanted, known)
+            yield from self.all_match(inputs, patterns, bindings)
 
     def all_match(
-        self, names: list[str], patterns: list[Pattern], known: Mapping[str, str]
+        self, names: list[str], patterns: list[Pattern], bindings: Mapping[str, str]
     ) -> Iterator[Mapping[str, str]]:
+        """All bindings with which `patterns` match the tensors `names`, one by one."""
         if not names:
-            yield known
+            yield bindings
             return
-        for first in self.matches(names[0], patterns[0], known):
+        for first in self.matches(names[0], patterns[0], bindings):
             yield from self.all_match(names[1:], patterns[1:], first)
 
-    def normalize(self, node: onnx.NodeProto, found: Mapping[str, str]) -> None:
-        """Make `node` the layer normalisation that was found, where it is one over the last axis by constant vectors."""
-        axes, epsilon, scale = (self.constant(found[name]) for name in ("axes", "epsilon", "scale"))
+    def normalize(self, node: onnx.NodeProto, bindings: Mapping[str, str]) -> None:
+        """Turn `node` into the matched layer normalisation if it is one over the last axis with
+        constant scale and shift."""
+        axes, epsilon, scale = (
+            self.constant(bindings[name]) for name in ("axes", "epsilon", "scale")
+        )
         if (
             axes is None
             or epsilon is None
@@ -133,16 +143,16 @@ class Graph:
             or epsilon.size != 1
         ):
             return
-        shift = self.constant(found["shift"]) if "shift" in found else np.zeros_like(scale)
+        shift = self.constant(bindings["shift"]) if "shift" in bindings else np.zeros_like(scale)
         if shift is None or not scale.size == scale.shape[-1] == shift.size == shift.shape[-1]:
             return
         weights = [
-            self.held(array, f"{node.output[0]}_{name}")
+            self.add_constant(array, f"{node.output[0]}_{name}")
             for name, array in (("scale", scale), ("shift", shift))
         ]
         replacement = helper.make_node(
             "LayerNormalization",
-            [found["values"], *weights],
+            [bindings["values"], *weights],
             list(node.output),
             axis=-1,
             epsilon=float(epsilon.item()),
@@ -150,19 +160,20 @@ class Graph:
         node.CopyFrom(replacement)
 
     def constant(self, name: str) -> np.ndarray | None:
+        """The value of a constant, or None for another tensor."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
-    def held(self, array: np.ndarray, name: str) -> str:
-        """A vector as a constant of the graph."""
+    def add_constant(self, array: np.ndarray, name: str) -> str:
+        """Add a vector to the constants of the graph and return its name."""
         self.graph.initializer.append(numpy_helper.from_array(array.reshape(-1), name))
         return name
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and constants that nothing reads."""
+    """Remove nodes and constants that no node reads and that are no outputs."""
     outputs = {value.name for value in graph.output}
     while True:
-        read = Counter(read_by(graph))
+        read = Counter(input_names(graph))
         unread = [
             node
             for node in graph.node
@@ -172,16 +183,16 @@ def drop_unused(graph: onnx.GraphProto) -> None:
             break
         for node in unread:
             graph.node.remove(node)
-    kept = [item for item in graph.initializer if read[item.name] or item.name in outputs]
+    used = [item for item in graph.initializer if read[item.name] or item.name in outputs]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(used)
 
 
-def read_by(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names that the nodes of a graph read, those inside their bodies included."""
+def input_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names that the nodes of a graph read, including those in the bodies of its nodes."""
     for node in graph.node:
         yield from node.input
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
-                yield from read_by(body)
+                yield from input_names(body)
                 yield from (value.name for value in body.output)

@@ -1,8 +1,10 @@
-"""What a model is and how it learns, as data: frozen dataclasses that read and write plain dictionaries.
+"""Configuration of a model and its training: frozen dataclasses that convert to and from plain
+dictionaries.
 
-The annotation of a field is its rule: `Literal` lists the choices, `tuple[int, ...]` is a list of whole numbers. The choices
-of a slot are the rows of its table in `kvae.slots`. Bounds stand in the field's metadata; where they do not, those of its
-type hold. Whatever breaks a rule raises `ConfigError` with the field, the rule, the value and the nearest valid name.
+The annotation of a field is its rule. `Literal` lists the choices, `tuple[int, ...]` is a list of
+whole numbers. The choices of a slot are the rows of its table in `kvae.slots`. The metadata of a
+field holds its bounds; a field without bounds has those of its type. A value that breaks a rule
+raises `ConfigError` with the field, the rule, the value and the nearest valid name.
 """
 
 from __future__ import annotations
@@ -22,27 +24,29 @@ from kvae.serving.errors import ConfigError, short_repr
 from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
 LARGEST_SIZE = 2**16
-"""Units, filters, components or dimensions of one layer at most."""
+"""Largest number of units, filters, components or dimensions of one layer."""
 
-LARGEST = {int: 2**31 - 1, float: 1e30}
-"""Numbers of fields without a maximum of their own, whole ones and others: what all backends can count and compute with."""
+LARGEST_NUMBER = {int: 2**31 - 1, float: 1e30}
+"""Maximum of int and float fields that set none: every backend can count and compute with these."""
 
 LONGEST_TEXT = 10_000
-"""Characters of a text, as a path or a label."""
+"""Maximum length of a string setting, for example a path or a label, in characters."""
 
 MOST_LAYERS = 64
 MOST_ATTRIBUTES = 2**16
 
 
 def bounded(
-    default: Any, minimum: float, maximum: float | None = None, most: int = MOST_LAYERS
+    default: Any, minimum: float, maximum: float | None = None, max_items: int = MOST_LAYERS
 ) -> Any:
-    """A field whose numbers lie in [minimum, maximum]; a list has at most `most` of them."""
-    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "most": most})
+    """A field whose numbers lie in [minimum, maximum]; a list has at most `max_items` of them."""
+    return field(
+        default=default, metadata={"minimum": minimum, "maximum": maximum, "max_items": max_items}
+    )
 
 
 def sized(default: Any, minimum: int) -> Any:
-    """A field with sizes of layers."""
+    """A field for one or several layer sizes."""
     return bounded(default, minimum, LARGEST_SIZE)
 
 
@@ -52,15 +56,19 @@ def slot(default: str) -> Any:
 
 
 class Section:
-    """What all parts of a configuration can do: check themselves, and become and come from dictionaries."""
+    """Base class of the parts of a configuration: checks its fields, converts to and from
+    dictionaries."""
 
     def __post_init__(self) -> None:
         for name, rule in rules(type(self)).items():
-            object.__setattr__(self, name, checked(type(self), name, rule, getattr(self, name)))
+            object.__setattr__(
+                self, name, checked_value(type(self), name, rule, getattr(self, name))
+            )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build from a plain dictionary; missing keys take their defaults, unknown ones raise `ConfigError`."""
+        """Build from a plain dictionary. Missing keys take their defaults; an unknown key raises
+        `ConfigError`."""
         if not isinstance(data, Mapping):
             raise ConfigError(
                 f"{section_name(cls)} must be an object of settings, got {short_repr(data)}"
@@ -73,81 +81,97 @@ class Section:
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary, ready for JSON."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+        """Convert to a plain dictionary, ready for JSON."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+        return data
 
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
-    """The slots and their sizes. T is `length`, V `vocabulary_size`, L the number of `latent_size`s."""
+    """The slots and their sizes. T is `length`, V `vocabulary_size`, L the number of
+    `latent_size`s."""
 
     length: int = bounded(0, 0, MAX_LENGTH)
-    """T: positions a text takes, its end mark included; 0: chosen from the corpus before the model is built."""
+    """T: positions of a text, including its end mark. 0: set from the corpus before the model is
+    built."""
     vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MAX_SYMBOLS)
-    """V, the special ids included; 0: chosen from the corpus."""
+    """V: vocabulary size, including the special ids. 0: set from the corpus."""
     tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
-    """What a symbol is: a character, a UTF-8 byte, a word (between white space) or a piece of a word."""
+    """Unit of a token: a character, a UTF-8 byte, a word (between white space) or a wordpiece."""
     attributes: tuple[str, ...] = field(
-        default=(), metadata={"most": MOST_ATTRIBUTES, "distinct": True}
+        default=(), metadata={"max_items": MOST_ATTRIBUTES, "distinct": True}
     )
-    """The values of the label that texts are conditioned on, none without; chosen from the corpus with `data.labels`."""
+    """Values of the label that conditions the texts; set from the corpus with `data.labels`. Empty:
+    no label."""
 
     encoder: str = slot("conv")
     """One of `kvae.slots.ENCODERS`."""
     encoder_embedding: int = sized(0, 0)
-    """Size of the symbol vectors that the encoder reads; 0: one-hot."""
+    """Size of the token embeddings that the encoder reads. 0: one-hot vectors."""
     encoder_units: tuple[int, ...] = sized((64, 128), 1)
-    """Feature maps or units of each layer, bottom first; a convolution (kernel 3, stride 2) halves the positions."""
+    """Filters or units of each layer, bottom first. A convolution (kernel 3, stride 2) halves the
+    positions."""
     encoder_bidirectional: bool = False
-    """Whether recurrent layers read in both directions, each with all of the units."""
+    """Whether recurrent layers read in both directions, each direction with the full number of
+    units."""
 
     latent: str = slot("dense")
-    """`dense`: a vector; `map`: a vector for each position of the encoder's feature map; `none`: a language model."""
+    """`dense`: one vector. `map`: one vector per position of the encoder's features. `none`: a
+    language model."""
     latent_size: tuple[int, ...] = sized((32,), 1)
-    """Size of the vector, or of each position's. Several sizes, bottom first, make a ladder with as many levels."""
+    """Size of the vector (of each position). Several sizes, bottom first: a ladder with as many
+    levels."""
     posterior: Literal["free", "batch_normalized"] = "free"
-    """`batch_normalized`: the means have a fixed spread, which bounds the KL from below (Zhu et al. 2020)."""
+    """`batch_normalized`: fixes the spread of the means, a lower bound on the KL (Zhu et al.
+    2020)."""
     posterior_scale: float = bounded(0.5, 0.0)
-    """The spread of batch-normalised means: gamma of Zhu et al. 2020."""
+    """Spread of batch-normalised means: gamma of Zhu et al. 2020."""
 
     prior: str = slot("standard")
-    """Of the top level; the levels below have learned Gaussian priors given the level above."""
+    """Prior of the top level. Each level below has a learned Gaussian prior given the level
+    above."""
     prior_components: int = sized(10, 1)
-    """K of `mixture` and `vamp`."""
+    """K: number of components of priors `mixture` and `vamp`."""
     prior_rate: float = bounded(2.0, 0.0)
-    """Nats of KL that the `autoregressive` prior makes unavoidable (delta of Razavi et al. 2019)."""
+    """Minimum KL under the `autoregressive` prior in nats (delta of Razavi et al. 2019)."""
 
     expander: str = slot("deconv")
     """One of `kvae.slots.EXPANDERS`."""
     expander_filters: tuple[int, ...] = sized((128, 64), 1)
-    """Feature maps of each deconvolution; each doubles the positions. The last number is C, what the head reads."""
+    """Filters of each deconvolution, which doubles the positions. The last is C, the width that the
+    head reads."""
     expander_base: int = sized(128, 0)
-    """Feature maps of the coarse grid before the deconvolutions, or size of a ReLU layer before `repeat` (0: none)."""
+    """Filters of the coarse grid before the deconvolutions, or size of a ReLU layer before `repeat`
+    (0: none)."""
 
     head: str = slot("lstm")
     """One of `kvae.slots.HEADS`."""
     head_units: int = sized(192, 1)
     head_layers: int = bounded(1, 1, MOST_LAYERS)
-    """Causal convolutions of `bytenet` and `gated_conv`."""
+    """Number of causal convolutions of `bytenet` and `gated_conv`."""
     head_kernel: int = bounded(2, 2, MAX_LENGTH)
-    """Positions a causal convolution reads."""
+    """Kernel size of a causal convolution."""
     head_dilation: int = bounded(1, 1, MAX_LENGTH)
-    """Factor by which each causal convolution's dilation exceeds the one before."""
+    """Ratio of the dilations of successive causal convolutions; the first has dilation 1."""
     head_embedding: int = sized(0, 0)
-    """Size of the vectors of previous symbols; 0: as wide as the head needs."""
+    """Size of the embeddings of previous tokens. 0: the width that the head needs."""
     head_reads: Literal["steps", "state", "both"] = "steps"
-    """Where a recurrent head reads the features: at every step, in its initial state (Bowman et al. 2016), or in both."""
+    """Where a recurrent head reads the features: every step, its initial state (Bowman et al.
+    2016), or both."""
     head_layer_normalization: bool = True
     head_dropout: float = bounded(0.0, 0.0, 0.95)
-    """Share of what a recurrent head reads of previous symbols and of what it shows the classifier that is zeroed while
-    training, the rest scaled up (Zaremba et al. 2014)."""
+    """Dropout rate of a recurrent head's token embeddings and of its outputs before the classifier
+    (Zaremba et al. 2014)."""
     tied_embeddings: bool = False
-    """Whether a recurrent head's classifier compares with the vectors of previous symbols (Press and Wolf 2017)."""
+    """Whether a recurrent head's classifier uses the embeddings of previous tokens (Press and Wolf
+    2017)."""
     auxiliary: bool = True
-    """Whether the expander's features also predict the text by themselves (the auxiliary loss needs it)."""
+    """Whether the expander's features also predict the text alone; the auxiliary loss needs
+    this."""
 
     batch_normalization_momentum: float = bounded(0.9, 0.0, 0.999)
-    """Above 0.9 the moving statistics lag in short runs, and validation KL reads near zero."""
+    """Momentum of the moving statistics. Above 0.9 they lag in short runs and validation KL is near
+    zero."""
 
     @property
     def any_length(self) -> bool:
@@ -162,18 +186,21 @@ class ModelConfig(Section):
 
     @property
     def has_map(self) -> bool:
-        """Whether each level of the code is a map (T', c), a vector for each position of the encoder's features."""
+        """Whether each level of the code is a map (T', c), a vector for each position of the
+        encoder's features."""
         return LATENTS[self.latent].positions
 
     @property
     def encoder_stride(self) -> int:
-        """How many positions of the text become one in the encoder's top layer."""
-        return ENCODERS[self.encoder].stride ** len(self.encoder_units)
+        """Stride of the encoder's top layer, in positions of the text."""
+        stride: int = ENCODERS[self.encoder].stride ** len(self.encoder_units)
+        return stride
 
     @property
     def expander_stride(self) -> int:
-        """By how much the expander multiplies the positions that it starts from."""
-        return EXPANDERS[self.expander].stride ** len(self.expander_filters)
+        """Factor by which the expander multiplies the positions."""
+        stride: int = EXPANDERS[self.expander].stride ** len(self.expander_filters)
+        return stride
 
 
 @dataclass(frozen=True)
@@ -187,122 +214,137 @@ class ObjectiveConfig(Section):
         "annealed", "constrained", "constrained_per_example", "free_bits", "free_bits_mask"
     ] = "annealed"
     schedule: Literal["linear", "sigmoid", "cosine", "cyclical", "constant"] = "linear"
-    """How the ramp rises from 0 to 1; it scales beta, or the target C of the constrained penalties."""
+    """Shape of the ramp from 0 to 1. The ramp scales beta, or the target C of the constrained
+    penalties."""
     cycles: int = bounded(4, 1)
-    """Times that `cyclical` starts again within the ramp (Fu et al. 2019)."""
+    """Number of cycles of `cyclical` within the ramp (Fu et al. 2019)."""
     beta_max: float = bounded(1.0, 0.0)
     ramp_start: int = bounded(0, 0)
     """Training step at which the ramp leaves 0."""
     ramp_steps: int = bounded(1000, 0)
-    """Steps from 0 to 1; 0 switches it on at once."""
+    """Training steps that the ramp takes from 0 to 1. 0: the ramp is 1 from its start."""
     ramp_after_convergence: bool = False
-    """Hold the ramp at 0 until the loss has stopped falling, and let it last at least 20 % of the steps that took."""
+    """Hold the ramp at 0 until the loss stops falling; then ramp for at least 20 % of the steps
+    until then."""
     kl_target: float = bounded(15.0, 0.0)
-    """C of the constrained penalties: nats per sequence."""
+    """C of the constrained penalties, in nats per sequence."""
     free_bits: float = bounded(0.5, 0.0)
-    """Nats of KL that cost nothing, per dimension or in total."""
+    """Nats of KL without a penalty, per dimension or in total."""
     free_bits_over: Literal["dimension", "total"] = "dimension"
     alpha: float = bounded(0.2, 0.0)
     alpha_hold: int = bounded(0, 0)
-    """Training step at which alpha begins to fall to 0, where `alpha_decay_steps` says so."""
+    """Training step at which alpha begins to decay, if `alpha_decay_steps` is above 0."""
     alpha_decay_steps: int = bounded(0, 0)
-    """Steps that alpha takes to fall to 0, along a straight line; 0: it stays."""
+    """Training steps of a linear decay of alpha to 0. 0: alpha is constant."""
     mmd: float = bounded(0.0, 0.0)
-    """Weight of the squared maximum mean discrepancy between codes and prior (InfoVAE, Zhao et al. 2019)."""
+    """Weight of the squared maximum mean discrepancy between codes and prior (InfoVAE, Zhao et al.
+    2019)."""
     input_dropout: float = bounded(0.0, 0.0, 1.0)
-    """Share of previous symbols hidden from the head (Bowman et al. 2016); 1 is the historyless decoder."""
+    """Fraction of previous tokens hidden from the head (Bowman et al. 2016). 1: a decoder without
+    history."""
     warm_start_steps: int = bounded(0, 0)
-    """Train that many steps without any penalty, then draw the decoder anew and begin (Li et al. 2019)."""
+    """Steps of training without a penalty before the decoder is reinitialised (Li et al. 2019)."""
     encoder_updates: int = bounded(0, 0)
-    """Encoder updates for every decoder update while the encoder lags behind (He et al. 2019); 0: one update of both."""
+    """Encoder updates per decoder update while the encoder lags (He et al. 2019). 0: one joint
+    update."""
     semi_supervised: bool = False
-    """Sum over the attribute's values where a text has no label (M2, Kingma et al. 2014)."""
+    """Marginalise over the attribute where a text has no label (M2, Kingma et al. 2014)."""
     classifier_weight: float = bounded(1.0, 0.0)
     """Weight of -log q(attribute | text) where the label is known."""
     count_padding: bool = True
-    """Whether the positions behind the end mark are learned too, as in Semeniuta et al. 2017; reports leave them out."""
+    """Whether the loss counts padding, as in Semeniuta et al. 2017. Reported metrics never count
+    it."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Section):
-    """How long and how fast."""
+    """Length of the training, optimizer, precision and devices."""
 
     epochs: int = bounded(10, 1)
     steps: int | None = bounded(None, 1)
     """Total training steps; when given it replaces `epochs`."""
     steps_per_epoch: int | None = bounded(None, 1)
-    """Steps between two validations; None: once through the corpus."""
+    """Training steps between two validations. None: one pass through the corpus."""
     batch_size: int = bounded(64, 1)
     length_buckets: bool = False
-    """Batches of texts of similar length, cut to the longest, where neither model nor loss asks for the padding."""
+    """Batch texts of similar length and trim each batch to its longest text. Model and loss must
+    not use padding."""
     start_from: str | None = None
-    """A run, or a `.keras` file, with whose weights a model begins wherever their names and shapes are its own."""
+    """Run or `.keras` file whose weights initialise the model where names and shapes match."""
     learning_rate: float = bounded(1e-3, 0.0)
     learning_rate_schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    """`cosine` falls to zero at the last step; `exponential` multiplies by `learning_rate_decay` every 1,000 steps
-    after `learning_rate_hold` thousand (Semeniuta et al. 2017: 0.95 after 20)."""
+    """`cosine` decays to 0 at the last step. `exponential` multiplies by `learning_rate_decay`
+    every 1,000 steps after `learning_rate_hold` thousand steps (Semeniuta et al. 2017: 0.95 after
+    20)."""
     learning_rate_decay: float = bounded(0.95, 0.0, 1.0)
     learning_rate_hold: int = bounded(20, 0)
     weight_decay: float = bounded(0.0, 0.0)
-    """Decoupled from the gradient (Loshchilov and Hutter 2019)."""
+    """Weight decay, decoupled from the gradient (Loshchilov and Hutter 2019)."""
     clip_norm: float = bounded(5.0, 0.0)
-    """Gradients are scaled down to this global norm."""
+    """Maximum global norm of the gradients."""
     jit_compile: bool = True
-    """Compile the steps with XLA: on two cores 1.4 times as fast for the LSTM head, after some seconds of compiling. On JAX
-    false takes every operation alone, which is for debugging."""
+    """Compile the steps with XLA: 1.4 times as fast for the LSTM head on two cores, after some
+    seconds of compilation. On JAX, false runs every operation separately, for debugging."""
     steps_per_execution: int = bounded(1, 1)
-    """Steps that run between two looks at them by progress bar and callbacks. The steps of an epoch and of the run should be a
-    multiple of it: the last execution runs in full."""
+    """Training steps per call; the progress bar and callbacks run between calls. The steps of an
+    epoch and of the run should be a multiple of it, because the last call runs all of its steps."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """What layers compute in; weights, probabilities and losses are float32 in any case. Export always is."""
+    """Precision of the layers. Weights, probabilities and losses are always float32, and so is the
+    export."""
     early_stopping: int = bounded(0, 0)
-    """Stop when that many epochs after the ramp have not improved the held-out bound, and keep the best weights; 0: never."""
+    """Epochs after the ramp without a better held-out bound before training stops with the best
+    weights. 0: never."""
     checkpoint_steps: int | None = bounded(None, 1)
-    """Steps between two checkpoints within an epoch; None: ten minutes. One is written at the end of each epoch anyway."""
+    """Steps between checkpoints within an epoch. None: every ten minutes. Each epoch also ends with
+    a checkpoint."""
     devices: int = bounded(1, 1)
-    """Devices of this machine that share each batch; with TF_CONFIG, those of each worker."""
+    """Number of devices of this machine (with TF_CONFIG: of each worker) that share a batch."""
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
-    """What happens when the code is unused after the ramp: a warning with remedies, the same and the end of the run, or
-    nothing."""
+    """What happens when the latent code is unused after the ramp. `warn`: a warning with remedies.
+    `stop`: the same warning, then training stops. `ignore`: nothing."""
     seed: int = bounded(0, 0, 2**32 - 1)
 
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """Which text, and how it becomes rows of tokens."""
+    """Corpus, and how its texts become rows of tokens."""
 
     source: str = "unicode-names"
-    """A named corpus (`kvae data list`), or a file (UTF-8, plain, .gz, .bz2 or .xz), a folder or a pattern of such files."""
+    """Named corpus (`kvae data list`), a UTF-8 file (plain, .gz, .bz2, .xz), or a folder or pattern
+    of such files."""
     mode: Literal["lines", "windows", "fixed"] = "lines"
-    """`lines`: one text a line. `fixed`: lines of exactly T characters, without end mark. `windows`: the file is one
-    stream, cut into windows of T characters."""
+    """`lines`: one text per line. `fixed`: lines of exactly T characters, without an end mark.
+    `windows`: the file is one stream, split into windows of T characters."""
     storage: Literal["auto", "memory", "disk"] = "auto"
-    """Where the tokens to learn from are kept: `auto` puts what has more than 256 MB, or more than
-    8,388,608 lines, on disk, in the folder KVAE_DATA."""
+    """Where the training tokens are stored. `auto`: on disk, in the folder KVAE_DATA, if the corpus
+    has more than 256 MB or more than 8,388,608 lines; otherwise in memory."""
     validation: str | None = None
-    """A file held out by the user; None: `validation_fraction` of the lines is held out, chosen by `split_seed`."""
+    """File with the held-out texts. None: hold out `validation_fraction` of the lines, selected by
+    `split_seed`."""
     labels: str | None = None
-    """A file with the label of each line of `source`, empty where unknown; `corpus`: the labels of a named corpus."""
+    """File with one label per line of `source`, empty if unknown. `corpus`: the labels of a named
+    corpus."""
     validation_labels: str | None = None
-    """The same for `validation`."""
+    """File with one label per line of `validation`, empty if unknown."""
     labelled_fraction: float = bounded(1.0, 0.0, 1.0)
-    """Share of the labels that training may see."""
+    """Fraction of the labels that training uses."""
     validation_fraction: float = bounded(0.05, 0.0001, 0.9)
     split_seed: int = bounded(0, 0, 2**32 - 1)
     split: Literal["lines", "texts"] = "lines"
-    """What both fractions are shares of, equal lines on one side: the lines, or the different texts, as in runs of before."""
+    """Unit of both fractions: lines, or distinct texts as in old runs. Equal lines are always in
+    the same split."""
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
-    """What happens to lines longer than the model's length."""
+    """What happens to lines that are longer than the model's length."""
     max_symbols: int = bounded(0, 0)
-    """The alphabet keeps this many of the commonest symbols, the rest become the unknown symbol; 0: 256 characters, 10,000
+    """Maximum vocabulary size; rarer tokens become the unknown token. 0: 256 characters, 10,000
     words or wordpieces."""
     min_count: int = bounded(1, 1)
-    """The alphabet keeps characters or words that occur at least this often."""
+    """Minimum number of occurrences of a character or word in the vocabulary."""
 
 
 @dataclass(frozen=True)
 class Config(Section):
-    """Everything a run is made from; `config.json` of a run folder is this."""
+    """Complete configuration of a run, stored as `config.json` in the run folder."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -311,14 +353,17 @@ class Config(Section):
 
     @classmethod
     def from_stored(cls, data: Mapping[str, Any]) -> Config:
-        """Build from what a run keeps: what it does not name yet has the value that was the only one when it was written."""
+        """Build from the dictionary of a stored run. Fields newer than the run take the value that
+        old runs used."""
         section = data.get("data") if isinstance(data, Mapping) else None
         return cls.from_dict(
-            {**data, "data": {**BEFORE, **section}} if isinstance(section, Mapping) else data
+            {**data, "data": {**OLD_RUN_DEFAULTS, **section}}
+            if isinstance(section, Mapping)
+            else data
         )
 
     def with_split_of(self, stored: Config) -> Config:
-        """A copy that holds out what a run of `stored` does where all else is the same."""
+        """A copy with the `data.split` of `stored`, so that the same texts are held out."""
         return self.with_settings({"data.split": stored.data.split})
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
@@ -333,18 +378,21 @@ class Config(Section):
             part = getattr(changed, section)
             if name not in rules(type(part)):
                 raise ConfigError(
-                    f"setting {short_repr(key)}: {section} has no key {short_repr(name)}{nearest(key, dotted_keys())}"
+                    f"setting {short_repr(key)}: {section} has no key "
+                    f"{short_repr(name)}{nearest(key, dotted_keys())}"
                 )
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
 
 
-BEFORE = {"split": "texts"}
-"""Fields of `DataConfig` whose default is not what runs did before the field was there."""
+OLD_RUN_DEFAULTS = {"split": "texts"}
+"""Values of `DataConfig` fields in runs older than the field, where they differ from its
+default."""
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`"model.latent_size=64"` as a key and a value; the value is JSON where it parses and a string where not."""
+    """Split `"model.latent_size=64"` into key and value. The value is parsed as JSON if possible,
+    else a string."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text!r}: write KEY=VALUE, as in model.latent_size=64")
@@ -360,17 +408,17 @@ def dotted_keys() -> list[str]:
 
 
 def dotted_value(config: Config, key: str) -> Any:
-    """What a dotted key stands for."""
+    """The value of a dotted key in `config`."""
     section, name = key.split(".")
     return getattr(getattr(config, section), name)
 
 
 LONGEST_NAME = 100
-"""Characters of a name that are compared with the known ones."""
+"""Number of characters of an unknown name that are compared with the known names."""
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """How an error ends when a name is not known: the closest one, or all of them."""
+    """The end of an error message about an unknown name: the closest known name, or all of them."""
     names = list(names)
     close = difflib.get_close_matches(word[:LONGEST_NAME], names, n=1, cutoff=0.6)
     return (
@@ -384,41 +432,44 @@ annotations_of = functools.cache(get_type_hints)
 
 
 def rules(section: Any) -> dict[str, Any]:
-    """Field names of a section with their annotations."""
+    """The fields of a section: name -> annotation."""
     hints = annotations_of(section)
     return {item.name: hints[item.name] for item in fields(section)}
 
 
 def section_name(section: type) -> str:
-    """`ModelConfig` -> `model`, as it is called in dotted keys."""
+    """The name of a section in dotted keys: `ModelConfig` -> `model`."""
     return section.__name__.removesuffix("Config").lower() or "config"
 
 
-def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
-    """`value` in the field's own type, or `ConfigError`."""
+def checked_value(section: Any, name: str, rule: Any, value: Any) -> Any:
+    """Convert `value` to the type of a field. Raises `ConfigError` if it breaks the field's
+    rule."""
     label = f"{section_name(section)}.{name}"
     if isinstance(rule, type) and issubclass(rule, Section):
         return value if isinstance(value, Section) else rule.from_dict(value)
     bounds = next(item.metadata for item in fields(section) if item.name == name)
     if "slot" in bounds:
-        return chosen(label, tuple(SLOTS[name]), value)
-    value = converted(label, rule, value)
+        return checked_choice(label, tuple(SLOTS[name]), value)
+    value = converted_value(label, rule, value)
     low, high = bounds.get("minimum"), bounds.get("maximum")
     for number in value if isinstance(value, tuple) else (value,):
-        most = LARGEST.get(type(number)) if high is None else high
+        maximum = LARGEST_NUMBER.get(type(number)) if high is None else high
         too_small = low is not None and number is not None and number < low
-        if too_small or (most is not None and number > most):
+        if too_small or (maximum is not None and number > maximum):
             limits = (
-                f"at least {low}" if high is None and too_small else f"between {low} and {most}"
+                f"at least {low}" if high is None and too_small else f"between {low} and {maximum}"
             )
             raise ConfigError(f"{label} must be {limits}, got {short_repr(number)}")
         if isinstance(number, str) and len(number) > LONGEST_TEXT:
             raise ConfigError(
-                f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got {len(number):,}"
+                f"{label} must be a text of at most {LONGEST_TEXT:,} characters, got "
+                f"{len(number):,}"
             )
-    if isinstance(value, tuple) and len(value) > bounds.get("most", MOST_LAYERS):
+    if isinstance(value, tuple) and len(value) > bounds.get("max_items", MOST_LAYERS):
         raise ConfigError(
-            f"{label} must be a list of at most {bounds.get('most', MOST_LAYERS)}, got {len(value):,}"
+            f"{label} must be a list of at most {bounds.get('max_items', MOST_LAYERS)}, got "
+            f"{len(value):,}"
         )
     if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
         raise ConfigError(
@@ -427,21 +478,22 @@ def checked(section: Any, name: str, rule: Any, value: Any) -> Any:
     return value
 
 
-def chosen(label: str, choices: tuple[Any, ...], value: Any) -> Any:
-    """`value`, if it is one of the choices."""
+def checked_choice(label: str, choices: tuple[Any, ...], value: Any) -> Any:
+    """Return `value` if it is one of the choices; otherwise raise `ConfigError`."""
     if value not in choices:
         raise ConfigError(
-            f"{label} is {short_repr(value)}{nearest(value if isinstance(value, str) else short_repr(value), choices)}"
+            f"{label} is "
+            f"{short_repr(value)}{nearest(value if isinstance(value, str) else short_repr(value), choices)}"
         )
     return value
 
 
-def converted(label: str, rule: Any, value: Any) -> Any:
-    """`value` as the annotation `rule` wants it."""
+def converted_value(label: str, rule: Any, value: Any) -> Any:
+    """Convert `value` to the annotation `rule`. Raises `ConfigError` if it has another type."""
     if get_origin(rule) is Literal:
-        return chosen(label, get_args(rule), value)
+        return checked_choice(label, get_args(rule), value)
     if get_origin(rule) in (Union, types.UnionType):
-        return None if value is None else converted(label, get_args(rule)[0], value)
+        return None if value is None else converted_value(label, get_args(rule)[0], value)
     if get_origin(rule) is tuple:
         value = (
             [value]
@@ -450,9 +502,9 @@ def converted(label: str, rule: Any, value: Any) -> Any:
         )
         if not isinstance(value, list | tuple) or not (value or rule == tuple[str, ...]):
             raise ConfigError(f"{label} must be a list such as [64, 128], got {short_repr(value)}")
-        return tuple(converted(label, get_args(rule)[0], item) for item in value)
+        return tuple(converted_value(label, get_args(rule)[0], item) for item in value)
     if rule is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) <= LARGEST[float] else value
+        value = float(value) if abs(value) <= LARGEST_NUMBER[float] else value
     if (
         not isinstance(value, rule)
         or (rule is int and isinstance(value, bool))

@@ -1,18 +1,18 @@
-"""Encoders: a text as features, bottom first.
+"""Encoders: a text to the features of each layer, bottom first.
 
-Each takes the configuration, symbols (B, T, E) as one-hot or learned vectors, and `last` (B,), the position of each text's
-last counted symbol. It returns one `Features` for each of `encoder_units`. What it can do is its row of
-`kvae.slots.ENCODERS`.
+An encoder takes the configuration, symbols (B, T, E) as one-hot vectors or embeddings, and `last`
+(B,), the position of the last token before the padding. It returns one `Features` for each of
+`encoder_units`. Its row of `kvae.slots.ENCODERS` lists its properties.
 
-A ladder of maps goes the other way again, from a level of the code to the prior of the level below. A function of the way
-down takes the configuration, the level above as rows (B, T', c), how many positions there are below, `units` and the number
-of the level. It returns rows (B, positions, units).
+A ladder of maps also needs a function from a level of the code to the prior of the level below. It
+takes the configuration, the level above as rows (B, T', c), the number of positions of the level
+below, `units` and the index of the level below. It returns rows (B, positions, units).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import layers, ops
 
@@ -20,20 +20,23 @@ from kvae.serving.errors import ConfigError
 
 from .blocks import DATA_FORMAT, batch_norm_relu
 from .configuration import ModelConfig
+from .tensors import Tensor
 
 
 class Features(NamedTuple):
-    """What one layer of an encoder knows: a vector of the whole text and, where there is a time axis, a row a position."""
+    """Output of one encoder layer: a vector for the whole text and, if there is a time axis, one
+    row per position."""
 
-    summary: Any
+    summary: Tensor
     """(B, n)."""
-    map: Any = None
+    map: Tensor | None = None
     """(B, T', C), or None."""
 
 
-def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
-    """Strided convolutions, kernel 3, batch norm, ReLU: maps (B, T/2, C1), (B, T/4, C2), ... (Semeniuta et al. 2017, 3.3)."""
-    found = []
+def conv(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
+    """Convolutions with kernel 3, stride 2, batch normalisation and ReLU: maps (B, T/2, C1), (B,
+    T/4, C2), ... (Semeniuta et al. 2017, 3.3)."""
+    features_per_layer = []
     features = symbols
     for level, filters in enumerate(config.encoder_units):
         features = layers.Conv1D(
@@ -46,27 +49,30 @@ def conv(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
             name=f"encoder_convolution_{level}",
         )(features)
         features = batch_norm_relu(config, features, "encoder", level)
-        found.append(
+        features_per_layer.append(
             Features(
                 layers.Flatten(DATA_FORMAT, name=f"encoder_summary_{level}")(features), features
             )
         )
-    return found
+    return features_per_layer
 
 
-def lstm(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
+def lstm(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """LSTM layers; the summary is the state at the last symbol (Bowman et al. 2016)."""
     return recurrent(layers.LSTM, config, symbols, last)
 
 
-def gru(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
-    """GRU layers, as `lstm`."""
+def gru(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
+    """GRU layers; the summary is the state at the last symbol, as in `lstm`."""
     return recurrent(layers.GRU, config, symbols, last)
 
 
-def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
-    """Recurrent layers on top of each other. Read backwards, a text is summed up at its first position."""
-    found = []
+def recurrent(
+    layer: type[layers.RNN], config: ModelConfig, symbols: Tensor, last: Tensor
+) -> list[Features]:
+    """Stacked recurrent layers. The summary of a backward layer is its state at the first
+    position."""
+    features_per_layer = []
     features = symbols
     for level, units in enumerate(config.encoder_units):
         forward = layer(units, return_sequences=True, name=f"encoder_recurrence_{level}")(features)
@@ -81,60 +87,64 @@ def recurrent(layer: Any, config: ModelConfig, symbols: Any, last: Any) -> list[
             forward = ops.concatenate([forward, ops.flip(backward, axis=1)], axis=-1)
             summary = ops.concatenate([summary, backward[:, -1]], axis=-1)
         features = forward
-        found.append(Features(summary, features))
-    return found
+        features_per_layer.append(Features(summary, features))
+    return features_per_layer
 
 
-def dense(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
-    """Dense layers with batch norm and ReLU on the whole text at once (Soenderby et al. 2016); they have no time axis."""
-    return stacked(config, layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols))
+def dense(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
+    """Dense layers with batch normalisation and ReLU on the flattened text (Soenderby et al. 2016);
+    no time axis."""
+    return dense_layers(config, layers.Flatten(DATA_FORMAT, name="encoder_symbols")(symbols))
 
 
-def bag(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
-    """Dense layers as `dense` on the mean of a text's symbols: their order does not count (Iyyer et al. 2015)."""
-    return stacked(config, MeanUpTo(dtype="float32", name="encoder_mean")(symbols, last))
+def bag(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
+    """The dense layers of `dense` on the mean of a text's symbols, which ignores their order (Iyyer
+    et al. 2015)."""
+    return dense_layers(config, MeanUpTo(dtype="float32", name="encoder_mean")(symbols, last))
 
 
-def stacked(config: ModelConfig, features: Any) -> list[Features]:
-    """Dense layers with batch norm and ReLU on top of each other, from a vector (B, n)."""
-    found = []
+def dense_layers(config: ModelConfig, features: Tensor) -> list[Features]:
+    """Stacked dense layers with batch normalisation and ReLU on a vector (B, n)."""
+    features_per_layer = []
     for level, units in enumerate(config.encoder_units):
         features = layers.Dense(units, use_bias=False, name=f"encoder_dense_{level}")(features)
         features = batch_norm_relu(config, features, "encoder", level)
-        found.append(Features(features))
-    return found
+        features_per_layer.append(Features(features))
+    return features_per_layer
 
 
-def none(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:
-    """Nothing is read: for a language model."""
+def none(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
+    """No features: for a language model."""
     return []
 
 
 class AtPosition(layers.Layer):
-    """Rows (B, T, C) at positions (B,): (B, C)."""
+    """Select the rows (B, C) of (B, T, C) at positions (B,)."""
 
-    def call(self, rows: Any, positions: Any) -> Any:
+    def call(self, rows: Tensor, positions: Tensor) -> Tensor:
         return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
 
 
 class MeanUpTo(layers.Layer):
     """The mean of rows (B, T, C) up to and including positions (B,): (B, C)."""
 
-    def call(self, rows: Any, positions: Any) -> Any:
-        counted = (
+    def call(self, rows: Tensor, positions: Tensor) -> Tensor:
+        mask = (
             ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
         )
-        weights = ops.cast(counted, rows.dtype)
+        weights = ops.cast(mask, rows.dtype)
         return ops.sum(rows * weights[:, :, None], axis=1) / ops.sum(weights, axis=1, keepdims=True)
 
 
-def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
-    """A transposed convolution that gives the positions of the level below (Petersen 2018, 4.2)."""
+def conv_down(config: ModelConfig, rows: Tensor, positions: int, units: int, level: int) -> Tensor:
+    """Transposed convolution from the positions of a level to those of the level below (Petersen
+    2018, 4.2)."""
     stride = positions // rows.shape[1]
     if stride * rows.shape[1] != positions:
         raise ConfigError(
-            f"model.length {config.length}: the layers of encoder {config.encoder!r} do not divide it evenly, which a ladder "
-            f"of maps needs; use a multiple of {config.encoder_stride}"
+            f"model.length {config.length}: the layers of encoder {config.encoder!r} do not "
+            "divide it evenly, which a ladder of maps needs; use a multiple of "
+            f"{config.encoder_stride}"
         )
     rows = layers.Conv1DTranspose(
         units,
@@ -148,21 +158,22 @@ def conv_down(config: ModelConfig, rows: Any, positions: int, units: int, level:
     return batch_norm_relu(config, rows, "down", level)
 
 
-def lstm_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
-    """A recurrence over the positions (Petersen 2018, 7.2)."""
+def lstm_down(config: ModelConfig, rows: Tensor, positions: int, units: int, level: int) -> Tensor:
+    """LSTM over the positions (Petersen 2018, 7.2)."""
     return layers.LSTM(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
 
 
-def gru_down(config: ModelConfig, rows: Any, positions: int, units: int, level: int) -> Any:
-    """As `lstm_down`."""
+def gru_down(config: ModelConfig, rows: Tensor, positions: int, units: int, level: int) -> Tensor:
+    """GRU over the positions, as `lstm_down`."""
     return layers.GRU(units, return_sequences=True, name=f"down_recurrence_{level}")(rows)
 
 
 class Layers(NamedTuple):
-    """The functions of an encoder."""
+    """The functions of an encoder: text to features, and one level of a ladder of maps to the level
+    below."""
 
-    up: Callable[[ModelConfig, Any, Any], list[Features]]
-    down: Callable[[ModelConfig, Any, int, int, int], Any] = conv_down
+    up: Callable[[ModelConfig, Tensor, Tensor], list[Features]]
+    down: Callable[[ModelConfig, Tensor, int, int, int], Tensor] = conv_down
 
 
 LAYERS: dict[str, Layers] = {

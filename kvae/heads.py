@@ -1,11 +1,11 @@
-"""Heads: from features (B, T, C) and the previous symbols (B, T) to logits (B, T, V).
+"""Heads: features (B, T, C) and previous tokens (B, T) to logits (B, T, V).
 
-Every head offers the same four callables, used by training, in-framework decoding and export alike:
+Every head has the same four callables, which training, decoding in Keras and export use:
 
-    projected        = head.project(features)                      what can be computed for all positions at once
-    state            = head.initial_state(features)                a list of tensors (B, ...), possibly empty
-    logits, state    = head.step(projected_t, previous, state)     one position: (B, P), (B,) -> (B, V)
-    logits           = head(features, previous)                    all positions, teacher-forced: equals the steps
+    projected     = head.project(features)                   computed for all positions at once
+    state         = head.initial_state(features)             a list of tensors (B, ...), maybe empty
+    logits, state = head.step(projected_t, previous, state)  one position: (B, P), (B,) -> (B, V)
+    logits        = head(features, previous)                 all positions, teacher-forced: as step
 """
 
 from __future__ import annotations
@@ -20,75 +20,86 @@ from .blocks import DATA_FORMAT
 from .configuration import ModelConfig, ObjectiveConfig
 from .recurrences import over_positions
 from .replicas import draw_rows
+from .tensors import Tensor
+
+Shape = tuple[int | None, ...]
+"""The shape of a tensor; None where it is not known when a layer is built."""
 
 
 def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
-    """The features' share of what a head reads, (B, T, units); None for a language model, which has none."""
+    """The linear layer that maps features to a head's inputs, (B, T, units); None for a language
+    model without a label, which has no features."""
     if not config.has_code and not config.attributes:
         return None
     return layers.Dense(units, use_bias=False, name="read_features")
 
 
-def nothing(features: Any, dtype: str) -> Any:
-    """(B, T, 1) zeros: what stands where no features are read."""
+def zero_features(features: Tensor, dtype: str) -> Tensor:
+    """Zeros (B, T, 1), in place of projected features for a head that reads none."""
     return ops.zeros_like(features[..., :1], dtype=dtype)
 
 
-def logits_of(classify: Callable[[Any], Any], hidden: Any) -> Any:
-    """(..., V) float32, whatever the layers compute in: a softmax of half precision is no probability."""
+def float32_logits(classify: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """Logits (..., V) in float32 for any precision of the layers, because a softmax in half
+    precision is too coarse."""
     return ops.cast(classify(hidden), "float32")
 
 
 class Dropout(layers.Layer):
-    """A `share` of the numbers (B, ...) zeroed while training, the others scaled up, so that the mean stays (Srivastava et
-    al. 2014)."""
+    """Dropout on values (B, ...): in training a fraction `rate` is set to 0 and the others are
+    scaled by 1 / (1 - rate), so that the mean stays the same (Srivastava et al. 2014)."""
 
-    def __init__(self, share: float, **kwargs: Any) -> None:
+    def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.share = share
-        self.noise = keras.random.SeedGenerator() if share else None
+        self.rate = rate
+        self.noise = keras.random.SeedGenerator() if rate else None
 
-    def call(self, values: Any, training: bool = False) -> Any:
-        if not training or not self.share:
+    def call(self, values: Tensor, training: bool = False) -> Tensor:
+        if not training or not self.rate:
             return values
         rows, *rest = ops.shape(values)
         uniform = draw_rows(
             lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows
         )
-        return ops.where(uniform >= self.share, values / (1.0 - self.share), 0.0)
+        return ops.where(uniform >= self.rate, values / (1.0 - self.rate), 0.0)
 
 
 class PreviousSymbol(layers.Layer):
-    """A learned row (units,) for each previous symbol; a share `dropout` of them is zeroed while training.
+    """Embedding (units,) of each previous token; in training a fraction `dropout` of the rows is
+    set to 0.
 
-    The row is a linear map of a vector of size `head_embedding`, where that is not 0; `head_dropout` acts on that vector.
-    Dropped rows are not compensated by a scale: dropout 1 is the historyless decoder of Semeniuta et al. 2017, 4.1, which
-    sees no history when it decodes either.
+    If `head_embedding` is above 0, the row is a linear map of an embedding of that size, and
+    `head_dropout` applies to that embedding. Rows are not rescaled after dropout: `dropout` 1 is
+    the decoder without history of Semeniuta et al. 2017, 4.1, which reads no history in decoding
+    either.
     """
 
     def __init__(self, config: ModelConfig, units: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         embedding = config.head_embedding
-        first = (
+        initializer = (
             keras.initializers.RandomUniform(-0.1, 0.1)
             if config.tied_embeddings
             else "glorot_uniform"
         )
         self.rows = layers.Embedding(
-            config.vocabulary_size, embedding or units, embeddings_initializer=first, name="rows"
+            config.vocabulary_size,
+            embedding or units,
+            embeddings_initializer=initializer,
+            name="rows",
         )
         self.thin = Dropout(config.head_dropout, name="dropout")
         self.linear = layers.Dense(units, use_bias=False, name="linear") if embedding else None
         self.dropout = dropout
         self.noise = keras.random.SeedGenerator()
 
-    def build(self, previous_shape: Any) -> None:
+    def build(self, previous_shape: Shape) -> None:
         self.rows.build(previous_shape)
         if self.linear is not None:
             self.linear.build((*previous_shape, self.rows.output_dim))
         self.built = True
 
-    def call(self, previous: Any, training: bool = False) -> Any:
+    def call(self, previous: Tensor, training: bool = False) -> Tensor:
         rows = self.thin(self.rows(previous), training=training)
         rows = rows if self.linear is None else self.linear(rows)
         if self.dropout >= 1.0:
@@ -99,36 +110,40 @@ class PreviousSymbol(layers.Layer):
         uniform = draw_rows(
             lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts
         )
-        kept = uniform >= self.dropout
-        return rows * ops.cast(kept, rows.dtype)
+        keep_mask = uniform >= self.dropout
+        return rows * ops.cast(keep_mask, rows.dtype)
 
 
 class IndependentHead(layers.Layer):
-    """No history: p(x|z) factorises over positions, logits are linear in the features."""
+    """Head without history: p(x|z) factorises over positions, and logits are linear in the
+    features."""
 
     def __init__(self, vocabulary_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.classify = layers.Dense(vocabulary_size, name="classify")
 
-    def build(self, features_shape: Any, previous_shape: Any) -> None:
+    def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         self.classify.build(features_shape)
         self.built = True
 
-    def project(self, features: Any) -> Any:
-        return logits_of(self.classify, features)
+    def project(self, features: Tensor) -> Tensor:
+        return float32_logits(self.classify, features)
 
-    def initial_state(self, features: Any) -> list[Any]:
+    def initial_state(self, features: Tensor) -> list[Tensor]:
         return []
 
-    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self, projected: Tensor, previous: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         return projected, state
 
-    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+    def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         return self.project(features)
 
 
-def normalizer(config: ModelConfig, name: str) -> layers.Layer:
-    """Layer normalisation (Ba et al. 2016), or nothing."""
+def layer_normalization(config: ModelConfig, name: str) -> layers.Layer:
+    """A layer normalisation (Ba et al. 2016), or the identity without
+    `head_layer_normalization`."""
     return (
         layers.LayerNormalization(name=name)
         if config.head_layer_normalization
@@ -137,10 +152,12 @@ def normalizer(config: ModelConfig, name: str) -> layers.Layer:
 
 
 class LSTMCell(layers.Layer):
-    """An LSTM for inputs (B, 4 units) that are already what the gates read from outside; it adds what memory says.
+    """LSTM cell. Its inputs (B, 4 units) are the projected inputs of the gates; the cell adds the
+    recurrent part.
 
-    Gates stand in the order input, forget, output, candidate. With layer normalisation as in Ba et al. 2016, supplementary
-    eq. 20-22: the inputs and the hidden state's share are normalised before they meet, and the cell before it is shown.
+    The order of the gates is input, forget, output, candidate. Layer normalisation is as in Ba et
+    al. 2016, supplementary eq. 20-22: the inputs and the recurrent part are normalised before they
+    are added, and the cell state is normalised before the output gate.
     """
 
     gates = 4
@@ -149,23 +166,23 @@ class LSTMCell(layers.Layer):
         super().__init__(**kwargs)
         self.units = self.output_size = config.head_units
         self.state_size = [self.units, self.units]
-        self.normalize_inputs = normalizer(config, "normalize_inputs")
-        self.normalize_hidden = normalizer(config, "normalize_hidden")
-        self.normalize_cell = normalizer(config, "normalize_cell")
+        self.normalize_inputs = layer_normalization(config, "normalize_inputs")
+        self.normalize_hidden = layer_normalization(config, "normalize_hidden")
+        self.normalize_cell = layer_normalization(config, "normalize_cell")
 
-    def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
+    def build(self, inputs_shape: Shape, states_shape: Shape | None = None) -> None:
         self.kernel = self.add_weight(
             shape=(self.units, 4 * self.units), initializer="orthogonal", name="kernel"
         )
         self.bias = self.add_weight(
-            shape=(4 * self.units,), initializer=open_forget_gate, name="bias"
+            shape=(4 * self.units,), initializer=unit_forget_bias, name="bias"
         )
         self.normalize_inputs.build((None, 4 * self.units))
         self.normalize_hidden.build((None, 4 * self.units))
         self.normalize_cell.build((None, self.units))
         self.built = True
 
-    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+    def call(self, inputs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         hidden, cell = states
         gates = (
             self.normalize_inputs(inputs)
@@ -180,28 +197,30 @@ class LSTMCell(layers.Layer):
 
     @property
     def norms(self) -> list[layers.LayerNormalization]:
-        """Of the inputs, of what the kernel makes and of the cell; or none."""
+        """The layer normalisations of the inputs, the recurrent part and the cell state; empty
+        without them."""
         every = [self.normalize_inputs, self.normalize_hidden, self.normalize_cell]
         return [norm for norm in every if isinstance(norm, layers.LayerNormalization)]
 
     @staticmethod
-    def first_state(linear: Any) -> list[Any]:
-        """Hidden and cell state from a linear map of the features."""
+    def first_state(linear: Tensor) -> list[Tensor]:
+        """Hidden and cell state, (B, units) each, from a linear map (B, units) of the features."""
         return [ops.tanh(linear), linear]
 
 
-def open_forget_gate(shape: Any, dtype: Any = None) -> Any:
-    """1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
+def unit_forget_bias(shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
+    """Bias initialiser: 1 for the forget gate, 0 for the others (Jozefowicz et al. 2015)."""
     units = shape[0] // 4
     return ops.concatenate([ops.zeros(units), ops.ones(units), ops.zeros(2 * units)])
 
 
 class GRUCell(layers.Layer):
-    """A GRU (Cho et al. 2014) for inputs (B, 3 units) as `LSTMCell` takes them, gates in the order reset, update, candidate.
+    """GRU cell (Cho et al. 2014) for projected inputs (B, 3 units), in the order reset, update,
+    candidate.
 
-    The reset gate acts on the hidden state's share of the candidate, as in cuDNN and in Ba et al. 2016, supplementary eq.
-    25; with layer normalisation that share is normalised for all three at once, where they normalise gates and candidate
-    apart.
+    The reset gate multiplies the recurrent part of the candidate, as in cuDNN and in Ba et al.
+    2016, supplementary eq. 25. With layer normalisation, one covers the recurrent part of all
+    three; Ba et al. normalise gates and candidate separately.
     """
 
     gates = 3
@@ -210,10 +229,10 @@ class GRUCell(layers.Layer):
         super().__init__(**kwargs)
         self.units = self.output_size = config.head_units
         self.state_size = [self.units]
-        self.normalize_inputs = normalizer(config, "normalize_inputs")
-        self.normalize_hidden = normalizer(config, "normalize_hidden")
+        self.normalize_inputs = layer_normalization(config, "normalize_inputs")
+        self.normalize_hidden = layer_normalization(config, "normalize_hidden")
 
-    def build(self, inputs_shape: Any, states_shape: Any = None) -> None:
+    def build(self, inputs_shape: Shape, states_shape: Shape | None = None) -> None:
         self.kernel = self.add_weight(
             shape=(self.units, 3 * self.units), initializer="orthogonal", name="kernel"
         )
@@ -222,25 +241,27 @@ class GRUCell(layers.Layer):
         self.normalize_hidden.build((None, 3 * self.units))
         self.built = True
 
-    def call(self, inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+    def call(self, inputs: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         (hidden,) = states
         read = self.normalize_inputs(inputs) + self.bias
-        remembered = self.normalize_hidden(ops.matmul(hidden, self.kernel))
-        both = slice(None, 2 * self.units)
-        reset, update = ops.split(ops.sigmoid(read[:, both] + remembered[:, both]), 2, axis=-1)
-        candidate = ops.tanh(read[:, 2 * self.units :] + reset * remembered[:, 2 * self.units :])
+        recurrent = self.normalize_hidden(ops.matmul(hidden, self.kernel))
+        reset_and_update = slice(None, 2 * self.units)
+        reset, update = ops.split(
+            ops.sigmoid(read[:, reset_and_update] + recurrent[:, reset_and_update]), 2, axis=-1
+        )
+        candidate = ops.tanh(read[:, 2 * self.units :] + reset * recurrent[:, 2 * self.units :])
         hidden = update * hidden + (1.0 - update) * candidate
         return hidden, [hidden]
 
     @staticmethod
-    def first_state(linear: Any) -> list[Any]:
-        """The hidden state from a linear map of the features."""
+    def first_state(linear: Tensor) -> list[Tensor]:
+        """The hidden state (B, units) from a linear map (B, units) of the features."""
         return [ops.tanh(linear)]
 
 
 class TiedClassifier(layers.Layer):
-    """Logits (..., V) from outputs (..., units) and the symbols' vectors (V, E): W h E^T + b, W only where units differ from E
-    (Press and Wolf 2017, eq. 1)."""
+    """Logits (..., V) from outputs h (..., units) and token embeddings E (V, e): W h E^T + b. W
+    exists only if units and e differ (Press and Wolf 2017, eq. 1)."""
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -249,27 +270,30 @@ class TiedClassifier(layers.Layer):
             layers.Dense(size, use_bias=False, name="linear") if size != config.head_units else None
         )
 
-    def build(self, outputs_shape: Any, vectors_shape: Any = None) -> None:
+    def build(self, outputs_shape: Shape, vectors_shape: Shape | None = None) -> None:
         if self.linear is not None:
             self.linear.build(outputs_shape)
         self.bias = self.add_weight(shape=(self.symbols,), initializer="zeros", name="bias")
         self.built = True
 
-    def call(self, outputs: Any, vectors: Any) -> Any:
+    def call(self, outputs: Tensor, vectors: Tensor) -> Tensor:
         outputs = outputs if self.linear is None else self.linear(outputs)
-        vectors = ops.cast(vectors, outputs.dtype)  # where the steps call it, Keras has not cast it
+        vectors = ops.cast(vectors, outputs.dtype)  # in `step`, Keras has not cast it
         return ops.matmul(outputs, ops.transpose(vectors)) + self.bias
 
 
 class RecurrentHead(layers.Layer):
-    """A recurrence that reads [features_t, previous symbol] (Semeniuta et al. 2017, fig. 2b), or starts from the features
-    (Bowman et al. 2016), or both (`head_reads`).
+    """Recurrent head. `head_reads` says where it reads the features: at every step with the
+    previous token (Semeniuta et al. 2017, fig. 2b), in its initial state (Bowman et al. 2016), or
+    in both.
 
-    Because the features of all positions are known, their share of the gates is one product outside the recurrence; the
-    share of a previous symbol is a learned row.
+    The features of all positions are known in advance, so one matrix product outside the recurrence
+    projects them to the gates. A previous token adds one row of an embedding.
     """
 
-    def __init__(self, config: ModelConfig, cell: Any, input_dropout: float, **kwargs: Any) -> None:
+    def __init__(
+        self, config: ModelConfig, cell: LSTMCell | GRUCell, input_dropout: float, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.units = config.head_units
         width = cell.gates * self.units
@@ -282,13 +306,13 @@ class RecurrentHead(layers.Layer):
         self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
         self.dropout = Dropout(config.head_dropout, name="dropout")
         self.tied = config.tied_embeddings
-        self.classify: Any = (
+        self.classify: layers.Layer = (
             TiedClassifier(config, name="classify")
             if self.tied
             else layers.Dense(config.vocabulary_size, name="classify")
         )
 
-    def build(self, features_shape: Any, previous_shape: Any) -> None:
+    def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         gates = (*features_shape[:-1], self.width)
         if self.read_features is not None:
             self.read_features.build(features_shape)
@@ -299,107 +323,133 @@ class RecurrentHead(layers.Layer):
         self.classify.build((None, self.units))
         self.built = True
 
-    def project(self, features: Any) -> Any:
-        """(B, T, C) -> (B, T, gates), or a column of zeros."""
+    def project(self, features: Tensor) -> Tensor:
+        """Project features (B, T, C) to the gates (B, T, gates); zeros (B, T, 1) if the head reads
+        no features per step."""
         return (
-            nothing(features, self.compute_dtype)
+            zero_features(features, self.compute_dtype)
             if self.read_features is None
             else self.read_features(features)
         )
 
-    def initial_state(self, features: Any) -> list[Any]:
-        """Zeros, or a linear map of the first position's features: (B, units) each."""
+    def initial_state(self, features: Tensor) -> list[Tensor]:
+        """The initial states, (B, units) each: zeros, or from a linear map of the features of the
+        first position."""
         cell = self.recurrence.cell
         if self.read_state is not None:
-            return cell.first_state(self.read_state(features[:, 0]))
+            state: list[Tensor] = cell.first_state(self.read_state(features[:, 0]))
+            return state
         return [
             ops.zeros((ops.shape(features)[0], self.units), self.compute_dtype)
             for _ in cell.state_size
         ]
 
-    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self, projected: Tensor, previous: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         hidden, state = self.recurrence.cell(self.read(projected, previous), state)
         return self.logits(hidden), state
 
-    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+    def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         inputs = self.read(self.project(features), previous, training)
         hidden = over_positions(self.recurrence, inputs, self.initial_state(features), training)
         return self.logits(self.dropout(hidden, training=training))
 
-    def logits(self, hidden: Any) -> Any:
-        """What the classifier makes of outputs (..., units): (..., V) float32."""
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) in float32 of outputs (..., units)."""
         if not self.tied:
-            return logits_of(self.classify, hidden)
+            return float32_logits(self.classify, hidden)
         vectors = self.read_previous.rows.embeddings
-        return logits_of(lambda outputs: self.classify(outputs, vectors), hidden)
+        return float32_logits(lambda outputs: self.classify(outputs, vectors), hidden)
 
-    def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
-        """Everything the gates get from outside the recurrence: (..., gates)."""
+    def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
+        """The inputs of the recurrence: projected features plus the row of the previous token,
+        (..., gates)."""
         return projected + self.read_previous(previous, training=training)
 
 
 class CausalConvolution(layers.Layer):
-    """Position t reads itself and `kernel - 1` positions before it, `dilation` apart: (B, T, units) -> (B, T, 2 units)."""
+    """Causal convolution (B, T, units) -> (B, T, 2 units). Position t reads itself and `kernel - 1`
+    earlier positions, `dilation` apart."""
 
     def __init__(self, config: ModelConfig, dilation: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units, self.taps, self.gap = config.head_units, config.head_kernel, dilation
-        self.normalize = normalizer(config, "normalize")
+        self.units, self.kernel_size, self.dilation = (
+            config.head_units,
+            config.head_kernel,
+            dilation,
+        )
+        self.normalize = layer_normalization(config, "normalize")
 
-    def build(self, inputs_shape: Any) -> None:
-        self.kernel = self.add_weight(shape=(self.taps, self.units, 2 * self.units), name="kernel")
+    def build(self, inputs_shape: Shape) -> None:
+        self.kernel = self.add_weight(
+            shape=(self.kernel_size, self.units, 2 * self.units), name="kernel"
+        )
         self.normalize.build((None, 2 * self.units))
         self.bias = self.add_weight(shape=(2 * self.units,), initializer="zeros", name="bias")
         self.built = True
 
-    def initial_state(self, batch: Any) -> Any:
+    def initial_state(self, batch: Tensor | int) -> Tensor:
         """The inputs before the first position: zeros (B, positions, units)."""
-        return ops.zeros((batch, (self.taps - 1) * self.gap, self.units), self.compute_dtype)
+        return ops.zeros(
+            (batch, (self.kernel_size - 1) * self.dilation, self.units), self.compute_dtype
+        )
 
-    def call(self, inputs: Any) -> Any:
-        padded = ops.pad(inputs, [[0, 0], [(self.taps - 1) * self.gap, 0], [0, 0]])
+    def call(self, inputs: Tensor) -> Tensor:
+        padded = ops.pad(inputs, [[0, 0], [(self.kernel_size - 1) * self.dilation, 0], [0, 0]])
         outputs = ops.conv(
-            padded, self.kernel, padding="valid", data_format=DATA_FORMAT, dilation_rate=self.gap
+            padded,
+            self.kernel,
+            padding="valid",
+            data_format=DATA_FORMAT,
+            dilation_rate=self.dilation,
         )
         return self.normalize(outputs) + self.bias
 
-    def step(self, inputs: Any, before: Any) -> tuple[Any, Any]:
-        """One position (B, units), and the inputs that the next one has before it."""
-        window = ops.concatenate([before, ops.expand_dims(inputs, 1)], axis=1)
-        read = ops.reshape(window[:, :: self.gap], (-1, self.taps * self.units))
+    def step(self, inputs: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """The output (B, 2 units) for one position (B, units), and the past inputs of the next
+        position."""
+        window = ops.concatenate([past, ops.expand_dims(inputs, 1)], axis=1)
+        read = ops.reshape(window[:, :: self.dilation], (-1, self.kernel_size * self.units))
         kernel, bias = (ops.cast(weight, self.compute_dtype) for weight in (self.kernel, self.bias))
-        product = ops.matmul(read, ops.reshape(kernel, (self.taps * self.units, 2 * self.units)))
+        product = ops.matmul(
+            read, ops.reshape(kernel, (self.kernel_size * self.units, 2 * self.units))
+        )
         return self.normalize(product) + bias, window[:, 1:]
 
 
-def gated(inputs: Any) -> Any:
-    """A gated linear unit: one half through the sigmoid of the other (Dauphin et al. 2017, eq. 1)."""
+def gated_linear_unit(inputs: Tensor) -> Tensor:
+    """Gated linear unit: one half times the sigmoid of the other half (Dauphin et al. 2017, eq.
+    1)."""
     value, gate = ops.split(inputs, 2, axis=-1)
     return value * ops.sigmoid(gate)
 
 
-def highway(inputs: Any, outputs: Any) -> Any:
-    """A gate chooses between a layer's ReLU and its input (Srivastava et al. 2015, eq. 3)."""
+def highway(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Highway connection: a gate mixes a layer's ReLU with its input (Srivastava et al. 2015, eq.
+    3)."""
     value, gate = ops.split(outputs, 2, axis=-1)
-    share = ops.sigmoid(gate - 1.0)
-    return share * ops.relu(value) + (1.0 - share) * inputs
+    transform = ops.sigmoid(gate - 1.0)
+    return transform * ops.relu(value) + (1.0 - transform) * inputs
 
 
-def residual(inputs: Any, outputs: Any) -> Any:
-    """A gated linear unit added to its input (Dauphin et al. 2017, 3)."""
-    return inputs + gated(outputs)
+def residual(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Residual connection around a gated linear unit (Dauphin et al. 2017, 3)."""
+    return inputs + gated_linear_unit(outputs)
 
 
 class ConvolutionHead(layers.Layer):
-    """Causal convolutions over [features_t, previous symbol], each joined with its input by `join`.
+    """Causal convolutions over [features_t, previous token]; `join` combines the output of each
+    with its input.
 
-    Position t sees 1 + (kernel - 1) * (sum of dilations) inputs, itself included: N + 1 for N layers of kernel 2.
+    The receptive field is 1 + (kernel - 1) * (sum of dilations) positions, with position t itself:
+    N + 1 for N layers of kernel 2 and dilation 1.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        join: Callable[[Any, Any], Any],
+        join: Callable[[Tensor, Tensor], Tensor],
         input_dropout: float,
         **kwargs: Any,
     ) -> None:
@@ -414,7 +464,7 @@ class ConvolutionHead(layers.Layer):
         ]
         self.classify = layers.Dense(config.vocabulary_size, name="classify")
 
-    def build(self, features_shape: Any, previous_shape: Any) -> None:
+    def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         if self.read_features is not None:
             self.read_features.build(features_shape)
         self.read_previous.build(previous_shape)
@@ -424,65 +474,71 @@ class ConvolutionHead(layers.Layer):
         self.classify.build((None, self.units))
         self.built = True
 
-    def project(self, features: Any) -> Any:
-        """(B, T, C) -> (B, T, 2 units), or a column of zeros."""
+    def project(self, features: Tensor) -> Tensor:
+        """Project features (B, T, C) to (B, T, 2 units); zeros (B, T, 1) without features."""
         return (
-            nothing(features, self.compute_dtype)
+            zero_features(features, self.compute_dtype)
             if self.read_features is None
             else self.read_features(features)
         )
 
-    def initial_state(self, features: Any) -> list[Any]:
-        """What each convolution has read before the first position."""
+    def initial_state(self, features: Tensor) -> list[Tensor]:
+        """The past inputs of each convolution before the first position, (B, positions, units)
+        each."""
         return [
             convolution.initial_state(ops.shape(features)[0]) for convolution in self.convolutions
         ]
 
-    def step(self, projected: Any, previous: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+    def step(
+        self, projected: Tensor, previous: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         hidden = self.read(projected, previous)
         new_state = []
-        for convolution, before in zip(self.convolutions, state, strict=True):
-            outputs, after = convolution.step(hidden, before)
+        for convolution, past in zip(self.convolutions, state, strict=True):
+            outputs, after = convolution.step(hidden, past)
             hidden = self.join(hidden, outputs)
             new_state.append(after)
-        return logits_of(self.classify, hidden), new_state
+        return float32_logits(self.classify, hidden), new_state
 
-    def call(self, features: Any, previous: Any, training: bool = False) -> Any:
+    def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         hidden = self.read(self.project(features), previous, training)
         for convolution in self.convolutions:
             hidden = self.join(hidden, convolution(hidden))
-        return logits_of(self.classify, hidden)
+        return float32_logits(self.classify, hidden)
 
-    def read(self, projected: Any, previous: Any, training: bool = False) -> Any:
-        """The gated 1x1 convolution of [features, previous symbol]: (..., units)."""
+    def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
+        """The gated linear unit of projected features plus the row of the previous token: (...,
+        units)."""
         rows = projected + self.read_previous(previous, training=training)
-        return gated(rows + ops.cast(self.bias, self.compute_dtype))
+        return gated_linear_unit(rows + ops.cast(self.bias, self.compute_dtype))
 
 
 def independent(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `none`."""
+    """Head `none`: no history."""
     return IndependentHead(config.vocabulary_size, name="head")
 
 
 def lstm(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `lstm`."""
+    """Head `lstm`: an LSTM."""
     return RecurrentHead(
         config, LSTMCell(config, name="cell"), objective.input_dropout, name="head"
     )
 
 
 def gru(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `gru`."""
+    """Head `gru`: a GRU."""
     return RecurrentHead(config, GRUCell(config, name="cell"), objective.input_dropout, name="head")
 
 
 def bytenet(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `bytenet`: highway masked convolutions (Semeniuta et al. 2017, fig. 2c; Kalchbrenner et al. 2016)."""
+    """Head `bytenet`: causal convolutions with highway connections (Semeniuta et al. 2017, fig. 2c;
+    Kalchbrenner et al. 2016)."""
     return ConvolutionHead(config, highway, objective.input_dropout, name="head")
 
 
 def gated_conv(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
-    """Head `gated_conv`: residual gated causal convolutions (Prokhorov et al. 2019; Dauphin et al. 2017)."""
+    """Head `gated_conv`: gated causal convolutions with residual connections (Prokhorov et al.
+    2019; Dauphin et al. 2017)."""
     return ConvolutionHead(config, residual, objective.input_dropout, name="head")
 
 

@@ -1,6 +1,8 @@
-"""The code as a hierarchy of levels: one walk from the top down, with the text's evidence (inference) or without (generation).
+"""The latent code as a hierarchy of levels. One top-down pass serves inference (with evidence of
+the text) and generation.
 
-Codes are flat, (B, d): the levels side by side, bottom first, maps flattened. A code of one level is the top level alone.
+Codes are flat, (B, d): the levels concatenated, bottom first, with maps flattened. A code of one
+level is the top level.
 """
 
 from __future__ import annotations
@@ -18,23 +20,25 @@ from .configuration import ModelConfig
 from .distributions import Distribution, Gaussian, clip_log_variance, event_sum
 from .encoders import LAYERS
 from .priors import flat_size
+from .tensors import Tensor
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Level:
-    """What the walk leaves behind at a level: z (B, d_i) and where it came from, in generation from the prior alone."""
+    """One level after the top-down pass: the sample z (B, d_i), its prior and, in inference, its
+    posterior."""
 
-    z: Any
+    z: Tensor
     prior: Distribution
     posterior: Any = None
-    """A Gaussian, or None."""
+    """A `Gaussian` in inference, None in generation."""
 
     @property
-    def shift(self) -> Any:
-        """(posterior mean - prior mean) / prior standard deviation, (B, d_i); the posterior mean where the prior is no
-        Gaussian."""
+    def shift(self) -> Tensor:
+        """(posterior mean - prior mean) / prior standard deviation, (B, d_i). The posterior mean if
+        the prior is not Gaussian."""
         mean, prior = self.posterior.mean, self.prior
         return (
             (mean - prior.mean) * ops.exp(-0.5 * prior.log_variance)
@@ -44,18 +48,18 @@ class Level:
 
 
 class Hierarchy(layers.Layer):
-    """`shapes` of the levels, bottom first: (d,) or (T', c). `prior` is the layer of the top level.
+    """Levels of the latent code with `shapes`, bottom first, each (d,) or (T', c). `prior` is the
+    prior layer of the top level.
 
-    z_L has that prior; below it p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges it with the text's evidence
-    (ladder VAE, Soenderby et al. 2016). What is passed down is the sample of the merged posterior.
+    The prior of z_L is `prior`. Below, p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges
+    it with the evidence of the text (ladder VAE, Soenderby et al. 2016). The level below is
+    conditioned on a sample of the merged posterior.
     """
 
     def __init__(
-        self, config: ModelConfig, shapes: Sequence[Shape], prior: Any, **kwargs: Any
+        self, config: ModelConfig, shapes: Sequence[Shape], prior: keras.Layer, **kwargs: Any
     ) -> None:
-        super().__init__(
-            dtype="float32", **kwargs
-        )  # distributions, whatever the layers around them compute in
+        super().__init__(dtype="float32", **kwargs)  # distributions, at any precision of the layers
         self.shapes = list(shapes)
         self.sizes = [flat_size(shape) for shape in shapes]
         self.size = sum(self.sizes)
@@ -71,58 +75,73 @@ class Hierarchy(layers.Layer):
         self.built = True
 
     def call(
-        self, mean: Any, log_variance: Any, noise: Any, training: bool = False
-    ) -> dict[str, Any]:
-        """Inference: the evidence of all levels (B, d), and noise -> z, the posterior and every level's KL.
+        self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
+    ) -> dict[str, Tensor]:
+        """Inference: the evidence of all levels (B, d) and noise (B, noise_size) to z, the
+        posterior and the KL of each level.
 
-        `kl_per_dimension` is there where every level's KL is a sum over dimensions; `log_ratio` is
-        log q(z|x) - log p(z) at the sample, (B,).
+        Returns `z`, `mean`, `log_variance` (B, d), `kl_level_0`, ... (B,) in nats, and `log_ratio`
+        (B,), which is log q(z|x) - log p(z) at the sample. `kl_per_dimension` (B, d) is included if
+        the KL of every level is a sum over dimensions.
         """
-        walked = self.infer(mean, log_variance, noise, training)
+        levels = self.infer(mean, log_variance, noise, training)
         outputs = {
-            "z": self.joined([level.z for level in walked], noise),
-            "mean": self.joined([level.posterior.mean for level in walked], noise),
-            "log_variance": self.joined([level.posterior.log_variance for level in walked], noise),
+            "z": self.concatenated([level.z for level in levels], noise),
+            "mean": self.concatenated([level.posterior.mean for level in levels], noise),
+            "log_variance": self.concatenated(
+                [level.posterior.log_variance for level in levels], noise
+            ),
         }
-        pieces = [level.prior.kl_from(level.posterior, level.z) for level in walked]
+        pieces = [level.prior.kl_from(level.posterior, level.z) for level in levels]
         outputs |= {
             f"kl_level_{number}": ops.sum(piece, axis=-1) for number, piece in enumerate(pieces)
         }
         if all(piece.shape[-1] == size for piece, size in zip(pieces, self.sizes, strict=True)):
-            outputs["kl_per_dimension"] = self.joined(pieces, noise)
+            outputs["kl_per_dimension"] = self.concatenated(pieces, noise)
         ratios = [
-            level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in walked
+            level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in levels
         ]
         return {**outputs, "log_ratio": sum(ratios, event_sum(0.0 * noise))}
 
     def infer(
-        self, mean: Any, log_variance: Any, noise: Any, training: bool = False
+        self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
     ) -> list[Level]:
-        """All levels of texts with that evidence, bottom first."""
+        """Inference: all levels, bottom first, given the evidence (B, d) and noise (B,
+        noise_size)."""
         evidence = map(Gaussian, self.split(mean), self.split(log_variance))
         return self.walk(noise, list(evidence), training)
 
-    def sample(self, noise: Any) -> Any:
-        """Generation: noise (B, noise_size) as a code (B, d)."""
-        return self.joined(
+    def sample(self, noise: Tensor) -> Tensor:
+        """Generation: noise (B, noise_size) to a code (B, d)."""
+        return self.concatenated(
             [level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise
         )
 
-    def walk(self, noise: Any, evidence: Sequence[Gaussian | None], training: bool) -> list[Level]:
-        """All levels, bottom first."""
+    def walk(
+        self, noise: Tensor, evidence: Sequence[Gaussian | None], training: bool
+    ) -> list[Level]:
+        """Compute all levels from the top down; return them bottom first."""
         levels: list[Level] = []
         for number in reversed(range(len(self.shapes))):
             above = levels[0].z if levels else None
             levels.insert(
                 0,
-                self.level(number, above, self.noise_of(noise, number), evidence[number], training),
+                self.level(
+                    number, above, self.level_noise(noise, number), evidence[number], training
+                ),
             )
         return levels
 
     def level(
-        self, number: int, above: Any, noise: Any, evidence: Gaussian | None, training: bool
+        self,
+        number: int,
+        above: Tensor | None,
+        noise: Tensor,
+        evidence: Gaussian | None,
+        training: bool,
     ) -> Level:
-        """One level, the same for inference and generation: its prior given z above, merged with evidence if there is any."""
+        """One level in inference or generation: its prior given z `above`, merged with the evidence
+        if there is any."""
         if above is None:
             prior, posterior = self.prior.distribution(noise), evidence
         else:
@@ -132,8 +151,9 @@ class Hierarchy(layers.Layer):
             return Level(prior.sample(noise), prior)
         return Level(posterior.sample(noise[:, : self.sizes[number]]), prior, posterior)
 
-    def noise_of(self, noise: Any, number: int) -> Any:
-        """The share of one level; the top level's prior may need more than its size, which stands at the end."""
+    def level_noise(self, noise: Tensor, number: int) -> Tensor:
+        """The noise of one level, (B, d_i). The extra noise that the prior of the top level needs
+        is at the end of `noise`."""
         own = self.split(noise)[number]
         is_top = number == len(self.shapes) - 1
         return (
@@ -142,20 +162,22 @@ class Hierarchy(layers.Layer):
             else own
         )
 
-    def split(self, flat: Any) -> list[Any]:
-        """(B, d...) -> each level's (B, d_i), bottom first."""
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Split (B, d) into the levels (B, d_i), bottom first."""
         ends = list(itertools.accumulate(self.sizes))
         return [flat[:, end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
 
-    def joined(self, parts: list[Any], like: Any) -> Any:
-        """Levels side by side; (B, 0) without any."""
-        return ops.concatenate(parts, axis=-1) if parts else like[:, :0]
+    def concatenated(self, parts: list[Tensor], batch_like: Tensor) -> Tensor:
+        """Concatenate levels to (B, d). Without a level: (B, 0), with the batch size of
+        `batch_like`."""
+        return ops.concatenate(parts, axis=-1) if parts else batch_like[:, :0]
 
 
 def top_down(
     config: ModelConfig, above: Shape, below: Shape, units: int, level: int
 ) -> keras.Model:
-    """The deterministic layers from z above to the prior of the level below: flat code -> mean, log_variance, flat."""
+    """The layers from z of the level above to the prior of the level below: flat code -> mean and
+    log_variance, flat."""
     z = keras.Input((flat_size(above),), name="above")
     if len(below) == 1:
         hidden = layers.Dense(units, use_bias=False, name=f"down_dense_{level}")(z)

@@ -16,7 +16,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import ModelConfig
 from .distributions import Gaussian, clip_log_variance
 from .encoders import Features
-from .slots import ENCODERS, listed
+from .slots import ENCODERS, quoted_list
 from .tensors import Tensor
 
 
@@ -32,7 +32,7 @@ def feature_map(
 ) -> list[Gaussian]:
     """Maps: the same linear map at each position (Petersen 2018, 4.1)."""
     if any(layer.map is None for layer in features):
-        others = listed((name for name, row in ENCODERS.items() if row.positions), "or")
+        others = quoted_list((name for name, row in ENCODERS.items() if row.positions), "or")
         raise ConfigError(
             f"model.latent 'map' needs positions, encoder {config.encoder!r} has none; use {others}"
         )

@@ -1,10 +1,10 @@
-"""What does not make sense together, and why: the rules between the slots of a configuration."""
+"""Combinations of settings that do not work, each with the reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import keras
 
@@ -12,88 +12,110 @@ from kvae.serving.errors import ConfigError
 
 from .configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from .objectives import TARGETED
-from .slots import ENCODERS, EXPANDERS, HEADS, PRIORS, SLOTS, listed, readers
+from .slots import (
+    ENCODERS,
+    EXPANDERS,
+    HEADS,
+    PRIORS,
+    SLOTS,
+    Encoder,
+    Expander,
+    choices_by_setting,
+    quoted_list,
+)
 
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
-    """Refuse what does not fit together, with the reason. Slots refuse shapes they cannot work with when they are built."""
+    """Raise `ConfigError` for settings of model and objective that do not work together. Shapes are
+    checked when the slots are built."""
     if keras.config.floatx() != "float32":
         raise ConfigError(
-            f"floatx of Keras is {keras.config.floatx()!r} (keras.json, or set_floatx), and a TextVAE keeps weights and sums "
-            f"in float32: call keras.config.set_floatx('float32') before it is made"
+            f"floatx of Keras is {keras.config.floatx()!r} (keras.json, or set_floatx), but a "
+            "TextVAE keeps weights and sums in float32: call keras.config.set_floatx('float32') "
+            "before you build it"
         )
     policy = keras.config.dtype_policy().name
     precisions = get_args(get_type_hints(TrainingConfig)["precision"])
     if policy not in precisions:
         raise ConfigError(
-            f"the dtype policy of Keras is {policy!r}: weights must be float32, or small updates are lost; use one of "
-            f"{', '.join(precisions)}"
+            f"the dtype policy of Keras is {policy!r}: weights must be float32, or small updates "
+            f"are lost; use one of {', '.join(precisions)}"
         )
     if policy == "mixed_float16" and objective.encoder_updates:
         raise ConfigError(
-            "objective.encoder_updates with precision 'mixed_float16': the loss scale of Keras belongs to updates of all "
-            "weights; use 'mixed_bfloat16'"
+            "objective.encoder_updates with precision 'mixed_float16': the loss scale of Keras "
+            "belongs to updates of all weights; use 'mixed_bfloat16'"
         )
     for name in ("length", "vocabulary_size"):
         if not getattr(model, name):
             raise ConfigError(
-                f"model.{name} is not set; give a number, or let `kvae train` choose it from the corpus"
+                f"model.{name} is not set; give a number, or let `kvae train` choose it from the "
+                "corpus"
             )
-    for broken, reason in misfits(model, objective):
-        if broken:
+    for violated, reason in misfits(model, objective):
+        if violated:
             raise ConfigError(reason)
-    for part, name, read_by, is_read in partners(model, objective):
+    for part, name, readers, is_read in dependent_settings(model, objective):
         default = next(item.default for item in fields(type(part)) if item.name == name)
         if not is_read and getattr(part, name) != default:
             section = "model" if part is model else "objective"
             raise ConfigError(
-                f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs to {read_by}; leave it out"
+                f"{section}.{name} is {getattr(part, name)!r}, but nothing reads it: it belongs "
+                f"to {readers}; leave it out"
             )
 
 
 def check_training(config: Config) -> None:
-    """Refuse ways of training that do not fit the model, the loss or the texts."""
+    """Raise `ConfigError` for training settings that do not work with the model, the loss or the
+    texts."""
     model, objective, training = config.model, config.objective, config.training
-    refused = [
+    rules = [
         (
             bool(keras.config.max_epochs() or keras.config.max_steps_per_epoch()),
-            "KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set, which ends every training of Keras early, and a run would "
-            "be written as finished: unset it, and shorten the run with --epochs or --steps",
+            "KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set: Keras would stop early and "
+            "the run would be stored as finished; unset it, and shorten the run with --epochs or "
+            "--steps",
         ),
         (
             training.length_buckets and not model.any_length,
-            "training.length_buckets cuts batches, but weights or numbers of this model depend on T: use it with an encoder "
-            f"{with_any_length(ENCODERS)} in one direction, a dense latent and expander {with_any_length(EXPANDERS)}, or set "
-            "it to false",
+            "training.length_buckets trims batches, but weights or outputs of this model depend "
+            f"on T: use it with an encoder {any_length_choices(ENCODERS)} in one direction, a "
+            f"dense latent and expander {any_length_choices(EXPANDERS)}, or set it to false",
         ),
         (
             training.length_buckets and objective.count_padding,
-            "training.length_buckets cuts the padding that objective.count_padding learns; set one of them to false",
+            "training.length_buckets trims the padding that objective.count_padding trains on; "
+            "set one of them to false",
         ),
         (
             training.length_buckets and config.data.mode != "lines",
-            f"training.length_buckets: the texts of data.mode {config.data.mode!r} all have T positions; set it to false",
+            f"training.length_buckets: the texts of data.mode {config.data.mode!r} all have T "
+            "positions; set it to false",
         ),
         (
             training.start_from is not None and objective.warm_start_steps > 0,
-            "training.start_from gives weights to a decoder that objective.warm_start_steps draws anew; set one of them only",
+            "training.start_from loads weights into a decoder that objective.warm_start_steps "
+            "reinitialises; set only one of them",
         ),
     ]
-    for broken, reason in refused:
-        if broken:
+    for violated, reason in rules:
+        if violated:
             raise ConfigError(reason)
 
 
-def with_any_length(table: Mapping[str, Any]) -> str:
-    """The choices of a slot that read any number of positions, in words."""
-    return listed((name for name, row in table.items() if row.any_length), "or")
+def any_length_choices(table: Mapping[str, Encoder] | Mapping[str, Expander]) -> str:
+    """The names of a slot's choices that take any length, for a sentence."""
+    return quoted_list((name for name, row in table.items() if row.any_length), "or")
 
 
-def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, str, str, bool]]:
-    """Settings that only some choices read: whose they are, their names, what reads them, and whether that is chosen."""
-    free = objective.penalty.startswith("free_bits")
+def dependent_settings(
+    model: ModelConfig, objective: ObjectiveConfig
+) -> list[tuple[ModelConfig | ObjectiveConfig, str, str, bool]]:
+    """Settings that only some choices read: (section, name, what reads it, whether the
+    configuration reads it)."""
+    free_bits = objective.penalty.startswith("free_bits")
     return [
-        *slot_partners(model),
+        *slot_settings(model),
         (
             model,
             "posterior_scale",
@@ -103,30 +125,30 @@ def partners(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[Any, 
         (objective, "alpha_decay_steps", "an auxiliary loss, objective.alpha", objective.alpha > 0),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
         (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
-        (objective, "free_bits", "the free-bits penalties", free),
-        (objective, "free_bits_over", "the free-bits penalties", free),
+        (objective, "free_bits", "the free-bits penalties", free_bits),
+        (objective, "free_bits_over", "the free-bits penalties", free_bits),
         (objective, "cycles", "schedule 'cyclical'", objective.schedule == "cyclical"),
         (objective, "classifier_weight", "a model with attributes", bool(model.attributes)),
     ]
 
 
-def slot_partners(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, bool]]:
-    """The same of the settings that the rows of `kvae.slots` name."""
+def slot_settings(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, bool]]:
+    """The same for the settings that the rows of `kvae.slots` name."""
     for slot, table in SLOTS.items():
         row = table[getattr(model, slot)]
-        for setting, names in readers(slot).items():
-            read_by = f"the {slot}{'s' if len(names) > 1 else ''} {listed(names)}"
-            yield model, setting, read_by, setting in (*row.reads, *row.ignores)
+        for setting, names in choices_by_setting(slot).items():
+            readers = f"the {slot}{'s' if len(names) > 1 else ''} {quoted_list(names)}"
+            yield model, setting, readers, setting in (*row.reads, *row.ignores)
 
 
 def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
-    """What does not make sense, and why."""
+    """All rules on model and objective: (whether it is violated, error message)."""
     without_code = [] if model.has_code else misfits_without_code(model, objective)
     return [*without_code, *misfits_of_slots(model), *misfits_of_objective(model, objective)]
 
 
 def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
-    """What a language model cannot have."""
+    """Rules on a language model, which has no latent code."""
     return [
         (
             len(model.latent_size) > 1,
@@ -134,28 +156,33 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
         ),
         (
             not EXPANDERS[model.expander].repeats,
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander to 'repeat'",
+            "model.latent is 'none': without a code there is nothing to expand; set "
+            "model.expander to 'repeat'",
         ),
         (
             model.expander_base > 0,
-            "model.latent is 'none': without a code there is nothing to expand; set model.expander_base to 0",
+            "model.latent is 'none': without a code there is nothing to expand; set "
+            "model.expander_base to 0",
         ),
         (
             not HEADS[model.head].history or model.auxiliary,
-            "model.latent is 'none': without history nothing is left to predict from; use another head, and set "
-            "model.auxiliary to false",
+            "model.latent is 'none': without history there is nothing to predict from; use "
+            "another head, and set model.auxiliary to false",
         ),
         (
             objective.input_dropout >= 1.0,
-            "objective.input_dropout is 1: a language model without history has nothing left to predict from; lower it",
+            "objective.input_dropout is 1: a language model without history has nothing to "
+            "predict from; lower it",
         ),
         (
             not PRIORS[model.prior].standard_normal or model.posterior != "free",
-            "model.latent is 'none': prior and posterior have nothing to act on; set them to 'standard' and 'free'",
+            "model.latent is 'none': without a code there is no prior or posterior; set them to "
+            "'standard' and 'free'",
         ),
         (
             objective.penalty != "annealed",
-            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; use 'annealed'",
+            f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; "
+            "use 'annealed'",
         ),
         (
             objective.warm_start_steps > 0,
@@ -173,50 +200,54 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
 
 
 def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
-    """What does not fit in the model itself."""
+    """Rules on the settings of the model."""
     levels, depth = len(model.latent_size), len(model.encoder_units)
     no_encoder, no_history = not ENCODERS[model.encoder].reads_text, not HEADS[model.head].history
     return [
         (
             no_encoder if model.has_code else not (no_encoder or model.attributes),
-            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language model has neither "
-            "(an encoder that only classifies attributes may stay), a VAE needs both",
+            f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language "
+            "model has neither (an encoder that only classifies attributes may stay), a VAE "
+            "needs both",
         ),
         (
             no_history and model.auxiliary,
-            f"model.auxiliary is true with head {model.head!r}: the head itself predicts from the features alone; set it to "
-            "false",
+            f"model.auxiliary is true with head {model.head!r}: the head itself predicts from the "
+            "features alone; set it to false",
         ),
         (
             bool(model.attributes) and no_encoder,
-            f"model.attributes needs an encoder, which tells the attribute of a text; model.encoder is {model.encoder!r}",
+            "model.attributes needs an encoder, which classifies the attribute of a text; "
+            f"model.encoder is {model.encoder!r}",
         ),
         (
             len(model.attributes) == 1,
-            "model.attributes has one value: a label that never differs; give at least two",
+            "model.attributes has one value, so the label is constant; give at least two",
         ),
         (
             1 < levels > depth,
-            f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, model.encoder_units has {depth}",
+            f"a ladder of {levels} levels (model.latent_size) needs as many encoder layers, "
+            f"model.encoder_units has {depth}",
         ),
         (
             levels > 1 and model.posterior != "free",
-            "model.posterior 'batch_normalized' bounds the KL of one level, a ladder merges its evidence: use 'free'",
+            "model.posterior 'batch_normalized' works with one level, model.latent_size has "
+            "several: use 'free'",
         ),
         (
             (model.tied_embeddings or model.head_dropout > 0) and not model.head_embedding,
-            "model.tied_embeddings and model.head_dropout act on the vectors of previous symbols that a recurrent head reads; "
-            "give model.head_embedding a size",
+            "model.tied_embeddings and model.head_dropout act on the embeddings of previous "
+            "tokens; set model.head_embedding above 0",
         ),
         (
             model.head_reads == "state"
             and (model.has_map or not EXPANDERS[model.expander].repeats),
-            "model.head_reads 'state' sees the features of the first position alone, which needs a dense latent and expander "
-            "'repeat'; use 'steps' or 'both'",
+            "model.head_reads 'state' reads only the features of the first position and needs a "
+            "dense latent and expander 'repeat'; use 'steps' or 'both'",
         ),
         (
             model.posterior == "batch_normalized" and model.posterior_scale == 0,
-            "model.posterior_scale is 0: means that never differ tell nothing; give a number above 0",
+            "model.posterior_scale is 0: all posterior means would be equal; give a number above 0",
         ),
         (
             len(set(model.attributes)) < len(model.attributes),
@@ -226,25 +257,28 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
 
 
 def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
-    """What an objective cannot ask of the model, or of itself."""
+    """Rules on the settings of the objective, alone and with the model."""
     prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
     several_levels = len(model.latent_size) > 1
-    per_dimension = (
+    free_bits_per_dimension = (
         objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
     )
     return [
         (
             objective.alpha > 0 and not model.auxiliary,
-            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 or auxiliary to true",
+            f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 "
+            "or auxiliary to true",
         ),
         (
-            per_dimension and not prior.kl_of_dimensions,
-            f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each dimension; use 'total'",
+            free_bits_per_dimension and not prior.kl_of_dimensions,
+            f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each "
+            "dimension; use 'total'",
         ),
         (
             objective.mmd > 0
             and (not prior.standard_normal or several_levels or not model.has_code),
-            "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' prior; set it to 0",
+            "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' "
+            "prior; set it to 0",
         ),
         (
             objective.penalty in TARGETED
@@ -253,24 +287,29 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
                 or objective.ramp_start > 0
                 or objective.warm_start_steps > 0
             ),
-            f"objective.penalty {objective.penalty!r}: the ramp raises the KL target, and a target that waits at 0 empties the "
-            "code; set ramp_start and warm_start_steps to 0 and ramp_after_convergence to false",
+            f"objective.penalty {objective.penalty!r}: the ramp raises the KL target, and a "
+            "target that stays at 0 collapses the code; set ramp_start and warm_start_steps to 0 "
+            "and ramp_after_convergence to false",
         ),
         (
             objective.ramp_after_convergence and objective.schedule == "constant",
-            "objective.ramp_after_convergence: schedule 'constant' has no ramp to hold back; use another",
+            "objective.ramp_after_convergence: schedule 'constant' has no ramp to hold back; use "
+            "another",
         ),
         (
             objective.semi_supervised and objective.penalty in ("constrained", "free_bits"),
-            f"objective.semi_supervised: penalty {objective.penalty!r} takes the mean over the batch, in which texts stand "
-            "with labels they do not have; use 'annealed', 'constrained_per_example' or 'free_bits_mask'",
+            f"objective.semi_supervised: penalty {objective.penalty!r} averages over the batch, "
+            "which includes texts with every possible label; use 'annealed', "
+            "'constrained_per_example' or 'free_bits_mask'",
         ),
         (
             objective.input_dropout > 0 and no_history,
-            f"objective.input_dropout hides previous symbols, which head {model.head!r} never sees; set it to 0",
+            f"objective.input_dropout hides previous tokens, which head {model.head!r} does not "
+            "read; set it to 0",
         ),
         (
             objective.semi_supervised and not model.attributes,
-            "objective.semi_supervised needs model.attributes; name the labels with data.labels (--labels FILE)",
+            "objective.semi_supervised needs model.attributes; name the labels with data.labels "
+            "(--labels FILE)",
         ),
     ]

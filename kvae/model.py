@@ -28,7 +28,7 @@ from .objectives import (
     marginal_terms,
     ramp_at,
 )
-from .parts import Parts, named_kls
+from .parts import Parts, kl_names
 from .replicas import is_split, mean_over_shards, repeated_batch, text_weights
 from .steps import backend_steps
 from .tensors import Tensor
@@ -96,7 +96,7 @@ class TextVAE(keras.Model):
         self.ramp_start = self.counter("ramp_start", start)
         self.ramp_steps = self.counter("ramp_steps", objective.ramp_steps)
         self.encoder_updates = self.counter("encoder_updates", objective.encoder_updates)
-        names = ["loss", "reconstruction", "kl", *named_kls(outputs)]
+        names = ["loss", "reconstruction", "kl", *kl_names(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
         names += ["mmd"] if objective.mmd else []
         names += (

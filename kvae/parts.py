@@ -1,4 +1,5 @@
-"""The slots of a configuration, filled: the objects that training, evaluation, decoding and export all share."""
+"""The parts of a model: one object for each slot of a configuration, shared by training,
+evaluation, decoding and export."""
 
 from __future__ import annotations
 
@@ -19,24 +20,25 @@ from .encoders import Features
 from .hierarchy import Hierarchy, Level
 from .latents import joined_map
 from .priors import flat_size
+from .tensors import Tensor
 
-CERTAIN = -30.0
-"""Log variance of the attribute's columns in a code: they are read off the text, not drawn."""
+ATTRIBUTE_LOG_VARIANCE = -30.0
+"""Log variance of the attribute's columns in a code, which are classified and not sampled."""
 
 
 class Parts:
-    """New layers, with weights drawn anew, for a configuration.
+    """The layers of a configuration, with newly initialised weights.
 
-        reader       tokens (B, T) -> symbols (B, T, E) and `last` (B,)
-        encoder      symbols, last -> features
-        posterior    features, one-hot attribute -> mean, log_variance (B, d): what the text says about each level
-        classifier   the top feature's summary (B, n) -> logits of the attribute (B, K), where there is one
-        hierarchy    evidence and noise -> z and KL; noise -> z
-        expander     code (B, d + K) -> features (B, T, C)
-        head         features, previous -> logits; see `kvae.heads`
-        auxiliary    features -> logits that no history helps, or None
+        reader      tokens (B, T) -> symbols (B, T, E) and `last` (B,)
+        encoder     symbols, last -> features
+        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each level
+        classifier  summary of the top layer (B, n) -> logits of the attribute (B, K), or None
+        hierarchy   evidence and noise -> z and KL; noise -> z
+        expander    code (B, d + K) -> features (B, T, C)
+        head        features, previous -> logits; see `kvae.heads`
+        auxiliary   features -> logits without history, or None
 
-    A *code* is what leaves the model: z (B, d) and, where there is an attribute, its one-hot value (B, K).
+    A *code* is z (B, d) and, if the model has an attribute, its one-hot value (B, K).
     """
 
     def __init__(self, model: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -49,8 +51,10 @@ class Parts:
         )
         last = keras.Input((), dtype="int32", name="last")
         features = encoders.LAYERS[model.encoder].up(model, symbols, last)
-        self.encoder: Any = (
-            keras.Model([symbols, last], flattened(features), name="encoder") if features else None
+        self.encoder: keras.Model | None = (
+            keras.Model([symbols, last], flatten_features(features), name="encoder")
+            if features
+            else None
         )
         self.has_maps = bool(features) and features[0].map is not None
         self.posterior, shapes = self.build_posterior(features[-len(model.latent_size) :])
@@ -67,7 +71,7 @@ class Parts:
         self.expander = keras.Model(
             code, expanders.LAYERS[model.expander](model, self.rows(code)), name="expander"
         )
-        self.cut: Any = Cut(name="cut") if model.any_length else None
+        self.cut: TrimToTokens | None = TrimToTokens(name="cut") if model.any_length else None
         self.head = heads.LAYERS[model.head](model, objective)
         self.auxiliary = (
             layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
@@ -76,18 +80,19 @@ class Parts:
     def build_posterior(
         self, features: Sequence[Features]
     ) -> tuple[keras.Model | None, list[tuple[int, ...]]]:
-        """The model of the evidence, and the shapes of the levels."""
+        """The model from features to the evidence, and the shapes of the levels, bottom first."""
         if not features or not self.config.has_code:
             return None, []
         if len(features) < len(self.config.latent_size):
             raise ConfigError(
-                f"model.latent_size has {len(self.config.latent_size)} levels, encoder {self.config.encoder!r} has features of "
-                f"{len(features)} layers; give as many sizes, or let it return Features for each of model.encoder_units"
+                f"model.latent_size has {len(self.config.latent_size)} levels, encoder "
+                f"{self.config.encoder!r} has features of {len(features)} layers; give as many "
+                "sizes, or let it return Features for each of model.encoder_units"
             )
-        inputs = [keras.Input(part.shape[1:]) for part in flattened(features)]
+        inputs = [keras.Input(part.shape[1:]) for part in flatten_features(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
         levels = latents.LAYERS[self.config.latent](
-            self.config, grouped(inputs, self.has_maps), attribute
+            self.config, group_features(inputs, self.has_maps), attribute
         )
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
@@ -103,38 +108,43 @@ class Parts:
             inputs + ([attribute] if self.attributes else []), statistics, name="posterior"
         ), shapes
 
-    def rows(self, code: Any) -> Any:
-        """What the expander reads of a code: the bottom level as rows (B, T', c), the attribute in each."""
+    def rows(self, code: Tensor) -> Tensor:
+        """The input of the expander: the bottom level of a code as rows (B, T', c), with the
+        attribute in each row."""
         attribute = code[:, self.hierarchy.size :] if self.attributes else None
         if not self.hierarchy.shapes:
-            return ops.expand_dims(
-                ops.pad(code, [[0, 0], [0, 1]]), 1
-            )  # a zero where a language model has nothing
+            # A language model has no code: one column of zeros in its place.
+            return ops.expand_dims(ops.pad(code, [[0, 0], [0, 1]]), 1)
         shape = self.hierarchy.shapes[0]
         bottom = code[:, : flat_size(shape)]
         rows = layers.Reshape(shape)(bottom) if len(shape) == 2 else ops.expand_dims(bottom, 1)
         return joined_map(rows, attribute)
 
     def features_of(
-        self, symbols: Any, last: Any, *, training: bool | None = None
+        self, symbols: Tensor, last: Tensor, *, training: bool | None = None
     ) -> list[Features]:
-        """What the encoder knows of symbols (B, T, E), bottom first."""
-        found = self.encoder([symbols, last], training=training) if self.encoder else []
-        return grouped(
-            keras.tree.flatten(found), self.has_maps
-        )  # of a single output Keras makes no list
+        """The features of symbols (B, T, E) in each layer of the encoder, bottom first."""
+        tensors = self.encoder([symbols, last], training=training) if self.encoder else []
+        # Keras returns a single output as a tensor, not as a list.
+        return group_features(keras.tree.flatten(tensors), self.has_maps)
 
     def evidence(
-        self, features: list[Features], attribute: Any, like: Any, training: bool | None = None
-    ) -> dict[str, Any]:
-        """What features and a one-hot attribute say about the code: mean, log_variance (B, d)."""
+        self,
+        features: list[Features],
+        attribute: Tensor | None,
+        batch_like: Tensor,
+        training: bool | None = None,
+    ) -> dict[str, Tensor]:
+        """The evidence of features and a one-hot attribute (B, K): mean, log_variance (B, d)."""
         if self.posterior is None:
-            return {"mean": like[:, :0], "log_variance": like[:, :0]}
-        used = flattened(features[-len(self.config.latent_size) :])
-        return self.posterior([*used, attribute] if self.attributes else used, training=training)
+            return {"mean": batch_like[:, :0], "log_variance": batch_like[:, :0]}
+        used = flatten_features(features[-len(self.config.latent_size) :])
+        inputs = [*used, attribute] if self.attributes else used
+        statistics: dict[str, Tensor] = self.posterior(inputs, training=training)
+        return statistics
 
-    def pseudo_posterior(self, symbols: Any) -> Gaussian:
-        """q(z|u) of the top level for soft texts (K, T, E), their attribute left open."""
+    def pseudo_posterior(self, symbols: Tensor) -> Gaussian:
+        """q(z|u) of the top level for soft texts (K, T, E), with an attribute of zeros."""
         last = ops.full((symbols.shape[0],), self.config.length - 1, dtype="int32")
         attribute = ops.zeros((symbols.shape[0], self.attributes))
         features = self.features_of(symbols, last, training=False)
@@ -143,16 +153,20 @@ class Parts:
             *(self.hierarchy.split(statistics[name])[-1] for name in ("mean", "log_variance"))
         )
 
-    def classify(self, features: list[Features]) -> Any:
-        """Logits of q(attribute | text), (B, K)."""
+    def classify(self, features: list[Features]) -> Tensor:
+        """Logits of q(attribute | text), (B, K) float32."""
         return ops.cast(self.classifier(features[-1].summary), "float32")
 
     def outputs(
-        self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None
-    ) -> dict[str, Any]:
-        """The model's named tensors for tokens (B, T), standard normal noise (B, noise_size) and attributes (B,), -1 where
-        the classifier is to say."""
-        outputs, code = self.inferred(tokens, noise, attribute, training)
+        self,
+        tokens: Tensor,
+        noise: Tensor,
+        attribute: Tensor | None = None,
+        training: bool | None = None,
+    ) -> dict[str, Tensor]:
+        """The outputs of the model for tokens (B, T), standard normal noise (B, noise_size) and
+        attributes (B,). Where the attribute is -1, the classifier chooses."""
+        outputs, code = self.infer(tokens, noise, attribute, training)
         expanded = self.expander(code, training=training)
         expanded = expanded if self.cut is None else self.cut(expanded, tokens)
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
@@ -160,10 +174,15 @@ class Parts:
             outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
         return outputs
 
-    def inferred(
-        self, tokens: Any, noise: Any, attribute: Any = None, training: bool | None = None
-    ) -> tuple[dict[str, Any], Any]:
-        """The half of `outputs` that comes before the decoder, and the code (B, code_size) that the decoder reads."""
+    def infer(
+        self,
+        tokens: Tensor,
+        noise: Tensor,
+        attribute: Tensor | None = None,
+        training: bool | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The outputs that do not need the decoder, and the code (B, code_size) that the decoder
+        reads."""
         features = self.features_of(*self.reader(tokens), training=training)
         outputs, value = {}, None
         if self.attributes:
@@ -176,27 +195,32 @@ class Parts:
         code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
         return outputs, code
 
-    def encode(self, tokens: Any, attribute: Any = None) -> dict[str, Any]:
-        """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the mean above it."""
+    def encode(self, tokens: Tensor, attribute: Tensor | None = None) -> dict[str, Tensor]:
+        """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the
+        mean of the level above."""
         levels, value = self.levels(tokens, attribute)
-        extra = [] if value is None else [(value, CERTAIN * ops.ones_like(value))]
+        extra = [] if value is None else [(value, ATTRIBUTE_LOG_VARIANCE * ops.ones_like(value))]
         parts = [(level.posterior.mean, level.posterior.log_variance) for level in levels] + extra
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         return {
-            name: self.hierarchy.joined([part[place] for part in parts], noise)
+            name: self.hierarchy.concatenated([part[place] for part in parts], noise)
             for place, name in enumerate(("mean", "log_variance"))
         }
 
-    def levels(self, tokens: Any, attribute: Any = None) -> tuple[list[Level], Any]:
-        """The levels of the code without noise, bottom first, and the attribute (B, K) or None."""
+    def levels(
+        self, tokens: Tensor, attribute: Tensor | None = None
+    ) -> tuple[list[Level], Tensor | None]:
+        """The levels of the code with zero noise, bottom first, and the one-hot attribute (B, K) or
+        None."""
         features = self.features_of(*self.reader(tokens), training=False)
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         value = self.one_hot(attribute, self.classify(features)) if self.attributes else None
         evidence = self.evidence(features, value, noise, training=False)
         return self.hierarchy.infer(evidence["mean"], evidence["log_variance"], noise), value
 
-    def codes(self, noise: Any) -> Any:
-        """Standard normal noise (B, noise_size) as codes of the prior (B, code_size); all attributes are equally likely."""
+    def codes(self, noise: Tensor) -> Tensor:
+        """Codes of the prior (B, code_size) from standard normal noise (B, noise_size), attributes
+        uniformly distributed."""
         z = self.hierarchy.sample(noise)
         if not self.attributes:
             return z
@@ -204,19 +228,19 @@ class Parts:
         value = ops.minimum(ops.cast(uniform * self.attributes, "int32"), self.attributes - 1)
         return ops.concatenate([z, ops.one_hot(value, self.attributes)], axis=-1)
 
-    def one_hot(self, attribute: Any, logits: Any) -> Any:
-        """Attributes (B,) as (B, K), the classifier's likeliest where they are absent or -1."""
-        likeliest = ops.cast(
-            ops.top_k(logits, 1)[1][:, 0], "int32"
-        )  # argmax has no ONNX form on TensorFlow
+    def one_hot(self, attribute: Tensor | None, logits: Tensor) -> Tensor:
+        """One-hot attributes (B, K) of attributes (B,). Where they are None or -1, the argmax of
+        the classifier's logits."""
+        # ops.argmax cannot be converted to ONNX from TensorFlow.
+        argmax = ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")
         if attribute is None:
-            return ops.one_hot(likeliest, self.attributes)
+            return ops.one_hot(argmax, self.attributes)
         attribute = ops.cast(attribute, "int32")
-        return ops.one_hot(ops.where(attribute >= 0, attribute, likeliest), self.attributes)
+        return ops.one_hot(ops.where(attribute >= 0, attribute, argmax), self.attributes)
 
     @property
-    def inference(self) -> list[Any]:
-        """The parts that learn q(z|x); the others learn p(x, z)."""
+    def inference(self) -> list[keras.Layer]:
+        """The parts of q(z|x)."""
         return [
             part
             for part in (self.reader, self.encoder, self.posterior, self.classifier)
@@ -224,7 +248,7 @@ class Parts:
         ]
 
     @property
-    def generative(self) -> list[Any]:
+    def generative(self) -> list[keras.Layer]:
         """The parts of p(x, z)."""
         return [
             part
@@ -234,7 +258,8 @@ class Parts:
 
 
 class Reader(Part):
-    """Tokens (B, T) as symbols (B, T, E), one-hot or learned vectors, and the position of the last counted one (B,)."""
+    """Tokens (B, T) to symbols (B, T, E), one-hot vectors or embeddings, and the position (B,) of
+    the last token before the padding."""
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -242,12 +267,12 @@ class Reader(Part):
         size = config.encoder_embedding
         self.embedding = layers.Embedding(self.symbols, size, name="embedding") if size else None
 
-    def build(self, tokens_shape: Any) -> None:
+    def build(self, tokens_shape: tuple[int | None, ...]) -> None:
         if self.embedding is not None:
             self.embedding.build(tokens_shape)
         self.built = True
 
-    def call(self, tokens: Any) -> tuple[Any, Any]:
+    def call(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         last = ops.sum(ops.cast(ops.not_equal(tokens, PAD), "int32"), axis=-1) - 1
         symbols = (
             ops.one_hot(tokens, self.symbols) if self.embedding is None else self.embedding(tokens)
@@ -255,34 +280,36 @@ class Reader(Part):
         return symbols, ops.maximum(last, 0)
 
 
-class Cut(layers.Layer):
-    """Features (B, T, C) at the positions of tokens (B, t), which may be fewer: (B, t, C)."""
+class TrimToTokens(layers.Layer):
+    """Trim features (B, T, C) to the positions of tokens (B, t): (B, t, C)."""
 
-    def call(self, features: Any, tokens: Any) -> Any:
+    def call(self, features: Tensor, tokens: Tensor) -> Tensor:
         return features[:, : ops.shape(tokens)[1]]
 
-    def compute_output_shape(self, features_shape: Any, tokens_shape: Any) -> Any:
+    def compute_output_shape(
+        self, features_shape: tuple[int | None, ...], tokens_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return (features_shape[0], tokens_shape[1], features_shape[2])
 
 
-def flattened(features: Sequence[Features]) -> list[Any]:
-    """All tensors of features, in order."""
+def flatten_features(features: Sequence[Features]) -> list[Tensor]:
+    """The tensors of several features as one list."""
     return [part for layer in features for part in layer if part is not None]
 
 
-def grouped(tensors: Sequence[Any], has_maps: bool) -> list[Features]:
-    """What `flattened` made of features, as features again."""
+def group_features(tensors: Sequence[Tensor], has_maps: bool) -> list[Features]:
+    """The inverse of `flatten_features`."""
     size = 2 if has_maps else 1
     return [Features(*tensors[i : i + size]) for i in range(0, len(tensors), size)]
 
 
-def shifted(tokens: Any) -> Any:
-    """`previous` (B, T): the tokens one position later, behind START."""
+def shifted(tokens: Tensor) -> Tensor:
+    """Previous tokens (B, T): START, then the tokens without the last."""
     return ops.pad(tokens[:, :-1], [[0, 0], [1, 0]], constant_values=START)
 
 
-def named_kls(outputs: Mapping[str, Any]) -> list[str]:
-    """`kl_level_0`, ... bottom first."""
+def kl_names(outputs: Mapping[str, Tensor]) -> list[str]:
+    """The names `kl_level_0`, ... in the outputs of a model, bottom first."""
     return sorted(
         (name for name in outputs if name.startswith("kl_level_")),
         key=lambda name: int(name.rsplit("_", 1)[1]),

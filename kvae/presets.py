@@ -1,7 +1,7 @@
-"""Presets: whole configurations as data, each naming the table or figure it comes from.
+"""Presets: complete configurations as data, each with the table or figure that it comes from.
 
-The published settings are the papers', wherever they say; every one has a `-small` variant of our own (`small`), which trains
-in minutes on two cores and counts its KL in full.
+Published presets use the settings of the paper where the paper gives them. Each has a `-small`
+variant of our own (`small`), which trains in minutes on two cores and gives the KL its full weight.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from kvae.serving.errors import ConfigError
 from .configuration import Config, DataConfig, ModelConfig, ObjectiveConfig, TrainingConfig, nearest
 
 NAMES = (48, 42)
-"""T and V of `unicode-names`, which presets without a published corpus are counted at."""
+"""T and V of `unicode-names`: the sizes at which presets without a published corpus are counted."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A configuration with a sentence about it and its source."""
+    """A configuration with its description and its source."""
 
     description: str
     source: str
     config: Config
     shape: tuple[int, int] = NAMES
-    """T and V that `kvae.preset_parameters` counts at; a corpus decides its own."""
+    """T and V for the parameter counts of `kvae.preset_parameters`. In training the corpus sets
+    them."""
     published_nats: float | None = None
-    """What the source reports in our unit, nats per sequence: its reconstruction per position times T, and its KL."""
+    """The result of the source in nats per sequence: its reconstruction per position times T, plus
+    its KL."""
 
 
-def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
+def with_changes(config: Config, **sections: Mapping[str, Any]) -> Config:
     """A copy with some fields of some sections replaced."""
     return replace(
         config,
@@ -45,7 +47,7 @@ LSTM_DECODER: dict[str, Any] = {
     "head": "lstm",
     "auxiliary": False,
 }
-"""A recurrent decoder that reads the code itself."""
+"""Settings of a recurrent decoder that reads the code directly."""
 
 NO_LATENT: dict[str, Any] = {**LSTM_DECODER, "encoder": "none", "latent": "none"}
 
@@ -63,13 +65,16 @@ HYBRID = Config(
         epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"
     ),
 )
-CNN = changed(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
-ATTRIBUTE = changed(HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")})
-SEMI_SUPERVISED = changed(
+CNN = with_changes(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
+ATTRIBUTE = with_changes(
+    HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")}
+)
+SEMI_SUPERVISED = with_changes(
     ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1}
 )
 
-# Semeniuta et al. 2017, Penn Treebank as characters: 50 symbols, an "epoch" is 1,000 batches of 64 random windows.
+# Semeniuta et al. 2017, Penn Treebank in characters: 50 different ones. An epoch is 1,000 batches
+# of 64 random windows.
 PTB = (60, 54)
 HYBRID_PTB = Config(
     model=ModelConfig(
@@ -90,7 +95,7 @@ HYBRID_PTB = Config(
     ),
     data=DataConfig(mode="windows"),
 )
-BYTENET_PTB = changed(
+BYTENET_PTB = with_changes(
     HYBRID_PTB,
     model={
         "head": "bytenet",
@@ -99,12 +104,12 @@ BYTENET_PTB = changed(
         "head_layer_normalization": False,
     },
 )
-CNN_PTB = changed(
+CNN_PTB = with_changes(
     HYBRID_PTB,
     model={"head": "none", "auxiliary": False},
     objective={"alpha": 0.0, "ramp_start": 10_000},
 )
-LSTM_PTB = changed(
+LSTM_PTB = with_changes(
     HYBRID_PTB,
     model={
         **LSTM_DECODER,
@@ -115,12 +120,12 @@ LSTM_PTB = changed(
     },
     objective={"alpha": 0.0, "ramp_start": 10_000, "input_dropout": 0.2},
 )
-LANGUAGE_MODEL_PTB = changed(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
+LANGUAGE_MODEL_PTB = with_changes(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
 
-# Semeniuta et al. 2017, tweets as bytes: 256 of them and three marks.
+# Semeniuta et al. 2017, tweets in bytes: 256 bytes and three special ids.
 TWEETS = (128, 259)
 HYBRID_TWEETS = replace(
-    changed(
+    with_changes(
         HYBRID_PTB,
         model={
             "length": 128,
@@ -135,7 +140,7 @@ HYBRID_TWEETS = replace(
     ),
     data=DataConfig(),
 )
-LSTM_TWEETS = changed(
+LSTM_TWEETS = with_changes(
     HYBRID_TWEETS,
     model={
         **LSTM_DECODER,
@@ -145,15 +150,16 @@ LSTM_TWEETS = changed(
     },
     objective={"alpha": 0.0, "input_dropout": 0.2},
 )
-LANGUAGE_MODEL_TWEETS = changed(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
+LANGUAGE_MODEL_TWEETS = with_changes(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
 
-# Petersen 2018. Toy: 50 epochs of 5,000 sine waves; Twitter: 20 epochs of 3,000 batches, tweets below 32 characters.
+# Petersen 2018. Toy: 50 epochs of 5,000 sine waves. Twitter: 20 epochs of 3,000 batches of tweets
+# with fewer than 32 characters.
 TOY = (16, 14)
 TWITTER = (32, 86)
 
 
 def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
-    """A row of Petersen 2018, table 1."""
+    """The configuration of a row of Petersen 2018, table 1."""
     return Config(
         model=ModelConfig(
             **{
@@ -182,8 +188,8 @@ def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
 
 
 def twitter(config: Config, **model: Any) -> Config:
-    """The same system as a row of Petersen 2018, table 2."""
-    return changed(
+    """The configuration of the same system in Petersen 2018, table 2."""
+    return with_changes(
         config,
         model={"length": 32, **model},
         objective={"ramp_steps": 60_000},
@@ -246,14 +252,15 @@ KL_TARGET = Config(
         learning_rate_schedule="constant",
     ),
 )
-KL_TARGET_GRU = changed(KL_TARGET, model={"encoder": "gru", "head": "gru"})
-KL_TARGET_GATED = changed(
+KL_TARGET_GRU = with_changes(KL_TARGET, model={"encoder": "gru", "head": "gru"})
+KL_TARGET_GATED = with_changes(
     KL_TARGET,
     model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"},
 )
 
-# Penn Treebank in words, a sentence a text (Bowman et al. 2016, section 4): shared vectors (Press and Wolf 2017) and dropout
-# (Zaremba et al. 2014) make the language model a strong one, and the VAE is meant to begin with its weights.
+# Penn Treebank in words, one sentence per text (Bowman et al. 2016, section 4). Tied embeddings
+# (Press and Wolf 2017) and dropout (Zaremba et al. 2014) give a strong language model; the VAE
+# starts from its weights.
 PTB_WORD = (84, 10_003)
 LANGUAGE_MODEL_PTB_WORD = Config(
     model=ModelConfig(
@@ -275,7 +282,7 @@ LANGUAGE_MODEL_PTB_WORD = Config(
     ),
     data=DataConfig(source="ptb-word"),
 )
-LSTM_PTB_WORD = changed(
+LSTM_PTB_WORD = with_changes(
     LANGUAGE_MODEL_PTB_WORD,
     model={
         **LSTM_DECODER,
@@ -334,13 +341,13 @@ PUBLISHED: dict[str, Preset] = {
     "historyless-lstm-ptb": Preset(
         "an LSTM autoencoder that sees no history, beta 0",
         f"{S17}, fig. 3",
-        changed(LSTM_PTB, objective={"beta_max": 0.0, "input_dropout": 1.0}),
+        with_changes(LSTM_PTB, objective={"beta_max": 0.0, "input_dropout": 1.0}),
         shape=PTB,
     ),
     "historyless-cnn-ptb": Preset(
         "the convolutional autoencoder, beta 0",
         f"{S17}, fig. 3",
-        changed(CNN_PTB, objective={"beta_max": 0.0}),
+        with_changes(CNN_PTB, objective={"beta_max": 0.0}),
         shape=PTB,
     ),
     "cnn-ptb": Preset("deconvolutions alone", f"{S17}, fig. 2a", CNN_PTB, shape=PTB),
@@ -401,13 +408,22 @@ PUBLISHED: dict[str, Preset] = {
         "a ladder with recurrent layers", f"{P18}, 7.2", LADDER_RNN, shape=TOY
     ),
     "rnn-mixture-toy": Preset(
-        "a learned mixture as prior", f"{P18}, 7.3", changed(RNN_DENSE, model=MIXTURE), shape=TOY
+        "a learned mixture as prior",
+        f"{P18}, 7.3",
+        with_changes(RNN_DENSE, model=MIXTURE),
+        shape=TOY,
     ),
     "cnn-mixture-toy": Preset(
-        "a learned mixture as prior", f"{P18}, 7.3", changed(CNN_DENSE, model=MIXTURE), shape=TOY
+        "a learned mixture as prior",
+        f"{P18}, 7.3",
+        with_changes(CNN_DENSE, model=MIXTURE),
+        shape=TOY,
     ),
     "hybrid-mixture-toy": Preset(
-        "a learned mixture as prior", f"{P18}, 7.3", changed(HYBRID_DENSE, model=MIXTURE), shape=TOY
+        "a learned mixture as prior",
+        f"{P18}, 7.3",
+        with_changes(HYBRID_DENSE, model=MIXTURE),
+        shape=TOY,
     ),
     "hybrid-dense-twitter": Preset(
         "deconvolutions and an LSTM",
@@ -487,23 +503,24 @@ CAPS = {
     "head_units": 128,
     "head_embedding": 64,
 }
-"""Widths of a small model at most."""
+"""Maximum widths of a small model."""
 
 
 def small(item: Preset) -> Preset:
-    """The same system in small: widths capped, at most three layers a side where there is no ladder, layer normalisation in
-    every head that has a place for it, beta up to 1, about 250,000 texts."""
+    """The small variant of a preset: capped widths, at most three layers each in encoder and
+    expander (ladders keep the depth of the encoder), layer normalisation in the head, beta up to 1
+    and 2,000 steps of 128 texts."""
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
     capped: dict[str, Any] = {
-        name: narrowed(getattr(model, name), limit) for name, limit in CAPS.items()
+        name: capped_width(getattr(model, name), limit) for name, limit in CAPS.items()
     }
     capped["encoder_units"], capped["expander_filters"] = (
         capped["encoder_units"][depth],
         capped["expander_filters"][-3:],
     )
     objective = item.config.objective
-    config = changed(
+    config = with_changes(
         item.config,
         model={
             **capped,
@@ -535,8 +552,8 @@ def small(item: Preset) -> Preset:
     return Preset(f"{item.description.split(';')[0]}; small", item.source, config, shape)
 
 
-def narrowed(width: Any, limit: int) -> Any:
-    """A width, or each of several, at most `limit`."""
+def capped_width(width: int | tuple[int, ...], limit: int) -> int | tuple[int, ...]:
+    """A width, or each of several widths, limited to `limit`."""
     return (
         tuple(min(each, limit) for each in width) if isinstance(width, tuple) else min(width, limit)
     )
@@ -550,7 +567,8 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def preset(name: str) -> Config:
-    """The configuration of a preset; raises `ConfigError` with the nearest name for one that does not exist."""
+    """The configuration of a preset. Raises `ConfigError` with the nearest name if there is no such
+    preset."""
     if name not in PRESETS:
         raise ConfigError(f"no preset is called {name!r}{nearest(name, PRESETS)}")
     return PRESETS[name].config

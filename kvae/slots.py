@@ -1,7 +1,8 @@
-"""What each choice of a slot can do, as data that is known without Keras.
+"""Properties of each choice of a slot, as data that needs no Keras.
 
-The rows of a table are the choices that a configuration has for the slot. The layers of a choice stand under the same name
-in `LAYERS` of the slot's module: `kvae.encoders`, `kvae.latents`, `kvae.priors`, `kvae.expanders`, `kvae.heads`.
+The rows of a table are the choices that a configuration has for the slot. `LAYERS` in the module of
+the slot has the layers of a choice under the same name: `kvae.encoders`, `kvae.latents`,
+`kvae.priors`, `kvae.expanders`, `kvae.heads`.
 """
 
 from __future__ import annotations
@@ -12,41 +13,46 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """What the choices of every slot have."""
+    """Properties that the choices of every slot have."""
 
     reads: tuple[str, ...] = ()
-    """Settings of the model that it reads. One that some other choice reads must stay at its default."""
+    """Settings of `ModelConfig` that it reads. A setting that only other choices read must keep its
+    default."""
     ignores: tuple[str, ...] = ()
-    """Settings that it does not read and that may be given nevertheless: sizes that stay when another choice is tried."""
+    """Settings that it does not read but accepts, so that sizes can stay when you try another
+    choice."""
 
 
 @dataclass(frozen=True)
 class Encoder(Slot):
-    """A text as features, a layer for each of `encoder_units`."""
+    """Encoder: text to features, one layer for each of `encoder_units`."""
 
     reads: tuple[str, ...] = ("encoder_units", "encoder_embedding")
     reads_text: bool = True
-    """Whether there are any features."""
+    """Whether it reads the text and has features; False for a language model."""
     positions: bool = False
-    """Whether features have a row for each position, as latent `map` needs them, or are a vector alone."""
+    """Whether features have one row per position (latent `map` needs this). Otherwise they are one
+    vector."""
     stride: int = 1
-    """How many positions of the layer below become one; `length` must be a multiple of it for each layer."""
+    """Stride of each layer. `length` must be a multiple of stride ** layers."""
     any_length: bool = False
-    """True if trimming trailing padding changes no feature, of a recurrence in one direction."""
+    """True if trimming trailing padding changes no feature (for recurrent layers: in one
+    direction)."""
 
 
 @dataclass(frozen=True)
 class Latent(Slot):
-    """What the features say about the code."""
+    """Latent: features to the posterior of the latent code."""
 
     has_code: bool = True
     positions: bool = False
-    """Whether a level of the code is a vector for each position of its features, or one vector."""
+    """Whether a level of the code has one vector per position of its features. Otherwise it is one
+    vector."""
 
 
 @dataclass(frozen=True)
 class Prior(Slot):
-    """The distribution of the top level."""
+    """Prior: the distribution of the top level."""
 
     standard_normal: bool = False
     kl_of_dimensions: bool = False
@@ -55,24 +61,26 @@ class Prior(Slot):
 
 @dataclass(frozen=True)
 class Expander(Slot):
-    """The code as a row of features for each position."""
+    """Expander: latent code to one row of features per position."""
 
     repeats: bool = False
-    """Whether a vector becomes the same row at every position."""
+    """Whether every position gets the same row."""
     stride: int = 1
-    """By how much each of `expander_filters` multiplies the positions; `length` must be a multiple of it for each."""
+    """Factor by which each of `expander_filters` multiplies the positions. `length` must be a
+    multiple of stride ** layers."""
     any_length: bool = False
-    """Whether no weight and no row depends on T."""
+    """True if no weight and no row depends on T."""
 
 
 @dataclass(frozen=True)
 class Head(Slot):
-    """Features and previous symbols as logits."""
+    """Head: features and previous tokens to logits."""
 
     history: bool = True
-    """Whether it reads previous symbols."""
+    """Whether it reads previous tokens."""
     bounded_state: bool = False
-    """Whether the numbers of its first state lie between -1 and 1, which export in eight bits makes use of."""
+    """Whether the values of its first state lie in [-1, 1]; int8 export then uses a fixed scale for
+    it."""
 
 
 RECURRENT_ENCODER = Encoder(
@@ -132,19 +140,19 @@ SLOTS: dict[str, Mapping[str, Slot]] = {
     "expander": EXPANDERS,
     "head": HEADS,
 }
-"""Each slot's setting in `ModelConfig`, with its choices."""
+"""The slots: name of the setting in `ModelConfig` -> its choices."""
 
 
-def readers(slot: str) -> dict[str, list[str]]:
-    """The settings that some choices of a slot read, each with those choices."""
-    found: dict[str, list[str]] = {}
+def choices_by_setting(slot: str) -> dict[str, list[str]]:
+    """The settings that choices of a slot read: setting -> names of those choices."""
+    choices: dict[str, list[str]] = {}
     for name, row in SLOTS[slot].items():
         for setting in row.reads:
-            found.setdefault(setting, []).append(name)
-    return found
+            choices.setdefault(setting, []).append(name)
+    return choices
 
 
-def listed(names: Iterable[str], joint: str = "and") -> str:
-    """Names in quotes as a sentence has them: 'a', 'b' and 'c'."""
+def quoted_list(names: Iterable[str], conjunction: str = "and") -> str:
+    """Join names for a sentence: 'a', 'b' and 'c'."""
     quoted = [repr(name) for name in names]
-    return f" {joint} ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))
+    return f" {conjunction} ".join(filter(None, [", ".join(quoted[:-1]), *quoted[-1:]]))

@@ -15,9 +15,9 @@ from onnx import TensorProto
 from kvae.configuration import Config
 from kvae.export import bundle as bundle_module
 from kvae.export.bundle import write_bundle
-from kvae.export.convert import converted
+from kvae.export.convert import to_onnx
 from kvae.export.graphs import bundle_graphs
-from kvae.export.parity import compare, same_choices
+from kvae.export.parity import compare, greedy_rows_agree
 from kvae.runs import load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS, read_bundle
@@ -175,9 +175,9 @@ def test_rows_that_part_at_a_tie_agree_and_others_do_not() -> None:
     logits, gaps = np.zeros((3, 4)), np.zeros(3)
     logits[1, 2] = 1e-5
     logits[1, 3] = 1.0
-    assert same_choices(np.array([0, 1, 1]), np.array([0, 1, 1]), logits, gaps)
-    assert same_choices(np.array([0, 1, 1]), np.array([0, 2, 0]), logits, gaps)
-    assert not same_choices(np.array([0, 1, 1]), np.array([0, 3, 1]), logits, gaps)
+    assert greedy_rows_agree(np.array([0, 1, 1]), np.array([0, 1, 1]), logits, gaps)
+    assert greedy_rows_agree(np.array([0, 1, 1]), np.array([0, 2, 0]), logits, gaps)
+    assert not greedy_rows_agree(np.array([0, 1, 1]), np.array([0, 3, 1]), logits, gaps)
 
 
 def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
@@ -193,7 +193,7 @@ def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
 def test_operations_that_onnx_lacks_are_refused_although_tf2onnx_writes_them() -> None:
     spec = [tf.TensorSpec((None, 3), tf.float32, "x")]
     with pytest.raises(CheckFailed):
-        converted(
+        to_onnx(
             lambda x: x + tf.random.normal(tf.shape(x), seed=1) + tf.math.erf(tf.math.lgamma(x)),
             spec,
             ["y"],

@@ -10,7 +10,8 @@ from scipy import special, stats
 
 from kvae.decoding import MASKED_LOGIT, decode, logit_mask
 from kvae.export.choices import choose
-from kvae.export.graphs import CHOICES, Shared, bundle_graphs, sampler_graph
+from kvae.export.converted_parts import SharedParts
+from kvae.export.graphs import CHOICES, bundle_graphs, sampler_graph
 from kvae.export.nodes import Nodes, tensor
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 
@@ -59,13 +60,13 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def sample(model: Any) -> Any:
-    return runner(sampler_graph(Shared.of(model)))
+    return runner(sampler_graph(SharedParts.of(model)))
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_greedy_text_is_keras_greedy_text_for_the_same_codes(head: str) -> None:
     model = small_model(**HEADS[head])
-    ids, lengths, _ = runner(sampler_graph(Shared.of(model)))()
+    ids, lengths, _ = runner(sampler_graph(SharedParts.of(model)))()
     expected = np.array(decode(model, CODES, min_length=0))
     np.testing.assert_array_equal(np.pad(ids, ((0, 0), (0, 16 - ids.shape[1]))), expected)
     np.testing.assert_array_equal(lengths, ((expected != PAD) & (expected != END)).sum(axis=1))
@@ -224,7 +225,7 @@ def test_other_seeds_and_other_rows_draw_other_texts(sample: Any) -> None:
 def test_decoding_stops_when_every_row_has_ended(model: Any) -> None:
     biased = small_model()
     biased.head.classify.bias.assign(np.array([0, 0, 50.0, 0, 0, 0, 0, 0, 0], np.float32))
-    ids, lengths, _ = runner(sampler_graph(Shared.of(biased)))()
+    ids, lengths, _ = runner(sampler_graph(SharedParts.of(biased)))()
     assert ids.shape == (60, 1)
     assert (lengths == 0).all()
 
@@ -236,7 +237,7 @@ def test_max_length_bounds_the_text(sample: Any) -> None:
 def test_special_symbols_are_never_written() -> None:
     model = small_model()
     model.head.classify.bias.assign(np.array([9.0, 9.0, 0.0, 9.0, 0, 0, 0, 0, 0], np.float32))
-    run = runner(sampler_graph(Shared.of(model)))
+    run = runner(sampler_graph(SharedParts.of(model)))
     for choices in ({}, {"temperature": 1.0}, {"temperature": 50.0, "top_k": 9}):
         ids, lengths, _ = run(**choices)
         written = np.arange(ids.shape[1])[None, :] < lengths[:, None]

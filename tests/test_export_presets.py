@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvae.configuration import Config
-from kvae.misfits import partners
+from kvae.misfits import dependent_settings
 from kvae.presets import PRESETS, SMALL, narrowed
 
 from .conftest import SYLLABLES
@@ -50,7 +50,11 @@ def cut(name: str, data: Path, labels: Path) -> Config:
     """A preset with narrow layers, for two steps on a file."""
     item = PRESETS[name]
     model = item.config.model
-    unread = {name for _, name, _, is_read in partners(model, item.config.objective) if not is_read}
+    unread = {
+        name
+        for _, name, _, is_read in dependent_settings(model, item.config.objective)
+        if not is_read
+    }
     widths = {
         key: narrowed(getattr(model, key), most)
         for key, most in WIDTHS.items()

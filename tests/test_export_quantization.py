@@ -16,9 +16,16 @@ from onnx import TensorProto, numpy_helper
 from kvae.configuration import Config
 from kvae.export import quantization
 from kvae.export.bundle import write_bundle
-from kvae.export.graphs import HIDDEN, bundle_graphs
+from kvae.export.graphs import HIDDEN_STATE, bundle_graphs
 from kvae.export.nodes import Nodes, tensor
-from kvae.export.quantization import WEIGHT_LEVELS, agreement, nested, product, quantized, rounded
+from kvae.export.quantization import (
+    WEIGHT_LEVELS,
+    integer_matmul,
+    measure_agreement,
+    nested,
+    quantize,
+    quantize_weights,
+)
 from kvae.serving import Sampler
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import OPERATIONS
@@ -47,7 +54,7 @@ def graphs(model: Any) -> dict[str, onnx.ModelProto]:
 def wide() -> Iterator[None]:
     """What counts as wide in models that a test can afford."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WIDE", "WIDE_AT_ONCE"):
+        for name in ("WIDE_IN_STEP", "WIDE_IN_SEQUENCE"):
             patch.setattr(quantization, name, quantization.SMALLEST)
         yield
 
@@ -55,16 +62,17 @@ def wide() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def small(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
     return {
-        name: quantized(graph, symbols=9, within_one={HIDDEN}) for name, graph in graphs.items()
+        name: quantize(graph, symbols=9, unit_range={HIDDEN_STATE})
+        for name, graph in graphs.items()
     }
 
 
 def test_narrow_products_stay_in_float32(
     graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WIDE", "WIDE_AT_ONCE"):
+    for name in ("WIDE_IN_STEP", "WIDE_IN_SEQUENCE"):
         monkeypatch.setattr(quantization, name, 2**19)
-    sampler = quantized(graphs["sampler"], symbols=9)
+    sampler = quantize(graphs["sampler"], symbols=9)
     assert "QuantizeLinear" not in contents_of(sampler.SerializeToString()).operations
     assert sampler.ByteSize() < 0.75 * graphs["sampler"].ByteSize()
 
@@ -151,7 +159,7 @@ def test_a_row_is_the_same_alone_and_in_any_batch(small: dict[str, onnx.ModelPro
 def test_scores_hardly_change(
     graphs: dict[str, onnx.ModelProto], small: dict[str, onnx.ModelProto]
 ) -> None:
-    record = agreement(graphs, small, random_tokens(200))
+    record = measure_agreement(graphs, small, random_tokens(200))
     assert record["texts"] == 200
     assert record["likeliest_symbols_unchanged"] > 0.95
     assert record["bound"] == pytest.approx(record["bound_in_float32"], rel=0.01)
@@ -165,10 +173,10 @@ def test_a_product_is_that_of_the_rounded_numbers_exactly() -> None:
         :, None
     ].astype(np.float32)
     g = Nodes()
-    g.named(product(g, "x", matrix), "y")
+    g.named(integer_matmul(g, "x", matrix), "y")
     model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
     (found,) = run(model, x=inputs)
-    whole, scales = rounded(matrix, axis=0)
+    whole, scales = quantize_weights(matrix, axis=0)
     assert np.abs(whole).max() == WEIGHT_LEVELS
     largest = np.abs(inputs).max(axis=1, keepdims=True) / 127
     expected = (
@@ -186,22 +194,22 @@ def test_a_product_of_numbers_within_one_has_one_scale() -> None:
     inputs = generator.uniform(-1, 1, size=(7, 300)).astype(np.float32)
     inputs[0], inputs[1] = 1.0, -1.0
     g = Nodes()
-    g.named(product(g, "x", matrix, within_one=True), "y")
+    g.named(integer_matmul(g, "x", matrix, unit_range=True), "y")
     model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
     (found,) = run(model, x=inputs)
-    whole, scales = rounded(matrix, axis=0)
+    whole, scales = quantize_weights(matrix, axis=0)
     expected = (np.round(inputs * 127).astype(np.int64) @ whole.astype(np.int64)) / 127 * scales
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
     g = Nodes()
-    g.named(product(g, "x", np.ones((8, 3), np.float32)), "y")
+    g.named(integer_matmul(g, "x", np.ones((8, 3), np.float32)), "y")
     model = g.model("test", [tensor("x", "float", "n", 8)], [tensor("y", "float", "n", 3)])
     np.testing.assert_array_equal(run(model, x=np.zeros((2, 8), np.float32))[0], 0.0)
 
 
 def test_rounding_is_within_half_a_level() -> None:
     weights = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
-    whole, scales = rounded(weights, axis=0, levels=127)
+    whole, scales = quantize_weights(weights, axis=0, levels=127)
     assert np.abs(whole * scales - weights).max() <= scales.max() / 2 + 1e-7

@@ -117,7 +117,7 @@ def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
         assert go.wait(300)
         raise CheckFailed("not the model")
 
-    monkeypatch.setattr(saved_model, "archive_of", slow)
+    monkeypatch.setattr(saved_model, "build_archive", slow)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(write_saved_model, model, tmp_path / "names" / "1")
         assert exporting.wait(300)

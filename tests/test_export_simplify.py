@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tf2onnx
 
-from kvae.export.graphs import Shared
+from kvae.export.converted_parts import SharedParts
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.simplify import hoisted, simplified
 
@@ -29,7 +29,7 @@ def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbo
     model = small_model(**VARIANTS[variant])
     for weight in model.trainable_weights:
         weight.assign(weight + 0.1 * keras.random.normal(weight.shape))
-    count = Counter(node.op_type for node in Shared.of(model).step.graph.node)
+    count = Counter(node.op_type for node in SharedParts.of(model).step.graph.node)
     assert count["LayerNormalization"] == sum(
         weight.path.endswith("/gamma") for weight in model.head.weights
     )

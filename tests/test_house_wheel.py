@@ -161,7 +161,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
     folder = tmp_path_factory.mktemp("bundles")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WIDE", "WIDE_AT_ONCE"):
+        for name in ("WIDE_IN_STEP", "WIDE_IN_SEQUENCE"):
             patch.setattr(
                 quantization, name, quantization.SMALLEST
             )  # products in eight bits in a model this small

@@ -100,14 +100,14 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "independent positions without a code": (
         {**NO_LATENT, "head": "none"},
         {},
-        "nothing is left to predict from",
+        "nothing to predict from",
     ),
     "a language model without history": (
         NO_LATENT,
         {"input_dropout": 1.0},
-        "nothing left to predict from",
+        "nothing to predict from",
     ),
-    "a prior without a code": ({**NO_LATENT, "prior": "mixture"}, {}, "nothing to act on"),
+    "a prior without a code": ({**NO_LATENT, "prior": "mixture"}, {}, "no prior or posterior"),
     "a KL target without a code": (NO_LATENT, {"penalty": "constrained"}, "there is no KL"),
     "an encoder ahead without an encoder": (
         NO_LATENT,
@@ -119,7 +119,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "needs an encoder",
     ),
-    "one attribute": ({"attributes": ("a",)}, {}, "a label that never differs"),
+    "one attribute": ({"attributes": ("a",)}, {}, "the label is constant"),
     "more levels than layers": ({"latent_size": (4, 3, 2)}, {}, "needs as many encoder layers"),
     "a ladder of normalised means": (
         {"latent_size": (4, 3), "posterior": "batch_normalized"},
@@ -146,42 +146,42 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a target that waits": (
         {},
         {"penalty": "constrained", "ramp_after_convergence": True},
-        "empties the code",
+        "collapses the code",
     ),
     "a target that waits for a step": (
         {},
         {"penalty": "constrained", "ramp_start": 5},
-        "empties the code",
+        "collapses the code",
     ),
     "a target behind a warm start": (
         {},
         {"penalty": "constrained", "warm_start_steps": 5},
-        "empties the code",
+        "collapses the code",
     ),
     "a batch mean over guessed labels": (
         {"attributes": ("a", "b")},
         {"semi_supervised": True, "penalty": "constrained"},
-        "labels they do not have",
+        "every possible label",
     ),
     "a map read at one position": (
         {"latent": "map", "expander": "repeat", "head_reads": "state"},
         {},
-        "the first position alone",
+        "only the features of the first position",
     ),
     "dropout of what is not read": (
         {"head": "none", "auxiliary": False},
         {"input_dropout": 0.5},
-        "never sees",
+        "does not read",
     ),
     "the same label twice": ({"attributes": ("a", "a")}, {}, "must differ from each other"),
     "means without spread": (
         {"posterior": "batch_normalized", "posterior_scale": 0.0},
         {},
-        "tell nothing",
+        "would be equal",
     ),
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
-    "tied without vectors": ({"tied_embeddings": True}, {}, "give model.head_embedding a size"),
-    "dropout without vectors": ({"head_dropout": 0.5}, {}, "give model.head_embedding a size"),
+    "tied without vectors": ({"tied_embeddings": True}, {}, "set model.head_embedding above 0"),
+    "dropout without vectors": ({"head_dropout": 0.5}, {}, "set model.head_embedding above 0"),
     "a chain of one position": ({"prior": "autoregressive"}, {}, "at least three positions"),
     "a ladder that does not halve": (
         {"length": 18, "latent": "map", "latent_size": (4, 3), "expander": "repeat"},

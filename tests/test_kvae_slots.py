@@ -20,7 +20,7 @@ from kvae.misfits import check_training
 from kvae.model import TextVAE
 from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
-from kvae.slots import ENCODERS, EXPANDERS, HEADS, SLOTS, Encoder, listed
+from kvae.slots import ENCODERS, EXPANDERS, HEADS, SLOTS, Encoder, quoted_list
 
 from .conftest import COMPILED, numbers, random_tokens, small_config, small_model
 
@@ -119,9 +119,9 @@ def test_what_rows_read_are_settings_of_the_model() -> None:
 
 
 def test_names_are_listed_as_a_sentence_has_them() -> None:
-    assert listed(["a", "b", "c"]) == "'a', 'b' and 'c'"
-    assert listed(["a", "b"], "or") == "'a' or 'b'"
-    assert listed(["a"]) == "'a'"
+    assert quoted_list(["a", "b", "c"]) == "'a', 'b' and 'c'"
+    assert quoted_list(["a", "b"], "or") == "'a' or 'b'"
+    assert quoted_list(["a"]) == "'a'"
 
 
 def names_of_choices(tree: ast.AST) -> list[str]:
@@ -288,10 +288,10 @@ def test_export_names_an_operation_of_the_author_and_the_layer_that_uses_it() ->
 def test_export_names_an_operation_that_onnx_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
-    from kvae.export.convert import converted
+    from kvae.export.convert import to_onnx
 
     with pytest.raises(
         CheckFailed,
         match=r"ONNX has no such operations: BesselI0 \(.*BesselI0\); write those layers with",
     ):
-        converted(tf.math.bessel_i0, [tf.TensorSpec((None, 3), tf.float32, "x")], ["y"])
+        to_onnx(tf.math.bessel_i0, [tf.TensorSpec((None, 3), tf.float32, "x")], ["y"])

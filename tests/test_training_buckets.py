@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an encoder that reads backwards": ({"model.encoder_bidirectional": True}, "depend on T"),
     "a map": ({"model.latent": "map"}, "depend on T"),
     "deconvolutions": ({"model.expander": "deconv", "model.expander_base": 8}, "depend on T"),
-    "padding that is learned": ({"objective.count_padding": True}, "cuts the padding"),
+    "padding that is learned": ({"objective.count_padding": True}, "trims the padding"),
     "windows": ({"data.mode": "windows"}, "all have T positions"),
 }
 

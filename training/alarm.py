@@ -1,4 +1,5 @@
-"""The collapse alarm: it says when the code is unused and what usually helps, and it can stop the run."""
+"""The collapse alarm: warns if the latent code is unused, suggests remedies, and can stop the
+run."""
 
 from __future__ import annotations
 
@@ -16,19 +17,21 @@ from kvae.serving.errors import ConfigError
 from kvae.slots import EXPANDERS, HEADS
 
 NEAR_ZERO = 0.1
-"""Nats below which KL and mutual information count as nothing."""
+"""KL and mutual information below this, in nats, count as zero."""
 
-NUMBERS = ("val_kl", "val_active_units", "val_mutual_information")
-"""What the alarm reads from the logs of an epoch."""
+LATENT_METRICS = ("val_kl", "val_active_units", "val_mutual_information")
+"""The metrics that the alarm reads from the logs of an epoch."""
 
 
 class CollapseAlarm(keras.callbacks.Callback):
-    """Says when the code is unused: KL and mutual information near 0 and no active unit, in `patience` evaluations in a row
-    after the ramp has reached its height. Says so again when as many evaluations in a row found it in use.
+    """Warn if the latent code is unused in `patience` successive evaluations after the end of the
+    ramp: KL and mutual information near 0 and no active unit. Report recovery after as many
+    evaluations with a code in use.
 
-    `say` and `note` get the sentences, for the terminal and for TensorBoard. With `stop` the run ends there. Each epoch's
-    logs get `val_collapsed`, 0 or 1. It stands behind `LatentReport` in the list of callbacks. A model without a code, or one
-    whose code costs nothing, is left in peace.
+    `say` and `note` receive the message, for the terminal and for TensorBoard. With `stop` the
+    warning also ends the run. The logs of each epoch get `val_collapsed`, 0 or 1. Put the callback
+    after `LatentReport`, otherwise it raises `ConfigError`. It does nothing for a model without a
+    code or with `beta_max` 0.
     """
 
     def __init__(
@@ -43,39 +46,44 @@ class CollapseAlarm(keras.callbacks.Callback):
         self.collapsed, self.evaluations = False, 0
 
     def state(self) -> dict[str, int]:
-        """What a resumed run needs: whether the alarm is on, and how many evaluations in a row spoke against that."""
+        """The state for a resumed run: whether the alarm is on, and the number of successive
+        evaluations that contradict it."""
         return {"collapsed": int(self.collapsed), "evaluations": self.evaluations}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Go on from what `state` gave."""
+        """Restore a state that `state` returned."""
         self.collapsed, self.evaluations = bool(state["collapsed"]), int(state["evaluations"])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model = self.model
-        if not watched(model):
+        if not is_monitored(model):
             return
         logs = {} if logs is None else logs
-        if any(name not in logs for name in NUMBERS):
+        if any(name not in logs for name in LATENT_METRICS):
             raise ConfigError(
-                "CollapseAlarm needs a LatentReport before it in the list of callbacks, of texts that are not all the same"
+                "CollapseAlarm needs a LatentReport before it in the list of callbacks, on texts "
+                "that are not all the same"
             )
-        otherwise = ramp_is_over(model) and unused(logs) != self.collapsed
-        self.evaluations = self.evaluations + 1 if otherwise else 0
+        contradicts = ramp_is_over(model) and code_is_unused(logs) != self.collapsed
+        self.evaluations = self.evaluations + 1 if contradicts else 0
         if self.evaluations == self.patience:
             self.collapsed, self.evaluations = not self.collapsed, 0
-            self.tell(self.sentences(model, logs))
+            self.report(self.sentences(model, logs))
             if self.stop and self.collapsed:
                 model.stop_training = True
         logs["val_collapsed"] = int(self.collapsed)
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         self.say(text)
         self.note(text)
 
     def sentences(self, model: TextVAE, logs: Mapping[str, Any]) -> str:
-        """The news, with the numbers of the last evaluation."""
-        kl, active, information = (logs[name] for name in NUMBERS)
-        numbers = f"KL {kl:.4f} nats, {int(active)} active units, mutual information {max(information, 0.0):.4f} nats"
+        """The message of the alarm, with the metrics of the last evaluation."""
+        kl, active, information = (logs[name] for name in LATENT_METRICS)
+        numbers = (
+            f"KL {kl:.4f} nats, {int(active)} active units, "
+            f"mutual information {max(information, 0.0):.4f} nats"
+        )
         when = f"step {as_int(model.training_steps):,}, {self.patience} evaluations in a row"
         if not self.collapsed:
             return f"the code is in use again ({when}): {numbers}"
@@ -89,21 +97,24 @@ class CollapseAlarm(keras.callbacks.Callback):
         return "\n".join(
             [
                 f"the code is unused ({when}, the ramp at its height): {numbers}",
-                f"the decoder has become a language model that ignores z; {ending}; what usually helps, one at a time:",
+                f"the decoder has become a language model that ignores z; {ending}; what usually "
+                "helps, one at a time:",
                 *helps,
             ]
         )
 
 
-def watched(model: TextVAE) -> bool:
-    """Whether the model has a code that is meant to be used and a price on it."""
+def is_monitored(model: TextVAE) -> bool:
+    """Whether collapse is possible and unwanted: the model has a code, beta_max > 0, and the KL
+    target is not near 0."""
     objective = model.objective_config
-    asked_to_be_empty = objective.penalty in TARGETED and objective.kl_target < NEAR_ZERO
-    return bool(model.hierarchy.shapes) and objective.beta_max > 0 and not asked_to_be_empty
+    targets_zero_kl = objective.penalty in TARGETED and objective.kl_target < NEAR_ZERO
+    return bool(model.hierarchy.shapes) and objective.beta_max > 0 and not targets_zero_kl
 
 
 def ramp_is_over(model: TextVAE) -> bool:
-    """Whether the ramp has reached its height for good; a cyclical one with its last cycle, a constant one at its start."""
+    """Whether the ramp has ended: a cyclical ramp with its last cycle, a constant one at its
+    start."""
     objective = model.objective_config
     rise = 0 if objective.schedule == "constant" else as_int(model.ramp_steps)
     return (
@@ -111,14 +122,15 @@ def ramp_is_over(model: TextVAE) -> bool:
     )
 
 
-def unused(logs: Mapping[str, Any]) -> bool:
-    """Whether held-out texts leave no trace in the code; numbers that are none (NaN) say nothing."""
-    kl, active, information = (logs[name] for name in NUMBERS)
+def code_is_unused(logs: Mapping[str, Any]) -> bool:
+    """Whether KL, mutual information and active units of held-out texts are all near 0; False if
+    one is NaN."""
+    kl, active, information = (logs[name] for name in LATENT_METRICS)
     return bool(kl < NEAR_ZERO and active == 0 and information < NEAR_ZERO)
 
 
 def flags(settings: Mapping[str, Any]) -> str:
-    """Settings as they are written on the command line."""
+    """Settings as `--set` options of the command line."""
     values = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in settings.items()
@@ -127,12 +139,13 @@ def flags(settings: Mapping[str, Any]) -> str:
 
 
 def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[str, Any], str]]:
-    """Settings that usually wake a code up and are not on yet, each with its reason; every one fits the configuration."""
+    """Settings that usually cure collapse and are not yet in use, each with a reason. Each is valid
+    for the configuration."""
     history, annealed = HEADS[model.head].history, objective.penalty == "annealed"
-    found: list[tuple[bool, dict[str, Any], str]] = [
+    candidates: list[tuple[bool, dict[str, Any], str]] = [
         (
             history and not model.auxiliary,
-            {**varying(model), "model.auxiliary": True, "objective.alpha": 0.2},
+            {**deconvolution_settings(model), "model.auxiliary": True, "objective.alpha": 0.2},
             "the code alone has to predict the text too",
         ),
         (
@@ -152,11 +165,11 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
         ),
         (
             objective.penalty not in TARGETED,
-            longer_ramp(objective),
+            longer_ramp_settings(objective),
             "the code has more time to become useful before it costs",
         ),
-        (annealed, free_bits(objective), "the first 5 nats of KL cost nothing"),
-        (annealed, target(objective), "the KL is held at 10 nats"),
+        (annealed, free_bits_settings(objective), "the first 5 nats of KL cost nothing"),
+        (annealed, kl_target_settings(objective), "the KL is held at 10 nats"),
         (
             objective.penalty.startswith("free_bits"),
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
@@ -168,17 +181,17 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
             "the encoder gets five updates for each of the decoder until it has caught up",
         ),
     ]
-    return [(settings, why) for applies, settings, why in found if applies]
+    return [(settings, why) for applies, settings, why in candidates if applies]
 
 
-def longer_ramp(objective: ObjectiveConfig) -> dict[str, Any]:
-    """A ramp of twice the steps; of a constant schedule, which has none, one of 1,000 at least."""
+def longer_ramp_settings(objective: ObjectiveConfig) -> dict[str, Any]:
+    """A ramp of twice the steps, at least 1,000. A constant schedule becomes linear."""
     ramp = {"objective.schedule": "linear"} if objective.schedule == "constant" else {}
     return {**ramp, "objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
 
 
-def free_bits(objective: ObjectiveConfig) -> dict[str, Any]:
-    """Five nats of the KL for nothing."""
+def free_bits_settings(objective: ObjectiveConfig) -> dict[str, Any]:
+    """Free bits: the first five nats of the KL cost nothing."""
     return {
         "objective.penalty": "free_bits_mask" if objective.semi_supervised else "free_bits",
         "objective.free_bits_over": "total",
@@ -186,8 +199,8 @@ def free_bits(objective: ObjectiveConfig) -> dict[str, Any]:
     }
 
 
-def target(objective: ObjectiveConfig) -> dict[str, Any]:
-    """A KL of ten nats, without what would hold the ramp of the target back."""
+def kl_target_settings(objective: ObjectiveConfig) -> dict[str, Any]:
+    """A KL target of ten nats, without settings that delay the ramp of the target."""
     return {
         "objective.penalty": "constrained_per_example"
         if objective.semi_supervised
@@ -202,8 +215,9 @@ def target(objective: ObjectiveConfig) -> dict[str, Any]:
     }
 
 
-def varying(model: ModelConfig) -> dict[str, Any]:
-    """What lets the features of a repeated code differ from position to position, where the length allows it."""
+def deconvolution_settings(model: ModelConfig) -> dict[str, Any]:
+    """Deconvolutions in place of a repeated code, so that features differ between positions; empty
+    if they do not fit."""
     expander = next(name for name, row in EXPANDERS.items() if not row.repeats)
     if not EXPANDERS[model.expander].repeats or model.has_map or not model.has_code:
         return {}

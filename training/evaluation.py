@@ -172,7 +172,7 @@ def compiled_terms(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
             {"tokens": tokens, "attribute": attribute} if attributes else tokens, outputs
         )
         levels, _ = model.parts.levels(tokens, attribute)
-        shift = model.hierarchy.joined([level.shift for level in levels], noise)
+        shift = model.hierarchy.concatenated([level.shift for level in levels], noise)
         latent = {
             name: outputs[name]
             for name in (*POSTERIOR, "log_ratio", "kl_per_dimension")

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api as hyperparameters
 
 from kvae.configuration import Config, dotted_value
 from kvae.decoding import Chooser, decode, greedy
-from kvae.misfits import partners
+from kvae.misfits import dependent_settings
 from kvae.model import TextVAE, as_int
 from kvae.objectives import beta_at, warm_start_over
 from kvae.serving.alphabet import Alphabet, one_line
@@ -358,7 +358,9 @@ def trial_name(folder: Path) -> str:
 def hyperparameter_values(config: Config) -> dict[str, str | int | float | bool | None]:
     """The values of those `HYPERPARAMETERS` that have an effect in this configuration."""
     unread = {
-        name for _, name, _, is_read in partners(config.model, config.objective) if not is_read
+        name
+        for _, name, _, is_read in dependent_settings(config.model, config.objective)
+        if not is_read
     }
     keys = [key for key in HYPERPARAMETERS if key.partition(".")[2] not in unread]
     return {key: hparam_value(dotted_value(config, key)) for key in keys}
