@@ -18,19 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from turns import (
-    MEMORY,
-    Rival,
-    arguments,
-    bandwidth,
-    fastest_device,
-    finish,
-    in_turn,
-    serve,
-    timed,
-    triad,
-    written,
-)
+from turns import MEMORY, Rival, arguments, bandwidth, fastest_device, finish, in_turn, serve, timed, triad, written
 
 BATCH, LENGTH, SYMBOLS, UNITS = 64, 60, 54, 500
 STEPS = 3

@@ -5,15 +5,7 @@ import pytest
 
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.evaluation import (
-    UNITS,
-    active_units,
-    aggregated,
-    collect,
-    evaluate,
-    mutual_information,
-    perplexity,
-)
+from kvae.training.evaluation import UNITS, active_units, aggregated, collect, evaluate, mutual_information, perplexity
 from kvae.training.latent_report import LatentReport
 
 from .conftest import random_tokens, small_model

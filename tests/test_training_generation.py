@@ -15,15 +15,7 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError
 from kvae.training.corpora import HeldOut, held_out, learned_texts
 from kvae.training.evaluation import evaluate
-from kvae.training.generation import (
-    BATCH,
-    UNITS,
-    compiled,
-    posterior_codes,
-    prior_codes,
-    text_report,
-    written,
-)
+from kvae.training.generation import BATCH, UNITS, compiled, posterior_codes, prior_codes, text_report, written
 
 from .conftest import random_tokens, small_model
 

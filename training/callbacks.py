@@ -15,14 +15,7 @@ from kvae.model import NEVER, TextVAE, number
 from kvae.runs import DIVERGED, numbered, step_of, to_json
 from kvae.writing import write_text
 
-from .checkpoints import (
-    KEPT,
-    Checkpoint,
-    Diverged,
-    read_checkpoint,
-    restore_weights,
-    write_checkpoint,
-)
+from .checkpoints import KEPT, Checkpoint, Diverged, read_checkpoint, restore_weights, write_checkpoint
 
 SHOWN = ("loss", "elbo", "kl", "val_elbo", "val_kl", "val_active_units", "val_mutual_information")
 """Metrics with a place in the progress bar; TensorBoard and the metrics file have them all."""

@@ -18,17 +18,7 @@ from typing import Any
 from kvae.configuration import Config
 from kvae.model import TextVAE, number
 from kvae.objectives import TARGETED, ramp_at
-from kvae.runs import (
-    CHECKPOINTS,
-    DIVERGED,
-    EVALUATION,
-    LOGS,
-    METRICS,
-    REPORT,
-    after_divergence,
-    said_of,
-    write_json,
-)
+from kvae.runs import CHECKPOINTS, DIVERGED, EVALUATION, LOGS, METRICS, REPORT, after_divergence, said_of, write_json
 from kvae.serving.errors import CheckFailed, ConfigError
 
 from .alarm import CollapseAlarm
