@@ -348,7 +348,7 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
     [
         ("gut\nsch\xf6n\n".encode("latin-1"), "convert the file from its encoding, as with iconv -f"),
         ("caf\xe9".encode("latin-1"), "convert the file from its encoding"),
-        ("gut\nsch\xf6n\n".encode() + b"n\xff\n", "the text before it is: remove such bytes, as with iconv -c"),
+        ("gut\nsch\xf6n\n".encode() + b"n\xff\n", "the text before this byte is: remove such bytes, as with iconv -c"),
         ("gut\nsch\xf6n\n\u2603".encode()[:-1], "the file ends within a character: it was cut off; get it again"),
         ("gut\nsch\xf6n\nn\0\n".encode(), "line 3 has a NUL byte; if it is text, remove them, as with tr -d"),
     ],
