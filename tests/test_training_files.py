@@ -413,7 +413,7 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
         ("caf\xe9".encode("latin-1"), "convert the file from its encoding"),
         (
             "gut\nsch\xf6n\n".encode() + b"n\xff\n",
-            "the text before it is: remove such bytes, as with iconv -c",
+            "the text before this byte is: remove such bytes, as with iconv -c",
         ),
         (
             "gut\nsch\xf6n\n\u2603".encode()[:-1],

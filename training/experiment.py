@@ -171,7 +171,7 @@ def finished_run(config: Config, out: Path, say: Say) -> tuple[Run, Prepared]:
         try:
             finished, prepared = resume(config.with_split_of(stored_config(out)), out, say)
         except (AnotherConfiguration, AnotherCorpus) as error:
-            say(f"{error}: training {out} anew")
+            say(f"{error}; {out} is now trained again from the beginning")
             finished, prepared = run(config, out, say, overwrite=True)
     else:
         finished, prepared = run(config, out, say)

@@ -162,9 +162,8 @@ def kind_of(head: bytes, name: str) -> FileKind | None:
     encoding based on ASCII."""
     controls = len(CONTROL.findall(head))
     start = head.removeprefix(codecs.BOM_UTF8)
-    kind = (first_match(BINARY_KINDS, head) if controls else None) or first_match(
-        OTHER_KINDS, start
-    )
+    kind = first_match(BINARY_KINDS, head) if controls else None
+    kind = kind or first_match(OTHER_KINDS, start)
     if kind is WEB_PAGE and WEB_PAGE_ENDINGS.intersection(Path(name.lower()).suffixes):
         return None
     if kind or not controls:
@@ -347,7 +346,7 @@ def encoding_advice(ascii_so_far: bool, at_end: bool) -> str:
         return "convert the file from its encoding, as with iconv -f WINDOWS-1252 -t UTF-8"
     if at_end:
         return "the file ends within a character: it was cut off; get it again"
-    return "the text before it is: remove such bytes, as with iconv -c -f UTF-8 -t UTF-8"
+    return "the text before this byte is: remove such bytes, as with iconv -c -f UTF-8 -t UTF-8"
 
 
 @contextlib.contextmanager

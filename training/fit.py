@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from types import FrameType
-from typing import Any
+
+import keras
 
 from kvae.configuration import Config
 from kvae.model import TextVAE, as_int
@@ -98,12 +99,12 @@ def step_counts(prepared: Prepared) -> tuple[int, int]:
     steps_per_epoch = settings.steps_per_epoch or steps_of_a_pass(prepared)
     total_steps = settings.steps or settings.epochs * steps_per_epoch
     steps_per_epoch = min(steps_per_epoch, total_steps)
-    together = settings.steps_per_execution
-    if steps_per_epoch % together or total_steps % together:
+    per_call = settings.steps_per_execution
+    if steps_per_epoch % per_call or total_steps % per_call:
         raise ConfigError(
-            f"training.steps_per_execution is {together}: an epoch of {steps_per_epoch} steps and "
+            f"training.steps_per_execution is {per_call}: an epoch of {steps_per_epoch} steps and "
             f"a run of {total_steps} must be multiples of it; set "
-            f"training.steps_per_epoch={max(steps_per_epoch // together, 1) * together} or use 1"
+            f"training.steps_per_epoch={max(steps_per_epoch // per_call, 1) * per_call} or use 1"
         )
     return total_steps, steps_per_epoch
 
@@ -173,7 +174,7 @@ def compile_for(model: TextVAE, prepared: Prepared) -> None:
 def train(
     model: TextVAE,
     prepared: Prepared,
-    callbacks: Sequence[Any],
+    callbacks: Sequence[keras.callbacks.Callback],
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None,
 ) -> None:
@@ -183,9 +184,8 @@ def train(
     for callback in (*callbacks, checkpoints):
         callback.set_model(model)
     was_stopped = checkpoint and checkpoint.about.get("stopped")
-    for segment in (
-        () if was_stopped else segments(as_int(model.training_steps), *step_counts(prepared))
-    ):
+    first_step = as_int(model.training_steps)
+    for segment in () if was_stopped else segments(first_step, *step_counts(prepared)):
         model.fit(
             training_stream(prepared, segment.first_step),
             steps_per_epoch=segment.steps_per_epoch,
@@ -203,7 +203,7 @@ def train(
 def checkpoints_of(
     prepared: Prepared,
     out: Path,
-    callbacks: Sequence[Any],
+    callbacks: Sequence[keras.callbacks.Callback],
     checkpoint: Checkpoint | None,
     stop: threading.Event,
 ) -> Checkpoints:
@@ -239,7 +239,9 @@ def last_good_checkpoint(checkpoint: Checkpoint | None) -> Path | None:
 
 
 @contextlib.contextmanager
-def recording_divergence(out: Path, config: Config, callbacks: Sequence[Any]) -> Iterator[None]:
+def recording_divergence(
+    out: Path, config: Config, callbacks: Sequence[keras.callbacks.Callback]
+) -> Iterator[None]:
     """Context that turns `Diverged` into `CheckFailed`, whose message says how to continue.
 
     Writes the step and the cause to the run folder first, and calls `diverged` of each callback
@@ -258,7 +260,7 @@ def recording_divergence(out: Path, config: Config, callbacks: Sequence[Any]) ->
         ) from error
 
 
-def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[Any]:
+def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[keras.callbacks.Callback]:
     """The callbacks of a run, except for checkpoints. The order matters: later ones read what
     earlier ones measure."""
     settings, objective = prepared.config.training, prepared.config.objective

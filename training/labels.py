@@ -41,12 +41,12 @@ def check_labels(data: DataConfig) -> None:
     """Raise `ConfigError` for settings about labels that would have no effect."""
     if data.labels is None and (data.validation_labels or data.labelled_fraction < 1.0):
         raise ConfigError(
-            "data.validation_labels and data.labelled_fraction need data.labels (--labels); give "
-            "it too"
+            "data.validation_labels and data.labelled_fraction need data.labels; add --labels FILE"
         )
     if data.validation_labels and data.validation is None:
         raise ConfigError(
-            "data.validation_labels needs the texts they belong to: data.validation (--validation)"
+            "data.validation_labels needs the texts they belong to: add data.validation "
+            "(--validation)"
         )
 
 

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -170,7 +169,7 @@ def store_name(config: Config) -> str:
     ]
     shape = [model.length or -multiple_of_strides(config, 1), model.tokenizer]
     rules = [data.mode, data.too_long, data.max_symbols, data.min_count, data.validation is None]
-    split: list[Any] = [data.validation_fraction, data.split_seed]
+    split: list[float | str] = [data.validation_fraction, data.split_seed]
     if data.split != "texts" and data.mode == "lines" and data.validation is None:
         split.append(data.split)
     return hashlib.sha256(json.dumps([files, shape, rules, split]).encode()).hexdigest()[:24]

@@ -88,10 +88,12 @@ class CodePointBlock:
         """As `Block` says."""
         if not len(self.points):
             return self.points
-        within = np.arange(len(self.points), dtype=np.int32) - np.repeat(
-            self.starts.astype(np.int32), self.lengths + 1
-        )
-        return self.points[within < np.repeat(limits.astype(np.int32), self.lengths + 1)]
+        starts = np.repeat(self.starts.astype(np.int32), self.lengths + 1)
+        offsets = np.arange(len(self.points), dtype=np.int32) - starts
+        first: np.ndarray = self.points[
+            offsets < np.repeat(limits.astype(np.int32), self.lengths + 1)
+        ]
+        return first
 
 
 class WordBlock:
