@@ -76,7 +76,8 @@ class Section:
         for key in data:
             if key not in rules(cls):
                 raise ConfigError(
-                    f"{section_name(cls)} has no key {short_repr(key)}{nearest(str(key), rules(cls))}"
+                    f"{section_name(cls)} has no key {short_repr(key)}"
+                    f"{nearest(str(key), rules(cls))}"
                 )
         return cls(**data)
 
@@ -473,7 +474,8 @@ def checked_value(section: Any, name: str, rule: Any, value: Any) -> Any:
         )
     if "distinct" in bounds and not (all(value) and len(set(value)) == len(value)):
         raise ConfigError(
-            f"{label} must differ from each other and be no empty texts, got {short_repr(list(value))}"
+            f"{label} must differ from each other and be no empty texts, got "
+            f"{short_repr(list(value))}"
         )
     return value
 
@@ -481,10 +483,8 @@ def checked_value(section: Any, name: str, rule: Any, value: Any) -> Any:
 def checked_choice(label: str, choices: tuple[Any, ...], value: Any) -> Any:
     """Return `value` if it is one of the choices; otherwise raise `ConfigError`."""
     if value not in choices:
-        raise ConfigError(
-            f"{label} is "
-            f"{short_repr(value)}{nearest(value if isinstance(value, str) else short_repr(value), choices)}"
-        )
+        word = value if isinstance(value, str) else short_repr(value)
+        raise ConfigError(f"{label} is {short_repr(value)}{nearest(word, choices)}")
     return value
 
 

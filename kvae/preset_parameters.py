@@ -1,4 +1,7 @@
-"""How many weights and normalisation statistics each preset has, at its `shape`. A test builds every model and counts."""
+"""The number of weights and normalisation statistics of each preset, at its `shape`.
+
+A test builds every model and counts.
+"""
 
 PARAMETERS = {
     "hybrid-lstm": 500_888,

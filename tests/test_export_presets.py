@@ -12,7 +12,7 @@ import pytest
 
 from kvae.configuration import Config
 from kvae.misfits import dependent_settings
-from kvae.presets import PRESETS, SMALL, narrowed
+from kvae.presets import PRESETS, SMALL, capped_width
 
 from .conftest import SYLLABLES
 
@@ -56,7 +56,7 @@ def cut(name: str, data: Path, labels: Path) -> Config:
         if not is_read
     }
     widths = {
-        key: narrowed(getattr(model, key), most)
+        key: capped_width(getattr(model, key), most)
         for key, most in WIDTHS.items()
         if key not in unread
     }

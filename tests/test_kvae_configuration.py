@@ -6,7 +6,14 @@ from typing import Any, get_args
 
 import pytest
 
-from kvae.configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig, parse_setting, rules
+from kvae.configuration import (
+    Config,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainingConfig,
+    parse_setting,
+    rules,
+)
 from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
 from kvae.slots import SLOTS

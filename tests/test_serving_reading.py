@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvae.serving import Cancellation, Cancelled, ConfigError, DataError, DeadlineError, Sampler, verification
+from kvae.serving import (
+    Cancellation,
+    Cancelled,
+    ConfigError,
+    DataError,
+    DeadlineError,
+    Sampler,
+    verification,
+)
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS
 from kvae.serving.sampler import CHUNK

@@ -385,8 +385,8 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
     ready = prepare(Config().with_settings({"data.source": str(folder), "data.storage": storage}))
     assert len(ready.train) + len(ready.validation) == 50
     assert (
-        f"{folder}: 4 files left out that cannot be decompressed to their end, such as a.gz; get them again"
-        in ready.notes
+        f"{folder}: 4 files left out that cannot be decompressed to their end, such as a.gz; "
+        f"get them again" in ready.notes
     )
     (folder / "texts.txt").unlink()
     with pytest.raises(
@@ -396,7 +396,8 @@ def test_a_damaged_file_does_not_stop_a_folder_and_is_noted(
     for name in ("a.gz", "b.bz2", "c.xz", "d.gz"):
         with pytest.raises(
             DataError,
-            match=f"{name}: damaged or cut off, it cannot be decompressed to its end .*; get it again",
+            match=f"{name}: damaged or cut off, it cannot be decompressed to its end .*; "
+            f"get it again",
         ):
             prepare(
                 Config().with_settings({"data.source": str(folder / name), "data.storage": storage})

@@ -73,7 +73,7 @@ def file_of(collection: str, name: str) -> str:
     """The path of a file of a collection; raises `DataError` if it is not in the data folder."""
     file = find(data_folder(), name)
     if file is None:
-        way_out = f"copy your own with `kvae data get {collection} --from FOLDER_VARIABLE`"
+        way_out = f"copy your own with `kvae data get {collection} --from FOLDER`"
         if COLLECTIONS[collection].address:
             way_out = f"download it with `kvae data get {collection}`, or {way_out}"
         raise DataError(f"{name} is not in {data_folder()} ({FOLDER_VARIABLE}); {way_out}")
@@ -99,7 +99,7 @@ def get(
     address = address or item.address
     if source is None and address is None:
         raise DataError(
-            f"{collection} has no public download ({item.terms}); copy yours with --from FOLDER_VARIABLE"
+            f"{collection} has no public download ({item.terms}); copy yours with --from FOLDER"
         )
     say(f"terms of {collection}: {item.terms}")
     folder = data_folder()
@@ -139,7 +139,7 @@ def fetch_file(
                     sha256.update(piece)
                     file.write(piece)
             if sha256.hexdigest() != digest:
-                way_out = "try again, or get the files elsewhere and use --from FOLDER_VARIABLE"
+                way_out = "try again, or get the files elsewhere and use --from FOLDER"
                 if source:
                     given = find(Path(source).expanduser(), name)
                     way_out = f"train on it by its path if you want this version (--data {given})"
@@ -173,7 +173,7 @@ def downloaded_pieces(address: str) -> Iterator[bytes]:
             if kind := kind_of(piece[:HEAD], address):
                 raise DataError(
                     f"{address}: answered with {kind.name} instead of the file; get the files "
-                    "elsewhere and use --from FOLDER_VARIABLE"
+                    "elsewhere and use --from FOLDER"
                 )
             while piece:
                 yield piece
@@ -185,5 +185,5 @@ def downloaded_pieces(address: str) -> Iterator[bytes]:
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise DataError(
             f"{address}: cannot be downloaded ({error}); get the files elsewhere and use "
-            "--from FOLDER_VARIABLE"
+            "--from FOLDER"
         ) from error

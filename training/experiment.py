@@ -236,8 +236,8 @@ def checkpoint_to_resume(out: Path, say: Say) -> Checkpoint | None:
     diverged = divergence(out)
     if diverged:
         say(
-            f"{describe_divergence(diverged)}; it may diverge again with the same settings, a lower "
-            f"training.learning_rate usually helps"
+            f"{describe_divergence(diverged)}; it may diverge again with the same settings, "
+            f"a lower training.learning_rate usually helps"
         )
     alternative = "or train a new run in another --out"
     if (out / MODEL).is_file():
