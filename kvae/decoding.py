@@ -10,8 +10,8 @@ from keras import ops
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.errors import ConfigError
 
-from .configuration import nearest
 from .model import TextVAE
+from .sections import nearest
 from .tensors import Tensor
 
 MASKED_LOGIT = -1e9

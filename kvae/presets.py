@@ -7,12 +7,50 @@ variant of our own (`small`), which trains in minutes on two cores and gives the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kvae.serving.errors import ConfigError
 
-from .configuration import Config, DataConfig, ModelConfig, ObjectiveConfig, TrainingConfig, nearest
+from .configuration import Config
+from .preset_configs import (
+    ATTRIBUTE,
+    BYTENET_PTB,
+    CNN,
+    CNN_DENSE,
+    CNN_MAP,
+    CNN_PTB,
+    HYBRID,
+    HYBRID_DENSE,
+    HYBRID_MAP,
+    HYBRID_PTB,
+    HYBRID_TWEETS,
+    KL_TARGET,
+    KL_TARGET_GATED,
+    KL_TARGET_GRU,
+    LADDER_5,
+    LADDER_RNN,
+    LANGUAGE_MODEL_PTB,
+    LANGUAGE_MODEL_PTB_WORD,
+    LANGUAGE_MODEL_TWEETS,
+    LCNNVAE,
+    LSTM_PTB,
+    LSTM_PTB_WORD,
+    LSTM_TWEETS,
+    LVAE,
+    MIXTURE,
+    PTB,
+    PTB_WORD,
+    RNN_DENSE,
+    RNN_MAP,
+    SEMI_SUPERVISED,
+    TOY,
+    TWEETS,
+    TWITTER,
+    twitter,
+    with_changes,
+)
+from .sections import nearest
 
 NAMES = (48, 42)
 """T and V of `unicode-names`: the sizes at which presets without a published corpus are counted."""
@@ -32,275 +70,6 @@ class Preset:
     """The result of the source in nats per sequence: its reconstruction per position times T, plus
     its KL."""
 
-
-def with_changes(config: Config, **sections: Mapping[str, Any]) -> Config:
-    """A copy with some fields of some sections replaced."""
-    return replace(
-        config,
-        **{name: replace(getattr(config, name), **fields) for name, fields in sections.items()},
-    )
-
-
-LSTM_DECODER: dict[str, Any] = {
-    "expander": "repeat",
-    "expander_base": 0,
-    "head": "lstm",
-    "auxiliary": False,
-}
-"""Settings of a recurrent decoder that reads the code directly."""
-
-NO_LATENT: dict[str, Any] = {**LSTM_DECODER, "encoder": "none", "latent": "none"}
-
-HYBRID = Config(
-    model=ModelConfig(
-        encoder_units=(64, 128),
-        latent_size=(32,),
-        expander_base=128,
-        expander_filters=(128, 64),
-        head="lstm",
-        head_units=192,
-    ),
-    objective=ObjectiveConfig(alpha=0.3, ramp_start=0, ramp_steps=1000),
-    training=TrainingConfig(
-        epochs=4, batch_size=64, learning_rate=4e-3, learning_rate_schedule="cosine"
-    ),
-)
-CNN = with_changes(HYBRID, model={"head": "none", "auxiliary": False}, objective={"alpha": 0.0})
-ATTRIBUTE = with_changes(
-    HYBRID, data={"labels": "corpus"}, model={"attributes": ("letter", "other")}
-)
-SEMI_SUPERVISED = with_changes(
-    ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1}
-)
-
-# Semeniuta et al. 2017, Penn Treebank in characters: 50 different ones. An epoch is 1,000 batches
-# of 64 random windows.
-PTB = (60, 54)
-HYBRID_PTB = Config(
-    model=ModelConfig(
-        length=60,
-        encoder_units=(128, 256),
-        latent_size=(50,),
-        expander_base=256,
-        expander_filters=(128, 200),
-        head_units=500,
-    ),
-    objective=ObjectiveConfig(alpha=0.2, ramp_start=1000, ramp_steps=7000),
-    training=TrainingConfig(
-        epochs=100,
-        steps_per_epoch=1000,
-        batch_size=64,
-        learning_rate=1e-3,
-        learning_rate_schedule="exponential",
-    ),
-    data=DataConfig(mode="windows"),
-)
-BYTENET_PTB = with_changes(
-    HYBRID_PTB,
-    model={
-        "head": "bytenet",
-        "head_units": 256,
-        "head_layers": 3,
-        "head_layer_normalization": False,
-    },
-)
-CNN_PTB = with_changes(
-    HYBRID_PTB,
-    model={"head": "none", "auxiliary": False},
-    objective={"alpha": 0.0, "ramp_start": 10_000},
-)
-LSTM_PTB = with_changes(
-    HYBRID_PTB,
-    model={
-        **LSTM_DECODER,
-        "encoder": "lstm",
-        "encoder_units": (500,),
-        "latent_size": (100,),
-        "head_reads": "state",
-    },
-    objective={"alpha": 0.0, "ramp_start": 10_000, "input_dropout": 0.2},
-)
-LANGUAGE_MODEL_PTB = with_changes(HYBRID_PTB, model=NO_LATENT, objective={"alpha": 0.0})
-
-# Semeniuta et al. 2017, tweets in bytes: 256 bytes and three special ids.
-TWEETS = (128, 259)
-HYBRID_TWEETS = replace(
-    with_changes(
-        HYBRID_PTB,
-        model={
-            "length": 128,
-            "encoder_units": (128, 256, 512, 512, 512),
-            "latent_size": (100,),
-            "expander_base": 512,
-            "expander_filters": (512, 512, 256, 128, 200),
-            "head_units": 1000,
-        },
-        objective={"ramp_start": 50_000, "ramp_steps": 10_000},
-        training={"epochs": 300, "batch_size": 32},
-    ),
-    data=DataConfig(),
-)
-LSTM_TWEETS = with_changes(
-    HYBRID_TWEETS,
-    model={
-        **LSTM_DECODER,
-        "encoder": "lstm",
-        "encoder_units": (1000,),
-        "head_reads": "state",
-    },
-    objective={"alpha": 0.0, "input_dropout": 0.2},
-)
-LANGUAGE_MODEL_TWEETS = with_changes(HYBRID_TWEETS, model=NO_LATENT, objective={"alpha": 0.0})
-
-# Petersen 2018. Toy: 50 epochs of 5,000 sine waves. Twitter: 20 epochs of 3,000 batches of tweets
-# with fewer than 32 characters.
-TOY = (16, 14)
-TWITTER = (32, 86)
-
-
-def toy(head: str, auxiliary: bool = False, **model: Any) -> Config:
-    """The configuration of a row of Petersen 2018, table 1."""
-    return Config(
-        model=ModelConfig(
-            **{
-                "latent_size": (64,),
-                "expander_base": 256,
-                "expander_filters": (256, 200, 150),
-                "encoder_units": (150, 200, 256),
-                "head": head,
-                "head_units": 256,
-                "head_layer_normalization": False,
-                "auxiliary": auxiliary,
-                **model,
-            }
-        ),
-        objective=ObjectiveConfig(alpha=0.3 if auxiliary else 0.0, beta_max=0.01, ramp_steps=7800),
-        training=TrainingConfig(
-            epochs=50,
-            steps_per_epoch=156,
-            batch_size=32,
-            learning_rate=1e-4,
-            learning_rate_schedule="constant",
-            weight_decay=1e-3,
-        ),
-        data=DataConfig(source="sines"),
-    )
-
-
-def twitter(config: Config, **model: Any) -> Config:
-    """The configuration of the same system in Petersen 2018, table 2."""
-    return with_changes(
-        config,
-        model={"length": 32, **model},
-        objective={"ramp_steps": 60_000},
-        training={"epochs": 20, "steps_per_epoch": 3000},
-        data={"source": "unicode-names", "too_long": "drop"},
-    )
-
-
-RNN: dict[str, Any] = {
-    "encoder": "lstm",
-    "encoder_units": (256,),
-    "expander": "repeat",
-    "expander_base": 0,
-}
-LADDER: dict[str, Any] = {
-    "encoder_units": (256, 128, 64),
-    "latent_size": (64, 32, 16),
-    "expander": "repeat",
-    "expander_base": 256,
-}
-LADDER_5: dict[str, Any] = {
-    "encoder_units": (512, 256, 128, 64, 32),
-    "latent_size": (128, 64, 32, 16, 8),
-}
-
-RNN_DENSE = toy("lstm", head_reads="both", **RNN)
-CNN_DENSE = toy("none")
-HYBRID_DENSE = toy("lstm", auxiliary=True)
-RNN_MAP = toy("lstm", latent="map", **RNN)
-CNN_MAP = toy("none", latent="map")
-HYBRID_MAP = toy("lstm", auxiliary=True, latent="map")
-LVAE = toy("lstm", encoder="dense", **LADDER)
-LCNNVAE = toy("lstm", encoder="conv", latent="map", **LADDER)
-LADDER_RNN = toy(
-    "lstm", encoder="lstm", latent="map", **{**LADDER, "encoder_units": (128, 128, 64)}
-)
-MIXTURE = {"prior": "mixture", "prior_components": 10}
-
-# Prokhorov et al. 2019: C is ramped over two epochs, of 1,000 batches here.
-KL_TARGET = Config(
-    model=ModelConfig(
-        **{
-            **LSTM_DECODER,
-            "encoder": "lstm",
-            "encoder_units": (512,),
-            "encoder_embedding": 256,
-            "latent_size": (64,),
-            "head_units": 512,
-            "head_embedding": 256,
-            "head_reads": "both",
-            "head_layer_normalization": False,
-        }
-    ),
-    objective=ObjectiveConfig(penalty="constrained", kl_target=15.0, alpha=0.0, ramp_steps=2000),
-    training=TrainingConfig(
-        epochs=10,
-        steps_per_epoch=1000,
-        batch_size=128,
-        learning_rate=7.5e-4,
-        learning_rate_schedule="constant",
-    ),
-)
-KL_TARGET_GRU = with_changes(KL_TARGET, model={"encoder": "gru", "head": "gru"})
-KL_TARGET_GATED = with_changes(
-    KL_TARGET,
-    model={"head": "gated_conv", "head_layers": 2, "head_kernel": 20, "head_reads": "steps"},
-)
-
-# Penn Treebank in words, one sentence per text (Bowman et al. 2016, section 4). Tied embeddings
-# (Press and Wolf 2017) and dropout (Zaremba et al. 2014) give a strong language model; the VAE
-# starts from its weights.
-PTB_WORD = (84, 10_003)
-LANGUAGE_MODEL_PTB_WORD = Config(
-    model=ModelConfig(
-        **NO_LATENT,
-        head_units=512,
-        head_embedding=256,
-        tied_embeddings=True,
-        head_dropout=0.4,
-        head_layer_normalization=False,
-    ),
-    objective=ObjectiveConfig(alpha=0.0, count_padding=False),
-    training=TrainingConfig(
-        epochs=6,
-        batch_size=32,
-        length_buckets=True,
-        learning_rate=2e-3,
-        clip_norm=20.0,
-        jit_compile=False,
-    ),
-    data=DataConfig(source="ptb-word"),
-)
-LSTM_PTB_WORD = with_changes(
-    LANGUAGE_MODEL_PTB_WORD,
-    model={
-        **LSTM_DECODER,
-        "encoder": "lstm",
-        "encoder_units": (256,),
-        "encoder_embedding": 256,
-        "latent": "dense",
-        "latent_size": (32,),
-        "head_reads": "both",
-    },
-    objective={
-        "penalty": "free_bits",
-        "free_bits_over": "total",
-        "free_bits": 4.5,
-        "ramp_steps": 0,
-    },
-    training={"epochs": 3, "learning_rate": 1e-3},
-)
 
 S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"
 

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+from kvae.cells import GRUCell, LSTMCell
 from kvae.configuration import ObjectiveConfig
-from kvae.heads import LAYERS, Dropout, GRUCell, LSTMCell, RecurrentHead
+from kvae.heads import LAYERS, Dropout, RecurrentHead
 from kvae.parts import shifted
 from kvae.replicas import Replica, replica
 from kvae.serving.alphabet import START

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from kvae.configuration import nearest
+from kvae.sections import nearest
 from kvae.serving.errors import DataError
 
 Value = TypeVar("Value")

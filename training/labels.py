@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvae.configuration import Config, DataConfig, nearest
+from kvae.configuration import Config, DataConfig
+from kvae.sections import nearest
 from kvae.serving.errors import ConfigError, DataError
 
 from .rules import OFF_TARGET_REASONS, is_far, split_of, text_hashes

@@ -20,9 +20,10 @@ import keras
 import numpy as np
 
 from kvae import __version__
-from kvae.configuration import Config, dotted_keys, dotted_value, nearest
+from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.disk import add_path_to_errors
 from kvae.runs import CONFIG, METRICS, Run, check_bound, parse_json, read_epochs, write_json
+from kvae.sections import nearest
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.steps import backend_steps
 from kvae.writing import LOCK, atomic_write, has_content, sole_writer

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kvae.configuration import Config, DataConfig, nearest
+from kvae.configuration import Config, DataConfig
 from kvae.preset_parameters import PARAMETERS
 from kvae.presets import PUBLISHED, SMALL, preset
+from kvae.sections import nearest
 from kvae.serving.errors import ConfigError
 from kvae.writing import write_text
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kvae.heads import LSTMCell
+from kvae.cells import LSTMCell
 
 
 class Activations(NamedTuple):

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kvae.heads import LSTMCell
+from kvae.cells import LSTMCell
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
 from kvae.recurrences import keras_loop, looping

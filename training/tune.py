@@ -13,9 +13,10 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kvae.configuration import Config, dotted_keys, nearest
+from kvae.configuration import Config, dotted_keys
 from kvae.disk import add_path_to_errors
 from kvae.runs import check_bound, parse_json, write_json
+from kvae.sections import nearest
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.writing import PathInUse, claimed_folder, has_content
 
