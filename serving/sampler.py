@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from .alphabet import END, REPLACEMENT, START, Alphabet
-from .bundle import Bundle, read_bundle
+from .alphabet import END, REPLACEMENT
+from .bundle import read_bundle
+from .bundle_graphs import BundleGraphs
 from .checks import as_float, as_int, as_matrix, as_texts, check_one_of
 from .choices import DRAWING, choices
 from .errors import BundleError, ConfigError, DataError
-from .limits import Cancellation, cancellable, current_options, limited, limited_options
+from .limits import Cancellation, cancellable, limited, limited_options
 from .manifest import ENDPOINTS
 from .random_numbers import normals
-from .reading import tokens_of
 from .results import Sample, Score, scores_of
-from .runtime import InferenceSession, RunOptions, bundle_session, run
 from .walks import PATHS
 
 CHUNK = 128
@@ -36,7 +34,7 @@ Unknown = Literal["refuse", "replace"]
 TooLong = Literal["refuse", "cut"]
 
 
-class Sampler:
+class Sampler(BundleGraphs):
     """A trained text VAE: `Sampler.load("bundle").sample(5, seed=0)`.
 
     Latent codes are (n, d) float32. All methods raise only errors of the `KvaeError` tree and may
@@ -47,15 +45,6 @@ class Sampler:
     A pickled sampler holds the bundle's path and `threads`. Unpickling or copying it opens the
     bundle again; graphs are loaded on first use.
     """
-
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        self.bundle, self.manifest = bundle, bundle.manifest
-        self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
-        self.length: int = bundle.manifest["length"]
-        self.latent_size: int = bundle.manifest["latent"]["size"]
-        self.threads = None if threads is None else as_int("threads", threads, 1, 1024)
-        self._sessions: dict[str, InferenceSession] = {}
-        self._starting = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reopened, (type(self), self.bundle.path, self.threads, self.manifest["model_id"])
@@ -193,37 +182,6 @@ class Sampler:
             if rest:
                 yield rest
 
-    def write_steps(
-        self,
-        z: np.ndarray,
-        seeds: np.ndarray,
-        rows: np.ndarray,
-        choice_inputs: Mapping[str, Any],
-        stop: RunOptions | None = None,
-    ) -> Iterator[np.ndarray]:
-        """Token ids (n,) of latent codes (n, d), position by position up to `max_length`, also
-        after END: the loop of the sampler graph, run outside the graph. `choice_inputs` is the
-        result of `choices`."""
-        projected, *states = self._run("expand", stop, z=z)
-        previous = np.full(len(z), START)
-        step = {name: value for name, value in choice_inputs.items() if name != "max_length"}
-        for position in range(int(choice_inputs["max_length"])):
-            memory = {f"state_{number}": state for number, state in enumerate(states)}
-            place = {"position": np.int64(position), "seed": seeds, "row": rows}
-            at_position = projected[:, position]
-            previous, _, *states = self._run(
-                "step", stop, projected=at_position, previous=previous, **memory, **place, **step
-            )
-            yield previous
-
-    def write_ids(
-        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, choice_inputs: Mapping[str, Any]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids (n, time) and log-probabilities (n,) of latent codes (n, d); if `z` has no
-        rows, codes are sampled from the prior."""
-        ids, _, log_probability = self._run("sampler", z=z, seed=seeds, row=rows, **choice_inputs)
-        return ids, log_probability
-
     @limited
     def draw_codes(self, n: int, seed: int, first_row: int = 0) -> np.ndarray:
         """The latent codes (n, d) of rows first_row, first_row + 1, ... of `seed`, sampled from the
@@ -323,19 +281,6 @@ class Sampler:
             kl, nats = kl + sample_kl, nats + sample_nats
         kl, nats = kl / samples, nats / samples
         return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
-
-    def score_tokens(
-        self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
-    ) -> list[np.ndarray]:
-        """reconstruction and kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of
-        `rows` of `seeds`."""
-        label_input = {}
-        if self._attributes:
-            value = -1 if attribute is None else self._attributes.index(attribute)
-            label_input["attribute"] = np.full(len(tokens), value, np.int32)
-        return self._run(
-            "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **label_input
-        )
 
     # --- decoding and walks in the latent space --------------------------------------------------
 
@@ -438,37 +383,6 @@ class Sampler:
 
     # --- internals -------------------------------------------------------------------------------
 
-    @property
-    def _attributes(self) -> list[str]:
-        values: list[str] = self.manifest["latent"].get("attributes", [])
-        return values
-
-    def _check_attribute(self, attribute: str | None) -> None:
-        values = self._attributes
-        if attribute is not None and attribute not in values:
-            known = (
-                f"choose one of {', '.join(map(repr, values))}"
-                if values
-                else "the model was trained without labels"
-            )
-            raise ConfigError(f"attribute {attribute!r} is unknown: {known}")
-
-    def _with_attribute(self, z: np.ndarray, attribute: str | None) -> np.ndarray:
-        """Latent codes whose last columns, one per value of the label, are the one-hot vector of
-        `attribute`."""
-        if attribute is None:
-            return z
-        values, z = self._attributes, z.copy()
-        z[:, z.shape[1] - len(values) :] = np.eye(len(values), dtype=z.dtype)[
-            values.index(attribute)
-        ]
-        return z
-
-    def _codes(
-        self, seeds: np.ndarray, rows: np.ndarray, stop: RunOptions | None = None
-    ) -> np.ndarray:
-        return self._run("prior", stop, seed=seeds, row=rows)[0]
-
     def _sample_rows(
         self,
         seeds: np.ndarray,
@@ -508,24 +422,6 @@ class Sampler:
             )
             for i, text in enumerate(self.alphabet.decode(ids))
         ]
-
-    def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
-        """Rows of ids (n, T) of texts, as `tokens_of` makes them for this model."""
-        return tokens_of(
-            texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long
-        )
-
-    def _session(self, endpoint: str) -> InferenceSession:
-        """The session of an endpoint's graph, verified and loaded on first use."""
-        with self._starting:
-            if endpoint not in self._sessions:
-                self._sessions[endpoint] = bundle_session(self.bundle, endpoint, self.threads)
-            return self._sessions[endpoint]
-
-    def _run(
-        self, endpoint: str, stop: RunOptions | None = None, /, **inputs: Any
-    ) -> list[np.ndarray]:
-        return run(self._session(endpoint), endpoint, inputs, stop or current_options())
 
 
 def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str) -> Sampler:
