@@ -1,4 +1,4 @@
-"""The graphs of a bundle, called with numpy arrays: token ids and latent codes, not yet texts."""
+"""The graphs of a bundle with their sessions, as the methods of a `Sampler` run them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from .alphabet import END, START, Alphabet
+from .alphabet import START, Alphabet
 from .bundle import Bundle
 from .checks import as_int
 from .errors import ConfigError
-from .limits import cancellable, current_options
+from .limits import current_options
 from .reading import tokens_of
-from .results import Sample
 from .runtime import InferenceSession, RunOptions, bundle_session, run
-
-CHUNK = 128
-"""Rows decoded at once, which limits the memory of a call of any size."""
-
-MAXIMA = {"seed": 2**63 - 1, "row": 2**32 - 1}
 
 
 class BundleGraphs:
-    """The graphs of one bundle; each is loaded when it is first called, from any thread."""
+    """A bundle and the sessions of its graphs, each loaded on first use."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle, self.manifest = bundle, bundle.manifest
@@ -66,6 +60,19 @@ class BundleGraphs:
         ids, _, log_probability = self._run("sampler", z=z, seed=seeds, row=rows, **choice_inputs)
         return ids, log_probability
 
+    def score_tokens(
+        self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
+    ) -> list[np.ndarray]:
+        """reconstruction and kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of
+        `rows` of `seeds`."""
+        label_input = {}
+        if self._attributes:
+            value = -1 if attribute is None else self._attributes.index(attribute)
+            label_input["attribute"] = np.full(len(tokens), value, np.int32)
+        return self._run(
+            "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **label_input
+        )
+
     @property
     def _attributes(self) -> list[str]:
         values: list[str] = self.manifest["latent"].get("attributes", [])
@@ -97,46 +104,6 @@ class BundleGraphs:
     ) -> np.ndarray:
         return self._run("prior", stop, seed=seeds, row=rows)[0]
 
-    def _sample_rows(
-        self,
-        seeds: np.ndarray,
-        rows: np.ndarray,
-        attribute: str | None,
-        choice_inputs: dict[str, Any],
-    ) -> list[Sample]:
-        """Samples of the prior. The sampler graph draws the codes itself, unless they contain
-        labels."""
-        if self._attributes:
-            z = self._with_attribute(self._codes(seeds, rows), attribute)
-        else:
-            z = np.zeros((0, self.latent_size), np.float32)
-        return self._decode(z, seeds, rows, choice_inputs)
-
-    def _decode(
-        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, choice_inputs: dict[str, Any]
-    ) -> list[Sample]:
-        ids, log_probability = self.write_ids(z, seeds, rows, choice_inputs)
-        finished = (ids == END).any(axis=1)
-        if self.manifest["mode"] == "fixed":
-            finished |= ids.shape[1] == self.length
-        values = self._attributes
-        labels = (
-            [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)]
-            if values
-            else [None] * len(rows)
-        )
-        return [
-            Sample(
-                text,
-                int(seeds[i]),
-                int(rows[i]),
-                float(log_probability[i]),
-                bool(finished[i]),
-                labels[i],
-            )
-            for i, text in enumerate(self.alphabet.decode(ids))
-        ]
-
     def _tokens(self, texts: list[str], unknown: str, too_long: str = "refuse") -> np.ndarray:
         """Rows of ids (n, T) of texts, as `tokens_of` makes them for this model."""
         return tokens_of(
@@ -154,9 +121,3 @@ class BundleGraphs:
         self, endpoint: str, stop: RunOptions | None = None, /, **inputs: Any
     ) -> list[np.ndarray]:
         return run(self._session(endpoint), endpoint, inputs, stop or current_options())
-
-
-def chunks(n: int) -> Iterator[tuple[int, int]]:
-    """(start, count) of chunks of at most `CHUNK` rows; raises `Cancelled` between chunks if the
-    call must stop."""
-    return ((start, min(CHUNK, n - start)) for start in cancellable(range(0, n, CHUNK)))

@@ -19,11 +19,11 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel
 
 from . import Cancellation, KvaeError, Sampler, schemas
-from .bundle_graphs import MAXIMA
 from .checks import as_int
 from .limits import call_limits
 from .problems import Answer, status_of
 from .results import Sample, scores_of
+from .sampler import MAXIMA
 from .service import Service
 
 PAGE = Path(__file__).with_name("page.html")

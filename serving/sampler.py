@@ -12,7 +12,7 @@ import numpy as np
 
 from .alphabet import END, REPLACEMENT
 from .bundle import read_bundle
-from .bundle_graphs import MAXIMA, BundleGraphs, chunks
+from .bundle_graphs import BundleGraphs
 from .checks import as_float, as_int, as_matrix, as_texts, check_one_of
 from .choices import DRAWING, choices
 from .errors import BundleError, ConfigError, DataError
@@ -21,6 +21,11 @@ from .manifest import ENDPOINTS
 from .random_numbers import normals
 from .results import Sample, Score, scores_of
 from .walks import PATHS
+
+CHUNK = 128
+"""Rows decoded at once, which limits the memory of a call of any size."""
+
+MAXIMA = {"seed": 2**63 - 1, "row": 2**32 - 1}
 
 MAX_WALK_TEXTS = 100_000
 """Largest number of texts of one `interpolate` or `variations`."""
@@ -277,19 +282,6 @@ class Sampler(BundleGraphs):
         kl, nats = kl / samples, nats / samples
         return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
 
-    def score_tokens(
-        self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
-    ) -> list[np.ndarray]:
-        """reconstruction and kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of
-        `rows` of `seeds`."""
-        label_input = {}
-        if self._attributes:
-            value = -1 if attribute is None else self._attributes.index(attribute)
-            label_input["attribute"] = np.full(len(tokens), value, np.int32)
-        return self._run(
-            "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **label_input
-        )
-
     # --- decoding and walks in the latent space --------------------------------------------------
 
     @limited
@@ -389,6 +381,48 @@ class Sampler(BundleGraphs):
         record."""
         return dict(self.manifest)
 
+    # --- internals -------------------------------------------------------------------------------
+
+    def _sample_rows(
+        self,
+        seeds: np.ndarray,
+        rows: np.ndarray,
+        attribute: str | None,
+        choice_inputs: dict[str, Any],
+    ) -> list[Sample]:
+        """Samples of the prior. The sampler graph draws the codes itself, unless they contain
+        labels."""
+        if self._attributes:
+            z = self._with_attribute(self._codes(seeds, rows), attribute)
+        else:
+            z = np.zeros((0, self.latent_size), np.float32)
+        return self._decode(z, seeds, rows, choice_inputs)
+
+    def _decode(
+        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, choice_inputs: dict[str, Any]
+    ) -> list[Sample]:
+        ids, log_probability = self.write_ids(z, seeds, rows, choice_inputs)
+        finished = (ids == END).any(axis=1)
+        if self.manifest["mode"] == "fixed":
+            finished |= ids.shape[1] == self.length
+        values = self._attributes
+        labels = (
+            [values[i] for i in z[:, z.shape[1] - len(values) :].argmax(axis=1)]
+            if values
+            else [None] * len(rows)
+        )
+        return [
+            Sample(
+                text,
+                int(seeds[i]),
+                int(rows[i]),
+                float(log_probability[i]),
+                bool(finished[i]),
+                labels[i],
+            )
+            for i, text in enumerate(self.alphabet.decode(ids))
+        ]
+
 
 def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str) -> Sampler:
     """The sampler that a pickle stands for; raises `BundleError` if another model is at its path
@@ -401,3 +435,9 @@ def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str
             "load it again"
         )
     return sampler
+
+
+def chunks(n: int) -> Iterator[tuple[int, int]]:
+    """(start, count) of chunks of at most `CHUNK` rows; raises `Cancelled` between chunks if the
+    call must stop."""
+    return ((start, min(CHUNK, n - start)) for start in cancellable(range(0, n, CHUNK)))

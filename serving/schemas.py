@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from .bundle_graphs import MAXIMA
 from .choices import CHOICES
+from .sampler import MAXIMA
 
 Seed = Annotated[int, Field(ge=0, le=MAXIMA["seed"])]
 Row = Annotated[int, Field(ge=0, le=MAXIMA["row"])]

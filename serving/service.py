@@ -18,9 +18,9 @@ from fastapi import Request
 
 from . import Cancellation, ConfigError, DeadlineError, Sampler
 from .batching import Batch, Batcher, Job, Unavailable
-from .bundle_graphs import CHUNK
 from .checks import as_float, as_int
 from .limits import call_limits
+from .sampler import CHUNK
 from .shares import Speed
 
 

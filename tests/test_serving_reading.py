@@ -20,7 +20,7 @@ from kvae.serving import (
 )
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import ENDPOINTS
-from kvae.serving.bundle_graphs import CHUNK
+from kvae.serving.sampler import CHUNK
 from kvae.serving.walks import PATHS
 
 TEXTS = ["KAMITO", "RUNEKA", "MI", "NENENE"]

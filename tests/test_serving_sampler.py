@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from kvae.serving import AsyncSampler, BundleError, ConfigError, DataError, KvaeError, Sampler
-from kvae.serving.bundle_graphs import CHUNK
 from kvae.serving.choices import choices
-from kvae.serving.sampler import reopened
+from kvae.serving.sampler import CHUNK, reopened
 
 
 def test_sampling_twice_at_a_seed_gives_the_same_texts(sampler: Sampler) -> None:
