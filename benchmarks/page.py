@@ -22,9 +22,9 @@ figures; the docstring of each script says how to run it, in `.venv` with PyTorc
 (`pip install --constraint constraints.txt --editable '.[benchmarks]'`).
 
 Trust the ratios more than the absolute speeds, and the figures at batch 1 least. On the shared
-machines used here, two runs in a row differed by up to a half at batch 1 and by a tenth at batch
-64. Machines differ more than that; see the lines that begin with *On*. On machines with slow memory
-every program here is limited by memory bandwidth, ours and the others.
+machines used here, two runs in a row differed by up to a half at batch 1 and by a tenth at
+batch 64. Machines differ more than that: the lines that begin with *On* name them. On machines
+with slow memory every program here is limited by memory bandwidth, ours and the others.
 """
 
 

@@ -327,7 +327,7 @@ def test_a_share_far_from_the_one_asked_for_is_said_with_its_reason(
         found = [note for note in ready.notes if "lines are held out" in note]
         assert len(found) == 1
         assert said in found[0]
-        assert ("too few different ones" in found[0]) == (settings == {})
+        assert ("too few different lines" in found[0]) == (settings == {})
     again = held_out(ready.config.with_settings({"data.storage": "memory"}), ready.alphabet)
     assert any(said in note for note in again.notes)
 

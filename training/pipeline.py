@@ -99,7 +99,7 @@ def validation_batches(
 ) -> tf.data.Dataset:
     """Batches of the held-out split, each divisible into `parts` equal parts.
 
-    Up to `parts` - 1 texts at the end are left out for that. With length buckets the shortest texts
+    Fewer than `parts` texts at the end are left out for that. With length buckets the shortest texts
     come first.
     """
     rows, attribute = prepared.validation, prepared.validation_attribute

@@ -214,9 +214,9 @@ def with_automatic_length(
 
     T is the length of the longest text plus its end mark, at most `LONGEST_AUTOMATIC`, rounded up
     to a multiple of the strides. In mode `fixed` it is the length of every text. `longest` is the
-    number of tokens of the longest of `texts` texts, `over` the number of texts with more than
-    `LONGEST_AUTOMATIC` - 1 tokens, and `tokens` the name of the unit. Raises `DataError` if `over`
-    is not 0 and `data.too_long` is `refuse`.
+    number of tokens of the longest of `texts` texts, `over` the number of texts with at least
+    `LONGEST_AUTOMATIC` tokens, and `tokens` the name of the unit. Raises `DataError` if `over` is
+    not 0 and `data.too_long` is `refuse`.
     """
     if config.data.mode == "fixed":
         return config.with_settings({"model.length": longest})

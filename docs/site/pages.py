@@ -168,7 +168,7 @@ def homes(package: Any) -> dict[str, str]:
         if isinstance(node, ast.ImportFrom) and node.level == 1
         for alias in node.names
     }
-    found = {**imported, **getattr(package, "_HOMES", {})}
+    found = {**imported, **getattr(package, "_MODULES", {})}
     return {name: f"{found[name]}.{name}" for name in package.__all__ if name in found}
 
 
