@@ -1,5 +1,6 @@
 """The studies as data: their rows can be built, their statements can hold and can fail."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -223,3 +224,17 @@ def test_reconstruction_in_bits_counts_positions() -> None:
     run = SimpleNamespace(evaluation={"reconstruction": 30.0, "positions": 1000.0, "texts": 100.0})
     found = reconstruction_bits(cast(Run, run), cast(Prepared, None))
     assert found["reconstruction_bits"] == pytest.approx(3.0 / 0.6931, rel=1e-3)
+
+
+def test_figures_leave_the_backend_of_a_notebook_alone(tmp_path: Path) -> None:
+    import matplotlib
+
+    from kvae.training.figures import figure_axes
+
+    before = matplotlib.get_backend()
+    with matplotlib.rc_context({"backend": "svg"}):
+        with figure_axes(tmp_path / "figure.png") as (axis,):
+            axis.plot([0, 1])
+        assert matplotlib.get_backend() == "svg"
+    assert matplotlib.get_backend() == before
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -29,20 +29,15 @@ def figure_axes(
 ) -> Iterator[Sequence[Axes]]:
     """Context with a list of `panels` axes side by side, saved to `path` as a PNG at its end.
 
-    `width` and `height` are those of a panel, in inches. No window is opened.
+    `width` and `height` are those of a panel, in inches. No window is opened, and the backend of
+    the program's own figures, for example a notebook's, does not change.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, panels, figsize=(width * panels, height), layout="constrained", squeeze=False
-    )
-    yield axes[0]
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
+    yield figure.subplots(1, panels, squeeze=False)[0]
     with add_path_to_errors(path):
         figure.savefig(path, dpi=100, metadata={"Software": None})
-    pyplot.close(figure)
 
 
 def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:

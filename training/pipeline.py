@@ -99,8 +99,8 @@ def validation_batches(
 ) -> tf.data.Dataset:
     """Batches of the held-out split, each divisible into `parts` equal parts.
 
-    Fewer than `parts` texts at the end are left out for that. With length buckets the shortest texts
-    come first.
+    Fewer than `parts` texts at the end are left out for that. With length buckets the shortest
+    texts come first.
     """
     rows, attribute = prepared.validation, prepared.validation_attribute
     places = np.arange(len(rows) // parts * parts)

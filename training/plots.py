@@ -9,6 +9,8 @@ from typing import Any
 
 from kvae.runs import read_epochs
 
+from .figures import figure_axes
+
 PANELS = {
     "bound: reconstruction + KL (nats per sequence)": ("elbo",),
     "reconstruction and KL (nats per sequence)": ("reconstruction", "kl"),
@@ -22,37 +24,32 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
     Draws nothing if no epoch has ended.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     if not metrics.exists():
         return
     records = read_epochs(metrics)
     if not records:
         return
     steps = [record["step"] for record in records]
-    figure, axes = pyplot.subplots(
-        1, len(PANELS), figsize=(5 * len(PANELS), 4), layout="constrained"
-    )
-    for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
-        for color, name in enumerate(names):
-            axis.plot(
-                steps, points(records, name), "o--", color=f"C{color}", label=f"{name}, training"
-            )
-            if f"val_{name}" in records[0] and name != "beta":
+    with figure_axes(picture, len(PANELS), width=5.0, height=4.0) as axes:
+        for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
+            for color, name in enumerate(names):
                 axis.plot(
                     steps,
-                    points(records, f"val_{name}"),
-                    "o-",
+                    points(records, name),
+                    "o--",
                     color=f"C{color}",
-                    label=f"{name}, held out",
+                    label=f"{name}, training",
                 )
-        axis.set(title=title, xlabel="training step")
-        axis.legend()
-    figure.savefig(picture, dpi=100)
-    pyplot.close(figure)
+                if f"val_{name}" in records[0] and name != "beta":
+                    axis.plot(
+                        steps,
+                        points(records, f"val_{name}"),
+                        "o-",
+                        color=f"C{color}",
+                        label=f"{name}, held out",
+                    )
+            axis.set(title=title, xlabel="training step")
+            axis.legend()
 
 
 def points(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
