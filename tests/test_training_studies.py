@@ -232,9 +232,11 @@ def test_figures_leave_the_backend_of_a_notebook_alone(tmp_path: Path) -> None:
     from kvae.training.figures import figure_axes
 
     before = matplotlib.get_backend()
-    with matplotlib.rc_context({"backend": "svg"}):
+    matplotlib.use("svg")
+    try:
         with figure_axes(tmp_path / "figure.png") as (axis,):
             axis.plot([0, 1])
         assert matplotlib.get_backend() == "svg"
-    assert matplotlib.get_backend() == before
+    finally:
+        matplotlib.use(before)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
