@@ -289,4 +289,5 @@ def compiled_step(head: Any) -> Callable[..., Any]:
                 return head.step(*arguments)
 
         return lambda *arguments: jitted([variable.value for variable in variables], *arguments)
-    return head.step
+    step: Callable[..., Any] = head.step
+    return step
