@@ -309,11 +309,8 @@ def weighted_on_devices() -> None:
         assert found[2][name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{}, pytest.param(JAX, marks=pytest.mark.slow)],
-    ids=["tensorflow", "jax"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", [{}, JAX], ids=["tensorflow", "jax"])
 def test_texts_with_weights_are_split_as_a_whole_batch(environment: dict[str, str]) -> None:
     code = "from tests.test_training_devices import weighted_on_devices; weighted_on_devices()"
     done = subprocess.run(
