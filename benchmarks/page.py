@@ -304,7 +304,7 @@ def startup(report: Report) -> str:
         if name != GRAPH_LOADED
     )
     import_ratio = seconds["import kvae.serving"] / seconds["import numpy, onnxruntime"]
-    kvae, kvae_serving = report["kvae"], report["kvae-text-serving"]
+    whole, alone = report["kvae"], report["kvae-text-serving"]
     return f"""## Start-up
 
 From the start of a process to the end of its first text, for the tweet-sized hybrid at T 128. In
@@ -317,9 +317,9 @@ brackets: the multiple of kvae's figure.
 A process in which onnxruntime loads the same graph, without kvae's checks and without sampling,
 takes {seconds[GRAPH_LOADED]:.2f} s and {peak[GRAPH_LOADED]:.0f} MB. `import kvae.serving` takes
 {import_ratio:.2f} times as long as `import numpy, onnxruntime`. Byte-code included,
-kvae-text-serving adds {kvae_serving["installed"]:.2f} MB to numpy, onnxruntime and their
-dependencies ({kvae_serving["numpy and onnxruntime"]:.0f} MB). kvae, with training and export, adds
-{kvae["installed"]:.2f} MB, of which {kvae["source"]:.2f} MB is source.
+kvae-text-serving adds {alone["installed"]:.2f} MB to numpy, onnxruntime and their
+dependencies ({alone["numpy and onnxruntime"]:.0f} MB). kvae, with training and export, adds
+{whole["installed"]:.2f} MB, of which {whole["source"]:.2f} MB is source.
 
 {measured_on(report)}, median of {report["rounds"]}: `python benchmarks/startup.py`.
 """

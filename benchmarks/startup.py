@@ -93,7 +93,7 @@ def main() -> None:
     bundle = (options.bundle or ROOT / BUNDLE).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         _, kvae = environment(Path(temporary, "whole"), ROOT)
-        python, kvae_serving = environment(Path(temporary, "alone"), ROOT / "serving")
+        python, alone = environment(Path(temporary, "alone"), ROOT / "serving")
         programs = {
             "an empty program": (python, ""),
             IMPORT_DEPENDENCIES: (python, "import numpy, onnxruntime"),
@@ -123,13 +123,13 @@ def main() -> None:
         print(f"{name:28} {value:6.3f} s{memory}")
     ratio = seconds[IMPORT] / seconds[IMPORT_DEPENDENCIES]
     print(f"import kvae.serving takes {ratio:.2f} times the import of numpy and onnxruntime")
-    added, added_by_serving = kvae["installed"], kvae_serving["installed"]
+    added, added_by_serving = kvae["installed"], alone["installed"]
     print(f"megabytes: kvae adds {added:.2f}, kvae-text-serving {added_by_serving:.2f}")
     report = {
         "seconds": seconds,
         "peak_megabytes": {name: value for name, value in peak.items() if value},
         "kvae": kvae,
-        "kvae-text-serving": kvae_serving,
+        "kvae-text-serving": alone,
         "rounds": options.rounds,
     }
     write_report(options.json, report)

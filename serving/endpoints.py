@@ -203,6 +203,7 @@ async def score(body: schemas.ScoreRequest, request: Request) -> Response:
     """Upper bounds on -log p(text) in nats, with their parts."""
     service = service_of(request)
     model = service.model(request)
+    service.check_texts("samples", body.samples)
     service.check_texts("texts by samples", len(body.texts) * body.samples)
     model._check_attribute(body.attribute)
     deadline, texts = service.deadline(request, body.deadline), body.texts

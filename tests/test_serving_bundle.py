@@ -419,7 +419,7 @@ def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(
             "there is not enough memory",
         ),
         (MemoryError(), "there is not enough memory"),
-        (PermissionError(13, "Permission denied"), "the rights of this user"),
+        (PermissionError(13, "Permission denied"), "the permissions of this user"),
         (
             RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION"),
             "another version of onnxruntime",

@@ -378,6 +378,7 @@ def test_a_body_that_is_too_large_is_refused(sampler: Sampler) -> None:
         ("/reconstruct", {"texts": ["KA"] * 6}),
         ("/interpolate", {"first": "KA", "last": "MI", "steps": 6}),
         ("/score", {"texts": ["KA"] * 2, "samples": 3}),
+        ("/score", {"texts": [], "samples": 6}),
     ],
 )
 def test_more_texts_than_a_request_may_have_are_refused(

@@ -117,8 +117,8 @@ def rewrite(checkpoint: Path, about: dict[str, Any]) -> None:
 @pytest.fixture(autouse=True)
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of this process do not train; all else is as usual."""
-    monkeypatch.setattr(experiment, "built", lambda prepared, say: NoModel())
-    monkeypatch.setattr(experiment, "trained", in_no_time)
+    monkeypatch.setattr(experiment, "build_model", lambda prepared, say: NoModel())
+    monkeypatch.setattr(experiment, "train_and_evaluate", in_no_time)
 
 
 @pytest.fixture

@@ -130,5 +130,5 @@ def test_weights_for_a_decoder_that_is_drawn_anew_are_refused(
     corpus_file: Path, tmp_path: Path
 ) -> None:
     settings = {"training__start_from": "somewhere", "objective__warm_start_steps": 5}
-    with pytest.raises(ConfigError, match="set one of them only"):
+    with pytest.raises(ConfigError, match="set only one of them"):
         run(config_of("lstm-vae-ptb-word", corpus_file, **settings), tmp_path / "vae", print)

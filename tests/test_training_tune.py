@@ -136,7 +136,7 @@ def test_a_trial_that_was_stopped_goes_on_with_what_it_had_drawn(
             raise KeyboardInterrupt
         return SimpleNamespace(evaluation={"elbo": 3.0, "kl": 1.0, "active_units": 2}), None
 
-    monkeypatch.setattr("kvae.training.tune.completed", completed)
+    monkeypatch.setattr("kvae.training.tune.finished_run", completed)
     config = preset("hybrid-lstm").with_settings(small_settings)
     search = {"objective.alpha": (0.1, 0.4)}
     said: list[str] = []
