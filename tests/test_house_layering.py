@@ -54,7 +54,7 @@ LAZY = {
     "serving/endpoints.py": {"fastapi", "prometheus_client"},
     "serving/problems.py": {"fastapi", "starlette"},
     "serving/openapi.py": {"fastapi"},
-    "serving/middleware.py": {"fastapi"},
+    "serving/middleware.py": {"fastapi", "starlette"},
     "serving/service.py": {"fastapi", "prometheus_client"},
     "serving/schemas.py": {"pydantic", "pydantic_core"},
     "serving/connections.py": {"uvicorn"},
