@@ -16,7 +16,6 @@ import numpy as np
 import prometheus_client
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
-from pydantic import BaseModel
 
 from . import Cancellation, KvaeError, Sampler, schemas
 from .checks import as_int
@@ -277,7 +276,7 @@ async def page() -> Response:
 
 Handler = Callable[..., Any]
 
-MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None]] = {
+MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = {
     "/sample": (sample, schemas.Samples),
     "/stream": (stream, None),
     "/encode": (encode, schemas.Codes),
@@ -287,7 +286,7 @@ MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None]] = {
 }
 """Endpoints for POST, with the model of their answer; None: server-sent events."""
 
-STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[BaseModel] | None, tuple[int, ...]]] = {
+STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tuple[int, ...]]] = {
     "/health": (health, schemas.Status, (421,)),
     "/ready": (ready, schemas.Status, (421, 503)),
     "/metrics": (metrics, None, (421,)),

@@ -19,10 +19,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from . import ConfigError, KvaeError, Sampler
+from . import ConfigError, KvaeError, Sampler, schemas
 from .checks import as_int
 from .connections import ACCEPTED_AT_ONCE, Connection, connection_limit
 from .endpoints import MODEL_ENDPOINTS, MODEL_PROBLEMS, STATE_ENDPOINTS, Handler, page
@@ -86,7 +85,7 @@ def register(
     method: Callable[..., Any],
     path: str,
     handler: Handler,
-    model: type[BaseModel] | None,
+    model: type[schemas.BaseModel] | None,
     untyped_answer: Mapping[str, Any],
     statuses: Sequence[int],
 ) -> None:
