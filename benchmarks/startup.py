@@ -92,7 +92,7 @@ def main() -> None:
         make_artifacts()
     bundle = (options.bundle or ROOT / BUNDLE).resolve()
     with tempfile.TemporaryDirectory() as temporary:
-        _, kvae = environment(Path(temporary, "whole"), ROOT)
+        _, whole = environment(Path(temporary, "whole"), ROOT)
         python, alone = environment(Path(temporary, "alone"), ROOT / "serving")
         programs = {
             "an empty program": (python, ""),
@@ -123,12 +123,12 @@ def main() -> None:
         print(f"{name:28} {value:6.3f} s{memory}")
     ratio = seconds[IMPORT] / seconds[IMPORT_DEPENDENCIES]
     print(f"import kvae.serving takes {ratio:.2f} times the import of numpy and onnxruntime")
-    added, added_by_serving = kvae["installed"], alone["installed"]
+    added, added_by_serving = whole["installed"], alone["installed"]
     print(f"megabytes: kvae adds {added:.2f}, kvae-text-serving {added_by_serving:.2f}")
     report = {
         "seconds": seconds,
         "peak_megabytes": {name: value for name, value in peak.items() if value},
-        "kvae": kvae,
+        "kvae": whole,
         "kvae-text-serving": alone,
         "rounds": options.rounds,
     }
