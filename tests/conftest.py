@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,24 @@ SMALL = {
     "expander_filters": (16, 8),
     "head_units": 12,
 }
+
+
+SMALL_SETTINGS = {
+    **{f"model.{name}": list(v) if isinstance(v, tuple) else v for name, v in SMALL.items()},
+    "training.batch_size": 16,
+    "training.jit_compile": JAX,
+}
+"""The same model as settings of a run, with a batch size that suits it."""
+
+
+def train_command(
+    out: Path, data: Path, *arguments: str, settings: Mapping[str, Any] | None = None
+) -> list[str]:
+    """`kvae train` of the small model on TensorFlow, as a command of a process of its own."""
+    command = [sys.executable, "-m", "kvae", "train", "--data", str(data), "--out", str(out)]
+    changed = {**SMALL_SETTINGS, "training.jit_compile": False, **(settings or {})}
+    changes = [f"--set={key}={json.dumps(value)}" for key, value in changed.items()]
+    return [*command, *arguments, *changes]
 
 
 def small_config(**model: Any) -> Any:
@@ -183,13 +203,8 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
     """Settings of a run on `corpus_file` that trains in seconds."""
     return {
         "data.source": str(corpus_file),
-        **{
-            f"model.{name}": list(value) if isinstance(value, tuple) else value
-            for name, value in SMALL.items()
-        },
+        **SMALL_SETTINGS,
         "training.epochs": 3,
-        "training.jit_compile": JAX,
-        "training.batch_size": 16,
         "training.learning_rate": 0.01,
         "objective.ramp_steps": 10,
     }

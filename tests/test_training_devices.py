@@ -17,7 +17,7 @@ from kvae.training.corpora import prepare
 from kvae.training.devices import check_split, split_between, worker_count, worker_index
 from kvae.training.pipeline import validation_batches
 
-from .conftest import SMALL
+from .conftest import train_command
 
 STEPS = 12
 JAX = {
@@ -32,35 +32,17 @@ With a thread for each core (`NPROC`), they deadlock on two cores: each waits fo
 
 
 def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
-    sizes = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()
-    }
-    settings = {f"model.{name}": value for name, value in sizes.items()}
-    settings |= {
-        "training.jit_compile": False,
+    settings: dict[str, Any] = {
         "objective.ramp_steps": 5,
         "objective.input_dropout": 0.3,
+        "training.clip_norm": 1.0,
+        "training.steps_per_epoch": 4,
     }
-    settings |= {"training.clip_norm": 1.0, "training.steps_per_epoch": 4}
-    settings |= (
-        {} if "KERAS_BACKEND" in environment else {"data.split_seed": 3}
-    )  # 6 held out, which two devices share
-    command = [
-        sys.executable,
-        "-m",
-        "kvae",
-        "train",
-        "--preset",
-        "hybrid-lstm",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-    ]
-    command += ["--validation", str(out.parent / "held_out.txt")]
-    command += ["--steps", str(STEPS), "--batch-size", "16", "--devices", str(devices)]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
+    if "KERAS_BACKEND" not in environment:
+        settings["data.split_seed"] = 3  # 6 held out, which two devices share
+    arguments = ["--preset", "hybrid-lstm", "--validation", str(out.parent / "held_out.txt")]
+    arguments += ["--steps", str(STEPS), "--devices", str(devices)]
+    command = train_command(out, data, *arguments, settings=settings)
     log = (out.parent / f"{out.name}.log").open("wb")
     return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
 

@@ -13,6 +13,18 @@ from kvae.serving.errors import ConfigError, DataError, ModelError
 from kvae.training import experiment, fit
 from kvae.training.experiment import run
 
+METRICS = {
+    "loss",
+    "reconstruction",
+    "kl",
+    "kl_level_0",
+    "auxiliary",
+    "beta",
+    "elbo",
+    "bits_per_character",
+}
+"""Metrics of training and of validation."""
+
 
 def quiet(sentence: str) -> None:
     pass
@@ -40,17 +52,7 @@ def test_the_metrics_file_has_a_line_an_epoch_with_every_metric(run_folder: Path
     records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert [record["step"] for record in records] == [7, 14, 21]
-    wanted = {
-        "loss",
-        "reconstruction",
-        "kl",
-        "kl_level_0",
-        "auxiliary",
-        "beta",
-        "elbo",
-        "bits_per_character",
-    }
-    assert wanted | {f"val_{name}" for name in wanted} | {"gradient_norm"} <= set(records[0])
+    assert METRICS | {f"val_{name}" for name in METRICS} | {"gradient_norm"} <= set(records[0])
 
 
 @pytest.mark.both
@@ -80,17 +82,7 @@ def test_tensorboard_has_every_metric_for_training_and_validation_on_the_same_ax
     run_folder: Path,
 ) -> None:
     train, validation = (events(run_folder / "logs" / part) for part in ("train", "validation"))
-    shared = {
-        "loss",
-        "reconstruction",
-        "kl",
-        "kl_level_0",
-        "auxiliary",
-        "beta",
-        "elbo",
-        "bits_per_character",
-    }
-    assert shared | {"gradient_norm", "learning_rate"} <= set(train.Tags()["tensors"])
+    assert METRICS | {"gradient_norm", "learning_rate"} <= set(train.Tags()["tensors"])
     latent = {
         "active_units",
         "mutual_information",
@@ -98,7 +90,7 @@ def test_tensorboard_has_every_metric_for_training_and_validation_on_the_same_ax
         "samples",
         "reconstructions",
     }
-    assert shared | latent <= set(validation.Tags()["tensors"])
+    assert METRICS | latent <= set(validation.Tags()["tensors"])
     for found, name in (
         (train, "loss"),
         (validation, "loss"),

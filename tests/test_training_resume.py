@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from kvae.training.checkpoints import latest_checkpoint, list_checkpoints
 from kvae.training.experiment import resume, run, stored_config
 from kvae.training.fit import segments
 
-from .conftest import SMALL
+from .conftest import train_command
 
 
 def quiet(sentence: str) -> None:
@@ -130,29 +129,9 @@ def test_rules_that_wait_remember_what_they_waited_for(
 
 
 def start(out: Path, data: Path, epochs: int) -> subprocess.Popen[bytes]:
-    sizes = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()
-    }
-    settings = {f"model.{name}": value for name, value in sizes.items()}
-    settings |= {
-        "training.jit_compile": False,
-        "training.checkpoint_steps": 2,
-        "objective.ramp_steps": 100,
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "kvae",
-        "train",
-        "--preset",
-        "hybrid-lstm",
-        "--data",
-        str(data),
-        "--resume",
-    ]
-    command += ["--out", str(out), "--epochs", str(epochs), "--batch-size", "16"]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
+    settings = {"training.checkpoint_steps": 2, "objective.ramp_steps": 100}
+    arguments = ["--preset", "hybrid-lstm", "--resume", "--epochs", str(epochs)]
+    command = train_command(out, data, *arguments, settings=settings)
     errors = (out.parent / f"{out.name}.log").open("ab")
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "TQDM_DISABLE": "1"}

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +31,7 @@ from kvae.training.reproduction import Row, Study, reproduce
 from kvae.training.tune import tune
 from kvae.writing import LOCK, PathInUse, claimed_folder
 
-from .conftest import SMALL
+from .conftest import train_command
 
 
 def quiet(sentence: str) -> None:
@@ -146,25 +145,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def start(data: Path, out: Path) -> subprocess.Popen[str]:
-    sizes = {
-        f"model.{name}": list(value) if isinstance(value, tuple) else value
-        for name, value in SMALL.items()
-    }
-    settings = {**sizes, "training.jit_compile": False}
-    command = [
-        sys.executable,
-        "-m",
-        "kvae",
-        "train",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--steps",
-        "2",
-    ]
-    command += [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    command += ["--batch-size", "16"]
+    command = train_command(out, data, "--steps", "2")
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
