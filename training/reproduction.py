@@ -163,7 +163,10 @@ def reproduce(
             progress.announce(row, seed)
             try:
                 result = train_and_measure(
-                    run_folder(folder, row, seed), run_config(folder, row, seed), study.measure, say
+                    run_folder(folder, row.name, seed),
+                    run_config(folder, row, seed),
+                    study.measure,
+                    say,
                 )
             except CheckFailed as error:  # this run diverged; the others are still trained
                 say(f"{row.name}, seed {seed}: {error}")
@@ -226,22 +229,22 @@ def selected_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [known[name] for name in names] if names else list(rows)
 
 
-def run_folder(folder: Path, row: Row, seed: int) -> Path:
-    """The run folder of a row and seed."""
-    return folder / row.name / f"seed-{seed}"
+def run_folder(folder: Path, row: str, seed: int) -> Path:
+    """The run folder of a row, by its name, and a seed."""
+    return folder / row / f"seed-{seed}"
 
 
 def run_config(folder: Path, row: Row, seed: int) -> Config:
     """The configuration of a row's run: with its seed, and the run that initialises its weights."""
     start = {}
     if row.start_from:
-        start = {"training.start_from": str(folder / row.start_from / f"seed-{seed}")}
+        start = {"training.start_from": str(run_folder(folder, row.start_from, seed))}
     return row.config.with_settings({"training.seed": seed, **start})
 
 
 def row_result(folder: Path, row: Row, seed: int) -> dict[str, Any] | None:
     """The result of a row and seed if its run is finished with this configuration, else None."""
-    return finished_result(run_folder(folder, row, seed), run_config(folder, row, seed))
+    return finished_result(run_folder(folder, row.name, seed), run_config(folder, row, seed))
 
 
 class Progress:

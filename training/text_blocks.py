@@ -66,8 +66,7 @@ class CodePointBlock:
 
     def __init__(self, text: str, tokenizer: str) -> None:
         self.bytes = tokenizer == "byte"
-        raw = text.encode() if self.bytes else text.encode("utf-32-le")
-        self.points: np.ndarray = np.frombuffer(raw, np.uint8 if self.bytes else np.dtype("<u4"))
+        self.points: np.ndarray = units_of(text, tokenizer)
         ends = np.flatnonzero(self.points == ord("\n"))
         self.lengths = np.diff(ends, prepend=-1) - 1
         self.starts = ends - self.lengths
@@ -191,7 +190,7 @@ ENCODERS: dict[str, Callable[[Alphabet], Callable[[Units], np.ndarray]]] = {
 
 
 def units_of(text: str, tokenizer: str) -> Units:
-    """The code points, bytes or words of a piece of a stream, for its counter and encoder."""
+    """The code points, bytes or words of a text, for its counter and encoder."""
     if tokenizer == "word":
         return Alphabet((), "word").rules.units(text)
     raw = text.encode() if tokenizer == "byte" else text.encode("utf-32-le")

@@ -117,5 +117,5 @@ def weights_of(model: TextVAE) -> dict[str, keras.Variable]:
 
 
 def joined_names(weights: Mapping[str, keras.Variable], names: Set[str]) -> str:
-    """Those of the names that are in `names`, in the order of `weights`, separated by commas."""
+    """The names in `names`, in the order of `weights`, separated by commas."""
     return ", ".join(name for name in weights if name in names)

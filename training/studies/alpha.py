@@ -11,7 +11,7 @@ from kvae.presets import S17
 
 from ..figures import cost_and_kl
 from ..reproduction import Numbers, Row, Statement, Study
-from .rows import FIGURE_COLUMNS, chapter_text, is_rising, scales, windows
+from .rows import AT_ONCE, FIGURE_COLUMNS, chapter_text, is_rising, scales, windows
 
 STEPS = 1500
 """Training steps of the small rows."""
@@ -30,7 +30,7 @@ def rows(scale: str) -> list[Row]:
                 STEPS,
                 scale,
                 objective__alpha=value,
-                **({} if annealed else {"objective__ramp_start": 0, "objective__ramp_steps": 0}),
+                **({} if annealed else AT_ONCE),
             ),
             "with annealing" if annealed else "without annealing",
             value,

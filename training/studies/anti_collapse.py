@@ -18,14 +18,10 @@ from ..corpora import Prepared
 from ..evaluation import evenly_spaced, importance_weighted
 from ..figures import dot_panels
 from ..reproduction import Numbers, Row, Statement, Study
-from .rows import OWN_AIM, chapter_text, scales, windows
+from .rows import AT_ONCE, OWN_AIM, chapter_text, scales, windows
 
 STEPS = 2000
 """Training steps of the small rows."""
-
-
-AT_ONCE = {"objective__ramp_start": 0, "objective__ramp_steps": 0}
-"""The KL counts in full from the first step on."""
 
 FREE = {"objective__free_bits": 0.25}
 

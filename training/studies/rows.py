@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -13,6 +13,9 @@ from kvae.presets import SMALL, preset
 from ..reproduction import OVERALL, Numbers, Row
 
 OWN_AIM = "our own aim"
+
+AT_ONCE = {"objective__ramp_start": 0, "objective__ramp_steps": 0}
+"""Settings with which the KL counts in full from the first step on."""
 
 STEPS_WORTH_COMPILING = 800
 """The number of steps from which on XLA saves more time than compilation takes, on two cores."""
@@ -38,9 +41,14 @@ def with_steps(config: Config, steps: int, batch_size: int, **settings: Any) -> 
             "training.batch_size": batch_size,
             "training.jit_compile": steps >= STEPS_WORTH_COMPILING,
             **ramp,
-            **{key.replace("__", "."): value for key, value in settings.items()},
+            **dotted(settings),
         }
     )
+
+
+def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their keys, from names with `__` for the dot of a key."""
+    return {name.replace("__", "."): value for name, value in settings.items()}
 
 
 def windows(name: str, length: int, small_steps: int, scale: str, **settings: Any) -> Config:
@@ -54,7 +62,7 @@ def windows(name: str, length: int, small_steps: int, scale: str, **settings: An
         {
             "data.source": "ptb-char",
             "model.length": length,
-            **{key.replace("__", "."): value for key, value in settings.items()},
+            **dotted(settings),
         }
     )
 

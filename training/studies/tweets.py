@@ -26,7 +26,7 @@ from ..figures import stacked_bars
 from ..generation import compiled_step, decoded_texts, prior_codes
 from ..reproduction import SAMPLES, Numbers, Row, Statement, Study
 from ..text_metrics import distinct_texts
-from .rows import OWN_AIM, chapter_text, means_over_seeds, scales, with_steps
+from .rows import OWN_AIM, chapter_text, dotted, means_over_seeds, scales, with_steps
 
 STEPS = 3000
 """Training steps of the small rows."""
@@ -83,10 +83,9 @@ def rows(scale: str) -> list[Row]:
             if falls
             else {}
         )
-        dotted = {key.replace("__", "."): value for key, value in settings.items()}
         shape = {"model.length": 64} if small else {"model.length": 128, "model.tokenizer": "byte"}
         return config.with_settings(
-            {"data.source": "tweets", "data.too_long": "drop", **shape, **dotted}
+            {"data.source": "tweets", "data.too_long": "drop", **shape, **dotted(settings)}
         )
 
     return [
