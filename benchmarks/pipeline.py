@@ -100,7 +100,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, "pipeline", rounds=7)
     parser.add_argument(
-        "--presets", nargs="+", metavar="NAME", default=list(FASTEST), help="presets that consume"
+        "--presets", nargs="+", metavar="NAME", default=list(FASTEST), help="presets to train"
     )
     parser.add_argument("--file", help=argparse.SUPPRESS)
     return parser.parse_args()

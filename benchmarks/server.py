@@ -248,8 +248,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("bundle", help="folder of the bundle")
     parser.add_argument("--measure", choices=MEASURES, default="load", help="(default: load)")
-    parser.add_argument("--clients", type=int, default=64, help="clients of load")
-    parser.add_argument("--seconds", type=float, default=300.0, help="(default: 300)")
+    parser.add_argument("--clients", type=int, default=64, help="number of clients of load")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="seconds of each measurement (default: 300)"
+    )
     parser.add_argument("--threads", type=int, help="threads of the server (default: all cores)")
     parser.add_argument(
         "--json", metavar="FILE", help="also write the report to FILE, with the memory over time"

@@ -328,7 +328,7 @@ PEAK = "largest product"
 def main() -> None:
     parser = argument_parser(__doc__, "training", rounds=5)
     parser.add_argument(
-        "--lengths", nargs="+", type=int, default=[12, 24, 60, 120, 240, 480], help="other T"
+        "--lengths", nargs="+", type=int, default=[12, 24, 60, 120, 240, 480], help="values of T"
     )
     parser.add_argument(
         "--frameworks", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS, help="(default: all)"

@@ -231,12 +231,12 @@ class Alphabet:
     def from_dict(cls, data: Mapping[str, Any]) -> Alphabet:
         """The alphabet that `to_dict` wrote. Accepts any JSON value and raises `BundleError` if it
         is not an alphabet."""
-        wanted = ("tokenizer", "specials", "symbols")
-        if not isinstance(data, Mapping) or set(data) != set(wanted):
+        keys = ("tokenizer", "specials", "symbols")
+        if not isinstance(data, Mapping) or set(data) != set(keys):
             raise BundleError(
-                f"vocabulary must be an object of {', '.join(wanted)}, got {short_repr(data)}"
+                f"vocabulary must be an object of {', '.join(keys)}, got {short_repr(data)}"
             )
-        tokenizer, specials, symbols = (data[name] for name in wanted)
+        tokenizer, specials, symbols = (data[name] for name in keys)
         if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
             known = " or ".join(map(repr, TOKENIZERS))
             raise BundleError(f"vocabulary.tokenizer must be {known}, got {short_repr(tokenizer)}")

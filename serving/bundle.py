@@ -131,8 +131,8 @@ def json_of(file: Path) -> tuple[Any, bool]:
     writes, checksum included. Raises `BundleError` for a file that is too large, nested too deeply
     or not JSON."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST_MANIFEST + 1)
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST_MANIFEST + 1)
         if len(content) > LARGEST_MANIFEST:
             raise BundleError(
                 f"{file}: larger than {LARGEST_MANIFEST:,} bytes, the most a manifest may have; "
@@ -188,42 +188,42 @@ def checked_graph(bundle: Bundle, name: str) -> Path:
             "copy it again or export it again"
         )
     try:
-        found = contents_of(content)
+        contents = contents_of(content)
     except NotOnnx as error:
         raise BundleError(f"{file}: not an ONNX file ({error}); export the bundle again") from error
-    check_contents(file, found, len(content))
-    check_metadata(file, name, found.metadata, bundle.manifest)
-    check_shapes(file, name, found.shapes, bundle.manifest)
+    check_contents(file, contents, len(content))
+    check_metadata(file, name, contents.metadata, bundle.manifest)
+    check_shapes(file, name, contents.shapes, bundle.manifest)
     return file
 
 
-def check_contents(file: Path, found: Contents, size: int) -> None:
+def check_contents(file: Path, contents: Contents, size: int) -> None:
     """Raise `BundleError` for a graph of `size` bytes that a runtime should not load."""
-    if found.external:
+    if contents.external:
         raise BundleError(
             f"{file}: keeps weights in other files, which a bundle never does; export it again"
         )
-    opset = found.opsets.get("", 0)
+    opset = contents.opsets.get("", 0)
     if opset != OPSET:
         raise BundleError(
             f"{file}: written for ONNX operator set {opset}, this kvae reads {OPSET}; "
             "export it again"
         )
-    foreign = sorted(found.operations - OPERATIONS)
+    foreign = sorted(contents.operations - OPERATIONS)
     if foreign:
         raise BundleError(
             f"{file}: contains operations that kvae never exports "
             f"({one_line(', '.join(foreign))[:80]}); do not use it"
         )
     most = NUMBERS_PER_BYTE * size + FREE_NUMBERS
-    if found.numbers > most:
+    if contents.numbers > most:
         raise BundleError(
-            f"{file}: its constants expand to {found.numbers:,} numbers, "
+            f"{file}: its constants expand to {contents.numbers:,} numbers, "
             f"a graph of {size:,} bytes may have {most:,}; do not use it"
         )
-    if found.not_finite:
+    if contents.not_finite:
         raise BundleError(
-            f"{file}: weights that are infinite or NaN ({short_repr(found.not_finite)}), "
+            f"{file}: weights that are infinite or NaN ({short_repr(contents.not_finite)}), "
             f"as after training that diverged; export a run whose losses are finite"
         )
 

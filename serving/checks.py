@@ -51,13 +51,13 @@ def as_matrix(name: str, values: Any, width: int) -> np.ndarray:
     """`values` as finite float32 of shape (n, width); raises `DataError` otherwise."""
     try:
         with np.errstate(over="ignore"):  # infinite, and refused below
-            found = np.asarray(values, np.float32)
+            matrix = np.asarray(values, np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{name} must be numbers of shape (n, {width}), got {type(values).__name__}"
         ) from error
-    if found.ndim != 2 or found.shape[1] != width or not np.isfinite(found).all():
+    if matrix.ndim != 2 or matrix.shape[1] != width or not np.isfinite(matrix).all():
         raise DataError(
-            f"{name} must be finite numbers of shape (n, {width}), got shape {found.shape}"
+            f"{name} must be finite numbers of shape (n, {width}), got shape {matrix.shape}"
         )
-    return found
+    return matrix

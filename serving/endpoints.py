@@ -296,4 +296,7 @@ STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tup
 text."""
 
 MODEL_PROBLEMS = (400, 408, 413, 421, 422, 429, 500, 503, 504)
-ENDPOINT_NAMES = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}
+"""Statuses of the errors of every endpoint for POST."""
+
+ENDPOINT_PATHS = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}
+"""Paths with metrics of their own; requests for other paths count as "other"."""

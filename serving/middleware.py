@@ -13,7 +13,7 @@ from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .batching import Unavailable
-from .endpoints import ENDPOINT_NAMES, MODEL_ENDPOINTS
+from .endpoints import ENDPOINT_PATHS, MODEL_ENDPOINTS
 from .problems import refusal, shortened
 from .service import Limits, Service
 
@@ -30,13 +30,15 @@ def with_metrics_and_limits(app: ASGIApp, limits: Limits, local: bool) -> ASGIAp
             await app(scope, receive, send)
             return
         service: Service = scope["app"].state.service
-        endpoint = scope["path"][1:] or "page" if scope["path"] in ENDPOINT_NAMES else "other"
+        endpoint = scope["path"][1:] or "page" if scope["path"] in ENDPOINT_PATHS else "other"
         started_at, status, is_model_endpoint = (
             time.monotonic(),
             500,
             scope["path"] in MODEL_ENDPOINTS,
         )
-        scope.setdefault("state", {}).update(started_at=started_at, late=service.stopping.is_set())
+        scope.setdefault("state", {}).update(
+            started_at=started_at, after_stop=service.stopping.is_set()
+        )
         body = Body(scope, receive, service, started_at)
 
         async def send_and_drain(message: Message) -> None:

@@ -218,7 +218,7 @@ class Service:
     def model(self, request: Request) -> Sampler:
         """The sampler; raises `Unavailable` if the graphs are not loaded yet or the server is
         shutting down."""
-        if request.state.late:
+        if request.state.after_stop:
             raise Unavailable("the server is shutting down; try again in a moment")
         if self.sampler is None:
             raise Unavailable("the graphs are being started; try again in a moment")

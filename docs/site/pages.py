@@ -1,7 +1,7 @@
 """The generated pages of the site.
 
 They are the README and its neighbours, a page for each command and a page for each module. MkDocs
-calls `on_config` and `on_files`. Each fact stays in its place: links are rewritten, the help comes
+calls `on_startup` and `on_files`. Each fact stays in its place: links are rewritten, the help comes
 from the parsers, and the reference is read from the sources.
 """
 
@@ -36,7 +36,7 @@ FROM_THE_ROOT = {
 """Pages beside docs/, and what they are called on the site."""
 
 COMMAND_LINE = ("kvae.cli", "kvae.commands")
-"""Modules that the pages of the commands stand for."""
+"""Modules without a page of their own: the pages of the commands describe them."""
 
 PUBLIC = (kvae, kvae.serving)
 """Packages whose `__all__` is the interface for applications."""
@@ -65,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def root_pages() -> Iterator[tuple[str, str]]:
-    """The pages beside docs/, with links as seen from within it."""
+    """The pages beside docs/, with their links made relative to docs/."""
     for file, address in FROM_THE_ROOT.items():
         yield address, re.sub(r"\]\(docs/", "](", (ROOT / file).read_text(encoding="utf-8"))
 
