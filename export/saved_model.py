@@ -29,8 +29,8 @@ def write_saved_model(model: TextVAE, path: str | Path) -> None:
 
     The sum of `reconstruction` and `kl` is an upper bound on -log p(tokens).
 
-    TensorFlow Serving reads a path that ends in a number, as `models/names/1`, as a version of the
-    model `names`.
+    TensorFlow Serving takes a path that ends in a number for a version: `models/names/1` is version
+    1 of the model `names`.
 
     Raises `ConfigError` when `path` exists or another process is exporting there, and `CheckFailed`
     when the SavedModel, loaded again, gives other results than the model. `sample` gives other

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from kvae.serving.errors import ConfigError
+from kvae.serving.errors import ConfigError, first_line
 
 BACKENDS = ("tensorflow", "jax")
 """Keras backends that kvae trains on."""
@@ -87,8 +87,3 @@ def start_keras() -> None:
                 f"JAX does not start ({first_line(error)}); JAX_PLATFORMS is {platforms!r}: "
                 f"unset it, or name a platform that this machine has"
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error message, or the name of the error's type if the message is empty."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

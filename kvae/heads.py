@@ -5,7 +5,7 @@ Every head has the same four callables, which training, decoding in Keras and ex
     projected     = head.project(features)                   computed for all positions at once
     state         = head.initial_state(features)             a list of tensors (B, ...), maybe empty
     logits, state = head.step(projected_t, previous, state)  one position: (B, P), (B,) -> (B, V)
-    logits        = head(features, previous)                 all positions, teacher-forced: as step
+    logits        = head(features, previous)                 all positions, teacher-forced
 """
 
 from __future__ import annotations

@@ -96,13 +96,13 @@ PUBLISHED: dict[str, Preset] = {
         "the decoder without a code: the baseline", f"{S17}, 4.1", LANGUAGE_MODEL_PTB, shape=PTB
     ),
     "lstm-lm-ptb-word": Preset(
-        "sentences in words, shared vectors and dropout: the baseline of the next",
+        "sentences in words, tied embeddings and dropout: the baseline of lstm-vae-ptb-word",
         "Bowman et al. 2016, table 2; Press and Wolf 2017",
         LANGUAGE_MODEL_PTB_WORD,
         shape=PTB_WORD,
     ),
     "lstm-vae-ptb-word": Preset(
-        "a code of 32 before the same decoder; begin with its weights by training.start_from",
+        "the decoder of lstm-lm-ptb-word with a code of 32; training.start_from loads its weights",
         "Bowman et al. 2016, table 2; Press and Wolf 2017",
         LSTM_PTB_WORD,
         shape=PTB_WORD,

@@ -12,10 +12,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.errors import CheckFailed, KvaeError, ModelError
+from kvae.serving.errors import CheckFailed, KvaeError, ModelError, first_line
 
 from .configuration import Config, TrainingConfig
-from .saved_models import describe_read_error, first_line, load_model
+from .saved_models import describe_read_error, load_model
 from .writing import write_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvae.serving.errors import KvaeError, ModelError
+from kvae.serving.errors import KvaeError, ModelError, first_line
 
 if TYPE_CHECKING:
     import keras
@@ -175,11 +175,6 @@ def describe_read_error(error: OSError) -> str:
     }
     default = "check the disk or the network that it is on, then try again"
     return f"cannot be read ({error.strerror or error}); {advice.get(error.errno or 0, default)}"
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error message, at most 160 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def example_message(error: Exception) -> str:

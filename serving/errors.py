@@ -16,6 +16,11 @@ def short_repr(value: Any) -> str:
     return SHORT.repr(value)
 
 
+def first_line(error: BaseException) -> str:
+    """First line of an error message, at most 160 characters; the error's type if it is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
 class KvaeError(Exception):
     """Base class of all errors that kvae raises on purpose. `exit_code` is the exit code of the
     command line."""

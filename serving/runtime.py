@@ -16,7 +16,7 @@ from onnxruntime import InferenceSession, RunOptions, SessionOptions, __version_
 
 from .bundle import Bundle, checked_graph
 from .cores import usable_cores
-from .errors import BundleError
+from .errors import BundleError, first_line
 
 __all__ = [
     "InferenceSession",
@@ -110,8 +110,3 @@ def way_out(error: Exception) -> str:
     ):
         return "update onnxruntime"
     return "try another version of onnxruntime; `kvae verify` says whether the bundle is whole"
-
-
-def first_line(error: Exception) -> str:
-    """The message of an onnxruntime error, on one line of at most 160 characters."""
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

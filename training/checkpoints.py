@@ -23,8 +23,8 @@ import numpy as np
 
 from kvae.model import TextVAE, as_int
 from kvae.runs import list_checkpoints, parse_json, to_json
-from kvae.saved_models import describe_system_error, first_line
-from kvae.serving.errors import CheckFailed, ModelError
+from kvae.saved_models import describe_system_error
+from kvae.serving.errors import CheckFailed, ModelError, first_line
 from kvae.writing import atomic_write
 
 CHECKPOINTS_KEPT = 2

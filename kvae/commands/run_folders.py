@@ -1,4 +1,4 @@
-"""Load runs and their texts for commands; say on standard error what an unusual run lacks."""
+"""Load runs and their texts for commands. Notes on standard error say what a run lacks."""
 
 from __future__ import annotations
 

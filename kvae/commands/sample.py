@@ -1,4 +1,4 @@
-"""`kvae sample` and `kvae stream`: new texts, at once or as they are written."""
+"""`kvae sample` and `kvae stream`: new texts, complete or symbol by symbol."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .output import say
 
 def add(commands: Commands) -> None:
     parser = add_bundle_command(commands, "sample", sample, "write new texts")
-    parser.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=10, help="number of texts (default: %(default)s)")
     parser.add_argument(
         "--first-row",
         type=int,
         default=0,
-        help="go on from this row of the seed (default: %(default)s)",
+        help="first row of the seed to use (default: %(default)s)",
     )
     choice_arguments(parser)
 
     parser = add_bundle_command(
-        commands, "stream", stream, "write one text as it comes, symbol by symbol"
+        commands, "stream", stream, "write one text, symbol by symbol as it is generated"
     )
-    parser.add_argument("--row", type=int, default=0, help="of the seed (default: %(default)s)")
+    parser.add_argument("--row", type=int, default=0, help="row of the seed (default: %(default)s)")
     choice_arguments(parser)
 
 
 def choice_arguments(parser: argparse.ArgumentParser) -> None:
-    """The seed and `CHOICES`."""
+    """Add `--seed` and the options of `CHOICES`."""
     parser.add_argument("--seed", type=int, help="same seed, same texts (default: drawn and shown)")
     for name, choice in CHOICES.items():
         option, told = "--" + name.replace("_", "-"), choice.help + choice.command_note

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser)
     unknown_argument(parser, default="replace")
-    parser.add_argument("-n", type=int, help="how many to show (default: all)")
+    parser.add_argument("-n", type=int, help="number of texts to show (default: all)")
     parser.add_argument(
         "--by",
         choices=("bound", "bits_per_character"),

@@ -23,7 +23,10 @@ def add(commands: Commands) -> None:
         help="address to listen at (default: %(default)s, this machine only)",
     )
     parser.add_argument(
-        "--port", type=int, default=8000, help="0: one that is free (default: %(default)s)"
+        "--port",
+        type=int,
+        default=8000,
+        help="port to listen at, 0: a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--deadline",
@@ -35,22 +38,25 @@ def add(commands: Commands) -> None:
         "--max-texts",
         type=int,
         default=1024,
-        help="texts a request may be about (default: %(default)s)",
+        help="maximum number of texts in a request (default: %(default)s)",
     )
     parser.add_argument(
         "--max-body-bytes",
         type=int,
         default=2**20,
-        help="bytes a request may have (default: %(default)s)",
+        help="maximum size of a request in bytes (default: %(default)s)",
     )
     parser.add_argument(
-        "--queue", type=int, default=256, help="requests that may wait (default: %(default)s)"
+        "--queue",
+        type=int,
+        default=256,
+        help="maximum number of waiting requests (default: %(default)s)",
     )
     parser.add_argument(
         "--connections",
         type=int,
         default=1024,
-        help="connections open at once (default: %(default)s)",
+        help="maximum number of open connections (default: %(default)s)",
     )
     parser.add_argument(
         "--head-deadline",
@@ -62,12 +68,12 @@ def add(commands: Commands) -> None:
         "--shutdown-deadline",
         type=float,
         default=30.0,
-        help="seconds to finish what runs when stopped (default: %(default)g)",
+        help="seconds to finish running requests when the server stops (default: %(default)g)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # before it serves there is nothing to finish
+    for number in (signal.SIGINT, signal.SIGTERM):  # there is nothing to finish before it serves
         signal.signal(number, lambda *_: os._exit(0))
     with heavy_imports("server"):
         from kvae.serving.server import serve
@@ -86,6 +92,6 @@ def run(options: argparse.Namespace) -> None:
     def started(url: str, model: str) -> None:
         show(options, {"url": url, "model_id": model}, url)
         sys.stdout.flush()
-        say(f"model {model}; {url}/docs lists what there is to call, Ctrl-C stops")
+        say(f"model {model}; {url}/docs lists the endpoints, Ctrl-C stops")
 
     serve(options.bundle, options.host, options.port, limits, say, started, options.threads)

@@ -7,9 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvae.backends import first_line
 from kvae.runs import MODEL
-from kvae.serving.errors import CheckFailed
+from kvae.serving.errors import CheckFailed, first_line
 
 from .arguments import Commands
 from .bundles import add_bundle_command

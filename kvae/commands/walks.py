@@ -18,10 +18,16 @@ def add(commands: Commands) -> None:
     parser.add_argument("first")
     parser.add_argument("last")
     parser.add_argument(
-        "--steps", type=int, default=7, help="texts, ends included (default: %(default)s)"
+        "--steps",
+        type=int,
+        default=7,
+        help="number of texts, including both ends (default: %(default)s)",
     )
     parser.add_argument(
-        "--path", choices=("linear", "spherical"), default="linear", help="(default: %(default)s)"
+        "--path",
+        choices=("linear", "spherical"),
+        default="linear",
+        help="path between the codes (default: %(default)s)",
     )
     unknown_argument(parser)
 
@@ -29,14 +35,16 @@ def add(commands: Commands) -> None:
         commands, "variations", variations, "texts from codes around that of a text"
     )
     parser.add_argument("text")
-    parser.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=10, help="number of texts (default: %(default)s)")
     parser.add_argument(
         "--scale",
         type=float,
         default=1.0,
-        help="how far, in standard deviations of its code (default: %(default)s)",
+        help="distance, in standard deviations of its code (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the codes (default: %(default)s)"
+    )
     unknown_argument(parser)
 
     parser = add_bundle_command(
@@ -48,11 +56,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("text")
     file_argument(parser)
     unknown_argument(parser)
-    parser.add_argument("-n", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=10, help="number of texts (default: %(default)s)")
 
     parser = add_bundle_command(commands, "arithmetic", arithmetic, "the text of a sum of codes")
     parser.add_argument("--plus", nargs="+", required=True, metavar="TEXT", help="codes to add")
-    parser.add_argument("--minus", nargs="+", default=[], metavar="TEXT", help="codes to take away")
+    parser.add_argument("--minus", nargs="+", default=[], metavar="TEXT", help="codes to subtract")
     unknown_argument(parser)
 
 
