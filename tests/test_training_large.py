@@ -15,7 +15,8 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError, DataError
-from kvae.training import files, large, rules, store, text_blocks
+from kvae.texts import files
+from kvae.training import large, rules, store, text_blocks
 from kvae.training.corpora import held_out, prepare
 from kvae.training.named_corpora import unicode_names
 from kvae.training.pipeline import training_stream

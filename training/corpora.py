@@ -16,8 +16,8 @@ import numpy as np
 from kvae.configuration import Config, DataConfig, dotted_value
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
+from kvae.texts.files import STANDARD_INPUT, files_of, intact_files
 
-from .files import STANDARD_INPUT, files_of, intact_files
 from .labels import (
     CORPUS_LABELS,
     Lines,

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvae.serving.errors import ConfigError, DataError
+from kvae.texts.files import ENDINGS, HEAD, PIECE, READABLE_FORMATS, kind_of, raw_pieces
 from kvae.writing import atomic_write, lock_path, sole_writer
-
-from .files import ENDINGS, HEAD, PIECE, READABLE_FORMATS, kind_of, raw_pieces
 
 FOLDER_VARIABLE = "KVAE_DATA"
 """The environment variable that names the data folder, which holds the corpora."""

@@ -21,10 +21,10 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, DataError
+from kvae.texts.files import STANDARD_INPUT, DamagedFile, files_of, intact_files, raw_pieces
 from kvae.writing import atomic_write, lock_path, sole_writer, write_text
 
 from .downloads import data_folder
-from .files import STANDARD_INPUT, DamagedFile, files_of, intact_files, raw_pieces
 from .rules import (
     LONGEST_AUTOMATIC,
     SPLITS,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from kvae.configuration import Config
+from kvae.texts.files import read_file, split_lines
 
 from .downloads import COLLECTIONS, file_of
-from .files import read_file, split_lines
 
 ALGORITHMIC_NAMES = re.compile(
     r"CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH-|HANGUL SYLLABLE |TANGUT (IDEOGRAPH|COMPONENT)-"

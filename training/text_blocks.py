@@ -11,8 +11,8 @@ import numpy as np
 
 from kvae.serving.alphabet import UNKNOWN, Alphabet
 from kvae.serving.errors import DataError
+from kvae.texts.files import pieces_of
 
-from .files import pieces_of
 from .rules import next_whitespace
 from .store import id_type
 

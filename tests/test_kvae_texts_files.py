@@ -19,8 +19,8 @@ import pytest
 
 from kvae.configuration import Config
 from kvae.serving.errors import DataError
+from kvae.texts.files import DECOMPRESSORS, files_of, kind_of, pieces_of, read_file
 from kvae.training.corpora import prepare, read_texts
-from kvae.training.files import DECOMPRESSORS, files_of, kind_of, pieces_of, read_file
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_only_binary_files_are_no_text(tmp_path: Path) -> None:
 
 def in_pieces_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PIECE", "HEAD"):
-        monkeypatch.setattr(f"kvae.training.files.{name}", size)
+        monkeypatch.setattr(f"kvae.texts.files.{name}", size)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

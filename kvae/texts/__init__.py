@@ -1,0 +1,1 @@
+"""Reading texts from files. Needs neither Keras nor `training/`."""
