@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def write_lines(file: Path, size: float) -> int:
     """Write lines of two names and a number until the file has `size` bytes; return its size."""
-    from kvae.training.named_corpora import unicode_names
+    from kvae.training.data.named_corpora import unicode_names
 
     names = [name for name in unicode_names() if len(name) < 48]
     generator = np.random.default_rng(0)

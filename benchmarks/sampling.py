@@ -105,8 +105,8 @@ def make_artifacts() -> None:
 
 def training_texts() -> Sequence[str]:
     """At most `MAX_TEXTS` evenly spaced tweets, or the names of the Unicode characters."""
-    from kvae.training.downloads import file_of, missing_files
-    from kvae.training.named_corpora import lines_of, unicode_names
+    from kvae.training.data.downloads import file_of, missing_files
+    from kvae.training.data.named_corpora import lines_of, unicode_names
 
     if missing_files("tweets"):
         return unicode_names()

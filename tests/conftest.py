@@ -246,7 +246,7 @@ def sampler(bundle_folder: Path) -> Any:
 @pytest.fixture
 def few_sines(monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus `sines` with 500 texts and 100 held-out ones instead of 250,000 and 10,000."""
-    from kvae.training.named_corpora import CORPORA, sines
+    from kvae.training.data.named_corpora import CORPORA, sines
 
     small = replace(
         CORPORA["sines"], texts=lambda: sines(500, seed=0), held_out=lambda: sines(100, seed=1)

@@ -99,7 +99,7 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from kvae.commands.demo import demo_config
     from kvae.export.bundle import write_bundle
     from kvae.model import TextVAE
-    from kvae.training.named_corpora import unicode_names
+    from kvae.training.data.named_corpora import unicode_names
 
     alphabet = Alphabet.build(unicode_names())
     shape = replace(demo_config().model, length=48, vocabulary_size=len(alphabet))

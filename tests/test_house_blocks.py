@@ -54,7 +54,7 @@ def execute(block: Block, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the README's training has left its bundle."""
-    from kvae.training.named_corpora import unicode_names
+    from kvae.training.data.named_corpora import unicode_names
 
     folder = tmp_path_factory.mktemp("readme")
     names = [

@@ -42,7 +42,7 @@ def test_importing_kvae_loads_not_even_numpy() -> None:
 def test_listing_presets_and_corpora_loads_nothing_heavy() -> None:
     assert (
         loaded_after(
-            "from kvae.presets import PRESETS; from kvae.training.named_corpora import CORPORA"
+            "from kvae.presets import PRESETS; from kvae.training.data.named_corpora import CORPORA"
         )
         & set(HEAVY)
         == set()

@@ -52,7 +52,7 @@ def keras_file(path: Path) -> None:
 
 
 def column(path: Path) -> None:
-    from kvae.training.store import ColumnWriter
+    from kvae.training.data.store import ColumnWriter
 
     path.mkdir()
     try:

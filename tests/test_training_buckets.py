@@ -15,9 +15,8 @@ from kvae.misfits import check_training
 from kvae.presets import preset
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.corpora import Prepared
-from kvae.training.experiment import run
-from kvae.training.pipeline import (
+from kvae.training.data.corpora import Prepared
+from kvae.training.data.pipeline import (
     POOL,
     ROUNDING,
     bucketed_rows,
@@ -26,6 +25,7 @@ from kvae.training.pipeline import (
     training_stream,
     validation_batches,
 )
+from kvae.training.experiment import run
 
 from .conftest import COMPILED, numbers, random_tokens, small_model
 

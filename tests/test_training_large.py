@@ -16,11 +16,11 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError, DataError
 from kvae.texts import files
-from kvae.training import large, rules, store, text_blocks
-from kvae.training.corpora import held_out, prepare
-from kvae.training.named_corpora import unicode_names
-from kvae.training.pipeline import training_stream
-from kvae.training.store import Column, ColumnWriter
+from kvae.training.data import large, rules, store, text_blocks
+from kvae.training.data.corpora import held_out, prepare
+from kvae.training.data.named_corpora import unicode_names
+from kvae.training.data.pipeline import training_stream
+from kvae.training.data.store import Column, ColumnWriter
 
 NAMES = unicode_names()
 

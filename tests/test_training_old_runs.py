@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
-from kvae.training import large
-from kvae.training.corpora import held_out, prepare
+from kvae.training.data import large
+from kvae.training.data.corpora import held_out, prepare
 from kvae.training.experiment import finished_run, stored_config
 from kvae.training.identity import fingerprint
 from kvae.training.transfer import note_other_split

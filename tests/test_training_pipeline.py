@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from kvae.configuration import Config
-from kvae.training.corpora import Prepared
-from kvae.training.pipeline import (
+from kvae.training.data.corpora import Prepared
+from kvae.training.data.pipeline import (
     Order,
     ordered_rows,
     random_windows,

@@ -11,7 +11,7 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.training import fit, reproduction
-from kvae.training.corpora import holds_lines_out
+from kvae.training.data.corpora import holds_lines_out
 from kvae.training.figures import stacked_bars
 from kvae.training.reproduction import (
     SAMPLES,

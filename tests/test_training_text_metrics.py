@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from kvae.training.named_corpora import unicode_names
+from kvae.training.data.named_corpora import unicode_names
 from kvae.training.text_metrics import (
     bleu,
     common_subsequence_length,

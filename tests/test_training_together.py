@@ -21,10 +21,11 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import Run, load_run, write_json
 from kvae.serving.errors import ConfigError, DataError, ModelError
-from kvae.training import downloads, experiment, fit, large
+from kvae.training import experiment, fit
 from kvae.training.checkpoints import ABOUT, list_checkpoints, read_checkpoint
-from kvae.training.corpora import prepare
-from kvae.training.downloads import COLLECTIONS, Collection, get
+from kvae.training.data import downloads, large
+from kvae.training.data.corpora import prepare
+from kvae.training.data.downloads import COLLECTIONS, Collection, get
 from kvae.training.experiment import finished_run, resume, run, stored_config
 from kvae.training.identity import fingerprint, identity_of
 from kvae.training.reproduction import Row, Study, reproduce

@@ -12,9 +12,9 @@ import pytest
 from kvae.presets import preset
 from kvae.serving.alphabet import MAX_WORD_BYTES, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
-from kvae.training.corpora import held_out, prepare
-from kvae.training.named_corpora import unicode_names
-from kvae.training.tokenizers import train_wordpieces, wordpiece_alphabet
+from kvae.training.data.corpora import held_out, prepare
+from kvae.training.data.named_corpora import unicode_names
+from kvae.training.data.tokenizers import train_wordpieces, wordpiece_alphabet
 
 NAMES = unicode_names()
 STRANGE = [
@@ -89,7 +89,7 @@ def names_file(tmp_path: Path) -> Path:
 def test_pieces_are_the_same_each_time_and_learned_from_a_bounded_number_of_texts(
     names_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kvae.training.tokenizers.TEXTS_FOR_PIECES", 50)
+    monkeypatch.setattr("kvae.training.data.tokenizers.TEXTS_FOR_PIECES", 50)
     wanted = config(names_file, model__tokenizer="wordpiece", data__max_symbols=150)
     first, again = wordpiece_alphabet(wanted, NAMES), wordpiece_alphabet(wanted, NAMES)
     assert first == again

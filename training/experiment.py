@@ -40,7 +40,7 @@ from kvae.serving.errors import ConfigError, ModelError
 from kvae.writing import LOCK, atomic_write, claimed_folder, remove
 
 from .checkpoints import Checkpoint, check_run, latest_checkpoint, read_checkpoint, values_of
-from .corpora import Prepared, entropy_of, prepare
+from .data.corpora import Prepared, entropy_of, prepare
 from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit

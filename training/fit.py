@@ -53,13 +53,13 @@ from .checkpoints import (
     restore_states,
     values_of,
 )
-from .corpora import Prepared
+from .data.corpora import Prepared
+from .data.pipeline import batch_size_of, steps_of_a_pass, training_stream, validation_batches
 from .devices import check_parts, equal_parts, is_split
 from .evaluation import rows_differ
 from .identity import fingerprint, identity_of
 from .latent_report import LatentReport
 from .optimizers import optimizer
-from .pipeline import batch_size_of, steps_of_a_pass, training_stream, validation_batches
 from .tensorboard import TensorBoardMonitor
 
 Say = Callable[[str], None]

@@ -10,9 +10,9 @@ import numpy as np
 
 from kvae.runs import IDENTITY, read_json
 
-from .corpora import Prepared
+from .data.corpora import Prepared
+from .data.store import StoredRows
 from .evaluation import evenly_spaced
-from .store import StoredRows
 
 
 def identity_of(out: Path) -> str | None:

@@ -14,7 +14,7 @@ from kvae.sections import nearest
 from kvae.serving.errors import ConfigError
 from kvae.writing import write_text
 
-from .named_corpora import CORPORA
+from .data.named_corpora import CORPORA
 from .reproduction import finished_result, train_and_measure
 
 CORPUS = "sines"

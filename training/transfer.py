@@ -16,7 +16,7 @@ from kvae.saved_models import load_model
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
 
-from .corpora import holds_lines_out
+from .data.corpora import holds_lines_out
 
 SPLIT = ("data.split", "data.split_seed", "data.validation_fraction")
 """Settings that determine the held-out lines of a corpus."""

@@ -48,7 +48,7 @@ def load_sampler(options: argparse.Namespace) -> Sampler:
 
 def input_texts(options: argparse.Namespace) -> list[str]:
     """The texts in FILE without blank lines; notes about them go to standard error."""
-    from kvae.training.corpora import read_texts
+    from kvae.training.data.corpora import read_texts
 
     notes: list[str] = []
     texts = read_texts(options.file, "lines", notes)

@@ -31,8 +31,8 @@ def add(commands: Commands) -> None:
 
 
 def list_corpora(options: argparse.Namespace) -> None:
-    from kvae.training.downloads import COLLECTIONS, data_folder, missing_files
-    from kvae.training.named_corpora import CORPORA
+    from kvae.training.data.downloads import COLLECTIONS, data_folder, missing_files
+    from kvae.training.data.named_corpora import CORPORA
 
     report = [
         {
@@ -65,7 +65,7 @@ def list_corpora(options: argparse.Namespace) -> None:
 
 
 def get_files(options: argparse.Namespace) -> None:
-    from kvae.training.downloads import get
+    from kvae.training.data.downloads import get
 
     files = list(map(str, get(options.collection, options.source, say)))
     show(options, {"files": files}, "\n".join(files))

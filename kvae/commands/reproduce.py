@@ -81,7 +81,7 @@ def reproduce_studies(options: argparse.Namespace) -> None:
         )
     with heavy_imports("train"):
         from kvae.training.book import add_chapter
-        from kvae.training.named_corpora import require_corpora
+        from kvae.training.data.named_corpora import require_corpora
         from kvae.training.reproduction import reproduce, unfinished_configs, verdicts_of
         from kvae.training.studies import STUDIES
     names = list(STUDIES) if options.id == ALL else [options.id]

@@ -21,9 +21,9 @@ from kvae.model import TextVAE
 from kvae.presets import S17
 from kvae.runs import Run
 
-from ..corpora import Prepared, prepare
+from ..data.corpora import Prepared, prepare
+from ..data.pipeline import training_stream
 from ..figures import training_curves
-from ..pipeline import training_stream
 from ..reproduction import Numbers, Row, Say, Statement, Study
 from .rows import chapter_text, scales, windows
 

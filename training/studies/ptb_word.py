@@ -10,8 +10,8 @@ from __future__ import annotations
 from kvae.presets import preset
 from kvae.runs import Run
 
-from ..corpora import Prepared, held_out
-from ..downloads import file_of
+from ..data.corpora import Prepared, held_out
+from ..data.downloads import file_of
 from ..evaluation import evaluate
 from ..figures import stacked_bars
 from ..reproduction import Numbers, Row, Statement, Study

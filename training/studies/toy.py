@@ -14,8 +14,8 @@ from functools import partial
 
 from kvae.presets import P18, SMALL, preset
 
+from ..data.named_corpora import CORPORA
 from ..figures import stacked_bars
-from ..named_corpora import CORPORA
 from ..reproduction import Numbers, Row, Statement, Study
 from .petersen import (
     COLUMNS,

@@ -1,0 +1,1 @@
+"""Data: from the texts of a corpus to batches of tokens."""
