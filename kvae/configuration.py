@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kvae.serving.alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS
 from kvae.serving.errors import ConfigError, short_repr
 
+from .modes import MODES, Mode
 from .sections import MOST_ATTRIBUTES, MOST_LAYERS, Section, bounded, nearest, rules, sized, slot
 from .slots import ENCODERS, EXPANDERS, LATENTS
 
@@ -239,11 +240,21 @@ class DataConfig(Section):
     """Corpus, and how its texts become rows of tokens."""
 
     source: str = "unicode-names"
-    """Named corpus (`kvae data list`), a UTF-8 file (plain, .gz, .bz2, .xz), or a folder or pattern
-    of such files."""
-    mode: Literal["lines", "windows", "fixed"] = "lines"
-    """`lines`: one text per line. `fixed`: lines of exactly T characters, without an end mark.
-    `windows`: the file is one stream, split into windows of T characters."""
+    """Named corpus (`kvae data list`), a file in one of the formats (plain, .gz, .bz2, .xz, .zst), or a
+    folder or pattern of such files."""
+    mode: Literal["lines", "files", "windows", "fixed"] = "lines"
+    """`lines`: one text per line or row. `files`: one text per file. `fixed`: lines of exactly T
+    characters, without an end mark. `windows`: the file is one stream, split into windows of T
+    characters."""
+    format: Literal[
+        "auto", "lines", "csv", "tsv", "jsonl", "parquet", "arrow", "fasta", "text"
+    ] = "auto"
+    """Format of the files. `auto`: what the name and the first bytes of each file tell."""
+    column: str = ""
+    """Column of a table with the texts: its name, a dotted key or its number from 1. Empty: the
+    only column of texts."""
+    label_column: str = ""
+    """Column of a table with the labels. Empty: none."""
     storage: Literal["auto", "memory", "disk"] = "auto"
     """Where the training tokens are stored. `auto`: on disk, in the folder KVAE_DATA, if the corpus
     has more than 256 MB or more than 8,388,608 lines; otherwise in memory."""
@@ -269,6 +280,16 @@ class DataConfig(Section):
     words or wordpieces."""
     min_count: int = bounded(1, 1)
     """Minimum number of occurrences of a character or word in the vocabulary."""
+
+    @property
+    def reading(self) -> Mode:
+        """The mode, as data."""
+        return MODES[self.mode]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the texts are labelled."""
+        return bool(self.labels or self.label_column)
 
 
 @dataclass(frozen=True)
@@ -314,7 +335,7 @@ class Config(Section):
         return changed
 
 
-OLD_RUN_DEFAULTS = {"split": "texts"}
+OLD_RUN_DEFAULTS = {"split": "texts", "format": "lines"}
 """Values of `DataConfig` fields in runs older than the field, where they differ from its
 default."""
 

@@ -193,7 +193,7 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
     from kvae.export.bundle import write_bundle
     from kvae.serving import Sampler
     from kvae.serving.verification import verify
-    from kvae.training.data.corpora import prepare
+    from kvae.training.data.prepare import prepare
     from kvae.training.data.pipeline import training_batches
 
     settings: dict[str, Any] = {**small_settings, "model.encoder": "patches"}

@@ -20,7 +20,8 @@ import pytest
 from kvae.configuration import Config
 from kvae.serving.errors import DataError
 from kvae.texts.files import DECOMPRESSORS, files_of, kind_of, pieces_of, read_file
-from kvae.training.data.corpora import prepare, read_texts
+from kvae.training.data.corpora import read_texts
+from kvae.training.data.prepare import prepare
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from kvae.model import TextVAE
 from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
 from kvae.training.alarm import CollapseAlarm, flags, ramp_is_over, remedies
-from kvae.training.data.corpora import prepare
+from kvae.training.data.prepare import prepare
 from kvae.training.experiment import run
 from kvae.training.fit import fit
 from kvae.training.latent_report import LatentReport

@@ -144,7 +144,7 @@ def everything(systems: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
 def other_side(out: str, settings: str, run_folder: str, systems: str) -> None:
     """What the other backend does: its numbers, a run of its own, and its evaluation of ours."""
     from kvae.runs import load_run
-    from kvae.training.data.corpora import held_out
+    from kvae.training.data.prepare import held_out
     from kvae.training.evaluation import evaluate
     from kvae.training.experiment import run
 
@@ -214,7 +214,7 @@ def test_a_run_trained_on_jax_is_evaluated_and_exported_on_tensorflow(jax_folder
     from kvae.export.bundle import write_bundle
     from kvae.runs import load_run
     from kvae.serving import Sampler
-    from kvae.training.data.corpora import held_out
+    from kvae.training.data.prepare import held_out
     from kvae.training.evaluation import evaluate
 
     run = load_run(jax_folder / "run")

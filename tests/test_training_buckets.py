@@ -15,7 +15,7 @@ from kvae.misfits import check_training
 from kvae.presets import preset
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.data.corpora import Prepared
+from kvae.training.data.prepare import Prepared
 from kvae.training.data.pipeline import (
     POOL,
     ROUNDING,

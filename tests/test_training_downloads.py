@@ -16,7 +16,7 @@ import pytest
 from kvae.cli import main
 from kvae.presets import preset
 from kvae.serving.errors import DataError
-from kvae.training.data.corpora import prepare
+from kvae.training.data.prepare import prepare
 from kvae.training.data.downloads import COLLECTIONS, Collection, get
 
 TEXTS = {

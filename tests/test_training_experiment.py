@@ -60,7 +60,7 @@ def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
     trained = load_run(run_folder)
     assert trained.config.model.length == 16
     assert int(trained.model.training_steps) == 21
-    from kvae.training.data.corpora import held_out
+    from kvae.training.data.prepare import held_out
     from kvae.training.evaluation import evaluate
 
     again = evaluate(trained.model, held_out(trained.config, trained.alphabet).rows)

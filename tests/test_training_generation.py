@@ -13,7 +13,7 @@ from kvae.decoding import at_temperature, decode, greedy
 from kvae.runs import Run, load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError
-from kvae.training.data.corpora import HeldOut, held_out, training_texts
+from kvae.training.data.prepare import HeldOut, held_out, training_texts
 from kvae.training.evaluation import evaluate
 from kvae.training.generation import (
     BATCH,

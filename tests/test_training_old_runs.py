@@ -13,7 +13,7 @@ import pytest
 
 from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
 from kvae.training.data import large
-from kvae.training.data.corpora import held_out, prepare
+from kvae.training.data.prepare import held_out, prepare
 from kvae.training.experiment import finished_run, stored_config
 from kvae.training.identity import fingerprint
 from kvae.training.transfer import note_other_split

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from kvae.configuration import Config
-from kvae.training.data.corpora import Prepared
+from kvae.training.data.prepare import Prepared
 from kvae.training.data.pipeline import (
     Order,
     ordered_rows,

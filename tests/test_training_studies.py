@@ -10,7 +10,7 @@ from kvae.cli import parser
 from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
 from kvae.runs import Run
-from kvae.training.data.corpora import Prepared
+from kvae.training.data.prepare import Prepared
 from kvae.training.reproduction import Study, verdicts_of
 from kvae.training.studies import (
     ALPHAS,

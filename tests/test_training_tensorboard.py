@@ -147,7 +147,7 @@ def test_the_projector_reads_means_texts_and_lengths(run_folder: Path) -> None:
     from tensorboard.plugins.projector.projector_plugin import _read_tensor_tsv_file
 
     from kvae.runs import load_run
-    from kvae.training.data.corpora import held_out
+    from kvae.training.data.prepare import held_out
 
     trained = load_run(run_folder)
     data = held_out(trained.config, trained.alphabet)

@@ -11,7 +11,7 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import Run
 from kvae.serving.errors import ConfigError, ModelError
-from kvae.training.data.corpora import Prepared, prepare
+from kvae.training.data.prepare import Prepared, prepare
 from kvae.training.experiment import build_model, resume, run
 from kvae.training.transfer import start_from, weights_of
 

@@ -40,7 +40,8 @@ from kvae.serving.errors import ConfigError, ModelError
 from kvae.writing import LOCK, atomic_write, claimed_folder, remove
 
 from .checkpoints import Checkpoint, check_run, latest_checkpoint, read_checkpoint, values_of
-from .data.corpora import Prepared, entropy_of, prepare
+from .data.corpora import entropy_of
+from .data.prepare import Prepared, prepare
 from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit

@@ -15,7 +15,7 @@ from kvae.runs import Run
 from kvae.serving.errors import ConfigError
 from kvae.tensors import Tensor
 
-from .data.corpora import HeldOut
+from .data.prepare import HeldOut
 from .evaluation import evenly_spaced
 from .ngram import NGram, character_count
 from .text_metrics import (

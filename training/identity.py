@@ -10,8 +10,8 @@ import numpy as np
 
 from kvae.runs import IDENTITY, read_json
 
-from .data.corpora import Prepared
-from .data.store import StoredRows
+from .data.prepare import Prepared
+from .data.rows import Rows
 from .evaluation import evenly_spaced
 
 
@@ -30,10 +30,7 @@ def fingerprint(prepared: Prepared) -> str:
     a thousand of each."""
     train = prepared.train
     positions = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
-    if isinstance(train, np.ndarray):
-        rows = train[positions].astype(np.int32)
-    else:
-        rows = train.take(positions if isinstance(train, StoredRows) else positions[:, None])
+    rows = train.take(positions if isinstance(train, Rows) else positions[:, None])
     digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
     for values in (
         rows,

@@ -28,7 +28,7 @@ from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.steps import backend_steps
 from kvae.writing import LOCK, atomic_write, has_content, sole_writer
 
-from .data.corpora import Prepared
+from .data.prepare import Prepared
 from .experiment import finished_run
 
 RESULT = "result.json"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvae.configuration import Config
     from kvae.runs import Run
     from kvae.serving.sampler import Sampler
-    from kvae.training.data.corpora import Prepared
+    from kvae.training.data.prepare import Prepared
 
 CORPUS = "unicode-names"
 INTERPOLATION_ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")

@@ -53,7 +53,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
-        from kvae.training.data.corpora import entropy_of, held_out
+        from kvae.training.data.corpora import entropy_of
+        from kvae.training.data.prepare import held_out
         from kvae.training.evaluation import evaluate
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count

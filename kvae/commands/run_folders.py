@@ -38,7 +38,7 @@ def open_run(folder: str) -> Run:
 
 def training_texts(run: Run) -> list[str] | None:
     """The texts that a run was trained on, or None if their file is gone."""
-    from kvae.training.data.corpora import training_texts
+    from kvae.training.data.prepare import training_texts
 
     try:
         return training_texts(run.config, run.alphabet)
@@ -49,7 +49,7 @@ def training_texts(run: Run) -> list[str] | None:
 
 def held_out_tokens(run: Run) -> Any:
     """The token ids of a run's held-out texts, an array (N, T), or None if their file is gone."""
-    from kvae.training.data.corpora import held_out
+    from kvae.training.data.prepare import held_out
 
     try:
         return held_out(run.config, run.alphabet).rows

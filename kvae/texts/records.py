@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple, TypeAlias
 
 from kvae.serving.errors import DataError
@@ -24,6 +25,13 @@ class Records(NamedTuple):
     texts: list[str]
     labels: list[str] | None = None
     ids: list[str] | None = None
+
+    def where(self, keep: Sequence[bool]) -> Records:
+        """The records for which `keep` is true."""
+        return Records(
+            list(compress(self.texts, keep)),
+            *(None if part is None else list(compress(part, keep)) for part in self[1:]),
+        )
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from kvae.disk import add_path_to_errors
+from kvae.serving.alphabet import Alphabet
 
 SHARD = 2**28
 """Bytes per shard."""
+
+
+def id_type(alphabet: Alphabet) -> np.dtype:
+    """The smallest integer type that can store every id of the vocabulary."""
+    return np.min_scalar_type(len(alphabet) - 1)
 
 
 class Column(Protocol):

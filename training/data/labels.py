@@ -3,10 +3,8 @@ see."""
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,25 +12,8 @@ from kvae.configuration import Config, DataConfig
 from kvae.sections import nearest
 from kvae.serving.errors import ConfigError, DataError
 
-from .rules import OFF_TARGET_REASONS, is_far, split_of, text_hashes
+from .splits import OFF_TARGET_REASONS, Split, is_far, text_hashes
 
-
-@dataclass(frozen=True)
-class Lines:
-    """Texts and, if the corpus is labelled, a label for each. An empty label means that it is
-    unknown."""
-
-    texts: list[str]
-    labels: list[str] | None = None
-
-    def where(self, keep: Sequence[bool]) -> Lines:
-        """The lines for which `keep` is true."""
-        labels = None if self.labels is None else list(itertools.compress(self.labels, keep))
-        return Lines(list(itertools.compress(self.texts, keep)), labels)
-
-
-CORPUS_LABELS = "corpus"
-"""Value of `data.labels` for a named corpus that labels its own texts."""
 
 MOST_ATTRIBUTES = 100
 """Largest number of different labels."""
@@ -40,9 +21,13 @@ MOST_ATTRIBUTES = 100
 
 def check_labels(data: DataConfig) -> None:
     """Raise `ConfigError` for settings about labels that would have no effect."""
-    if data.labels is None and (data.validation_labels or data.labelled_fraction < 1.0):
+    if not data.has_labels and (data.validation_labels or data.labelled_fraction < 1.0):
         raise ConfigError(
-            "data.validation_labels and data.labelled_fraction need data.labels; add --labels FILE"
+            "data.validation_labels and data.labelled_fraction need data.labels or data.label_column; add --labels FILE or --label-column NAME"
+        )
+    if data.labels and data.label_column:
+        raise ConfigError(
+            "data.labels and data.label_column name two places of the labels; leave one out"
         )
     if data.validation_labels and data.validation is None:
         raise ConfigError(
@@ -51,17 +36,19 @@ def check_labels(data: DataConfig) -> None:
         )
 
 
-def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
+def with_attributes(config: Config, labels: Counter[str] | None, notes: list[str]) -> Config:
     """The configuration with `model.attributes`: the label values of the training texts, sorted.
-    Raises `ConfigError` or `DataError`."""
-    if train.labels is None and config.model.attributes:
+
+    `labels` counts them; None if there are none. Raises `ConfigError` or `DataError`.
+    """
+    if labels is None and config.model.attributes:
         raise ConfigError(
-            "model.attributes follows from the labels: give them with data.labels (--labels), "
-            "or leave model.attributes out"
+            "model.attributes follows from the labels: give them with data.labels (--labels) or "
+            "data.label_column (--label-column), or leave model.attributes out"
         )
-    if train.labels is None:
+    if labels is None:
         return config
-    counts = Counter(label for label in train.labels if label)
+    counts = Counter({label: count for label, count in labels.items() if label})
     if len(counts) < 2:
         raise DataError(
             f"data.labels: at least two different labels are needed, got {sorted(counts)}"
@@ -72,94 +59,90 @@ def with_attributes(config: Config, train: Lines, notes: list[str]) -> Config:
             f"supported; group them"
         )
     values = [f"{value!r} {count:,}" for value, count in sorted(counts.items())]
-    missing = len(train.texts) - counts.total()
+    missing = labels[""]
     notes.append(
         "training labels: " + ", ".join(values + ([f"none {missing:,}"] if missing else []))
     )
     return config.with_settings({"model.attributes": sorted(counts)})
 
 
-def without_new_labels(validation: Lines, train: Lines) -> Lines:
-    """The held-out texts, with labels that no training text has replaced by unknown."""
-    if validation.labels is None or train.labels is None:
-        return validation
-    known = set(train.labels)
-    return Lines(validation.texts, [label if label in known else "" for label in validation.labels])
-
-
-def attribute_ids(config: Config, lines: Lines) -> np.ndarray | None:
-    """Labels as indices into `model.attributes`, (N,) int32, -1 where unknown; None for a model
-    without attributes.
+def attribute_ids(config: Config, labels: Sequence[str]) -> np.ndarray:
+    """Labels as indices into `model.attributes`, (N,) int8, -1 where unknown.
 
     Raises `DataError` for a label that the model does not have.
     """
-    if not config.model.attributes:
-        return None
-    index = {value: number for number, value in enumerate(config.model.attributes)} | {"": -1}
-    labels = lines.labels or [""] * len(lines.texts)
+    values = config.model.attributes
+    index = {value: number for number, value in enumerate(values)} | {"": -1}
     new = sorted(set(labels) - index.keys())
     if new:
-        values = config.model.attributes
         raise DataError(
             f"labels: the model was not trained with {new[0]!r}{nearest(new[0], values)}"
         )
-    return np.array([index[label] for label in labels], np.int32)
+    return np.array([index[label] for label in labels], np.int8)
 
 
-def training_labels(config: Config, train: Lines, notes: list[str]) -> np.ndarray | None:
-    """Attribute indices of the training texts, (N,) int32, -1 where unknown or hidden; None for a
-    model without attributes.
+def held_out_attributes(
+    config: Config, labels: Sequence[str] | None, texts: int, notes: list[str]
+) -> np.ndarray | None:
+    """`attribute_ids` of held-out texts, all unknown without labels; None for a model without
+    attributes."""
+    if not config.model.attributes:
+        return None
+    attribute = attribute_ids(config, [""] * texts if labels is None else labels)
+    note_unlabelled(attribute, notes)
+    return attribute
 
-    `data.labelled_fraction` of the labels are kept, chosen by the hashes of the texts. Raises
-    `ConfigError` or `DataError`.
+
+def visible_labels(
+    data: DataConfig, texts: Sequence[str], attribute: np.ndarray, split: Split | None
+) -> np.ndarray:
+    """Attribute indices (N,) of training texts, -1 where training may not see the label.
+
+    `split` has the texts that may show theirs; None: all may. Equal texts are treated alike.
     """
-    ids = attribute_ids(config, train)
+    if split is None:
+        return attribute
+    places = text_hashes(texts, data.split_seed, b"label")
+    return np.where(split.contains(places), attribute, np.int8(-1))
+
+
+def check_visible(
+    config: Config, attribute: np.ndarray, labelled: int, notes: list[str]
+) -> None:
+    """Check the labels that training sees, (N,), -1 where it sees none, of `labelled` labels.
+
+    Raises `ConfigError` or `DataError`.
+    """
     share = config.data.labelled_fraction
-    if ids is not None and share < 1.0:
-        labels = (ids >= 0).sum()
-        ids = np.where(shows_label(config.data, train.texts, ids >= 0), ids, -1).astype(np.int32)
-        visible = (ids >= 0).sum()
+    hidden = int((attribute < 0).sum())
+    visible = len(attribute) - hidden
+    if share < 1.0:
         reason = (
-            f": {OFF_TARGET_REASONS[config.data.split]}" if is_far(visible / labels, share) else ""
+            f": {OFF_TARGET_REASONS[config.data.split]}"
+            if is_far(visible / labelled, share)
+            else ""
         )
         notes.append(
-            f"training sees {visible:,} of the {labels:,} labels "
+            f"training sees {visible:,} of the {labelled:,} labels "
             f"(data.labelled_fraction={share:g}){reason}"
         )
-    if ids is not None and (ids < 0).any() and not config.objective.semi_supervised:
+    if hidden and not config.objective.semi_supervised:
         raise ConfigError(
-            f"{(ids < 0).sum():,} of {len(ids):,} training texts have no label: train on them too "
+            f"{hidden:,} of {len(attribute):,} training texts have no label: train on them too "
             f"with --set objective.semi_supervised=true, or label them"
         )
-    unseen = [
-        value
-        for number, value in enumerate(config.model.attributes)
-        if ids is not None and number not in ids
-    ]
+    unseen = set(range(len(config.model.attributes))) - set(np.unique(attribute).tolist())
     if unseen:
         raise DataError(
-            f"data.labelled_fraction={share:g}: training sees no text labelled {unseen[0]!r}; use "
-            f"a larger fraction"
+            f"data.labelled_fraction={share:g}: training sees no text labelled "
+            f"{config.model.attributes[min(unseen)]!r}; use a larger fraction"
         )
-    return ids
 
 
-def shows_label(data: DataConfig, texts: Sequence[str], labelled: np.ndarray) -> np.ndarray:
-    """Which texts may show a label to training, (N,) bool. Equal texts are treated alike.
-
-    `data.labelled_fraction` of the texts for which `labelled` (N,) holds are chosen, by their
-    hashes.
-    """
-    places = text_hashes(texts, data.split_seed, b"label")
-    if data.split == "texts" or not data.labelled_fraction:
-        return places < data.labelled_fraction
-    return split_of(data.split, data.labelled_fraction, places[labelled]).contains(places)
-
-
-def note_unlabelled(attribute: np.ndarray | None, notes: list[str]) -> None:
+def note_unlabelled(attribute: np.ndarray, notes: list[str]) -> None:
     """Report what held-out texts without a label mean for the bound; `attribute` (N,) is -1 where
     unknown."""
-    if attribute is not None and (attribute < 0).any():
+    if (attribute < 0).any():
         notes.append(
             f"{(attribute < 0).sum():,} of {len(attribute):,} held-out texts have no label: the "
             f"model infers it, and their bound is on -log p(text) instead of -log p(text | label)"

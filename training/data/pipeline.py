@@ -16,10 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kvae.serving.alphabet import PAD
+from kvae.serving.alphabet import END, PAD
 
-from .corpora import Prepared
-from .store import StoredRows, StoredStream
+from .columns import MemoryColumn
+from .prepare import Prepared
+from .rows import Rows, Stream
 
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # the GPU belongs to the backend that trains
@@ -34,7 +35,10 @@ More batches make the lengths within a batch more similar; fewer are closer to a
 ROUNDING = 4
 """Batches are trimmed to a multiple of this length, so that few shapes are compiled."""
 
-Values = np.ndarray | StoredRows | StoredStream
+GROUP = 8
+"""Number of batches that are read from disk together."""
+
+Values = Rows | Stream
 """The tokens of a corpus, in memory or on disk."""
 
 
@@ -90,7 +94,7 @@ def batch_size_of(prepared: Prepared) -> int:
     config, rows = prepared.config, len(prepared.train)
     return min(
         config.training.batch_size,
-        window_count(rows, config.model.length) if config.data.mode == "windows" else rows,
+        window_count(rows, config.model.length) if config.data.reading.is_stream else rows,
     )
 
 
@@ -117,7 +121,7 @@ def order_of(prepared: Prepared) -> Order:
     """The order of the training split, from the data mode, batch size and seed."""
     config = prepared.config
     batch_size, seed = config.training.batch_size, config.training.seed
-    if config.data.mode == "windows":
+    if config.data.reading.is_stream:
         return random_windows(len(prepared.train), config.model.length, batch_size, seed)
     if config.training.length_buckets:
         return bucketed_rows(lengths_of(prepared.train), batch_size, seed)
@@ -165,11 +169,11 @@ def bucketed_rows(lengths: np.ndarray, batch_size: int, seed: int) -> Order:
     return Order(places, shuffled.steps)
 
 
-def lengths_of(rows: Values) -> np.ndarray:
+def lengths_of(rows: Rows | np.ndarray) -> np.ndarray:
     """Number of positions of each row without padding, (N,)."""
-    if isinstance(rows, StoredRows):
-        return rows.lengths()
-    return np.asarray(np.sum(np.asarray(rows) != PAD, axis=1))
+    if isinstance(rows, np.ndarray):
+        return np.asarray(np.sum(rows != PAD, axis=1))
+    return rows.lengths()
 
 
 def random_windows(tokens: int, length: int, batch_size: int, seed: int) -> Order:
@@ -200,25 +204,43 @@ def ordered_rows(
     rows: np.ndarray, batch_size: int, attribute: np.ndarray | None = None, trim: bool = False
 ) -> tf.data.Dataset:
     """Batches with every row once, in order; the last one may be smaller."""
-    return gather_batches(rows, tf.data.Dataset.range(len(rows)).batch(batch_size), attribute, trim)
+    places = tf.data.Dataset.range(len(rows)).batch(batch_size)
+    return gather_batches(Rows.of(rows), places, attribute, trim)
 
 
-def array_reader(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function that reads an array at indices."""
-    table = tf.constant(values)
-    return lambda index: tf.cast(tf.gather(table, index), tf.int32)
-
-
-def disk_reader(values: StoredRows | StoredStream) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function that reads tokens (B, T) from disk.
+def memory_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function that reads tokens (B, T) from memory.
 
     Its argument is the indices of rows (B,), or the positions (B, T) of windows in a stream.
     """
+    assert isinstance(values.tokens, MemoryColumn)
+    table = tf.convert_to_tensor(values.tokens.numbers)
+    if isinstance(values, Stream):
+        return lambda positions: tf.cast(tf.gather(table, positions), tf.int32)
+    parts = values.parts.read(0, len(values))
+    starts, lengths = (tf.constant(parts[name], tf.int64) for name in ("start", "length"))
+    offsets = tf.range(values.row_length, dtype=tf.int64)
+    last, end = table.shape[0] - 1, END if values.has_end else PAD
 
-    def take(index: tf.Tensor) -> tf.Tensor:
-        length = values.row_length if isinstance(values, StoredRows) else index.shape[1]
+    def take(indices: tf.Tensor) -> tf.Tensor:
+        start, length = tf.gather(starts, indices)[:, None], tf.gather(lengths, indices)[:, None]
+        tokens = tf.cast(tf.gather(table, tf.minimum(start + offsets, last)), tf.int32)
+        return tf.where(offsets < length, tokens, tf.where(offsets == length, end, PAD))
+
+    return take
+
+
+def disk_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function as `memory_reader` gives, for several batches at once: (G, B) or (G, B, T)."""
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        flat = indices.reshape(-1, *indices.shape[2:])
+        return values.take(flat).reshape(*indices.shape[:2], -1)
+
+    def take(indices: tf.Tensor) -> tf.Tensor:
+        length = values.row_length if isinstance(values, Rows) else indices.shape[2]
         return tf.ensure_shape(
-            tf.numpy_function(values.take, [index], tf.int32), (index.shape[0], length)
+            tf.numpy_function(read, [indices], tf.int32), (None, indices.shape[1], length)
         )
 
     return take
@@ -241,15 +263,21 @@ def gather_batches(
     With `trim` every batch is trimmed to its longest text. With attributes a batch is {"tokens",
     "attribute"}.
     """
-    take = array_reader(values) if isinstance(values, np.ndarray) else disk_reader(values)
     labels = None if attribute is None else tf.constant(attribute, tf.int32)
 
-    def pick(index: tf.Tensor) -> Any:
-        tokens = trim_padding(take(index)) if trim else take(index)
+    def pick(index: tf.Tensor, tokens: tf.Tensor) -> Any:
+        tokens = trim_padding(tokens) if trim else tokens
         if labels is None:
             return tokens
         return {"tokens": tokens, "attribute": tf.gather(labels, index)}
 
+    if isinstance(values.tokens, MemoryColumn):
+        take = memory_reader(values)
+        batches = indices.map(lambda index: pick(index, take(index)), tf.data.AUTOTUNE)
+    else:
+        take = disk_reader(values)
+        groups = indices.batch(GROUP).map(lambda index: (index, take(index)), tf.data.AUTOTUNE)
+        batches = groups.unbatch().map(pick)
     options = tf.data.Options()  # with several workers, split each batch and not the corpus
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return indices.map(pick, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)

@@ -1,4 +1,4 @@
-"""Rows of ids, made from columns that lie in memory or on disk."""
+"""The second pass over a corpus: rows of ids, in columns that lie in memory or on disk."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import overload
 
 import numpy as np
 
+from kvae.configuration import Config
 from kvae.serving.alphabet import END, PAD, Alphabet
 
-from .columns import Column, MemoryColumn
+from .blocks import KINDS
+from .columns import Column, Columns, MemoryColumn, id_type
+from .labels import attribute_ids, visible_labels
+from .sources import Source
+from .splits import Split
+from .survey import TRAINING, Say, is_used, numbered, used_tokens
 
 PART = np.dtype([("start", np.int64), ("length", np.int32)])
 """Where the tokens of a text lie in the column of tokens."""
-
-
-def id_type(alphabet: Alphabet) -> np.dtype:
-    """The smallest integer type that can store every id of the vocabulary."""
-    return np.min_scalar_type(len(alphabet) - 1)
 
 
 class Rows:
@@ -107,3 +108,56 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         return self.alphabet.decode(self.rows.take(np.array([range(len(self))[index]])))[0]
+
+
+def write_rows(
+    config: Config,
+    alphabet: Alphabet,
+    source: Source,
+    columns: Columns,
+    label_split: Split | None,
+    say: Say,
+) -> None:
+    """Write the tokens of the training texts to the columns `tokens` and `parts`, and their labels
+    to `attribute`.
+
+    `label_split` has the texts that may show their label; None: all may.
+    """
+    make_block, _, make_encoder = KINDS[alphabet.tokenizer]
+    kinds, tokens = columns.column("kinds", np.uint8), columns.column("tokens", id_type(alphabet))
+    parts, attribute = columns.column("parts", PART), columns.column("attribute", np.int8)
+    encode, offset = make_encoder(alphabet), 0
+    for number, records in numbered(source, say):
+        block = make_block(records.texts, alphabet)
+        is_training = kinds.read(number, len(records.texts)) == TRAINING
+        used = is_used(config, block.lengths, is_training)
+        limits = used_tokens(config, block.lengths, block.cut, is_training)
+        ids, starts = block.encode(limits, encode)
+        part = np.zeros(int(used.sum()), PART)
+        part["start"], part["length"] = offset + starts[used], limits[used]
+        parts.append(part)
+        tokens.append(ids)
+        offset += len(ids)
+        if config.model.attributes:
+            kept = records.where(used.tolist())
+            values = attribute_ids(config, kept.labels or [])
+            attribute.append(visible_labels(config.data, kept.texts, values, label_split))
+    columns.remove("kinds")
+
+
+def rows_in(config: Config, alphabet: Alphabet, columns: Columns) -> Rows:
+    """The rows that `write_rows` wrote."""
+    return Rows(
+        columns.column("tokens", id_type(alphabet)),
+        columns.column("parts", PART),
+        config.model.length,
+        config.data.reading.has_end,
+    )
+
+
+def attribute_in(config: Config, columns: Columns) -> np.ndarray | None:
+    """The attribute indices that `write_rows` wrote, (N,); None for a model without attributes."""
+    if not config.model.attributes:
+        return None
+    attribute = columns.column("attribute", np.int8)
+    return attribute.read(0, len(attribute))

@@ -1,33 +1,20 @@
-"""Which texts are held out and how long a text may be: rules of corpora in memory and on disk."""
+"""Splits: which texts are held out, or may show their label, by the hash of the text."""
 
 from __future__ import annotations
 
 import hashlib
-import math
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from kvae.configuration import Config
-from kvae.serving.errors import ConfigError, DataError
-
-LONGEST_AUTOMATIC = 256
-"""The largest model length that is chosen automatically; longer corpora need a setting."""
-
-WINDOW_LENGTH = 64
-"""The length of a window in positions, unless the preset or the user sets `model.length`."""
 
 CELLS = 2**22
 """Cells that [0, 1) is divided into to count lines by hash: 32 MB of counts for every corpus."""
 
 SHARE_TOLERANCE = 0.8
 """The limit stays at `fraction` if the share of the lines is 0.8 to 1 / 0.8 times as large."""
-
-FEW_TEXTS = 50
-"""Held-out texts are too few if their entropy is below that of this many equally frequent texts."""
 
 
 def text_hash(text: str, seed: int, purpose: bytes = b"") -> float:
@@ -38,7 +25,9 @@ def text_hash(text: str, seed: int, purpose: bytes = b"") -> float:
 
 def text_hashes(texts: Iterable[str], seed: int, purpose: bytes = b"") -> np.ndarray:
     """The hashes of texts in [0, 1), (N,) float64."""
-    return np.fromiter((text_hash(text, seed, purpose) for text in texts), np.float64)
+    key = seed.to_bytes(8) + purpose
+    digests = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), ">u8") / 2.0**64
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,11 @@ class Split:
     fraction: float
     limit: float
     frequent_cells: tuple[int, ...] = ()
+
+    @classmethod
+    def usual(cls, fraction: float) -> Split:
+        """The split of a corpus of many different texts."""
+        return cls(fraction, fraction)
 
     def contains(self, hashes: np.ndarray) -> np.ndarray:
         """Whether each text belongs to the part, (N,) bool, by its hash, (N,) float64."""
@@ -132,11 +126,22 @@ and the number of lines in each cell.
 """
 
 
-def split_of(rule: str, fraction: float, hashes: np.ndarray) -> Split:
-    """The split of a corpus by the hashes of its lines, (N,) float64; `rule` is `data.split`."""
-    return SPLITS[rule](
-        fraction, hashes.min(), *np.unique(cells_of(hashes, fraction), return_counts=True)
-    )
+class Places:
+    """Counts of the hashes of texts, from which their split follows."""
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction, self.lowest = fraction, 1.0
+        self.cells = np.zeros(cell_count(fraction), np.int64)
+
+    def add(self, hashes: np.ndarray) -> None:
+        """Count more texts, (N,) float64."""
+        self.lowest = min(self.lowest, hashes.min(initial=1.0))
+        np.add.at(self.cells, cells_of(hashes, self.fraction), 1)
+
+    def split(self, rule: str) -> Split:
+        """The split of the counted texts; `rule` is `data.split`."""
+        cells = np.flatnonzero(self.cells)
+        return SPLITS[rule](self.fraction, self.lowest, cells, self.cells[cells])
 
 
 OFF_TARGET_REASONS = {
@@ -163,118 +168,3 @@ def note_share(config: Config, held: int, lines: int, notes: list[str]) -> None:
             f"data.validation_fraction asks for {target:.2%}: {OFF_TARGET_REASONS[data.split]}; "
             "--validation FILE holds out other texts"
         )
-
-
-def note_low_variety(config: Config, rows: np.ndarray, given: str | None, notes: list[str]) -> None:
-    """Add a note if the held-out texts are too few or too alike to measure the latent code on them.
-
-    `rows` are their ids, (N, T); `given` is the file they come from, None for the corpus. The
-    measure is the entropy of the distribution of different rows, compared with log(`FEW_TEXTS`).
-    """
-    if not config.model.has_code or not len(rows):
-        return
-    counts = np.array(list(Counter(row.tobytes() for row in rows).values()))
-    shares = counts / counts.sum()
-    entropy = float(-(shares * np.log(shares)).sum())
-    if entropy >= math.log(FEW_TEXTS):
-        return
-    if len(counts) == 1:
-        problem = "active_units and mutual_information cannot be measured on them and are left out"
-    else:
-        problem = (
-            "too few or too alike for active_units and mutual_information "
-            f"(at most {entropy:.2f} nats on them)"
-        )
-    way_out = (
-        "give more different ones"
-        if given
-        else "hold out more with data.validation_fraction or --validation FILE"
-    )
-    notes.append(
-        f"{given or config.data.source}: {len(rows):,} held-out texts, {len(counts):,} of them "
-        f"different: {problem}; {way_out}"
-    )
-
-
-def training_end(config: Config, characters: int) -> int:
-    """The position in a stream of `characters` at which the held-out part begins."""
-    return round(characters * (1 - config.data.validation_fraction))
-
-
-def next_whitespace(text: str, start: int) -> int:
-    """The position of the first white space from `start` on, or of the end of the text."""
-    space = re.compile(r"\s").search(text, start)
-    return space.start() if space else len(text)
-
-
-def with_automatic_length(
-    config: Config, longest: int, over: int, texts: int, tokens: str
-) -> Config:
-    """The configuration with the model length T that a corpus needs.
-
-    T is the length of the longest text plus its end mark, at most `LONGEST_AUTOMATIC`, rounded up
-    to a multiple of the strides. In mode `fixed` it is the length of every text. `longest` is the
-    number of tokens of the longest of `texts` texts, `over` the number of texts with at least
-    `LONGEST_AUTOMATIC` tokens, and `tokens` the name of the unit. Raises `DataError` if `over` is
-    not 0 and `data.too_long` is `refuse`.
-    """
-    if config.data.mode == "fixed":
-        return config.with_settings({"model.length": longest})
-    if longest >= LONGEST_AUTOMATIC and config.data.too_long == "refuse":
-        raise DataError(
-            f"{config.data.source}: the longest of {texts:,} lines has {longest:,} {tokens}, "
-            f"{over:,} have over {LONGEST_AUTOMATIC - 1}; choose --set data.too_long=cut or drop, "
-            "a longer model with --set model.length=N, or --set data.mode=windows"
-        )
-    return config.with_settings(
-        {"model.length": multiple_of_strides(config, min(longest + 1, LONGEST_AUTOMATIC))}
-    )
-
-
-def check_fixed_length(config: Config, source: str, tokens: str) -> None:
-    """Raise `ConfigError` if the model cannot produce the length of a `fixed` corpus.
-
-    An expander multiplies the positions, and a ladder of feature maps multiplies by what its
-    encoder divides by, so that the length must be a multiple of the strides.
-    """
-    model, length = config.model, config.model.length
-    ladder = model.has_map and len(model.latent_size) > 1
-    step = math.lcm(model.expander_stride, model.encoder_stride if ladder else 1)
-    if length % step:
-        other = ", or use --set model.expander=repeat" if not model.has_map else ""
-        raise ConfigError(
-            f"{source}: has texts of {length} {tokens}, but this model multiplies positions and "
-            f"writes a multiple of {step}; pad them with --set data.mode=lines{other}"
-        )
-
-
-def multiple_of_strides(config: Config, length: int) -> int:
-    """The smallest length that is at least `length` and a multiple of every stride of the model."""
-    stride = math.lcm(config.model.encoder_stride, config.model.expander_stride)
-    return -(-length // stride) * stride
-
-
-def note_too_long(
-    config: Config, source: str, long: int, texts: int, longest: int, tokens: str, notes: list[str]
-) -> None:
-    """Report the lines that are longer than the model: an error or a note, by `data.too_long`.
-
-    `long` of `texts` lines are too long, and the longest has `longest` tokens; `tokens` is the name
-    of the unit. Raises `DataError` if `data.too_long` is `refuse`, or if it is `drop` and no line
-    is left.
-    """
-    found = (
-        f"{source}: {long:,} of {texts:,} lines are longer than the model's "
-        f"{config.model.length - 1} {tokens}"
-    )
-    if config.data.too_long == "refuse":
-        enough = multiple_of_strides(config, longest + 1)
-        raise DataError(
-            f"{found}; cut them with --set data.too_long=cut, leave them out with "
-            f"--set data.too_long=drop, or train a longer model with --set model.length={enough}"
-        )
-    if config.data.too_long == "drop" and long == texts:
-        raise DataError(
-            f"{found} and dropped, none is left; train a longer model with --set model.length=N"
-        )
-    notes.append(f"{found}: {'cut' if config.data.too_long == 'cut' else 'dropped'}")

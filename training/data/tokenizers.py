@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from kvae.configuration import Config
-from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet, count_units
+from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
 
 MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000}
@@ -18,28 +19,35 @@ TEXTS_FOR_PIECES = 20_000
 """The largest number of texts that wordpieces are learned from; `data.split_seed` draws them."""
 
 
-def counting_alphabet(config: Config, texts: Sequence[str]) -> Alphabet:
+Lines = Callable[[], Iterator[str]]
+"""A function that reads the lines of the training texts from the beginning."""
+
+
+def counting_alphabet(config: Config, lines: Lines) -> Alphabet:
     """An alphabet that splits a text into as many tokens as the final alphabet will.
 
-    Wordpieces have to be learned from `texts` for that. The other tokenizers have one token for
+    Wordpieces have to be learned from the `lines` for that. The other tokenizers have one token for
     each character, byte or word, known or not. Raises `ConfigError` as `check_symbols` does.
     """
     check_symbols(config)
-    if config.model.tokenizer == "wordpiece":
-        return wordpiece_alphabet(config, texts)
+    if needs_lines(config):
+        return wordpiece_alphabet(config, lines)
     return Alphabet((), config.model.tokenizer)
 
 
-def alphabet_of(config: Config, counting: Alphabet, texts: Sequence[str]) -> Alphabet:
-    """The alphabet of the training texts; `counting` is what `counting_alphabet` returned."""
-    if config.model.tokenizer == "wordpiece":
-        return counting
-    return alphabet_of_counts(config, count_units(texts, config.model.tokenizer))
+def needs_lines(config: Config) -> bool:
+    """Whether an alphabet has to be learned before texts can be split into tokens."""
+    return config.model.tokenizer == "wordpiece"
 
 
-def alphabet_of_counts(config: Config, counts: Mapping[str, int]) -> Alphabet:
-    """The alphabet of a table of symbol counts, cut by `data.max_symbols` and `data.min_count`."""
+def alphabet_of_counts(config: Config, counting: Alphabet, counts: Mapping[str, int]) -> Alphabet:
+    """The alphabet of a table of symbol counts, cut by `data.max_symbols` and `data.min_count`.
+
+    `counting` is what `counting_alphabet` returned.
+    """
     tokenizer, data = config.model.tokenizer, config.data
+    if counting.symbols:
+        return counting
     if tokenizer == "byte":
         return Alphabet.of_bytes()
     return Alphabet.from_counts(
@@ -62,21 +70,32 @@ def check_symbols(config: Config) -> None:
         )
 
 
-def wordpiece_alphabet(config: Config, texts: Sequence[str]) -> Alphabet:
-    """An alphabet of wordpieces, learned by keras-nlp from at most `TEXTS_FOR_PIECES` of the texts.
+def wordpiece_alphabet(config: Config, lines: Lines) -> Alphabet:
+    """An alphabet of wordpieces, learned by keras-nlp from at most `TEXTS_FOR_PIECES` lines.
 
-    In `windows` mode the lines of the stream are the texts, and a line break is an additional
-    piece.
+    In `windows` mode a line break is an additional piece.
     """
-    breaks = ["\n"] if config.data.mode == "windows" else []
-    lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    if len(lines) > TEXTS_FOR_PIECES:
-        sample = np.random.default_rng(config.data.split_seed).choice(
-            len(lines), TEXTS_FOR_PIECES, replace=False
-        )
-        lines = [lines[index] for index in sorted(sample)]
+    breaks = ["\n"] if config.data.reading.is_stream else []
     size = config.data.max_symbols or MOST_SYMBOLS["wordpiece"]
-    return Alphabet((*breaks, *train_wordpieces(lines, size - len(breaks))), "wordpiece")
+    drawn = drawn_lines(lines, config.data.split_seed)
+    return Alphabet((*breaks, *train_wordpieces(drawn, size - len(breaks))), "wordpiece")
+
+
+def drawn_lines(lines: Lines, seed: int) -> list[str]:
+    """At most `TEXTS_FOR_PIECES` of the lines that are not blank, in their order; `seed` draws
+    them."""
+    count = sum(1 for _ in not_blank(lines()))
+    if count <= TEXTS_FOR_PIECES:
+        return list(not_blank(lines()))
+    drawn = np.random.default_rng(seed).choice(count, TEXTS_FOR_PIECES, replace=False)
+    chosen = np.zeros(count, bool)
+    chosen[drawn] = True
+    return list(itertools.compress(not_blank(lines()), chosen))
+
+
+def not_blank(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines that are not blank."""
+    return (line for line in lines if line.strip())
 
 
 def train_wordpieces(texts: Sequence[str], size: int) -> list[str]:
@@ -92,11 +111,14 @@ def train_wordpieces(texts: Sequence[str], size: int) -> list[str]:
     return [piece for piece in vocabulary if piece != unknown]
 
 
-def note_unknown(alphabet: Alphabet, unknown: Counter[str], notes: list[str]) -> None:
-    """Add a note on how many characters or words the alphabet lacks, and the three commonest."""
+def note_unknown(
+    alphabet: Alphabet, unknown: Counter[str], notes: list[str], name: str = ""
+) -> None:
+    """Add a note on how many characters or words of the source `name` the alphabet lacks, and the
+    three commonest. Without a name they are those of the training corpus."""
     if unknown:
         commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
         notes.append(
-            f"{unknown.total():,} {alphabet.rules.unit} of {len(unknown):,} kinds are outside the "
+            f"{name and f'{name}: '}{unknown.total():,} {alphabet.rules.unit} of {len(unknown):,} kinds are outside the "
             f"alphabet of {len(alphabet.symbols)}: {commonest}"
         )

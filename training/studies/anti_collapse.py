@@ -14,7 +14,7 @@ from kvae.configuration import Config
 from kvae.presets import S17
 from kvae.runs import Run
 
-from ..data.corpora import Prepared
+from ..data.prepare import Prepared
 from ..evaluation import evenly_spaced, importance_weighted
 from ..figures import dot_panels
 from ..reproduction import Numbers, Row, Statement, Study

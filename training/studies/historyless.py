@@ -21,7 +21,7 @@ from kvae.model import TextVAE
 from kvae.presets import S17
 from kvae.runs import Run
 
-from ..data.corpora import Prepared, prepare
+from ..data.prepare import Prepared, prepare
 from ..data.pipeline import training_stream
 from ..figures import training_curves
 from ..reproduction import Numbers, Row, Say, Statement, Study

@@ -19,7 +19,7 @@ from kvae.decoding import greedy
 from kvae.presets import K19
 from kvae.runs import Run
 
-from ..data.corpora import HeldOut, Prepared
+from ..data.prepare import HeldOut, Prepared
 from ..evaluation import evenly_spaced
 from ..figures import panels_over_x
 from ..generation import compiled_step, decoded_texts, posterior_codes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kvae.configuration import Config
 from kvae.runs import Run
 
-from ..data.corpora import Prepared
+from ..data.prepare import Prepared
 from ..reproduction import Numbers, Row
 
 POSITIONS = {"toy": 16, "twitter": 31}

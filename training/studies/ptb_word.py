@@ -10,7 +10,7 @@ from __future__ import annotations
 from kvae.presets import preset
 from kvae.runs import Run
 
-from ..data.corpora import Prepared, held_out
+from ..data.prepare import Prepared, held_out
 from ..data.downloads import file_of
 from ..evaluation import evaluate
 from ..figures import stacked_bars

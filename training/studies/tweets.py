@@ -21,7 +21,7 @@ from kvae.decoding import greedy
 from kvae.presets import S17, SMALL, preset
 from kvae.runs import Run
 
-from ..data.corpora import Prepared
+from ..data.prepare import Prepared
 from ..figures import stacked_bars
 from ..generation import compiled_step, decoded_texts, prior_codes
 from ..reproduction import SAMPLES, Numbers, Row, Statement, Study
