@@ -24,9 +24,10 @@ from .compression import (
     DECOMPRESSION_ERRORS,
     DECOMPRESSORS,
     LONGEST_SIGNATURE,
-    READABLE_FORMATS,
     MissingReader,
 )
+from .compression import ENDINGS as ENDINGS  # both are parts of this module for its readers
+from .compression import READABLE_FORMATS as READABLE_FORMATS
 
 Value = TypeVar("Value")
 

@@ -76,7 +76,7 @@ def parquet_table(file: str, source: Any) -> Opened:
             for part in parts
             if f"{part.path_in_schema}.".startswith(tuple(wanted))
         )
-        return min(max(group.num_rows * BLOCK // max(size, 1), 1), MOST_ROWS)
+        return int(min(max(group.num_rows * BLOCK // max(size, 1), 1), MOST_ROWS))
 
     return Opened(
         table.schema_arrow,
@@ -156,10 +156,9 @@ def open_to_seek(file: str, kind: str) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         try:
             content = stack.enter_context(open_decompressed(file))
-            is_plain = Path(file).is_file() and isinstance(content, io.BufferedReader)
-            if is_plain and not content.peek(1):
-                raise DataError(f"{file}: is empty; give {kind}")
-            if is_plain:
+            if isinstance(content, io.BufferedReader) and Path(file).is_file():
+                if not content.peek(1):
+                    raise DataError(f"{file}: is empty; give {kind}")
                 source = stack.enter_context(pa.memory_map(file))
             else:
                 copy = stack.enter_context(tempfile.TemporaryFile())
