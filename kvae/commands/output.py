@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kvae.runs import to_json
+from kvae.texts.records import as_label
 
 
 def say(sentence: str) -> None:
@@ -47,7 +48,7 @@ def cells_of(entry: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, list):
             yield from ((f"{name}_{place}", each) for place, each in enumerate(value, start=1))
         else:
-            yield name, value
+            yield name, as_label(value)
 
 
 def table(rows: Mapping[str, Any]) -> str:
