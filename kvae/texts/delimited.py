@@ -78,16 +78,19 @@ def records_in(
     pick_text = itemgetter(layout.text)
     pick_label = None if layout.label is None else itemgetter(layout.label)
     pick_id = None if layout.id is None else itemgetter(layout.id)
-    waits_for_header = layout.header
+    waits_for_header, any_rows = layout.header, False
     for rows in chunks(file, text_of_all, layout):
         if waits_for_header and rows:
             del rows[0]
             waits_for_header = False
+        any_rows = any_rows or bool(rows)
         yield Records(
             list(map(pick_text, rows)),
             list(map(pick_label, rows)) if pick_label else None,
             list(map(pick_id, rows)) if pick_id else None,
         )
+    if not any_rows:
+        raise DataError(f"{file}: has a header, but no rows below it; give a file with texts")
 
 
 def quoting_of(sample: str) -> int:
@@ -123,8 +126,6 @@ def layout_of(
     by_name = not all(map(is_number, wanted))
     told = True if by_name else has_header(rows)
     header = not wanted if told is None else told
-    if header and len(rows) == 1:
-        raise DataError(f"{file}: has a header, but no rows below it; give a file with texts")
     width = len(rows[0])
     numbers = list(map(str, range(1, width + 1)))
     names = [name.strip().removeprefix("\ufeff") for name in rows[0]] if header else numbers
@@ -137,7 +138,9 @@ def layout_of(
         return place_of(file, name, looked_at, way_out)
 
     label, identifier, text = place(columns.label), place(columns.id), place(columns.text)
-    if text is None:
+    if header and len(rows) == 1:
+        text = text or 0  # there is nothing to choose by; a row below may be broken
+    elif text is None:
         values = rows[1:] if header else rows
         table = [
             Column(name or numbers[i], [row[i] for row in values if i < len(row)])

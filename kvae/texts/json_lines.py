@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from kvae.serving.errors import DataError, short_repr
 
-from .columns import SAMPLE, Column, place_of, text_column
+from .columns import SAMPLE, Column, named, place_of, text_column
 from .files import pieces_of
 from .lines import whole_lines
 from .records import LONGEST_TEXT, Columns, Records, as_label, check_characters
@@ -136,9 +136,7 @@ def keys_for(
         strings = [i for i, keys in enumerate(found) if i not in taken and is_text(leaves[keys])]
         if not strings:
             check_one_object(file, rows)
-            raise DataError(
-                f"{file}: no key holds texts; its keys are {', '.join(map(repr, names[:20]))}"
-            )
+            raise DataError(f"{file}: no key holds texts; its keys are {named(names) or 'none'}")
         table = [
             Column(names[i], [value for value in leaves[found[i]] if isinstance(value, str)])
             for i in strings
