@@ -658,6 +658,8 @@ def test_a_zstd_file_may_have_several_frames(tmp_path: Path) -> None:
     assert read(tmp_path / "a.zst")[0].texts == ["one", "two"]
     (tmp_path / "a.zst").write_bytes(b"".join(frames[1:]))
     assert read(tmp_path / "a.zst")[0].texts == ["two"]
+    (tmp_path / "a.zst").write_bytes(PACK[".zst"](b""))
+    assert read(tmp_path / "a.zst")[0].texts == []
     assert all(ending in compression.READABLE_FORMATS for ending in compression.ENDINGS)
 
 

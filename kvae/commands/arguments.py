@@ -23,21 +23,20 @@ def add_command(
     asked for."""
     parser = commands.add_parser(name, help=description, description=description)
     parser.set_defaults(run=run)
-    output_arguments(parser, with_csv)
-    return parser
-
-
-def output_arguments(parser: argparse.ArgumentParser, with_csv: bool) -> None:
-    """Add `--json`, which `show` in `output.py` reads, and perhaps `--csv`, which `show_rows`
-    reads."""
     choice = parser.add_mutually_exclusive_group() if with_csv else parser
-    choice.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output"
-    )
+    json_argument(choice)
     if with_csv:
         choice.add_argument(
             "--csv", action="store_true", help="print CSV with a header on standard output"
         )
+    return parser
+
+
+def json_argument(parser: argparse._ActionsContainer) -> None:
+    """Add `--json`, which `show` in `output.py` reads."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object on standard output"
+    )
 
 
 def bundle_arguments(parser: argparse.ArgumentParser) -> None:
