@@ -162,7 +162,6 @@ def test_tables_come_in_blocks(tmp_path: Path, name: str, monkeypatch: pytest.Mo
     for module in ("delimited", "tables", "records"):
         monkeypatch.setattr(f"kvae.texts.{module}.BLOCK", 2**10)
     monkeypatch.setattr("kvae.texts.files.PIECE", 2**10)
-    monkeypatch.setattr("kvae.texts.delimited.FIRST_ROWS", 16)
     texts = [f"text {n} {'x ' * 50}" for n in range(200)]
     content = {
         "comma.csv": as_csv([["text"], *([text] for text in texts)]),
@@ -363,7 +362,7 @@ def as_json_lines(content: pa.Table) -> bytes:
 
 
 WRITERS: dict[str, Callable[[pa.Table], bytes]] = {
-    "a.parquet": as_parquet,
+    "a.parquet": lambda content: as_parquet(content.drop_columns("view")),  # new in pyarrow 19
     "a.arrow": as_arrow,
     "a.jsonl": as_json_lines,
 }
@@ -383,7 +382,7 @@ def test_labels_of_any_type_become_text_and_columns_are_found_in_others(
     }.items():
         assert read(tmp_path / name, text="text", label=label)[0].labels == expected
     for text in ("categories of text", "large", "view", "bytes", "inner.text"):
-        if text != "bytes" or name != "a.jsonl":
+        if (text, name) not in (("bytes", "a.jsonl"), ("view", "a.parquet")):
             assert read(tmp_path / name, text=text)[0].texts == ["x y", "z"]
 
 

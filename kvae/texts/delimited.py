@@ -18,11 +18,8 @@ from .records import BLOCK, LONGEST_TEXT, Columns, Records
 
 Rows: TypeAlias = list[list[str]]
 
-MOST_ROWS = 2**16
-"""Rows that are read at a time."""
-
-FIRST_ROWS = 2**10
-"""Rows that are read first, to measure them."""
+MOST_ROWS = 2**9
+"""Rows that are read at a time. More are slower, since Python's garbage collector visits them."""
 
 
 class Layout(NamedTuple):
@@ -35,6 +32,8 @@ class Layout(NamedTuple):
     text: int
     label: int | None = None
     id: int | None = None
+    rows: int = MOST_ROWS
+    """Rows that are read at a time: at most about `BLOCK` characters."""
 
 
 def read_csv(file: str, columns: Columns, notes: list[str]) -> Iterator[Records]:
@@ -154,7 +153,9 @@ def layout_of(
     elif not by_name:
         kind = "a header" if header else "no header"
         notes.append(f"column {columns.text}: the first row is {kind}, {shown(rows[0])}")
-    return Layout(delimiter, quoting, header, width, text, label, identifier)
+    longest = max(sum(map(len, row)) for row in rows)
+    most = min(max(BLOCK // max(longest, 1), 1), MOST_ROWS)
+    return Layout(delimiter, quoting, header, width, text, label, identifier, most)
 
 
 def shown(row: Sequence[str]) -> str:
@@ -164,7 +165,7 @@ def shown(row: Sequence[str]) -> str:
 
 
 def chunks(file: str, blocks: Iterable[str], layout: Layout) -> Iterator[Rows]:
-    """Yield the rows of a table in lists of about `BLOCK` characters, without blank lines.
+    """Yield the rows of a table in lists, without blank lines.
 
     Raises `DataError` for a row that csv cannot read or that has another number of fields.
     """
@@ -175,13 +176,13 @@ def chunks(file: str, blocks: Iterable[str], layout: Layout) -> Iterator[Rows]:
         quoting=layout.quoting,  # type: ignore[arg-type]
         strict=True,
     )
-    size, before = FIRST_ROWS, 0
+    before = 0
     while True:
         rows: Rows = []
         first_line = reader.line_num + 1
         try:
             with long_fields():
-                rows.extend(itertools.islice(reader, size))  # keeps what stands before an error
+                rows.extend(itertools.islice(reader, layout.rows))  # keeps what precedes an error
         except csv.Error as error:
             check_widths(file, rows, before, first_line, layout)
             where = place(before, rows, first_line)
@@ -190,11 +191,7 @@ def chunks(file: str, blocks: Iterable[str], layout: Layout) -> Iterator[Rows]:
             return
         check_widths(file, rows, before, first_line, layout)
         before += len(rows)
-        filled = list(filter(None, rows))
-        if filled:
-            yield filled
-        characters = sum(map(len, map(itemgetter(layout.text), filled))) + len(filled)
-        size = min(max(size * BLOCK // characters, 1), MOST_ROWS) if filled else size
+        yield rows if all(rows) else list(filter(None, rows))
 
 
 def check_widths(file: str, rows: Rows, before: int, first_line: int, layout: Layout) -> None:

@@ -45,10 +45,12 @@ def read_fasta(file: str, columns: Columns, notes: list[str]) -> Iterator[Record
 
 def sequences(records: Iterable[str]) -> Records:
     """Records, each a header and lines of a sequence."""
-    parts = [record.partition("\n") for record in records]
-    return Records(
-        ["".join(body.split()) for _, _, body in parts], ids=[head.strip() for head, _, _ in parts]
-    )
+    texts, ids = [], []
+    for record in records:
+        head, _, body = record.partition("\n")
+        texts.append("".join(body.split()))
+        ids.append(head.strip())
+    return Records(texts, ids=ids)
 
 
 def no_header(file: str, block: str, before: int) -> str:

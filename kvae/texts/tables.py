@@ -180,6 +180,11 @@ def errors_of(file: str, kind: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise reading_error(file, error) from error
+        if isinstance(error, pa.ArrowNotImplementedError | pa.ArrowTypeError):
+            raise DataError(
+                f"{file}: pyarrow {pa.__version__} cannot read it ({first_line(error)}); write it "
+                f"again with plain columns of text, or install a newer pyarrow"
+            ) from error
         raise DataError(
             f"{file}: {kind} that is damaged or cut off ({first_line(error)}); get it again"
         ) from error
@@ -253,7 +258,13 @@ def is_binary(kind: Any) -> bool:
 
 def slices(batch: Any) -> Iterator[Any]:
     """Yield a record batch in parts of about `BLOCK` bytes and at most `MOST_ROWS` rows."""
-    parts = max(math.ceil(batch.nbytes / BLOCK), math.ceil(batch.num_rows / MOST_ROWS), 1)
+    import pyarrow as pa
+
+    try:
+        size = batch.nbytes
+    except pa.ArrowTypeError:  # pyarrow 18 cannot tell it of views
+        size = batch.get_total_buffer_size()
+    parts = max(math.ceil(size / BLOCK), math.ceil(batch.num_rows / MOST_ROWS), 1)
     step = max(math.ceil(batch.num_rows / parts), 1)
     for start in range(0, batch.num_rows, step):
         yield batch[start : start + step]
