@@ -1,5 +1,7 @@
 """The command line: what it prints, where, and how it ends."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -205,6 +207,104 @@ def test_reconstruct_reads_standard_input_and_prints_pairs(
     code, out, _ = kvae("reconstruct", bundle_folder)
     assert code == 0
     assert [line.split("\t")[0] for line in out.splitlines()] == ["KAMITO", "RUNE"]
+
+
+TABLE = 'uid,name,note\n7,KAMITO,"a b"\n8,,"c"\n9,RUNE,"d""e"\n9b,KAMITO,f\n'
+
+
+@pytest.fixture
+def table_file(tmp_path: Path) -> Path:
+    """Names with identifiers in a table: one is missing, one occurs twice."""
+    (tmp_path / "names.csv").write_text(TABLE)
+    return tmp_path / "names.csv"
+
+
+def test_commands_read_a_column_of_a_table(
+    kvae: Any, bundle_folder: Path, table_file: Path, sampler: Any
+) -> None:
+    column = ["--column", "name"]
+    code, out, err = kvae("encode", bundle_folder, table_file, *column)
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert err.splitlines() == [f"{table_file}: 1 blank texts skipped"]
+    assert kvae("encode", bundle_folder, table_file, "--column", 2)[1] == out
+    pairs = kvae("reconstruct", bundle_folder, table_file, *column)[1].splitlines()
+    assert [pair.split("\t")[0] for pair in pairs] == ["KAMITO", "RUNE", "KAMITO"]
+    code, out, err = kvae(
+        "encode", bundle_folder, table_file, "--format", "lines", "--unknown=replace"
+    )
+    assert (code, len(out.splitlines())) == (0, 5)
+    assert "looks like a table" in err
+    code, _, err = kvae("encode", bundle_folder, table_file, "--column", "nme")
+    assert (code, "did you mean 'name'?" in err) == (4, True)
+
+
+def test_identifiers_are_copied_to_the_entries(
+    kvae: Any, bundle_folder: Path, table_file: Path
+) -> None:
+    options = [table_file, "--column=name", "--id-column=uid", "--json"]
+    codes = json_of(kvae("encode", bundle_folder, *options))["codes"]
+    assert [entry["id"] for entry in codes] == ["7", "9", "9b"]
+    pairs = json_of(kvae("reconstruct", bundle_folder, *options))["reconstructions"]
+    assert [(pair["id"], pair["text"]) for pair in pairs][1:] == [("9", "RUNE"), ("9b", "KAMITO")]
+    scores = json_of(kvae("score", bundle_folder, *options))["scores"]
+    assert {tuple(score["id"]): score["places"] for score in scores} == {
+        ("7", "9b"): [1, 3],
+        ("9",): [2],
+    }
+    found = json_of(kvae("neighbours", bundle_folder, "KAMITO", *options))["neighbours"]
+    assert [entry["id"] for entry in found] == ["7", "9b", "9"]
+    assert "id" not in json_of(kvae("encode", bundle_folder, *options[:2], "--json"))["codes"][0]
+
+
+def test_csv_has_a_header_and_a_row_for_each_text(
+    kvae: Any, bundle_folder: Path, table_file: Path, sampler: Any
+) -> None:
+    def rows(command: str, *more: object) -> list[dict[str, str]]:
+        code, out, err = kvae(command, bundle_folder, *more, table_file, *options, "--csv")
+        assert code == 0, err
+        return list(csv.DictReader(io.StringIO(out, newline="")))
+
+    options = ["--column=name", "--id-column=uid"]
+    codes = rows("encode")
+    assert list(codes[0]) == ["id", "text", "code_1", "code_2", "code_3", "code_4"]
+    assert [float(codes[1][f"code_{n}"]) for n in (1, 2, 3, 4)] == pytest.approx(
+        sampler.encode(["RUNE"])[0].tolist(), abs=1e-5
+    )
+    pairs = rows("reconstruct")
+    assert list(pairs[0]) == ["id", "text", "reconstruction", "equal"]
+    assert {pair["equal"] for pair in pairs} <= {"true", "false"}
+    scores = rows("score")
+    assert list(scores[0])[:4] == ["id", "place", "text", "bound"]
+    assert sorted((score["id"], score["place"]) for score in scores) == [
+        ("7", "1"),
+        ("9", "2"),
+        ("9b", "3"),
+    ]
+    assert list(rows("neighbours", "KAMITO")[0]) == ["id", "text", "distance"]
+    options = ["--column=name"]
+    assert list(rows("encode")[0])[:2] == ["text", "code_1"]
+    code, _, err = kvae("encode", bundle_folder, table_file, "--csv", "--json")
+    assert (code, "not allowed with argument" in err) == (2, True)
+
+
+def test_csv_quotes_what_needs_it(kvae: Any, bundle_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"name": 'KA,"MI\nTO'}))
+    code, out, _ = kvae(
+        "encode", bundle_folder, tmp_path / "a.jsonl", "--csv", "--unknown", "replace"
+    )
+    assert code == 0
+    assert [row[0] for row in csv.reader(io.StringIO(out, newline=""))] == ["text", 'KA,"MI\nTO']
+
+
+def test_headers_of_fasta_are_identifiers(kvae: Any, bundle_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.fasta").write_text(">one\nKAMI\nTO\n>empty\n>two\nRUNE\n")
+    code, out, err = kvae("encode", bundle_folder, tmp_path / "a.fasta", "--json")
+    entries = json.loads(out)["codes"]
+    assert [(entry["id"], entry["text"]) for entry in entries] == [
+        ("one", "KAMITO"),
+        ("two", "RUNE"),
+    ]
+    assert (code, "1 blank texts skipped" in err) == (0, True)
 
 
 def test_overwrite_removes_a_run_and_nothing_else(

@@ -64,6 +64,30 @@ def test_sampling_works_where_only_the_base_dependencies_are_installed(
     assert python(run, "verify", str(bundle)).returncode == 0
 
 
+def test_reading_texts_of_any_format_loads_neither_training_nor_what_it_needs() -> None:
+    code = (
+        "import sys; from kvae.texts.formats import records_of; from kvae.texts.records import "
+        "Columns; list(records_of(sys.argv[1], Columns(), [])); print(*sys.modules)"
+    )
+    done = python(code, __file__)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert loaded & {*HEAVY, "pyarrow", "kvae.training"} == set()
+
+
+def test_encoding_a_file_loads_nothing_of_training(bundle_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("name,n\nKAMITO,1\nRUNE,2\n")
+    code = BLOCK + "from kvae.cli import main; main(sys.argv[1:]); print(*sys.modules)"
+    # the parser lists the names of the studies
+    names = {"kvae.training", "kvae.training.study_names"}
+    for command in ("encode", "reconstruct", "score"):
+        done = python(code, command, str(bundle_folder), str(tmp_path / "names.csv"))
+        assert done.returncode == 0, done.stderr
+        *results, modules = done.stdout.splitlines()
+        assert len(results) == 2 + (command == "score")
+        assert {name for name in modules.split() if name.startswith("kvae.training")} == names
+
+
 def test_training_without_its_extra_names_the_extra(tmp_path: Path) -> None:
     run = BLOCK + "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
     done = python(run, "train", "--out", str(tmp_path / "run"))

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import TypeAlias
 
+from kvae.texts.compression import READABLE_FORMATS
+from kvae.texts.formats import AUTO, FORMATS
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The collection that a command's parser is added to."""
 
@@ -14,16 +17,22 @@ Run: TypeAlias = Callable[[argparse.Namespace], None]
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, description: str
+    commands: Commands, name: str, run: Run, description: str, with_csv: bool = False
 ) -> argparse.ArgumentParser:
-    """Add a command that `run` executes and return its parser, which has `--json`."""
+    """Add a command that `run` executes and return its parser, which has `--json`, and `--csv` if
+    asked for."""
     parser = commands.add_parser(name, help=description, description=description)
     parser.set_defaults(run=run)
-    json_argument(parser)
+    choice = parser.add_mutually_exclusive_group() if with_csv else parser
+    json_argument(choice)
+    if with_csv:
+        choice.add_argument(
+            "--csv", action="store_true", help="print CSV with a header on standard output"
+        )
     return parser
 
 
-def json_argument(parser: argparse.ArgumentParser) -> None:
+def json_argument(parser: argparse._ActionsContainer) -> None:
     """Add `--json`, which `show` in `output.py` reads."""
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on standard output"
@@ -37,13 +46,35 @@ def bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def file_argument(parser: argparse.ArgumentParser) -> None:
-    """Add FILE, the texts that a command reads with `input_texts` in `bundles.py`."""
+    """Add FILE, the texts that a command reads with `input_records` in `bundles.py`, its format and
+    its columns."""
     parser.add_argument(
         "file",
         metavar="FILE",
         nargs="?",
         default="-",
-        help="one text a line, plain, .gz, .bz2 or .xz; - is standard input (default)",
+        help="one text a line, or a table (CSV, TSV, JSON lines, Parquet, Arrow) or FASTA, "
+        f"{READABLE_FORMATS}; a folder or a pattern; - is standard input (default)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=(AUTO, *FORMATS),
+        default=AUTO,
+        help="what FILE is (default: its name and first bytes tell; standard input is lines)",
+    )
+    parser.add_argument(
+        "--column",
+        default="",
+        metavar="NAME|NUMBER",
+        help="the column of the texts: a name, a dotted key of JSON, or a number from 1 (default: "
+        "the only column of texts)",
+    )
+    parser.add_argument(
+        "--id-column",
+        default="",
+        metavar="NAME|NUMBER",
+        help="a column that is copied to the output of --json and --csv (default: none; the "
+        "headers of FASTA)",
     )
 
 

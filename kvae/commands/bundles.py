@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kvae.serving.errors import DataError
+from kvae.texts.formats import format_of, records_of
+from kvae.texts.records import Columns, Records
 
 from .arguments import Commands, Run, add_command, bundle_arguments
 from .output import say
@@ -13,10 +19,13 @@ if TYPE_CHECKING:
 
 
 def add_bundle_command(
-    commands: Commands, name: str, run: Run, description: str
+    commands: Commands, name: str, run: Run, description: str, reads_file: bool = False
 ) -> argparse.ArgumentParser:
-    """Add a command that loads a bundle; its parser has BUNDLE, `--threads` and `--deadline`."""
-    parser = add_command(commands, name, within_deadline(run), description)
+    """Add a command that loads a bundle; its parser has BUNDLE, `--threads` and `--deadline`.
+
+    A command that reads a file of texts has `--csv` too.
+    """
+    parser = add_command(commands, name, within_deadline(run), description, with_csv=reads_file)
     bundle_arguments(parser)
     parser.add_argument(
         "--deadline",
@@ -46,12 +55,37 @@ def load_sampler(options: argparse.Namespace) -> Sampler:
     return Sampler.load(options.bundle, options.threads)
 
 
-def input_texts(options: argparse.Namespace) -> list[str]:
-    """The texts in FILE without blank lines; notes about them go to standard error."""
-    from kvae.training.data.corpora import read_texts
+def input_records(options: argparse.Namespace) -> Records:
+    """The texts in FILE that are not blank, with their identifiers; notes about them go to standard
+    error.
 
+    There are identifiers if `--id-column` names a column or the format has them. Raises `DataError`
+    if FILE has no text.
+    """
+    columns = Columns(text=options.column, id=options.id_column, format=options.format)
     notes: list[str] = []
-    texts = read_texts(options.file, "lines", notes)
+    texts: list[str] = []
+    ids: list[str] = []
+    blank, any_ids = 0, False
+    for records in records_of(options.file, columns, notes):
+        keep = [bool(text.strip()) for text in records.texts]
+        blank += keep.count(False)
+        any_ids = any_ids or records.ids is not None
+        texts += itertools.compress(records.texts, keep)
+        ids += itertools.compress(records.ids or itertools.repeat("", len(keep)), keep)
+    if blank:
+        kind = "lines" if format_of(options.file, columns) == "lines" else "texts"
+        notes.append(f"{options.file}: {blank:,} blank {kind} skipped")
     for note in notes:
         say(note)
-    return texts
+    if not texts:
+        raise DataError(f"{options.file}: has no text; give a file with one text per line")
+    return Records(texts, ids=ids if any_ids else None)
+
+
+def with_ids(records: Records, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of a report about records in their order, each with the identifier as `id` if there
+    are identifiers."""
+    if records.ids is None:
+        return [dict(entry) for entry in entries]
+    return [{"id": name, **entry} for name, entry in zip(records.ids, entries, strict=True)]

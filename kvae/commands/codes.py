@@ -7,12 +7,14 @@ import argparse
 from kvae.serving.alphabet import one_line
 
 from .arguments import Commands, file_argument, unknown_argument
-from .bundles import add_bundle_command, input_texts, load_sampler
-from .output import show
+from .bundles import add_bundle_command, input_records, load_sampler, with_ids
+from .output import show_entries
 
 
 def add(commands: Commands) -> None:
-    parser = add_bundle_command(commands, "encode", encode, "the latent codes of texts")
+    parser = add_bundle_command(
+        commands, "encode", encode, "the latent codes of texts", reads_file=True
+    )
     file_argument(parser)
     unknown_argument(parser)
 
@@ -21,29 +23,33 @@ def add(commands: Commands) -> None:
         "reconstruct",
         reconstruct,
         "encode and decode texts: each text and its reconstruction, tab-separated",
+        reads_file=True,
     )
     file_argument(parser)
     unknown_argument(parser)
 
 
 def encode(options: argparse.Namespace) -> None:
-    sampler, texts = load_sampler(options), input_texts(options)
-    codes = sampler.encode(texts, options.unknown).tolist()
-    report = {
-        "codes": [{"text": text, "code": code} for text, code in zip(texts, codes, strict=True)]
-    }
+    sampler, records = load_sampler(options), input_records(options)
+    codes = sampler.encode(records.texts, options.unknown).tolist()
+    entries = with_ids(
+        records,
+        ({"text": text, "code": code} for text, code in zip(records.texts, codes, strict=True)),
+    )
     lines = (" ".join(f"{value:.6g}" for value in code) for code in codes)
-    show(options, report, "\n".join(lines))
+    show_entries(options, "codes", entries, "\n".join(lines))
 
 
 def reconstruct(options: argparse.Namespace) -> None:
-    sampler, texts = load_sampler(options), input_texts(options)
-    pairs = list(zip(texts, sampler.reconstruct(texts, options.unknown), strict=True))
-    report = {
-        "reconstructions": [
+    sampler, records = load_sampler(options), input_records(options)
+    found = sampler.reconstruct(records.texts, options.unknown)
+    pairs = list(zip(records.texts, found, strict=True))
+    entries = with_ids(
+        records,
+        (
             {"text": text, "reconstruction": reconstruction, "equal": text == reconstruction}
             for text, reconstruction in pairs
-        ]
-    }
+        ),
+    )
     lines = (f"{one_line(text)}\t{one_line(reconstruction)}" for text, reconstruction in pairs)
-    show(options, report, "\n".join(lines))
+    show_entries(options, "reconstructions", entries, "\n".join(lines))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from kvae.serving.alphabet import one_line
 
 from .arguments import Commands, file_argument, unknown_argument
-from .bundles import add_bundle_command, input_texts, load_sampler
-from .output import say, show
+from .bundles import add_bundle_command, input_records, load_sampler
+from .output import say, show_entries
 
 SCORED_AT_ONCE = 1024
 """The number of texts between two lines of progress."""
@@ -16,7 +18,7 @@ SCORED_AT_ONCE = 1024
 
 def add(commands: Commands) -> None:
     parser = add_bundle_command(
-        commands, "score", run, "how surprising texts are, the oddest first"
+        commands, "score", run, "how surprising texts are, the oddest first", reads_file=True
     )
     file_argument(parser)
     unknown_argument(parser, default="replace")
@@ -48,9 +50,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    sampler, texts = load_sampler(options), input_texts(options)
+    sampler, records = load_sampler(options), input_records(options)
     places: dict[str, list[int]] = {}
-    for place, text in enumerate(texts, start=1):
+    for place, text in enumerate(records.texts, start=1):
         places.setdefault(text, []).append(place)
     distinct, scores = list(places), []
     rules = {
@@ -65,11 +67,27 @@ def run(options: argparse.Namespace) -> None:
         if len(distinct) > SCORED_AT_ONCE:
             say(f"{len(scores):,} of {len(distinct):,} distinct texts")
     ranked = sorted(scores, key=lambda score: -getattr(score, options.by))[: options.n]
-    report = [{"places": places[score.text], **vars(score)} for score in ranked]
+    entries: list[dict[str, Any]] = [
+        {"places": places[score.text], **vars(score)} for score in ranked
+    ]
+    ids = records.ids
+    if ids is not None:
+        entries = [{"id": [ids[i - 1] for i in entry["places"]], **entry} for entry in entries]
+    if options.csv:
+        entries = list(each_place(entries))
     heading = f"{'bound':>9} {'bits/char':>9} {'times':>6} {'first':>7}  text"
     rows = [
         f"{score.bound:>9.2f} {score.bits_per_character:>9.3f} {len(places[score.text]):>6,} "
         f"{places[score.text][0]:>7,}  {one_line(score.text)}"
         for score in ranked
     ]
-    show(options, {"scores": report}, "\n".join([heading, *rows]))
+    show_entries(options, "scores", entries, "\n".join([heading, *rows]))
+
+
+def each_place(entries: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the entries with one for each place of a text, without the nats of its tokens."""
+    for entry in entries:
+        values = {key: value for key, value in entry.items() if key not in ("id", "places", "nats")}
+        for number, place in enumerate(entry["places"]):
+            name = {"id": entry["id"][number]} if "id" in entry else {}
+            yield {**name, "place": place, **values}

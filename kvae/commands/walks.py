@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 from kvae.serving.alphabet import one_line
 
 from .arguments import Commands, file_argument, unknown_argument
-from .bundles import add_bundle_command, input_texts, load_sampler
-from .output import show
+from .bundles import add_bundle_command, input_records, load_sampler
+from .output import show, show_entries
 
 
 def add(commands: Commands) -> None:
@@ -52,6 +55,7 @@ def add(commands: Commands) -> None:
         "neighbours",
         neighbours,
         "the texts of a file whose codes are closest to that of a text",
+        reads_file=True,
     )
     parser.add_argument("text")
     file_argument(parser)
@@ -79,13 +83,21 @@ def variations(options: argparse.Namespace) -> None:
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    found = load_sampler(options).neighbours(
-        options.text, input_texts(options), options.n, options.unknown
-    )
-    report = [{"text": text, "distance": distance} for text, distance in found]
-    show(
+    sampler, records = load_sampler(options), input_records(options)
+    found = sampler.neighbours(options.text, records.texts, options.n, options.unknown)
+    entries: list[dict[str, Any]] = [
+        {"text": text, "distance": distance} for text, distance in found
+    ]
+    if records.ids is not None:
+        names: dict[str, Iterator[str]] = {  # equal texts are found in their order
+            text: itertools.compress(records.ids, map(text.__eq__, records.texts))
+            for text, _ in found
+        }
+        entries = [{"id": next(names[entry["text"]]), **entry} for entry in entries]
+    show_entries(
         options,
-        {"neighbours": report},
+        "neighbours",
+        entries,
         "\n".join(f"{distance:>8.3f}  {one_line(text)}" for text, distance in found),
     )
 

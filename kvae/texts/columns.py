@@ -110,4 +110,4 @@ def examples(columns: Sequence[Column]) -> str:
 def first_value(values: Sequence[str]) -> str:
     """The first value that is not blank, on one line and short."""
     value = " ".join(next((value for value in values if value.strip()), "")[:200].split())
-    return f"{value[:30]}..." if len(value) > 33 else value or "empty"
+    return f"{value[:30].rstrip()}..." if len(value) > 33 else value or "empty"

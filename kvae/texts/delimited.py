@@ -18,11 +18,8 @@ from .records import BLOCK, LONGEST_TEXT, Columns, Records
 
 Rows: TypeAlias = list[list[str]]
 
-MOST_ROWS = 2**16
-"""Rows that are read at a time."""
-
-FIRST_ROWS = 2**10
-"""Rows that are read first, to measure them."""
+MOST_ROWS = 2**9
+"""Rows that are read at a time. More are slower, since Python's garbage collector visits them."""
 
 
 class Layout(NamedTuple):
@@ -35,6 +32,8 @@ class Layout(NamedTuple):
     text: int
     label: int | None = None
     id: int | None = None
+    rows: int = MOST_ROWS
+    """Rows that are read at a time: at most about `BLOCK` characters."""
 
 
 def read_csv(file: str, columns: Columns, notes: list[str]) -> Iterator[Records]:
@@ -78,16 +77,19 @@ def records_in(
     pick_text = itemgetter(layout.text)
     pick_label = None if layout.label is None else itemgetter(layout.label)
     pick_id = None if layout.id is None else itemgetter(layout.id)
-    waits_for_header = layout.header
+    waits_for_header, any_rows = layout.header, False
     for rows in chunks(file, text_of_all, layout):
         if waits_for_header and rows:
             del rows[0]
             waits_for_header = False
+        any_rows = any_rows or bool(rows)
         yield Records(
             list(map(pick_text, rows)),
             list(map(pick_label, rows)) if pick_label else None,
             list(map(pick_id, rows)) if pick_id else None,
         )
+    if not any_rows:
+        raise DataError(f"{file}: has a header, but no rows below it; give a file with texts")
 
 
 def quoting_of(sample: str) -> int:
@@ -123,8 +125,6 @@ def layout_of(
     by_name = not all(map(is_number, wanted))
     told = True if by_name else has_header(rows)
     header = not wanted if told is None else told
-    if header and len(rows) == 1:
-        raise DataError(f"{file}: has a header, but no rows below it; give a file with texts")
     width = len(rows[0])
     numbers = list(map(str, range(1, width + 1)))
     names = [name.strip().removeprefix("\ufeff") for name in rows[0]] if header else numbers
@@ -137,7 +137,9 @@ def layout_of(
         return place_of(file, name, looked_at, way_out)
 
     label, identifier, text = place(columns.label), place(columns.id), place(columns.text)
-    if text is None:
+    if header and len(rows) == 1:
+        text = text or 0  # there is nothing to choose by; a row below may be broken
+    elif text is None:
         values = rows[1:] if header else rows
         table = [
             Column(name or numbers[i], [row[i] for row in values if i < len(row)])
@@ -151,7 +153,9 @@ def layout_of(
     elif not by_name:
         kind = "a header" if header else "no header"
         notes.append(f"column {columns.text}: the first row is {kind}, {shown(rows[0])}")
-    return Layout(delimiter, quoting, header, width, text, label, identifier)
+    longest = max(sum(map(len, row)) for row in rows)
+    most = min(max(BLOCK // max(longest, 1), 1), MOST_ROWS)
+    return Layout(delimiter, quoting, header, width, text, label, identifier, most)
 
 
 def shown(row: Sequence[str]) -> str:
@@ -161,7 +165,7 @@ def shown(row: Sequence[str]) -> str:
 
 
 def chunks(file: str, blocks: Iterable[str], layout: Layout) -> Iterator[Rows]:
-    """Yield the rows of a table in lists of about `BLOCK` characters, without blank lines.
+    """Yield the rows of a table in lists, without blank lines.
 
     Raises `DataError` for a row that csv cannot read or that has another number of fields.
     """
@@ -172,13 +176,13 @@ def chunks(file: str, blocks: Iterable[str], layout: Layout) -> Iterator[Rows]:
         quoting=layout.quoting,  # type: ignore[arg-type]
         strict=True,
     )
-    size, before = FIRST_ROWS, 0
+    before = 0
     while True:
         rows: Rows = []
         first_line = reader.line_num + 1
         try:
             with long_fields():
-                rows.extend(itertools.islice(reader, size))  # keeps what stands before an error
+                rows.extend(itertools.islice(reader, layout.rows))  # keeps what precedes an error
         except csv.Error as error:
             check_widths(file, rows, before, first_line, layout)
             where = place(before, rows, first_line)
@@ -187,11 +191,7 @@ def chunks(file: str, blocks: Iterable[str], layout: Layout) -> Iterator[Rows]:
             return
         check_widths(file, rows, before, first_line, layout)
         before += len(rows)
-        filled = list(filter(None, rows))
-        if filled:
-            yield filled
-        characters = sum(map(len, map(itemgetter(layout.text), filled))) + len(filled)
-        size = min(max(size * BLOCK // characters, 1), MOST_ROWS) if filled else size
+        yield rows if all(rows) else list(filter(None, rows))
 
 
 def check_widths(file: str, rows: Rows, before: int, first_line: int, layout: Layout) -> None:

@@ -7,22 +7,27 @@ that is not text is refused; in a folder it is left out, with a note.
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import contextlib
 import glob
-import gzip
 import io
-import lzma
 import re
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from kvae.sections import nearest
 from kvae.serving.errors import DataError
+
+from .compression import (
+    DECOMPRESSION_ERRORS,
+    DECOMPRESSORS,
+    LONGEST_SIGNATURE,
+    MissingReader,
+)
+from .compression import ENDINGS as ENDINGS  # both are parts of this module for its readers
+from .compression import READABLE_FORMATS as READABLE_FORMATS
 
 Value = TypeVar("Value")
 
@@ -34,25 +39,6 @@ PIECE = 2**22
 
 HEAD = 2**13
 """Bytes, after decompression, that are examined to tell what a file is."""
-
-DECOMPRESSORS: dict[bytes, Callable[..., Any]] = {
-    rb"\x1f\x8b\x08": gzip.open,
-    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.open,
-    rb"\xfd7zXZ\0": lzma.open,
-}
-"""Functions that open a compressed file, by a pattern of its first bytes."""
-
-LONGEST_SIGNATURE = 10
-"""Bytes that the longest pattern in `DECOMPRESSORS` needs."""
-
-ENDINGS = (".gz", ".bz2", ".xz")
-"""Endings of the names of compressed files."""
-
-READABLE_FORMATS = "plain, .gz, .bz2 or .xz"
-"""The formats that can be read, for messages."""
-
-DECOMPRESSION_ERRORS = (EOFError, lzma.LZMAError, zlib.error)
-"""What the decompressors raise for damaged files, besides an `OSError` without a number."""
 
 
 class FileKind(NamedTuple):
@@ -66,6 +52,10 @@ UNPACK = "unpack it and give the folder"
 SAVE_AS_TEXT = "save it as text in the program that made it"
 WRITE_LINES = "write its texts to a text file first, one per line, for example with Python"
 
+PARQUET = FileKind("a Parquet table", f"read it with --format parquet, or {WRITE_LINES}")
+ARROW = FileKind("an Arrow table", f"read it with --format arrow, or {WRITE_LINES}")
+ZSTD = FileKind("a zstd file", "decompress it, or pip install 'kvae-text[tables]' to read it")
+
 BINARY_KINDS: dict[bytes, FileKind] = {
     rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|word/|xl/|ppt/)": FileKind(
         "an Office document", SAVE_AS_TEXT
@@ -76,7 +66,6 @@ BINARY_KINDS: dict[bytes, FileKind] = {
     rb".{257}ustar": FileKind("a tar archive", "unpack it, as with tar -xf, and give the folder"),
     rb"7z\xbc\xaf\x27\x1c": FileKind("a 7z archive", UNPACK),
     rb"Rar!\x1a\x07": FileKind("a rar archive", UNPACK),
-    rb"\x28\xb5\x2f\xfd": FileKind("a zstd file", "decompress it, as with zstd -d"),
     rb"\x04\x22\x4d\x18": FileKind("an lz4 file", "decompress it, as with lz4 -d"),
     rb"LZIP\x01": FileKind("an lzip file", "decompress it, as with lzip -d"),
     rb"\x5d\0\0.{2}": FileKind("an lzma file", "decompress it, as with unlzma"),
@@ -86,8 +75,8 @@ BINARY_KINDS: dict[bytes, FileKind] = {
     **dict.fromkeys(
         DECOMPRESSORS, FileKind("a file that was compressed twice", "decompress it once")
     ),
-    rb"PAR1": FileKind("a Parquet table", WRITE_LINES),
-    rb"ARROW1|FEA1": FileKind("an Arrow table", WRITE_LINES),
+    rb"PAR[1E]": PARQUET,
+    rb"ARROW1|FEA1|\xff{4}.{2}\0\0\x10\0\0\0": ARROW,
     rb"ORC": FileKind("an ORC table", WRITE_LINES),
     rb"Obj\x01": FileKind("an Avro table", WRITE_LINES),
     rb"\x89HDF\r\n\x1a\n": FileKind("an HDF5 file", WRITE_LINES),
@@ -188,18 +177,25 @@ def is_utf8(head: bytes) -> bool:
     return True
 
 
-def files_of(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list[str]:
+def files_of(
+    source: str,
+    notes: list[str],
+    corpora: Iterable[str] = (),
+    readable: Collection[FileKind] = (),
+) -> list[str]:
     """The files of a source: the file itself, standard input (`-`), or the sorted text files of a
     folder or a pattern.
 
     A folder includes all folders below it. A pattern is one such as `books/*.txt`. Hidden files and
     files that are not text are left out, with a note. Raises `DataError` if no file remains.
-    `corpora` are names that the message may suggest if there is no such file.
+    `corpora` are names that the message may suggest if there is no such file. `readable` are kinds
+    of files that the caller reads besides text.
     """
     if is_one_file(source):
         return [source]
     visible, hidden = visible_and_hidden_files(source, corpora)
     kinds = {file: kind_of_file(file) for file in visible}
+    kinds = {file: None if kind in readable else kind for file, kind in kinds.items()}
     left_out = (
         [f"{len(hidden):,} hidden files left out, such as {hidden[0].name}"] if hidden else []
     )
@@ -255,18 +251,35 @@ def notes_on_kinds(kinds: Mapping[Path, FileKind | None]) -> Iterator[str]:
 
 
 def kind_of_file(file: Path) -> FileKind | None:
-    """`kind_of` for a file. None if it cannot be read, because reading it will raise the error."""
+    """`kind_of` for a file. None if it cannot be read."""
     try:
-        with open_decompressed(str(file)) as content:
-            return kind_of(content.read(HEAD), file.name)
+        return kind_of(first_bytes(str(file)), file.name)
+    except MissingReader:
+        return ZSTD
+
+
+def first_bytes(file: str) -> bytes:
+    """The first bytes of a file after decompression. None are there if it cannot be read, because
+    reading it will raise the error.
+
+    Raises `MissingReader` for a zstd file without pyarrow.
+    """
+    try:
+        with open_decompressed(file) as content:
+            return content.read(HEAD)
     except (OSError, *DECOMPRESSION_ERRORS):
-        return None
+        return b""
 
 
-def intact_files(source: str, notes: list[str], corpora: Iterable[str] = ()) -> list[str]:
+def intact_files(
+    source: str,
+    notes: list[str],
+    corpora: Iterable[str] = (),
+    readable: Collection[FileKind] = (),
+) -> list[str]:
     """`files_of` without the files of a folder or pattern that cannot be decompressed to their end.
     They are noted too."""
-    files = files_of(source, notes, corpora)
+    files = files_of(source, notes, corpora, readable)
     damaged = [file for file in files if is_damaged(file)] if files != [source] else []
     if not damaged:
         return files
@@ -357,7 +370,15 @@ def open_decompressed(source: str) -> Iterator[BinaryIO]:
         raw = io.BytesIO(sys.stdin.buffer.read()) if source == STANDARD_INPUT else io.FileIO(source)
         file = stack.enter_context(io.BufferedReader(raw))
         opener = first_match(DECOMPRESSORS, file.peek(LONGEST_SIGNATURE))
-        yield stack.enter_context(opener(file)) if opener else file
+        yield stack.enter_context(opened(opener, file, source)) if opener else file
+
+
+def opened(opener: Callable[..., Any], file: BinaryIO, source: str) -> Any:
+    """A compressed file, opened to read its bytes after decompression."""
+    try:
+        return opener(file)
+    except MissingReader as error:
+        raise MissingReader(f"{source}: {error}") from error
 
 
 def raw_pieces(source: str) -> Iterator[bytes]:
@@ -378,17 +399,15 @@ def raw_pieces(source: str) -> Iterator[bytes]:
             while head:
                 yield head
                 head = file.read(PIECE)
-    except OSError as error:
-        if error.errno is not None:
-            raise DataError(f"{source}: cannot be read: {error.strerror}") from error
-        raise damaged_file(source, error) from error
-    except DECOMPRESSION_ERRORS as error:
-        raise damaged_file(source, error) from error
+    except (OSError, *DECOMPRESSION_ERRORS) as error:
+        raise reading_error(source, error) from error
     yield b""
 
 
-def damaged_file(source: str, error: Exception) -> DamagedFile:
-    """The error for a compressed file that cannot be decompressed to its end."""
+def reading_error(source: str, error: Exception) -> DataError:
+    """The error for a file that cannot be read, or not decompressed to its end."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(f"{source}: cannot be read: {error.strerror}")
     return DamagedFile(
         f"{source}: damaged or cut off, it cannot be decompressed to its end ({error}); get it "
         f"again"

@@ -11,11 +11,14 @@ from typing import NamedTuple
 from kvae.sections import nearest
 from kvae.serving.errors import ConfigError
 
+from .compression import ENDINGS
 from .delimited import read_csv, read_tsv
-from .files import ENDINGS, STANDARD_INPUT, intact_files
+from .fasta import read_fasta
+from .files import ARROW, BINARY, PARQUET, STANDARD_INPUT, first_bytes, intact_files, kind_of
 from .json_lines import read_jsonl
 from .lines import read_lines, read_whole
 from .records import Columns, Reader, Records, joined
+from .tables import read_arrow, read_parquet
 
 
 class Format(NamedTuple):
@@ -31,6 +34,9 @@ FORMATS: dict[str, Format] = {
     "csv": Format(read_csv, (".csv",)),
     "tsv": Format(read_tsv, (".tsv", ".tab")),
     "jsonl": Format(read_jsonl, (".jsonl", ".ndjson", ".json")),
+    "parquet": Format(read_parquet, (".parquet", ".pq")),
+    "arrow": Format(read_arrow, (".arrow", ".feather", ".ipc")),
+    "fasta": Format(read_fasta, (".fasta", ".faa", ".fna", ".ffn", ".frn", ".fa"), False),
     "text": Format(read_whole, has_columns=False),
 }
 """The formats by name. A file whose name has none of the endings is read as lines."""
@@ -59,7 +65,7 @@ def records_of_files(
     """`records_of`, in the blocks of the readers. Of equal notes about several files the first is
     given, and at the end the number of the others."""
     noted: Counter[str] = Counter()
-    for file in intact_files(source, notes, corpora):
+    for file in intact_files(source, notes, corpora, (PARQUET, ARROW)):
         name, found = format_of(file, columns), list[str]()
         check_columns(file, name, columns)
         for records in FORMATS[name].read(file, columns, found):
@@ -90,15 +96,21 @@ def check_columns(file: str, name: str, columns: Columns) -> None:
 
 
 def format_of(file: str, columns: Columns) -> str:
-    """The format of a file: that of `columns`, else what its name tells.
+    """The format of a file: that of `columns`, else what its first bytes and its name tell.
 
-    Standard input, pipes and devices hold lines.
+    Standard input, pipes and devices hold lines. A file in `.fa` without a header holds lines in
+    Persian.
     """
     if columns.format != AUTO:
         check_format(columns.format)
         return columns.format
     if file == STANDARD_INPUT or not Path(file).is_file():
         return "lines"
+    start = first_bytes(file)
+    if kind := {PARQUET: "parquet", ARROW: "arrow"}.get(kind_of(start, file) or BINARY):
+        return kind
     name = re.sub(rf"({'|'.join(map(re.escape, ENDINGS))})$", "", Path(file).name.lower())
     ending = Path(name).suffix
+    if ending == ".fa" and not start.lstrip(b"\xef\xbb\xbf\r\n").startswith((b">", b";")):
+        return "lines"
     return next((key for key, form in FORMATS.items() if ending in form.endings), "lines")

@@ -16,84 +16,15 @@ from .records import LONGEST_TEXT
 DELIMITERS = ("\t", ";", "|", ",")
 """Characters that may separate fields. Of equally good ones the first is taken."""
 
-USUAL_NAMES = frozenset(
-    [
-        "text",
-        "texts",
-        "sentence",
-        "sentences",
-        "label",
-        "labels",
-        "id",
-        "ids",
-        "idx",
-        "index",
-        "name",
-        "names",
-        "title",
-        "content",
-        "body",
-        "comment",
-        "comments",
-        "review",
-        "reviews",
-        "message",
-        "messages",
-        "tweet",
-        "tweets",
-        "question",
-        "answer",
-        "summary",
-        "category",
-        "class",
-        "target",
-        "sentiment",
-        "date",
-        "time",
-        "timestamp",
-        "score",
-        "rating",
-        "stars",
-        "lang",
-        "language",
-        "source",
-        "url",
-        "author",
-        "user",
-        "username",
-        "word",
-        "words",
-        "sequence",
-        "seq",
-        "input",
-        "output",
-        "prompt",
-        "response",
-        "description",
-        "translation",
-        "document",
-        "key",
-        "value",
-        "type",
-        "topic",
-        "tag",
-        "tags",
-        "split",
-        "uid",
-        "uuid",
-        "filename",
-        "line",
-        "utterance",
-        "headline",
-        "abstract",
-        "premise",
-        "hypothesis",
-        "intent",
-        "emotion",
-        "sms",
-        "smiles",
-    ]
+WORDS = (
+    "text texts sentence sentences label labels id ids idx index name names title content body "
+    "comment comments review reviews message messages tweet tweets question answer summary "
+    "category class target sentiment date time timestamp score rating stars lang language source "
+    "url author user username word words sequence seq input output prompt response description "
+    "translation document key value type topic tag tags split uid uuid filename line utterance "
+    "headline abstract premise hypothesis intent emotion sms smiles"
 )
+USUAL_NAMES = frozenset(WORDS.split())
 """Names that columns usually have. A first row with one of them is a header."""
 
 NAME = re.compile(r"\s*[^\W\d_][\w .:/#()\[\]-]{0,39}\s*|_\w+\s*")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from kvae.serving.errors import DataError, short_repr
 
-from .columns import SAMPLE, Column, place_of, text_column
+from .columns import SAMPLE, Column, named, place_of, text_column
 from .files import pieces_of
 from .lines import whole_lines
 from .records import LONGEST_TEXT, Columns, Records, as_label, check_characters
@@ -18,6 +20,9 @@ Keys: TypeAlias = tuple[str, ...]
 """The keys that lead to a value through nested objects."""
 
 Objects: TypeAlias = list[dict[str, Any]]
+
+MOST_LINES = 2**9
+"""Lines that are read at a time. More are slower, since Python's garbage collector visits them."""
 
 KINDS = {
     bool: "true or false",
@@ -43,8 +48,7 @@ def read_jsonl(file: str, columns: Columns, notes: list[str]) -> Iterator[Record
     blocks = whole_lines(file, itertools.chain([beginning], pieces), way_out)
     found: tuple[Keys, Keys | None, Keys | None] | None = None
     before = 0
-    for block in blocks:
-        lines = block.split("\n")[:-1]
+    for lines in parts_of(blocks):
         rows, numbers = objects_in(file, lines, before)
         if rows:
             found = found or keys_for(file, columns, rows[:SAMPLE], notes)
@@ -54,11 +58,19 @@ def read_jsonl(file: str, columns: Columns, notes: list[str]) -> Iterator[Record
                 None if label is None else labels_of(rows, label),
                 None if identifier is None else labels_of(rows, identifier),
             )
-            if "\\u" in block:  # only escapes can stand for what UTF-8 lacks
+            if any("\\u" in line for line in lines):  # only escapes stand for what UTF-8 lacks
                 for values in filter(None, records):
                     check_characters(file, values, numbers)
             yield records
         before += len(lines)
+
+
+def parts_of(blocks: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the lines of blocks, at most `MOST_LINES` at a time."""
+    for block in blocks:
+        lines = block.split("\n")[:-1]
+        for start in range(0, len(lines), MOST_LINES):
+            yield lines[start : start + MOST_LINES]
 
 
 def check_beginning(file: str, beginning: str) -> None:
@@ -136,9 +148,7 @@ def keys_for(
         strings = [i for i, keys in enumerate(found) if i not in taken and is_text(leaves[keys])]
         if not strings:
             check_one_object(file, rows)
-            raise DataError(
-                f"{file}: no key holds texts; its keys are {', '.join(map(repr, names[:20]))}"
-            )
+            raise DataError(f"{file}: no key holds texts; its keys are {named(names) or 'none'}")
         table = [
             Column(names[i], [value for value in leaves[found[i]] if isinstance(value, str)])
             for i in strings
@@ -177,6 +187,9 @@ def check_one_object(file: str, rows: Objects) -> None:
 
 def values_of(rows: Objects, keys: Keys) -> list[Any]:
     """The values under keys in objects. None where a key is missing."""
+    if len(keys) == 1:
+        with contextlib.suppress(KeyError):
+            return list(map(itemgetter(keys[0]), rows))
     values: list[Any] = list(rows)
     for key in keys:
         values = [value.get(key) if isinstance(value, dict) else None for value in values]

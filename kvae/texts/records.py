@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -79,11 +80,13 @@ def together(blocks: Sequence[Records]) -> Records:
     """Blocks with the same parts as one."""
     if len(blocks) == 1:
         return blocks[0]
-    columns = [
-        None if blocks[0][part] is None else [value for block in blocks for value in block[part]]  # type: ignore[union-attr]
-        for part in range(3)
-    ]
-    return Records(columns[0] or [], columns[1], columns[2])
+    texts, labels, ids = zip(*blocks, strict=True)
+    chain = itertools.chain.from_iterable
+    return Records(
+        list(chain(texts)),
+        None if labels[0] is None else list(chain(labels)),
+        None if ids[0] is None else list(chain(ids)),
+    )
 
 
 def as_label(value: Any) -> str:
