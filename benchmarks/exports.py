@@ -30,8 +30,8 @@ from kvae.export.bundle import write_bundle
 from kvae.model import TextVAE
 from kvae.presets import PUBLISHED, preset
 from kvae.serving import Sampler
-from kvae.training.data.prepare import prepare
 from kvae.training.data.pipeline import training_stream
+from kvae.training.data.prepare import prepare
 from kvae.training.systems import distinct_configs
 
 STEPS, BATCH = 60, 64

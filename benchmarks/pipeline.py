@@ -38,9 +38,9 @@ from turns import Worker, argument_parser, seconds_of, serve_requests, write_rep
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.presets import preset
-from kvae.training.data.prepare import prepare
 from kvae.training.data.named_corpora import unicode_names
 from kvae.training.data.pipeline import training_stream
+from kvae.training.data.prepare import prepare
 
 BATCH = 128
 BATCHES = 300

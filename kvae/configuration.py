@@ -240,15 +240,15 @@ class DataConfig(Section):
     """Corpus, and how its texts become rows of tokens."""
 
     source: str = "unicode-names"
-    """Named corpus (`kvae data list`), a file in one of the formats (plain, .gz, .bz2, .xz, .zst), or a
-    folder or pattern of such files."""
+    """Named corpus (`kvae data list`), a file (plain, .gz, .bz2, .xz, .zst), or
+    a folder or pattern of such files."""
     mode: Literal["lines", "files", "windows", "fixed"] = "lines"
     """`lines`: one text per line or row. `files`: one text per file. `fixed`: lines of exactly T
     characters, without an end mark. `windows`: the file is one stream, split into windows of T
     characters."""
-    format: Literal[
-        "auto", "lines", "csv", "tsv", "jsonl", "parquet", "arrow", "fasta", "text"
-    ] = "auto"
+    format: Literal["auto", "lines", "csv", "tsv", "jsonl", "parquet", "arrow", "fasta", "text"] = (
+        "auto"
+    )
     """Format of the files. `auto`: what the name and the first bytes of each file tell."""
     column: str = ""
     """Column of a table with the texts: its name, a dotted key or its number from 1. Empty: the

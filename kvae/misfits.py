@@ -88,7 +88,7 @@ def check_training(config: Config) -> None:
             "set one of them to false",
         ),
         (
-            training.length_buckets and config.data.mode != "lines",
+            training.length_buckets and not config.data.reading.has_end,
             f"training.length_buckets: the texts of data.mode {config.data.mode!r} all have T "
             "positions; set it to false",
         ),

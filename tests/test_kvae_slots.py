@@ -193,8 +193,8 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
     from kvae.export.bundle import write_bundle
     from kvae.serving import Sampler
     from kvae.serving.verification import verify
-    from kvae.training.data.prepare import prepare
     from kvae.training.data.pipeline import training_batches
+    from kvae.training.data.prepare import prepare
 
     settings: dict[str, Any] = {**small_settings, "model.encoder": "patches"}
     settings |= {f"model.{name}": value for name, value in LADDER.items()} | {"model.length": 0}

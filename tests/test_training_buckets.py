@@ -15,7 +15,6 @@ from kvae.misfits import check_training
 from kvae.presets import preset
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.data.prepare import Prepared
 from kvae.training.data.pipeline import (
     POOL,
     ROUNDING,
@@ -25,6 +24,7 @@ from kvae.training.data.pipeline import (
     training_stream,
     validation_batches,
 )
+from kvae.training.data.prepare import Prepared
 from kvae.training.experiment import run
 
 from .conftest import COMPILED, numbers, random_tokens, small_model

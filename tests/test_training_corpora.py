@@ -18,9 +18,9 @@ from kvae.presets import preset
 from kvae.serving.alphabet import END, PAD, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError, KvaeError
 from kvae.training.data.corpora import entropy_of, hold_out, read_texts
-from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.labels import Lines
 from kvae.training.data.named_corpora import CORPORA, sines, unicode_names
+from kvae.training.data.prepare import held_out, prepare
 
 
 def config(source: Path | str, **settings: Any) -> Config:

@@ -13,8 +13,8 @@ import pytest
 
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
-from kvae.training.data.prepare import prepare
 from kvae.training.data.pipeline import validation_batches
+from kvae.training.data.prepare import prepare
 from kvae.training.devices import check_split, split_between, worker_count, worker_index
 
 from .conftest import train_command

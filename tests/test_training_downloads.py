@@ -16,8 +16,8 @@ import pytest
 from kvae.cli import main
 from kvae.presets import preset
 from kvae.serving.errors import DataError
-from kvae.training.data.prepare import prepare
 from kvae.training.data.downloads import COLLECTIONS, Collection, get
+from kvae.training.data.prepare import prepare
 
 TEXTS = {
     f"ptb.{part}.txt": "".join(f" the {part} sentence {n} \n" for n in range(90))

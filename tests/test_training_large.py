@@ -17,9 +17,9 @@ from kvae.presets import preset
 from kvae.serving.errors import ConfigError, DataError
 from kvae.texts import files
 from kvae.training.data import large, rules, store, text_blocks
-from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.named_corpora import unicode_names
 from kvae.training.data.pipeline import training_stream
+from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.store import Column, ColumnWriter
 
 NAMES = unicode_names()

@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 
 from kvae.configuration import Config
-from kvae.training.data.prepare import Prepared
 from kvae.training.data.pipeline import (
     Order,
     ordered_rows,
@@ -19,6 +18,7 @@ from kvae.training.data.pipeline import (
     training_batches,
     training_stream,
 )
+from kvae.training.data.prepare import Prepared
 
 ROWS = np.arange(70, dtype=np.uint8)[:, None].repeat(5, axis=1)
 

@@ -24,8 +24,8 @@ from kvae.serving.errors import ConfigError, DataError, ModelError
 from kvae.training import experiment, fit
 from kvae.training.checkpoints import ABOUT, list_checkpoints, read_checkpoint
 from kvae.training.data import downloads, large
-from kvae.training.data.prepare import prepare
 from kvae.training.data.downloads import COLLECTIONS, Collection, get
+from kvae.training.data.prepare import prepare
 from kvae.training.experiment import finished_run, resume, run, stored_config
 from kvae.training.identity import fingerprint, identity_of
 from kvae.training.reproduction import Row, Study, reproduce

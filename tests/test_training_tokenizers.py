@@ -12,8 +12,8 @@ import pytest
 from kvae.presets import preset
 from kvae.serving.alphabet import MAX_WORD_BYTES, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
-from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.named_corpora import unicode_names
+from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.tokenizers import train_wordpieces, wordpiece_alphabet
 
 NAMES = unicode_names()

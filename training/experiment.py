@@ -277,7 +277,7 @@ def read_corpus(config: Config, say: Say) -> Prepared:
     """The data of a configuration; reports its notes with `say`."""
     check_training(config)
     say(f"reading {config.data.source}")
-    prepared = prepare(config)
+    prepared = prepare(config, say)
     for note in prepared.notes:
         say(note)
     return prepared
@@ -293,7 +293,7 @@ def build_model(prepared: Prepared, say: Say) -> TextVAE:
     size = f"{len(prepared.train):,}"
     training = (
         f"a training stream of {size} tokens"
-        if config.data.mode == "windows"
+        if config.data.reading.is_stream
         else f"{size} training texts"
     )
     say(
@@ -356,7 +356,7 @@ def is_evaluated(run: Run) -> bool:
 
 def evaluation_of(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
     """Metrics on the held-out split, and the entropy of the corpus if it is known."""
-    characters = character_count(prepared.validation_texts, prepared.config.data.mode == "lines")
+    characters = character_count(prepared.validation_texts, prepared.config.data.reading.has_end)
     report = evaluate(
         model, prepared.validation, attribute=prepared.validation_attribute, characters=characters
     )

@@ -144,7 +144,7 @@ def sample_metrics(
     """
     report: dict[str, Any] = {}
     unit = unit_of(texts)
-    ended = run.config.data.mode == "lines"
+    ended = run.config.data.reading.has_end
     ngram_texts = texts_for_ngram(training_texts, ended) if training_texts else []
     symbols = len(set("".join([*ngram_texts, *texts, *groups["samples"]]))) + ended
     fit_ngram = partial(NGram.fit, order=ORDER, symbols=symbols, end_marks=ended)
@@ -214,7 +214,7 @@ def novelty_metric(
     """The share of texts that are not training texts; empty without training texts."""
     if not training_texts:
         return {}
-    return {"novelty": novelty(texts, training_texts, run.config.data.mode == "windows")}
+    return {"novelty": novelty(texts, training_texts, run.config.data.reading.is_stream)}
 
 
 def perplexities(

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         attribute=data.attribute,
         importance_samples=samples,
-        characters=character_count(data.texts, config.data.mode == "lines"),
+        characters=character_count(data.texts, config.data.reading.has_end),
     )
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
     entropy = entropy_of(config) if options.data is None else None

@@ -147,9 +147,7 @@ class DiskColumn:
             [pread(shards[first // SHARD], length, first % SHARD) for first, length in bounds]
         )
         if len(content) < size * counts.sum():  # a part lies in two shards
-            content = b"".join(
-                [self.bytes_at(first, length // size) for first, length in bounds]
-            )
+            content = b"".join([self.bytes_at(first, length // size) for first, length in bounds])
         return np.frombuffer(content, self.kind)
 
 

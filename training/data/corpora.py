@@ -19,6 +19,7 @@ from kvae.texts.files import STANDARD_INPUT
 from kvae.texts.records import Records
 
 from .columns import Columns, MemoryColumns, id_type
+from .labels import check_visible
 from .lengths import multiple_of_strides
 from .named_corpora import CORPORA
 from .rows import Rows, Stream, attribute_in, rows_in, write_rows
@@ -26,7 +27,7 @@ from .settle import Settled, settle
 from .sources import CORPUS_LABELS, Source, remembered, stream_pieces
 from .streams import note_capped, write_stream
 from .survey import HELD_OUT, TRAINING, Say, numbered, survey
-from .tokenizers import counting_alphabet, needs_lines
+from .tokenizers import counting_alphabet
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def corpus_in_memory(
     return corpus_in(settled, columns, held_out, notes)
 
 
-def corpus_in(
-    settled: Settled, columns: Columns, held_out: Records, notes: list[str]
-) -> Corpus:
+def corpus_in(settled: Settled, columns: Columns, held_out: Records, notes: list[str]) -> Corpus:
     """The corpus that `write_corpus` wrote to columns."""
     config, alphabet = settled.config, settled.alphabet
     train = (
@@ -98,6 +97,9 @@ def write_corpus(
         found = replace(found, held_out=sorted(found.held_out)[:most_held_out])
         note_capped(most_held_out, found.texts(HELD_OUT), "lines", notes)
     write_rows(settled.config, settled.alphabet, source, columns, settled.label_split, say)
+    attribute = attribute_in(settled.config, columns)
+    if attribute is not None:
+        check_visible(settled.config, attribute, found.labels.total() - found.labels[""], notes)
     return settled, found.held_out_records(settled.config.model.attributes)
 
 

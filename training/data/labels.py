@@ -14,7 +14,6 @@ from kvae.serving.errors import ConfigError, DataError
 
 from .splits import OFF_TARGET_REASONS, Split, is_far, text_hashes
 
-
 MOST_ATTRIBUTES = 100
 """Largest number of different labels."""
 
@@ -23,7 +22,8 @@ def check_labels(data: DataConfig) -> None:
     """Raise `ConfigError` for settings about labels that would have no effect."""
     if not data.has_labels and (data.validation_labels or data.labelled_fraction < 1.0):
         raise ConfigError(
-            "data.validation_labels and data.labelled_fraction need data.labels or data.label_column; add --labels FILE or --label-column NAME"
+            "data.validation_labels and data.labelled_fraction need data.labels or "
+            "data.label_column; add --labels FILE or --label-column NAME"
         )
     if data.labels and data.label_column:
         raise ConfigError(
@@ -106,9 +106,7 @@ def visible_labels(
     return np.where(split.contains(places), attribute, np.int8(-1))
 
 
-def check_visible(
-    config: Config, attribute: np.ndarray, labelled: int, notes: list[str]
-) -> None:
+def check_visible(config: Config, attribute: np.ndarray, labelled: int, notes: list[str]) -> None:
     """Check the labels that training sees, (N,), -1 where it sees none, of `labelled` labels.
 
     Raises `ConfigError` or `DataError`.

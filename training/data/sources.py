@@ -118,9 +118,7 @@ def in_blocks(texts: Sequence[str], label: Callable[[str], str] | None = None) -
         yield Records(block, list(map(label, block)) if label else None)
 
 
-def with_label_file(
-    blocks: Blocks, labels: str, name: str, notes: list[str]
-) -> Iterator[Records]:
+def with_label_file(blocks: Blocks, labels: str, name: str, notes: list[str]) -> Iterator[Records]:
     """Yield the records with the labels that a file has, one per line.
 
     Raises `DataError` if the numbers of lines differ.

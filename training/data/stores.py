@@ -69,9 +69,7 @@ def exceeds_memory(files: list[str]) -> bool:
     return False
 
 
-def stored_corpus(
-    config: Config, source: Source, validation: Records | None, say: Say
-) -> Corpus:
+def stored_corpus(config: Config, source: Source, validation: Records | None, say: Say) -> Corpus:
     """The corpus of a configuration, from its store in the data folder. Writes the store first if
     there is none. `validation` are held-out texts from elsewhere."""
     target = stores_folder() / store_name(config)

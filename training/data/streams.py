@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from kvae.configuration import Config
-from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import DataError
 from kvae.texts.records import LONGEST_TEXT
 
@@ -40,7 +39,10 @@ def write_stream(
     characters = sum(map(len, pieces()))
     cut = characters if config.data.validation else training_end(config, characters)
     counting = counting_alphabet(
-        config, lambda: lines_of(text for is_training, text in parts(pieces(), cut, tokenizer) if is_training)
+        config,
+        lambda: lines_of(
+            text for is_training, text in parts(pieces(), cut, tokenizer) if is_training
+        ),
     )
     make_block, make_counter, make_encoder = KINDS[tokenizer]
     counter, held_out, held_out_tokens = make_counter(), [], 0

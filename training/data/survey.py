@@ -123,7 +123,9 @@ def look(
     if data.has_labels and 0 < data.labelled_fraction < 1:
         found.label_places = Places(data.labelled_fraction)
     for number, records in numbered(source, say):
-        kind = np.array([TRAINING if text and not text.isspace() else BLANK for text in records.texts], np.uint8)
+        kind = np.array(
+            [TRAINING if text and not text.isspace() else BLANK for text in records.texts], np.uint8
+        )
         if split and found.places:
             hold_out(config, found, records, kind, split, number, most_held_out)
         kinds.append(kind)

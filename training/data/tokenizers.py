@@ -119,6 +119,7 @@ def note_unknown(
     if unknown:
         commonest = ", ".join(f"{symbol!r} {count:,}" for symbol, count in unknown.most_common(3))
         notes.append(
-            f"{name and f'{name}: '}{unknown.total():,} {alphabet.rules.unit} of {len(unknown):,} kinds are outside the "
-            f"alphabet of {len(alphabet.symbols)}: {commonest}"
+            f"{name and f'{name}: '}{unknown.total():,} {alphabet.rules.unit} of "
+            f"{len(unknown):,} kinds are outside the alphabet of {len(alphabet.symbols)}: "
+            f"{commonest}"
         )

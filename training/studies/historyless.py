@@ -21,8 +21,8 @@ from kvae.model import TextVAE
 from kvae.presets import S17
 from kvae.runs import Run
 
-from ..data.prepare import Prepared, prepare
 from ..data.pipeline import training_stream
+from ..data.prepare import Prepared, prepare
 from ..figures import training_curves
 from ..reproduction import Numbers, Row, Say, Statement, Study
 from .rows import chapter_text, scales, windows

@@ -10,8 +10,8 @@ from __future__ import annotations
 from kvae.presets import preset
 from kvae.runs import Run
 
-from ..data.prepare import Prepared, held_out
 from ..data.downloads import file_of
+from ..data.prepare import Prepared, held_out
 from ..evaluation import evaluate
 from ..figures import stacked_bars
 from ..reproduction import Numbers, Row, Statement, Study
