@@ -25,6 +25,7 @@ from kvae.training.data.pipeline import (
     validation_batches,
 )
 from kvae.training.data.prepare import Prepared
+from kvae.training.data.rows import Rows
 from kvae.training.experiment import run
 
 from .conftest import COMPILED, numbers, random_tokens, small_model
@@ -49,7 +50,9 @@ def corpus(rows: np.ndarray = ROWS) -> Prepared:
         "model.length": rows.shape[1],
     }
     alphabet: Any = None
-    return Prepared(Config().with_settings(settings), alphabet, rows, rows[:57], [], [], ())
+    return Prepared(
+        Config().with_settings(settings), alphabet, Rows.of(rows), rows[:57], [], [], ()
+    )
 
 
 def places(order: Any, first: int, count: int) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ from kvae.training.data.pipeline import (
     training_stream,
 )
 from kvae.training.data.prepare import Prepared
+from kvae.training.data.rows import Rows
 
 ROWS = np.arange(70, dtype=np.uint8)[:, None].repeat(5, axis=1)
 
@@ -30,7 +31,7 @@ def corpus(rows: np.ndarray = ROWS, batch_size: int = 10, seed: int = 1) -> Prep
         "model.length": rows.shape[1],
     }
     alphabet: Any = None
-    return Prepared(Config().with_settings(settings), alphabet, rows, rows[:3], [], [], ())
+    return Prepared(Config().with_settings(settings), alphabet, Rows.of(rows), rows[:3], [], [], ())
 
 
 def content(dataset: tf.data.Dataset, count: int | None = None) -> list[np.ndarray]:
