@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from kvae.presets import preset
-from kvae.serving.alphabet import MAX_WORD_BYTES, SPECIALS, UNKNOWN, Alphabet
+from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
+from kvae.serving.wordpieces import MAX_WORD
 from kvae.training.corpora import held_out, prepare
 from kvae.training.named_corpora import unicode_names
 from kvae.training.tokenizers import train_wordpieces, wordpiece_alphabet
@@ -26,10 +27,10 @@ STRANGE = [
     "cafe\u0301 café ﬁ №5 3½ ^`$+<=>|~ «quoted» \u2018curled\u2019 … —",
     "👩‍👩‍👧 🙂🏽 #tag @user http://a.b/c?d=e&f",
     "don't SHOUT 1,000.5 a_b __init__ [UNK] <unknown> ##ing # ##",
-    "x" * MAX_WORD_BYTES,
-    "x" * (MAX_WORD_BYTES + 1),
-    "é" * (MAX_WORD_BYTES // 2),
-    "é" * (MAX_WORD_BYTES // 2) + "x",
+    "x" * MAX_WORD,
+    "x" * (MAX_WORD + 1),
+    "é" * (MAX_WORD // 2),
+    "é" * (MAX_WORD // 2) + "x",
 ]
 
 
