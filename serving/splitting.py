@@ -183,8 +183,9 @@ def after_blank(units: Callable[[str], list[str]], text: str) -> list[str]:
 
 
 def without_blank(join: Callable[[Sequence[str]], str], units: Sequence[str]) -> str:
-    """The joined text without the blank that `after_blank` adds."""
-    return join(units).removeprefix(" ")
+    """The joined text without the blank that `after_blank` adds. Two blanks are of the text."""
+    text = join(units)
+    return text if text.startswith("  ") else text.removeprefix(" ")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,14 @@ FOLDERS = {
 
 ALLOWED = {
     "serving": {"numpy", "onnxruntime", "kvae.serving"},
-    "kvae": {"keras", "numpy", "kvae", "kvae.serving.alphabet", "kvae.serving.errors"},
+    "kvae": {
+        "keras",
+        "numpy",
+        "kvae",
+        "kvae.serving.alphabet",
+        "kvae.serving.errors",
+        "kvae.serving.patterns",
+    },
     "kvae/commands": {
         "kvae",
         "kvae.commands",
@@ -35,7 +42,9 @@ ALLOWED = {
         "kvae",
         "kvae.training",
         "kvae.serving.alphabet",
+        "kvae.serving.byte_pairs",
         "kvae.serving.errors",
+        "kvae.serving.tokenizers",
         "keras",
         "tensorflow",
         "jax",

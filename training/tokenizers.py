@@ -1,4 +1,5 @@
-"""The alphabet of a corpus: its most frequent symbols, or wordpieces learned from a part of it."""
+"""The alphabet of a corpus: its most frequent symbols, wordpieces learned from a part of it, or the
+vocabulary of a file."""
 
 from __future__ import annotations
 
@@ -8,58 +9,68 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kvae.configuration import Config
-from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet, count_units
-from kvae.serving.errors import ConfigError
+from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet
+from kvae.token_settings import check_tokens
 
-MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000}
+from .vocabularies import vocabulary_from_file
+
+MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000, "pattern": 10_000}
 """The largest size of an alphabet if `data.max_symbols` is not set, by tokenizer."""
 
 TEXTS_FOR_PIECES = 20_000
 """The largest number of texts that wordpieces are learned from; `data.split_seed` draws them."""
 
 
+def given_alphabet(config: Config) -> Alphabet | None:
+    """The alphabet of the file `data.vocabulary`; None if the setting is empty."""
+    model, file = config.model, config.data.vocabulary
+    return (
+        vocabulary_from_file(file, model.tokenizer, model.token_pattern)
+        if file is not None
+        else None
+    )
+
+
+def empty_alphabet(config: Config) -> Alphabet:
+    """An alphabet without symbols, which splits texts into units as the final one will."""
+    return Alphabet((), config.model.tokenizer, config.model.token_pattern)
+
+
 def counting_alphabet(config: Config, texts: Sequence[str]) -> Alphabet:
     """An alphabet that splits a text into as many tokens as the final alphabet will.
 
-    Wordpieces have to be learned from `texts` for that. The other tokenizers have one token for
-    each character, byte or word, known or not. Raises `ConfigError` as `check_symbols` does.
+    A vocabulary of a file is the final one. Wordpieces have to be learned from `texts`. The other
+    tokenizers have one token for each unit, known or not. Raises `ConfigError` as `check_tokens`
+    does, and the errors of `vocabulary_from_file`.
     """
-    check_symbols(config)
-    if config.model.tokenizer == "wordpiece":
+    check_tokens(config)
+    if config.model.tokenizer == "wordpiece" and config.data.vocabulary is None:
         return wordpiece_alphabet(config, texts)
-    return Alphabet((), config.model.tokenizer)
+    return given_alphabet(config) or empty_alphabet(config)
 
 
 def alphabet_of(config: Config, counting: Alphabet, texts: Sequence[str]) -> Alphabet:
     """The alphabet of the training texts; `counting` is what `counting_alphabet` returned."""
-    if config.model.tokenizer == "wordpiece":
+    if config.model.tokenizer == "wordpiece" or config.data.vocabulary is not None:
         return counting
-    return alphabet_of_counts(config, count_units(texts, config.model.tokenizer))
+    return alphabet_of_counts(config, counting.counts(texts))
 
 
 def alphabet_of_counts(config: Config, counts: Mapping[str, int]) -> Alphabet:
-    """The alphabet of a table of symbol counts, cut by `data.max_symbols` and `data.min_count`."""
+    """The alphabet of a table of symbol counts, cut by `data.max_symbols` and `data.min_count`; a
+    vocabulary of a file needs no counts."""
     tokenizer, data = config.model.tokenizer, config.data
+    if given := given_alphabet(config):
+        return given
     if tokenizer == "byte":
         return Alphabet.of_bytes()
-    return Alphabet.from_counts(
-        counts, data.max_symbols or MOST_SYMBOLS[tokenizer], tokenizer, data.min_count
-    )
+    most = data.max_symbols or MOST_SYMBOLS[tokenizer]
+    return Alphabet.from_counts(counts, most, tokenizer, data.min_count, config.model.token_pattern)
 
 
 def check_symbols(config: Config) -> None:
     """Raise `ConfigError` for settings that the tokenizer does not read."""
-    tokenizer, data = config.model.tokenizer, config.data
-    if tokenizer == "byte" and data.max_symbols:
-        raise ConfigError(
-            f"data.max_symbols is {data.max_symbols}, but tokenizer 'byte' has 256 symbols; "
-            "leave it out"
-        )
-    if tokenizer in ("byte", "wordpiece") and data.min_count > 1:
-        raise ConfigError(
-            f"data.min_count is {data.min_count}, but it counts characters or words: tokenizer "
-            f"{tokenizer!r} does not read it; leave it out"
-        )
+    check_tokens(config)
 
 
 def wordpiece_alphabet(config: Config, texts: Sequence[str]) -> Alphabet:
