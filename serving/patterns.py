@@ -294,8 +294,8 @@ class Automaton:
         self.targets: list[tuple[Ranges, int] | list[int] | None] = [None]
         self.states: dict[tuple[tuple[int, ...], bool], Step] = {}
         self.steps = 0
-        start = self.compiled(parsed(pattern), 0) if pattern else []
-        self.start = self.state([start] if isinstance(start, int) else start)
+        begins: list[int] = [self.compiled(parsed(pattern), 0)] if pattern else []
+        self.start = self.state(begins)
 
     def compiled(self, node: Node, following: int) -> int:
         """The place where a node begins whose match continues at `following`."""

@@ -448,6 +448,15 @@ def test_settings_that_contradict_each_other_are_refused(
         check_training(config(**settings))
 
 
+def test_the_command_line_names_the_vocabulary() -> None:
+    from kvae.cli import parser
+    from kvae.commands.training_arguments import with_arguments
+
+    words = ["train", "--out", "run", "--tokenizer", "bpe", "--vocabulary", "tokenizer.json"]
+    wanted = with_arguments(config(), parser().parse_args(words))
+    assert (wanted.model.tokenizer, wanted.data.vocabulary) == ("bpe", "tokenizer.json")
+
+
 def test_a_given_vocabulary_is_the_alphabet_whatever_the_texts_hold(tmp_path: Path) -> None:
     wanted = config(data__vocabulary=file_with(tmp_path, "c\na\nb\n"))
     counting = counting_alphabet(wanted, ["xyz"])

@@ -67,7 +67,7 @@ def part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if found is not None and not isinstance(found, Mapping):
         raise Unsupported(f"its {name} is {short_repr(found)}, no object; write the file again")
     if found and found.get("type") == "Sequence":
-        steps = next((found[key] for key in STEPS if key in found), [])
+        steps: list[Any] = next((found[key] for key in STEPS if key in found), [])
         if len(steps) > 1:
             names = ", ".join(str(step.get("type")) for step in steps)
             raise Unsupported(f"its {name} has several steps ({names}); kvae takes one")
