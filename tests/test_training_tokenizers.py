@@ -112,7 +112,7 @@ def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> 
         ready.alphabet.decode(np.array([ready.alphabet.ids(text)]))[0]
         for text in ready.train_texts[:5]
     ]
-    length = 32 if tokenizer in ("byte", "pattern") else 8
+    length = {"byte": 32, "pattern": 16}.get(tokenizer, 8)
     room = length - 1
     cut = prepare(
         config(
