@@ -26,8 +26,11 @@ class ModelConfig(Section):
     built."""
     vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MAX_SYMBOLS)
     """V: vocabulary size, including the special ids. 0: set from the corpus."""
-    tokenizer: Literal["char", "byte", "word", "wordpiece"] = "char"
-    """Unit of a token: a character, a UTF-8 byte, a word (between white space) or a wordpiece."""
+    tokenizer: Literal["char", "byte", "word", "wordpiece", "pattern", "bpe"] = "char"
+    """Unit of a token: a character, a UTF-8 byte, a word (between white space), a wordpiece, a
+    match of `token_pattern`, or a piece made by byte-pair encoding."""
+    token_pattern: str = ""
+    """Regular expression of tokenizer `pattern`, of the subset in `kvae.serving.patterns`."""
     attributes: tuple[str, ...] = field(
         default=(), metadata={"max_items": MOST_ATTRIBUTES, "distinct": True}
     )
@@ -275,11 +278,14 @@ class DataConfig(Section):
     the same split."""
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
     """What happens to lines that are longer than the model's length."""
+    vocabulary: str | None = None
+    """File with the vocabulary: a list of symbols, a `vocab.txt` of wordpieces, or a
+    `tokenizer.json`. None: made from the training texts."""
     max_symbols: int = bounded(0, 0)
     """Maximum vocabulary size; rarer tokens become the unknown token. 0: 256 characters, 10,000
-    words or wordpieces."""
+    words, wordpieces or matches of a pattern."""
     min_count: int = bounded(1, 1)
-    """Minimum number of occurrences of a character or word in the vocabulary."""
+    """Minimum number of occurrences of a character, word or match in the vocabulary."""
 
     @property
     def reading(self) -> Mode:

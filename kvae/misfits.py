@@ -23,6 +23,7 @@ from .slots import (
     choices_by_setting,
     quoted_list,
 )
+from .token_settings import check_tokens
 
 
 def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -67,7 +68,8 @@ def check_slots(model: ModelConfig, objective: ObjectiveConfig) -> None:
 
 def check_training(config: Config) -> None:
     """Raise `ConfigError` for training settings that do not work with the model, the loss or the
-    texts."""
+    texts, and for settings of the tokens that do not work together."""
+    check_tokens(config)
     model, objective, training = config.model, config.objective, config.training
     rules = [
         (

@@ -7,10 +7,9 @@ PAD.
 
 from __future__ import annotations
 
-import unicodedata
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -18,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from .byte_pairs import BytePairIds
 from .errors import BundleError, DataError, short_repr
+from .patterns import pattern_fault
+from .splitting import SPLITTINGS
+from .tokenizers import TOKENIZERS, Tokenizer, rules_of, splittings_of
+from .wordpieces import WordpieceIds
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unknown>")
@@ -31,169 +35,22 @@ MAX_LENGTH = 2**16
 MAX_SYMBOLS = 2**20
 """Largest number of symbols in an alphabet, without the special ones."""
 
-REPLACEMENT = "�"
-"""Text that stands for an unknown symbol when ids are decoded."""
-
-CONTINUATION = "##"
-"""Prefix of a wordpiece that continues a word."""
-
-MAX_WORD_BYTES = 100
-"""Longest word, in UTF-8 bytes, that is split into wordpieces; a longer word is unknown."""
-
-
-def bytes_of(text: str) -> str:
-    """The UTF-8 bytes of a text, each as the character with that code point."""
-    return text.encode("utf-8", "surrogatepass").decode("latin-1")
-
-
-def text_of_bytes(symbols: Iterable[str]) -> str:
-    """The text with these bytes, the inverse of `bytes_of`; invalid UTF-8 is replaced."""
-    return "".join(symbols).encode("latin-1").decode("utf-8", "replace")
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, split at white space; a line break is a word of its own."""
-    if "\n" not in text:
-        return text.split()
-    return [
-        word
-        for number, line in enumerate(text.split("\n"))
-        for word in ["\n"] * (number > 0) + line.split()
-    ]
-
-
-def text_of_words(words: Iterable[str]) -> str:
-    """Words joined by single spaces, with no space around line breaks."""
-    return " ".join(words).replace(" \n", "\n").replace("\n ", "\n")
-
-
-class UnitSpacing(dict[int, str]):
-    """Table for `str.translate` that separates units by spaces; filled on first use of each
-    character."""
-
-    def __missing__(self, point: int) -> str:
-        self[point] = spaced_character(chr(point))
-        return self[point]
-
-
-UNIT_SPACING = UnitSpacing()
-
-IDEOGRAPHS = (
-    (0x4E00, 0x9FFF),
-    (0x3400, 0x4DBF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B820, 0x2CEAF),
-    (0xF900, 0xFAFF),
-    (0x2F800, 0x2FA1F),
-)
-"""Ranges of code points whose characters are units of their own, as in BERT (Devlin et al.
-2019)."""
-
-
-def spaced_character(symbol: str) -> str:
-    """A character that is a unit of its own with spaces around it, white space and control
-    characters as one space, any other character unchanged."""
-    category = unicodedata.category(symbol)
-    ascii_sign = "!" <= symbol <= "~" and not symbol.isalnum()
-    ideograph = any(first <= ord(symbol) <= last for first, last in IDEOGRAPHS)
-    if symbol == "\n" or ascii_sign or ideograph or category.startswith("P"):
-        return f" {symbol} "
-    return " " if symbol == " " or category in ("Cc", "Cf") else symbol
-
-
-def units_of_pieces(text: str) -> list[str]:
-    """The words, punctuation marks and ideographs that are split into wordpieces (Devlin et al.
-    2019, no case folding)."""
-    return [unit for unit in text.translate(UNIT_SPACING).split(" ") if unit]
-
-
-def text_of_pieces(pieces: Iterable[str]) -> str:
-    """Wordpieces joined into words, words joined by single spaces."""
-    return text_of_words(" ".join(pieces).replace(" " + CONTINUATION, "").split(" "))
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """A way to split a text into units and to join symbols to a text."""
-
-    tokens: str
-    """What its tokens are called, in the plural."""
-    unit: str
-    """What its units are called, in the plural: what the vocabulary knows or does not know."""
-    units: Callable[[str], Sequence[str]]
-    text: Callable[[Iterable[str]], str]
-    symbol: str
-    """What a symbol of the alphabet is, for messages."""
-    is_symbol: Callable[[str], bool]
-    """True for a non-empty text that may be a symbol of the alphabet."""
-    replacement: str = REPLACEMENT
-    """The symbol that UNKNOWN is decoded to."""
-
-
-def is_character(symbol: str) -> bool:
-    """True for one Unicode code point that is not a surrogate."""
-    return len(symbol) == 1 and not "\ud800" <= symbol <= "\udfff"
-
-
-def is_byte(symbol: str) -> bool:
-    """True for one of the characters U+0000 to U+00FF."""
-    return len(symbol) == 1 and symbol <= "\xff"
-
-
-def is_word(symbol: str) -> bool:
-    """True for a word as `words_of` returns it: no white space, or a single line break."""
-    return words_of(symbol) == [symbol] and is_unicode(symbol)
-
-
-def is_piece(symbol: str) -> bool:
-    """True for a wordpiece: no spaces, or a single line break."""
-    return symbol == "\n" or (" " not in symbol and "\n" not in symbol and is_unicode(symbol))
-
-
-def is_unicode(text: str) -> bool:
-    """True for a text without surrogates."""
-    return text.isascii() or not any("\ud800" <= symbol <= "\udfff" for symbol in text)
-
-
-TOKENIZERS: dict[str, Tokenizer] = {
-    "char": Tokenizer("characters", "characters", str, "".join, "one character", is_character),
-    "byte": Tokenizer(
-        "bytes",
-        "bytes",
-        bytes_of,
-        text_of_bytes,
-        "a byte as one character up to U+00FF",
-        is_byte,
-        "\xff",
-    ),
-    "word": Tokenizer(
-        "words",
-        "words",
-        words_of,
-        text_of_words,
-        "a word without white space, or a line break",
-        is_word,
-    ),
-    "wordpiece": Tokenizer(
-        "wordpieces",
-        "words",
-        units_of_pieces,
-        text_of_pieces,
-        "a wordpiece without blanks, or a line break",
-        is_piece,
-    ),
-}
-
 
 @dataclass(frozen=True)
 class Alphabet:
     """The distinct symbols that a model knows, in the order of their ids: characters (Unicode code
-    points), bytes (as the characters U+0000 to U+00FF), words or wordpieces."""
+    points), bytes (as the characters U+0000 to U+00FF), words, wordpieces, units of a pattern or
+    byte pairs."""
 
     symbols: tuple[str, ...]
     tokenizer: str = "char"
+    pattern: str = ""
+    """The regular expression of tokenizer `pattern`, of the subset in `kvae.serving.patterns`."""
+    splitting: str = ""
+    """How `bpe` and `wordpiece` split a text into words, one of `kvae.serving.splitting`. Empty:
+    wordpieces as kvae learns them."""
+    merges: tuple[tuple[int, int], ...] = ()
+    """The merges of `bpe` by rank: the places of both parts in `symbols`."""
 
     @classmethod
     def build(
@@ -202,10 +59,12 @@ class Alphabet:
         max_symbols: int | None = None,
         tokenizer: str = "char",
         min_count: int = 1,
+        pattern: str = "",
     ) -> Alphabet:
         """The alphabet of the `max_symbols` most frequent units of `texts` (default: all), sorted
         by code point."""
-        return cls.from_counts(count_units(texts, tokenizer), max_symbols, tokenizer, min_count)
+        counts = cls((), tokenizer, pattern).counts(texts)
+        return cls.from_counts(counts, max_symbols, tokenizer, min_count, pattern)
 
     @classmethod
     def from_counts(
@@ -214,13 +73,14 @@ class Alphabet:
         max_symbols: int | None = None,
         tokenizer: str = "char",
         min_count: int = 1,
+        pattern: str = "",
     ) -> Alphabet:
         """The alphabet of a table of counts: the `max_symbols` most frequent units that occur at
         least `min_count` times. Of units with equal counts, those with the lower code points are
         kept."""
         frequent = [symbol for symbol in counts if counts[symbol] >= min_count]
         commonest = sorted(frequent, key=lambda symbol: (-counts[symbol], symbol))[:max_symbols]
-        return cls(tuple(sorted(commonest)), tokenizer)
+        return cls(tuple(sorted(commonest)), tokenizer, pattern)
 
     @classmethod
     def of_bytes(cls) -> Alphabet:
@@ -231,56 +91,37 @@ class Alphabet:
     def from_dict(cls, data: Mapping[str, Any]) -> Alphabet:
         """The alphabet that `to_dict` wrote. Accepts any JSON value and raises `BundleError` if it
         is not an alphabet."""
-        keys = ("tokenizer", "specials", "symbols")
-        if not isinstance(data, Mapping) or set(data) != set(keys):
-            raise BundleError(
-                f"vocabulary must be an object of {', '.join(keys)}, got {short_repr(data)}"
-            )
-        tokenizer, specials, symbols = (data[name] for name in keys)
-        if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
-            known = " or ".join(map(repr, TOKENIZERS))
-            raise BundleError(f"vocabulary.tokenizer must be {known}, got {short_repr(tokenizer)}")
-        if specials != list(SPECIALS):
-            raise BundleError(
-                f"vocabulary.specials must be {list(SPECIALS)}, got {short_repr(specials)}"
-            )
-        if not isinstance(symbols, list) or len(symbols) > MAX_SYMBOLS:
-            got = (
-                f"a list of {len(symbols):,}" if isinstance(symbols, list) else short_repr(symbols)
-            )
-            raise BundleError(
-                f"vocabulary.symbols must be a list of at most {MAX_SYMBOLS:,} texts, got {got}"
-            )
-        rules, seen = TOKENIZERS[tokenizer], set[str]()
-        for place, symbol in enumerate(symbols):
-            if not isinstance(symbol, str) or not symbol or not rules.is_symbol(symbol):
-                raise BundleError(
-                    f"vocabulary.symbols[{place}] must be {rules.symbol}, got {short_repr(symbol)}"
-                )
-            if symbol in seen:
-                raise BundleError(
-                    f"vocabulary.symbols[{place}] must differ from all before it, "
-                    f"got {short_repr(symbol)} twice"
-                )
-            seen.add(symbol)
-        return cls(tuple(symbols), tokenizer)
+        check_fields(data)
+        tokenizer, symbols = data["tokenizer"], data["symbols"]
+        pattern, splitting = data.get("pattern", ""), data.get("splitting", "")
+        check_symbols(symbols, rules_of(tokenizer, pattern, splitting))
+        merges = data.get("merges", [])
+        check_merges(merges, symbols)
+        pairs = tuple((left, right) for left, right in merges)
+        return cls(tuple(symbols), tokenizer, pattern, splitting, pairs)
 
     def to_dict(self) -> dict[str, Any]:
         """The alphabet as a plain dictionary for JSON."""
+        own = {
+            "pattern": self.pattern,
+            "splitting": self.splitting,
+            "merges": [list(pair) for pair in self.merges],
+        }
         return {
             "tokenizer": self.tokenizer,
             "specials": list(SPECIALS),
             "symbols": list(self.symbols),
+            **{name: own[name] for name in own if own[name] or name in self.rules.fields},
         }
 
     def __len__(self) -> int:
         """V, the number of ids, special ids included."""
         return len(SPECIALS) + len(self.symbols)
 
-    @property
+    @cached_property
     def rules(self) -> Tokenizer:
         """The tokenizer of this alphabet."""
-        return TOKENIZERS[self.tokenizer]
+        return rules_of(self.tokenizer, self.pattern, self.splitting)
 
     @cached_property
     def _id_of(self) -> dict[str, int]:
@@ -291,41 +132,66 @@ class Alphabet:
         return ("", "", "", self.rules.replacement, *self.symbols)
 
     @cached_property
-    def _pieces_of(self) -> WordpieceIds:
-        return WordpieceIds(self._id_of)
+    def _pieces_of(self) -> WordpieceIds | BytePairIds | None:
+        """The ids of units that may have several tokens."""
+        if self.tokenizer == "wordpiece":
+            return WordpieceIds(self._id_of, UNKNOWN, in_characters=bool(self.splitting))
+        if self.tokenizer == "bpe":
+            is_of_bytes = SPLITTINGS[self.splitting or "gpt2"].of_bytes
+            return BytePairIds(self._id_of, self.merges, UNKNOWN, is_of_bytes)
+        return None
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text: one per character, byte or word, or one per wordpiece. UNKNOWN stands
-        for units outside the alphabet. END is not appended."""
-        units = self.rules.units(text)
-        if self.tokenizer == "wordpiece":
-            return [number for unit in units for number in self._pieces_of[unit]]
+        """The ids of a text: one per unit, or one per piece of a unit. UNKNOWN stands for what is
+        outside the alphabet. END is not appended."""
+        units, pieces_of = self.rules.units(text), self._pieces_of
+        if pieces_of is not None:
+            return [number for unit in units for number in pieces_of[unit]]
         return [self._id_of.get(unit, UNKNOWN) for unit in units]
 
     def count(self, text: str) -> int:
         """The number of tokens of a text, without END."""
-        return len(self.ids(text)) if self.tokenizer == "wordpiece" else len(self.rules.units(text))
+        return len(self.ids(text)) if self.rules.splits_units else len(self.rules.units(text))
 
     def cut(self, text: str, most: int) -> str:
         """The longest start of a text with at most `most` tokens, in whole characters and whole
-        words."""
-        units = self.rules.units(text)
-        if self.tokenizer == "wordpiece":
-            most = bisect_right(
-                list(accumulate(len(self._pieces_of[unit]) for unit in units)), most
-            )
+        units. Only `bpe` cuts a unit, the first one of a text, if it is too long by itself."""
         if self.tokenizer == "byte":
             return text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
-        return self.rules.text(units[:most])
+        units, pieces_of = self.rules.units(text), self._pieces_of
+        if pieces_of is not None:
+            most_tokens = most
+            most = bisect_right(list(accumulate(len(pieces_of[unit]) for unit in units)), most)
+            if self.tokenizer == "bpe" and units and not most:
+                return self._cut_unit(self.rules.start(units[:1]), most_tokens)
+        return self.rules.start(units[:most])
+
+    def _cut_unit(self, unit: str, most: int) -> str:
+        """A start of a unit with at most `most` tokens, as long as a search by halves finds."""
+        lengths = range(len(unit) + 1)
+        length = bisect_right(lengths, most, key=lambda length: self.count(unit[:length])) - 1
+        while self.count(unit[:length]) > most:
+            length -= 1
+        return unit[:length]
+
+    def counts(self, texts: Iterable[str]) -> Counter[str]:
+        """The number of occurrences of each unit: character, byte, word or unit of the pattern."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(self.rules.units(text))
+        return counts
 
     def unknown(self, texts: Iterable[str]) -> Counter[str]:
-        """The characters or words of `texts` that are not in the alphabet, with their counts."""
-        counts = count_units(texts, self.tokenizer)
-        if self.tokenizer == "wordpiece":
-            return Counter(
-                {unit: n for unit, n in counts.items() if UNKNOWN in self._pieces_of[unit]}
-            )
-        return Counter({unit: n for unit, n in counts.items() if unit not in self._id_of})
+        """The characters, words or units of `texts` that are not in the alphabet, with their
+        counts."""
+        counts, pieces_of = self.counts(texts), self._pieces_of
+        if pieces_of is None:
+            return Counter({unit: n for unit, n in counts.items() if unit not in self._id_of})
+        unknown: Counter[str] = Counter()
+        for unit, occurrences in counts.items():
+            for part in pieces_of.unknown(unit):
+                unknown[part] += occurrences
+        return unknown
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
         """Texts as rows of ids: `(len(texts), length)` int32, each text followed by END and PAD.
@@ -369,51 +235,83 @@ class Alphabet:
         )
 
 
-class WordpieceIds(dict[str, tuple[int, ...]]):
-    """The ids of each unit's wordpieces, computed on first use. The longest wordpiece that fits is
-    taken repeatedly; if none fits, the whole unit is UNKNOWN (Wu et al. 2016; Devlin et al. 2019).
-    """
-
-    MAX_UNITS = 1_000_000
-    """Size of the cache, in units; a full cache is emptied."""
-
-    def __init__(self, id_of: Mapping[str, int]) -> None:
-        super().__init__()
-        self.id_of = id_of
-        self.longest = max(map(len, id_of), default=0)
-
-    def __missing__(self, unit: str) -> tuple[int, ...]:
-        if len(self) >= self.MAX_UNITS:
-            self.clear()
-        self[unit] = found = self.ids_of_unit(unit)
-        return found
-
-    def ids_of_unit(self, unit: str) -> tuple[int, ...]:
-        """The ids of a unit. A line break that is not in the alphabet counts as white space and has
-        no id."""
-        if unit == "\n":
-            return (self.id_of["\n"],) if "\n" in self.id_of else ()
-        if len(unit.encode("utf-8", "surrogatepass")) > MAX_WORD_BYTES:
-            return (UNKNOWN,)
-        ids: list[int] = []
-        start = 0
-        while start < len(unit):
-            prefix = CONTINUATION if start else ""
-            ends = range(min(len(unit), start + self.longest), start, -1)
-            end = next((end for end in ends if prefix + unit[start:end] in self.id_of), None)
-            if end is None:
-                return (UNKNOWN,)
-            ids.append(self.id_of[prefix + unit[start:end]])
-            start = end
-        return tuple(ids)
+def check_fields(data: Any) -> None:
+    """Raise `BundleError` if a vocabulary lacks a field, or has an unknown or an invalid one;
+    symbols and merges are not read."""
+    known = TOKENIZERS.get(data.get("tokenizer", "")) if is_named(data) else None
+    keys = ["tokenizer", "specials", "symbols", *(known.fields if known else ())]
+    optional = {"splitting"} if known and splittings_of(data["tokenizer"]) else set[str]()
+    if not isinstance(data, Mapping) or set(data) - optional != set(keys) - optional:
+        raise BundleError(
+            f"vocabulary must be an object of {', '.join(keys)}, got {short_repr(data)}"
+        )
+    tokenizer, specials = data["tokenizer"], data["specials"]
+    if known is None:
+        names = " or ".join(map(repr, TOKENIZERS))
+        raise BundleError(f"vocabulary.tokenizer must be {names}, got {short_repr(tokenizer)}")
+    if specials != list(SPECIALS):
+        raise BundleError(
+            f"vocabulary.specials must be {list(SPECIALS)}, got {short_repr(specials)}"
+        )
+    pattern = data.get("pattern", "-")
+    if not isinstance(pattern, str) or pattern_fault(pattern):
+        fault = pattern_fault(pattern) if isinstance(pattern, str) else "is no text"
+        raise BundleError(
+            f"vocabulary.pattern must be a pattern of kvae, got {short_repr(pattern)}: it {fault}"
+        )
+    splittings = splittings_of(tokenizer)
+    if "splitting" in keys + list(data) and data.get("splitting") not in splittings:
+        raise BundleError(
+            f"vocabulary.splitting must be {' or '.join(map(repr, splittings))}, "
+            f"got {short_repr(data.get('splitting'))}"
+        )
 
 
-def count_units(texts: Iterable[str], tokenizer: str = "char") -> Counter[str]:
-    """The number of occurrences of each character, byte or word."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(TOKENIZERS[tokenizer].units(text))
-    return counts
+def is_named(data: Any) -> bool:
+    """Whether a value is an object whose tokenizer is a text."""
+    return isinstance(data, Mapping) and isinstance(data.get("tokenizer"), str)
+
+
+def check_symbols(symbols: Any, rules: Tokenizer) -> None:
+    """Raise `BundleError` for anything but a list of distinct symbols of a tokenizer."""
+    if not isinstance(symbols, list) or len(symbols) > MAX_SYMBOLS:
+        got = f"a list of {len(symbols):,}" if isinstance(symbols, list) else short_repr(symbols)
+        raise BundleError(
+            f"vocabulary.symbols must be a list of at most {MAX_SYMBOLS:,} texts, got {got}"
+        )
+    seen = set[str]()
+    for place, symbol in enumerate(symbols):
+        if not isinstance(symbol, str) or not symbol or not rules.is_symbol(symbol):
+            raise BundleError(
+                f"vocabulary.symbols[{place}] must be {rules.symbol}, got {short_repr(symbol)}"
+            )
+        if symbol in seen:
+            raise BundleError(
+                f"vocabulary.symbols[{place}] must differ from all before it, "
+                f"got {short_repr(symbol)} twice"
+            )
+        seen.add(symbol)
+
+
+def check_merges(merges: Any, symbols: Sequence[str]) -> None:
+    """Raise `BundleError` for anything but a list of distinct pairs of places in `symbols` whose
+    symbols together are a symbol."""
+    if not isinstance(merges, list) or len(merges) > MAX_SYMBOLS:
+        raise BundleError(f"vocabulary.merges must be a list of at most {MAX_SYMBOLS:,} pairs")
+    known, seen = set(symbols), set[tuple[int, int]]()
+    for rank, pair in enumerate(merges):
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(type(it) is int and 0 <= it < len(symbols) for it in pair):
+            raise BundleError(
+                f"vocabulary.merges[{rank}] must be two places of symbols, got {short_repr(pair)}"
+            )
+        left, right = pair
+        if (left, right) in seen or symbols[left] + symbols[right] not in known:
+            raise BundleError(
+                f"vocabulary.merges[{rank}] must differ from all before it, and its symbols "
+                f"together must be a symbol, got {short_repr(symbols[left] + symbols[right])}"
+            )
+        seen.add((left, right))
 
 
 def one_line(text: str) -> str:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS, TOKENIZERS, Alphabet
+from .alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS, Alphabet
 from .choices import CHOICES
 from .errors import BundleError, short_repr
+from .tokenizers import TOKENIZERS
 
 FORMAT = "kvae-bundle"
 FORMAT_VERSION = 2
@@ -221,6 +222,10 @@ AGREEMENTS: dict[str, Callable[[Mapping[str, Any]], tuple[Any, Any]]] = {
     "vocabulary.tokenizer and model.tokenizer": lambda it: (
         it["vocabulary"]["tokenizer"],
         it["model"]["tokenizer"],
+    ),
+    "vocabulary.pattern and model.token_pattern": lambda it: (
+        it["vocabulary"].get("pattern", ""),
+        it["model"].get("token_pattern", ""),
     ),
     "latent.kind and model.latent": lambda it: (it["latent"]["kind"], it["model"]["latent"]),
     "latent.prior and model.prior": lambda it: (it["latent"]["prior"], it["model"]["prior"]),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .alphabet import END, REPLACEMENT
+from .alphabet import END
 from .bundle import read_bundle
 from .bundle_graphs import BundleGraphs
 from .checks import as_float, as_int, as_matrix, as_texts, check_one_of
@@ -20,6 +20,7 @@ from .limits import Cancellation, cancellable, limited, limited_options
 from .manifest import ENDPOINTS
 from .random_numbers import normals
 from .results import Sample, Score, scores_of
+from .tokenizers import REPLACEMENT
 from .walks import PATHS
 
 CHUNK = 128

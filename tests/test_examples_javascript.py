@@ -18,14 +18,21 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvae.serving import Sampler
 from kvae.serving.alphabet import SPECIALS, Alphabet
 from kvae.serving.bundle import manifest_text
 from kvae.serving.errors import BundleError, ConfigError, DataError
+from kvae.serving.patterns import pattern_fault, units_of_pattern
 
 from .conftest import small_model
 from .test_serving_manifest import CHOSEN, random_change
+from .test_serving_patterns import KNOWN, MOLECULES, PATTERNS, REFUSED, SMILES
+from .test_serving_patterns import TEXTS as PATTERN_TEXTS
+from .test_training_vocabularies import MADE, TRAINED_ON, read
+from .test_training_vocabularies import TEXTS as TRAINED_TEXTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "javascript"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "javascript.md"
@@ -131,6 +138,19 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_bundle(tmp_path_factory, words, mode="windows", **shape)
 
 
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the units of a pattern."""
+    alphabet = Alphabet.build(MOLECULES[:6], tokenizer="pattern", pattern=SMILES)
+    return small_bundle(tmp_path_factory, alphabet, token_pattern=SMILES)
+
+
+@pytest.fixture(scope="module")
+def byte_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of byte pairs."""
+    return small_bundle(tmp_path_factory, read("bytes")[1])
+
+
 def small_bundle(
     tmp_path_factory: pytest.TempPathFactory, alphabet: Alphabet, mode: str = "lines", **shape: Any
 ) -> Path:
@@ -144,7 +164,10 @@ def small_bundle(
     return path
 
 
-@pytest.fixture(params=["bundle_folder", "demo_like", "labelled_bytes", "language_model"])
+BUNDLES = ["bundle_folder", "demo_like", "labelled_bytes", "language_model"]
+
+
+@pytest.fixture(params=[*BUNDLES, "molecules", "byte_pairs"])
 def bundle(request: pytest.FixtureRequest) -> Path:
     path: Path = request.getfixturevalue(request.param)
     return path
@@ -238,6 +261,13 @@ TEXTS = [
     "\ud7ff\ue000\U00010000\U0010ffff",
     "a" * 101 + " " + "é" * 50 + " " + "é" * 51,
 ]
+A_FEW_TEXTS = [
+    "don't  they'RE 'll\t 's\n\n x   ",
+    "ⓐⅣ½ x\u0301_\u200d \u061d\u2e4e \u08e2\ufffd\x07\ue000 \U0002b825",
+    " ",
+    "  two",
+    "a" * 5000,
+]
 ALPHABETS = {
     "char": Alphabet.build(TEXTS[1:3]),
     "byte": Alphabet.of_bytes(),
@@ -262,12 +292,14 @@ ALPHABETS = {
         ),
         "wordpiece",
     ),
+    "pattern": Alphabet.build([*TEXTS, *MOLECULES[:4]], 40, "pattern", pattern=SMILES),
 }
 
 
-@pytest.mark.parametrize("name", ALPHABETS)
+@pytest.mark.parametrize("name", [*ALPHABETS, *MADE])
 def test_javascript_takes_texts_apart_and_together_as_python_does(name: str) -> None:
-    alphabet = ALPHABETS[name]
+    alphabet = ALPHABETS[name] if name in ALPHABETS else read(name)[1]
+    texts = [*TEXTS, *TRAINED_ON, *MOLECULES, *A_FEW_TEXTS]
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(alphabet), (200, 12)).tolist()
     rows += (generator.integers(len(SPECIALS), len(alphabet), (200, 12))).tolist()
@@ -280,10 +312,77 @@ def test_javascript_takes_texts_apart_and_together_as_python_does(name: str) -> 
             unknown: Object.fromEntries(alphabet.unknown(given.texts)),
         };
     """
-    found = evaluated(work, {"vocabulary": alphabet.to_dict(), "texts": TEXTS, "rows": rows})
-    assert found["ids"] == [alphabet.ids(text) for text in TEXTS]
+    found = evaluated(work, {"vocabulary": alphabet.to_dict(), "texts": texts, "rows": rows})
+    assert found["ids"] == [alphabet.ids(text) for text in texts]
     assert found["texts"] == alphabet.decode(np.array(rows))
-    assert found["unknown"] == dict(alphabet.unknown(TEXTS))
+    assert found["unknown"] == dict(alphabet.unknown(texts))
+
+
+UNITS = """
+    const { patternFault, unitsOfPattern } = await import("./kvae/patterns.js");
+    const bySticky = (pattern, text) => {
+        const units = [];
+        for (let place = 0, end; place < text.length; place = end) {
+            pattern.lastIndex = place;
+            const one = text.codePointAt(place) > 0xffff ? 2 : 1;
+            end = pattern.exec(text) ? pattern.lastIndex : place + one;
+            units.push(text.slice(place, end));
+        }
+        return units;
+    };
+    const regExp = (pattern) => {
+        try {
+            return new RegExp(pattern, "uy");
+        } catch {} // an escape that only Python knows
+    };
+    return given.pairs.map(([pattern, text]) => {
+        const fault = patternFault(pattern) ?? null;
+        if (fault) return { fault };
+        const own = regExp(pattern);
+        const units = unitsOfPattern(pattern)(text);
+        return { fault, units, own: own ? bySticky(own, text) : units };
+    });
+"""
+"""The units of patterns and texts by the automaton and, where it takes the pattern, by `RegExp`."""
+
+
+@given(st.lists(st.tuples(PATTERNS, PATTERN_TEXTS), min_size=40, max_size=80))
+@settings(max_examples=15, deadline=None)
+def test_javascript_finds_the_units_of_python(pairs: list[tuple[str, str]]) -> None:
+    pairs = [*pairs, *((pattern, text) for pattern in KNOWN.values() for text in MOLECULES)]
+    results = evaluated(UNITS, {"pairs": pairs})
+    for (pattern, text), found in zip(pairs, results, strict=True):
+        assert (found["fault"] is None) == (pattern_fault(pattern) is None), pattern
+        if found["fault"] is None:
+            assert found["units"] == found["own"] == units_of_pattern(pattern, text), pattern
+
+
+@given(st.lists(st.text(st.sampled_from("ab[]()|*+?{}\\^$.-,01:=!<\n"), max_size=12), max_size=200))
+@settings(max_examples=10, deadline=None)
+def test_javascript_refuses_the_patterns_that_python_refuses(patterns: list[str]) -> None:
+    patterns = [*REFUSED, *patterns]
+    results = evaluated(UNITS, {"pairs": [(pattern, "") for pattern in patterns]})
+    faults = [found["fault"] is None for found in results]
+    assert faults == [pattern_fault(pattern) is None for pattern in patterns]
+
+
+@pytest.mark.parametrize("name", MADE)
+@given(st.lists(TRAINED_TEXTS, min_size=40, max_size=80))
+@settings(max_examples=3, deadline=None)
+def test_javascript_gives_the_ids_of_python_for_vocabularies_of_files(
+    name: str, texts: list[str]
+) -> None:
+    alphabet = read(name)[1]
+    work = """
+        const { Alphabet } = await import("./kvae/alphabet.js");
+        const alphabet = new Alphabet(given.vocabulary);
+        const ids = given.texts.map((text) => alphabet.ids(text));
+        return { ids, texts: ids.map((row) => alphabet.decode(row)) };
+    """
+    found = evaluated(work, {"vocabulary": alphabet.to_dict(), "texts": texts})
+    assert found["ids"] == list(map(alphabet.ids, texts))
+    rows = [np.array([ids], np.int64) for ids in found["ids"]]
+    assert found["texts"] == [alphabet.decode(row)[0] for row in rows]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

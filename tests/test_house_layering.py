@@ -24,7 +24,14 @@ FOLDERS = {
 
 ALLOWED = {
     "serving": {"numpy", "onnxruntime", "kvae.serving"},
-    "kvae": {"keras", "numpy", "kvae", "kvae.serving.alphabet", "kvae.serving.errors"},
+    "kvae": {
+        "keras",
+        "numpy",
+        "kvae",
+        "kvae.serving.alphabet",
+        "kvae.serving.errors",
+        "kvae.serving.patterns",
+    },
     "kvae/commands": {
         "kvae",
         "kvae.commands",
@@ -39,7 +46,9 @@ ALLOWED = {
         "kvae.texts",
         "kvae.training",
         "kvae.serving.alphabet",
+        "kvae.serving.byte_pairs",
         "kvae.serving.errors",
+        "kvae.serving.tokenizers",
         "keras",
         "tensorflow",
         "jax",

@@ -1,12 +1,14 @@
 """Tokenizers: what a symbol is, and which texts come back as they were."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kvae.serving.alphabet import END, PAD, SPECIALS, TOKENIZERS, UNKNOWN, Alphabet
+from kvae.serving.alphabet import END, PAD, SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import BundleError, DataError
+from kvae.serving.tokenizers import TOKENIZERS
 
 TEXT = "the  cat's Ümlaut\tsat 🙂"
 LETTERS = "".join(TEXT.split())
@@ -16,6 +18,18 @@ def pieces(*symbols: str) -> Alphabet:
     return Alphabet(symbols, "wordpiece")
 
 
+WORDS_AND_SIGNS = r"[a-zé-ü]+|[A-ZÀ-Ü][a-z]+|[ \t]+"
+
+
+def byte_pairs(splitting: str, *merges: tuple[str, str], begin: str = "") -> Alphabet:
+    """An alphabet of all bytes, or of the characters of `begin`, and of the results of merges."""
+    first = tuple(begin) + tuple(f"{symbol} " for symbol in begin)
+    symbols = (*(first or map(chr, range(256))), *(one + other for one, other in merges))
+    places = {symbol: place for place, symbol in enumerate(symbols)}
+    pairs = tuple((places[one], places[other]) for one, other in merges)
+    return Alphabet(symbols, "bpe", splitting=splitting, merges=pairs)
+
+
 ALPHABETS = {
     "char": Alphabet.build([TEXT]),
     "byte": Alphabet.of_bytes(),
@@ -23,6 +37,8 @@ ALPHABETS = {
     "wordpiece": pieces(
         *sorted({*LETTERS, *(f"##{symbol}" for symbol in LETTERS), "cat", "##laut"})
     ),
+    "pattern": Alphabet.build([TEXT], tokenizer="pattern", pattern=WORDS_AND_SIGNS),
+    "bpe": byte_pairs("gpt2", ("t", "h"), (" ", "c"), ("th", "e"), ("a", "t"), (" c", "at")),
 }
 
 
@@ -37,6 +53,8 @@ def test_every_tokenizer_is_tried() -> None:
         ("byte", TEXT),
         ("word", "the cat's Ümlaut sat 🙂"),
         ("wordpiece", "the cat ' s Ümlaut sat 🙂"),
+        ("pattern", TEXT),
+        ("bpe", TEXT),
     ],
 )
 def test_a_text_comes_back_but_for_its_white_space(name: str, again: str) -> None:
@@ -67,9 +85,8 @@ def test_a_vocabulary_of_another_kind_is_refused() -> None:
 def test_a_cut_is_the_start_of_a_text_with_at_most_that_many_tokens(name: str, most: int) -> None:
     alphabet = ALPHABETS[name]
     cut = alphabet.cut(TEXT, most)
-    whole = {"byte": 3, "wordpiece": 5}.get(
-        name, 0
-    )  # bytes of a character, pieces of a word that may be left out
+    # Bytes of a character, pieces of a word that may be left out.
+    whole = {"byte": 3, "wordpiece": 5, "bpe": 8}.get(name, 0)
     assert min(alphabet.count(TEXT), most) - whole <= alphabet.count(cut) <= most
     assert alphabet.ids(TEXT)[: alphabet.count(cut)] == alphabet.ids(cut)
 
@@ -133,8 +150,110 @@ def test_rare_words_are_cut_by_their_number_and_by_their_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("word", "5 words"), ("byte", "27 bytes"), ("char", "23 characters")]
+    ("name", "words"),
+    [
+        ("word", "5 words"),
+        ("byte", "27 bytes"),
+        ("char", "23 characters"),
+        ("pattern", "11 tokens"),
+        ("bpe", "21 tokens"),
+    ],
 )
 def test_a_text_that_is_too_long_is_counted_in_its_tokens(name: str, words: str) -> None:
     with pytest.raises(DataError, match=f"text 0 has {words}, the model takes at most 3"):
         ALPHABETS[name].encode([TEXT], 4)
+
+
+# --- patterns -------------------------------------------------------------------------------------
+
+
+def test_units_of_a_pattern_are_its_matches_and_what_is_between_them() -> None:
+    alphabet = Alphabet(("Cl", "C", "[nH]", "1"), "pattern", r"\[[^\]]*\]|Cl|Br|[A-Z]|[0-9]")
+    assert alphabet.rules.units("CCl[nH]c1[") == ["C", "Cl", "[nH]", "c", "1", "["]
+    assert alphabet.ids("CCl[nH]c1[") == [5, 4, 6, UNKNOWN, 7, UNKNOWN]
+    assert alphabet.decode(np.array([[5, 4, 6, UNKNOWN, 7]])) == ["CCl[nH]�1"]
+    assert alphabet.unknown(["Cc", "ccBr"]) == {"c": 3, "Br": 1}
+
+
+def test_old_vocabularies_have_no_new_fields() -> None:
+    for name in ("char", "byte", "word", "wordpiece"):
+        assert set(ALPHABETS[name].to_dict()) == {"tokenizer", "specials", "symbols"}
+    assert set(ALPHABETS["pattern"].to_dict()) == {"tokenizer", "specials", "symbols", "pattern"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "pattern",
+            {"pattern": "a*"},
+            "must be a pattern of kvae, got 'a[*]': it matches the empty",
+        ),
+        ("pattern", {"pattern": 3}, "it is no text"),
+        ("pattern", {"pattern": ["a"]}, "it is no text"),
+        ("pattern", {"symbols": ["tab"]}, None),
+        ("pattern", {"symbols": ["ab\t"]}, r"symbols\[0\] must be a unit of the pattern"),
+        ("char", {"pattern": "a"}, "must be an object of tokenizer, specials, symbols, got"),
+        ("bpe", {"splitting": "none"}, "vocabulary.splitting must be 'bert' or"),
+        ("bpe", {"splitting": ["gpt2"]}, "vocabulary.splitting must be"),
+        ("bpe", {"merges": {}}, "vocabulary.merges must be a list"),
+        ("bpe", {"merges": [[0]]}, r"merges\[0\] must be two places"),
+        ("bpe", {"merges": [[0, 256 + 99]]}, r"merges\[0\] must be two places"),
+        ("bpe", {"merges": [[True, 0]]}, r"merges\[0\] must be two places"),
+        ("bpe", {"merges": [[0, 1]]}, r"merges\[0\] must differ"),
+        ("bpe", {"merges": [[116, 104], [116, 104]]}, r"merges\[1\] must differ"),
+        ("bpe", {"symbols": ["\u0100"]}, r"symbols\[0\] must be bytes as characters"),
+        ("wordpiece", {"splitting": "gpt2"}, "vocabulary.splitting must be 'bert' or"),
+        ("wordpiece", {"splitting": "bert"}, None),
+    ],
+)
+def test_a_vocabulary_of_a_stranger_is_checked(
+    name: str, change: dict[str, Any], message: str | None
+) -> None:
+    data = {**ALPHABETS[name].to_dict(), **change}
+    if message is None:
+        assert Alphabet.from_dict(data).to_dict() == data
+        return
+    with pytest.raises(BundleError, match=message):
+        Alphabet.from_dict(data)
+
+
+# --- byte pairs -----------------------------------------------------------------------------------
+
+
+def test_pairs_are_merged_by_rank_and_from_the_left() -> None:
+    alphabet = byte_pairs("gpt2", ("a", "a"), ("aa", "a"), ("b", "aa"))
+    named = [alphabet.symbols[number - 4] for number in alphabet.ids("aaaa baaa aaaaa")]
+    assert named == ["aa", "aa", " ", "b", "aaa", " ", "aa", "aaa"]
+
+
+def test_the_end_of_a_word_is_a_blank_in_its_last_symbol() -> None:
+    alphabet = byte_pairs("runs", ("l", "o "), ("h", "e"), begin="helo!")
+    named = [alphabet.symbols[number - 4] for number in alphabet.ids("hello  hello!")]
+    assert named == ["he", "l", "lo ", "he", "l", "lo ", "! "]
+    assert alphabet.decode(np.array([alphabet.ids("hello  hello!")])) == ["hello hello !"]
+    assert alphabet.unknown(["hex", "x é"]) == {"x": 2, "é": 1}
+
+
+def test_a_blank_that_is_added_before_a_text_is_taken_away_again() -> None:
+    alphabet = byte_pairs("gpt2_blank", (" ", "c"))
+    assert alphabet.ids("cat") == alphabet.ids(" cat") == [4 + 256, 4 + ord("a"), 4 + ord("t")]
+    assert alphabet.decode(np.array([alphabet.ids("cat")])) == ["cat"]
+    assert alphabet.cut("cat cat", 3) == "cat"
+    assert alphabet.ids("") == []
+
+
+@pytest.mark.parametrize("splitting", ["whole", "whole_blank", "gpt2", "runs"])
+@pytest.mark.parametrize("most", range(6))
+def test_a_text_of_one_long_unit_is_cut_in_whole_characters(splitting: str, most: int) -> None:
+    merges = [("c", "a"), ("ca", "t")]
+    alphabet = byte_pairs(splitting, *merges, begin="catü" if splitting == "runs" else "")
+    text = "catücatcatcat"
+    cut = alphabet.cut(text, most)
+    assert text.startswith(cut)
+    assert alphabet.count(cut) <= most < alphabet.count(text[: len(cut) + 3])
+
+
+def test_a_long_word_is_merged_in_a_moment() -> None:
+    alphabet = byte_pairs("whole", ("a", "a"), ("aa", "aa"), ("aaaa", "aaaa"))
+    assert alphabet.count("a" * 80_000) == 10_000

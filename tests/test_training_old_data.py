@@ -26,7 +26,26 @@ from kvae.training.identity import fingerprint
 
 OLD = json.loads(Path(__file__).with_name("old_data.json").read_text(encoding="utf-8"))
 
-WORDS = "the quick brown fox jumps over a lazy dog naïve café 東京 über straße 😀 1 22 333".split()
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "naïve",
+    "café",
+    "東京",
+    "über",
+    "straße",
+    "😀",
+    "1",
+    "22",
+    "333",
+]
 
 
 def lines(count: int, seed: int) -> list[str]:

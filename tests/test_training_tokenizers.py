@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from kvae.presets import preset
-from kvae.serving.alphabet import MAX_WORD_BYTES, SPECIALS, UNKNOWN, Alphabet
+from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError
+from kvae.serving.wordpieces import MAX_WORD
 from kvae.training.data.named_corpora import unicode_names
 from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.tokenizers import train_wordpieces, wordpiece_alphabet
@@ -26,10 +27,10 @@ STRANGE = [
     "cafe\u0301 café ﬁ №5 3½ ^`$+<=>|~ «quoted» \u2018curled\u2019 … —",
     "👩‍👩‍👧 🙂🏽 #tag @user http://a.b/c?d=e&f",
     "don't SHOUT 1,000.5 a_b __init__ [UNK] <unknown> ##ing # ##",
-    "x" * MAX_WORD_BYTES,
-    "x" * (MAX_WORD_BYTES + 1),
-    "é" * (MAX_WORD_BYTES // 2),
-    "é" * (MAX_WORD_BYTES // 2) + "x",
+    "x" * MAX_WORD,
+    "x" * (MAX_WORD + 1),
+    "é" * (MAX_WORD // 2),
+    "é" * (MAX_WORD // 2) + "x",
 ]
 
 
@@ -97,22 +98,39 @@ def test_pieces_are_the_same_each_time_and_learned_from_a_bounded_number_of_text
     assert len(first.symbols) <= 150
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece"])
+OWN = {"pattern": {"model__token_pattern": "[A-Z]{1,3}"}}
+"""Settings that a tokenizer needs."""
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece", "pattern"])
 def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> None:
-    ready = prepare(config(names_file, model__tokenizer=tokenizer))
+    own = OWN.get(tokenizer, {})
+    ready = prepare(config(names_file, model__tokenizer=tokenizer, **own))
     counts = [ready.alphabet.count(text) for text in [*ready.train_texts, *ready.validation_texts]]
     assert max(counts) < ready.config.model.length <= max(counts) + 4
     assert ready.alphabet.decode(ready.train)[:5] == [
         ready.alphabet.decode(np.array([ready.alphabet.ids(text)]))[0]
         for text in ready.train_texts[:5]
     ]
-    length = 32 if tokenizer == "byte" else 8
+    length = {"byte": 32, "pattern": 16}.get(tokenizer, 8)
     room = length - 1
     cut = prepare(
-        config(names_file, model__tokenizer=tokenizer, data__too_long="cut", model__length=length)
+        config(
+            names_file,
+            model__tokenizer=tokenizer,
+            data__too_long="cut",
+            model__length=length,
+            **own,
+        )
     )
     dropped = prepare(
-        config(names_file, model__tokenizer=tokenizer, data__too_long="drop", model__length=length)
+        config(
+            names_file,
+            model__tokenizer=tokenizer,
+            data__too_long="drop",
+            model__length=length,
+            **own,
+        )
     )
     long = sum(cut.alphabet.count(text) > room for text in NAMES[300:700])
     assert 0 < long < 400
@@ -123,16 +141,17 @@ def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> 
     np.testing.assert_array_equal(again.rows, cut.validation)
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece"])
+@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece", "pattern"])
 def test_windows_are_cut_from_a_stream_of_tokens(names_file: Path, tokenizer: str) -> None:
     settings = {"model__tokenizer": tokenizer, "data__mode": "windows", "model__length": 8}
+    settings |= OWN.get(tokenizer, {})
     ready = prepare(config(names_file, **settings, data__validation_fraction=0.2))
     stream = names_file.read_text().removesuffix("\n")
     together = [*ready.train, *ready.validation.ravel()]
     assert ready.alphabet.count(stream) - 8 < len(together) <= ready.alphabet.count(stream)
     whole = ready.alphabet.decode(np.array([together]))[0].split()
     spaced = " ".join(ready.alphabet.decode(np.array([ready.alphabet.ids(stream)]))).split()
-    if tokenizer != "word":
+    if tokenizer not in ("word", "pattern"):  # a unit may be cut where the stream is split
         assert whole[:-9] == spaced[: len(whole) - 9]
     assert "\n" in ready.alphabet.symbols
     np.testing.assert_array_equal(held_out(ready.config, ready.alphabet).rows, ready.validation)

@@ -196,7 +196,14 @@ def output_folder(out: Path) -> Iterator[Path]:
 MAY_CHANGE = {
     *(
         f"data.{name}"
-        for name in ("source", "validation", "labels", "validation_labels", "storage")
+        for name in (
+            "source",
+            "validation",
+            "labels",
+            "validation_labels",
+            "vocabulary",
+            "storage",
+        )
     ),
     *(
         f"training.{name}"

@@ -50,8 +50,15 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokenizer",
-        choices=("char", "byte", "word", "wordpiece"),
-        help="what a token is (default: the preset's or the corpus', else char)",
+        choices=("char", "byte", "word", "wordpiece", "pattern", "bpe"),
+        help="what a token is (default: the preset's or the corpus', else char); `pattern` needs "
+        "--set model.token_pattern=REGEX, `bpe` needs --vocabulary",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="FILE",
+        help="the symbols, one in each line, a vocab.txt of wordpieces or a tokenizer.json "
+        "(default: the most frequent of the data)",
     )
     parser.add_argument(
         "--validation", metavar="FILE", help="held-out texts (default: a twentieth of the data)"
@@ -71,6 +78,7 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     flags = {
         "data.source": options.data,
         "model.tokenizer": options.tokenizer,
+        "data.vocabulary": options.vocabulary,
         "data.validation": options.validation,
         "data.labels": options.labels,
         "data.validation_labels": options.validation_labels,

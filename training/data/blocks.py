@@ -230,5 +230,12 @@ POINTS: Kind = (PointBlock, PointCounter, point_encoder)
 UNITS: Kind = (UnitBlock, UnitCounter, unit_encoder)
 PIECES: Kind = (PieceBlock, UnitCounter, piece_encoder)
 
-KINDS: dict[str, Kind] = {"char": POINTS, "byte": POINTS, "word": UNITS, "wordpiece": PIECES}
+KINDS: dict[str, Kind] = {
+    "char": POINTS,
+    "byte": POINTS,
+    "word": UNITS,
+    "pattern": UNITS,
+    "wordpiece": PIECES,
+    "bpe": PIECES,
+}
 """By tokenizer: a block from its texts, a new counter, and the encoder of an alphabet."""

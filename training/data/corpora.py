@@ -127,7 +127,7 @@ def with_resolved_data(config: Config) -> Config:
     With absolute paths a run can be evaluated from any folder. A setting of the corpus replaces a
     default value only. Raises `DataError` for standard input.
     """
-    names = ("source", "validation", "labels", "validation_labels")
+    names = ("source", "validation", "labels", "validation_labels", "vocabulary")
     sources = {f"data.{name}": getattr(config.data, name) for name in names}
     if STANDARD_INPUT in sources.values():
         raise DataError(

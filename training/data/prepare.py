@@ -11,6 +11,7 @@ from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import DataError
 from kvae.texts.records import Records
+from kvae.token_settings import check_tokens
 
 from .columns import MemoryColumns
 from .corpora import Corpus, corpus_in_memory, training_records, with_resolved_data
@@ -21,7 +22,7 @@ from .sources import remembered, source_of, stream_pieces, training_source, vali
 from .stores import is_on_disk, stored_corpus
 from .streams import parts, training_end
 from .survey import Say, survey
-from .tokenizers import check_symbols, note_unknown
+from .tokenizers import note_unknown
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_corpus(config: Config, say: Say) -> tuple[Corpus, Records | None, str]:
     """The corpus of a configuration, its held-out texts if they come from elsewhere, and the name
     of their source."""
     check_labels(config.data)
-    check_symbols(config)
+    check_tokens(config)
     source, other = training_source(config), validation_source(config)
     validation = texts_of(config, other) if other else None
     read = stored_corpus if is_on_disk(config) else corpus_in_memory

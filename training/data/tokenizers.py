@@ -1,4 +1,5 @@
-"""The alphabet of a corpus: its most frequent symbols, or wordpieces learned from a part of it."""
+"""The alphabet of a corpus: its most frequent symbols, wordpieces learned from a part of it, or the
+vocabulary of a file."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from kvae.configuration import Config
 from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet
-from kvae.serving.errors import ConfigError
+from kvae.token_settings import check_tokens
 
-MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000}
+from .vocabularies import vocabulary_from_file
+
+MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000, "pattern": 10_000}
 """The largest size of an alphabet if `data.max_symbols` is not set, by tokenizer."""
 
 TEXTS_FOR_PIECES = 20_000
@@ -23,21 +26,25 @@ Lines = Callable[[], Iterator[str]]
 """A function that reads the lines of the training texts from the beginning."""
 
 
+def empty_alphabet(config: Config) -> Alphabet:
+    """An alphabet without symbols, which splits texts into units as the final one will."""
+    return Alphabet((), config.model.tokenizer, config.model.token_pattern)
+
+
 def counting_alphabet(config: Config, lines: Lines) -> Alphabet:
     """An alphabet that splits a text into as many tokens as the final alphabet will.
 
-    Wordpieces have to be learned from the `lines` for that. The other tokenizers have one token for
-    each character, byte or word, known or not. Raises `ConfigError` as `check_symbols` does.
+    A vocabulary of a file is the final one. Wordpieces have to be learned from the `lines`. The
+    other tokenizers have one token for each unit, known or not. Raises `ConfigError` as
+    `check_tokens` does, and the errors of `vocabulary_from_file`.
     """
-    check_symbols(config)
-    if needs_lines(config):
+    check_tokens(config)
+    model, file = config.model, config.data.vocabulary
+    if file is not None:
+        return vocabulary_from_file(file, model.tokenizer, model.token_pattern)
+    if model.tokenizer == "wordpiece":
         return wordpiece_alphabet(config, lines)
-    return Alphabet((), config.model.tokenizer)
-
-
-def needs_lines(config: Config) -> bool:
-    """Whether an alphabet has to be learned before texts can be split into tokens."""
-    return config.model.tokenizer == "wordpiece"
+    return empty_alphabet(config)
 
 
 def alphabet_of_counts(config: Config, counting: Alphabet, counts: Mapping[str, int]) -> Alphabet:
@@ -50,24 +57,8 @@ def alphabet_of_counts(config: Config, counting: Alphabet, counts: Mapping[str, 
         return counting
     if tokenizer == "byte":
         return Alphabet.of_bytes()
-    return Alphabet.from_counts(
-        counts, data.max_symbols or MOST_SYMBOLS[tokenizer], tokenizer, data.min_count
-    )
-
-
-def check_symbols(config: Config) -> None:
-    """Raise `ConfigError` for settings that the tokenizer does not read."""
-    tokenizer, data = config.model.tokenizer, config.data
-    if tokenizer == "byte" and data.max_symbols:
-        raise ConfigError(
-            f"data.max_symbols is {data.max_symbols}, but tokenizer 'byte' has 256 symbols; "
-            "leave it out"
-        )
-    if tokenizer in ("byte", "wordpiece") and data.min_count > 1:
-        raise ConfigError(
-            f"data.min_count is {data.min_count}, but it counts characters or words: tokenizer "
-            f"{tokenizer!r} does not read it; leave it out"
-        )
+    most = data.max_symbols or MOST_SYMBOLS[tokenizer]
+    return Alphabet.from_counts(counts, most, tokenizer, data.min_count, config.model.token_pattern)
 
 
 def wordpiece_alphabet(config: Config, lines: Lines) -> Alphabet:

@@ -1,6 +1,9 @@
 /** Converts text to token ids and back with the vocabulary of a manifest, exactly as serving/alphabet.py does. */
 
+import { merged, rankedMerges } from "./byte_pairs.js";
 import { BundleError, DataError } from "./errors.js";
+import { patternFault, unitsOfPattern } from "./patterns.js";
+import { SPLITTINGS, splittingsOf } from "./splitting.js";
 
 export const [PAD, START, END, UNKNOWN] = [0, 1, 2, 3];
 export const SPECIALS = ["<pad>", "<start>", "<end>", "<unknown>"];
@@ -8,7 +11,9 @@ export const SPECIALS = ["<pad>", "<start>", "<end>", "<unknown>"];
 export const MOST_SYMBOLS = 2 ** 20;
 const REPLACEMENT = "\ufffd";
 const CONTINUATION = "##";
-/** Longest word that is split into wordpieces, in UTF-8 bytes. */
+/** End of a symbol that ends a word, if the symbols of byte pairs are not bytes. */
+const WORD_END = " ";
+/** Longest word that is split into wordpieces, in UTF-8 bytes, or in characters with a splitting of BERT. */
 const LONGEST_WORD = 100;
 
 const utf8 = { encoder: new TextEncoder(), decoder: new TextDecoder("utf-8", { ignoreBOM: true }) };
@@ -31,7 +36,7 @@ const textOfWords = (found) => found.join(" ").replaceAll(" \n", "\n").replaceAl
 
 const bytesOf = (text) => Array.from(utf8.encoder.encode(text), (byte) => String.fromCharCode(byte));
 
-const textOfBytes = (symbols) => utf8.decoder.decode(Uint8Array.from(symbols, (symbol) => symbol.charCodeAt(0)));
+const textOfBytes = (symbols) => utf8.decoder.decode(Uint8Array.from(symbols.join(""), (byte) => byte.charCodeAt(0)));
 
 /** Puts spaces around a character that is a unit of its own; replaces a separator by a space. */
 function spaced(symbol) {
@@ -81,7 +86,28 @@ export const TOKENIZERS = {
     text: textOfPieces,
     symbol: ["a wordpiece without blanks, or a line break", isPiece],
   },
+  pattern: { tokens: "tokens", unit: "tokens", text: (found) => found.join(""), fields: ["pattern"] },
+  bpe: { tokens: "tokens", unit: "characters", fields: ["merges", "splitting"] },
 };
+
+/** The tokenizer of a vocabulary whose pattern and splitting are valid. */
+function rulesOf({ tokenizer, pattern, splitting }) {
+  const rules = TOKENIZERS[tokenizer];
+  if (tokenizer === "pattern") {
+    const units = unitsOfPattern(pattern);
+    const isUnit = (symbol) => symbol.isWellFormed() && units(symbol).length === 1;
+    return { ...rules, units, symbol: ["a unit of the pattern", isUnit] };
+  }
+  if (!splitting) return rules;
+  const { units, text } = SPLITTINGS[splitting];
+  if (tokenizer === "wordpiece") return { ...rules, units };
+  if (!text) {
+    const symbol = ["a piece of a word without blanks, save one at the end of a word", isEndedPiece];
+    return { ...rules, units, text: (found) => found.join("").replace(/ $/, ""), symbol };
+  }
+  const symbol = ["bytes as characters up to U+00FF", (it) => /^[\0-\xff]+$/.test(it)];
+  return { ...rules, units, ofBytes: true, text: (found) => text(textOfBytes(found)), symbol, replacement: "\xff" };
+}
 
 /** True for a word as `wordsOf` returns it, or a line break. */
 function isWord(symbol) {
@@ -92,15 +118,29 @@ function isPiece(symbol) {
   return symbol === "\n" || (!/[ \n]/.test(symbol) && symbol.isWellFormed());
 }
 
+function isEndedPiece(symbol) {
+  return !symbol.slice(0, -1).includes(WORD_END) && !symbol.includes("\n") && symbol.isWellFormed();
+}
+
 /** Message about what is wrong with a vocabulary, which may be any value; undefined if it is valid. */
 export function vocabularyFault(vocabulary) {
-  const names = typeof vocabulary === "object" && vocabulary !== null ? Object.keys(vocabulary).sort() : [];
-  if (names.join() !== "specials,symbols,tokenizer") {
-    return "vocabulary must be an object of tokenizer, specials, symbols";
+  const names = typeof vocabulary === "object" && vocabulary !== null ? Object.keys(vocabulary) : [];
+  const known = Object.hasOwn(TOKENIZERS, vocabulary?.tokenizer) ? TOKENIZERS[vocabulary.tokenizer] : {};
+  const keys = ["specials", "symbols", "tokenizer", ...(known.fields ?? [])];
+  const optional = vocabulary?.tokenizer === "wordpiece" ? ["splitting"] : [];
+  if (!keys.every((key) => names.includes(key)) || !names.every((key) => keys.includes(key) || optional.includes(key))) {
+    return `vocabulary must be an object of ${keys.join(", ")}`;
   }
   const { tokenizer, specials, symbols } = vocabulary;
   if (typeof tokenizer !== "string" || !Object.hasOwn(TOKENIZERS, tokenizer)) {
     return `vocabulary.tokenizer must be ${Object.keys(TOKENIZERS).join(" or ")}`;
+  }
+  if (names.includes("pattern")) {
+    const fault = typeof vocabulary.pattern === "string" ? patternFault(vocabulary.pattern) : "is no text";
+    if (fault) return `vocabulary.pattern must be a pattern of kvae: it ${fault}`;
+  }
+  if (names.includes("splitting") && !splittingsOf(tokenizer).includes(vocabulary.splitting)) {
+    return `vocabulary.splitting must be ${splittingsOf(tokenizer).join(" or ")}`;
   }
   if (!Array.isArray(specials) || specials.length !== SPECIALS.length || !SPECIALS.every((it, i) => it === specials[i])) {
     return `vocabulary.specials must be ${SPECIALS.join(", ")}`;
@@ -108,12 +148,33 @@ export function vocabularyFault(vocabulary) {
   if (!Array.isArray(symbols) || symbols.length > MOST_SYMBOLS) {
     return `vocabulary.symbols must be a list of at most ${MOST_SYMBOLS} texts`;
   }
-  const [words, isSymbol] = TOKENIZERS[tokenizer].symbol;
+  const [words, isSymbol] = rulesOf(vocabulary).symbol;
   const strange = symbols.findIndex((symbol) => typeof symbol !== "string" || !symbol || !isSymbol(symbol));
   if (strange >= 0) return `vocabulary.symbols[${strange}] must be ${words}`;
   const places = new Map(symbols.map((symbol, place) => [symbol, place]));
   const twice = symbols.findIndex((symbol, place) => places.get(symbol) !== place);
   if (twice >= 0) return `vocabulary.symbols[${places.get(symbols[twice])}] must differ from all before it`;
+  return mergesFault(vocabulary.merges ?? [], symbols);
+}
+
+/** Message about what is wrong with the merges of byte pairs, which may be any value. */
+function mergesFault(merges, symbols) {
+  if (!Array.isArray(merges) || merges.length > MOST_SYMBOLS) {
+    return `vocabulary.merges must be a list of at most ${MOST_SYMBOLS} pairs`;
+  }
+  const isPlace = (it) => Number.isInteger(it) && it >= 0 && it < symbols.length;
+  const known = new Set(symbols);
+  const seen = new Set();
+  for (const [rank, pair] of merges.entries()) {
+    if (!Array.isArray(pair) || pair.length !== 2 || !pair.every(isPlace)) {
+      return `vocabulary.merges[${rank}] must be two places of symbols`;
+    }
+    const [left, right] = pair;
+    if (seen.has(`${left} ${right}`) || !known.has(symbols[left] + symbols[right])) {
+      return `vocabulary.merges[${rank}] must differ from all before it, and its symbols together must be a symbol`;
+    }
+    seen.add(`${left} ${right}`);
+  }
 }
 
 export class Alphabet {
@@ -121,24 +182,26 @@ export class Alphabet {
   constructor(vocabulary) {
     const fault = vocabularyFault(vocabulary);
     if (fault) throw new BundleError(`${fault}; take the examples of the kvae that wrote it`);
-    const { tokenizer, symbols } = vocabulary;
+    const { tokenizer, symbols, merges = [] } = vocabulary;
     this.tokenizer = tokenizer;
-    this.rules = TOKENIZERS[tokenizer];
+    this.splitting = vocabulary.splitting;
+    this.rules = rulesOf(vocabulary);
     this.texts = ["", "", "", this.rules.replacement ?? REPLACEMENT, ...symbols];
     this.numbers = new Map(symbols.map((symbol, place) => [symbol, place + SPECIALS.length]));
+    this.merges = rankedMerges(merges, symbols, this.numbers);
     this.longest = symbols.reduce((most, symbol) => Math.max(most, Array.from(symbol).length), 0);
   }
 
-  /** Token ids of a text, without END: one per character, byte, word or wordpiece; UNKNOWN if not in the vocabulary. */
+  /** Token ids of a text, without END: one per unit or per piece of a unit; UNKNOWN if not in the vocabulary. */
   ids(text) {
     return this.#units(text).flatMap((unit) => this.#idsOf(unit));
   }
 
-  /** [unit, count] of the units in the texts that are not in the vocabulary, most frequent first. */
+  /** [unit, count] of what in the texts is not in the vocabulary, most frequent first. */
   unknown(texts) {
     const counts = new Map();
-    for (const unit of texts.flatMap((text) => this.#units(text))) {
-      if (this.#idsOf(unit).includes(UNKNOWN)) counts.set(unit, (counts.get(unit) ?? 0) + 1);
+    for (const part of texts.flatMap((text) => this.#units(text)).flatMap((unit) => this.#unknownOf(unit))) {
+      counts.set(part, (counts.get(part) ?? 0) + 1);
     }
     return [...counts].sort(([, one], [, other]) => other - one);
   }
@@ -160,14 +223,33 @@ export class Alphabet {
   }
 
   #idsOf(unit) {
-    return this.tokenizer === "wordpiece" ? this.#piecesOf(unit) : [this.numbers.get(unit) ?? UNKNOWN];
+    if (this.tokenizer === "wordpiece") return this.#piecesOf(unit);
+    if (this.tokenizer !== "bpe") return [this.numbers.get(unit) ?? UNKNOWN];
+    const ids = this.#symbolsOf(unit).map((symbol) => this.numbers.get(symbol) ?? UNKNOWN);
+    return merged(ids, this.merges);
+  }
+
+  /** The unit if it is unknown; of byte pairs, its characters that are. */
+  #unknownOf(unit) {
+    if (this.tokenizer !== "bpe") return this.#idsOf(unit).includes(UNKNOWN) ? [unit] : [];
+    const isKnown = (symbol) => this.numbers.has(symbol);
+    if (this.rules.ofBytes) return Array.from(unit).filter((symbol) => !bytesOf(symbol).every(isKnown));
+    return Array.from(unit).filter((_, place) => !isKnown(this.#symbolsOf(unit)[place]));
+  }
+
+  /** The symbols that a unit is first split into, before any merge. */
+  #symbolsOf(unit) {
+    if (this.rules.ofBytes) return bytesOf(unit);
+    const symbols = Array.from(unit);
+    return [...symbols.slice(0, -1), symbols.at(-1) + WORD_END];
   }
 
   /** Wordpiece ids by greedy longest match; UNKNOWN for the whole unit if some part has no match. */
   #piecesOf(unit) {
     if (unit === "\n") return this.numbers.has(unit) ? [this.numbers.get(unit)] : [];
-    if (utf8.encoder.encode(unit).length > LONGEST_WORD) return [UNKNOWN];
     const symbols = Array.from(unit);
+    const length = this.splitting ? symbols.length : utf8.encoder.encode(unit).length;
+    if (length > LONGEST_WORD) return [UNKNOWN];
     const ids = [];
     for (let start = 0, end; start < symbols.length; start = end) {
       const piece = (stop) => (start ? CONTINUATION : "") + symbols.slice(start, stop).join("");

@@ -134,6 +134,7 @@ const AGREEMENTS = {
     it.model.vocabulary_size,
   ],
   "vocabulary.tokenizer and model.tokenizer": (it) => [it.vocabulary.tokenizer, it.model.tokenizer],
+  "vocabulary.pattern and model.token_pattern": (it) => [it.vocabulary.pattern ?? "", it.model.token_pattern ?? ""],
   "latent.kind and model.latent": (it) => [it.latent.kind, it.model.latent],
   "latent.prior and model.prior": (it) => [it.latent.prior, it.model.prior],
   "latent.levels and the levels of model.latent_size": (it) => [
