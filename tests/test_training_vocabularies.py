@@ -22,7 +22,7 @@ from kvae.serving.alphabet import UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError, KvaeError
 from kvae.serving.splitting import SPLITTINGS
 from kvae.training.data.tokenizer_files import PRE_TOKENIZERS, Unsupported, alphabet_of_file
-from kvae.training.data.tokenizers import alphabet_of, alphabet_of_counts, counting_alphabet
+from kvae.training.data.tokenizers import alphabet_of_counts, counting_alphabet
 from kvae.training.data.vocabularies import vocabulary_from_file
 
 TRAINED_ON = [
@@ -443,7 +443,7 @@ def test_settings_that_contradict_each_other_are_refused(
     from kvae.misfits import check_training
 
     with pytest.raises(ConfigError, match=message):
-        counting_alphabet(config(**settings), ["abc"])
+        counting_alphabet(config(**settings), lambda: iter(["abc"]))
     with pytest.raises(ConfigError, match=message):
         check_training(config(**settings))
 
@@ -459,19 +459,18 @@ def test_the_command_line_names_the_vocabulary() -> None:
 
 def test_a_given_vocabulary_is_the_alphabet_whatever_the_texts_hold(tmp_path: Path) -> None:
     wanted = config(data__vocabulary=file_with(tmp_path, "c\na\nb\n"))
-    counting = counting_alphabet(wanted, ["xyz"])
+    counting = counting_alphabet(wanted, lambda: iter(["xyz"]))
     assert counting == Alphabet(("c", "a", "b"))
-    assert alphabet_of(wanted, counting, ["xyz"]) is counting
-    assert alphabet_of_counts(wanted, {"x": 3}) == counting
+    assert alphabet_of_counts(wanted, counting, {"x": 3}) is counting
 
 
 def test_the_most_frequent_units_of_a_pattern_are_its_alphabet() -> None:
     wanted = config(
         model__tokenizer="pattern", model__token_pattern="Cl|[A-Z]", data__max_symbols=2
     )
-    counting = counting_alphabet(wanted, ["CClC"])
+    counting = counting_alphabet(wanted, lambda: iter(["CClC"]))
     assert counting.count("CClC") == 3
-    assert alphabet_of(wanted, counting, ["CClC", "NCl"]) == Alphabet(
+    assert alphabet_of_counts(wanted, counting, counting.counts(["CClC", "NCl"])) == Alphabet(
         ("C", "Cl"), "pattern", "Cl|[A-Z]"
     )
 

@@ -151,10 +151,11 @@ class PieceBlock(UnitBlock):
         self.lengths = np.fromiter(map(len, self.units), np.int64, len(self.units))
 
     def cut(self, most: int) -> np.ndarray:
-        """As `Block` says. A cut does not cut a unit in two."""
+        """As `Block` says. A cut leaves whole units, so the text that is left is split again."""
         limits = self.lengths.copy()
         for text in np.flatnonzero(self.lengths > most).tolist():
-            limits[text] = self.alphabet.count(self.alphabet.cut(self.texts[text], most))
+            self.units[text] = self.alphabet.ids(self.alphabet.cut(self.texts[text], most))
+            limits[text] = len(self.units[text])
         return limits
 
     def count(self, limits: np.ndarray, counter: TokenCounter) -> None:
