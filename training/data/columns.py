@@ -143,9 +143,13 @@ class DiskColumn:
         """As `Column` says. Raises `OSError` if a shard has become shorter."""
         size, shards, pread = self.kind.itemsize, self.shards, os.pread
         bounds = list(zip((starts * size).tolist(), (counts * size).tolist(), strict=True))
-        content = b"".join(
-            [pread(shards[first // SHARD], length, first % SHARD) for first, length in bounds]
-        )
+        if len(shards) == 1:
+            shard = shards[0]
+            content = b"".join([pread(shard, length, first) for first, length in bounds])
+        else:
+            content = b"".join(
+                [pread(shards[first // SHARD], length, first % SHARD) for first, length in bounds]
+            )
         if len(content) < size * counts.sum():  # a part lies in two shards
             content = b"".join([self.bytes_at(first, length // size) for first, length in bounds])
         return np.frombuffer(content, self.kind)

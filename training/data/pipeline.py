@@ -8,6 +8,8 @@ the batches it would have seen.
 
 from __future__ import annotations
 
+import atexit
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +37,40 @@ More batches make the lengths within a batch more similar; fewer are closer to a
 ROUNDING = 4
 """Batches are trimmed to a multiple of this length, so that few shapes are compiled."""
 
-GROUP = 8
-"""Number of batches that are read from disk together."""
+MOST_TOGETHER, TOKENS_TOGETHER = 32, 2**19
+"""Largest number of batches that are read together, and the tokens that they have at most."""
+
+QUIET_SECONDS, LONGEST_WAIT = 0.05, 5.0
+"""Seconds without a reading thread after which a process may end, and the longest wait for them."""
 
 Values = Rows | Stream
 """The tokens of a corpus, in memory or on disk."""
+
+
+class Reading:
+    """Whether threads of tf.data read in Python. The interpreter must not end while one does: the
+    process would wait for it for ever (TensorFlow 2.21)."""
+
+    def __init__(self) -> None:
+        self.running, self.ended = 0, 0.0
+        atexit.register(self.wait)
+
+    def __enter__(self) -> None:
+        self.running += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.running, self.ended = self.running - 1, time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the buffers are full and no thread reads."""
+        latest = time.monotonic() + LONGEST_WAIT
+        while time.monotonic() < latest and (
+            self.running or time.monotonic() < self.ended + QUIET_SECONDS
+        ):
+            time.sleep(QUIET_SECONDS / 5)
+
+
+READING = Reading()
 
 
 @dataclass(frozen=True)
@@ -79,9 +110,8 @@ def training_stream(prepared: Prepared, first_step: int = 0) -> tf.data.Dataset:
 
 def training_dataset(prepared: Prepared, indices: tf.data.Dataset) -> tf.data.Dataset:
     """Batches of the training split, one for each element of `indices`."""
-    return gather_batches(
-        prepared.train, indices, prepared.train_attribute, prepared.config.training.length_buckets
-    )
+    buckets = prepared.config.training.length_buckets
+    return batches_of(in_groups(prepared.train, indices), prepared.train_attribute, buckets)
 
 
 def steps_of_a_pass(prepared: Prepared) -> int:
@@ -204,14 +234,15 @@ def ordered_rows(
     rows: np.ndarray, batch_size: int, attribute: np.ndarray | None = None, trim: bool = False
 ) -> tf.data.Dataset:
     """Batches with every row once, in order; the last one may be smaller."""
-    places = tf.data.Dataset.range(len(rows)).batch(batch_size)
-    return gather_batches(Rows.of(rows), places, attribute, trim)
+    places, table = tf.data.Dataset.range(len(rows)).batch(batch_size), tf.constant(rows)
+    pairs = places.map(lambda index: (index, tf.cast(tf.gather(table, index), tf.int32)))
+    return batches_of(pairs, attribute, trim)
 
 
 def memory_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function that reads tokens (B, T) from memory.
+    """A function that reads the tokens (G, B, T) of G batches from memory.
 
-    Its argument is the indices of rows (B,), or the positions (B, T) of windows in a stream.
+    Its argument is the indices of rows (G, B), or the positions (G, B, T) of windows in a stream.
     """
     assert isinstance(values.tokens, MemoryColumn)
     table = tf.convert_to_tensor(values.tokens.numbers)
@@ -223,7 +254,8 @@ def memory_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
     last, end = table.shape[0] - 1, END if values.has_end else PAD
 
     def take(indices: tf.Tensor) -> tf.Tensor:
-        start, length = tf.gather(starts, indices)[:, None], tf.gather(lengths, indices)[:, None]
+        start = tf.gather(starts, indices)[..., None]
+        length = tf.gather(lengths, indices)[..., None]
         tokens = tf.cast(tf.gather(table, tf.minimum(start + offsets, last)), tf.int32)
         return tf.where(offsets < length, tokens, tf.where(offsets == length, end, PAD))
 
@@ -231,11 +263,12 @@ def memory_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def disk_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function as `memory_reader` gives, for several batches at once: (G, B) or (G, B, T)."""
+    """A function that reads from disk what `memory_reader` reads from memory."""
 
     def read(indices: np.ndarray) -> np.ndarray:
         flat = indices.reshape(-1, *indices.shape[2:])
-        return values.take(flat).reshape(*indices.shape[:2], -1)
+        with READING:
+            return values.take(flat).reshape(*indices.shape[:2], -1)
 
     def take(indices: tf.Tensor) -> tf.Tensor:
         length = values.row_length if isinstance(values, Rows) else indices.shape[2]
@@ -252,13 +285,21 @@ def trim_padding(tokens: tf.Tensor) -> tf.Tensor:
     return tokens[:, : (longest + ROUNDING - 1) // ROUNDING * ROUNDING]
 
 
-def gather_batches(
-    values: Values,
-    indices: tf.data.Dataset,
-    attribute: np.ndarray | None = None,
-    trim: bool = False,
+def in_groups(values: Values, indices: tf.data.Dataset) -> tf.data.Dataset:
+    """Pairs of the indices of each element and their tokens, which are read for several batches at
+    once. All elements have the same shape."""
+    in_memory = isinstance(values.tokens, MemoryColumn)
+    take = memory_reader(values) if in_memory else disk_reader(values)
+    batch_size, *window = indices.element_spec.shape.as_list()
+    length = window[0] if isinstance(values, Stream) else values.row_length
+    together = max(1, min(MOST_TOGETHER, TOKENS_TOGETHER // (batch_size * length)))
+    return indices.batch(together).map(lambda index: (index, take(index))).unbatch()
+
+
+def batches_of(
+    pairs: tf.data.Dataset, attribute: np.ndarray | None = None, trim: bool = False
 ) -> tf.data.Dataset:
-    """The values at the indices of each element, int32, prefetched.
+    """Batches of pairs of indices and tokens, prefetched.
 
     With `trim` every batch is trimmed to its longest text. With attributes a batch is {"tokens",
     "attribute"}.
@@ -271,13 +312,7 @@ def gather_batches(
             return tokens
         return {"tokens": tokens, "attribute": tf.gather(labels, index)}
 
-    if isinstance(values.tokens, MemoryColumn):
-        take = memory_reader(values)
-        batches = indices.map(lambda index: pick(index, take(index)), tf.data.AUTOTUNE)
-    else:
-        take = disk_reader(values)
-        groups = indices.batch(GROUP).map(lambda index: (index, take(index)), tf.data.AUTOTUNE)
-        batches = groups.unbatch().map(pick)
     options = tf.data.Options()  # with several workers, split each batch and not the corpus
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    batches = pairs.map(pick, tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
