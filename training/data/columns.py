@@ -144,7 +144,11 @@ class DiskColumn:
         size, shards, pread = self.kind.itemsize, self.shards, os.pread
         bounds = list(zip((starts * size).tolist(), (counts * size).tolist(), strict=True))
         content = b"".join(
-            [pread(shards[first // SHARD], length, first % SHARD) for first, length in bounds]
+            [
+                pread(shards[first // SHARD], length, first % SHARD)
+                for first, length in bounds
+                if length  # an empty part may lie behind the last shard
+            ]
         )
         if len(content) < size * counts.sum():  # a part lies in two shards
             content = b"".join([self.bytes_at(first, length // size) for first, length in bounds])
