@@ -173,13 +173,11 @@ def test_windows_of_a_stream_are_the_same_wherever_it_lies(
     assert found.dtype == np.int32
 
 
-def test_an_array_becomes_rows_and_a_stream() -> None:
+def test_an_array_becomes_rows() -> None:
     _, wanted = rows_in(MemoryColumns(), has_end=True)
     rows = Rows.of(wanted)
     np.testing.assert_array_equal(rows.take(np.arange(20)), wanted)
     np.testing.assert_array_equal(rows.lengths(), (wanted != PAD).sum(axis=1))
-    stream = Stream.of(wanted[0])
-    np.testing.assert_array_equal(stream.take(np.arange(LENGTH)[None]), wanted[:1])
 
 
 def test_texts_are_decoded_one_by_one() -> None:
