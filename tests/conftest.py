@@ -97,6 +97,30 @@ def random_tokens(rows: int, length: int = 16, vocabulary_size: int = 9, seed: i
     return tokens
 
 
+def read_texts(source: str, notes: list[str] | None = None, **data: Any) -> list[str]:
+    """The texts of a source as a run reads them; `data` are settings such as `mode`."""
+    from kvae.configuration import Config
+    from kvae.training.data.held_out import texts_of
+    from kvae.training.data.sources import source_of
+
+    config = Config().with_settings({f"data.{name}": value for name, value in data.items()})
+    found = source_of(config, source)
+    texts = texts_of(config, found).texts
+    if notes is not None:
+        notes += found.notes
+    return texts
+
+
+def ids_of(train: Any) -> Any:
+    """All ids of `Rows`, (N, T), or of a `Stream`, (tokens,)."""
+    import numpy as np
+
+    from kvae.training.data.rows import Rows
+
+    places = np.arange(len(train))
+    return train.take(places) if isinstance(train, Rows) else train.take(places[None])[0]
+
+
 def distinct_presets() -> Iterator[str]:
     """The small presets; of those that differ in nothing but their corpus the first."""
     from kvae.presets import PRESETS

@@ -52,11 +52,11 @@ def keras_file(path: Path) -> None:
 
 
 def column(path: Path) -> None:
-    from kvae.training.data.store import ColumnWriter
+    from kvae.training.data.columns import DiskColumn
 
     path.mkdir()
     try:
-        ColumnWriter(path, "tokens", np.int64).append(np.zeros(9000))
+        DiskColumn(path, "tokens", np.int64).append(np.zeros(9000))
     finally:
         (path / "tokens-00000").unlink()
         path.rmdir()

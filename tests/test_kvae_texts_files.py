@@ -20,8 +20,9 @@ import pytest
 from kvae.configuration import Config
 from kvae.serving.errors import DataError
 from kvae.texts.files import DECOMPRESSORS, files_of, kind_of, pieces_of, read_file
-from kvae.training.data.corpora import read_texts
 from kvae.training.data.prepare import prepare
+
+from .conftest import read_texts
 
 
 @pytest.fixture
@@ -41,25 +42,25 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_is_all_its_text_files_in_order(folder: Path) -> None:
     notes: list[str] = []
-    assert read_texts(str(folder), "lines", notes) == ["a1", "a2", "b1", "b2", "c1"]
+    assert read_texts(str(folder), notes) == ["a1", "a2", "b1", "b2", "c1"]
     assert notes == [
         f"{folder}: 2 hidden files left out, such as log",
         f"{folder}: 1 files left out that hold an image, such as picture.png",
         f"{folder}: 1 blank lines skipped",
     ]
-    assert read_texts(str(folder), "windows", []) == ["a1\na2\nb1\nb2\nc1\n"]
+    assert read_texts(str(folder), mode="windows") == ["a1\na2\nb1\nb2\nc1\n"]
 
 
 def test_a_pattern_is_the_files_it_matches(folder: Path) -> None:
-    assert read_texts(f"{folder}/*.txt*", "lines", []) == ["a1", "a2", "b1", "b2"]
-    assert read_texts(f"{folder}/**/*.xz", "lines", []) == ["c1"]
+    assert read_texts(f"{folder}/*.txt*") == ["a1", "a2", "b1", "b2"]
+    assert read_texts(f"{folder}/**/*.xz") == ["c1"]
     with pytest.raises(DataError, match="no text file among 0 files"):
-        read_texts(f"{folder}/*.md", "lines", [])
+        read_texts(f"{folder}/*.md")
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "[a].txt").write_text("one\n")
-    assert read_texts(str(tmp_path / "[a].txt"), "lines", []) == ["one"]
+    assert read_texts(str(tmp_path / "[a].txt")) == ["one"]
 
 
 def test_a_pattern_is_remembered_by_its_full_path(
@@ -242,6 +243,11 @@ NO_TEXTS: dict[str, tuple[bytes, str, str]] = {
 }
 
 
+def format_of(name: str) -> str:
+    """`lines` for files that would be read as tables otherwise."""
+    return "lines" if name.endswith((".parquet", ".arrow")) else "auto"
+
+
 @pytest.mark.parametrize("name", NO_TEXTS)
 def test_what_is_no_text_is_told_by_its_first_bytes_with_a_way_out_that_fits(
     tmp_path: Path, name: str
@@ -249,7 +255,7 @@ def test_what_is_no_text_is_told_by_its_first_bytes_with_a_way_out_that_fits(
     content, kind, way_out = NO_TEXTS[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_texts(str(tmp_path / name), "lines", [])
+        read_texts(str(tmp_path / name), format=format_of(name))
     message = str(caught.value)
     assert message.startswith(f"{tmp_path / name}: holds ")
     assert kind in message
@@ -269,11 +275,11 @@ def test_a_folder_leaves_it_out_and_says_what_it_is_and_the_way_out(
     with pytest.raises(
         DataError, match="no text file among 2 files: 2 files left out that hold"
     ) as caught:
-        read_texts(str(tmp_path), "lines", [])
+        read_texts(str(tmp_path), format=format_of(name))
     assert kind in str(caught.value)
     (tmp_path / "texts.txt").write_text(TEXT)
     notes: list[str] = []
-    assert len(read_texts(str(tmp_path), "lines", notes)) == 50
+    assert len(read_texts(str(tmp_path), notes, format=format_of(name))) == 50
     assert len(notes) == 1
     assert notes[0].startswith(f"{tmp_path}: 2 files left out that hold ")
     assert f"{kind}" in notes[0]
@@ -297,7 +303,7 @@ def test_what_is_no_text_is_refused_wherever_texts_or_labels_are_read(
             )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(zipped("names.txt"))))
     with pytest.raises(DataError, match="-: holds a zip archive"):
-        read_texts("-", "lines", [])
+        read_texts("-")
 
 
 @pytest.mark.parametrize(
@@ -318,7 +324,7 @@ def test_what_is_no_text_is_refused_wherever_texts_or_labels_are_read(
 )
 def test_a_text_that_mentions_such_bytes_is_a_text(tmp_path: Path, first_line: str) -> None:
     (tmp_path / "a.txt").write_text(f"{first_line}\n{TEXT}")
-    assert read_texts(str(tmp_path / "a.txt"), "lines", []) == [first_line, *TEXT.split("\n")[:-1]]
+    assert read_texts(str(tmp_path / "a.txt")) == [first_line, *TEXT.split("\n")[:-1]]
 
 
 def test_a_page_is_read_where_its_name_says_that_it_is_one(tmp_path: Path) -> None:
@@ -326,7 +332,7 @@ def test_a_page_is_read_where_its_name_says_that_it_is_one(tmp_path: Path) -> No
         (tmp_path / name).write_bytes(
             gzip.compress(PAGE.encode()) if name.endswith("gz") else PAGE.encode()
         )
-        assert "<!DOCTYPE html>" in read_texts(str(tmp_path / name), "lines", [])
+        assert "<!DOCTYPE html>" in read_texts(str(tmp_path / name))
 
 
 def test_many_comments_before_no_page_are_looked_at_quickly() -> None:

@@ -5,7 +5,6 @@ import io
 import lzma
 import sys
 import unicodedata
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvae.configuration import Config, DataConfig
+from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.alphabet import END, PAD, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError, KvaeError
-from kvae.training.data.corpora import entropy_of, hold_out, read_texts
-from kvae.training.data.labels import Lines
+from kvae.training.data.columns import MemoryColumns
+from kvae.training.data.corpora import entropy_of
 from kvae.training.data.named_corpora import CORPORA, sines, unicode_names
-from kvae.training.data.prepare import held_out, prepare
+from kvae.training.data.prepare import held_out, prepare, quiet
+from kvae.training.data.sources import Source, in_blocks
+from kvae.training.data.survey import HELD_OUT, TRAINING, survey
+
+from .conftest import ids_of, read_texts
 
 
 def config(source: Path | str, **settings: Any) -> Config:
@@ -39,6 +42,22 @@ def lines_file(tmp_path: Path, lines: list[str]) -> Path:
 
 
 MANY = [f"name {number}" for number in range(100)]
+
+
+def held_of(texts: list[str], **data: Any) -> list[str]:
+    """The held-out ones of the texts, none of which is learned too."""
+    wanted = Config().with_settings({f"data.{name}": value for name, value in data.items()})
+    source, columns = Source("texts", lambda notes: in_blocks(texts)), MemoryColumns()
+    found = survey(wanted, source, Alphabet(()), columns, True, None, quiet)
+    kinds = columns.column("kinds", np.uint8).read(0, len(texts))
+    learned, held = (
+        [text for text, each in zip(texts, kinds, strict=True) if each == kind]
+        for kind in (TRAINING, HELD_OUT)
+    )
+    assert not set(learned) & set(held)
+    assert len(learned) + len(held) == len(texts)
+    assert found.held_out_records(()).texts == held
+    return held
 
 
 def test_unicode_names_are_the_listed_names_of_pythons_own_table() -> None:
@@ -68,13 +87,13 @@ def test_plain_and_packed_files_read_alike(tmp_path: Path, ending: str, opener: 
     with opener(path, "wb") as file:
         file.write("\ufeffätzend\r\n\r\nzwei\r\n".encode())
     notes: list[str] = []
-    assert read_texts(str(path), "lines", notes) == ["ätzend", "zwei"]
+    assert read_texts(str(path), notes) == ["ätzend", "zwei"]
     assert notes == [f"{path}: 1 blank lines skipped"]
 
 
 def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    assert read_texts("-", "lines", []) == ["one", "two"]
+    assert read_texts("-") == ["one", "two"]
 
 
 def test_a_run_cannot_learn_from_standard_input() -> None:
@@ -175,7 +194,7 @@ def test_long_lines_are_cut_or_dropped_when_asked_and_said(
 def test_the_length_follows_the_longest_line(tmp_path: Path) -> None:
     ready = prepare(config(lines_file(tmp_path, [*MANY, "x" * 41])))
     assert ready.config.model.length == 44
-    assert ready.train.shape[1] == 44
+    assert ids_of(ready.train).shape[1] == 44
 
 
 def test_lines_beyond_any_sensible_length_want_a_choice(tmp_path: Path) -> None:
@@ -185,34 +204,26 @@ def test_lines_beyond_any_sensible_length_want_a_choice(tmp_path: Path) -> None:
 
 def test_rows_are_text_end_and_padding(tmp_path: Path) -> None:
     ready = prepare(config(lines_file(tmp_path, MANY)))
-    assert ready.train.dtype == np.uint8
-    assert ready.alphabet.decode(ready.train) == ready.train_texts
-    for text, row in zip(ready.train_texts, ready.train, strict=True):
+    assert ready.train.tokens.kind == np.uint8
+    rows = ids_of(ready.train)
+    assert ready.alphabet.decode(rows) == list(ready.train_texts)
+    assert sorted([*ready.train_texts, *ready.validation_texts]) == sorted(MANY)
+    for text, row in zip(ready.train_texts, rows, strict=True):
         assert row[len(text)] == END
         assert (row[len(text) + 1 :] == PAD).all()
 
 
 def test_the_split_leaks_no_text_and_is_the_same_each_time() -> None:
     texts = [str(number % 500) for number in range(2000)]
-    data = DataConfig(validation_fraction=0.1)
-    train, validation = hold_out(Lines(texts), data)
-    assert set(train.texts) & set(validation.texts) == set()
-    assert sorted(train.texts + validation.texts) == sorted(texts)
-    assert len(validation.texts) == pytest.approx(200, abs=50)
-    assert hold_out(Lines(texts), data) == (train, validation)
-    assert hold_out(Lines(texts), replace(data, split_seed=1)) != (train, validation)
+    held = held_of(texts, validation_fraction=0.1)
+    assert len(held) == pytest.approx(200, abs=50)
+    assert held_of(texts, validation_fraction=0.1) == held
+    assert held_of(texts, validation_fraction=0.1, split_seed=1) != held
 
 
 ACCESS_LOG = [
     f"job {i} finished in {i * 37 % 991} ms" if i % 10 == 0 else "GET / 200" for i in range(1, 401)
 ]
-
-
-def held_of(texts: list[str], **data: Any) -> list[str]:
-    train, validation = hold_out(Lines(texts), DataConfig(**data))
-    assert not set(train.texts) & set(validation.texts)
-    assert sorted(train.texts + validation.texts) == sorted(texts)
-    return validation.texts
 
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])
@@ -403,7 +414,7 @@ def test_rare_symbols_beyond_the_alphabet_are_unknown_and_reported(tmp_path: Pat
     ready = prepare(config(lines_file(tmp_path, [*MANY, "name ☃", "name ☄"]), data__max_symbols=15))
     assert len(ready.alphabet.symbols) == 15
     assert "☃" not in ready.alphabet.symbols
-    assert (np.concatenate([ready.train, ready.validation]) == UNKNOWN).sum() == 2
+    assert (np.concatenate([ids_of(ready.train), ready.validation]) == UNKNOWN).sum() == 2
     assert any(
         "2 characters of 2 kinds are outside the alphabet of 15" in note for note in ready.notes
     )
@@ -419,11 +430,12 @@ def test_a_stream_is_cut_into_windows_that_cover_the_held_out_end(tmp_path: Path
             data__validation_fraction=0.2,
         )
     )
-    assert ready.alphabet.decode(ready.train[None, :])[0] == text[: ready.train.size]
+    assert ready.alphabet.decode(ids_of(ready.train)[None])[0] == text[: len(ready.train)]
+    assert list(ready.train_texts) == []
     assert ready.validation.shape == (len(text) // 5 // 32, 32)
     assert (
         "".join(ready.alphabet.decode(ready.validation))
-        == text[ready.train.size :][: ready.validation.size]
+        == text[len(ready.train) :][: ready.validation.size]
     )
 
 
@@ -501,10 +513,11 @@ def test_the_stated_entropy_of_the_sines_is_that_of_a_fine_grid() -> None:
 
 def test_sines_fill_their_rows_and_are_held_out_afresh() -> None:
     ready = prepare(config("sines"))
-    assert ready.train.shape == (250_000, 16)
+    rows = ids_of(ready.train)
+    assert rows.shape == (250_000, 16)
     assert ready.validation.shape == (10_000, 16)
-    assert not np.isin(ready.train, [PAD, END, UNKNOWN]).any()
-    common = set(ready.train_texts) & set(ready.validation_texts)
+    assert not np.isin(rows, [PAD, END, UNKNOWN]).any()
+    common = set(ready.alphabet.decode(rows)) & set(ready.validation_texts)
     assert (
         sum(text in common for text in ready.validation_texts) > 5_000
     )  # the same distribution, not another one
@@ -514,7 +527,7 @@ def test_fixed_lines_have_one_length_and_no_end_mark(tmp_path: Path) -> None:
     same = [f"{number:04}" for number in range(100)]
     ready = prepare(config(lines_file(tmp_path, same), data__mode="fixed"))
     assert ready.config.model.length == 4
-    assert not np.isin(ready.train, [PAD, END]).any()
+    assert not np.isin(ids_of(ready.train), [PAD, END]).any()
     with pytest.raises(DataError, match="lines do not have exactly"):
         prepare(config(lines_file(tmp_path, [*same, "00001"]), data__mode="fixed"))
 

@@ -19,6 +19,8 @@ from kvae.serving.errors import DataError
 from kvae.training.data.downloads import COLLECTIONS, Collection, get
 from kvae.training.data.prepare import prepare
 
+from .conftest import ids_of
+
 TEXTS = {
     f"ptb.{part}.txt": "".join(f" the {part} sentence {n} \n" for n in range(90))
     for part in ("train", "valid", "test")
@@ -70,11 +72,12 @@ def test_a_download_is_checked_and_then_read_as_a_corpus(address: str, data_fold
     ready = prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-word"}))
     assert (ready.config.model.tokenizer, ready.config.model.length) == ("word", 84)
     assert (len(ready.train), len(ready.validation)) == (90, 90)
-    assert ready.alphabet.decode(ready.train[:1]) == ["the train sentence 0"]
+    assert ready.alphabet.decode(ids_of(ready.train)[:1]) == ["the train sentence 0"]
     assert "valid" in ready.validation_texts[0]
     ready = prepare(preset("hybrid-lstm").with_settings({"data.source": "ptb-char"}))
     assert (ready.config.data.mode, ready.config.model.length) == ("windows", 60)
-    assert "".join(ready.alphabet.decode(ready.train[None]))[:40] == TEXTS["ptb.train.txt"][:40]
+    (text,) = ready.alphabet.decode(ids_of(ready.train)[None])
+    assert text[:40] == TEXTS["ptb.train.txt"][:40]
     held = "".join(
         symbol if symbol in ready.alphabet.symbols else "\ufffd"
         for symbol in TEXTS["ptb.valid.txt"]
@@ -124,7 +127,7 @@ def test_the_users_own_files_are_copied_unpacked(
     assert lacking["tweets"] == ["tweets.train.txt", "tweets.valid.txt"]
     (mine / "ptb.valid.txt.xz").unlink()
     assert main(["data", "get", "ptb", "--from", str(mine)]) == 4
-    assert "has no ptb.valid.txt, plain, .gz, .bz2 or .xz" in capsys.readouterr().err
+    assert "has no ptb.valid.txt, plain, .gz, .bz2, .xz or .zst" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

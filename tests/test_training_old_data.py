@@ -20,32 +20,15 @@ from kvae.presets import preset
 from kvae.runs import METRICS
 from kvae.training.data.pipeline import training_stream
 from kvae.training.data.prepare import Prepared, held_out, prepare
-from kvae.training.data.rows import Rows
 from kvae.training.experiment import run
 from kvae.training.identity import fingerprint
 
+from .conftest import ids_of
+
 OLD = json.loads(Path(__file__).with_name("old_data.json").read_text(encoding="utf-8"))
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "naïve",
-    "café",
-    "東京",
-    "über",
-    "straße",
-    "😀",
-    "1",
-    "22",
-    "333",
-]
+SENTENCE = "the quick brown fox jumps over a lazy dog naïve café 東京 über straße 😀 1 22 333"
+WORDS = SENTENCE.split()
 
 
 def lines(count: int, seed: int) -> list[str]:
@@ -145,13 +128,6 @@ def digest(*values: Any) -> str:
     return hashed.hexdigest()[:16]
 
 
-def rows_of(prepared: Prepared) -> np.ndarray:
-    places = np.arange(len(prepared.train))
-    if isinstance(prepared.train, Rows):
-        return prepared.train.take(places)
-    return prepared.train.take(places[:, None])[:, 0]
-
-
 def batches_of(prepared: Prepared) -> Iterator[np.ndarray]:
     for batch in training_stream(prepared, 3).take(40):
         for part in batch.values() if isinstance(batch, dict) else [batch]:
@@ -166,7 +142,7 @@ def summary(config: Config) -> dict[str, Any]:
         bucketed = prepare(config.with_settings({"training.length_buckets": True}))
     parts = [
         digest(prepared.alphabet.to_dict()),
-        digest(rows_of(prepared)),
+        digest(ids_of(prepared.train)),
         digest(prepared.validation),
         digest(list(prepared.validation_texts)),
         list(prepared.config.model.attributes),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kvae.runs import CONFIG, METRICS, REPORT, VOCABULARY, load_run, write_json
-from kvae.training.data import large
+from kvae.training.data import stores
 from kvae.training.data.prepare import held_out, prepare
 from kvae.training.experiment import finished_run, stored_config
 from kvae.training.identity import fingerprint
@@ -60,7 +60,7 @@ def test_an_old_configuration_has_its_old_split(
     old: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if case == "capped":
-        monkeypatch.setattr(large, "MOST_HELD_OUT", 7)
+        monkeypatch.setattr(stores, "MOST_HELD_OUT", 7)
     labels = {"data.labels": str(old.parent / "labels.txt")} if case == "labels" else {}
     open_again = {"model.length": 0, "model.vocabulary_size": 0}
     config = stored_config(old).with_settings({**open_again, **CASES[case], **labels})
@@ -88,19 +88,70 @@ def test_an_old_run_of_a_study_goes_on_to_its_old_losses_and_evaluation(old: Pat
     assert any("362 of 400 lines are held out, 90.50% where" in note for note in found.notes)
 
 
-def test_the_store_of_an_old_run_is_found_under_its_old_name(old: Path) -> None:
-    """The name then followed from files, shape, rules, fraction and seed, in that order."""
-    config = stored_config(old)
+def test_the_store_of_an_old_run_is_not_taken_for_one_of_the_layout_of_today(old: Path) -> None:
+    """Its name followed from files, shape, rules, fraction and seed, in that order."""
+    config = stored_config(old).with_settings({"data.storage": "disk"})
     source = Path(config.data.source)
     files = [(str(source), source.stat().st_size, source.stat().st_mtime_ns)]
     asked = [files, [28, "char"], ["lines", "refuse", 0, 1, True], [0.05, 0]]
-    assert large.store_name(config) == hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
-    now = config.with_settings({"data.split": "lines"})
-    assert large.store_name(now) != large.store_name(config)
-    for unsplit in ({"data.mode": "windows"}, {"data.validation": "held-out.txt"}):
-        assert large.store_name(now.with_settings(unsplit)) == large.store_name(
-            config.with_settings(unsplit)
+    old_name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+    old_store = stores.stores_folder() / old_name
+    old_store.mkdir(parents=True)
+    (old_store / stores.STORE_INFO).write_text("{}")
+    assert stores.store_name(config) != old_name
+    assert fingerprint(prepare(config)) == OLD["fingerprints"]["disk"]
+    assert (old_store / stores.STORE_INFO).read_text() == "{}"
+
+
+OTHER_TOKENS: dict[str, Any] = {
+    "model.length": 32,
+    "model.tokenizer": "word",
+    "data.mode": "windows",
+    "data.too_long": "cut",
+    "data.max_symbols": 9,
+    "data.min_count": 2,
+    "data.format": "csv",
+    "data.column": "text",
+    "data.label_column": "label",
+    "data.labelled_fraction": 0.5,
+    "data.validation_fraction": 0.1,
+    "data.split_seed": 5,
+    "data.split": "lines",
+}
+
+
+@pytest.mark.parametrize("key", [*OTHER_TOKENS, "data.source", "data.labels", "data.validation"])
+def test_a_store_has_another_name_for_each_setting_that_its_tokens_depend_on(
+    old: Path, key: str
+) -> None:
+    config = stored_config(old)
+    name = stores.store_name(config)
+    value = OTHER_TOKENS.get(key, str(old.parent / "labels.txt"))
+    assert stores.store_name(config.with_settings({key: value})) != name
+
+
+def test_a_store_keeps_its_name_where_its_tokens_stay_the_same(old: Path) -> None:
+    config = stored_config(old)
+    name = stores.store_name(config)
+    for unconcerned in (
+        {"training.seed": 9},
+        {"training.batch_size": 9},
+        {"model.latent_size": 9},
+        {"data.storage": "disk"},
+    ):
+        assert stores.store_name(config.with_settings(unconcerned)) == name
+    for texts in ("one", "other"):  # with a given length they decide nothing
+        (old.parent / f"{texts}.txt").write_text(texts)
+    one, other = (
+        stores.store_name(
+            config.with_settings({"data.validation": str(old.parent / f"{texts}.txt")})
         )
+        for texts in ("one", "other")
+    )
+    assert one == other
+    source = Path(config.data.source)
+    source.write_text(source.read_text() + "another line\n")
+    assert stores.store_name(config) != name
 
 
 def test_a_run_that_begins_with_an_old_one_says_that_its_held_out_texts_may_be_known(

@@ -23,7 +23,8 @@ from kvae.runs import Run, load_run, write_json
 from kvae.serving.errors import ConfigError, DataError, ModelError
 from kvae.training import experiment, fit
 from kvae.training.checkpoints import ABOUT, list_checkpoints, read_checkpoint
-from kvae.training.data import downloads, large
+from kvae.training.data import downloads, stores
+from kvae.training.data.columns import DiskColumns
 from kvae.training.data.downloads import COLLECTIONS, Collection, get
 from kvae.training.data.prepare import prepare
 from kvae.training.experiment import finished_run, resume, run, stored_config
@@ -444,19 +445,19 @@ def test_two_that_prepare_one_store_write_it_once(
 ) -> None:
     config = config.with_settings({"data.storage": "disk", "model.length": 0})
     write, writing, go, written = (
-        large.lines_store,
+        stores.write_corpus,
         threading.Event(),
         threading.Event(),
-        list[Path](),
+        list[DiskColumns](),
     )
 
-    def slowly(config: Config, folder: Path) -> Config:
-        written.append(folder)
+    def slowly(*arguments: Any) -> Any:
+        written.extend(each for each in arguments if isinstance(each, DiskColumns))
         writing.set()
         assert go.wait(300)
-        return write(config, folder)
+        return write(*arguments)
 
-    monkeypatch.setattr(large, "lines_store", slowly)
+    monkeypatch.setattr(stores, "write_corpus", slowly)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(prepare, config)
         assert writing.wait(300)
@@ -475,17 +476,18 @@ def test_a_store_whose_writer_failed_is_written_by_the_one_that_waits(
     data_folder: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config.with_settings({"data.storage": "disk"})
-    write, writing, go = large.lines_store, threading.Event(), threading.Event()
+    write, writing, go = stores.write_corpus, threading.Event(), threading.Event()
 
-    def failing_first(config: Config, folder: Path) -> Config:
+    def failing_first(*arguments: Any) -> Any:
         if writing.is_set():
-            return write(config, folder)
+            return write(*arguments)
         writing.set()
         assert go.wait(300)
-        (folder / "half").write_text("of it")
+        (columns,) = [each for each in arguments if isinstance(each, DiskColumns)]
+        (columns.folder / "half").write_text("of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(large, "lines_store", failing_first)
+    monkeypatch.setattr(stores, "write_corpus", failing_first)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(prepare, config)
         assert writing.wait(300)
@@ -517,14 +519,14 @@ def test_a_file_that_grows_while_it_is_read_leaves_no_store(
 ) -> None:
     data = tmp_path / "growing.txt"
     data.write_text(corpus_file.read_text())
-    write = large.lines_store
+    write = stores.write_corpus
 
-    def while_it_grows(config: Config, folder: Path) -> Config:
-        completed = write(config, folder)
+    def while_it_grows(*arguments: Any) -> Any:
+        settled = write(*arguments)
         data.write_text(corpus_file.read_text() + "NEWNEW\n")
-        return completed
+        return settled
 
-    monkeypatch.setattr(large, "lines_store", while_it_grows)
+    monkeypatch.setattr(stores, "write_corpus", while_it_grows)
     with pytest.raises(DataError, match=r"growing.txt: changed while it was read"):
         prepare(config.with_settings({"data.source": str(data), "data.storage": "disk"}))
     assert list((data_folder / "stores").iterdir()) == []

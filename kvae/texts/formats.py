@@ -14,7 +14,16 @@ from kvae.serving.errors import ConfigError
 from .compression import ENDINGS
 from .delimited import read_csv, read_tsv
 from .fasta import read_fasta
-from .files import ARROW, BINARY, PARQUET, STANDARD_INPUT, first_bytes, intact_files, kind_of
+from .files import (
+    ARROW,
+    BINARY,
+    PARQUET,
+    STANDARD_INPUT,
+    FileKind,
+    first_bytes,
+    intact_files,
+    kind_of,
+)
 from .json_lines import read_jsonl
 from .lines import read_lines, read_whole
 from .records import Columns, Reader, Records, joined
@@ -65,7 +74,7 @@ def records_of_files(
     """`records_of`, in the blocks of the readers. Of equal notes about several files the first is
     given, and at the end the number of the others."""
     noted: Counter[str] = Counter()
-    for file in intact_files(source, notes, corpora, (PARQUET, ARROW)):
+    for file in intact_files(source, notes, corpora, readable_kinds(columns)):
         name, found = format_of(file, columns), list[str]()
         check_columns(file, name, columns)
         for records in FORMATS[name].read(file, columns, found):
@@ -76,6 +85,12 @@ def records_of_files(
     notes += [
         f"{source}: {count - 1:,} more files: {note}" for note, count in noted.items() if count > 1
     ]
+
+
+def readable_kinds(columns: Columns) -> tuple[FileKind, ...]:
+    """Kinds of files that are read besides text. Where another format is named, they are left out
+    of a folder."""
+    return (PARQUET, ARROW) if columns.format in (AUTO, "parquet", "arrow") else ()
 
 
 def check_format(name: str) -> None:

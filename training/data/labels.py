@@ -124,16 +124,23 @@ def check_visible(config: Config, attribute: np.ndarray, labelled: int, notes: l
             f"training sees {visible:,} of the {labelled:,} labels "
             f"(data.labelled_fraction={share:g}){reason}"
         )
-    if hidden and not config.objective.semi_supervised:
-        raise ConfigError(
-            f"{hidden:,} of {len(attribute):,} training texts have no label: train on them too "
-            f"with --set objective.semi_supervised=true, or label them"
-        )
+    check_hidden(config, attribute)
     unseen = set(range(len(config.model.attributes))) - set(np.unique(attribute).tolist())
     if unseen:
         raise DataError(
             f"data.labelled_fraction={share:g}: training sees no text labelled "
             f"{config.model.attributes[min(unseen)]!r}; use a larger fraction"
+        )
+
+
+def check_hidden(config: Config, attribute: np.ndarray) -> None:
+    """Raise `ConfigError` if training sees texts without a label, -1 in `attribute` (N,), and its
+    objective cannot learn from them."""
+    hidden = int((attribute < 0).sum())
+    if hidden and not config.objective.semi_supervised:
+        raise ConfigError(
+            f"{hidden:,} of {len(attribute):,} training texts have no label: train on them too "
+            f"with --set objective.semi_supervised=true, or label them"
         )
 
 

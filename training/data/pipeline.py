@@ -149,13 +149,13 @@ def validation_batches(
 
 def order_of(prepared: Prepared) -> Order:
     """The order of the training split, from the data mode, batch size and seed."""
-    config = prepared.config
+    config, train = prepared.config, prepared.train
     batch_size, seed = config.training.batch_size, config.training.seed
-    if config.data.reading.is_stream:
-        return random_windows(len(prepared.train), config.model.length, batch_size, seed)
+    if isinstance(train, Stream):
+        return random_windows(len(train), config.model.length, batch_size, seed)
     if config.training.length_buckets:
-        return bucketed_rows(lengths_of(prepared.train), batch_size, seed)
-    return shuffled_rows(len(prepared.train), batch_size, seed)
+        return bucketed_rows(lengths_of(train), batch_size, seed)
+    return shuffled_rows(len(train), batch_size, seed)
 
 
 def shuffled_rows(rows: int, batch_size: int, seed: int) -> Order:

@@ -15,13 +15,14 @@ from kvae.token_settings import check_tokens
 
 from .columns import MemoryColumns
 from .corpora import Corpus, corpus_in_memory, training_records, with_resolved_data
-from .held_out import note_low_variety, texts_and_rows, texts_of
+from .held_out import note_blank, note_low_variety, texts_and_rows, texts_of
 from .labels import check_labels, held_out_attributes
 from .rows import Rows, Stream, Texts
 from .sources import remembered, source_of, stream_pieces, training_source, validation_source
+from .splits import note_share
 from .stores import is_on_disk, stored_corpus
 from .streams import parts, training_end
-from .survey import Say, survey
+from .survey import HELD_OUT, Say, survey
 from .tokenizers import note_unknown
 
 
@@ -141,6 +142,8 @@ def held_out_records(config: Config) -> tuple[Records, str, list[str]]:
     if config.data.reading.is_stream:
         return Records([stream_part(config, is_training=False)]), source.name, source.notes
     found = survey(config, source, Alphabet(()), MemoryColumns(), True, None, quiet)
+    note_blank(source, found.blank, found.texts(), source.notes)
+    note_share(config, found.texts(HELD_OUT), found.texts(), source.notes)
     return found.held_out_records(config.model.attributes), source.name, source.notes
 
 

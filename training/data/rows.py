@@ -68,13 +68,6 @@ class Stream:
     def __init__(self, tokens: Column) -> None:
         self.tokens = tokens
 
-    @classmethod
-    def of(cls, ids: np.ndarray) -> Stream:
-        """A stream in memory, from an array (tokens,)."""
-        tokens = MemoryColumn(ids.dtype)
-        tokens.append(ids)
-        return cls(tokens)
-
     def __len__(self) -> int:
         return len(self.tokens)
 

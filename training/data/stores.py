@@ -16,16 +16,18 @@ from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import DataError
 from kvae.texts.files import DamagedFile, files_of, raw_pieces
-from kvae.texts.records import Records
+from kvae.texts.formats import readable_kinds
+from kvae.texts.records import Columns, Records
 from kvae.writing import atomic_write, lock_path, sole_writer, write_text
 
 from .columns import DiskColumns
 from .corpora import Corpus, corpus_in, is_path, write_corpus
 from .downloads import data_folder
+from .labels import check_hidden, with_attributes
 from .lengths import multiple_of_strides
 from .named_corpora import CORPORA
-from .settle import Settled
-from .sources import Source
+from .settle import Settled, with_vocabulary_size
+from .sources import Source, columns_of
 from .survey import Say
 
 MEMORY_LIMIT = 2**28
@@ -50,7 +52,8 @@ def is_on_disk(config: Config) -> bool:
     files."""
     if config.data.storage != "auto":
         return config.data.storage == "disk"
-    return is_path(config.data.source) and exceeds_memory(files_of(config.data.source, [], CORPORA))
+    source, readable = config.data.source, readable_kinds(columns_of(config))
+    return is_path(source) and exceeds_memory(files_of(source, [], CORPORA, readable))
 
 
 def exceeds_memory(files: list[str]) -> bool:
@@ -139,14 +142,16 @@ def write_store(
 
 def store_name(config: Config) -> str:
     """A hash of the files and of every setting that the stored tokens depend on."""
-    model, data = config.model, config.data
-    validation = [] if model.length or data.validation is None else about_files(data.validation)
+    model, data, columns = config.model, config.data, columns_of(config)
+    validation = (
+        [] if model.length or data.validation is None else about_files(data.validation, columns)
+    )
     parts = [
         LAYOUT,
-        about_files(data.source),
+        about_files(data.source, columns),
         validation,
-        about_files(data.labels) if data.labels else [],
-        about_files(data.vocabulary) if data.vocabulary else [],
+        about_files(data.labels, Columns(format="lines")) if data.labels else [],
+        about_files(data.vocabulary, Columns(format="lines")) if data.vocabulary else [],
         [model.length or -multiple_of_strides(config, 1), model.tokenizer],
         [model.token_pattern],
         [data.mode, data.too_long, data.max_symbols, data.min_count, data.validation is None],
@@ -156,19 +161,27 @@ def store_name(config: Config) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def about_files(source: str) -> list[tuple[str, int, int]] | str:
+def about_files(source: str, columns: Columns) -> list[tuple[str, int, int]] | str:
     """Path, size and time of change of the files of a source; the name of a corpus."""
     if not is_path(source):
         return source
     return [
-        (file, os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files_of(source, [])
+        (file, os.path.getsize(file), os.stat(file).st_mtime_ns)
+        for file in files_of(source, [], readable=readable_kinds(columns))
     ]
 
 
 def open_store(config: Config, folder: Path) -> Corpus:
-    """The corpus in a complete store."""
+    """The corpus in a complete store. Raises `ConfigError` for settings of the model that do not
+    fit it, as writing the store would."""
     info = json.loads((folder / STORE_INFO).read_text(encoding="utf-8"))
     alphabet = Alphabet.from_dict(info["vocabulary"])
+    config = with_vocabulary_size(config, alphabet)
+    if not info["settings"]["model.attributes"]:
+        config = with_attributes(config, None, [])
     settled = Settled(config.with_settings(info["settings"]), alphabet)
     held_out = Records(info["held_out"], info["held_out_labels"])
-    return corpus_in(settled, DiskColumns(folder), held_out, info["notes"])
+    corpus = corpus_in(settled, DiskColumns(folder), held_out, info["notes"])
+    if corpus.attribute is not None:
+        check_hidden(config, corpus.attribute)
+    return corpus

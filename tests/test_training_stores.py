@@ -15,12 +15,15 @@ import pytest
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError, DataError
-from kvae.texts import files
-from kvae.training.data import large, rules, store, text_blocks
+from kvae.texts import files, lines, records
+from kvae.training.data import blocks, columns, sources, splits, stores, survey
+from kvae.training.data.columns import MemoryColumn
 from kvae.training.data.named_corpora import unicode_names
 from kvae.training.data.pipeline import training_stream
-from kvae.training.data.prepare import held_out, prepare
-from kvae.training.data.store import Column, ColumnWriter
+from kvae.training.data.prepare import Prepared, held_out, prepare
+from kvae.training.data.splits import Split
+
+from .conftest import ids_of
 
 NAMES = unicode_names()
 
@@ -30,15 +33,20 @@ def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is done in pieces is done in many."""
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(files, "PIECE", 1000)
-    monkeypatch.setattr(store, "SHARD", 512)
+    monkeypatch.setattr(records, "BLOCK", 1000)
+    monkeypatch.setattr(sources, "BLOCK", 100)
+    monkeypatch.setattr(columns, "SHARD", 512)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three files of names.
+    """Three files of names, and files beside them: a label for each line, and lines of one length.
 
     The second has marks of two bytes and two blank lines. The third is one line without its end.
     """
+    labels = ["" if number % 7 == 0 else "abc"[number * number % 3] for number in range(603)]
+    (tmp_path / "labels").write_text("\n".join(labels) + "\n")
+    (tmp_path / "digits").write_text("".join(f"{n**3 % 10**8:08}\n" for n in range(120)))
     path = tmp_path / "texts"
     path.mkdir()
     (path / "a.txt").write_text("\n".join(NAMES[400:700]) + "\n")
@@ -51,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def config(source: Path, **settings: Any) -> Config:
-    changed = {key.replace("__", "."): value for key, value in settings.items()}
+    changed = {key.replace("__", ".", 1): value for key, value in settings.items()}
     return preset("hybrid-lstm").with_settings(
         {"data.source": str(source), "training.batch_size": 16, **changed}
     )
@@ -78,40 +86,68 @@ CASES: dict[str, dict[str, Any]] = {
     "windows": {"data__mode": "windows", "data__max_symbols": 20},
     "windows of bytes": {"data__mode": "windows", "model__tokenizer": "byte", "model__length": 32},
     "windows of words": {"data__mode": "windows", "model__tokenizer": "word", "model__length": 8},
+    "wordpieces": {
+        "model__tokenizer": "wordpiece",
+        "data__max_symbols": 100,
+        "model__length": 12,
+        "data__too_long": "cut",
+    },
+    "labels": {"data__labels": "labels", "objective__semi_supervised": True},
+    "half the labels": {
+        "data__labels": "labels",
+        "data__labelled_fraction": 0.5,
+        "objective__semi_supervised": True,
+    },
+    "fixed": {"data__source": "digits", "data__mode": "fixed"},
+    "a named corpus": {"data__source": "sines", "data__labels": "corpus"},
+    "held-out texts of a named corpus": {"data__validation": "sines"},
 }
 
 
+def in_folder(folder: Path, case: str, storage: str) -> Prepared:
+    """A case, with the files that it names."""
+    settings = {
+        key: str(folder.parent / value) if value in ("labels", "digits") else value
+        for key, value in CASES[case].items()
+    }
+    return prepare(config(folder, **settings, data__storage=storage))
+
+
+def parts_of(batch: Any) -> list[Any]:
+    return list(batch.values()) if isinstance(batch, dict) else [batch]
+
+
+@pytest.mark.usefixtures("few_sines")
 @pytest.mark.parametrize("case", CASES)
 def test_disk_and_memory_hold_the_same_corpus_in_the_same_order(folder: Path, case: str) -> None:
-    memory = prepare(config(folder, **CASES[case], data__storage="memory"))
-    disk = prepare(config(folder, **CASES[case], data__storage="disk"))
+    memory, disk = (in_folder(folder, case, storage) for storage in ("memory", "disk"))
+    assert isinstance(memory.train.tokens, MemoryColumn)
+    assert not isinstance(disk.train.tokens, MemoryColumn)
     assert disk.alphabet == memory.alphabet
     assert disk.config.model == memory.config.model
-    assert len(disk.train) == len(memory.train)
+    np.testing.assert_array_equal(ids_of(disk.train), ids_of(memory.train))
+    assert list(disk.train_texts) == list(memory.train_texts)
     assert list(disk.validation_texts) == list(memory.validation_texts)
     np.testing.assert_array_equal(disk.validation, memory.validation)
+    for name in ("train_attribute", "validation_attribute"):
+        np.testing.assert_array_equal(getattr(disk, name), getattr(memory, name))
+    assert (disk.train_attribute is None) == (not disk.config.model.attributes)
     for ours, theirs in islice(
         zip(training_stream(disk, 3), training_stream(memory, 3), strict=True), 70
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        for our_part, their_part in zip(parts_of(ours), parts_of(theirs), strict=True):
+            np.testing.assert_array_equal(our_part, their_part)
     again = held_out(disk.config, disk.alphabet)
     np.testing.assert_array_equal(again.rows, memory.validation)
-    if case == "lines":
-        assert list(disk.train_texts) == [
-            memory.alphabet.decode(row[None])[0] for row in memory.train
-        ]
-    if "windows" not in case:
-        wanted = [note for note in memory.notes if "outside the alphabet" not in note]
-        assert sorted(note for note in disk.notes if "outside the alphabet" not in note) == sorted(
-            wanted
-        )
+    np.testing.assert_array_equal(again.attribute, memory.validation_attribute)
+    assert disk.notes == memory.notes
 
 
 def test_a_store_is_made_once_and_found_by_the_finished_configuration(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(config(folder, data__storage="disk"))
-    monkeypatch.setattr(large, "lines_store", None)
+    monkeypatch.setattr(stores, "write_corpus", None)
     np.testing.assert_array_equal(
         prepare(config(folder, data__storage="disk")).validation, first.validation
     )
@@ -142,35 +178,35 @@ def test_disk_and_memory_split_repeated_lines_alike(tmp_path: Path, split: str) 
         assert list(disk.validation_texts) == list(memory.validation_texts)
         assert list(disk.train_texts) == list(memory.train_texts)
         assert disk.alphabet == memory.alphabet
-        assert sorted(disk.notes) == sorted(
-            note for note in memory.notes if "outside the alphabet" not in note
-        )
+        assert disk.notes == memory.notes
 
 
 def test_lines_are_counted_again_only_where_the_split_is_not_that_of_different_texts(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes: list[large.Split | None] = []
-    survey = large.survey
+    passes: list[Split | None] = []
+    look = survey.look
 
-    def counted(config: Config, files: list[str], split: large.Split | None, folder: Path) -> Any:
-        passes.append(split)
-        return survey(config, files, split, folder)
+    def counted(*arguments: Any) -> survey.Survey:
+        passes.extend(each for each in arguments if isinstance(each, Split))
+        return look(*arguments)
 
-    monkeypatch.setattr(large, "survey", counted)
-    prepare(config(folder, data__storage="disk"))
-    assert passes == [large.Split(0.05, 0.05)]
+    monkeypatch.setattr(survey, "look", counted)
     (tmp_path / "log.txt").write_text("\n".join(repeated()))
-    prepare(config(tmp_path / "log.txt", data__storage="disk"))
-    assert len(passes) == 3
+    for storage in ("memory", "disk"):
+        passes.clear()
+        prepare(config(folder, data__storage=storage))
+        assert passes == [Split(0.05, 0.05)]
+        prepare(config(tmp_path / "log.txt", data__storage=storage))
+        assert len(passes) == 3
 
 
 def test_of_many_held_out_lines_those_kept_have_their_shares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the held-out lines are copies of the text that is first by its hash."""
-    monkeypatch.setattr(large, "MOST_HELD_OUT", 400)
-    names = sorted(NAMES[:1000], key=lambda name: large.text_hash(name, 0))
+    monkeypatch.setattr(stores, "MOST_HELD_OUT", 400)
+    names = sorted(NAMES[:1000], key=lambda name: splits.text_hash(name, 0))
     path = tmp_path / "log.txt"
     path.write_text("\n".join(names[:1] * 1000 + names[1:] + names[900:] * 200))
     settings = {"data__storage": "disk", "data__validation_fraction": 0.09}
@@ -187,7 +223,7 @@ def test_held_out_texts_are_capped_and_that_is_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepare(config(folder, data__storage="disk", data__validation_fraction=0.3))
-    monkeypatch.setattr(large, "MOST_HELD_OUT", 7)
+    monkeypatch.setattr(stores, "MOST_HELD_OUT", 7)
     capped = prepare(config(folder, data__storage="disk", data__validation_fraction=0.31))
     assert len(capped.validation) == 7
     assert set(capped.validation_texts) <= set(whole.validation_texts)
@@ -202,9 +238,9 @@ def test_held_out_texts_are_capped_and_that_is_said(
 def test_size_and_lines_decide_where_nothing_is_said(
     folder: Path, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(prepare(config(folder)).train, np.ndarray)
-    monkeypatch.setattr(large, limit, value)
-    assert not isinstance(prepare(config(folder)).train, np.ndarray)
+    assert isinstance(prepare(config(folder)).train.tokens, MemoryColumn)
+    monkeypatch.setattr(stores, limit, value)
+    assert not isinstance(prepare(config(folder)).train.tokens, MemoryColumn)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
@@ -221,45 +257,72 @@ def test_a_packed_file_counts_what_it_unpacks_to(
         ((len(text) - 1, 20_100), True),
         ((len(text), 19_900), True),
     ):
-        monkeypatch.setattr(large, "MEMORY_LIMIT", limits[0])
-        monkeypatch.setattr(large, "MEMORY_LINES", limits[1])
-        assert large.is_large(config(tmp_path / "a"), ()) == is_on_disk
+        monkeypatch.setattr(stores, "MEMORY_LIMIT", limits[0])
+        monkeypatch.setattr(stores, "MEMORY_LINES", limits[1])
+        assert stores.is_on_disk(config(tmp_path / "a")) == is_on_disk
 
 
 def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_blocks, "CODE_POINTS", 256)
-    monkeypatch.setattr(store, "SHARD", 2**20)
+    monkeypatch.setattr(blocks, "CODE_POINTS", 256)
+    monkeypatch.setattr(stores, "MOST_HELD_OUT", 100)
+    monkeypatch.setattr(columns, "SHARD", 2**20)
     monkeypatch.setattr(files, "PIECE", 10_000)
-    monkeypatch.setattr(rules, "CELLS", 2**10)  # whose counts take the same 32 MB for every file
+    monkeypatch.setattr(records, "BLOCK", 10_000)
+    monkeypatch.setattr(splits, "CELLS", 2**10)  # whose counts take the same 32 MB for every file
     (tmp_path / "a.gz").write_bytes(
         gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(100_000)).encode())
     )
     most = {}
-    for lines in (100_000, 99_000):
-        monkeypatch.setattr(large, "MEMORY_LINES", lines)
+    for limit in (100_000, 99_000):
+        monkeypatch.setattr(stores, "MEMORY_LINES", limit)
         tracemalloc.start()
         prepare(config(tmp_path / "a.gz"))
-        most[lines] = tracemalloc.get_traced_memory()[1]
+        most[limit] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert most[99_000] < most[100_000] / 2
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("settings", "message"),
     [
-        ({"data__source": "sines"}, "a named corpus"),
-        ({"data__mode": "fixed"}, "data.mode=fixed"),
-        ({"model__tokenizer": "wordpiece"}, "wordpieces"),
-        ({"data__labels": "labels.txt"}, "labels"),
+        ({"model.vocabulary_size": 5}, "model.vocabulary_size is 5"),
+        ({"model.attributes": ["a", "b"]}, "model.attributes follows from the labels"),
+        ({"data.labels": "labels", "objective.semi_supervised": False}, "have no label"),
     ],
 )
-def test_what_needs_memory_is_refused_on_disk(
-    folder: Path, settings: dict[str, Any], reason: str
+def test_a_store_that_is_there_hides_no_setting_that_does_not_fit(
+    folder: Path, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"data.storage is 'disk', but {reason}"):
-        prepare(config(folder, data__storage="disk", **settings))
+    good = config(folder, data__storage="disk")
+    if labels := settings.get("data.labels"):
+        settings = settings | {"data.labels": str(folder.parent / labels)}
+        good = good.with_settings({**settings, "objective.semi_supervised": True})
+    prepare(good)
+    for storage in ("memory", "disk"):
+        with pytest.raises(ConfigError, match=message):
+            prepare(good.with_settings({**settings, "data.storage": storage}))
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+@pytest.mark.parametrize("mode", ["lines", "windows"])
+def test_tables_of_a_folder_are_read_wherever_the_corpus_lies(
+    tmp_path: Path, storage: str, mode: str
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "tables").mkdir()
+    for part, names in (("a", NAMES[:100]), ("b", NAMES[100:200])):
+        table = pyarrow.table({"text": names})
+        parquet.write_table(table, tmp_path / "tables" / f"{part}.parquet")
+    settings = {"data__mode": mode, "data__storage": storage}
+    ready = prepare(config(tmp_path / "tables", **settings))
+    if mode == "lines":
+        assert sorted([*ready.train_texts, *ready.validation_texts]) == sorted(NAMES[:200])
+    else:
+        text = "\n".join(NAMES[:200])
+        assert ready.alphabet.decode(ids_of(ready.train)[None])[0] == text[: len(ready.train)]
 
 
 @pytest.mark.parametrize(
@@ -292,19 +355,7 @@ def test_bad_files_are_refused_as_in_memory_and_leave_nothing(
 def test_a_line_that_does_not_fit_into_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_blocks, "LONGEST_LINE", 5000)
+    monkeypatch.setattr(lines, "LONGEST_TEXT", 5000)
     (tmp_path / "a.txt").write_text("short\n" + "x" * 9000)
     with pytest.raises(DataError, match="a line has over 5,000 characters"):
         prepare(config(tmp_path / "a.txt", data__storage="disk"))
-
-
-def test_a_column_reads_across_its_shards(tmp_path: Path) -> None:
-    numbers = np.arange(1000, dtype=np.int64) ** 2
-    writer = ColumnWriter(tmp_path, "n", np.int64)
-    for part in np.split(numbers, [1, 7, 500, 999]):
-        writer.append(part)
-    column = Column(tmp_path, "n", np.int64)
-    assert len(list(tmp_path.iterdir())) == 16
-    assert len(column) == 1000
-    for start, count in ((0, 1000), (63, 2), (999, 1), (5, 0), (60, 300)):
-        np.testing.assert_array_equal(column.read(start, count), numbers[start : start + count])
