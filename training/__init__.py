@@ -1,6 +1,10 @@
-"""How a model learns."""
+"""Training: from texts to a trained model.
 
-from typing import TYPE_CHECKING
+Names are imported on first use, so that `import kvae.training` loads neither Keras nor TensorFlow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # mypy holds the steps of both backends to their protocol
     from kvae.steps import Steps
@@ -8,3 +12,24 @@ if TYPE_CHECKING:  # mypy holds the steps of both backends to their protocol
     from . import jax_step, tensorflow_step
 
     STEPS: tuple[Steps, Steps] = (tensorflow_step, jax_step)
+
+_MODULES = {
+    "prepare": "kvae.training.data.prepare",
+    "training_batches": "kvae.training.data.pipeline",
+    "validation_batches": "kvae.training.data.pipeline",
+    "fit_run": "kvae.training.from_python",
+    "evaluate_run": "kvae.training.from_python",
+}
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kvae.training' has no attribute {name!r}")
+    import_module("kvae.backends").check_backend()
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -69,9 +69,15 @@ class AnotherCorpus(ModelError):
     """The run in the folder was trained on other texts."""
 
 
-def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> tuple[Run, Prepared]:
+def run(
+    config: Config,
+    out: str | Path,
+    say: Say,
+    overwrite: bool = False,
+    prepared: Prepared | None = None,
+) -> tuple[Run, Prepared]:
     """Train a new run of `config` in the folder `out`; returns the run and its data. `say` is
-    called with each status message.
+    called with each status message. `prepared` is the data of `config`, if it was prepared before.
 
     The folder is created and locked before the data is read. It is removed again if no run results.
     With `overwrite`, an earlier run is removed when the data and the model are ready; other files
@@ -79,13 +85,17 @@ def run(config: Config, out: str | Path, say: Say, overwrite: bool = False) -> t
     model is saved. Raises `ConfigError` if `out` is not free or another process writes it, and
     whatever `prepare` and `TextVAE` raise.
     """
-    with run_keeping_lock(config, out, say, overwrite) as result:
+    with run_keeping_lock(config, out, say, overwrite, prepared) as result:
         return result
 
 
 @contextlib.contextmanager
 def run_keeping_lock(
-    config: Config, out: str | Path, say: Say, overwrite: bool = False
+    config: Config,
+    out: str | Path,
+    say: Say,
+    overwrite: bool = False,
+    prepared: Prepared | None = None,
 ) -> Iterator[tuple[Run, Prepared]]:
     """`run` as a context: the folder stays locked until the block ends."""
     with (
@@ -97,7 +107,7 @@ def run_keeping_lock(
         replaced = files_to_replace(own, overwrite)
         if replaced:
             note_missing_locks(own, has_locks, say)
-        prepared = read_corpus(config, say)
+        prepared = prepared or read_corpus(config, say)
         model = build_model(prepared, say)
         if config.training.start_from is not None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
@@ -115,7 +125,9 @@ def run_keeping_lock(
         yield result
 
 
-def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
+def resume(
+    config: Config, out: str | Path, say: Say, prepared: Prepared | None = None
+) -> tuple[Run, Prepared]:
     """Continue the run in `out` from its last checkpoint. On a CPU the losses are those of an
     uninterrupted run.
 
@@ -131,7 +143,7 @@ def resume(config: Config, out: str | Path, say: Say) -> tuple[Run, Prepared]:
         claimed_folder(own) as has_locks,
     ):
         note_missing_locks(own, has_locks, say)
-        prepared = read_corpus(config, say)
+        prepared = prepared or read_corpus(config, say)
         check_unchanged(stored_config(out), prepared.config, say)
         checkpoint = checkpoint_to_resume(out, say)
         identity = (

@@ -56,25 +56,28 @@ def file_argument(parser: argparse.ArgumentParser) -> None:
         help="one text a line, or a table (CSV, TSV, JSON lines, Parquet, Arrow) or FASTA, "
         f"{READABLE_FORMATS}; a folder or a pattern; - is standard input (default)",
     )
-    parser.add_argument(
-        "--format",
-        choices=(AUTO, *FORMATS),
-        default=AUTO,
-        help="what FILE is (default: its name and first bytes tell; standard input is lines)",
-    )
-    parser.add_argument(
-        "--column",
-        default="",
-        metavar="NAME|NUMBER",
-        help="the column of the texts: a name, a dotted key of JSON, or a number from 1 (default: "
-        "the only column of texts)",
-    )
+    table_arguments(parser)
     parser.add_argument(
         "--id-column",
         default="",
         metavar="NAME|NUMBER",
         help="a column that is copied to the output of --json and --csv (default: none; the "
         "headers of FASTA)",
+    )
+
+
+def table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--format` and `--column`: what a file is, and where its texts are."""
+    parser.add_argument(
+        "--format",
+        choices=(AUTO, *FORMATS),
+        help="what the file is (default: its name and first bytes tell; standard input is lines)",
+    )
+    parser.add_argument(
+        "--column",
+        metavar="NAME|NUMBER",
+        help="the column of the texts: a name, a dotted key of JSON, or a number from 1 (default: "
+        "the only column of texts)",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvae.serving.errors import DataError
-from kvae.texts.formats import format_of, records_of
+from kvae.texts.formats import AUTO, format_of, records_of
 from kvae.texts.records import Columns, Records
 
 from .arguments import Commands, Run, add_command, bundle_arguments
@@ -62,7 +62,7 @@ def input_records(options: argparse.Namespace) -> Records:
     There are identifiers if `--id-column` names a column or the format has them. Raises `DataError`
     if FILE has no text.
     """
-    columns = Columns(text=options.column, id=options.id_column, format=options.format)
+    columns = Columns(options.column or "", id=options.id_column, format=options.format or AUTO)
     notes: list[str] = []
     texts: list[str] = []
     ids: list[str] = []

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from kvae.serving.errors import ConfigError
+from kvae.texts.formats import AUTO
 
-from .arguments import Commands, add_command
+from .arguments import Commands, add_command, table_arguments
 from .heavy_imports import heavy_imports
 from .output import say, show
 from .reports import evaluation_table, text_tables
 from .run_folders import open_run, training_texts
+
+if TYPE_CHECKING:
+    from kvae.configuration import Config
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +24,12 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument("--data", metavar="FILE", help="other texts than the held-out split")
-    parser.add_argument("--labels", metavar="FILE", help="their labels, one a line")
+    table_arguments(parser)
+    labels = parser.add_mutually_exclusive_group()
+    labels.add_argument("--labels", metavar="FILE", help="their labels, one a line")
+    labels.add_argument(
+        "--label-column", metavar="NAME|NUMBER", help="the column of the table with their labels"
+    )
     parser.add_argument(
         "--importance-samples",
         type=int,
@@ -62,10 +72,14 @@ def run(options: argparse.Namespace) -> None:
     config = trained.config
     if options.too_long is not None:
         config = config.with_settings({"data.too_long": options.too_long})
-    if options.labels and (options.data is None or not config.model.attributes):
-        raise ConfigError(
-            "--labels: needs --data, whose texts it labels, and a model that was trained with "
-            "labels"
+    check_options(options, config)
+    if options.data is not None:
+        config = config.with_settings(
+            {
+                "data.format": options.format or AUTO,
+                "data.column": options.column or config.data.column,
+                "data.label_column": options.label_column or "",
+            }
         )
     data = held_out(config, trained.alphabet, options.data, options.labels)
     for note in data.notes:
@@ -96,3 +110,17 @@ def run(options: argparse.Namespace) -> None:
         say,
     )
     show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
+
+
+def check_options(options: argparse.Namespace, config: Config) -> None:
+    """Raise `ConfigError` for options that would have no effect."""
+    labels = "--labels" if options.labels else "--label-column"
+    if (options.labels or options.label_column) and (
+        options.data is None or not config.model.attributes
+    ):
+        raise ConfigError(
+            f"{labels}: needs --data, whose texts it labels, and a model that was trained with "
+            "labels"
+        )
+    if options.data is None and (options.format or options.column):
+        raise ConfigError("--format and --column: need --data, the file that they are about")

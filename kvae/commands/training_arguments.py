@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .arguments import Commands, Run, add_command
+from .arguments import Commands, Run, add_command, table_arguments
 
 if TYPE_CHECKING:
     from kvae.configuration import Config
@@ -45,9 +45,10 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="NAME|FILE",
-        help="see `kvae data list`; UTF-8 files, plain, .gz, .bz2 or .xz, a folder or a pattern "
+        help="see `kvae data list`; a file of texts or a table, also packed, a folder or a pattern "
         "(default: unicode-names)",
     )
+    table_arguments(parser)
     parser.add_argument(
         "--tokenizer",
         choices=("char", "byte", "word", "wordpiece", "pattern", "bpe"),
@@ -69,6 +70,11 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         help="condition on labels, one in each line of FILE; `corpus`: the corpus' own labels",
     )
     parser.add_argument("--validation-labels", metavar="FILE", help="the labels of --validation")
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME|NUMBER",
+        help="condition on the labels in this column of the table",
+    )
 
 
 def with_arguments(config: Config, options: argparse.Namespace) -> Config:
@@ -77,6 +83,9 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
 
     flags = {
         "data.source": options.data,
+        "data.format": options.format,
+        "data.column": options.column,
+        "data.label_column": options.label_column,
         "model.tokenizer": options.tokenizer,
         "data.vocabulary": options.vocabulary,
         "data.validation": options.validation,
@@ -91,6 +100,8 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     settings = {key: value for key, value in flags.items() if value is not None}
     if options.epochs is not None:
         settings["training.steps"] = None  # a stored run may have been given in steps
-    if options.labels:  # a preset may hide some labels; all labels of the user are used
+    if (
+        options.labels or options.label_column
+    ):  # a preset may hide some labels; all labels of the user are used
         settings["data.labelled_fraction"] = 1.0
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})

@@ -148,7 +148,11 @@ class DiskColumn:
             content = b"".join([pread(shard, length, first) for first, length in bounds])
         else:
             content = b"".join(
-                [pread(shards[first // SHARD], length, first % SHARD) for first, length in bounds]
+                [
+                    pread(shards[first // SHARD], length, first % SHARD)
+                    for first, length in bounds
+                    if length  # an empty part may lie behind the last shard
+                ]
             )
         if len(content) < size * counts.sum():  # a part lies in two shards
             content = b"".join([self.bytes_at(first, length // size) for first, length in bounds])

@@ -24,7 +24,7 @@ from .lengths import multiple_of_strides
 from .named_corpora import CORPORA
 from .rows import Rows, Stream, attribute_in, rows_in, write_rows
 from .settle import Settled, settle
-from .sources import CORPUS_LABELS, Source, remembered, stream_pieces
+from .sources import CORPUS_LABELS, GIVEN, Source, remembered, stream_pieces
 from .streams import note_capped, write_stream
 from .survey import HELD_OUT, TRAINING, Say, numbered, survey
 from .tokenizers import counting_alphabet
@@ -157,8 +157,8 @@ def with_resolved_data(config: Config) -> Config:
 
 
 def is_path(name: str | None) -> bool:
-    """Whether a source is a path, and not the name of a corpus or None."""
-    return name is not None and name not in CORPORA and name != CORPUS_LABELS
+    """Whether a source is a path, and not the name of a corpus, given texts or None."""
+    return name is not None and name not in CORPORA and name not in (CORPUS_LABELS, GIVEN)
 
 
 def holds_lines_out(config: Config) -> bool:

@@ -98,8 +98,8 @@ def training_batches(prepared: Prepared) -> tf.data.Dataset:
             lambda step: index * order.steps + step
         )
     )
-    steps = steps.apply(tf.data.experimental.assert_cardinality(order.steps))
-    return training_dataset(prepared, steps.map(order.places))
+    batches = training_dataset(prepared, steps.map(order.places))
+    return batches.apply(tf.data.experimental.assert_cardinality(order.steps))
 
 
 def training_stream(prepared: Prepared, first_step: int = 0) -> tf.data.Dataset:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.errors import DataError
+from kvae.serving.errors import ConfigError, DataError
 from kvae.texts.records import Records
 from kvae.token_settings import check_tokens
 
 from .columns import MemoryColumns
 from .corpora import Corpus, corpus_in_memory, training_records, with_resolved_data
+from .given import given_source
 from .held_out import note_blank, note_low_variety, texts_and_rows, texts_of
 from .labels import check_labels, held_out_attributes
 from .rows import Rows, Stream, Texts
-from .sources import remembered, source_of, stream_pieces, training_source, validation_source
+from .sources import (
+    GIVEN,
+    Source,
+    remembered,
+    source_of,
+    stream_pieces,
+    training_source,
+    validation_source,
+)
 from .splits import note_share
 from .stores import is_on_disk, stored_corpus
 from .streams import parts, training_end
@@ -64,25 +74,34 @@ def quiet(message: str) -> None:
     """Say nothing."""
 
 
-def prepare(config: Config, say: Say = quiet) -> Prepared:
-    """Read, split and encode the corpus of `config.data`. Chooses length, alphabet and attributes
-    if they are not set. `say` is called with the progress of long work.
+def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = None) -> Prepared:
+    """Read, split and encode the corpus of `config.data`, or the given `texts`. Chooses length,
+    alphabet and attributes if they are not set.
 
-    Raises `ConfigError` or `DataError`.
+    `texts` are a list, an iterator, an array, a series, a table or a dataset, and `labels` one for
+    each text, as `given.given_source` says. `say` is called with the progress of long work. Raises
+    `ConfigError` or `DataError`.
     """
+    source = None
+    if texts is not None:
+        data, given = config.data, None if labels is None else GIVEN
+        if data.storage == "disk":
+            raise ConfigError("given texts are kept in memory; for data.storage=disk name a file")
+        source = given_source(texts, labels, data.column, data.label_column)
+        config = config.with_settings({"data.source": GIVEN, "data.labels": given})
     config = with_resolved_data(config)
-    corpus, validation, name = read_corpus(config, say)
+    corpus, validation, name = read_corpus(config, say, source)
     notes, alphabet = list(corpus.notes), corpus.alphabet
     if validation is not None:
         note_unknown(alphabet, alphabet.unknown(validation.texts), notes, name)
     held = of_records(corpus.config, alphabet, validation or corpus.held_out, name, notes)
-    texts = Texts(corpus.train, alphabet) if isinstance(corpus.train, Rows) else ()
+    train_texts = Texts(corpus.train, alphabet) if isinstance(corpus.train, Rows) else ()
     return Prepared(
         corpus.config,
         alphabet,
         corpus.train,
         held.rows,
-        texts,
+        train_texts,
         held.texts,
         held.notes,
         corpus.attribute,
@@ -90,12 +109,14 @@ def prepare(config: Config, say: Say = quiet) -> Prepared:
     )
 
 
-def read_corpus(config: Config, say: Say) -> tuple[Corpus, Records | None, str]:
-    """The corpus of a configuration, its held-out texts if they come from elsewhere, and the name
-    of their source."""
+def read_corpus(
+    config: Config, say: Say, given: Source | None
+) -> tuple[Corpus, Records | None, str]:
+    """The corpus of a configuration or of given texts, its held-out texts if they come from
+    elsewhere, and the name of their source."""
     check_labels(config.data)
     check_tokens(config)
-    source, other = training_source(config), validation_source(config)
+    source, other = given or training_source(config), validation_source(config)
     validation = texts_of(config, other) if other else None
     read = stored_corpus if is_on_disk(config) else corpus_in_memory
     corpus = read(config, source, validation, say)
@@ -117,11 +138,18 @@ def of_records(
 
 
 def held_out(
-    config: Config, alphabet: Alphabet, file: str | None = None, labels: str | None = None
+    config: Config,
+    alphabet: Alphabet,
+    file: str | None = None,
+    labels: Any = None,
+    texts: Any = None,
 ) -> HeldOut:
-    """The held-out split of a run's corpus, or all texts of `file` with the labels in the file
-    `labels`."""
-    if file is None:
+    """The held-out split of a run's corpus, all texts of `file` with the labels in the file
+    `labels`, or given `texts` with given `labels`."""
+    if texts is not None:
+        source = given_source(texts, labels, config.data.column, config.data.label_column)
+        records, name, notes = texts_of(config, source), source.name, source.notes
+    elif file is None:
         records, name, notes = held_out_records(config)
     else:
         source = source_of(config, file, labels, config.data.label_column)

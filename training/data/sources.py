@@ -20,6 +20,9 @@ BLOCK = 2**16
 CORPUS_LABELS = "corpus"
 """Value of `data.labels` for a named corpus that labels its own texts."""
 
+GIVEN = "texts given from Python"
+"""`data.source` of a run on given texts, and `data.labels` if labels are given with them."""
+
 Blocks = Callable[[list[str]], Iterable[Records]]
 """A function that reads a source from its beginning and adds notes to a list."""
 
@@ -48,6 +51,11 @@ class Source:
 def training_source(config: Config) -> Source:
     """The source that a run learns from, with its labels if it has any."""
     data = config.data
+    if data.source == GIVEN:
+        raise DataError(
+            "the run was trained on texts given from Python: give them again with texts=, or name "
+            "a file (--data)"
+        )
     return source_of(config, data.source, data.labels, data.label_column)
 
 
