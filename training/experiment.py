@@ -42,6 +42,7 @@ from kvae.writing import LOCK, atomic_write, claimed_folder, remove
 from .checkpoints import Checkpoint, check_run, latest_checkpoint, read_checkpoint, values_of
 from .data.corpora import entropy_of
 from .data.prepare import Prepared, prepare
+from .data.stores import remember_user
 from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit
@@ -329,6 +330,7 @@ def write_run_files(out: Path, prepared: Prepared, identity: str) -> None:
     write_json(out / CONFIG, prepared.config.to_dict())
     write_json(out / VOCABULARY, prepared.alphabet.to_dict())
     write_json(out / IDENTITY, {"run": identity})
+    remember_user(prepared.config, out)
     (out / REPORT).mkdir(exist_ok=True)
 
 

@@ -1,11 +1,18 @@
-"""`kvae data list` and `kvae data get`: list the named corpora, and fetch the files of some."""
+"""`kvae data`: list and fetch the named corpora, look at texts, and tidy up the corpora on disk."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kvae.texts.files import READABLE_FORMATS
 
 from .arguments import Commands, json_argument
 from .output import say, show, table
+from .reports import summary_text
+from .training_arguments import data_arguments, data_settings, set_argument
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +34,24 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="copy the files from this folder (default: the public download)",
     )
+    json_argument(parser)
+
+    parser = subcommands.add_parser("show", help="look at texts before training on them")
+    parser.set_defaults(run=show_texts)
+    parser.add_argument("data", metavar="NAME|FILE", help="what `kvae train --data` takes")
+    data_arguments(parser)
+    parser.add_argument(
+        "-n", type=int, default=10, help="number of texts to show (default: %(default)s)"
+    )
+    set_argument(parser)
+    json_argument(parser)
+
+    parser = subcommands.add_parser("stores", help="corpora on disk: size, source, runs")
+    parser.set_defaults(run=list_stores)
+    json_argument(parser)
+
+    parser = subcommands.add_parser("clean", help="remove the stores that no existing run uses")
+    parser.set_defaults(run=clean)
     json_argument(parser)
 
 
@@ -58,8 +83,8 @@ def list_corpora(options: argparse.Namespace) -> None:
                 place = f"not there: `kvae data get {item.collection}`"
             rows[name] += f"; {COLLECTIONS[item.collection].terms}; {place}"
     rows["FILE"] = (
-        "your own: UTF-8, plain, .gz, .bz2 or .xz, one text a line; a folder of such files; "
-        "a pattern 'books/*.txt'"
+        "your own: one text a line, or a table (CSV, TSV, JSON lines, Parquet, Arrow) or FASTA, "
+        f"{READABLE_FORMATS}; a folder of such files; a pattern 'books/*.txt'"
     )
     show(options, {"folder": str(data_folder()), "corpora": report}, table(rows))
 
@@ -69,3 +94,40 @@ def get_files(options: argparse.Namespace) -> None:
 
     files = list(map(str, get(options.collection, options.source, say)))
     show(options, {"files": files}, "\n".join(files))
+
+
+def show_texts(options: argparse.Namespace) -> None:
+    from kvae.configuration import Config, parse_setting
+    from kvae.training.data.summary import summary
+
+    settings = {**data_settings(options), **dict(map(parse_setting, options.set))}
+    report = summary(Config().with_settings(settings), options.n, say)
+    for note in report["notes"]:
+        say(note)
+    show(options, report, summary_text(report))
+
+
+def list_stores(options: argparse.Namespace) -> None:
+    from kvae.training.data.stores import stores, stores_folder
+
+    found = stores()
+    show(options, {"folder": str(stores_folder()), "stores": found}, stores_table(found))
+
+
+def clean(options: argparse.Namespace) -> None:
+    from kvae.training.data.stores import clean_stores
+
+    removed = clean_stores()
+    show(options, {"removed": removed}, stores_table(removed))
+    say(f"{len(removed):,} stores removed")
+
+
+def stores_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """One line for each store: its size, its source and the runs that use it."""
+    return table(
+        {
+            Path(store["path"]).name: f"{store['bytes'] / 1e6:,.1f} MB; "
+            f"{store['source'] or 'unfinished'}; {', '.join(store['runs']) or 'no run'}"
+            for store in found
+        }
+    )

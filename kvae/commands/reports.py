@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kvae.serving.alphabet import one_line
+
 from .output import table
 
 
@@ -66,4 +68,38 @@ def quantization_line(record: Mapping[str, Any]) -> str:
         f"texts a bound of {record['bound']:.2f} nats instead of "
         f"{record['bound_in_float32']:.2f}, top-1 agreement with float32 "
         f"{100 * record['likeliest_symbols_unchanged']:.2f} %"
+    )
+
+
+BAR = 40
+"""Characters of the longest bar of a histogram."""
+
+
+def summary_text(report: Mapping[str, Any]) -> str:
+    """A summary of a corpus (`training.data.summary`) for readers."""
+    texts, tokens = report["texts"], report["tokens"]
+    rows = {
+        "texts": f"{texts:,}, {report['different']:,} of them different "
+        f"({1 - report['different'] / texts:.1%} repeat another)",
+        "blank": f"{report['blank']:,}, skipped",
+        "held out": f"{report['held_out']:,}",
+        tokens: ", ".join(f"{name} {value:,}" for name, value in report["lengths"].items()),
+        "model.length": f"{report['model_length']}; {report['too_long']:,} texts are longer "
+        "(data.too_long)",
+        "symbols": f"{report['symbols']:,} of {report['kinds']:,} kinds; "
+        f"{report['unknown_share']:.2%} of the {tokens} are unknown",
+        "most frequent": " ".join(map(repr, report["most_frequent"])),
+    }
+    if report["labels"] is not None:
+        rows["labels"] = ", ".join(
+            f"{label or 'none'} {count:,}" for label, count in report["labels"].items()
+        )
+    most = max(count for _, _, count in report["histogram"])
+    bars = {
+        f"{first:,}-{last:,}": "#" * round(BAR * count / most) + f" {count:,}"
+        for first, last, count in report["histogram"]
+    }
+    seen = "\n".join(map(one_line, report["examples"]))
+    return "\n\n".join(
+        [table(rows), f"{tokens} a text\n{table(bars)}", f"as the model sees them\n{seen}"]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .arguments import Commands, Run, add_command, table_arguments
 
@@ -20,6 +20,12 @@ def add_training_command(
     """Add a command that trains and return its parser; `out` is the help of `--out`."""
     parser = add_command(commands, name, run, description)
     parser.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
+    parser.add_argument(
+        "--data",
+        metavar="NAME|FILE",
+        help="see `kvae data list`; a file of texts or a table, also packed, a folder or a pattern "
+        "(default: unicode-names)",
+    )
     data_arguments(parser)
     parser.add_argument("--out", required=True, help=out)
     length = parser.add_mutually_exclusive_group()
@@ -30,6 +36,12 @@ def add_training_command(
     parser.add_argument(
         "--devices", type=int, metavar="N", help="split each batch between N devices (default: 1)"
     )
+    set_argument(parser)
+    return parser
+
+
+def set_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--set`, for any setting."""
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -37,17 +49,10 @@ def add_training_command(
         default=[],
         help="any setting, such as model.latent_size=64; may be repeated",
     )
-    return parser
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the data: texts, tokenizer, labels, held-out texts."""
-    parser.add_argument(
-        "--data",
-        metavar="NAME|FILE",
-        help="see `kvae data list`; a file of texts or a table, also packed, a folder or a pattern "
-        "(default: unicode-names)",
-    )
+    """Add the arguments of the data: columns, tokenizer, labels, held-out texts."""
     table_arguments(parser)
     parser.add_argument(
         "--tokenizer",
@@ -82,6 +87,26 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     from kvae.configuration import parse_setting
 
     flags = {
+        "training.epochs": options.epochs,
+        "training.steps": options.steps,
+        "training.batch_size": options.batch_size,
+        "training.seed": options.seed,
+        "training.devices": options.devices,
+    }
+    settings = data_settings(options)
+    settings |= {key: value for key, value in flags.items() if value is not None}
+    if options.epochs is not None:
+        settings["training.steps"] = None  # a stored run may have been given in steps
+    if (
+        options.labels or options.label_column
+    ):  # a preset may hide some labels; all labels of the user are used
+        settings["data.labelled_fraction"] = 1.0
+    return config.with_settings({**settings, **dict(map(parse_setting, options.set))})
+
+
+def data_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the arguments of the data give, by dotted name."""
+    flags = {
         "data.source": options.data,
         "data.format": options.format,
         "data.column": options.column,
@@ -91,17 +116,8 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
         "data.validation": options.validation,
         "data.labels": options.labels,
         "data.validation_labels": options.validation_labels,
-        "training.epochs": options.epochs,
-        "training.steps": options.steps,
-        "training.batch_size": options.batch_size,
-        "training.seed": options.seed,
-        "training.devices": options.devices,
     }
     settings = {key: value for key, value in flags.items() if value is not None}
-    if options.epochs is not None:
-        settings["training.steps"] = None  # a stored run may have been given in steps
-    if (
-        options.labels or options.label_column
-    ):  # a preset may hide some labels; all labels of the user are used
+    if options.labels or options.label_column:  # a preset may hide some; all of the user's are used
         settings["data.labelled_fraction"] = 1.0
-    return config.with_settings({**settings, **dict(map(parse_setting, options.set))})
+    return settings

@@ -11,14 +11,16 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from kvae.configuration import Config
+from kvae.runs import CONFIG
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import DataError
 from kvae.texts.files import DamagedFile, files_of, raw_pieces
 from kvae.texts.formats import readable_kinds
 from kvae.texts.records import Columns, Records
-from kvae.writing import atomic_write, lock_path, sole_writer, write_text
+from kvae.writing import PathInUse, atomic_write, lock_path, remove, sole_writer, write_text
 
 from .columns import DiskColumns
 from .corpora import Corpus, corpus_in, is_path, write_corpus
@@ -78,6 +80,7 @@ def stored_corpus(config: Config, source: Source, validation: Records | None, sa
     target = stores_folder() / store_name(config)
     if not (store := find_store(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished()
         with sole_writer(lock_path(target), target, wait=True) as exclusive:
             store = find_store(target) or write_store(
                 config, source, validation, target, exclusive, say
@@ -185,3 +188,75 @@ def open_store(config: Config, folder: Path) -> Corpus:
     if corpus.attribute is not None:
         check_hidden(config, corpus.attribute)
     return corpus
+
+
+USERS = "runs.txt"
+"""The file of a store that names the run folders that have used it, one in each line."""
+
+
+def remember_user(config: Config, run_folder: Path) -> None:
+    """Note in the store of a configuration that a run uses it."""
+    store = find_store(stores_folder() / store_name(config)) if is_on_disk(config) else None
+    if store and str(run_folder.absolute()) not in users_of(store):
+        with contextlib.suppress(OSError), (store / USERS).open("a", encoding="utf-8") as file:
+            file.write(f"{run_folder.absolute()}\n")
+
+
+def users_of(store: Path) -> list[str]:
+    """The run folders that have used a store."""
+    file = store / USERS
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+
+
+def stores() -> list[dict[str, Any]]:
+    """All stores in the data folder: path, size, source, and the runs that still exist and use it.
+
+    What a killed process left is among them, without a source.
+    """
+    folder = stores_folder()
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [about_store(path) for path in paths if path.is_dir()]
+
+
+def about_store(path: Path) -> dict[str, Any]:
+    """The entry of a folder in `stores`."""
+    source = None
+    if (path / STORE_INFO).is_file():
+        with contextlib.suppress(ValueError, OSError):
+            source = json.loads((path / STORE_INFO).read_text(encoding="utf-8")).get("source", "?")
+    return {
+        "path": str(path),
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "source": source,
+        "runs": [run for run in users_of(path) if (Path(run) / CONFIG).is_file()],
+    }
+
+
+def clean_stores() -> list[dict[str, Any]]:
+    """Remove the stores that no existing run uses, and what killed processes left; returns them.
+
+    A store that another process is writing stays.
+    """
+    removed = [store for store in stores() if not store["runs"] and removes(Path(store["path"]))]
+    for alias in stores_folder().glob(f"*{ALIAS}"):
+        if not (alias.with_name(alias.read_text(encoding="utf-8")) / STORE_INFO).is_file():
+            alias.unlink()
+    return removed
+
+
+def removes(store: Path) -> bool:
+    """Remove a store, or the unfinished one of a killed process; False if another process writes
+    it."""
+    target = store.with_name(store.name.rpartition("-")[2])
+    try:
+        with sole_writer(lock_path(target), target):
+            remove(store)
+    except PathInUse:
+        return False
+    return True
+
+
+def remove_unfinished() -> None:
+    """Remove the unfinished stores that killed processes left."""
+    for path in stores_folder().glob(".partial-*"):
+        removes(path)
