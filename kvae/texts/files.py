@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 STANDARD_INPUT = "-"
 """Source that means standard input."""
 
-PIECE = 2**22
+PIECE = 2**20
 """Bytes that are read at a time."""
 
 HEAD = 2**13

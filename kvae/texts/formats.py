@@ -57,7 +57,7 @@ AUTO = "auto"
 def records_of(
     source: str, columns: Columns, notes: list[str], corpora: Iterable[str] = ()
 ) -> Iterator[Records]:
-    """Yield the records of all files of a source in their order, in blocks of about 4 MB of text.
+    """Yield the records of all files of a source in their order, in blocks of about 1 MB of text.
 
     The source is a file, standard input (`-`), a folder or a pattern; each file has its own format.
     Blank texts are among the records. `corpora` are names that the message may suggest if there is

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from kvae.serving.errors import DataError
 
-BLOCK = 2**22
+BLOCK = 2**20
 """Characters of text in a block, about. A block has at least one whole text."""
 
 LONGEST_TEXT = 2**24

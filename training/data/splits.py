@@ -138,8 +138,17 @@ class Places:
         self.lowest = min(self.lowest, hashes.min(initial=1.0))
         np.add.at(self.cells, cells_of(hashes, self.fraction), 1)
 
+    def is_usual(self) -> bool:
+        """Whether `split_by_lines` leaves the limit at the fraction, without its arrays."""
+        texts, below = self.cells.sum(), self.cells[: cells_below(self.fraction)].sum()
+        target = self.fraction * texts
+        is_near = SHARE_TOLERANCE * target <= below <= target / SHARE_TOLERANCE
+        return bool(is_near and 0 < below < texts and self.cells.max() <= target)
+
     def split(self, rule: str) -> Split:
         """The split of the counted texts; `rule` is `data.split`."""
+        if rule == "lines" and self.is_usual():
+            return Split.usual(self.fraction)
         cells = np.flatnonzero(self.cells)
         return SPLITS[rule](self.fraction, self.lowest, cells, self.cells[cells])
 
