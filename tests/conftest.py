@@ -267,6 +267,70 @@ def sampler(bundle_folder: Path) -> Any:
     return Sampler.load(bundle_folder)
 
 
+TRACED: dict[Any, tuple[Any, list[Any]]] = {}
+"""Models of `traced_once` with their first values, by what they were built from."""
+
+
+@pytest.fixture
+def traced_once() -> Iterator[None]:
+    """Runs of one configuration share a model in this process, and no run draws its curves.
+
+    Building and tracing take most of the time of a small run. Each run begins with the first values
+    of all variables, those of the optimizer included, so that it trains as with a new model. It is
+    for tests of what happens around training. A test must not keep the model of a run while it
+    trains another one, and a comparison of models needs models of their own.
+    """
+    from kvae.training import experiment, fit
+
+    if JAX:
+        yield
+        return
+    build, compile_for = experiment.build_model, fit.compile_for
+
+    def shared_model(prepared: Any, say: Callable[[str], None]) -> Any:
+        config = prepared.config
+        key = (config.model, config.objective, config.training.precision, config.training.seed)
+        if key not in TRACED:
+            if len(TRACED) == 4:
+                del TRACED[next(iter(TRACED))]
+            model = build(prepared, say)
+            TRACED[key] = model, [numbers(variable) for variable in model.variables]
+        model, first = TRACED[key]
+        for variable, value in zip(model.variables, first, strict=True):
+            variable.assign(value)
+        return model
+
+    def compile_once(model: Any, prepared: Any) -> None:
+        settings = prepared.config.training
+        total = fit.step_counts(prepared)[0] if settings.learning_rate_schedule == "cosine" else 0
+        key = (replace(settings, epochs=1, steps=None, steps_per_epoch=None), total)
+        compiled = vars(model).setdefault("compiled_for", {})
+        if key not in compiled:
+            compile_for(model, prepared)
+            model.optimizer.build(model.trainable_variables)
+            model.make_train_function()
+            first = [numbers(variable) for variable in model.optimizer.variables]
+            compiled[key] = model.optimizer, model.train_function, first
+        model.optimizer, model.train_function, first = compiled[key]
+        for variable, value in zip(model.optimizer.variables, first, strict=True):
+            variable.assign(value)
+
+    with pytest.MonkeyPatch.context() as patch:  # a test may undo what it has patched itself
+        patch.setattr(experiment, "build_model", shared_model)
+        patch.setattr(fit, "compile_for", compile_once)
+        patch.setattr(experiment, "plot_curves", lambda metrics, picture: None)
+        yield
+
+
+@pytest.fixture
+def shared_settings(traced_once: None, small_settings: dict[str, Any]) -> dict[str, Any]:
+    """`small_settings` for runs that share a model, with a learning rate that knows no last step.
+
+    So a run of any length has the same graph.
+    """
+    return {**small_settings, "training.learning_rate_schedule": "constant"}
+
+
 @pytest.fixture
 def few_sines(monkeypatch: pytest.MonkeyPatch) -> None:
     """The corpus `sines` with 500 texts and 100 held-out ones instead of 250,000 and 10,000."""

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.both
 
 def compiled(**model: object) -> TextVAE:
     made = small_model(**model)
-    made.compile(keras.optimizers.Adam(0.01, global_clipnorm=5.0))
+    made.compile(keras.optimizers.Adam(0.01, global_clipnorm=5.0), **COMPILED)
     return made
 
 
@@ -71,7 +71,7 @@ def test_fit_lowers_the_loss() -> None:
 
 def test_a_weight_moves_by_no_more_than_the_clipped_gradient_allows() -> None:
     model = small_model()
-    model.compile(keras.optimizers.SGD(1.0, global_clipnorm=0.01))
+    model.compile(keras.optimizers.SGD(1.0, global_clipnorm=0.01), **COMPILED)
     before = [np.array(weight) for weight in model.trainable_weights]
     history = model.fit(random_tokens(16), batch_size=16, verbose=0).history
     changes = (
@@ -84,7 +84,7 @@ def test_a_weight_moves_by_no_more_than_the_clipped_gradient_allows() -> None:
 
 def test_every_step_counts_and_moves_beta() -> None:
     model = small_model({"ramp_steps": 8})
-    model.compile("adam")
+    model.compile("adam", **COMPILED)
     model.fit(random_tokens(64), batch_size=16, verbose=0)
     assert int(model.training_steps) == 4
     assert model.evaluate(random_tokens(16), verbose=0, return_dict=True)["beta"] == pytest.approx(
@@ -94,7 +94,7 @@ def test_every_step_counts_and_moves_beta() -> None:
 
 def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
     model = small_model({"ramp_steps": 8, "alpha": 0.0, "count_padding": False}, auxiliary=False)
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), **COMPILED)
     for step in range(3):
         found = model.fit(random_tokens(16), batch_size=16, verbose=0).history
         assert found["beta"][0] == pytest.approx(step / 8)
@@ -150,7 +150,9 @@ def test_the_training_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_training_step_compiles_with_xla() -> None:
-    model = small_model()
+    model = small_model(  # few layers: XLA takes a second for each
+        encoder="lstm", encoder_units=8, expander="repeat", expander_base=0, auxiliary=False
+    )
     model.compile("adam", jit_compile=True)
     assert np.isfinite(model.fit(random_tokens(16), batch_size=16, verbose=0).history["loss"]).all()
 

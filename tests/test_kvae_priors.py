@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from kvae.distributions import Autoregressive
 from kvae.serving.errors import ConfigError
 
-from .conftest import random_tokens, small_model
+from .conftest import COMPILED, random_tokens, small_model
 
 pytestmark = pytest.mark.both
 
@@ -144,7 +144,7 @@ def test_in_a_ladder_the_soft_texts_speak_of_the_top_level() -> None:
 @pytest.mark.parametrize("name", LEARNED)
 def test_training_moves_every_weight_of_a_prior(name: str) -> None:
     model = small_model({"ramp_steps": 0}, **MODELS[name])
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), **COMPILED)
     before = [np.array(weight) for weight in model.hierarchy.prior.trainable_weights]
     model.fit(random_tokens(16), batch_size=16, verbose=0)
     assert before

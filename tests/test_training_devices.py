@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kvae.cli import main
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
 from kvae.training.data.pipeline import validation_batches
@@ -31,7 +32,7 @@ With a thread for each core (`NPROC`), they deadlock on two cores: each waits fo
 """
 
 
-def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
+def command_of(out: Path, data: Path, devices: int, **environment: str) -> list[str]:
     settings: dict[str, Any] = {
         "objective.ramp_steps": 5,
         "objective.input_dropout": 0.3,
@@ -42,8 +43,12 @@ def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess
         settings["data.split_seed"] = 3  # 6 held out, which two devices share
     arguments = ["--preset", "hybrid-lstm", "--validation", str(out.parent / "held_out.txt")]
     arguments += ["--steps", str(STEPS), "--devices", str(devices)]
-    command = train_command(out, data, *arguments, settings=settings)
+    return train_command(out, data, *arguments, settings=settings)
+
+
+def start(out: Path, data: Path, devices: int, **environment: str) -> subprocess.Popen[bytes]:
     log = (out.parent / f"{out.name}.log").open("wb")
+    command = command_of(out, data, devices, **environment)
     return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
 
 
@@ -64,7 +69,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
     """A function that trains runs by name and returns their common folder.
 
     `one` and `two` run on one and two devices; `jax_one` and `jax_two` do so on JAX. `workers` and
-    `second` are two processes of one run. Missing runs are trained at the same time.
+    `second` are two processes of one run. Missing runs are trained at the same time, each in a
+    process of its own but `one`, which needs no devices of its own.
     """
     folder = tmp_path_factory.mktemp("devices")
     (folder / "held_out.txt").write_text("\n".join(corpus_file.read_text().split()[:8]))
@@ -83,11 +89,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
     }
 
     def trained(*names: str) -> Path:
-        missing = [name for name in names if not (folder / f"{name}.log").exists()]
+        missing = [
+            name for name in names if name != "one" and not (folder / f"{name}.log").exists()
+        ]
         processes = {
             name: start(folder / name, corpus_file, runs[name][0], **runs[name][1])
             for name in missing
         }
+        if "one" in names and not (folder / "one").exists():
+            assert main(command_of(folder / "one", corpus_file, 1)[3:]) == 0
         for name, process in processes.items():
             assert process.wait(timeout=600) == 0, (folder / f"{name}.log").read_text()
         return folder

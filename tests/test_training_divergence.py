@@ -44,11 +44,11 @@ def scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
 
 @pytest.mark.jax
 def test_a_run_that_diverges_in_its_first_epoch_keeps_its_logs_and_metrics_and_begins_anew(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:
     out, said = tmp_path / "run", list[str]()
     config = preset("hybrid-lstm").with_settings(
-        {**small_settings, "training.learning_rate": 1e30, "training.epochs": 1}
+        {**shared_settings, "training.learning_rate": 1e30, "training.epochs": 1}
     )
     with pytest.raises(
         CheckFailed,
@@ -106,7 +106,7 @@ def test_a_resumed_run_that_diverges_leaves_model_and_checkpoints_and_goes_on_fr
 
 
 def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
-    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of training does not show it."""
 
@@ -123,7 +123,7 @@ def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
 
     out = tmp_path / "run"
     config = preset("hybrid-lstm").with_settings(
-        {**small_settings, "model.posterior": "batch_normalized"}
+        {**shared_settings, "model.posterior": "batch_normalized"}
     )
     monkeypatch.setattr(fit, "MetricsFile", MetricsFile)
     with pytest.raises(

@@ -16,7 +16,7 @@ from kvae.training.evaluation import (
 )
 from kvae.training.latent_report import LatentReport
 
-from .conftest import random_tokens, small_model
+from .conftest import COMPILED, random_tokens, small_model
 
 pytestmark = pytest.mark.jax
 
@@ -131,7 +131,7 @@ def test_the_parts_add_up_over_the_whole_split() -> None:
 
 def test_it_agrees_with_keras_evaluate_up_to_the_noise_of_z() -> None:
     model, rows = small_model(), random_tokens(500)
-    model.compile("adam")
+    model.compile("adam", **COMPILED)
     keras_found = model.evaluate(rows, verbose=0, return_dict=True)
     found = evaluate(model, rows)
     assert found["kl"] == pytest.approx(keras_found["kl"], rel=1e-4)

@@ -105,14 +105,14 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
 
 
 def test_rules_that_wait_remember_what_they_waited_for(
-    tmp_path: Path, small_settings: dict[str, Any], interrupted: Any
+    tmp_path: Path, shared_settings: dict[str, Any], interrupted: Any
 ) -> None:
     """Three rules act at the same steps as in a run without interruption.
 
     They are the ramp that starts after convergence, aggressive training and early stopping.
     """
     config = config_of(
-        {**small_settings, "training.epochs": 12, "training.learning_rate_schedule": "constant"},
+        {**shared_settings, "training.epochs": 12, "training.learning_rate_schedule": "constant"},
         objective__ramp_after_convergence=True,
         objective__encoder_updates=2,
         training__early_stopping=2,
@@ -201,7 +201,7 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, run_folder: Path) ->
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    tmp_path: Path, small_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, written = checkpoints.np.savez, []
 
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         write(file, **arrays)
 
     monkeypatch.setattr(checkpoints.np, "savez", full)
-    config = preset("hybrid-lstm").with_settings(small_settings)
+    config = preset("hybrid-lstm").with_settings(shared_settings)
     with pytest.raises(OSError, match="No space left"):
         run(config, tmp_path / "run", quiet)
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
@@ -224,10 +224,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
 
 
 def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:
     out, said = tmp_path / "run", list[str]()
-    config = preset("hybrid-lstm").with_settings({**small_settings, "training.epochs": 1})
+    config = preset("hybrid-lstm").with_settings({**shared_settings, "training.epochs": 1})
     run(config, out, quiet)
     before = (out / "model.keras").read_bytes()
     resume(stored_config(out), out, said.append)
@@ -241,11 +241,11 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(
 
 def test_a_shorter_length_after_a_kill_ends_with_the_last_checkpoint(
     tmp_path: Path,
-    small_settings: dict[str, Any],
+    shared_settings: dict[str, Any],
     interrupted: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, config = tmp_path / "run", config_of(small_settings, training__epochs=3)
+    out, config = tmp_path / "run", config_of(shared_settings, training__epochs=3)
     interrupted(5)
     run(config, out, quiet)  # leaves a model and an evaluation of step 5
     before = (out / "model.keras").read_bytes()
@@ -277,12 +277,12 @@ def test_a_run_is_not_resumed_as_another_one(
 
 
 def test_a_corpus_that_changed_is_refused(
-    tmp_path: Path, small_settings: dict[str, Any], corpus_file: Path
+    tmp_path: Path, shared_settings: dict[str, Any], corpus_file: Path
 ) -> None:
     data = tmp_path / "names.txt"
     data.write_text(corpus_file.read_text())
     config = preset("hybrid-lstm").with_settings(
-        {**small_settings, "data.source": str(data), "training.steps": 2}
+        {**shared_settings, "data.source": str(data), "training.steps": 2}
     )
     run(config, tmp_path / "run", quiet)
     data.write_text(corpus_file.read_text().replace("KAKAKA", "KAKARU"))
@@ -291,11 +291,11 @@ def test_a_corpus_that_changed_is_refused(
 
 
 def test_early_stopping_keeps_the_best_weights(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:
     said: list[str] = []
     settings = {
-        **small_settings,
+        **shared_settings,
         "training.epochs": 60,
         "training.early_stopping": 2,
         "training.learning_rate": 0.1,
@@ -322,10 +322,10 @@ def test_early_stopping_keeps_the_best_weights(
 
 
 def test_a_resumed_run_has_the_learning_rate_it_is_given(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:
     config = config_of(
-        small_settings, training__steps=2, training__learning_rate_schedule="constant"
+        shared_settings, training__steps=2, training__learning_rate_schedule="constant"
     )
     run(config, tmp_path / "run", quiet)
     config = config.with_settings({"training.steps": 3, "training.learning_rate": 0.0007})
@@ -339,11 +339,11 @@ def test_a_resumed_run_has_the_learning_rate_it_is_given(
 
 
 def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:
     """Best weights, model and evaluation may be left from an earlier step; they are renewed."""
     config = config_of(
-        {**small_settings, "training.epochs": 2, "objective.ramp_steps": 1},
+        {**shared_settings, "training.epochs": 2, "objective.ramp_steps": 1},
         training__early_stopping=5,
     )
     out = tmp_path / "run"

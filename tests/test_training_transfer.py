@@ -15,6 +15,8 @@ from kvae.training.data.prepare import Prepared, prepare
 from kvae.training.experiment import build_model, resume, run
 from kvae.training.transfer import start_from, weights_of
 
+from .conftest import JAX
+
 SHARED = {
     "head/recurrence/cell/bias",
     "head/read_previous/rows/embeddings",
@@ -34,6 +36,7 @@ def config_of(name: str, corpus_file: Path, **settings: Any) -> Config:
             "model.head_embedding": 4,
             "training.steps": 2,
             "training.precision": "float32",
+            "training.jit_compile": JAX,
             **({"model.encoder_units": [5]} if "vae" in name else {}),
             **{key.replace("__", "."): value for key, value in settings.items()},
         }
