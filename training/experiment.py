@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -47,11 +47,10 @@ from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit
 from .identity import fingerprint, identity_of
+from .messages import Say
 from .ngram import character_count
 from .plots import plot_curves
 from .transfer import note_gap, note_other_split, start_from
-
-Say = Callable[[str], None]
 
 RUN_FILES = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCABULARY, CONFIG)
 """Files and folders of a run, in the order in which they are removed. A folder counts as a run

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -59,10 +59,9 @@ from .devices import check_parts, equal_parts, is_split
 from .evaluation import rows_differ
 from .identity import fingerprint, identity_of
 from .latent_report import LatentReport
+from .messages import Say
 from .optimizers import optimizer
 from .tensorboard import TensorBoardMonitor
-
-Say = Callable[[str], None]
 
 BEST = "best.npz"
 """File name of the checkpoint of the epoch with the lowest held-out bound. Only runs with early

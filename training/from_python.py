@@ -10,7 +10,8 @@ from kvae.runs import CONFIG, Run
 
 from .data.prepare import Prepared, held_out
 from .evaluation import evaluate
-from .experiment import Say, resume, run
+from .experiment import resume, run
+from .messages import Say
 from .ngram import character_count
 
 

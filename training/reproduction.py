@@ -30,14 +30,13 @@ from kvae.writing import LOCK, atomic_write, has_content, sole_writer
 
 from .data.prepare import Prepared
 from .experiment import finished_run
+from .messages import Say
 
 RESULT = "result.json"
 RESULTS, TABLE, FIGURE = "results.json", "results.csv", "figure.png"
 SAMPLES = "samples"
 """The key of a result under which sampled texts are stored."""
 
-Say = Callable[[str], None]
-"""A function that prints a line of progress."""
 Numbers = Mapping[str, Mapping[str, float]]
 """What a statement is judged by: by row name, each metric's mean over the seeds.
 

@@ -18,6 +18,7 @@ from kvae.serving.errors import DataError
 from kvae.texts.files import STANDARD_INPUT
 from kvae.texts.records import Records
 
+from ..messages import Say
 from .columns import Columns, MemoryColumns, id_type
 from .labels import check_visible
 from .lengths import multiple_of_strides
@@ -26,7 +27,7 @@ from .rows import Rows, Stream, attribute_in, rows_in, write_rows
 from .settle import Settled, settle
 from .sources import CORPUS_LABELS, GIVEN, Source, remembered, stream_pieces
 from .streams import note_capped, write_stream
-from .survey import HELD_OUT, TRAINING, Say, numbered, survey
+from .survey import HELD_OUT, TRAINING, numbered, survey
 from .tokenizers import counting_alphabet
 
 

@@ -14,6 +14,7 @@ from kvae.serving.errors import ConfigError, DataError
 from kvae.texts.records import Records
 from kvae.token_settings import check_tokens
 
+from ..messages import Say, quiet
 from .columns import MemoryColumns
 from .corpora import Corpus, corpus_in_memory, training_records, with_resolved_data
 from .given import given_source
@@ -32,7 +33,7 @@ from .sources import (
 from .splits import note_share
 from .stores import is_on_disk, stored_corpus
 from .streams import parts, training_end
-from .survey import HELD_OUT, Say, survey
+from .survey import HELD_OUT, survey
 from .tokenizers import note_unknown
 
 
@@ -68,10 +69,6 @@ class HeldOut:
     texts: list[str]
     notes: tuple[str, ...]
     attribute: np.ndarray | None
-
-
-def quiet(message: str) -> None:
-    """Say nothing."""
 
 
 def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = None) -> Prepared:

@@ -10,12 +10,13 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.serving.alphabet import END, PAD, Alphabet
 
+from ..messages import Say
 from .blocks import KINDS
 from .columns import Column, Columns, MemoryColumn, id_type
 from .labels import attribute_ids, visible_labels
 from .sources import Source
 from .splits import Split
-from .survey import TRAINING, Say, is_used, numbered, used_tokens
+from .survey import TRAINING, is_used, numbered, used_tokens
 
 PART = np.dtype([("start", np.int64), ("length", np.int32)])
 """Where the tokens of a text lie in the column of tokens."""

@@ -22,6 +22,7 @@ from kvae.texts.formats import readable_kinds
 from kvae.texts.records import Columns, Records
 from kvae.writing import PathInUse, atomic_write, lock_path, remove, sole_writer, write_text
 
+from ..messages import Say
 from .columns import DiskColumns
 from .corpora import Corpus, corpus_in, is_path, write_corpus
 from .downloads import data_folder
@@ -30,7 +31,6 @@ from .lengths import multiple_of_strides
 from .named_corpora import CORPORA
 from .settle import Settled, with_vocabulary_size
 from .sources import Source, columns_of
-from .survey import Say
 
 MEMORY_LIMIT = 2**28
 """Bytes of text, after decompression, above which a corpus is stored on disk."""

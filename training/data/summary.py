@@ -12,6 +12,7 @@ from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
 from kvae.token_settings import check_tokens
 
+from ..messages import Say
 from .columns import MemoryColumns
 from .corpora import training_lines, with_resolved_data
 from .held_out import note_blank, texts_of
@@ -21,7 +22,7 @@ from .settle import unknown_units, with_length
 from .sources import Source, remembered, training_source, validation_source
 from .splits import text_hashes
 from .stores import is_on_disk
-from .survey import HELD_OUT, TRAINING, Say, Survey, survey
+from .survey import HELD_OUT, TRAINING, Survey, survey
 from .tokenizers import alphabet_of_counts, counting_alphabet
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}

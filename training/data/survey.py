@@ -14,6 +14,7 @@ from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
 from kvae.texts.records import Records
 
+from ..messages import Say
 from .blocks import KINDS, TokenCounter
 from .columns import Columns
 from .lengths import most_tokens
@@ -25,8 +26,6 @@ BLANK, TRAINING, HELD_OUT = range(3)
 
 PROGRESS_SECONDS = 10.0
 """Seconds between two messages about the progress of a pass."""
-
-Say = Callable[[str], None]
 
 
 @dataclass
