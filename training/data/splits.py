@@ -17,16 +17,16 @@ SHARE_TOLERANCE = 0.8
 """The limit stays at `fraction` if the share of the lines is 0.8 to 1 / 0.8 times as large."""
 
 
-def text_hash(text: str, seed: int, purpose: bytes = b"") -> float:
-    """A hash in [0, 1) of a text, a seed and a purpose: uniform, and the same in every process."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=seed.to_bytes(8) + purpose).digest()
-    return int.from_bytes(digest) / 2**64
-
-
 def text_hashes(texts: Iterable[str], seed: int, purpose: bytes = b"") -> np.ndarray:
-    """The hashes of texts in [0, 1), (N,) float64."""
-    key = seed.to_bytes(8) + purpose
-    digests = [hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts]
+    """The hashes in [0, 1) of texts with a seed and a purpose, (N,) float64: uniform, and the same
+    in every process."""
+    # A copy of one object takes 0.6 of the time that a new object with its key does.
+    start = hashlib.blake2b(digest_size=8, key=seed.to_bytes(8) + purpose).copy
+    digests = []
+    for text in texts:
+        digest = start()
+        digest.update(text.encode())
+        digests.append(digest.digest())
     return np.frombuffer(b"".join(digests), ">u8") / 2.0**64
 
 

@@ -19,7 +19,7 @@ from .blocks import KINDS, TokenCounter
 from .columns import Columns
 from .lengths import most_tokens
 from .sources import Source
-from .splits import Places, Split, text_hash, text_hashes
+from .splits import Places, Split, text_hashes
 
 BLANK, TRAINING, HELD_OUT = range(3)
 """Kinds of texts, in the column `kinds`."""
@@ -70,12 +70,12 @@ class Survey:
         return Records([text for _, _, text, _ in kept], labels if self.has_labels else None)
 
 
-KEEPING_ORDER: dict[str, Callable[[float, int, int], float]] = {
-    "lines": lambda place, number, seed: text_hash(str(number), seed, b"kept"),
-    "texts": lambda place, number, seed: place,
+KEEPING_ORDER: dict[str, Callable[[np.ndarray, list[int], int], np.ndarray]] = {
+    "lines": lambda places, numbers, seed: text_hashes(map(str, numbers), seed, b"kept"),
+    "texts": lambda places, numbers, seed: places,
 }
-"""By `data.split`: the sort key of a held-out text, from its place, its number and the seed. The
-first ones are kept."""
+"""By `data.split`: the sort keys of held-out texts, from their places, their numbers and the seed.
+The first ones are kept."""
 
 
 def survey(
@@ -168,13 +168,11 @@ def hold_out(
     found.places.add(places)
     is_held_out = split.contains(places)
     kind[numbers[is_held_out]] = HELD_OUT
-    for number, place in zip(
-        numbers[is_held_out].tolist(), places[is_held_out].tolist(), strict=True
-    ):
-        line = first + number
-        key = KEEPING_ORDER[data.split](place, line, data.split_seed) if most_held_out else 0.0
-        label = records.labels[number] if records.labels else ""
-        found.held_out.append((key, line, records.texts[number], label))
+    held, lines = numbers[is_held_out].tolist(), (first + numbers[is_held_out]).tolist()
+    keys = KEEPING_ORDER[data.split](places[is_held_out], lines, data.split_seed)
+    texts = [records.texts[number] for number in held]
+    labels = [records.labels[number] for number in held] if records.labels else [""] * len(held)
+    found.held_out += zip(keys.tolist(), lines, texts, labels, strict=True)
     if most_held_out and len(found.held_out) > 2 * most_held_out:
         found.held_out = sorted(found.held_out)[:most_held_out]
 
