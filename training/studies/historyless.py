@@ -25,7 +25,7 @@ from ..data.pipeline import training_stream
 from ..data.prepare import Prepared, prepare
 from ..figures import training_curves
 from ..reproduction import Numbers, Row, Statement, Study
-from .messages import Say
+from ..messages import Say
 from .rows import chapter_text, scales, windows
 
 STEPS = 15_000
