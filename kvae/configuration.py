@@ -247,8 +247,8 @@ class DataConfig(Section):
     a folder or pattern of such files."""
     mode: Literal["lines", "files", "windows", "fixed"] = "lines"
     """`lines`: one text per line or row. `files`: one text per file. `fixed`: lines of exactly T
-    characters, without an end mark. `windows`: the file is one stream, split into windows of T
-    characters."""
+    tokens, without an end mark. `windows`: the file is one stream, split into windows of T
+    tokens."""
     format: Literal["auto", "lines", "csv", "tsv", "jsonl", "parquet", "arrow", "fasta", "text"] = (
         "auto"
     )

@@ -22,6 +22,7 @@ from mkdocs.structure.files import File, Files
 
 import kvae
 import kvae.serving
+import kvae.training
 from kvae.cli import parser
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ FROM_THE_ROOT = {
 COMMAND_LINE = ("kvae.cli", "kvae.commands")
 """Modules without a page of their own: the pages of the commands describe them."""
 
-PUBLIC = (kvae, kvae.serving)
+PUBLIC = (kvae, kvae.training, kvae.serving)
 """Packages whose `__all__` is the interface for applications."""
 
 
@@ -107,7 +108,7 @@ def module_pages() -> Iterator[tuple[str, str]]:
 
 
 INTRODUCTION = (
-    "The names in the two tables below are the interface for applications. "
+    "The names in the tables below are the interface for applications. "
     "The pages beside them show every module\n"
     "with all of its public names, for those who study a model or build one; "
     "these may change from version to version."
