@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kvae.serving.errors import ConfigError
-from kvae.texts.formats import AUTO
+from kvae.texts.formats import AUTO, FORMATS
 
 from .arguments import Commands, add_command, table_arguments
 from .heavy_imports import heavy_imports
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         config = config.with_settings(
             {
                 "data.format": options.format or AUTO,
-                "data.column": options.column or config.data.column,
+                "data.column": column_of(options, config),
                 "data.label_column": options.label_column or "",
             }
         )
@@ -110,6 +110,14 @@ def run(options: argparse.Namespace) -> None:
         say,
     )
     show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
+
+
+def column_of(options: argparse.Namespace, config: Config) -> str:
+    """The column of `--data`: the named one, else that of the run if the format has columns."""
+    if options.column is not None:
+        return str(options.column)
+    form = FORMATS.get(options.format)
+    return config.data.column if form is None or form.has_columns else ""
 
 
 def check_options(options: argparse.Namespace, config: Config) -> None:
