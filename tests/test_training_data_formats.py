@@ -1,5 +1,6 @@
 """The same texts give the same run, the same measures and the same scores in every format."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -8,8 +9,10 @@ import lzma
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from kvae.cli import main
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import DataError
+from kvae.training.data import pipeline
 from kvae.training.data.columns import MemoryColumn
 from kvae.training.data.prepare import Prepared, held_out, prepare
 from kvae.training.identity import fingerprint
@@ -346,7 +350,12 @@ def test_what_a_killed_preparation_left_is_removed_by_the_next_one_of_any_store(
 
 
 WITH_AN_ITERATOR = """
-import sys, time
+import atexit, sys, time
+
+@atexit.register  # runs after the functions that are registered later
+def at_the_end():
+    print(pipeline.READING.running, flush=True)
+
 from kvae.presets import preset
 from kvae.training import prepare
 from kvae.training.data import pipeline
@@ -371,7 +380,23 @@ print(next(stream).shape[0], flush=True)
 def test_a_process_ends_while_a_corpus_on_disk_is_read(forms: Path) -> None:
     command = [sys.executable, "-c", WITH_AN_ITERATOR, str(forms / "names.txt")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert ended.stdout == "8\n"
+    assert ended.stdout == "8\n0\n"
+
+
+def test_a_process_that_ends_waits_for_its_readers_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = pipeline.Reading()
+    stack = contextlib.ExitStack()
+    stack.enter_context(reading)
+    Timer(0.2, stack.close).start()
+    reading.wait()
+    assert reading.running == 0
+    monkeypatch.setattr(pipeline, "LONGEST_WAIT", 0.1)
+    with reading:
+        started = time.monotonic()
+        reading.wait()
+        assert 0.1 <= time.monotonic() - started < 5
 
 
 def test_a_file_of_two_formats_names_the_one_that_it_is_read_as(forms: Path) -> None:
