@@ -319,8 +319,10 @@ class Config(Section):
         )
 
     def with_split_of(self, stored: Config) -> Config:
-        """A copy with the `data.split` of `stored`, so that the same texts are held out."""
-        return self.with_settings({"data.split": stored.data.split})
+        """A copy with the `data.split` of `stored`, so that the same texts are held out, and with
+        its `data.format` unless another one than `auto` is asked for."""
+        form = stored.data.format if self.data.format == "auto" else self.data.format
+        return self.with_settings({"data.split": stored.data.split, "data.format": form})
 
     def with_settings(self, settings: Mapping[str, Any]) -> Config:
         """A copy with dotted keys replaced: `config.with_settings({"model.latent_size": 64})`."""

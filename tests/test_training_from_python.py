@@ -63,6 +63,7 @@ GIVEN: dict[str, Any] = {
     "tf.data in batches": lambda: tf_dataset(TEXTS).batch(7),
     "tf.data of dictionaries": lambda: tf_dataset(TEXTS).map(lambda text: {"text": text}),
     "PyDataset": Batches,
+    "Arrow": lambda: pytest.importorskip("pyarrow").table({"n": list(range(90)), "text": TEXTS}),
     "pandas": lambda: pandas_frame()["text"],
     "polars": lambda: polars_frame()["text"],
 }
@@ -93,6 +94,17 @@ def test_a_table_has_columns_of_texts_and_labels(make: Any) -> None:
 def test_pairs_of_a_dataset_are_texts_and_labels() -> None:
     source = given_source(tf_dataset(TEXTS, LABELS), label_column="1")
     assert [label for block in source.read() for label in block.labels or ()] == LABELS
+
+
+def test_an_iterator_of_dictionaries_has_texts_and_labels() -> None:
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+    source = given_source(iter(rows), column="text", label_column="label")
+    assert [label for block in source.read() for label in block.labels or ()] == LABELS
+
+
+def test_a_lazy_table_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match="collect"):
+        given_source(polars_frame().lazy())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvae.serving.errors import ConfigError
 from kvae.texts.files import READABLE_FORMATS
 
 from .arguments import Commands, json_argument
@@ -100,6 +101,8 @@ def show_texts(options: argparse.Namespace) -> None:
     from kvae.configuration import Config, parse_setting
     from kvae.training.data.summary import summary
 
+    if options.n < 0:
+        raise ConfigError(f"-n: {options.n} texts cannot be shown; give 0 or more")
     settings = {**data_settings(options), **dict(map(parse_setting, options.set))}
     report = summary(Config().with_settings(settings), options.n, say)
     for note in report["notes"]:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kvae.serving.errors import ConfigError
-from kvae.texts.formats import AUTO
+from kvae.texts.formats import AUTO, FORMATS
 
 from .arguments import Commands, add_command, table_arguments
 from .heavy_imports import heavy_imports
@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> None:
     if options.data is not None:
         config = config.with_settings(
             {
-                "data.format": options.format or AUTO,
-                "data.column": options.column or config.data.column,
+                "data.format": options.format or format_of_run(config),
+                "data.column": column_of(options, config),
                 "data.label_column": options.label_column or "",
             }
         )
@@ -110,6 +110,20 @@ def run(options: argparse.Namespace) -> None:
         say,
     )
     show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
+
+
+def format_of_run(config: Config) -> str:
+    """The format of a run's files, if it was named; that of lines may be from before there were
+    others."""
+    return config.data.format if config.data.format != "lines" else AUTO
+
+
+def column_of(options: argparse.Namespace, config: Config) -> str:
+    """The column of `--data`: the named one, else that of the run if the format has columns."""
+    if options.column is not None:
+        return str(options.column)
+    form = FORMATS.get(options.format)
+    return config.data.column if form is None or form.has_columns else ""
 
 
 def check_options(options: argparse.Namespace, config: Config) -> None:

@@ -86,10 +86,12 @@ def summary_text(report: Mapping[str, Any]) -> str:
         tokens: ", ".join(f"{name} {value:,}" for name, value in report["lengths"].items()),
         "model.length": f"{report['model_length']}; {report['too_long']:,} texts are longer "
         "(data.too_long)",
-        "symbols": f"{report['symbols']:,} of {report['kinds']:,} kinds; "
-        f"{report['unknown_share']:.2%} of the {tokens} are unknown",
-        "most frequent": " ".join(map(repr, report["most_frequent"])),
+        "symbols": f"{report['symbols']:,}"
+        + ("" if report["kinds"] is None else f" of {report['kinds']:,} kinds")
+        + f"; {report['unknown_share']:.2%} of the {tokens} are unknown",
     }
+    if report["most_frequent"]:
+        rows["most frequent"] = " ".join(map(repr, report["most_frequent"]))
     if report["labels"] is not None:
         rows["labels"] = ", ".join(
             f"{label or 'none'} {count:,}" for label, count in report["labels"].items()

@@ -105,8 +105,8 @@ def check_columns(file: str, name: str, columns: Columns) -> None:
         return
     wanted = columns.text or columns.label or columns.id
     raise ConfigError(
-        f"{file}: is read as {name}, which have no column {wanted!r}; give a table, or name its "
-        f"format with --format csv"
+        f"{file}: is read as {name}, which have no column {wanted!r}; give a table, or name the "
+        f"format of the file, as with --format csv or --format lines"
     )
 
 

@@ -91,9 +91,9 @@ def together(blocks: Sequence[Records]) -> Records:
 
 def as_label(value: Any) -> str:
     """A label or an identifier as text: `true` or `false` for a truth value, nothing for null or
-    NaN."""
+    NaN. White space around it is left out, as it is in a file of labels."""
     if isinstance(value, str):
-        return value
+        return value.strip()
     if value is None or value != value:
         return ""
     if isinstance(value, bool):

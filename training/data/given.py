@@ -33,6 +33,10 @@ def given_source(
             f"texts must be a list of texts, or a table or dataset, got {type(texts).__name__}; "
             "a file is named in data.source"
         )
+    if hasattr(texts, "collect") and hasattr(texts, "lazy"):
+        raise ConfigError("texts is a lazy table: give what its collect() returns")
+    if label_column and iter_of(texts) is texts:
+        texts = list(texts)  # it is read for the texts and for the labels
     values, given_labels = columns_of(texts, column, label_column)
     if labels is not None:
         given_labels = labels
@@ -42,6 +46,11 @@ def given_source(
 def is_iterable(values: Any) -> bool:
     """Whether values can be read one by one."""
     return hasattr(values, "__iter__") or hasattr(values, "__getitem__")
+
+
+def iter_of(values: Any) -> Any:
+    """The iterator of values; None if they are read by index."""
+    return iter(values) if hasattr(values, "__iter__") else None
 
 
 def columns_of(texts: Any, column: str, label_column: str) -> tuple[Any, Any]:
@@ -57,13 +66,20 @@ def columns_of(texts: Any, column: str, label_column: str) -> tuple[Any, Any]:
     for name in filter(None, (text, label_column)):
         if name not in names:
             raise ConfigError(f"there is no column {name!r}{nearest(name, names)}")
-    return texts[text], texts[label_column] if label_column else None
+    return plain(texts[text]), plain(texts[label_column]) if label_column else None
+
+
+def plain(values: Any) -> Any:
+    """The column of a table; that of Arrow as values of Python."""
+    return values.to_pylist() if hasattr(values, "to_pylist") else values
 
 
 def only_column_of_texts(table: Any, names: Sequence[str], label_column: str) -> str:
     """The only column of a table whose first value is a text. Raises `ConfigError` if there are
     several."""
-    first = {name: next(iter(table[name]), None) for name in names if name != label_column}
+    first = {
+        name: next(iter(plain(table[name][:1])), None) for name in names if name != label_column
+    }
     found = [name for name, value in first.items() if isinstance(value, str)]
     if len(found) != 1:
         shown = ", ".join(f"{name} ({first[name]!r:.40})" for name in found) or "none"

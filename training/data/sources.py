@@ -9,7 +9,7 @@ from functools import partial
 from kvae.configuration import Config
 from kvae.serving.errors import ConfigError, DataError
 from kvae.texts.files import intact_files, pieces_of
-from kvae.texts.formats import format_of, readable_kinds, records_of
+from kvae.texts.formats import check_columns, format_of, readable_kinds, records_of
 from kvae.texts.records import Columns, Records
 
 from .named_corpora import CORPORA
@@ -209,6 +209,7 @@ def pieces_of_files(name: str, columns: Columns, notes: list[str]) -> Iterator[I
     """
     for file in intact_files(name, notes, CORPORA, readable_kinds(columns)):
         if format_of(file, columns) == "lines":
+            check_columns(file, "lines", columns)
             yield pieces_of(file)
         else:
             yield text_with_breaks(records_of(file, columns, notes))

@@ -139,7 +139,9 @@ def write_store(
             )
     other = target.with_name(store_name(settled.config))
     if other != target:
-        write_text(other.with_suffix(ALIAS), target.name)
+        alias = other.with_suffix(ALIAS)
+        with sole_writer(lock_path(alias), alias, wait=True) as exclusive:
+            write_text(alias, target.name, exclusive)
     return target
 
 
@@ -238,18 +240,21 @@ def clean_stores() -> list[dict[str, Any]]:
     A store that another process is writing stays.
     """
     removed = [store for store in stores() if not store["runs"] and removes(Path(store["path"]))]
-    for alias in stores_folder().glob(f"*{ALIAS}"):
+    for alias in stores_folder().glob(f"[!.]*{ALIAS}"):
         if not (alias.with_name(alias.read_text(encoding="utf-8")) / STORE_INFO).is_file():
             alias.unlink()
+    remove_unfinished()  # an alias that a killed process did not finish
     return removed
 
 
 def removes(store: Path) -> bool:
     """Remove a store, or the unfinished one of a killed process; False if another process writes
-    it."""
+    it, or may write it on a disk without locks."""
     target = store.with_name(store.name.rpartition("-")[2])
     try:
-        with sole_writer(lock_path(target), target):
+        with sole_writer(lock_path(target), target) as has_locks:
+            if not has_locks and store != target:
+                return False
             remove(store)
     except PathInUse:
         return False

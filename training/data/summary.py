@@ -3,6 +3,7 @@ model will see them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from kvae.serving.alphabet import Alphabet
 from kvae.token_settings import check_tokens
 
 from ..messages import Say
+from .blocks import KINDS, PIECES
 from .columns import MemoryColumns
 from .corpora import training_lines, with_resolved_data
 from .held_out import note_blank, texts_of
@@ -38,9 +40,9 @@ def summary(config: Config, examples: int, say: Say) -> dict[str, Any]:
     Lengths are in tokens, without the end mark. `examples` texts at equal distances are shown as
     the model will see them. A stream is shown as its lines. Raises `ConfigError` or `DataError`.
     """
+    config = with_resolved_data(config).with_settings({"data.too_long": "cut"})
     if config.data.reading.is_stream:
         config = config.with_settings({"data.mode": "lines"})
-    config = with_resolved_data(config).with_settings({"data.too_long": "cut"})
     check_labels(config.data)
     check_tokens(config)
     source, other, columns = training_source(config), validation_source(config), MemoryColumns()
@@ -67,7 +69,7 @@ def summary(config: Config, examples: int, say: Say) -> dict[str, Any]:
         "histogram": histogram(found),
         "model_length": config.model.length,
         "too_long": found.longer(most_tokens(config)),
-        **symbols(alphabet, found),
+        **symbols(config, alphabet, found),
         "labels": dict(found.labels.most_common(20)) if found.has_labels else None,
         "examples": [as_seen(alphabet, text, most_tokens(config)) for text in texts],
         "notes": notes,
@@ -111,16 +113,25 @@ def histogram(found: Survey) -> list[tuple[int, int, int]]:
     ]
 
 
-def symbols(alphabet: Alphabet, found: Survey) -> dict[str, Any]:
+def symbols(config: Config, alphabet: Alphabet, found: Survey) -> dict[str, Any]:
     """How many symbols the training texts have, how many of them the alphabet has, and the share of
-    those outside it."""
+    those outside it.
+
+    Of pieces only the units outside the alphabet are counted, so `kinds` is None for them.
+    """
     counts = found.counter.counts()
     unknown = unknown_units(alphabet, counts)
+    if KINDS[alphabet.tokenizer] is PIECES:
+        lengths = found.lengths[TRAINING]
+        tokens = int(lengths @ np.minimum(np.arange(len(lengths)), most_tokens(config)))
+        kinds, frequent = None, Counter[str]()
+    else:
+        tokens, kinds, frequent = counts.total(), len(counts), counts
     return {
-        "kinds": len(counts),
+        "kinds": kinds,
         "symbols": len(alphabet.symbols),
-        "unknown_share": unknown.total() / max(1, counts.total()),
-        "most_frequent": [symbol for symbol, _ in counts.most_common(20)],
+        "unknown_share": unknown.total() / max(1, tokens),
+        "most_frequent": [symbol for symbol, _ in frequent.most_common(20)],
     }
 
 

@@ -24,8 +24,8 @@ from kvae.runs import Run
 from ..data.pipeline import training_stream
 from ..data.prepare import Prepared, prepare
 from ..figures import training_curves
-from ..reproduction import Numbers, Row, Statement, Study
 from ..messages import Say
+from ..reproduction import Numbers, Row, Statement, Study
 from .rows import chapter_text, scales, windows
 
 STEPS = 15_000
