@@ -321,10 +321,10 @@ def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
 
 
 def test_a_hybrid_on_the_same_texts_hears_nothing(
-    tmp_path: Path, shared_settings: dict[str, Any]
+    tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:
     said: list[str] = []
-    settings = {**shared_settings, "training.epochs": 8, "training.on_collapse": "stop"}
+    settings = {**small_settings, "training.epochs": 8, "training.on_collapse": "stop"}
     trained, _ = run(preset("hybrid-lstm").with_settings(settings), tmp_path / "run", said.append)
     assert not [sentence for sentence in said if "unused" in sentence]
     assert int(trained.model.training_steps) == 56
