@@ -27,14 +27,15 @@ from turns import argument_parser, write_report
 LENGTH = 36
 
 PREPARE = """
-import json, resource, sys, time
+import json, sys, time
 from kvae.presets import preset
 try:
     from kvae.training.data.prepare import prepare
 except ImportError:  # before data had a room of its own
     from kvae.training.corpora import prepare
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # getrusage would give the peak of the process that started this one, if it is higher
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 settings = {"data.source": sys.argv[1], "data.mode": "lines", "data.storage": sys.argv[2]}
 config = preset("cnn-small").with_settings(settings)
 if sys.argv[3] == "batch":
