@@ -96,9 +96,29 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_texts("-") == ["one", "two"]
 
 
-def test_a_run_cannot_learn_from_standard_input() -> None:
-    with pytest.raises(DataError, match="save it to a file"):
-        prepare(config("-"))
+def test_a_run_learns_from_standard_input_and_finds_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVAE_DATA", str(tmp_path))
+    content = b"text,n\n" + b"".join(b"line %d,%d\n" % (n, n) for n in range(60))
+    said: list[str] = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        ready = prepare(config("-", data__format="csv", data__column="text"), said.append)
+        again = held_out(ready.config, ready.alphabet)
+        np.testing.assert_array_equal(again.rows, ready.validation)
+    (kept,) = (tmp_path / "standard-input").iterdir()
+    assert kept.read_bytes() == content
+    assert ready.config.data.source == str(kept)
+    assert said == [f"standard input is kept in {kept}, where the run finds its texts again"] * 2
+
+
+def test_only_the_texts_to_train_on_can_come_from_standard_input(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("one\ntwo\nthree\n")
+    for name in ("validation", "labels"):
+        with pytest.raises(DataError, match="save the other to a file"):
+            prepare(config(str(file), **{f"data__{name}": "-"}))
 
 
 def bad_files(tmp_path: Path) -> dict[str, tuple[Path, str]]:

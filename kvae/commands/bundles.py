@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvae.serving.errors import DataError
 from kvae.texts.formats import AUTO, format_of, records_of
-from kvae.texts.records import Columns, Records
+from kvae.texts.records import Columns, Records, is_blank
 
 from .arguments import Commands, Run, add_command, bundle_arguments
 from .output import say
@@ -68,7 +68,7 @@ def input_records(options: argparse.Namespace) -> Records:
     ids: list[str] = []
     blank, any_ids = 0, False
     for records in records_of(options.file, columns, notes):
-        keep = [bool(text.strip()) for text in records.texts]
+        keep = [not is_blank(text) for text in records.texts]
         blank += keep.count(False)
         any_ids = any_ids or records.ids is not None
         texts += itertools.compress(records.texts, keep)

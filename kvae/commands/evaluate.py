@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training.data.corpora import entropy_of
         from kvae.training.data.prepare import held_out
+        from kvae.training.data.stores import remember_user
         from kvae.training.evaluation import evaluate
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count
@@ -82,6 +83,8 @@ def run(options: argparse.Namespace) -> None:
             }
         )
     data = held_out(config, trained.alphabet, options.data, options.labels)
+    if options.data is None:
+        remember_user(config, trained.path)
     for note in data.notes:
         say(note)
     samples = options.importance_samples

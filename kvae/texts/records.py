@@ -53,6 +53,11 @@ Reader: TypeAlias = Callable[[str, Columns, list[str]], Iterator[Records]]
 """A function that yields the records of a file. It adds notes without the name of the file."""
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text is empty or white space alone. Such texts are skipped."""
+    return not text or text.isspace()
+
+
 def joined(blocks: Iterable[Records]) -> Iterator[Records]:
     """Yield the same records in blocks of at least `BLOCK` characters, except the last one and one
     before records with other parts."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvae.serving.alphabet import UNKNOWN, Alphabet
 
-from .columns import id_type
+from .columns import id_type, parts_of
 
 MOST_WORDS = 2_000_000
 """Different words that are counted. When there are more, words that occurred once so far are
@@ -85,24 +85,18 @@ class PointBlock:
     def count(self, limits: np.ndarray, counter: TokenCounter) -> None:
         """As `Block` says."""
         if not len(self.points) or 2 * limits.sum() < self.lengths.sum():
-            counter.add(self.part(self.starts, limits))
+            counter.add(parts_of(self.points, self.starts, limits))
             return
         rests = self.lengths - limits
         cut = np.flatnonzero(rests)
         counter.add(self.points)
-        counter.add(self.part(self.starts[cut] + limits[cut], rests[cut]), -1)
+        counter.add(parts_of(self.points, self.starts[cut] + limits[cut], rests[cut]), -1)
         counter.add(np.full(len(limits), ord("\n"), np.uint8), -1)
-
-    def part(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The `counts` points from each of `starts` on, concatenated."""
-        shifts = np.repeat(starts - np.cumsum(counts) + counts, counts)
-        part: np.ndarray = self.points[np.arange(len(shifts)) + shifts]
-        return part
 
     def encode(self, limits: np.ndarray, encode: Encoder) -> tuple[np.ndarray, np.ndarray]:
         """As `Block` says."""
         if limits.sum() < LITTLE_USED * self.lengths.sum():
-            return encode(self.part(self.starts, limits)), np.cumsum(limits) - limits
+            return encode(parts_of(self.points, self.starts, limits)), np.cumsum(limits) - limits
         return encode(self.points), self.starts
 
 

@@ -9,7 +9,6 @@ resident memory.
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +25,13 @@ SHARD = 2**28
 def id_type(alphabet: Alphabet) -> np.dtype:
     """The smallest integer type that can store every id of the vocabulary."""
     return np.min_scalar_type(len(alphabet) - 1)
+
+
+def parts_of(numbers: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The `counts` (B,) numbers from each of the indices `starts` (B,) on, concatenated."""
+    shifts = np.repeat(starts - np.cumsum(counts) + counts, counts)
+    parts: np.ndarray = numbers[np.arange(len(shifts)) + shifts]
+    return parts
 
 
 class Column(Protocol):
@@ -65,13 +71,13 @@ class MemoryColumn:
 
     def append(self, numbers: np.ndarray) -> None:
         """As `Column` says."""
-        self.__dict__.pop("numbers", None)
         self.parts.append(np.asarray(numbers, self.kind))
 
-    @cached_property
+    @property
     def numbers(self) -> np.ndarray:
         """All numbers, (N,)."""
-        self.parts = [np.concatenate(self.parts) if self.parts else np.zeros(0, self.kind)]
+        if len(self.parts) != 1:
+            self.parts = [np.concatenate([np.zeros(0, self.kind), *self.parts])]
         return self.parts[0]
 
     def read(self, start: int, count: int) -> np.ndarray:
@@ -81,10 +87,7 @@ class MemoryColumn:
 
     def read_parts(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """As `Column` says."""
-        ends = np.cumsum(counts)
-        shifts = np.repeat(starts - ends + counts, counts)
-        numbers: np.ndarray = self.numbers[np.arange(len(shifts)) + shifts]
-        return numbers
+        return parts_of(self.numbers, starts, counts)
 
 
 class DiskColumn:

@@ -7,7 +7,7 @@ The first pass looks (`survey`), open settings become numbers (`settle`), the se
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,9 @@ from .lengths import multiple_of_strides
 from .named_corpora import CORPORA
 from .rows import Rows, Stream, attribute_in, rows_in, write_rows
 from .settle import Settled, settle
-from .sources import CORPUS_LABELS, GIVEN, Source, remembered, stream_pieces
+from .sources import CORPUS_LABELS, GIVEN, Source, remembered, stream_pieces, validation_source
 from .streams import note_capped, write_stream
-from .survey import HELD_OUT, TRAINING, numbered, survey
+from .survey import HELD_OUT, TRAINING, Survey, numbered, survey
 from .tokenizers import counting_alphabet
 
 
@@ -88,20 +88,31 @@ def write_corpus(
         notes += [*source.notes, *found_notes]
         return settled, Records([text])
     is_split = validation is None
-    counting = counting_alphabet(
-        config, lambda: training_lines(config, source, columns, is_split, say)
-    )
-    found = survey(config, source, counting, columns, is_split, most_held_out, say)
+    counting, found = surveyed(config, source, columns, is_split, most_held_out, say)
     notes += source.notes
     settled = settle(config, counting, found, source, validation, notes)
     if most_held_out:
-        found = replace(found, held_out=sorted(found.held_out)[:most_held_out])
         note_capped(most_held_out, found.texts(HELD_OUT), "lines", notes)
     write_rows(settled.config, settled.alphabet, source, columns, settled.label_split, say)
     attribute = attribute_in(settled.config, columns)
     if attribute is not None:
         check_visible(settled.config, attribute, found.labels.total() - found.labels[""], notes)
     return settled, found.held_out_records(settled.config.model.attributes)
+
+
+def surveyed(
+    config: Config,
+    source: Source,
+    columns: Columns,
+    is_split: bool,
+    most_held_out: int | None,
+    say: Say,
+) -> tuple[Alphabet, Survey]:
+    """The alphabet that texts are counted with, and what the first pass over them found."""
+    counting = counting_alphabet(
+        config, lambda: training_lines(config, source, columns, is_split, say)
+    )
+    return counting, survey(config, source, counting, columns, is_split, most_held_out, say)
 
 
 def training_lines(
@@ -126,14 +137,14 @@ def with_resolved_data(config: Config) -> Config:
     """The configuration with absolute paths and with the settings of a named corpus.
 
     With absolute paths a run can be evaluated from any folder. A setting of the corpus replaces a
-    default value only. Raises `DataError` for standard input.
+    default value only. Raises `DataError` for standard input, which `with_kept_input` replaces.
     """
     names = ("source", "validation", "labels", "validation_labels", "vocabulary")
     sources = {f"data.{name}": getattr(config.data, name) for name in names}
     if STANDARD_INPUT in sources.values():
         raise DataError(
-            "standard input cannot be read again when the run is evaluated; save it to a file and "
-            "give that"
+            "only the texts to train on can come from standard input, which is read once; save the "
+            "other to a file and give that"
         )
     config = config.with_settings(
         {key: str(Path(name).absolute()) for key, name in sources.items() if is_path(name)}
@@ -164,12 +175,7 @@ def is_path(name: str | None) -> bool:
 
 def holds_lines_out(config: Config) -> bool:
     """Whether the held-out texts are lines of the training corpus."""
-    corpus = CORPORA.get(config.data.source)
-    return (
-        config.data.validation is None
-        and not config.data.reading.is_stream
-        and not (corpus and corpus.held_out)
-    )
+    return not config.data.reading.is_stream and validation_source(config) is None
 
 
 def entropy_of(config: Config) -> float | None:

@@ -28,32 +28,23 @@ def given_source(
     is its column of texts and `label_column` that of labels. Raises `ConfigError` for something
     else; reading raises `DataError` for a value that is not a text.
     """
-    if isinstance(texts, (str, bytes, Mapping)) or not is_iterable(texts):
+    can_be_read = hasattr(texts, "__iter__") or hasattr(texts, "__getitem__")
+    if isinstance(texts, (str, bytes, Mapping)) or not can_be_read:
         raise ConfigError(
             f"texts must be a list of texts, or a table or dataset, got {type(texts).__name__}; "
             "a file is named in data.source"
         )
     if hasattr(texts, "collect") and hasattr(texts, "lazy"):
         raise ConfigError("texts is a lazy table: give what its collect() returns")
-    if label_column and iter_of(texts) is texts:
+    if label_column and isinstance(texts, Iterator):
         texts = list(texts)  # it is read for the texts and for the labels
-    values, given_labels = columns_of(texts, column, label_column)
+    values, given_labels = texts_and_labels(texts, column, label_column)
     if labels is not None:
         given_labels = labels
     return Source(GIVEN, partial(blocks_of, values, given_labels))
 
 
-def is_iterable(values: Any) -> bool:
-    """Whether values can be read one by one."""
-    return hasattr(values, "__iter__") or hasattr(values, "__getitem__")
-
-
-def iter_of(values: Any) -> Any:
-    """The iterator of values; None if they are read by index."""
-    return iter(values) if hasattr(values, "__iter__") else None
-
-
-def columns_of(texts: Any, column: str, label_column: str) -> tuple[Any, Any]:
+def texts_and_labels(texts: Any, column: str, label_column: str) -> tuple[Any, Any]:
     """The texts and the labels of what was given: the columns of a table, else all of it."""
     names = getattr(texts, "column_names", None) or getattr(texts, "columns", None)
     if names is None or not hasattr(texts, "__getitem__"):
@@ -87,7 +78,7 @@ def only_column_of_texts(table: Any, names: Sequence[str], label_column: str) ->
     return found[0]
 
 
-def entries(values: Any, key: str, place: int) -> Any:
+def entries(values: Any, key: str, place: int) -> Iterator[Any]:
     """The texts of values, or of the dictionaries (by `key`) or pairs (by `place`) among them."""
 
     def of(item: Any) -> Any:
@@ -100,17 +91,7 @@ def entries(values: Any, key: str, place: int) -> Any:
             return item[key]
         return item[place] if isinstance(item, tuple) else item
 
-    return Items(values, of)
-
-
-class Items:
-    """The items of values, each changed by a function. They can be read again if the values can."""
-
-    def __init__(self, values: Any, change: Any) -> None:
-        self.values, self.change = values, change
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self.change(item) for item in items_of(self.values))
+    return map(of, items_of(values))
 
 
 def items_of(values: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import DataError
-from kvae.texts.records import Records
+from kvae.texts.records import Records, is_blank
 
 from .columns import id_type
 from .lengths import check_lengths, note_too_long
@@ -34,7 +34,7 @@ def texts_of(config: Config, source: Source) -> Records:
 
 def without_blanks(records: Records, source: Source) -> Records:
     """The records that are not blank. Raises `DataError` if all are."""
-    keep = [bool(text) and not text.isspace() for text in records.texts]
+    keep = [not is_blank(text) for text in records.texts]
     note_blank(source, keep.count(False), keep.count(True), source.notes)
     return records if all(keep) else records.where(keep)
 

@@ -31,6 +31,7 @@ from .sources import (
     validation_source,
 )
 from .splits import note_share
+from .standard_input import with_kept_input
 from .stores import is_on_disk, stored_corpus
 from .streams import parts, training_end
 from .survey import HELD_OUT, survey
@@ -86,7 +87,7 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
             raise ConfigError("given texts are kept in memory; for data.storage=disk name a file")
         source = given_source(texts, labels, data.column, data.label_column)
         config = config.with_settings({"data.source": GIVEN, "data.labels": given})
-    config = with_resolved_data(config)
+    config = with_resolved_data(with_kept_input(config, say))
     corpus, validation, name = read_corpus(config, say, source)
     notes, alphabet = list(corpus.notes), corpus.alphabet
     if validation is not None:

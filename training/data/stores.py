@@ -45,6 +45,9 @@ STORE_INFO, ALIAS = "store.json", ".alias"
 """The file of a store with everything except tokens, and the ending of a file that contains the
 name of another store."""
 
+USERS = "runs.txt"
+"""The file of a store that names the run folders that have used it, one in each line."""
+
 LAYOUT = 2
 """Number of the layout of a store. A store of another layout is not found and written again."""
 
@@ -192,13 +195,9 @@ def open_store(config: Config, folder: Path) -> Corpus:
     return corpus
 
 
-USERS = "runs.txt"
-"""The file of a store that names the run folders that have used it, one in each line."""
-
-
 def remember_user(config: Config, run_folder: Path) -> None:
-    """Note in the store of a configuration that a run uses it."""
-    store = find_store(stores_folder() / store_name(config)) if is_on_disk(config) else None
+    """Note in the store of a configuration, if there is one, that a run uses it."""
+    store = find_store(stores_folder() / store_name(config))
     if store and str(run_folder.absolute()) not in users_of(store):
         with contextlib.suppress(OSError), (store / USERS).open("a", encoding="utf-8") as file:
             file.write(f"{run_folder.absolute()}\n")

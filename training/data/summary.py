@@ -5,27 +5,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
 
 from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
+from kvae.texts.records import is_blank
 from kvae.token_settings import check_tokens
 
 from ..messages import Say
 from .blocks import KINDS, PIECES
 from .columns import MemoryColumns
-from .corpora import training_lines, with_resolved_data
+from .corpora import surveyed, with_resolved_data
 from .held_out import note_blank, texts_of
 from .labels import check_labels
 from .lengths import most_tokens
 from .settle import unknown_units, with_length
 from .sources import Source, remembered, training_source, validation_source
 from .splits import text_hashes
+from .standard_input import with_kept_input
 from .stores import is_on_disk
-from .survey import HELD_OUT, TRAINING, Survey, survey
-from .tokenizers import alphabet_of_counts, counting_alphabet
+from .survey import HELD_OUT, TRAINING, Survey
+from .tokenizers import alphabet_of_counts
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
 """Quantiles of the lengths, by their names in a summary."""
@@ -40,7 +43,9 @@ def summary(config: Config, examples: int, say: Say) -> dict[str, Any]:
     Lengths are in tokens, without the end mark. `examples` texts at equal distances are shown as
     the model will see them. A stream is shown as its lines. Raises `ConfigError` or `DataError`.
     """
-    config = with_resolved_data(config).with_settings({"data.too_long": "cut"})
+    config = with_resolved_data(with_kept_input(config, say)).with_settings(
+        {"data.too_long": "cut"}
+    )
     if config.data.reading.is_stream:
         config = config.with_settings({"data.mode": "lines"})
     check_labels(config.data)
@@ -48,10 +53,7 @@ def summary(config: Config, examples: int, say: Say) -> dict[str, Any]:
     source, other, columns = training_source(config), validation_source(config), MemoryColumns()
     source = source if is_on_disk(config) else remembered(source)
     validation, is_split = texts_of(config, other) if other else None, other is None
-    counting = counting_alphabet(
-        config, lambda: training_lines(config, source, columns, is_split, say)
-    )
-    found = survey(config, source, counting, columns, is_split, 1, say)
+    counting, found = surveyed(config, source, columns, is_split, 1, say)
     notes = list(source.notes)
     note_blank(source, found.blank, found.texts(), notes)
     config = with_length(config, counting, found, validation)
@@ -79,7 +81,7 @@ def summary(config: Config, examples: int, say: Say) -> dict[str, Any]:
 def different_texts(config: Config, source: Source) -> int:
     """The number of different texts, by their hashes."""
     hashes = [
-        text_hashes([text for text in records.texts if text.strip()], config.data.split_seed)
+        text_hashes(filterfalse(is_blank, records.texts), config.data.split_seed)
         for records in source.read()
     ]
     return len(np.unique(np.concatenate(hashes)))
@@ -140,9 +142,7 @@ def evenly_spaced(source: Source, texts: int, count: int) -> Iterator[str]:
     chosen = set(np.linspace(0, texts - 1, min(count, texts)).astype(np.int64).tolist())
     number = 0
     for records in source.read():
-        for text in records.texts:
-            if not text or text.isspace():
-                continue
+        for text in filterfalse(is_blank, records.texts):
             if number in chosen:
                 yield text
             number += 1

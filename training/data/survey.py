@@ -12,7 +12,7 @@ import numpy as np
 
 from kvae.configuration import Config
 from kvae.serving.alphabet import Alphabet
-from kvae.texts.records import Records
+from kvae.texts.records import Records, is_blank
 
 from ..messages import Say
 from .blocks import KINDS, TokenCounter
@@ -122,9 +122,8 @@ def look(
     if data.has_labels and 0 < data.labelled_fraction < 1:
         found.label_places = Places(data.labelled_fraction)
     for number, records in numbered(source, say):
-        kind = np.array(
-            [TRAINING if text and not text.isspace() else BLANK for text in records.texts], np.uint8
-        )
+        blank = np.fromiter(map(is_blank, records.texts), bool, len(records.texts))
+        kind = np.where(blank, BLANK, TRAINING).astype(np.uint8)
         if split and found.places:
             hold_out(config, found, records, kind, split, number, most_held_out)
         kinds.append(kind)
@@ -137,6 +136,8 @@ def look(
         if records.labels is not None:
             used = is_used(config, block.lengths, kind == TRAINING)
             count_labels(config, found, records.where(used.tolist()))
+    if most_held_out:
+        found.held_out = sorted(found.held_out)[:most_held_out]
     return found
 
 
