@@ -23,8 +23,8 @@ def add_training_command(
     parser.add_argument(
         "--data",
         metavar="NAME|FILE",
-        help="see `kvae data list`; a file of texts or a table, also packed, a folder or a pattern; "
-        "- is standard input (default: unicode-names)",
+        help="see `kvae data list`; a file of texts or a table, also packed, a folder or a "
+        "pattern; - is standard input (default: unicode-names)",
     )
     data_arguments(parser)
     parser.add_argument("--out", required=True, help=out)
