@@ -271,7 +271,9 @@ def test_a_packed_file_of_short_lines_takes_the_memory_of_a_block(
     monkeypatch.setattr(columns, "SHARD", 2**20)
     monkeypatch.setattr(files, "PIECE", 10_000)
     monkeypatch.setattr(records, "BLOCK", 10_000)
-    monkeypatch.setattr(splits, "CELLS", 2**10)  # whose counts take the same 32 MB for every file
+    # The counts of the hashes take the same 32 MB for every file, and those that wait 8 MB.
+    monkeypatch.setattr(splits, "CELLS", 2**10)
+    monkeypatch.setattr(splits, "CELLS_WAITING", 2**10)
     (tmp_path / "a.gz").write_bytes(
         gzip.compress("".join(f"{n * n % 97:02}\n" for n in range(100_000)).encode())
     )

@@ -163,12 +163,13 @@ class PointCounter:
     """A `TokenCounter` of code points or bytes."""
 
     def __init__(self) -> None:
-        self.table = np.zeros(CODE_POINTS, np.int64)
+        self.table = np.zeros(1, np.int64)
 
     def add(self, tokens: np.ndarray, times: int = 1) -> None:
         """As `TokenCounter` says."""
-        occurrences = np.bincount(tokens)
-        self.table[: len(occurrences)] += times * occurrences
+        occurrences = times * np.bincount(tokens, minlength=len(self.table))
+        occurrences[: len(self.table)] += self.table
+        self.table = occurrences
 
     def counts(self) -> Counter[str]:
         """As `TokenCounter` says."""

@@ -9,6 +9,7 @@ resident memory.
 from __future__ import annotations
 
 import os
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,8 @@ def parts_of(numbers: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.
 
 class Column(Protocol):
     """A column of numbers of one type."""
+
+    kind: np.dtype
 
     def __len__(self) -> int: ...
 
@@ -126,11 +129,12 @@ class DiskColumn:
 
     def read(self, start: int, count: int) -> np.ndarray:
         """As `Column` says. Raises `OSError` if a shard has become shorter."""
-        return np.frombuffer(self.bytes_at(start * self.kind.itemsize, count), self.kind)
+        size = self.kind.itemsize
+        return np.frombuffer(self.bytes_at(start * size, count * size), self.kind)
 
-    def bytes_at(self, first: int, count: int) -> bytes:
-        """The bytes of `count` numbers from byte `first` on."""
-        size, parts = count * self.kind.itemsize, []
+    def bytes_at(self, first: int, size: int) -> bytes:
+        """The `size` bytes from byte `first` on."""
+        parts = []
         while size:
             shard, place = divmod(first, SHARD)
             parts.append(os.pread(self.shards[shard], min(size, SHARD - place), place))
@@ -144,21 +148,13 @@ class DiskColumn:
 
     def read_parts(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """As `Column` says. Raises `OSError` if a shard has become shorter."""
-        size, shards, pread = self.kind.itemsize, self.shards, os.pread
-        bounds = list(zip((starts * size).tolist(), (counts * size).tolist(), strict=True))
-        if len(shards) == 1:
-            shard = shards[0]
-            content = b"".join([pread(shard, length, first) for first, length in bounds])
+        firsts, sizes = ((each * self.kind.itemsize).tolist() for each in (starts, counts))
+        if len(self.shards) == 1:
+            content = b"".join(map(os.pread, repeat(self.shards[0]), sizes, firsts))
         else:
-            content = b"".join(
-                [
-                    pread(shards[first // SHARD], length, first % SHARD)
-                    for first, length in bounds
-                    if length  # an empty part may lie behind the last shard
-                ]
-            )
-        if len(content) < size * counts.sum():  # a part lies in two shards
-            content = b"".join([self.bytes_at(first, length // size) for first, length in bounds])
+            content = b""
+        if len(content) < sum(sizes):  # a part lies in another shard
+            content = b"".join(map(self.bytes_at, firsts, sizes))
         return np.frombuffer(content, self.kind)
 
 

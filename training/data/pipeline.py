@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kvae.serving.alphabet import END, PAD
+from kvae.serving.alphabet import PAD
 
 from .columns import MemoryColumn
 from .prepare import Prepared
@@ -244,22 +244,8 @@ def memory_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:
 
     Its argument is the indices of rows (G, B), or the positions (G, B, T) of windows in a stream.
     """
-    assert isinstance(values.tokens, MemoryColumn)
-    table = tf.convert_to_tensor(values.tokens.numbers)
-    if isinstance(values, Stream):
-        return lambda positions: tf.cast(tf.gather(table, positions), tf.int32)
-    parts = values.parts.read(0, len(values))
-    starts, lengths = (tf.constant(parts[name], tf.int64) for name in ("start", "length"))
-    offsets = tf.range(values.row_length, dtype=tf.int64)
-    last, end = table.shape[0] - 1, END if values.has_end else PAD
-
-    def take(indices: tf.Tensor) -> tf.Tensor:
-        start = tf.gather(starts, indices)[..., None]
-        length = tf.gather(lengths, indices)[..., None]
-        tokens = tf.cast(tf.gather(table, tf.minimum(start + offsets, last)), tf.int32)
-        return tf.where(offsets < length, tokens, tf.where(offsets == length, end, PAD))
-
-    return take
+    table = tf.convert_to_tensor(values.numbers())
+    return lambda indices: tf.cast(tf.gather(table, indices), tf.int32)
 
 
 def disk_reader(values: Values) -> Callable[[tf.Tensor], tf.Tensor]:

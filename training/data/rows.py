@@ -18,6 +18,12 @@ from .sources import Source
 from .splits import Split
 from .survey import TRAINING, is_used, numbered, used_tokens
 
+ROWS_AT_ONCE = 2**14
+"""Rows that are padded at once."""
+
+PARTS_IN_MEMORY = 2**26
+"""Bytes of `parts` up to which they are kept in memory: one reading from disk less for each row."""
+
 PART = np.dtype([("start", np.int64), ("length", np.int32)])
 """Where the tokens of a text lie in the column of tokens."""
 
@@ -50,6 +56,14 @@ class Rows:
         lengths: np.ndarray = self.parts.read(0, len(self))["length"] + self.has_end
         return lengths
 
+    def numbers(self) -> np.ndarray:
+        """All rows, (N, T), of the type of the tokens."""
+        rows = np.empty((len(self), self.row_length), self.tokens.kind)
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            part = rows[start : start + ROWS_AT_ONCE]
+            part[:] = self.take(np.arange(start, start + len(part)))
+        return rows
+
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The rows at the indices (B,), as (B, T) int32."""
         parts = self.parts.read_parts(indices, np.ones(len(indices), np.int64))
@@ -71,6 +85,10 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def numbers(self) -> np.ndarray:
+        """All ids, (tokens,)."""
+        return self.tokens.read(0, len(self.tokens))
 
     def take(self, positions: np.ndarray) -> np.ndarray:
         """The windows at `positions` (B, T), as (B, T) int32.
@@ -141,9 +159,13 @@ def write_rows(
 
 def rows_in(config: Config, alphabet: Alphabet, columns: Columns) -> Rows:
     """The rows that `write_rows` wrote."""
+    parts: Column = columns.column("parts", PART)
+    if len(parts) * PART.itemsize <= PARTS_IN_MEMORY:
+        parts, stored = MemoryColumn(PART), parts
+        parts.append(stored.read(0, len(stored)))
     return Rows(
         columns.column("tokens", id_type(alphabet)),
-        columns.column("parts", PART),
+        parts,
         config.model.length,
         config.data.reading.has_end,
     )

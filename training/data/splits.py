@@ -13,6 +13,9 @@ from kvae.configuration import Config
 CELLS = 2**22
 """Cells that [0, 1) is divided into to count lines by hash: 32 MB of counts for every corpus."""
 
+CELLS_WAITING = 2**20
+"""Cells that are counted together."""
+
 SHARE_TOLERANCE = 0.8
 """The limit stays at `fraction` if the share of the lines is 0.8 to 1 / 0.8 times as large."""
 
@@ -86,13 +89,18 @@ def split_by_lines(fraction: float, lowest: float, cells: np.ndarray, lines: np.
     split does not depend on the order of the lines, and few texts change sides when a line is
     added.
     """
-    target = fraction * lines.sum()
+    total, usual_end = lines.sum(), cells_below(fraction)
+    target = fraction * total
+    below = lines[: np.searchsorted(cells, usual_end)].sum()
+    is_near = SHARE_TOLERANCE * target <= below <= target / SHARE_TOLERANCE
+    if is_near and 0 < below < total and lines.max() <= target:
+        return Split.usual(fraction)  # without the arrays below
     rare = lines <= max(target, lines.min())
     target = min(target, max(fraction, 0.5) * lines[rare].sum())
     rare_cells, lines_up_to = cells[rare], np.cumsum(lines[rare])
     # The limit is the end of one of the rare cells, or anything up to the next one: all such limits
     # give the same split.
-    usual_end, next_cell = cells_below(fraction), np.append(rare_cells[1:], np.inf)
+    next_cell = np.append(rare_cells[1:], np.inf)
     shift = np.maximum(0, np.maximum(rare_cells + 1 - usual_end, usual_end - next_cell))
     low, high = SHARE_TOLERANCE * target, target / SHARE_TOLERANCE
     error = np.maximum(0, np.maximum(low - lines_up_to, lines_up_to - high))
@@ -131,26 +139,34 @@ class Places:
 
     def __init__(self, fraction: float) -> None:
         self.fraction, self.lowest = fraction, 1.0
-        self.cells = np.zeros(cell_count(fraction), np.int64)
+        self.waiting: list[np.ndarray] = []
+        """Cells that are not counted yet. A small corpus needs no table of all cells."""
+        self.table: np.ndarray | None = None
 
     def add(self, hashes: np.ndarray) -> None:
         """Count more texts, (N,) float64."""
         self.lowest = min(self.lowest, hashes.min(initial=1.0))
-        np.add.at(self.cells, cells_of(hashes, self.fraction), 1)
+        self.waiting.append(cells_of(hashes, self.fraction))
+        if sum(map(len, self.waiting)) > CELLS_WAITING:
+            cells, counts = np.unique(np.concatenate(self.waiting), return_counts=True)
+            self.waiting = []
+            if self.table is None:
+                self.table = np.zeros(cell_count(self.fraction), np.int64)
+            self.table[cells] += counts
 
-    def is_usual(self) -> bool:
-        """Whether `split_by_lines` leaves the limit at the fraction, without its arrays."""
-        texts, below = self.cells.sum(), self.cells[: cells_below(self.fraction)].sum()
-        target = self.fraction * texts
-        is_near = SHARE_TOLERANCE * target <= below <= target / SHARE_TOLERANCE
-        return bool(is_near and 0 < below < texts and self.cells.max() <= target)
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cells that hold texts, in ascending order, and the number of texts in each."""
+        cells, counts = np.unique(np.concatenate(self.waiting), return_counts=True)
+        if self.table is None:
+            return cells, counts
+        self.table[cells] += counts
+        self.waiting = [cells[:0]]
+        cells = np.flatnonzero(self.table)
+        return cells, self.table[cells]
 
     def split(self, rule: str) -> Split:
         """The split of the counted texts; `rule` is `data.split`."""
-        if rule == "lines" and self.is_usual():
-            return Split.usual(self.fraction)
-        cells = np.flatnonzero(self.cells)
-        return SPLITS[rule](self.fraction, self.lowest, cells, self.cells[cells])
+        return SPLITS[rule](self.fraction, self.lowest, *self.counts())
 
 
 OFF_TARGET_REASONS = {
