@@ -16,6 +16,7 @@ from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.alphabet import END, PAD, UNKNOWN, Alphabet
 from kvae.serving.errors import ConfigError, DataError, KvaeError
+from kvae.training.data import splits
 from kvae.training.data.columns import MemoryColumns
 from kvae.training.data.corpora import entropy_of
 from kvae.training.data.named_corpora import CORPORA, sines, unicode_names
@@ -705,3 +706,17 @@ def test_a_named_corpus_settles_only_what_the_user_left_alone() -> None:
     assert prepare(config("sines", model__length=16)).config.data.mode == "fixed"
     ready = prepare(config("unicode-names", data__too_long="cut"))
     assert ready.config.data.too_long == "cut"
+
+
+@pytest.mark.parametrize("waiting", [0, 3, 50, 2**20])
+def test_places_are_counted_alike_however_many_wait(
+    waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "CELLS_WAITING", waiting)
+    hashes = splits.text_hashes([str(number % 40) for number in range(200)], 1)
+    places = splits.Places(0.1)
+    for start in range(0, 200, 25):
+        places.add(hashes[start : start + 25])
+    expected = np.unique(splits.cells_of(hashes, 0.1), return_counts=True)
+    for found, right in zip(places.counts(), expected, strict=True):
+        np.testing.assert_array_equal(found, right)

@@ -148,19 +148,25 @@ class Places:
         self.lowest = min(self.lowest, hashes.min(initial=1.0))
         self.waiting.append(cells_of(hashes, self.fraction))
         if sum(map(len, self.waiting)) > CELLS_WAITING:
-            cells, counts = np.unique(np.concatenate(self.waiting), return_counts=True)
-            self.waiting = []
             if self.table is None:
                 self.table = np.zeros(cell_count(self.fraction), np.int64)
+            cells, counts = self.taken()
             self.table[cells] += counts
 
+    def taken(self) -> tuple[np.ndarray, np.ndarray]:
+        """The waiting cells, in ascending order, and how often each waits; none waits after it."""
+        waiting, self.waiting = self.waiting, []
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *waiting]), return_counts=True)
+
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The cells that hold texts, in ascending order, and the number of texts in each."""
-        cells, counts = np.unique(np.concatenate(self.waiting), return_counts=True)
+        """The cells that hold texts, in ascending order, and the number of texts in each.
+
+        The hashes are counted once: call it after the last `add`.
+        """
+        cells, counts = self.taken()
         if self.table is None:
             return cells, counts
         self.table[cells] += counts
-        self.waiting = [cells[:0]]
         cells = np.flatnonzero(self.table)
         return cells, self.table[cells]
 
