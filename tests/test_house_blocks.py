@@ -23,7 +23,8 @@ Block = tuple[str, str]
 
 
 def blocks_of(name: str) -> list[Block]:
-    """The blocks of a tutorial that are to be run; examples/javascript has tests of its own."""
+    """The blocks of a page, from the folder of the tutorials, that are to be run; examples/javascript
+    has tests of its own."""
     text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
     found = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [block for block in found if not block[1].startswith("cd examples/javascript")]
@@ -91,6 +92,12 @@ def test_every_block_of_the_tutorials_runs(tmp_path: Path) -> None:
     for name in TUTORIALS:
         for block in blocks_of(name):
             execute(block, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    code = "".join(code for _, code in blocks_of("../python"))
+    assert "nats a text" in execute(("python", code), tmp_path)
 
 
 def test_every_tutorial_is_among_those_that_run() -> None:
