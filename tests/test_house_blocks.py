@@ -23,8 +23,10 @@ Block = tuple[str, str]
 
 
 def blocks_of(name: str) -> list[Block]:
-    """The blocks of a page, from the folder of the tutorials, that are to be run; examples/javascript
-    has tests of its own."""
+    """The blocks of a page that are to be run, by its path from the tutorials.
+
+    examples/javascript has tests of its own.
+    """
     text = (ROOT / "docs" / "tutorials" / f"{name}.md").read_text(encoding="utf-8")
     found = re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [block for block in found if not block[1].startswith("cd examples/javascript")]
