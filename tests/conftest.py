@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -134,15 +135,18 @@ def distinct_presets() -> Iterator[str]:
             yield name
 
 
-def everyday(names: Iterable[str], *representatives: str) -> list[Any]:
-    """Names as the parameters of a test.
+def everyday(names: Iterable[Any], *representatives: Any) -> list[Any]:
+    """Names, or tuples of them, as the parameters of a test.
 
     The representatives run every day, the others with `make test-all`.
     """
     names = list(names)
     assert set(representatives) <= set(names)
     return [
-        name if name in representatives else pytest.param(name, marks=pytest.mark.slow)
+        pytest.param(
+            *(name if isinstance(name, tuple) else (name,)),
+            marks=() if name in representatives else pytest.mark.slow,
+        )
         for name in names
     ]
 
@@ -185,6 +189,19 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
 
         found = traced()
     return [numbers(gradient) for gradient in found]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_garbage() -> Iterator[None]:
+    """What a module of tests leaves is not looked through again for garbage.
+
+    Tracing a graph makes many objects. The collector would run often, and each time look through
+    all graphs and modules of the process: towards the end of the tests that took most of the time.
+    """
+    gc.set_threshold(100_000, 50, 100)
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -64,10 +64,10 @@ def test_the_same_weights_export_to_the_same_sampler(
     ("endpoint", "shape"),
     [
         ("sampler", (12, 48)),
-        ("sampler", (14, 48)),
-        ("sampler", (12, 14)),
+        pytest.param("sampler", (14, 48), marks=pytest.mark.slow),
+        pytest.param("sampler", (12, 14), marks=pytest.mark.slow),
         ("encoder", (64, 4)),
-        ("prior", ()),
+        pytest.param("prior", (), marks=pytest.mark.slow),
     ],
 )
 def test_a_graph_that_is_not_the_model_is_deleted(
@@ -180,6 +180,7 @@ def test_rows_that_part_at_a_tie_agree_and_others_do_not() -> None:
     assert not greedy_rows_agree(np.array([0, 1, 1]), np.array([0, 3, 1]), logits, gaps)
 
 
+@pytest.mark.slow
 def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
     tmp_path: Path,
 ) -> None:

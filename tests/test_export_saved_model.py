@@ -88,6 +88,7 @@ def test_score_is_the_models_bound(model: Any, signatures: Any) -> None:
         np.testing.assert_allclose(found[name], terms[name], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_numbered_folder_is_a_version_as_tensorflow_serving_reads_it(
     model: Any, tmp_path: Path
 ) -> None:

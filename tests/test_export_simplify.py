@@ -16,13 +16,15 @@ from kvae.export.converted_parts import SharedParts
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.simplify import hoisted, simplified
 
-from .conftest import small_model
+from .conftest import everyday, small_model
 from .test_kvae_heads import CONVOLUTIONS, RECURRENT, VARIANTS
 
 SPELLED_OUT = ("Less", "Not", "Reciprocal", "ReduceMean", "Sqrt")
 
 
-@pytest.mark.parametrize("variant", [*RECURRENT, *CONVOLUTIONS])
+@pytest.mark.parametrize(
+    "variant", everyday([*RECURRENT, *CONVOLUTIONS], "lstm", "gru", "gated_conv")
+)
 def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbol(
     variant: str,
 ) -> None:

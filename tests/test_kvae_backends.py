@@ -21,7 +21,7 @@ from kvae.misfits import check_training
 from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
 
-from .conftest import JAX, everyday, numbers, random_tokens, small_config, small_model
+from .conftest import everyday, numbers, random_tokens, small_config, small_model
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.jax
 @pytest.mark.usefixtures("settings_restored")
-@pytest.mark.parametrize("variant", everyday(VARIANTS, "conv") if JAX else VARIANTS)
+@pytest.mark.parametrize("variant", everyday(VARIANTS, "conv"))
 def test_models_are_the_same_whatever_stands_in_keras_json(variant: str) -> None:
     tokens = random_tokens(3)
 

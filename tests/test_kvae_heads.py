@@ -156,10 +156,10 @@ def compare_steps(head: Any) -> None:
     "variant",
     [
         "lstm, state",
-        "gru, both",
+        pytest.param("gru, both", marks=pytest.mark.slow),
         "bytenet 3, dilated",
         "gru, language model",
-        "gated_conv, language model",
+        pytest.param("gated_conv, language model", marks=pytest.mark.slow),
     ],
 )
 def test_steps_from_a_code_equal_the_logits_of_the_whole_model(variant: str) -> None:

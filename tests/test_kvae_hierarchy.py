@@ -14,7 +14,7 @@ from keras import ops
 from kvae.distributions import Autoregressive, Gaussian
 from kvae.hierarchy import Level
 
-from .conftest import gradients, random_tokens, small_model
+from .conftest import everyday, gradients, random_tokens, small_model
 
 SIZES = {"encoder_units": (8, 7, 6), "latent_size": (4, 3, 2), "expander": "repeat"}
 LADDERS: dict[str, dict[str, Any]] = {
@@ -251,7 +251,7 @@ def test_the_way_down_between_vectors_is_linear_normalised_rectified_and_linear(
 
 
 @pytest.mark.jax
-@each_ladder
+@pytest.mark.parametrize("name", everyday(LADDERS, "conv map"))
 def test_gradients_of_reconstruction_and_of_kl_reach_every_weight_on_the_way_up_and_down(
     name: str,
 ) -> None:
@@ -306,7 +306,7 @@ def test_batch_normalised_means_keep_their_spread_however_small_the_weights() ->
     np.testing.assert_allclose(np.std(found["mean"], axis=0), 0.7, rtol=0.1)
 
 
-@pytest.mark.parametrize("log_variance", [-200.0, 200.0])
+@pytest.mark.parametrize("log_variance", [pytest.param(-200.0, marks=pytest.mark.slow), 200.0])
 def test_a_prior_or_a_text_that_is_far_too_sure_or_unsure_leaves_all_numbers_finite(
     log_variance: float,
 ) -> None:

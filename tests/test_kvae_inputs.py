@@ -12,7 +12,7 @@ from kvae.objectives import squared_mmd
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.errors import ConfigError, DataError, KvaeError
 
-from .conftest import COMPILED, JAX, numbers, random_tokens, small_model
+from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_model
 
 pytestmark = pytest.mark.jax
 
@@ -42,7 +42,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", everyday(OBJECTIVES, "constrained"))
 def test_a_text_of_weight_two_trains_as_the_text_twice(name: str) -> None:
     weighted, repeated = (without_noise(OBJECTIVES[name]) for _ in range(2))
     found = weighted.fit(

@@ -44,14 +44,12 @@ def is_text(tokens: np.ndarray) -> bool:
 
 
 REPRESENTATIVES = (
-    "hybrid-semi-supervised-small",
     "hybrid-bytenet-ptb-small",
     "rnn-mixture-toy-small",
-    "ladder-rnn-3-toy-small",
 )
 """Presets that are trained every day beside the hybrid; `make test-all` trains all.
 
-They have an attribute, a causal convolution, a mixture and a ladder.
+They have a causal convolution and a mixture.
 """
 
 

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from kvae.distributions import Autoregressive
 from kvae.serving.errors import ConfigError
 
-from .conftest import COMPILED, random_tokens, small_model
+from .conftest import COMPILED, everyday, random_tokens, small_model
 
 pytestmark = pytest.mark.both
 
@@ -141,7 +141,7 @@ def test_in_a_ladder_the_soft_texts_speak_of_the_top_level() -> None:
     np.testing.assert_allclose(components.log_variance, log_variance[:, 4:], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", everyday(LEARNED, "vamp"))
 def test_training_moves_every_weight_of_a_prior(name: str) -> None:
     model = small_model({"ramp_steps": 0}, **MODELS[name])
     model.compile(keras.optimizers.SGD(0.1), **COMPILED)

@@ -58,6 +58,7 @@ def optimizers() -> dict[str, TrainingConfig]:
     return {**found, "float16": TrainingConfig(precision="mixed_float16")}
 
 
+@pytest.mark.slow
 def test_runs_with_every_optimizer_open_in_a_process_that_knows_of_no_training(
     tmp_path: Path, run_folder: Path
 ) -> None:

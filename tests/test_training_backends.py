@@ -120,7 +120,7 @@ def gradient(name: str) -> dict[str, np.ndarray]:
     return {str(number): value for number, value in enumerate(found)}
 
 
-REPRESENTATIVES = ("hybrid-lstm-small", "lvae-3-toy-small", "vamp")
+REPRESENTATIVES = ("hybrid-lstm-small",)
 """Systems whose terms are compared every day."""
 
 DIFFERENTIATED_DAILY = ("hybrid-lstm-small",)

@@ -108,7 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Call
 @pytest.mark.parametrize(
     "names",
     [
-        ("one", "two"),
+        pytest.param(("one", "two"), marks=pytest.mark.slow),
         pytest.param(("jax_one", "jax_two"), marks=pytest.mark.slow),
         pytest.param(("one", "workers", "second"), marks=pytest.mark.slow),
     ],

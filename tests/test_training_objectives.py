@@ -65,7 +65,7 @@ def test_aggressive_training_updates_the_encoder_alone_then_the_decoder_alone() 
         )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_aggressive_training_ends_when_its_counter_is_zero(jit_compile: bool) -> None:
     model = small_model({"encoder_updates": 2})
     model.encoder_updates.assign(0)

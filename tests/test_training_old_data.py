@@ -23,7 +23,7 @@ from kvae.training.data.prepare import Prepared, held_out, prepare
 from kvae.training.experiment import run
 from kvae.training.identity import fingerprint
 
-from .conftest import ids_of
+from .conftest import everyday, ids_of
 
 OLD = json.loads(Path(__file__).with_name("old_data.json").read_text(encoding="utf-8"))
 
@@ -173,7 +173,7 @@ def test_a_corpus_becomes_the_same_tokens_and_batches(
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "labels" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
+    everyday(RUNS),
 )
 def test_a_run_has_the_same_losses(folder: Path, name: str, tmp_path: Path) -> None:
     config = config_of(folder, {**RUNS[name], **STEPS})

@@ -86,9 +86,7 @@ def terms(model: TextVAE, data: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.jax
-@pytest.mark.parametrize(
-    "system", ["hybrid", "ladder"] if JAX else everyday(SYSTEMS, "hybrid", "ladder")
-)
+@pytest.mark.parametrize("system", ["hybrid", "ladder"] if JAX else everyday(SYSTEMS, "hybrid"))
 def test_terms_are_near_those_of_float32_and_training_goes_on(system: str, policy: str) -> None:
     full, made = half(policy, **SYSTEMS[system])
     data = inputs(made)
@@ -150,6 +148,7 @@ def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale
             np.testing.assert_array_equal(numbers(weight), old)
 
 
+@pytest.mark.slow
 @pytest.mark.jax
 def test_a_file_of_a_mixed_model_opens_in_float32_with_its_optimizer(
     policy: str, tmp_path: Path
@@ -205,6 +204,7 @@ def test_aggressive_training_in_float16_is_refused_with_the_way_out() -> None:
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_is_exported_in_float32(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:

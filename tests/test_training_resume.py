@@ -104,6 +104,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     )
 
 
+@pytest.mark.slow
 def test_rules_that_wait_remember_what_they_waited_for(
     tmp_path: Path, shared_settings: dict[str, Any], interrupted: Any
 ) -> None:

@@ -186,8 +186,12 @@ def test_symbols_that_would_break_a_table_are_written_out(tmp_path: Path) -> Non
             {"latent_size": (4, 3)},
             {"kl_per_dimension_level_0", "kl_per_dimension_level_1", "kl_level_1"},
         ),
-        ({"prior": "mixture", "prior_components": 2}, {"kl_level_0", "interpolation"}),
-        (LANGUAGE_MODEL, {"samples"}),
+        pytest.param(
+            {"prior": "mixture", "prior_components": 2},
+            {"kl_level_0", "interpolation"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(LANGUAGE_MODEL, {"samples"}, marks=pytest.mark.slow),
         ({"attributes": ("one", "two")}, {"interpolation", "reconstructions"}),
     ],
     ids=["ladder", "mixture", "language model", "labels"],
@@ -214,6 +218,7 @@ def test_every_kind_of_model_is_shown_with_one_held_out_text(
         assert not (tmp_path / "validation" / "projector_config.pbtxt").exists()
 
 
+@pytest.mark.slow
 def test_a_second_process_goes_on_in_the_folder_of_the_first(tmp_path: Path) -> None:
     rows, model = random_tokens(4), small_model()
     fitted(model, tmp_path, rows)

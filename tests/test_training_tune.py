@@ -57,6 +57,7 @@ def test_every_preset_with_a_code_has_a_usual_search(name: str) -> None:
     assert hyperparameter_space(search).get("objective.beta_max") == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_a_search_trains_compares_and_goes_on(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:

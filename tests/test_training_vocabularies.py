@@ -25,6 +25,8 @@ from kvae.training.data.tokenizer_files import PRE_TOKENIZERS, Unsupported, alph
 from kvae.training.data.tokenizers import alphabet_of_counts, counting_alphabet
 from kvae.training.data.vocabularies import vocabulary_from_file
 
+from .conftest import everyday
+
 TRAINED_ON = [
     "The quick brown fox doesn't jump over the lazy dogs, they're sleeping.",
     "Don't you'll we've I'd he's I'm 1,000.50 and 3½ of №5, ٣٤ too",
@@ -208,7 +210,7 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", everyday(ALONE, "runs"))
 def test_every_character_is_split_off_as_tokenizers_does(name: str) -> None:
     points = [chr(it) for it in range(sys.maxunicode + 1) if unicodedata.category(chr(it)) != "Cn"]
     points = [it for it in points if not "\ud800" <= it <= "\udfff"]
@@ -485,7 +487,7 @@ MOLECULES = [
 ]
 
 
-@pytest.mark.parametrize("tokenizer", [pytest.param("pattern", marks=pytest.mark.slow), "bpe"])
+@pytest.mark.parametrize("tokenizer", everyday(["pattern", "bpe"]))
 def test_a_new_tokenizer_goes_the_whole_way_to_a_sampler(
     tmp_path: Path, small_settings: dict[str, Any], tokenizer: str
 ) -> None:
