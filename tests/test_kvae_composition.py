@@ -199,7 +199,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("case", MISFITS)
 def test_what_does_not_make_sense_is_refused_with_the_reason(case: str) -> None:
     model, objective, reason = MISFITS[case]
@@ -243,7 +243,7 @@ UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("case", UNREAD)
 def test_a_setting_that_nothing_reads_is_refused_with_what_would(case: str) -> None:
     model, objective, reason = UNREAD[case]
@@ -253,7 +253,7 @@ def test_a_setting_that_nothing_reads_is_refused_with_what_would(case: str) -> N
     assert "nothing reads it" in str(caught.value)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_rate_that_a_map_cannot_be_held_at_is_refused_with_the_largest() -> None:
     with pytest.raises(ConfigError, match=r"at most 15\.2 nats .*, got 50"):
         TextVAE(

@@ -16,7 +16,7 @@ from kvae.serving.errors import ConfigError
 
 from .conftest import COMPILED, numbers, random_tokens, small_config, small_model
 
-pytestmark = pytest.mark.both
+pytestmark = pytest.mark.jax
 
 
 def compiled(**model: object) -> TextVAE:
@@ -82,6 +82,7 @@ def test_a_weight_moves_by_no_more_than_the_clipped_gradient_allows() -> None:
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.both
 def test_every_step_counts_and_moves_beta() -> None:
     model = small_model({"ramp_steps": 8})
     model.compile("adam", **COMPILED)
@@ -103,6 +104,7 @@ def test_the_beta_that_is_reported_is_the_one_in_the_loss() -> None:
         )
 
 
+@pytest.mark.both
 def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
     model = compiled()
     tokens = random_tokens(20)
@@ -113,6 +115,7 @@ def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
     )
 
 
+@pytest.mark.both
 def test_a_saved_model_gives_the_same_outputs_and_trains_on(tmp_path: Path) -> None:
     model = compiled()
     tokens, noise = (
@@ -187,6 +190,7 @@ def test_no_text_is_empty_unless_that_is_allowed() -> None:
     assert (np.array(decode(model, z, min_length=0))[:, 0] == END).all()
 
 
+@pytest.mark.both
 def test_decoding_at_a_seed_repeats() -> None:
     model = small_model()
     first, second = (

@@ -54,13 +54,7 @@ They have a causal convolution and a mixture.
 
 
 @pytest.mark.jax
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("hybrid-lstm-small", marks=pytest.mark.both),
-        *everyday([name for name in PRESETS if name != "hybrid-lstm-small"], *REPRESENTATIVES),
-    ],
-)
+@pytest.mark.parametrize("name", everyday(PRESETS, "hybrid-lstm-small", *REPRESENTATIVES))
 def test_a_preset_trains_is_saved_and_writes_texts(name: str, tmp_path: Path) -> None:
     item = PRESETS[name]
     model = sized(item.config, 16, 9 if name.endswith(SMALL) else item.shape[1])

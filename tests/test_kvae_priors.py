@@ -15,7 +15,7 @@ from kvae.serving.errors import ConfigError
 
 from .conftest import COMPILED, everyday, random_tokens, small_model
 
-pytestmark = pytest.mark.both
+pytestmark = pytest.mark.jax
 
 MAP = {"latent": "map", "latent_size": 2, "expander": "repeat"}
 MODELS: dict[str, dict[str, Any]] = {
@@ -141,6 +141,7 @@ def test_in_a_ladder_the_soft_texts_speak_of_the_top_level() -> None:
     np.testing.assert_allclose(components.log_variance, log_variance[:, 4:], atol=1e-5)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("name", everyday(LEARNED, "vamp"))
 def test_training_moves_every_weight_of_a_prior(name: str) -> None:
     model = small_model({"ramp_steps": 0}, **MODELS[name])

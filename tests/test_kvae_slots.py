@@ -41,7 +41,7 @@ def features_of(
     return [Features(*level) for level in computed]
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("name", READING)
 def test_an_encoder_has_the_positions_that_its_row_says(name: str) -> None:
     symbols = np.random.default_rng(0).normal(size=(3, 16, 9)).astype(np.float32)
@@ -55,7 +55,7 @@ def test_an_encoder_has_the_positions_that_its_row_says(name: str) -> None:
     assert config.encoder_stride == row.stride ** len(found)
 
 
-@pytest.mark.both
+@pytest.mark.jax
 @pytest.mark.parametrize("name", [name for name in READING if ENCODERS[name].any_length])
 def test_an_encoder_of_any_length_reads_nothing_behind_the_last_symbol(name: str) -> None:
     symbols = np.random.default_rng(0).normal(size=(3, 16, 9)).astype(np.float32)
@@ -67,7 +67,7 @@ def test_an_encoder_of_any_length_reads_nothing_behind_the_last_symbol(name: str
         )
 
 
-@pytest.mark.both
+@pytest.mark.jax
 def test_a_bag_is_the_mean_of_the_counted_symbols_in_any_order() -> None:
     rows, last = (
         np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32),

@@ -14,7 +14,7 @@ from kvae.training.experiment import run
 
 from .conftest import COMPILED, numbers, random_tokens, small_model
 
-pytestmark = pytest.mark.both
+pytestmark = pytest.mark.jax
 
 
 def fitted(**options: Any) -> Any:
@@ -27,6 +27,7 @@ def fitted(**options: Any) -> Any:
     return model, history
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     ("compiled", "together"),
     [
