@@ -53,7 +53,8 @@ from .checkpoints import (
     restore_states,
     values_of,
 )
-from .data.pipeline import batch_size_of, steps_of_a_pass, training_stream, validation_batches
+from .data.orders import batch_size_of, steps_of_a_pass
+from .data.pipeline import training_stream, validation_batches
 from .data.prepare import Prepared
 from .devices import check_parts, equal_parts, is_split
 from .evaluation import rows_differ
