@@ -21,12 +21,12 @@ from kvae.serving.alphabet import Alphabet, one_line
 from kvae.tensors import Tensor
 from kvae.writing import write_text
 
-from .callbacks import StepCallback
 from .checkpoints import Diverged
 from .evaluation import UNITS, evenly_spaced
 from .events import EventWriter
 from .generation import compiled_step
 from .latent_report import LatentReport
+from .step_callbacks import StepCallback, as_floats
 
 HYPERPARAMETERS = (
     "data.source",
@@ -127,10 +127,14 @@ class TensorBoardMonitor(StepCallback):
         self.speed_start = None  # the time between epochs does not count
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step, self.last_step_time = self.steps_before_epoch + batch + 1, time.monotonic()
-        if self.speed_start is None:  # after the first step of an epoch, which may compile
+        step, is_first = self.steps_before_epoch + batch + 1, self.speed_start is None
+        is_due = step // self.every > self.last_step_written // self.every
+        if is_first or is_due:
+            logs = as_floats(logs or {})  # waits for the device, so that the time is right
+        self.last_step_time = time.monotonic()
+        if is_first:  # the first step of an epoch may compile
             self.speed_start = (step, self.last_step_time)
-        if step // self.every > self.last_step_written // self.every:
+        if is_due:
             self.write_training(step, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
