@@ -194,6 +194,5 @@ def group_of(
 def trimmed_lengths(tokens: np.ndarray) -> np.ndarray:
     """The longest text of each batch of tokens (G, B, T), rounded up to a multiple of `ROUNDING`
     or to T, (G,)."""
-    longest = np.max([lengths_of(batch) for batch in tokens], axis=1)
-    rounded = -(-longest // ROUNDING) * ROUNDING
-    return np.minimum(rounded, tokens.shape[2]).astype(np.int32)
+    longest = np.array([lengths_of(batch).max() for batch in tokens], np.int32)
+    return np.minimum(-(-longest // ROUNDING) * ROUNDING, np.int32(tokens.shape[2]))

@@ -35,8 +35,8 @@ def shuffled(positions: np.ndarray, seed: int, number: int, size: int) -> np.nda
     if largest == 0:
         return np.zeros_like(positions, np.int64)
     if block_bits(largest) == 16:
-        found = small_shuffle(seed, number, largest)[positions % SMALL]
-        return found.astype(np.int64)
+        found: np.ndarray = small_shuffle(seed, number, largest)[positions % SMALL]
+        return found
     return walk(np.asarray(positions, np.int64), seed, number, largest)
 
 
@@ -77,17 +77,17 @@ def encrypted(values: np.ndarray, seed: int, number: int, bits: int) -> np.ndarr
 
     def mixed(word: np.ndarray) -> np.ndarray:
         """The function of a round: two rotations, their logical and, and a third rotation."""
-        return rotated(word, 1) & rotated(word, 8) ^ rotated(word, 2)
+        return np.asarray(rotated(word, 1) & rotated(word, 8) ^ rotated(word, 2))
 
     def rotated(word: np.ndarray, by: int) -> np.ndarray:
-        return (word << kind.type(by) | word >> kind.type(bits - by)) & mask
+        return np.asarray((word << kind.type(by) | word >> kind.type(bits - by)) & mask)
 
     left, right = ((values >> shift).astype(kind) & mask for shift in (bits, 0))
     keys = [kind.type(key) for key in round_keys(seed, number, bits)]
     for first, second in zip(keys[::2], keys[1::2], strict=True):
         left ^= mixed(right) ^ first
         right ^= mixed(left) ^ second
-    return left.astype(np.int64) << bits | right
+    return np.asarray(left.astype(np.int64) << bits | right)
 
 
 def round_keys(seed: int, number: int, bits: int) -> list[int]:

@@ -97,7 +97,8 @@ def bucketed_rows(lengths: np.ndarray, batch_size: int, seed: int) -> Order:
         steps = np.arange(min(POOL, order.steps - first % order.steps))
         rows = order.places(first + steps).ravel()
         by_length = rows[np.argsort(lengths[rows], kind="stable")].reshape(-1, batch_size)
-        return by_length[shuffled(steps, seed, first, len(steps))]
+        in_order: np.ndarray = by_length[shuffled(steps, seed, first, len(steps))]
+        return in_order
 
     def places(steps: np.ndarray) -> np.ndarray:
         firsts = steps - steps % order.steps % POOL
