@@ -300,7 +300,7 @@ def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
 
     def given_to_fit(self: TextVAE, data: Any, callbacks: Any, **others: Any) -> None:
         given.extend(callbacks.callbacks)
-        for callback in callbacks:
+        for callback in callbacks.callbacks:
             callback.set_model(self)
         self.stop_training = True
 
