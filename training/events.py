@@ -53,3 +53,7 @@ class EventWriter:
 
     def close(self) -> None:
         self.file.close()
+
+    def __del__(self) -> None:  # of a run that was stopped
+        if hasattr(self, "file"):
+            self.file.close()
