@@ -119,7 +119,7 @@ def ids_of(train: Any) -> Any:
     from kvae.training.data.rows import Rows
 
     places = np.arange(len(train))
-    return train.take(places) if isinstance(train, Rows) else train.take(places[None])[0]
+    return train.take(places) if isinstance(train, Rows) else train.take(places[:1], len(train))[0]
 
 
 def distinct_presets() -> Iterator[str]:

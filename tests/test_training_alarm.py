@@ -298,9 +298,9 @@ def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
 ) -> None:
     given: list[Any] = []
 
-    def given_to_fit(self: TextVAE, data: Any, callbacks: list[Any], **others: Any) -> None:
-        given.extend(callbacks)
-        for callback in callbacks:
+    def given_to_fit(self: TextVAE, data: Any, callbacks: Any, **others: Any) -> None:
+        given.extend(callbacks.callbacks)
+        for callback in callbacks.callbacks:
             callback.set_model(self)
         self.stop_training = True
 

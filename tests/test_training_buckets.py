@@ -8,22 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from kvae.configuration import Config
 from kvae.misfits import check_training
 from kvae.presets import preset
 from kvae.serving.alphabet import PAD
 from kvae.serving.errors import ConfigError
-from kvae.training.data.pipeline import (
-    POOL,
-    ROUNDING,
-    bucketed_rows,
-    lengths_of,
-    shuffled_rows,
-    training_stream,
-    validation_batches,
-)
+from kvae.training.data.batches import ROUNDING
+from kvae.training.data.orders import POOL, bucketed_rows, lengths_of, shuffled_rows
+from kvae.training.data.pipeline import training_stream, validation_batches
 from kvae.training.data.prepare import Prepared
 from kvae.training.data.rows import Rows
 from kvae.training.experiment import run
@@ -57,8 +50,7 @@ def corpus(rows: np.ndarray = ROWS) -> Prepared:
 
 def places(order: Any, first: int, count: int) -> list[np.ndarray]:
     """The rows of `count` steps from the `first` on."""
-    steps = tf.data.Dataset.range(first, first + count).map(order.places)
-    return list(steps.as_numpy_iterator())
+    return list(order.places(np.arange(first, first + count)))
 
 
 def spread_within(order: Any, lengths: np.ndarray) -> float:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvae.serving.alphabet import END, PAD, Alphabet
 from kvae.training.data import columns
+from kvae.training.data.batches import reader
 from kvae.training.data.columns import (
     Column,
     DiskColumn,
@@ -20,7 +20,6 @@ from kvae.training.data.columns import (
     MemoryColumns,
     id_type,
 )
-from kvae.training.data.pipeline import disk_reader, memory_reader
 from kvae.training.data.rows import PART, Rows, Stream, Texts
 
 LENGTH = 7
@@ -144,14 +143,10 @@ def test_rows_are_text_end_and_padding_wherever_they_lie(
 
 
 @pytest.mark.parametrize("has_end", [True, False])
-def test_the_graph_reads_the_same_rows(made: MemoryColumns | DiskColumns, has_end: bool) -> None:
+def test_training_reads_the_same_rows(made: MemoryColumns | DiskColumns, has_end: bool) -> None:
     rows, wanted = rows_in(made, has_end)
-    indices = np.array([[19, 3, 3], [0, 7, 18]])
-    if isinstance(made, MemoryColumns):
-        take = tf.function(memory_reader(rows))
-        found = np.stack([take(tf.constant(each)) for each in indices])
-    else:
-        found = tf.function(disk_reader(rows))(tf.constant(indices)).numpy()
+    indices = np.array([19, 3, 3, 0, 7, 18])
+    found = reader(rows, LENGTH)(indices)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, wanted[indices])
 
@@ -162,13 +157,11 @@ def test_windows_of_a_stream_are_the_same_wherever_it_lies(
     ids = np.random.default_rng(1).integers(0, 300, 100).astype(np.uint16)
     made.column("tokens", np.uint16).append(ids)
     stream = Stream(made.column("tokens", np.uint16))
-    positions = np.array([0, 93, 40, 41])[:, None] + np.arange(7)
+    starts = np.array([0, 93, 40, 41])
+    positions = starts[:, None] + np.arange(7)
     assert len(stream) == 100
-    np.testing.assert_array_equal(stream.take(positions), ids[positions])
-    if isinstance(made, MemoryColumns):
-        found = tf.function(memory_reader(stream))(tf.constant(positions)).numpy()
-    else:
-        found = tf.function(disk_reader(stream))(tf.constant(positions[None])).numpy()[0]
+    np.testing.assert_array_equal(stream.take(starts, 7), ids[positions])
+    found = reader(stream, 7)(starts)
     np.testing.assert_array_equal(found, ids[positions])
     assert found.dtype == np.int32
 

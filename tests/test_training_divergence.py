@@ -4,8 +4,10 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -13,8 +15,9 @@ from kvae.presets import preset
 from kvae.runs import list_checkpoints, load_run
 from kvae.serving.errors import CheckFailed, ModelError
 from kvae.training import fit
-from kvae.training.checkpoints import read_checkpoint
+from kvae.training.checkpoints import Diverged, read_checkpoint
 from kvae.training.experiment import resume, run, stored_config
+from kvae.training.step_callbacks import STEPS_UNREAD, Divergence, StepCallbacks
 
 
 def quiet(sentence: str) -> None:
@@ -182,3 +185,28 @@ def test_checkpoints_that_an_attempt_left_do_not_outlive_the_one_that_goes_on(
         older.name,
         "step-000000021.npz",
     ]
+
+
+def test_a_divergence_is_found_later_with_its_step_and_the_metrics_before_it() -> None:
+    divergence = Divergence()
+    model: Any = SimpleNamespace(training_steps=np.array(100))
+    callbacks = StepCallbacks([divergence], model=model, epochs=1, steps=1000, verbose=0)
+    callbacks.on_epoch_begin(0)
+    for batch in range(STEPS_UNREAD - 1):
+        loss = np.float32(np.nan if batch >= 4 else batch)
+        callbacks.on_train_batch_end(batch, {"loss": loss})
+    with pytest.raises(Diverged, match=r"step 105 \(the loss is nan\)") as caught:
+        callbacks.on_train_batch_end(STEPS_UNREAD - 1, {"loss": np.float32(np.nan)})
+    assert caught.value.last == {"loss": 3.0}
+    divergence.set_params({"steps": 7})
+    callbacks.on_epoch_begin(1)
+    with pytest.raises(Diverged, match="step 107"):  # the last step of an epoch
+        callbacks.on_train_batch_end(6, {"loss": np.inf})
+
+
+def test_the_metrics_of_a_step_are_handed_over_as_they_are() -> None:
+    given = list[Any]()
+    seen = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: given.append(logs))
+    logs = {"loss": keras.ops.ones(())}
+    StepCallbacks([seen]).on_train_batch_end(0, logs)
+    assert given[0] is logs

@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,9 @@ def digest(*values: Any) -> str:
 
 
 def batches_of(prepared: Prepared) -> Iterator[np.ndarray]:
-    for batch in training_stream(prepared, 3).take(40):
+    for batch in islice(training_stream(prepared, 3), 40):
         for part in batch.values() if isinstance(batch, dict) else [batch]:
-            yield part.numpy()
+            yield np.asarray(part)
 
 
 def summary(config: Config) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Callbacks of a training run.
 
-Some report it (progress bar, metrics file), the others steer it (ramp, early stopping, decoder
-reset, checkpoints).
+One reports it (metrics file), the others steer it (ramp, early stopping, decoder reset,
+checkpoints).
 """
 
 from __future__ import annotations
@@ -27,17 +27,7 @@ from .checkpoints import (
     restore_weights,
     write_checkpoint,
 )
-
-PROGRESS_METRICS = (
-    "loss",
-    "elbo",
-    "kl",
-    "val_elbo",
-    "val_kl",
-    "val_active_units",
-    "val_mutual_information",
-)
-"""Metrics that the progress bar shows. TensorBoard and the metrics file have all of them."""
+from .step_callbacks import StepCallback
 
 CHECKPOINT_MINUTES = 10.0
 """Minutes between two checkpoints within an epoch, if `training.checkpoint_steps` is not set."""
@@ -47,16 +37,6 @@ MAX_RECONSTRUCTION_RATIO = 2.0
 
 Guessing costs T ln V nats. An untrained model is at 1, one that is about to diverge above 2.
 """
-
-
-class Progress(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar, limited to the metrics that fit on a line."""
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        super().on_train_batch_end(batch, progress_metrics(logs))
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        super().on_epoch_end(epoch, progress_metrics(logs))
 
 
 class MetricsFile(keras.callbacks.Callback):
@@ -101,46 +81,6 @@ class MetricsFile(keras.callbacks.Callback):
             text = self.path.read_text(encoding="utf-8", errors="replace")
             lines = text.splitlines()[: self.lines]
             write_text(self.path, "".join(line + "\n" for line in lines), exclusive=True)
-
-
-class StepCallback(keras.callbacks.Callback):
-    """Base of callbacks that act at a training step.
-
-    It counts batches itself. On JAX, reading the model's step counter after each batch would make
-    the program wait for the device.
-    """
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.steps_before_epoch = as_int(self.model.training_steps)
-
-    def has_reached(self, step: int, batch: int) -> bool:
-        """Whether training has reached `step` after batch number `batch` of the epoch.
-
-        The model's own counter confirms it: with several steps per execution, the last call of an
-        epoch may count batches that the data did not have.
-        """
-        return (
-            self.steps_before_epoch + batch + 1 >= step
-            and as_int(self.model.training_steps) >= step
-        )
-
-
-class Divergence(StepCallback):
-    """Raises `Diverged` at the first step whose loss is not finite.
-
-    The epoch does not end, so no other callback sees the metrics of that model.
-    """
-
-    last: Mapping[str, Any] = {}
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        logs = logs or {}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            last = {name: float(value) for name, value in self.last.items()}
-            raise Diverged(
-                self.steps_before_epoch + batch + 1, f"the loss is {float(logs['loss'])}", last
-            )
-        self.last = logs
 
 
 class RampAfterConvergence(keras.callbacks.Callback):
@@ -305,8 +245,8 @@ class Checkpoints(StepCallback):
     `stop` is set, the current step is the last one: it is written and `KeyboardInterrupt` is
     raised. Every checkpoint contains `about` and the states of the callbacks in `stateful`, by
     name. The newest `CHECKPOINTS_KEPT` files stay, and the newest good one (`is_good`); `good` is
-    that file at the start of training. It must be the last callback. Raises `Diverged` if a
-    variable is not finite.
+    that file at the start of training. Before a checkpoint within an epoch it calls `check`. It
+    must be the last callback. Raises `Diverged` if a variable is not finite.
     """
 
     def __init__(
@@ -317,10 +257,11 @@ class Checkpoints(StepCallback):
         steps: int | None = None,
         stop: threading.Event | None = None,
         good: Path | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.folder, self.about, self.stateful, self.steps = folder, about, stateful or {}, steps
-        self.stop, self.good = stop or threading.Event(), good
+        self.stop, self.good, self.check = stop or threading.Event(), good, check
         self.model_is_good = True
         self.last_write = time.monotonic()
 
@@ -336,6 +277,7 @@ class Checkpoints(StepCallback):
         seconds = time.monotonic() - self.last_write
         due = step >= self.next_step if self.steps else seconds > 60 * CHECKPOINT_MINUTES
         if due or self.stop.is_set():
+            self.check()
             self.model_is_good = is_good(self.model, logs or {})
             self.write(self.epoch, within_epoch=True)
             self.next_step = step + (self.steps or 0)
@@ -421,8 +363,3 @@ def best_from_state(value: float | None, default: float) -> float:
     JSON has no infinity, so None stands for an infinite best, before the first measurement.
     """
     return default if value is None else value
-
-
-def progress_metrics(logs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The metrics of `PROGRESS_METRICS` that `logs` contains, in that order."""
-    return {name: logs[name] for name in PROGRESS_METRICS if logs and name in logs}

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
@@ -120,6 +119,8 @@ def split_between(config: Config) -> Iterator[None]:
         finally:
             keras.distribution.set_distribution(None)
         return
+    import tensorflow as tf
+
     if processes > 1:
         strategy: Any = tf.distribute.MultiWorkerMirroredStrategy()
     else:
@@ -166,10 +167,8 @@ def available_devices(count: int) -> list[str]:
     """
     if keras.backend.backend() == "jax":
         devices: list[str] = keras.distribution.list_devices()
-    elif tf.config.list_physical_devices("GPU"):
-        devices = logical_devices("GPU")
     else:
-        devices = virtual_processors(count)
+        devices = tensorflow_devices(count)
     if len(devices) < count:
         raise ConfigError(
             f"training.devices must be at most {len(devices)}, the number of devices of this "
@@ -178,8 +177,19 @@ def available_devices(count: int) -> list[str]:
     return devices[:count]
 
 
+def tensorflow_devices(count: int) -> list[str]:
+    """The names of TensorFlow's GPUs; without a GPU, of `count` CPU devices."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return logical_devices("GPU")
+    return virtual_processors(count)
+
+
 def virtual_processors(count: int) -> list[str]:
     """The CPU as `count` devices, for experiments; one device if TensorFlow has already started."""
+    import tensorflow as tf
+
     (processor,) = tf.config.list_physical_devices("CPU")
     with contextlib.suppress(RuntimeError):
         tf.config.set_logical_device_configuration(
@@ -190,6 +200,8 @@ def virtual_processors(count: int) -> list[str]:
 
 def logical_devices(kind: str) -> list[str]:
     """The names of TensorFlow's devices of a kind, as a strategy expects them."""
+    import tensorflow as tf
+
     return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
 
 
@@ -209,9 +221,18 @@ def equal_parts() -> int:
     distribution = keras.distribution.distribution()
     if distribution:
         return int(distribution.device_mesh.devices.size)
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+    return replicas()
 
 
 def is_split() -> bool:
     """Whether models are built for several replicas of TensorFlow, which XLA cannot compile."""
-    return bool(tf.distribute.get_strategy().num_replicas_in_sync > 1)
+    return replicas() > 1
+
+
+def replicas() -> int:
+    """Number of replicas of TensorFlow; 1 on another backend."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)

@@ -18,7 +18,7 @@ from kvae.serving.errors import ConfigError
 from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
-from .data.pipeline import ordered_rows
+from .data.batches import ordered_rows
 
 ACTIVE_VARIANCE = 0.01
 """A unit is active when the variance of its posterior mean over the texts exceeds this (Burda et

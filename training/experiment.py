@@ -47,7 +47,7 @@ from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit
 from .identity import fingerprint, identity_of
-from .messages import Say
+from .messages import Say, optional
 from .ngram import character_count
 from .plots import plot_curves
 from .transfer import note_gap, note_other_split, start_from
@@ -362,7 +362,8 @@ def train_and_evaluate(
     write_json(out / REPORT / EVALUATION, report)
     if prepared.config.training.start_from is not None:
         note_gap(report, prepared.config.training.start_from, say)
-    plot_curves(out / METRICS, out / REPORT / "curves.png")
+    with optional("matplotlib", "pictures of the curves", say):
+        plot_curves(out / METRICS, out / REPORT / "curves.png")
     return run
 
 

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+from .guest import tensorflow_as_guest
 
 
-def call_on_first_batch(dataset: tf.data.Dataset, look: Callable[[Any], None]) -> tf.data.Dataset:
+def call_on_first_batch(dataset: Any, look: Callable[[Any], None]) -> Any:
     """The same dataset; `look` is called with its first batch, as arrays, in each iteration.
 
     The batch is seen on its way to the consumer, and not read separately: a pipeline around a
     generator would lose a batch, and one that shuffles would change its order.
     """
+    tf = tensorflow_as_guest()
 
     def call_look(*arrays: np.ndarray) -> np.int64:
         remaining = iter(arrays)
@@ -25,7 +27,7 @@ def call_on_first_batch(dataset: tf.data.Dataset, look: Callable[[Any], None]) -
         )
         return np.int64(0)
 
-    def pass_through(index: tf.Tensor, batch: Any) -> Any:
+    def pass_through(index: Any, batch: Any) -> Any:
         tensors = [part for part in tf.nest.flatten(batch) if part is not None]
         looked = tf.cond(
             index == 0,

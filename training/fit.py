@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from types import FrameType
+from typing import Any
 
 import keras
 
@@ -37,11 +38,9 @@ from .alarm import CollapseAlarm
 from .callbacks import (
     Checkpoints,
     DecoderReset,
-    Divergence,
     EarlyStop,
     EncoderAhead,
     MetricsFile,
-    Progress,
     RampAfterConvergence,
     RunningMetrics,
 )
@@ -53,15 +52,16 @@ from .checkpoints import (
     restore_states,
     values_of,
 )
-from .data.pipeline import batch_size_of, steps_of_a_pass, training_stream, validation_batches
+from .data.orders import batch_size_of, steps_of_a_pass
+from .data.pipeline import training_stream, validation_batches
 from .data.prepare import Prepared
 from .devices import check_parts, equal_parts, is_split
 from .evaluation import rows_differ
 from .identity import fingerprint, identity_of
 from .latent_report import LatentReport
-from .messages import Say
+from .messages import Say, optional, quiet
 from .optimizers import optimizer
-from .tensorboard import TensorBoardMonitor
+from .step_callbacks import Divergence, Progress, StepCallbacks
 
 BEST = "best.npz"
 """File name of the checkpoint of the epoch with the lowest held-out bound. Only runs with early
@@ -191,9 +191,15 @@ def train(
             validation_data=validation_batches(prepared, parts=equal_parts()),
             initial_epoch=segment.epochs[0],
             epochs=segment.epochs[1],
-            callbacks=[*restored, *callbacks, checkpoints],
+            callbacks=StepCallbacks(
+                [*restored, *callbacks, checkpoints],
+                add_history=True,
+                model=model,
+                epochs=segment.epochs[1],
+                steps=segment.steps_per_epoch,
+                verbose=1 if sys.stderr.isatty() else 2,
+            ),
             shuffle=False,
-            verbose=1 if sys.stderr.isatty() else 2,
         )
         if model.stop_training:
             break
@@ -218,7 +224,8 @@ def checkpoints_of(
     about = {"corpus": fingerprint(prepared), "run": identity_of(out)}
     every = prepared.config.training.checkpoint_steps
     last_good = last_good_checkpoint(checkpoint)
-    return Checkpoints(out / CHECKPOINTS, about, stateful, every, stop, last_good)
+    (divergence,) = (each for each in callbacks if isinstance(each, Divergence))
+    return Checkpoints(out / CHECKPOINTS, about, stateful, every, stop, last_good, divergence.check)
 
 
 SWITCHED_ON_LATER = ("EarlyStop", "CollapseAlarm")
@@ -264,10 +271,9 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[keras.callback
     earlier ones measure."""
     settings, objective = prepared.config.training, prepared.config.objective
     report = LatentReport(prepared.validation, prepared.validation_attribute)
-    monitor = TensorBoardMonitor(
-        out / LOGS, prepared.config, prepared.alphabet, report, batch_size_of(prepared)
-    )
-    alarm = CollapseAlarm(say, monitor.note, stop=settings.on_collapse == "stop")
+    monitors = monitors_of(prepared, out, report, say)
+    note = monitors[0].note if monitors else quiet
+    alarm = CollapseAlarm(say, note, stop=settings.on_collapse == "stop")
     best, about = out / CHECKPOINTS / BEST, {"run": identity_of(out)}
     return [
         report,
@@ -282,9 +288,19 @@ def callbacks_of(prepared: Prepared, out: Path, say: Say) -> list[keras.callback
         ),
         *([alarm] if settings.on_collapse != "ignore" and rows_differ(report.rows) else []),
         MetricsFile(out / METRICS),
-        monitor,
         Divergence(),
+        *monitors,
     ]
+
+
+def monitors_of(prepared: Prepared, out: Path, report: LatentReport, say: Say) -> list[Any]:
+    """The callback that writes for TensorBoard, if TensorBoard is installed."""
+    with optional("tensorboard", "logs for TensorBoard", say):
+        from .tensorboard import TensorBoardMonitor
+
+        size = batch_size_of(prepared)
+        return [TensorBoardMonitor(out / LOGS, prepared.config, prepared.alphabet, report, size)]
+    return []
 
 
 def note_short_run(model: TextVAE, config: Config, total_steps: int, say: Say) -> None:

@@ -30,7 +30,7 @@ def fingerprint(prepared: Prepared) -> str:
     a thousand of each."""
     train = prepared.train
     positions = np.linspace(0, len(train) - 1, min(1000, len(train))).astype(np.int64)
-    rows = train.take(positions if isinstance(train, Rows) else positions[:, None])
+    rows = train.take(positions) if isinstance(train, Rows) else train.take(positions, 1)
     digest = hashlib.sha256(f"{len(train)} {len(prepared.validation)} ".encode())
     for values in (
         rows,

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from keras import ops
-from tensorboard.plugins import projector
-from tensorboard.plugins.hparams import api as hyperparameters
 
 from kvae.configuration import Config, dotted_value
 from kvae.decoding import Chooser, decode, greedy
@@ -24,11 +21,12 @@ from kvae.serving.alphabet import Alphabet, one_line
 from kvae.tensors import Tensor
 from kvae.writing import write_text
 
-from .callbacks import StepCallback
 from .checkpoints import Diverged
 from .evaluation import UNITS, evenly_spaced
+from .events import EventWriter
 from .generation import compiled_step
 from .latent_report import LatentReport
+from .step_callbacks import StepCallback, as_floats
 
 HYPERPARAMETERS = (
     "data.source",
@@ -112,19 +110,16 @@ class TensorBoardMonitor(StepCallback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         new = not any(self.folder.glob("**/events.*"))
         self.writers = {
-            part: tf.summary.create_file_writer(str(self.folder / part))
-            for part in ("train", "validation", SETTINGS)
+            part: EventWriter(self.folder / part) for part in ("train", "validation", SETTINGS)
         }
         self.last_step_written, self.last_step_time = as_int(self.model.training_steps), 0.0
         self.speed_start: tuple[int, float] | None = None
         self.preview = TextPreview(self.model, self.texts)
         if new:
-            with self.writers[SETTINGS].as_default():
-                trial_id = trial_name(self.folder.absolute())
-                hyperparameters.hparams(hyperparameter_values(self.config), trial_id=trial_id)
-            with self.writers["train"].as_default(step=self.last_step_written):
-                configuration = json.dumps(self.config.to_dict(), indent=1)
-                tf.summary.text("configuration", as_code_block(configuration))
+            trial = trial_name(self.folder.absolute())
+            self.writers[SETTINGS].settings(hyperparameter_values(self.config), trial)
+            configuration = as_code_block(json.dumps(self.config.to_dict(), indent=1))
+            self.writers["train"].text("configuration", self.last_step_written, configuration)
         self.flush()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -132,10 +127,14 @@ class TensorBoardMonitor(StepCallback):
         self.speed_start = None  # the time between epochs does not count
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        step, self.last_step_time = self.steps_before_epoch + batch + 1, time.monotonic()
-        if self.speed_start is None:  # after the first step of an epoch, which may compile
+        step, is_first = self.steps_before_epoch + batch + 1, self.speed_start is None
+        is_due = step // self.every > self.last_step_written // self.every
+        if is_first or is_due:
+            logs = as_floats(logs or {})  # waits for the device, so that the time is right
+        self.last_step_time = time.monotonic()
+        if is_first:  # the first step of an epoch may compile
             self.speed_start = (step, self.last_step_time)
-        if step // self.every > self.last_step_written // self.every:
+        if is_due:
             self.write_training(step, logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -145,16 +144,14 @@ class TensorBoardMonitor(StepCallback):
             self.write_training(
                 step, {name: value for name, value in logs.items() if not name.startswith("val_")}
             )
-        with self.writers["validation"].as_default(step=step):
-            for name, value in logs.items():
-                if name.startswith("val_"):
-                    self.write_scalar(name.removeprefix("val_"), value)
-            self.write_dimensions()
-            self.write_texts()
-        with self.writers[SETTINGS].as_default(step=step):
-            for name in FINAL_METRICS:
-                if np.isfinite(logs.get(f"val_{name}", np.nan)):
-                    tf.summary.scalar(f"final/val_{name}", float(logs[f"val_{name}"]))
+        for name, value in logs.items():
+            if name.startswith("val_"):
+                self.write_scalar("validation", name.removeprefix("val_"), step, value)
+        self.write_dimensions(step)
+        self.write_texts(step)
+        for name in FINAL_METRICS:
+            if np.isfinite(value := logs.get(f"val_{name}", np.nan)):
+                self.writers[SETTINGS].scalar(f"final/val_{name}", step, float(value))
         self.write_embeddings()
         self.flush()
 
@@ -169,15 +166,14 @@ class TensorBoardMonitor(StepCallback):
     def note(self, text: str, step: int | None = None) -> None:
         """Write a remark about the run at `step`, or at the current step."""
         step = as_int(self.model.training_steps) if step is None else step
-        with self.writers["validation"].as_default(step=step):
-            tf.summary.text("notes", as_code_block(text))
+        self.writers["validation"].text("notes", step, as_code_block(text))
 
     def diverged(self, error: Diverged) -> None:
         """Write a remark about the divergence; that step gets no metrics."""
         self.note(str(error), error.step)
         self.flush()
 
-    def write_scalar(self, name: str, value: Any) -> None:
+    def write_scalar(self, part: str, name: str, step: int, value: Any) -> None:
         """Write a metric with a description of its unit, if it is finite.
 
         A value that is not finite would stay in the curve after training has resumed from an
@@ -192,7 +188,7 @@ class TensorBoardMonitor(StepCallback):
                 f"{description}, on N = {texts:,} held-out texts: "
                 f"at most ln N = {np.log(texts):.2f}"
             )
-        tf.summary.scalar(name, float(value), description=description)
+        self.writers[part].scalar(name, step, float(value), description)
 
     def write_training(self, step: int, logs: Mapping[str, Any]) -> None:
         """Write the training metrics of a step with beta, learning rate and throughput.
@@ -201,27 +197,24 @@ class TensorBoardMonitor(StepCallback):
         """
         objective = self.config.objective
         beta = warm_start_over(objective, step) * beta_at(objective, self.model.ramp)
-        with self.writers["train"].as_default(step=step):
-            for name, value in {**logs, "beta": ops.convert_to_numpy(beta)}.items():
-                self.write_scalar(name, value)
-            self.write_scalar(
-                "learning_rate", ops.convert_to_numpy(self.model.optimizer.learning_rate)
-            )
-            first_step, start = self.speed_start or (step, self.last_step_time)
-            seconds = self.last_step_time - start
-            if seconds > 0:
-                examples = (step - first_step) * self.batch_size
-                self.write_scalar("examples_per_second", examples / seconds)
+        learning_rate = self.model.optimizer.learning_rate
+        values = {**logs, "beta": beta, "learning_rate": learning_rate}
+        first_step, start = self.speed_start or (step, self.last_step_time)
+        if self.last_step_time > start:
+            examples = (step - first_step) * self.batch_size
+            values["examples_per_second"] = examples / (self.last_step_time - start)
+        for name, value in values.items():
+            self.write_scalar("train", name, step, ops.convert_to_numpy(value))
         self.last_step_written, self.speed_start = step, (step, self.last_step_time)
 
-    def write_dimensions(self) -> None:
+    def write_dimensions(self, step: int) -> None:
         """Write a histogram of the KL of the dimensions of each level, if the model has them."""
         if "kl_per_dimension" in self.report.collected:
             for name, part in self.levels("kl_per_dimension", "kl_per_dimension"):
                 mean = part.mean(axis=0)
-                tf.summary.histogram(name, mean[np.isfinite(mean)])
+                self.writers["validation"].histogram(name, step, mean[np.isfinite(mean)])
 
-    def write_texts(self) -> None:
+    def write_texts(self, step: int) -> None:
         """Write samples, reconstructions beside their texts, and an interpolation."""
         values = self.config.model.attributes
         rows = evenly_spaced_repeating(self.report.rows, self.texts).astype(np.int32)
@@ -240,13 +233,14 @@ class TensorBoardMonitor(StepCallback):
                 dict.fromkeys(f"{text}\n-> {reconstruction}\n" for text, reconstruction in pairs)
             )
         for name, lines in texts.items():
-            tf.summary.text(name, as_code_block("\n".join(lines).rstrip("\n")))
+            text = as_code_block("\n".join(lines).rstrip("\n"))
+            self.writers["validation"].text(name, step, text)
 
     def write_embeddings(self) -> None:
         """Write the posterior means of held-out texts for the projector, one table per level."""
         if "mean" not in self.report.collected:
             return
-        folder, config = self.folder / "validation", projector.ProjectorConfig()
+        folder, tables = self.folder / "validation", []
         for name, means in self.levels("latent_means", "mean"):
             if not np.isfinite(means).all():
                 continue
@@ -259,11 +253,11 @@ class TensorBoardMonitor(StepCallback):
                 for row in evenly_spaced(means, count).tolist()
             ]
             write_text(tensors, "\n".join(rows) + "\n", exclusive=True)
-            config.embeddings.add(
-                tensor_name=name, tensor_path=tensors.name, metadata_path=metadata.name
-            )
-        if not (folder / "projector_config.pbtxt").exists():
-            projector.visualize_embeddings(str(folder), config)
+            files = f'tensor_path: "{tensors.name}"\n  metadata_path: "{metadata.name}"'
+            tables.append(f'embeddings {{\n  tensor_name: "{name}"\n  {files}\n}}\n')
+        projector = folder / "projector_config.pbtxt"
+        if tables and not projector.exists():
+            write_text(projector, "".join(tables), exclusive=True)
 
     def metadata(self, count: int) -> list[str]:
         """Headings, and one line for each of at most `count` texts: text, characters and label."""

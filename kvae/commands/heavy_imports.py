@@ -42,7 +42,9 @@ def heavy_imports(*extras: str) -> Iterator[None]:
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("kvae"):
                 raise
-            names = "jax" if error.name in ("jax", "jaxlib") else ",".join(extras)
+            trains_on_jax = extras == ("train",) and os.environ.get("KERAS_BACKEND") == "jax"
+            on_jax = trains_on_jax or error.name in ("jax", "jaxlib")
+            names = "jax" if on_jax else ",".join(extras)
             raise ConfigError(
                 f"this command needs {error.name}, which is not installed: "
                 f"pip install 'kvae-text[{names}]'"

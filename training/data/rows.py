@@ -90,14 +90,10 @@ class Stream:
         """All ids, (tokens,)."""
         return self.tokens.read(0, len(self.tokens))
 
-    def take(self, positions: np.ndarray) -> np.ndarray:
-        """The windows at `positions` (B, T), as (B, T) int32.
-
-        Each row of `positions` holds consecutive indices of the stream.
-        """
-        counts = np.full(len(positions), positions.shape[1])
-        windows = self.tokens.read_parts(positions[:, 0], counts)
-        return windows.reshape(positions.shape).astype(np.int32)
+    def take(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """The windows of `length` ids from the indices `starts` (B,) on, as (B, T) int32."""
+        windows = self.tokens.read_parts(starts, np.full(len(starts), length))
+        return windows.reshape(-1, length).astype(np.int32)
 
 
 class Texts(Sequence[str]):

@@ -11,8 +11,10 @@ import numpy as np
 
 from kvae.configuration import Config
 from kvae.serving.alphabet import SPECIALS, UNKNOWN, Alphabet
+from kvae.serving.errors import ConfigError
 from kvae.token_settings import check_tokens
 
+from ..guest import tensorflow_as_guest
 from .vocabularies import vocabulary_from_file
 
 MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000, "pattern": 10_000}
@@ -91,9 +93,14 @@ def not_blank(lines: Iterable[str]) -> Iterator[str]:
 
 def train_wordpieces(texts: Sequence[str], size: int) -> list[str]:
     """At most `size` wordpieces: all characters, alone and as continuations, and longer pieces."""
-    import keras_nlp
-    import tensorflow as tf
-
+    try:
+        tf = tensorflow_as_guest()
+        import keras_nlp
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"wordpieces are trained by {error.name}, which is not installed: "
+            f"pip install 'kvae-text[train]', or give the pieces as a file (--vocabulary)"
+        ) from error
     data = tf.data.Dataset.from_tensor_slices(list(texts)).batch(1000)
     unknown = SPECIALS[UNKNOWN]
     vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(

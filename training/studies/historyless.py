@@ -11,10 +11,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from kvae.configuration import Config
 from kvae.model import TextVAE
@@ -102,7 +102,7 @@ def step_ratio(rows: Sequence[Row], say: Say) -> dict[str, float]:
     }
 
 
-def warmed_up_model(config: Config) -> tuple[TextVAE, tf.data.Dataset]:
+def warmed_up_model(config: Config) -> tuple[TextVAE, Any]:
     """A compiled model after its first two steps, which trace it, and its batches."""
     prepared = prepare(config)
     model = TextVAE(prepared.config.model, prepared.config.objective)
