@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all check docs format wheel clean
+.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all gpu-wheels rehearse-gpu check docs format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
@@ -36,6 +36,20 @@ test-oldest:  ## every extra in its lowest version, in an environment of its own
 test-all: $(READY)  ## the slow ones too, and on JAX all that run there
 	KERAS_BACKEND=jax $(BIN)/pytest -m "both or jax"
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ""
+
+GPU_WHEELS := absl-py h5py keras markdown-it-py mdurl ml_dtypes namex optree packaging pygments rich typing_extensions
+
+gpu-wheels: $(READY)  ## what benchmarks/gpu.py needs where there is no network, for Python 3.12, in build/gpu
+	rm -rf build/gpu && mkdir -p build/gpu
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--constraint constraints.txt --dest build/gpu $(GPU_WHEELS)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/gpu .
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/gpu.py --pack
+
+rehearse-gpu: $(READY)  ## benchmarks/gpu.py on the CPU with tiny shapes, where TensorFlow cannot be imported
+	rm -rf build/rehearsal
+	PYTHONPATH=tests/without_tensorflow $(BIN)/python benchmarks/gpu.py --rehearse --json build/rehearsal/gpu.json --out build/rehearsal/run
 
 check: $(READY)  ## lint, format, types, layering
 	$(BIN)/ruff check .

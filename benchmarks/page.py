@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gpu_page import gpu
 from turns import MATRIX_PRODUCTS, RESULTS
 
 Report = Mapping[str, Any]
@@ -167,23 +168,6 @@ times as many operations in the LSTM VAE as in the hybrid. {growth_sentence(repo
 {other_machines("training", training_speedups)}
 
 {measured_on(report)}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
-"""
-
-
-GPU_COMMAND = (
-    "python benchmarks/training_step.py --frameworks JAX PyTorch "
-    "--json docs/performance/training-gpu.json"
-)
-
-
-def training_on_gpu(report: Report) -> str:
-    """The chapter on training on a GPU, for a report that was measured on one."""
-    return f"""## Training on a GPU
-
-{training_table(report)}
-
-{measured_on(report)}, {report["device"]}, median of {report["rounds"]}:
-`{GPU_COMMAND}`.
 """
 
 
@@ -639,7 +623,6 @@ def startup_goals(reports: Mapping[str, Report]) -> Iterator[Goal]:
 CHAPTERS: dict[str, Callable[[Report], str]] = {
     "sampling": sampling,
     "training": training,
-    "training-gpu": training_on_gpu,
     "pipeline": pipeline,
     "data": data,
     "startup": startup,
@@ -656,8 +639,12 @@ def main() -> None:
         if path.exists()
     }
     chapters = [CHAPTERS[name](report) for name, report in reports.items()]
-    last = [goals(reports)] if set(CHAPTERS) - {"training-gpu"} <= set(reports) else []
-    RESULTS.with_suffix(".md").write_text("\n".join([HEAD, *chapters, *last]), encoding="utf-8")
+    last = [goals(reports)] if set(CHAPTERS) <= set(reports) else []
+    measured = RESULTS / "gpu.json"
+    on_gpu = gpu(json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {})
+    RESULTS.with_suffix(".md").write_text(
+        "\n".join([HEAD, *chapters, on_gpu, *last]), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

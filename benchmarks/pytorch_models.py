@@ -275,7 +275,7 @@ class Sampler(nn.Module):
         features = self.expander(code)
         projected = self.head.read_features(features)
         hidden, cell = self.head.initial_state(features)
-        previous = torch.full((len(code),), START)
+        previous = torch.full((len(code),), START, device=code.device)
         tokens = []
         for position in range(self.length):
             logits, hidden, cell = step(projected[:, position], previous, hidden, cell)

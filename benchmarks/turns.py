@@ -176,9 +176,9 @@ def memory_triad(device: str = "cpu") -> Callable[..., dict[str, float]]:
     return lambda **request: {"seconds": mean_seconds(run)}
 
 
-def bandwidth(seconds: float) -> float:
+def bandwidth(seconds: float, size: int = ARRAY_SIZE) -> float:
     """Gigabytes per second, reads and writes together, of a triad that takes `seconds`."""
-    return 3 * 4 * ARRAY_SIZE / seconds / 1e9
+    return 3 * 4 * size / seconds / 1e9
 
 
 def machine() -> str:

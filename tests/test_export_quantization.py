@@ -108,6 +108,7 @@ def test_every_graph_shrinks_and_holds_nothing_foreign(
         assert contents_of(graph.SerializeToString()).operations <= OPERATIONS
 
 
+@pytest.mark.slow
 def test_a_bundle_in_eight_bits_remembers_its_own_texts(model: Any, tmp_path: Path) -> None:
     config = Config(model=model.model_config, objective=model.objective_config)
     for name, int8 in {"exact": False, "small": True}.items():

@@ -120,9 +120,6 @@ def gradient(name: str) -> dict[str, np.ndarray]:
     return {str(number): value for number, value in enumerate(found)}
 
 
-REPRESENTATIVES = ("hybrid-lstm-small",)
-"""Systems whose terms are compared every day."""
-
 DIFFERENTIATED_DAILY = ("hybrid-lstm-small",)
 """Systems whose gradients are compared every day."""
 
@@ -186,7 +183,7 @@ def jax_folder(
     return out
 
 
-@pytest.mark.parametrize("system_of_terms", everyday(SYSTEMS, *REPRESENTATIVES))
+@pytest.mark.parametrize("system_of_terms", everyday(SYSTEMS))
 def test_every_term_is_the_same_on_both_backends(system_of_terms: str, jax_folder: Path) -> None:
     name = system_of_terms
     with np.load(jax_folder / "numbers.npz") as theirs:

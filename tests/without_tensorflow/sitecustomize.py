@@ -1,0 +1,23 @@
+"""With this folder on PYTHONPATH, a Python finds neither TensorFlow nor what needs it."""
+
+import importlib.machinery
+import sys
+from typing import Any
+
+MISSING = ("tensorflow", "keras_nlp", "keras_hub")
+
+
+class WithoutTensorFlow:
+    """The finder of modules on the path, to which these are not installed."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        if name.partition(".")[0] in MISSING:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path = [
+    WithoutTensorFlow if finder is importlib.machinery.PathFinder else finder
+    for finder in sys.meta_path
+]
