@@ -129,9 +129,7 @@ def kernel_gradient(hidden: jax.Array, grad_products: jax.Array) -> jax.Array:
     `hidden` (T, B, units) are the hidden states before each position, `grad_products` (T, B, gates)
     the gradients of their products with the kernel.
     """
-    rows, columns = (
-        values.reshape(-1, values.shape[-1]) for values in (hidden, grad_products)
-    )
+    rows, columns = (values.reshape(-1, values.shape[-1]) for values in (hidden, grad_products))
     return matrix_product(rows.T, columns)
 
 
