@@ -128,8 +128,8 @@ def run(found: Found) -> str:
     numbers = found["evaluation"]
     samples = "\n".join(f"    {text}" for text in found.get("samples", []))
     return f"""`hybrid-lstm-tweets` in bytes after {found["minutes"]:.1f} minutes of training: a
-bound of {numbers["elbo"]:.2f} nats with a KL of {numbers["kl"]:.2f}, on {numbers["texts"]:,} held-out
-texts. Greedy samples from the prior:
+bound of {numbers["elbo"]:.2f} nats with a KL of {numbers["kl"]:.2f}, on {numbers["texts"]:,}
+held-out texts. Greedy samples from the prior:
 
 {samples}{ending(found)}"""
 

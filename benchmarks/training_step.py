@@ -6,8 +6,8 @@
 The networks are Penn Treebank's hybrid and LSTM VAE of Semeniuta et al. 2017 (T 60, LSTM 500, batch
 64), each with the paper's layer-normalised LSTM and with a plain one. kvae runs on TensorFlow, in
 graph mode and under XLA, and on JAX. In PyTorch the layer-normalised LSTM is written by hand and
-the plain one is `nn.LSTM`. A step is forward, backward and Adam, on a batch that is always in
-memory. The LSTM VAE has as many parameters as the hybrid.
+the plain one is `nn.LSTM`. The hybrid with a GRU runs in kvae only. A step is forward, backward,
+and Adam, on a batch that is always in memory. The LSTM VAE has as many parameters as the hybrid.
 
 Also measured are: the operations in the matrix products of a step (counted in PyTorch), the
 recurrence alone and its matrix products alone, the peak matrix throughput and the memory bandwidth
@@ -61,10 +61,10 @@ JAX = {
 
 
 def configuration(system: str, plain: bool, length: int) -> Config:
-    """Configuration of a system at T `length`, with a plain or a layer-normalised LSTM."""
+    """Configuration of a system at T `length`, with a plain or a layer-normalised recurrence."""
     from kvae.presets import preset
 
-    name = {"hybrid": "hybrid-lstm-ptb", "LSTM VAE": "lstm-vae-ptb"}[system]
+    name = "lstm-vae-ptb" if system == "LSTM VAE" else "hybrid-lstm-ptb"
     settings = {
         "model.length": length,
         "model.vocabulary_size": SYMBOLS,
@@ -75,6 +75,7 @@ def configuration(system: str, plain: bool, length: int) -> Config:
         if system == "LSTM VAE"
         else {}
     )
+    settings |= {"model.head": "gru"} if system == GRU else {}
     return preset(name).with_settings({**settings, "objective.input_dropout": 0.0})
 
 
@@ -177,7 +178,7 @@ def recurrence_on_jax(layer: keras.layers.RNN, inputs: np.ndarray, initial: np.n
     import jax
     import keras
 
-    from kvae.recurrences import over_positions
+    from kvae.training.jax_step import over_positions
 
     weights = [weight.value for weight in layer.trainable_weights]
 
@@ -321,6 +322,8 @@ FRAMEWORKS = ("TensorFlow", "TensorFlow XLA", "JAX", "PyTorch")
 LENGTH_FRAMEWORKS = ("TensorFlow", "JAX")
 """Frameworks on which a step is timed at other lengths."""
 SYSTEMS = ("hybrid", "LSTM VAE")
+GRU = "GRU hybrid"
+"""The hybrid with a GRU, which has no counterpart in PyTorch."""
 PEAK = "largest product"
 """Name of the worker that measures the peak matrix throughput."""
 
@@ -360,6 +363,9 @@ def main() -> None:
             for name in options.frameworks
         ],
         options,
+    )
+    report["gru"], _ = compare(
+        [f"{GRU}, {kind}, {name}" for kind in KINDS for name in kvae_frameworks], options
     )
     recurrences = [f"recurrence, {kind}, {name}" for kind in KINDS for name in kvae_frameworks]
     report["recurrence"], _ = compare([*recurrences, *products_workers], options)

@@ -23,6 +23,11 @@ def layer_normalization(config: ModelConfig, name: str) -> layers.Layer:
     )
 
 
+def layer_normalizations(*norms: layers.Layer) -> list[layers.LayerNormalization]:
+    """Those of some layers that normalise; others are the identity."""
+    return [norm for norm in norms if isinstance(norm, layers.LayerNormalization)]
+
+
 class LSTMCell(layers.Layer):
     """LSTM cell. Its inputs (B, 4 units) are the projected inputs of the gates; the cell adds the
     recurrent part.
@@ -71,8 +76,9 @@ class LSTMCell(layers.Layer):
     def norms(self) -> list[layers.LayerNormalization]:
         """The layer normalisations of the inputs, the recurrent part and the cell state; empty
         without them."""
-        every = [self.normalize_inputs, self.normalize_hidden, self.normalize_cell]
-        return [norm for norm in every if isinstance(norm, layers.LayerNormalization)]
+        return layer_normalizations(
+            self.normalize_inputs, self.normalize_hidden, self.normalize_cell
+        )
 
     @staticmethod
     def first_state(linear: Tensor) -> list[Tensor]:
@@ -124,6 +130,11 @@ class GRUCell(layers.Layer):
         candidate = ops.tanh(read[:, 2 * self.units :] + reset * recurrent[:, 2 * self.units :])
         hidden = update * hidden + (1.0 - update) * candidate
         return hidden, [hidden]
+
+    @property
+    def norms(self) -> list[layers.LayerNormalization]:
+        """The layer normalisations of the inputs and the recurrent part; empty without them."""
+        return layer_normalizations(self.normalize_inputs, self.normalize_hidden)
 
     @staticmethod
     def first_state(linear: Tensor) -> list[Tensor]:

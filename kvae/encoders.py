@@ -18,7 +18,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import DATA_FORMAT, batch_norm_relu
+from .blocks import DATA_FORMAT, Conv1DTranspose, batch_norm_relu
 from .configuration import ModelConfig
 from .tensors import Tensor
 
@@ -146,7 +146,7 @@ def conv_down(config: ModelConfig, rows: Tensor, positions: int, units: int, lev
             "divide it evenly, which a ladder of maps needs; use a multiple of "
             f"{config.encoder_stride}"
         )
-    rows = layers.Conv1DTranspose(
+    rows = Conv1DTranspose(
         units,
         3,
         strides=stride,

@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import DATA_FORMAT, batch_norm_relu
+from .blocks import DATA_FORMAT, Conv1DTranspose, batch_norm_relu
 from .configuration import ModelConfig
 from .tensors import Tensor
 
@@ -49,7 +49,7 @@ def deconv(config: ModelConfig, rows: Tensor) -> Tensor:
             "halves, or use expander 'repeat'"
         )
     for level, filters in enumerate(config.expander_filters):
-        features = layers.Conv1DTranspose(
+        features = Conv1DTranspose(
             filters,
             3,
             strides=2,

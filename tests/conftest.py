@@ -165,10 +165,11 @@ def gradients(loss: Callable[[], Any], variables: Sequence[Any]) -> list[Any]:
     if keras.backend.backend() == "jax":
         import jax
 
-        from kvae.training.jax_step import Scope
+        from kvae.recurrences import looping
+        from kvae.training.jax_step import Scope, over_positions
 
         def stateless(values: list[Any]) -> Any:
-            with Scope(list(zip(variables, values, strict=True))):
+            with Scope(list(zip(variables, values, strict=True))), looping(over_positions):
                 return loss()
 
         found = jax.jit(jax.grad(stateless))([variable.value for variable in variables])

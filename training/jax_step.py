@@ -3,8 +3,7 @@
 The module implements `kvae.steps.Steps`. A step is a function of its state: it takes and returns
 the values of all variables as lists, in the order of the model's variables. Within the step,
 `keras.StatelessScope` gives these values to the variables, so that the code of the model serves
-both backends. Recurrences run in Keras' loop, because with XLA a hand-written gradient is no faster
-(`docs/decisions.md`, 72).
+both backends. All steps run recurrences by `jax_recurrence.over_positions`.
 """
 
 from __future__ import annotations
@@ -20,9 +19,11 @@ import numpy as np
 
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
+from kvae.recurrences import looping
 from kvae.replicas import Replica, replica, shard_mean
 
 from .first_batch import call_on_first_batch as call_on_first_batch
+from .jax_recurrence import over_positions
 
 Values = Sequence[jax.Array]
 """One array for each variable of a list."""
@@ -43,6 +44,7 @@ class Scope(keras.StatelessScope):
         super().add_update((variable, jax.lax.stop_gradient(value)))
 
 
+@looping(over_positions)
 def train_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.Array], State]:
     """One training step: the logs and the new state.
 
@@ -127,6 +129,7 @@ def update_in_turn(
     return new_weights, new_optimizer
 
 
+@looping(over_positions)
 def test_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.Array], State]:
     """The terms of the objective with the model in inference mode: the logs and the new state.
 
@@ -146,6 +149,7 @@ def test_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.Ar
     return logs, (trainable, updated, metrics)
 
 
+@looping(over_positions)
 def predict_step(model: TextVAE, state: State, data: Any) -> Any:
     """The outputs of the model in inference mode and the new values of its non-trainable variables.
 
@@ -203,7 +207,8 @@ def compiled(
     """
 
     def stateless(values: Values, *arrays: np.ndarray) -> dict[str, jax.Array]:
-        with Scope(list(zip(model.variables, values, strict=True))):
+        bindings = list(zip(model.variables, values, strict=True))
+        with Scope(bindings), looping(over_positions):
             return function(*arrays)
 
     compiled_function = jax.jit(stateless)

@@ -231,7 +231,8 @@ def backward(
         parallel_iterations=1,
     )
     grad_products, grad_inputs = arrays[0].stack(), arrays[-1].stack()
-    grad_kernel = kernel_gradient(hidden, outputs, grad_products, weights.kernel)
+    before = tf.concat([hidden[None], outputs[:-1]], axis=0)
+    grad_kernel = kernel_gradient(before, grad_products, weights.kernel)
     gradients = [grad_inputs, grad_hidden, grad_cell, grad_kernel]
     if not normalised:
         return [*gradients, *grad_vectors]
@@ -240,17 +241,16 @@ def backward(
     return [*gradients, grad_shift, *grad_norms]
 
 
-def kernel_gradient(
-    hidden: tf.Tensor, outputs: tf.Tensor, grad_products: tf.Tensor, kernel: tf.Tensor
-) -> tf.Tensor:
-    """The gradient of the kernel (units, 4 units), in one matrix product over all positions.
+def kernel_gradient(before: tf.Tensor, grad_products: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """The gradient of the kernel (units, gates), in one matrix product over all positions.
 
-    `grad_products` (T, B, 4 units) are the gradients of the products of hidden states and kernel.
+    `grad_products` (T, B, gates) are the gradients of the products of the kernel and `before`
+    (T, B, units), the hidden states before each position.
     """
-    units = hidden.shape[-1]
-    previous = tf.reshape(tf.concat([hidden[None], outputs[:-1]], axis=0), (-1, units))
-    columns = tf.cast(tf.reshape(grad_products, (-1, 4 * units)), kernel.dtype)
-    return matrix_product(previous, columns, transpose_a=True)
+    rows, columns = (
+        tf.reshape(values, (-1, values.shape[-1])) for values in (before, grad_products)
+    )
+    return matrix_product(rows, tf.cast(columns, kernel.dtype), transpose_a=True)
 
 
 def position_gradients(

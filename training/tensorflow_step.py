@@ -13,13 +13,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kvae.cells import LSTMCell
+from kvae.cells import GRUCell, LSTMCell
 from kvae.inputs import inputs_of
 from kvae.model import TextVAE
 from kvae.recurrences import keras_loop, looping
 from kvae.replicas import Replica, replica, shard_fraction, shard_mean
 
 from .first_batch import call_on_first_batch as call_on_first_batch
+from .tensorflow_gru import gru
 from .tensorflow_recurrence import lstm
 
 
@@ -28,11 +29,12 @@ def over_positions(
 ) -> tf.Tensor:
     """Outputs (B, T, units) of a recurrence for inputs (B, T, ...), from its initial states.
 
-    The `LSTMCell` of kvae has a gradient of its own (`tensorflow_recurrence`); others run in Keras'
-    loop.
+    The cells of kvae have a gradient of their own (`tensorflow_recurrence`,
+    `tensorflow_gru`); others run in Keras' loop.
     """
-    if isinstance(recurrence.cell, LSTMCell):
-        return lstm(recurrence.cell, inputs, states, training)
+    for cell, loop in ((LSTMCell, lstm), (GRUCell, gru)):
+        if isinstance(recurrence.cell, cell):
+            return loop(recurrence.cell, inputs, states, training)
     return keras_loop(recurrence, inputs, states, training)
 
 
