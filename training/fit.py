@@ -57,6 +57,7 @@ from .data.pipeline import training_stream, validation_batches
 from .data.prepare import Prepared
 from .devices import check_parts, equal_parts, is_split
 from .evaluation import rows_differ
+from .hardware import hardware
 from .identity import fingerprint, identity_of
 from .latent_report import LatentReport
 from .messages import Say, optional, quiet
@@ -130,7 +131,10 @@ def fit(
         (out / METRICS).unlink(missing_ok=True)
         shutil.rmtree(out / LOGS, ignore_errors=True)
     epochs = -(-total_steps // steps_per_epoch)
-    say(f"training for {total_steps:,} steps of {batch_size_of(prepared)} texts, {epochs} epochs")
+    say(
+        f"training for {total_steps:,} steps of {batch_size_of(prepared)} texts, {epochs} epochs, "
+        f"on {hardware()}"
+    )
     note_short_run(model, prepared.config, total_steps, say)
     stop, callbacks = threading.Event(), callbacks_of(prepared, out, say)
     checkpoints = checkpoints_of(prepared, out, callbacks, checkpoint, stop)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,11 +24,11 @@ from kvae.disk import add_path_to_errors
 from kvae.runs import CONFIG, METRICS, Run, check_bound, parse_json, read_epochs, write_json
 from kvae.sections import nearest
 from kvae.serving.errors import CheckFailed, ConfigError
-from kvae.steps import backend_steps
 from kvae.writing import LOCK, atomic_write, has_content, sole_writer
 
 from .data.prepare import Prepared
 from .experiment import finished_run
+from .hardware import hardware
 from .messages import Say
 
 RESULT = "result.json"
@@ -346,27 +345,6 @@ def versions_and_hardware() -> dict[str, str]:
         "backend": backend,
         "hardware": hardware(),
     }
-
-
-def hardware() -> str:
-    """The devices that training uses: accelerators, or else CPU cores."""
-    accelerators = backend_steps().accelerators()
-    if accelerators:
-        kinds = dict.fromkeys(accelerators)
-        return ", ".join(f"{accelerators.count(name)} {name}" for name in kinds)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU core(s), {processor()}"
-
-
-def processor() -> str:
-    """The name of the CPU model, or of the architecture if the system does not tell the model."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 CURVE_METRICS = (
