@@ -41,15 +41,13 @@ def other_machines(name: str, speedups: Callable[[Report], Mapping[str, Sequence
     lines = []
     for path in sorted(RESULTS.glob(f"{name}-*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
-        if not report.get("device"):
-            figures = "; ".join(
-                f"{what} {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
-                for what, ratios in speedups(report).items()
-            )
-            lines.append(
-                f"On {report['machine']}, speedup over PyTorch in the order of the columns: "
-                f"{figures}."
-            )
+        figures = "; ".join(
+            f"{what} {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
+            for what, ratios in speedups(report).items()
+        )
+        lines.append(
+            f"On {report['machine']}, speedup over PyTorch in the order of the columns: {figures}."
+        )
     return "\n\n".join(lines)
 
 

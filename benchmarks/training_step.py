@@ -13,8 +13,7 @@ Also measured are: the operations in the matrix products of a step (counted in P
 recurrence alone and its matrix products alone, the peak matrix throughput and the memory bandwidth
 of the machine, and the hybrid's step at other lengths. Needs PyTorch (the extra `benchmarks`).
 
-On a machine where PyTorch and JAX see a GPU, both use it. Then give `--frameworks JAX PyTorch
---json docs/performance/training-gpu.json`, which makes a chapter of its own on the page.
+This is a comparison on the CPU; `gpu.py` has one for a GPU.
 """
 
 from __future__ import annotations
@@ -29,12 +28,10 @@ from turns import (
     Worker,
     argument_parser,
     bandwidth,
-    fastest_device,
     median_seconds,
     memory_triad,
     seconds_of,
     serve_requests,
-    synchronize,
     write_report,
 )
 
@@ -52,12 +49,6 @@ ENCODER_UNITS = 523
 
 Step = Callable[[], Any]
 """A call that computes one step and waits for its result."""
-
-JAX = {
-    "KERAS_BACKEND": "jax",
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several workers share a GPU's memory
-    "JAX_DEFAULT_MATMUL_PRECISION": "highest",  # single precision on a GPU, as PyTorch
-}
 
 
 def configuration(system: str, plain: bool, length: int) -> Config:
@@ -84,7 +75,6 @@ def kvae_step(system: str, plain: bool, length: int, xla: bool) -> tuple[Step, i
     import keras
 
     from kvae.model import TextVAE
-    from kvae.steps import backend_steps
 
     keras.utils.set_random_seed(0)
     config = configuration(system, plain, length)
@@ -93,8 +83,6 @@ def kvae_step(system: str, plain: bool, length: int, xla: bool) -> tuple[Step, i
     tokens = random_tokens(length).astype(np.int32)
     parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     if keras.backend.backend() == "jax":
-        if fastest_device() != "cpu" and not backend_steps().accelerators():
-            raise RuntimeError("JAX sees no GPU where PyTorch does; install jax[cuda12]")
         return lambda: model.train_on_batch(tokens), parameters
     import tensorflow as tf
 
@@ -103,13 +91,12 @@ def kvae_step(system: str, plain: bool, length: int, xla: bool) -> tuple[Step, i
     return lambda: float(model.train_function(batches)["loss"]), parameters
 
 
-def pytorch_step(system: str, plain: bool, length: int, device: str) -> tuple[Step, int]:
-    """A training step in PyTorch on a device, and the number of its parameters."""
+def pytorch_step(system: str, plain: bool, length: int) -> tuple[Step, int]:
+    """A training step in PyTorch, and the number of its parameters."""
     import pytorch_models
     import torch
 
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False
     sizes = {
         "symbols": SYMBOLS,
         "length": length,
@@ -122,16 +109,14 @@ def pytorch_step(system: str, plain: bool, length: int, device: str) -> tuple[St
         model: Any = pytorch_models.LSTMVAE({**sizes, "encoder": (ENCODER_UNITS,)}, not plain)
     else:
         model = pytorch_models.Hybrid(sizes, not plain)
-    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    tokens = torch.from_numpy(random_tokens(length)).to(device)
+    tokens = torch.from_numpy(random_tokens(length))
 
     def step() -> float:
         optimizer.zero_grad()
         loss = model(tokens)
         loss.backward()
         optimizer.step()
-        synchronize(device)
         return float(loss.detach())
 
     return step, sum(weight.numel() for weight in model.parameters())
@@ -145,7 +130,7 @@ def step_operations(system: str) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    step, _ = pytorch_step(system, plain=False, length=LENGTH, device="cpu")
+    step, _ = pytorch_step(system, plain=False, length=LENGTH)
     with (
         torch.backends.mkldnn.flags(enabled=False),
         FlopCounterMode(display=False) as counter,
@@ -243,25 +228,21 @@ def products_on_tensorflow() -> Step:
 def products_on_pytorch() -> Step:
     import torch
 
-    device = fastest_device()
     state, kernel = (
-        torch.randn(BATCH, UNITS, device=device),
-        torch.randn(UNITS, 4 * UNITS, device=device),
+        torch.randn(BATCH, UNITS),
+        torch.randn(UNITS, 4 * UNITS),
     )
     gates, back = (
-        torch.randn(BATCH, 4 * UNITS, device=device),
-        torch.randn(4 * UNITS, UNITS, device=device),
+        torch.randn(BATCH, 4 * UNITS),
+        torch.randn(4 * UNITS, UNITS),
     )
-    rows, columns = (
-        torch.randn(BATCH * LENGTH, size, device=device) for size in (UNITS, 4 * UNITS)
-    )
+    rows, columns = (torch.randn(BATCH * LENGTH, size) for size in (UNITS, 4 * UNITS))
 
     def run() -> None:
         for _ in range(LENGTH):
             torch.mm(state, kernel)
             torch.mm(gates, back)
         torch.mm(rows.T, columns)
-        synchronize(device)
 
     return run
 
@@ -274,12 +255,10 @@ def peak_product_step() -> tuple[Step, int]:
     """The product of two large matrices in single precision."""
     import torch
 
-    device = fastest_device()
-    left, right = torch.randn(LARGE, LARGE, device=device), torch.randn(LARGE, LARGE, device=device)
+    left, right = torch.randn(LARGE, LARGE), torch.randn(LARGE, LARGE)
 
     def run() -> None:
         torch.mm(left, right)
-        synchronize(device)
 
     return run, 0
 
@@ -296,14 +275,14 @@ def step_of(name: str, length: int) -> tuple[Step, int]:
     if system == PEAK:
         return peak_product_step()
     if framework == "PyTorch":
-        return pytorch_step(system, plain, length, fastest_device())
+        return pytorch_step(system, plain, length)
     return kvae_step(system, plain, length, framework in ("TensorFlow XLA", "JAX"))
 
 
 def worker_answer(name: str) -> Callable[..., dict[str, Any]]:
     """A worker's answer: seconds of a step at T `length`, and the number of parameters."""
     if name == MEMORY:
-        return memory_triad(fastest_device())
+        return memory_triad()
     steps: dict[int, tuple[Step, int]] = {}
 
     def answer(length: int) -> dict[str, Any]:
@@ -343,17 +322,10 @@ def main() -> None:
     kvae_frameworks = [name for name in options.frameworks if name != "PyTorch"]
     products_workers = ["products, PyTorch"]
     products_workers += ["products, TensorFlow"] if "TensorFlow" in kvae_frameworks else []
-    device = device_name()
-    if device and set(options.frameworks) != {"JAX", "PyTorch"}:
-        parser.error(
-            f"PyTorch would run on {device} and TensorFlow on the CPU; "
-            "give --frameworks JAX PyTorch, and another file as --json"
-        )
     report: dict[str, Any] = {
         "batch": BATCH,
         "length": LENGTH,
         "rounds": options.rounds,
-        "device": device,
     }
     report["seconds"], report["parameters"] = compare(
         [
@@ -380,18 +352,11 @@ def main() -> None:
     write_report(options.json, report)
 
 
-def device_name() -> str:
-    """Name of the GPU that PyTorch sees; empty if there is none."""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-
-
 def start_worker(name: str) -> Worker:
-    """Start the worker of that name on its Keras backend."""
-    return Worker(
-        __file__, name, environment=JAX if "JAX" in name else {"KERAS_BACKEND": "tensorflow"}
-    )
+    """Start the worker of that name on its Keras backend, without any GPU."""
+    backend = "jax" if "JAX" in name else "tensorflow"
+    cpu = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    return Worker(__file__, name, environment={"KERAS_BACKEND": backend, **cpu})
 
 
 def compare(
