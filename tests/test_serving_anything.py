@@ -84,7 +84,7 @@ def check(sampler: Sampler, call: tuple[str, tuple[Any, ...], dict[str, Any]]) -
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(calls)
 def test_a_few_hundred_calls(sampler: Sampler, call: Any) -> None:

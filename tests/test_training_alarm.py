@@ -320,6 +320,7 @@ def test_the_configuration_says_whether_there_is_an_alarm_and_whether_it_stops(
     assert [callback.stop for callback in given if isinstance(callback, CollapseAlarm)] == stops
 
 
+@pytest.mark.slow
 def test_a_hybrid_on_the_same_texts_hears_nothing(
     tmp_path: Path, small_settings: dict[str, Any]
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_run_that_diverges_in_its_first_epoch_keeps_its_logs_and_metrics_and_b
     assert [line["step"] for line in strict_lines(out)] == [7]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_diverges_leaves_model_and_checkpoints_and_goes_on_from_them(
     tmp_path: Path, run_folder: Path
 ) -> None:

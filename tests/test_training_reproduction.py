@@ -86,6 +86,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_measured_and_kept(tmp_path: Path) -> None:
     said: list[str] = []
     measured = study(

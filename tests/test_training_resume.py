@@ -240,6 +240,7 @@ def test_a_finished_run_is_left_as_it_is_and_may_be_made_longer(
     assert [line["epoch"] for line in records(out)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_shorter_length_after_a_kill_ends_with_the_last_checkpoint(
     tmp_path: Path,
     shared_settings: dict[str, Any],
@@ -322,6 +323,7 @@ def test_early_stopping_keeps_the_best_weights(
     assert longer.evaluation["elbo"] <= stopped_elbo
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_learning_rate_it_is_given(
     tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:
@@ -339,6 +341,7 @@ def test_a_resumed_run_has_the_learning_rate_it_is_given(
     )
 
 
+@pytest.mark.slow
 def test_a_kill_behind_the_last_epoch_leaves_only_the_end_to_do(
     tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:

@@ -182,9 +182,10 @@ def test_symbols_that_would_break_a_table_are_written_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        (
+        pytest.param(
             {"latent_size": (4, 3)},
             {"kl_per_dimension_level_0", "kl_per_dimension_level_1", "kl_level_1"},
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"prior": "mixture", "prior_components": 2},

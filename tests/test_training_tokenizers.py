@@ -17,7 +17,7 @@ from kvae.training.data.named_corpora import unicode_names
 from kvae.training.data.prepare import held_out, prepare
 from kvae.training.data.tokenizers import train_wordpieces, wordpiece_alphabet
 
-from .conftest import ids_of
+from .conftest import everyday, ids_of
 
 NAMES = unicode_names()
 STRANGE = [
@@ -190,11 +190,7 @@ def test_a_corpus_in_other_tokens_has_a_length_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "tokenizer",
-    [
-        "word",
-        pytest.param("byte", marks=pytest.mark.slow),
-        pytest.param("wordpiece", marks=pytest.mark.slow),
-    ],
+    everyday(["word", "byte", "wordpiece"]),
 )
 def test_a_tokenizer_goes_the_whole_way_to_a_sampler(
     names_file: Path, small_settings: dict[str, Any], tmp_path: Path, tokenizer: str

@@ -84,6 +84,7 @@ def test_an_encoder_of_the_same_size_reads_with_the_vectors_of_the_language_mode
     np.testing.assert_array_equal(model.parts.reader.embedding.embeddings, vectors)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_and_is_resumed_without_it(
     language_model: Run, corpus_file: Path, tmp_path: Path
 ) -> None:
