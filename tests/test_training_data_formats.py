@@ -27,7 +27,7 @@ from kvae.cli import main
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.serving.errors import DataError
-from kvae.training.data import pipeline
+from kvae.training.data import tensorflow_pipeline
 from kvae.training.data.columns import MemoryColumn
 from kvae.training.data.prepare import Prepared, held_out, prepare
 from kvae.training.identity import fingerprint
@@ -354,11 +354,11 @@ import atexit, sys, time
 
 @atexit.register  # runs after the functions that are registered later
 def at_the_end():
-    print(pipeline.READING.running, flush=True)
+    print(tensorflow_pipeline.READING.running, flush=True)
 
 from kvae.presets import preset
 from kvae.training import prepare
-from kvae.training.data import pipeline
+from kvae.training.data import batches, pipeline, tensorflow_pipeline
 from kvae.training.data.rows import Rows
 
 take = Rows.take
@@ -368,7 +368,7 @@ def slow(rows, indices):
     return take(rows, indices)
 
 Rows.take = slow
-pipeline.MOST_TOGETHER = 1
+batches.MOST_TOGETHER = 1
 settings = {"data.source": sys.argv[1], "data.storage": "disk", "training.batch_size": 8}
 prepared = prepare(preset("hybrid-lstm").with_settings(settings))
 stream = iter(pipeline.training_stream(prepared))
@@ -386,13 +386,13 @@ def test_a_process_ends_while_a_corpus_on_disk_is_read(forms: Path) -> None:
 def test_a_process_that_ends_waits_for_its_readers_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reading = pipeline.Reading()
+    reading = tensorflow_pipeline.Reading()
     stack = contextlib.ExitStack()
     stack.enter_context(reading)
     Timer(0.2, stack.close).start()
     reading.wait()
     assert reading.running == 0
-    monkeypatch.setattr(pipeline, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(tensorflow_pipeline, "LONGEST_WAIT", 0.1)
     with reading:
         started = time.monotonic()
         reading.wait()

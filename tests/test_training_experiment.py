@@ -10,7 +10,7 @@ import pytest
 from kvae.presets import preset
 from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, DataError, ModelError
-from kvae.training import experiment, fit
+from kvae.training import experiment, fit, tensorboard
 from kvae.training.experiment import run
 
 METRICS = {
@@ -174,11 +174,11 @@ def test_a_ramp_longer_than_the_run_is_said(
 def test_training_metrics_come_every_so_many_steps_and_never_twice(
     tmp_path: Path, shared_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Often(fit.TensorBoardMonitor):
+    class Often(tensorboard.TensorBoardMonitor):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, every=7)
 
-    monkeypatch.setattr(fit, "TensorBoardMonitor", Often)
+    monkeypatch.setattr(tensorboard, "TensorBoardMonitor", Often)
     trained, _ = run(
         preset("hybrid-lstm").with_settings({**shared_settings, "training.steps": 15}),
         tmp_path / "run",

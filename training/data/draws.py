@@ -27,7 +27,7 @@ LOW, WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def shuffled(positions: np.ndarray, seed: int, number: int, size: int) -> np.ndarray:
-    """The numbers of 0 .. `size` - 1 at `positions` of an order of them, as int64.
+    """The numbers from 0 to `size - 1` at `positions` of an order of them, as int64.
 
     Each pair of `seed` and `number` has an order of its own.
     """
@@ -99,7 +99,7 @@ def round_keys(seed: int, number: int, bits: int) -> list[int]:
 
 
 def uniform(seed: int, steps: np.ndarray, count: int, end: int) -> np.ndarray:
-    """`count` random integers from 0 to `end` - 1 for each of the steps (G,), as (G, count)."""
+    """`count` random integers from 0 to `end - 1` for each of the steps (G,), as (G, count)."""
     steps = np.asarray(steps, np.int64).view(np.uint64)
     seeds = np.broadcast_to(np.uint64(seed), steps.shape)
     words = [seeds & LOW, seeds >> WORD, steps & LOW, steps >> WORD]
