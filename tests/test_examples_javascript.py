@@ -27,7 +27,7 @@ from kvae.serving.bundle import manifest_text
 from kvae.serving.errors import BundleError, ConfigError, DataError
 from kvae.serving.patterns import pattern_fault, units_of_pattern
 
-from .conftest import small_model
+from .conftest import made_once, small_model
 from .test_serving_manifest import CHOSEN, random_change
 from .test_serving_patterns import KNOWN, MOLECULES, PATTERNS, REFUSED, SMILES
 from .test_serving_patterns import TEXTS as PATTERN_TEXTS
@@ -111,16 +111,18 @@ def demo_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alphabet = Alphabet.build(unicode_names())
     shape = replace(demo_config().model, length=48, vocabulary_size=len(alphabet))
     config = replace(demo_config(), model=shape)
-    path = tmp_path_factory.mktemp("bundles") / "demo"
-    write_bundle(TextVAE(shape, config.objective), alphabet, config, path)
-    return path
+    return made_once(
+        tmp_path_factory,
+        "demo-like",
+        lambda path: write_bundle(TextVAE(shape, config.objective), alphabet, config, path),
+    )
 
 
 @pytest.fixture(scope="module")
 def labelled_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of bytes with labels and a code of more numbers than there are sliders for."""
     return small_bundle(
-        tmp_path_factory, Alphabet.of_bytes(), latent_size=70, attributes=("short", "long")
+        tmp_path_factory, "bytes", Alphabet.of_bytes(), latent_size=70, attributes=("short", "long")
     )
 
 
@@ -135,33 +137,39 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "expander_base": 0,
         "auxiliary": False,
     }
-    return small_bundle(tmp_path_factory, words, mode="windows", **shape)
+    return small_bundle(tmp_path_factory, "words", words, mode="windows", **shape)
 
 
 @pytest.fixture(scope="module")
 def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the units of a pattern."""
     alphabet = Alphabet.build(MOLECULES[:6], tokenizer="pattern", pattern=SMILES)
-    return small_bundle(tmp_path_factory, alphabet, token_pattern=SMILES)
+    return small_bundle(tmp_path_factory, "molecules", alphabet, token_pattern=SMILES)
 
 
 @pytest.fixture(scope="module")
 def byte_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of byte pairs."""
-    return small_bundle(tmp_path_factory, read("bytes")[1])
+    return small_bundle(tmp_path_factory, "byte-pairs", read("bytes")[1])
 
 
 def small_bundle(
-    tmp_path_factory: pytest.TempPathFactory, alphabet: Alphabet, mode: str = "lines", **shape: Any
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    alphabet: Alphabet,
+    mode: str = "lines",
+    **shape: Any,
 ) -> Path:
+    """The bundle `name` of a small model; the processes of a session share it."""
     from kvae.configuration import Config
     from kvae.export.bundle import write_bundle
 
-    model = small_model(vocabulary_size=len(alphabet), tokenizer=alphabet.tokenizer, **shape)
-    config = Config().with_settings({"data.mode": mode})
-    path = tmp_path_factory.mktemp("bundles") / "small"
-    write_bundle(model, alphabet, replace(config, model=model.model_config), path)
-    return path
+    def make(path: Path) -> None:
+        model = small_model(vocabulary_size=len(alphabet), tokenizer=alphabet.tokenizer, **shape)
+        config = Config().with_settings({"data.mode": mode})
+        write_bundle(model, alphabet, replace(config, model=model.model_config), path)
+
+    return made_once(tmp_path_factory, name, make)
 
 
 BUNDLES = ["bundle_folder", "demo_like", "labelled_bytes", "language_model"]

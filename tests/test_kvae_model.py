@@ -82,7 +82,6 @@ def test_a_weight_moves_by_no_more_than_the_clipped_gradient_allows() -> None:
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.both
 def test_every_step_counts_and_moves_beta() -> None:
     model = small_model({"ramp_steps": 8})
     model.compile("adam", **COMPILED)

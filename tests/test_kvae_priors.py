@@ -141,7 +141,6 @@ def test_in_a_ladder_the_soft_texts_speak_of_the_top_level() -> None:
     np.testing.assert_allclose(components.log_variance, log_variance[:, 4:], atol=1e-5)
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("name", everyday(LEARNED, "vamp"))
 def test_training_moves_every_weight_of_a_prior(name: str) -> None:
     model = small_model({"ramp_steps": 0}, **MODELS[name])

@@ -141,7 +141,7 @@ class EarlyStop(keras.callbacks.Callback):
     """Stops training after `patience` epochs in which the held-out bound did not fall.
 
     Only epochs after the end of the ramp count: before that, the bound is not what training
-    minimises. The file `best` keeps the weights of the best epoch, with `about` as its description.
+    minimises. `file` keeps the weights of the best epoch, with `about` as its description.
     `conclude` restores them. The file stays after the run, because a run that is made longer may
     not improve on it.
     """
@@ -149,12 +149,12 @@ class EarlyStop(keras.callbacks.Callback):
     def __init__(
         self,
         patience: int,
-        best: Path,
+        file: Path,
         say: Callable[[str], None],
         about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.patience, self.file, self.say, self.about = patience, best, say, about or {}
+        self.patience, self.file, self.say, self.about = patience, file, say, about or {}
         self.best, self.waited, self.best_step = float("inf"), 0, 0
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

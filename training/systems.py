@@ -54,7 +54,7 @@ def reproduce(
     """
     for name in rows:
         if name not in PUBLISHED:
-            raise ConfigError(f"no row is called {name!r}{nearest(name, PUBLISHED)}")
+            raise ConfigError(f"--rows: no row is called {name!r}{nearest(name, PUBLISHED)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     todo = list(distinct_configs(list(rows) or list(PUBLISHED)))
