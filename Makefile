@@ -22,7 +22,7 @@ test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" -n auto --dist worksteal tests/test_examples_javascript.py
 
 test-ranges: $(READY)  ## the sampler alone with the lowest and with the newest numpy and onnxruntime
-	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ranges -n auto tests/test_house_wheel.py
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ranges tests/test_house_wheel.py
 
 test-oldest:  ## every extra in its lowest version, in an environment of its own (2 GB), before each release
 	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
