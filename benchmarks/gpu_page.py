@@ -23,11 +23,11 @@ def gpu(report: Found) -> str:
     }
     device = ", ".join(found.get("machine", {}).get("devices", []))
     text = "\n".join(f"### {title}\n\n{section}\n" for title, section in sections.items())
+    where = f"Measured on {device}." if device else "No GPU has been at hand yet."
     return f"""## On a GPU
 
-{f"Measured on {device} by" if device else "No GPU was at hand yet. The figures come from"}
-`python benchmarks/gpu.py`, in at most eight minutes; its docstring says what the machine needs.
-kvae runs on JAX, without TensorFlow.
+`python benchmarks/gpu.py` measures this in at most eight minutes. Its docstring says what the
+machine needs. kvae runs on JAX there, without TensorFlow. {where}
 
 {text}"""
 
@@ -100,8 +100,6 @@ def pipeline(found: Found) -> str:
     if "seconds" not in found or "delivered_per_second" not in found:
         return NOT_MEASURED + ending(found)
     seconds = found["seconds"]
-    if not isinstance(seconds, Mapping):
-        return NOT_MEASURED + ending(found)
     waits = 1 - seconds["from memory"] / seconds["from the pipeline"]
     return f"""The pipeline delivers {found["delivered_per_second"]:,} examples per second to the
 device. A step of the plain hybrid takes {1e3 * seconds["from memory"]:.2f} ms with arrays in memory
