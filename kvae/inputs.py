@@ -68,11 +68,7 @@ def check_dtype_and_shape(
     if not dtype.startswith(("int", "uint")):
         raise DataError(f"{name} must be integers {expected}, got {dtype}; {ENCODE_HINT}")
     if len(shape) == 2 and name == "tokens":
-        fits = (
-            shape[1] is None
-            or shape[1] == config.length
-            or (config.any_length and 0 < shape[1] < config.length)
-        )
+        fits = shape[1] is None or 0 < shape[1] <= config.length
     else:
         fits = len(shape) == 1 and name == "attribute"
     if not fits:

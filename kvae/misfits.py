@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
@@ -18,8 +18,6 @@ from .slots import (
     HEADS,
     PRIORS,
     SLOTS,
-    Encoder,
-    Expander,
     choices_by_setting,
     quoted_list,
 )
@@ -70,19 +68,13 @@ def check_training(config: Config) -> None:
     """Raise `ConfigError` for training settings that do not work with the model, the loss or the
     texts, and for settings of the tokens that do not work together."""
     check_tokens(config)
-    model, objective, training = config.model, config.objective, config.training
+    objective, training = config.objective, config.training
     rules = [
         (
             bool(keras.config.max_epochs() or keras.config.max_steps_per_epoch()),
             "KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set: Keras would stop early and "
             "the run would be stored as finished; unset it, and shorten the run with --epochs or "
             "--steps",
-        ),
-        (
-            training.length_buckets and not model.any_length,
-            "training.length_buckets trims batches, but weights or outputs of this model depend "
-            f"on T: use it with an encoder {any_length_choices(ENCODERS)} in one direction, a "
-            f"dense latent and expander {any_length_choices(EXPANDERS)}, or set it to false",
         ),
         (
             training.length_buckets and objective.count_padding,
@@ -103,11 +95,6 @@ def check_training(config: Config) -> None:
     for violated, reason in rules:
         if violated:
             raise ConfigError(reason)
-
-
-def any_length_choices(table: Mapping[str, Encoder] | Mapping[str, Expander]) -> str:
-    """The names of a slot's choices that take any length, for a sentence."""
-    return quoted_list((name for name, row in table.items() if row.any_length), "or")
 
 
 def dependent_settings(

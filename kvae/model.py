@@ -74,9 +74,7 @@ class TextVAE(keras.Model):
             )
         check_slots(model, objective)
         parts = Parts(model, objective)
-        tokens = keras.Input(
-            (None if model.any_length else model.length,), dtype="int32", name="tokens"
-        )
+        tokens = keras.Input((None,), dtype="int32", name="tokens")
         attribute = keras.Input((), dtype="int32", name="attribute") if model.attributes else None
         noise = StandardNoise(parts.noise_size, name="noise", dtype="float32")(tokens)
         outputs = parts.outputs(tokens, noise, attribute)

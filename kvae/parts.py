@@ -71,7 +71,7 @@ class Parts:
         self.expander = keras.Model(
             code, expanders.LAYERS[model.expander](model, self.rows(code)), name="expander"
         )
-        self.cut: TrimToTokens | None = TrimToTokens(name="cut") if model.any_length else None
+        self.cut = TrimToTokens(name="cut")
         self.head = heads.LAYERS[model.head](model, objective)
         self.auxiliary = (
             layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
@@ -167,8 +167,7 @@ class Parts:
         """The outputs of the model for tokens (B, T), standard normal noise (B, noise_size) and
         attributes (B,). Where the attribute is -1, the classifier chooses."""
         outputs, code = self.infer(tokens, noise, attribute, training)
-        expanded = self.expander(code, training=training)
-        expanded = expanded if self.cut is None else self.cut(expanded, tokens)
+        expanded = self.cut(self.expander(code, training=training), tokens)
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
         if self.auxiliary is not None:
             outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
@@ -258,12 +257,17 @@ class Parts:
 
 
 class Reader(Part):
-    """Tokens (B, T) to symbols (B, T, E), one-hot vectors or embeddings, and the position (B,) of
-    the last token before the padding."""
+    """Tokens (B, t) to symbols (B, T, E), one-hot vectors or embeddings, and the position (B,) of
+    the last token before the padding.
+
+    Trimmed tokens are padded to the T positions of the model, unless its features do not depend on
+    T (`ModelConfig.any_length`); then T is t.
+    """
 
     def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.symbols = config.vocabulary_size
+        self.length = None if config.any_length else config.length
         size = config.encoder_embedding
         self.embedding = layers.Embedding(self.symbols, size, name="embedding") if size else None
 
@@ -274,6 +278,7 @@ class Reader(Part):
 
     def call(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         last = ops.sum(ops.cast(ops.not_equal(tokens, PAD), "int32"), axis=-1) - 1
+        tokens = tokens if self.length is None else padded(tokens, self.length)
         symbols = (
             ops.one_hot(tokens, self.symbols) if self.embedding is None else self.embedding(tokens)
         )
@@ -284,12 +289,23 @@ class TrimToTokens(layers.Layer):
     """Trim features (B, T, C) to the positions of tokens (B, t): (B, t, C)."""
 
     def call(self, features: Tensor, tokens: Tensor) -> Tensor:
+        if features.shape[1] == tokens.shape[1]:
+            return features
         return features[:, : ops.shape(tokens)[1]]
 
     def compute_output_shape(
         self, features_shape: tuple[int | None, ...], tokens_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
         return (features_shape[0], tokens_shape[1], features_shape[2])
+
+
+def padded(tokens: Tensor, length: int) -> Tensor:
+    """Tokens (B, t) with t up to `length`, padded to (B, length)."""
+    if tokens.shape[1] == length:
+        return tokens
+    batch = ops.shape(tokens)[0]
+    padding = ops.full((batch, length), PAD, dtype=tokens.dtype)
+    return ops.reshape(ops.concatenate([tokens, padding], axis=1)[:, :length], (batch, length))
 
 
 def flatten_features(features: Sequence[Features]) -> list[Tensor]:

@@ -16,7 +16,6 @@ from keras import layers, ops
 from kvae import encoders, expanders, heads
 from kvae.configuration import Config, ModelConfig, ObjectiveConfig
 from kvae.encoders import Features, Layers
-from kvae.misfits import check_training
 from kvae.model import TextVAE
 from kvae.presets import preset
 from kvae.serving.errors import CheckFailed, ConfigError
@@ -247,20 +246,6 @@ def test_what_an_added_encoder_cannot_do_is_told_by_its_row(
     with pytest.raises(ConfigError) as caught:
         small_model(**settings)
     assert message in str(caught.value)
-
-
-@pytest.mark.usefixtures("added")
-def test_batches_are_cut_for_an_added_encoder_only_where_its_row_allows_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config = Config().with_settings({"model.expander": "repeat", "training.length_buckets": True})
-    config = config.with_settings({"model.encoder": "patches", "objective.count_padding": False})
-    with pytest.raises(
-        ConfigError, match="use it with an encoder 'lstm', 'gru', 'bag' or 'none' in one direction"
-    ):
-        check_training(config)
-    monkeypatch.setitem(ENCODERS, "patches", Encoder(positions=True, any_length=True))
-    check_training(config)
 
 
 @pytest.mark.usefixtures("added")

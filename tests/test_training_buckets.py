@@ -32,6 +32,10 @@ ANY_LENGTH: dict[str, dict[str, Any]] = {
     "auxiliary": {"encoder": "lstm", "expander": "repeat", "expander_base": 4},
     "no history": {**REPEAT, "encoder": "lstm", "head": "none"},
     "convolutions": {**REPEAT, "encoder": "lstm", "head": "gated_conv", "head_layers": 2},
+    "hybrid": {},
+    "hybrid on embeddings": {"encoder_embedding": 3, "head": "gru"},
+    "both directions": {**REPEAT, "encoder": "lstm", "encoder_bidirectional": True},
+    "map": {"latent": "map", "latent_size": (2,)},
 }
 ROWS = random_tokens(3210, 30, seed=1)
 
@@ -147,10 +151,6 @@ def test_a_run_in_buckets_has_the_held_out_numbers_of_the_whole_texts(
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "an encoder with strides": ({"model.encoder": "conv"}, "depend on T"),
-    "an encoder that reads backwards": ({"model.encoder_bidirectional": True}, "depend on T"),
-    "a map": ({"model.latent": "map"}, "depend on T"),
-    "deconvolutions": ({"model.expander": "deconv", "model.expander_base": 8}, "depend on T"),
     "padding that is learned": ({"objective.count_padding": True}, "trims the padding"),
     "windows": ({"data.mode": "windows"}, "all have T positions"),
 }
