@@ -7,8 +7,7 @@ semantic analysis and the majority label. docs/probe.md explains the numbers.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,7 @@ from .data.labels import MOST_ATTRIBUTES
 from .data.named_corpora import CORPORA
 from .data.sources import CORPUS_LABELS, source_of, training_source, validation_source
 from .data.splits import Places, text_hashes
+from .data.tokenizers import note_unknown
 from .evaluation import evenly_spaced
 from .logistic_regression import fit
 from .messages import Say, quiet
@@ -94,41 +94,53 @@ def labelled_texts(
     """
     name = file or config.data.source
     if not (labels or label_column):
-        if name not in CORPORA or CORPORA[name].label is None:
-            raise ConfigError(
-                f"{name} has no labels of its own; give them with --labels FILE, or --label-column "
-                "for a table"
-            )
-        labels = CORPUS_LABELS
+        labels = own_labels(name)
     if file is None:
         training_source(config)  # refuses texts that were given from Python
     source = source_of(config, name, labels, label_column)
     records = texts_of(config, source)
+    notes = list(source.notes)
+    if file is not None:
+        note_unknown(trained.alphabet, trained.alphabet.unknown(records.texts), notes)
     own = file is None and validation_source(config) is None
     test = held_out_by_run(config, records) if own else selected(config, records, b"probe")
-    known = np.array([bool(label) for label in records.labels or ()])
-    notes = list(source.notes)
-    if not known.all():
-        notes.append(f"{name}: {(~known).sum():,} texts without a label are left out")
-    chosen = np.flatnonzero(known)
-    chosen = evenly_spaced(chosen, most) if most else chosen
-    names = class_names(name, Counter(records.labels[place] for place in chosen.tolist()))  # type: ignore[index]
-    is_test = np.zeros(len(known), bool)
-    is_test[chosen] = test[chosen]
-    others = np.zeros(len(known), bool)
-    others[chosen] = ~test[chosen]
-    rest = records.where(others.tolist())
+    used = used_texts(name, records, most, notes)
+    records, test = records.where(used.tolist()), test[used]
+    names = class_names(name, records.labels or [])
+    rest = records.where((~test).tolist())
+    check_parts(name, [rest.texts, records.where(test.tolist()).texts])
     validation = selected(config, rest, b"probe validation", VALIDATION_FRACTION)
     parts = [
         part_of(config, trained.alphabet, part, names, name, notes)
         for part in (
             rest.where((~validation).tolist()),
             rest.where(validation.tolist()),
-            records.where(is_test.tolist()),
+            records.where(test.tolist()),
         )
     ]
-    check_parts(name, parts)
+    check_parts(name, [part.texts for part in parts], parts[0].classes)
     return Labelled(*parts, names, UNSEEN if own else BY_HASH, tuple(dict.fromkeys(notes)))
+
+
+def own_labels(name: str) -> str:
+    """`data.labels` of a named corpus with labels of its own; raises `ConfigError` for others."""
+    if name not in CORPORA or CORPORA[name].label is None:
+        raise ConfigError(
+            f"{name} has no labels of its own; give them with --labels FILE, or --label-column for "
+            "a table"
+        )
+    return CORPUS_LABELS
+
+
+def used_texts(name: str, records: Records, most: int, notes: list[str]) -> np.ndarray:
+    """Whether each text is used, (N,) bool: at most `most` of those with a label (0: all)."""
+    known = np.array([bool(label) for label in records.labels or ()])
+    if not known.all():
+        notes.append(f"{name}: {(~known).sum():,} texts without a label are left out")
+    places = np.flatnonzero(known)
+    used = np.zeros(len(known), bool)
+    used[evenly_spaced(places, most) if most and len(places) else places] = True
+    return used
 
 
 def held_out_by_run(config: Config, records: Records) -> np.ndarray:
@@ -152,14 +164,15 @@ def by_hash(config: Config, records: Records, fraction: float, purpose: bytes) -
     return np.asarray(places.split(config.data.split).contains(hashes))
 
 
-def class_names(name: str, counts: Counter[str]) -> tuple[str, ...]:
+def class_names(name: str, labels: Sequence[str]) -> tuple[str, ...]:
     """The different labels, sorted. Raises `DataError` if they are fewer than two or too many."""
-    if not 2 <= len(counts) <= MOST_ATTRIBUTES:
+    names = tuple(sorted(set(labels)))
+    if not 2 <= len(names) <= MOST_ATTRIBUTES:
         raise DataError(
-            f"{name}: {len(counts):,} different labels, the probe takes 2 to {MOST_ATTRIBUTES}; "
-            + ("give other labels" if len(counts) < 2 else "group them")
+            f"{name}: {len(names):,} different labels, the probe takes 2 to {MOST_ATTRIBUTES}; "
+            + ("give other labels" if len(names) < 2 else "group them")
         )
-    return tuple(sorted(counts))
+    return names
 
 
 def part_of(
@@ -177,9 +190,11 @@ def part_of(
     return Part(kept.texts, rows, classes)
 
 
-def check_parts(name: str, parts: list[Part]) -> None:
-    """Raise `DataError` if a part is empty or training has one class."""
-    if not all(len(part.texts) for part in parts) or len(np.unique(parts[0].classes)) < 2:
+def check_parts(
+    name: str, parts: Sequence[Sequence[str]], classes: np.ndarray | None = None
+) -> None:
+    """Raise `DataError` if a part has no text, or the `classes` of training are all equal."""
+    if not all(map(len, parts)) or (classes is not None and len(np.unique(classes)) < 2):
         raise DataError(
             f"{name}: too few labelled texts to train a classifier and to test it; give more"
         )

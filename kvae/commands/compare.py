@@ -68,7 +68,7 @@ COLUMNS = {
 
 
 def comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a row for each result, below two lines on its units."""
+    """A table with a row for each result, below a line on its units."""
     headings = ["run", "preset", "tokens", *(heading for heading, _ in COLUMNS.values()), "changes"]
     rows = [
         [
@@ -87,7 +87,10 @@ def comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
         ]
         for result in found
     ]
-    units = "bound, reconstruction, KL and information in nats per held-out text; lower is better"
+    units = (
+        "bound (lower is better), reconstruction, KL and information in nats per held-out text; "
+        "- is not known"
+    )
     return f"{units}\n\n" + aligned([headings, *rows], left=(0, 1, 2, len(headings) - 1))
 
 
