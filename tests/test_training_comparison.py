@@ -154,20 +154,29 @@ def test_the_picture_has_a_point_for_each_evaluated_run(
 ) -> None:
     from matplotlib.axes import Axes
 
-    names: list[str] = []
+    seen: list[tuple[str, Any]] = []
     annotate = Axes.annotate
 
     def noted(axis: Any, text: str, point: tuple[float, float], **rest: Any) -> Any:
-        names.append(f"{text} {point}")
+        seen.append((text, axis))
+        assert point in [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines]
         return annotate(axis, text, point, **rest)
 
     monkeypatch.setattr(Axes, "annotate", noted)
-    runs = [stored(tmp_path / "one", evaluation=NUMBERS), stored(tmp_path / "two")]
+    shifted = {**NUMBERS, "kl": 3.0, "reconstruction": 44.0}
+    runs = [
+        stored(tmp_path / "one", evaluation=NUMBERS),
+        stored(tmp_path / "other", evaluation=shifted),
+        stored(tmp_path / "two"),
+    ]
     draw_rate_and_distortion(results(runs), tmp_path / "runs.png")
     assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
-    assert names == ["one (8.0, 42.0)"]
+    assert [name for name, _ in seen] == ["one", "other"]
+    (left, right), (low, high) = seen[0][1].get_xlim(), seen[0][1].get_ylim()
+    assert left < 3.0 < 8.0 < right
+    assert low < 42.0 < 44.0 < high
     with pytest.raises(ConfigError, match="nothing to draw"):
-        draw_rate_and_distortion(results(runs[1:]), tmp_path / "none.png")
+        draw_rate_and_distortion(results(runs[2:]), tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 

@@ -238,7 +238,8 @@ def draw_rate_and_distortion(found: Sequence[Mapping[str, Any]], picture: Path) 
             xlabel="rate: KL (nats per sequence, held out)",
             ylabel="distortion: reconstruction (nats per sequence, held out)",
         )
-        axis.autoscale(False)
+        axis.autoscale_view()
+        axis.autoscale(False)  # the lines below do not change the limits
         for point in points:
             corner = point["kl"], point["reconstruction"]
             axis.axline(corner, slope=-1.0, color="0.8", linestyle=":", linewidth=0.8, zorder=0)
