@@ -75,7 +75,7 @@ HELD_OUT_SETTINGS = {
 
 
 @overload
-def results(runs: str | Path | Run) -> dict[str, Any]: ...
+def results(runs: str | Path | Run) -> dict[str, Any]: ...  # type: ignore[overload-overlap]
 @overload
 def results(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]: ...
 def results(runs: str | Path | Run | Sequence[str | Path | Run]) -> Any:

@@ -72,7 +72,7 @@ class Classifier:
 
     def predict(self, features: Features) -> np.ndarray:
         """The most probable class of each row of features (N, M): (N,) int64."""
-        return self.log_probabilities(features).argmax(axis=1)
+        return np.asarray(self.log_probabilities(features).argmax(axis=1))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

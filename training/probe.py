@@ -110,16 +110,17 @@ def labelled_texts(
     rest = records.where((~test).tolist())
     check_parts(name, [rest.texts, records.where(test.tolist()).texts])
     validation = selected(config, rest, b"probe validation", VALIDATION_FRACTION)
-    parts = [
+    train, validated, tested = (
         part_of(config, trained.alphabet, part, names, name, notes)
         for part in (
             rest.where((~validation).tolist()),
             rest.where(validation.tolist()),
             records.where(test.tolist()),
         )
-    ]
-    check_parts(name, [part.texts for part in parts], parts[0].classes)
-    return Labelled(*parts, names, UNSEEN if own else BY_HASH, tuple(dict.fromkeys(notes)))
+    )
+    check_parts(name, [part.texts for part in (train, validated, tested)], train.classes)
+    where = UNSEEN if own else BY_HASH
+    return Labelled(train, validated, tested, names, where, tuple(dict.fromkeys(notes)))
 
 
 def own_labels(name: str) -> str:
