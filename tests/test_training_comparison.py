@@ -100,6 +100,14 @@ def test_a_run_without_an_evaluation_says_why(tmp_path: Path) -> None:
     assert results(folder)["state"] == "not evaluated: training diverged at step 7 (the loss)"
 
 
+def test_a_bound_that_is_not_finite_is_said_and_not_compared(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "run", evaluation={**NUMBERS, "elbo": float("nan")})
+    assert results(folder)["state"].startswith("the bound is not finite")
+    assert results(folder)["kl"] == 8.0
+    other = stored(tmp_path / "other", evaluation={**NUMBERS, "texts": 5})
+    assert comparison_notes(results([folder, other])) == []
+
+
 def test_the_nearest_preset_is_found_with_what_differs() -> None:
     changes = {"model.latent_size": [16], "training.learning_rate": 0.5, "training.steps": 9}
     from_data = {"model.length": 60, "model.vocabulary_size": 30, "data.source": "x.txt"}

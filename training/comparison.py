@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, overload
 
 from kvae.configuration import Config, dotted_keys, dotted_value
@@ -108,7 +109,7 @@ def result_of(run: str | Path | Run) -> dict[str, Any]:
     data = {key: getattr(config.data, key) for key in HELD_OUT_SETTINGS if key != "texts"}
     return {
         "run": str(folder),
-        "state": "evaluated" if evaluation else why_not_evaluated(folder),
+        "state": state_of(folder, evaluation),
         "preset": name,
         "changes": " ".join(f"{key}={setting_text(value)}" for key, value in changes.items()),
         "tokenizer": config.model.tokenizer,
@@ -126,14 +127,20 @@ def evaluation_in(folder: Path) -> dict[str, Any]:
     return read_json(file, "`kvae train --resume` evaluates the run again") if file.exists() else {}
 
 
-def why_not_evaluated(folder: Path) -> str:
-    """Why a run has no evaluation, with the way out."""
+def state_of(folder: Path, evaluation: Mapping[str, Any]) -> str:
+    """`evaluated`, or why a run has no numbers, with the way out."""
+    if evaluation:
+        return (
+            "the bound is not finite; a lower training.learning_rate usually helps"
+            if evaluation.get("elbo") is None
+            else "evaluated"
+        )
     found = divergence(folder)
     if found:
         return f"not evaluated: {describe_divergence(found)}"
     ended = (folder / MODEL).is_file()
     reason = "" if ended else ": training has not ended"
-    return f"not evaluated{reason}; `kvae train --resume --out {folder}` goes on"
+    return f"not evaluated{reason}; `kvae train --resume --out {quote(str(folder))}` goes on"
 
 
 def training_in(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,7 @@ MAX_WORDS = 10_000
 """Largest vocabulary of a bag of words."""
 
 OVERSAMPLING, POWER_ITERATIONS = 10, 8
-"""Extra dimensions, and passes, of the subspace iteration: the errors are then below those of the
-features' own use."""
+"""Extra dimensions of the subspace iteration, and its number of passes."""
 
 
 def vocabulary(texts: Sequence[str], unit: str, most: int = MAX_WORDS) -> dict[str, int]:
