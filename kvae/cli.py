@@ -23,12 +23,14 @@ from kvae.serving.errors import DataError, KvaeError
 from . import __version__
 from .commands import (
     codes,
+    compare,
     data,
     demo,
     evaluate,
     export,
     info,
     presets,
+    probe,
     reproduce,
     sample,
     score,
@@ -47,6 +49,8 @@ COMMANDS = (
     train,
     tune,
     evaluate,
+    compare,
+    probe,
     export,
     verify,
     info,

@@ -511,7 +511,7 @@ VERIFIED = {
 KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     "train": (
         lambda at: ["train", "--resume", "--out", shutil.copytree(at.run, at.tmp / "again")],
-        {"run"} | EVALUATION,
+        {"run", "parameters"} | EVALUATION,
     ),
     "evaluate": (
         lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],

@@ -64,6 +64,7 @@ def test_a_run_comes_back_as_it_was_saved(run_folder: Path) -> None:
     from kvae.training.evaluation import evaluate
 
     again = evaluate(trained.model, held_out(trained.config, trained.alphabet).rows)
+    again["parameters"] = trained.model.count_params()
     assert again == pytest.approx(trained.evaluation)
     assert trained.evaluation["elbo"] == pytest.approx(
         trained.evaluation["reconstruction"] + trained.evaluation["kl"]

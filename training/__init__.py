@@ -19,7 +19,10 @@ _MODULES = {
     "validation_batches": "kvae.training.data.pipeline",
     "fit_run": "kvae.training.from_python",
     "evaluate_run": "kvae.training.from_python",
+    "results": "kvae.training.comparison",
 }
+
+_NEED_NO_KERAS = ("results",)
 
 __all__ = [*_MODULES]
 
@@ -27,7 +30,8 @@ __all__ = [*_MODULES]
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'kvae.training' has no attribute {name!r}")
-    import_module("kvae.backends").check_backend()
+    if name not in _NEED_NO_KERAS:
+        import_module("kvae.backends").check_backend()
     return getattr(import_module(_MODULES[name]), name)
 
 

@@ -358,7 +358,7 @@ def train_and_evaluate(
     (out / REPORT / EVALUATION).unlink(missing_ok=True)
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
-    report = evaluation_of(model, prepared)
+    report = {**evaluation_of(model, prepared), "parameters": model.count_params()}
     write_json(out / REPORT / EVALUATION, report)
     if prepared.config.training.start_from is not None:
         note_gap(report, prepared.config.training.start_from, say)
