@@ -30,12 +30,6 @@ def misfits_of_vocabulary(config: Config) -> list[tuple[bool, str]]:
             "it out",
         ),
         (
-            tokenizer == "bpe" and not given,
-            "model.tokenizer is 'bpe', but kvae learns no byte pairs: give the tokenizer.json of a "
-            "trained one with data.vocabulary (--vocabulary FILE), or use 'wordpiece', which is "
-            "learned",
-        ),
-        (
             tokenizer == "byte" and data.max_symbols > 0,
             f"data.max_symbols is {data.max_symbols}, but tokenizer 'byte' has 256 symbols; "
             "leave it out",

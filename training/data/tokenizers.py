@@ -4,6 +4,7 @@ vocabulary of a file."""
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -15,13 +16,22 @@ from kvae.serving.errors import ConfigError
 from kvae.token_settings import check_tokens
 
 from ..guest import tensorflow_as_guest
+from .tokenizer_files import alphabet_of_file
 from .vocabularies import vocabulary_from_file
 
-MOST_SYMBOLS = {"char": 256, "byte": 256, "word": 10_000, "wordpiece": 10_000, "pattern": 10_000}
+MOST_SYMBOLS = {
+    "char": 256,
+    "byte": 256,
+    "word": 10_000,
+    "wordpiece": 10_000,
+    "pattern": 10_000,
+    "bpe": 10_000,
+}
 """The largest size of an alphabet if `data.max_symbols` is not set, by tokenizer."""
 
 TEXTS_FOR_PIECES = 20_000
-"""The largest number of texts that wordpieces are learned from; `data.split_seed` draws them."""
+"""The largest number of texts that wordpieces and byte pairs are learned from; `data.split_seed`
+draws them."""
 
 
 Lines = Callable[[], Iterator[str]]
@@ -36,16 +46,16 @@ def empty_alphabet(config: Config) -> Alphabet:
 def counting_alphabet(config: Config, lines: Lines) -> Alphabet:
     """An alphabet that splits a text into as many tokens as the final alphabet will.
 
-    A vocabulary of a file is the final one. Wordpieces have to be learned from the `lines`. The
-    other tokenizers have one token for each unit, known or not. Raises `ConfigError` as
+    A vocabulary of a file is the final one. Wordpieces and byte pairs have to be learned from the
+    `lines`. The other tokenizers have one token for each unit, known or not. Raises `ConfigError` as
     `check_tokens` does, and the errors of `vocabulary_from_file`.
     """
     check_tokens(config)
     model, file = config.model, config.data.vocabulary
     if file is not None:
         return vocabulary_from_file(file, model.tokenizer, model.token_pattern)
-    if model.tokenizer == "wordpiece":
-        return wordpiece_alphabet(config, lines)
+    if model.tokenizer in LEARNED:
+        return LEARNED[model.tokenizer](config, lines)
     return empty_alphabet(config)
 
 
@@ -72,6 +82,40 @@ def wordpiece_alphabet(config: Config, lines: Lines) -> Alphabet:
     size = config.data.max_symbols or MOST_SYMBOLS["wordpiece"]
     drawn = drawn_lines(lines, config.data.split_seed)
     return Alphabet((*breaks, *train_wordpieces(drawn, size - len(breaks))), "wordpiece")
+
+
+def byte_pair_alphabet(config: Config, lines: Lines) -> Alphabet:
+    """An alphabet of byte pairs with the words of GPT-2, learned by the package tokenizers from at
+    most `TEXTS_FOR_PIECES` lines (Sennrich et al. 2016; Radford et al. 2019).
+
+    It has all 256 bytes, so that no text has an unknown token, and a text is what its tokens join
+    to.
+    """
+    try:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "byte pairs are learned by tokenizers, which is not installed: pip install "
+            "'kvae-text[train]', or give a tokenizer.json (--vocabulary)"
+        ) from error
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.data.max_symbols or MOST_SYMBOLS["bpe"],
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    learner.train_from_iterator(drawn_lines(lines, config.data.split_seed), trainer)
+    return alphabet_of_file(json.loads(learner.to_str()), "bpe")
+
+
+LEARNED: dict[str, Callable[[Config, Lines], Alphabet]] = {
+    "wordpiece": wordpiece_alphabet,
+    "bpe": byte_pair_alphabet,
+}
+"""The tokenizers whose vocabulary is learned from texts, each with the function that does it."""
 
 
 def drawn_lines(lines: Lines, seed: int) -> list[str]:
