@@ -196,6 +196,8 @@ class TrainingConfig(Section):
     epochs: int = bounded(10, 1)
     steps: int | None = bounded(None, 1)
     """Total training steps; when given it replaces `epochs`."""
+    minutes: float | None = bounded(None, 0.0)
+    """Minutes after which training stops, even before its last step. None: no limit."""
     steps_per_epoch: int | None = bounded(None, 1)
     """Training steps between two validations. None: one pass through the corpus."""
     batch_size: int = bounded(64, 1)
@@ -224,6 +226,9 @@ class TrainingConfig(Section):
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Precision of the layers. Weights, probabilities and losses are always float32, and so is the
     export."""
+    frequency_bias: bool = False
+    """Start the output biases at the log frequencies of the training tokens, which training would
+    otherwise learn first."""
     early_stopping: int = bounded(0, 0)
     """Epochs after the ramp without a better held-out bound before training stops with the best
     weights. 0: never."""

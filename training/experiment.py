@@ -7,10 +7,10 @@ import contextlib
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -47,6 +47,7 @@ from .devices import split_between, synchronize, worker_index
 from .evaluation import evaluate
 from .fit import BEST, fit
 from .identity import fingerprint, identity_of
+from .initial_bias import set_biases_to_frequencies
 from .messages import Say, optional
 from .ngram import character_count
 from .plots import plot_curves
@@ -59,6 +60,10 @@ until the last two are gone."""
 FILES_OF_OTHER_COMMANDS = ("bundle", "bundle-int8", "result.json", "results.json")
 """Files and folders that `kvae export`, `kvae reproduce` and `kvae tune` write into a run folder
 about that run."""
+
+
+Read: TypeAlias = Callable[[Config, Say], Prepared]
+"""A function that makes the data of a run from its configuration."""
 
 
 class AnotherConfiguration(ConfigError):
@@ -75,9 +80,11 @@ def run(
     say: Say,
     overwrite: bool = False,
     prepared: Prepared | None = None,
+    read: Read | None = None,
 ) -> tuple[Run, Prepared]:
     """Train a new run of `config` in the folder `out`; returns the run and its data. `say` is
-    called with each status message. `prepared` is the data of `config`, if it was prepared before.
+    called with each status message. `prepared` is the data of `config`, if it was prepared before;
+    otherwise `read` makes it, by default `read_corpus`.
 
     The folder is created and locked before the data is read. It is removed again if no run results.
     With `overwrite`, an earlier run is removed when the data and the model are ready; other files
@@ -85,7 +92,7 @@ def run(
     model is saved. Raises `ConfigError` if `out` is not free or another process writes it, and
     whatever `prepare` and `TextVAE` raise.
     """
-    with run_keeping_lock(config, out, say, overwrite, prepared) as result:
+    with run_keeping_lock(config, out, say, overwrite, prepared, read) as result:
         return result
 
 
@@ -96,6 +103,7 @@ def run_keeping_lock(
     say: Say,
     overwrite: bool = False,
     prepared: Prepared | None = None,
+    read: Read | None = None,
 ) -> Iterator[tuple[Run, Prepared]]:
     """`run` as a context: the folder stays locked until the block ends."""
     with (
@@ -107,7 +115,7 @@ def run_keeping_lock(
         replaced = files_to_replace(own, overwrite)
         if replaced:
             note_missing_locks(own, has_locks, say)
-        prepared = prepared or read_corpus(config, say)
+        prepared = prepared or (read or read_corpus)(config, say)
         model = build_model(prepared, say)
         if config.training.start_from is not None:
             start_from(model, config.training.start_from, prepared.alphabet, say)
@@ -222,6 +230,7 @@ MAY_CHANGE = {
         for name in (
             "epochs",
             "steps",
+            "minutes",
             "learning_rate",
             "learning_rate_schedule",
             "learning_rate_decay",
@@ -308,6 +317,8 @@ def build_model(prepared: Prepared, say: Say) -> TextVAE:
     keras.utils.set_random_seed(config.training.seed)
     with computing_in(config.training.precision):
         model = TextVAE(config.model, config.objective)
+    if config.training.frequency_bias:
+        set_biases_to_frequencies(model, prepared)
     synchronize(model)
     size = f"{len(prepared.train):,}"
     training = (

@@ -62,7 +62,7 @@ from .identity import fingerprint, identity_of
 from .latent_report import LatentReport
 from .messages import Say, optional, quiet
 from .optimizers import optimizer
-from .step_callbacks import Divergence, Progress, StepCallbacks
+from .step_callbacks import Divergence, Progress, ProgressLines, StepCallbacks, TimeLimit
 
 BEST = "best.npz"
 """File name of the checkpoint of the epoch with the lowest held-out bound. Only runs with early
@@ -137,6 +137,10 @@ def fit(
     )
     note_short_run(model, prepared.config, total_steps, say)
     stop, callbacks = threading.Event(), callbacks_of(prepared, out, say)
+    if prepared.config.training.minutes is not None:
+        callbacks.append(TimeLimit(prepared.config.training.minutes, stop, say, total_steps))
+    if not sys.stderr.isatty():
+        callbacks.append(ProgressLines(say, total_steps))
     checkpoints = checkpoints_of(prepared, out, callbacks, checkpoint, stop)
     note_left_out(prepared, say)
     started = time.monotonic()

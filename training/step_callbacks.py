@@ -7,8 +7,9 @@ not wait prepares the next steps meanwhile.
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -20,13 +21,27 @@ from .checkpoints import Diverged
 PROGRESS_METRICS = (
     "loss",
     "elbo",
+    "reconstruction",
     "kl",
+    "beta",
     "val_elbo",
+    "val_reconstruction",
     "val_kl",
     "val_active_units",
     "val_mutual_information",
 )
 """Metrics that the progress bar shows. TensorBoard and the metrics file have all of them."""
+
+LINE_METRICS = {
+    "elbo": "bound",
+    "reconstruction": "reconstruction",
+    "kl": "KL",
+    "beta": "beta",
+}
+"""Metrics of a line of progress, with their names there; all but beta are in nats."""
+
+LINE_SECONDS = 30.0
+"""Seconds between two lines of progress."""
 
 PROGRESS_SECONDS = 0.1
 """Seconds between two updates of the metrics in the progress bar."""
@@ -84,6 +99,75 @@ class Progress(keras.callbacks.ProgbarLogger):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         super().on_epoch_end(epoch, progress_metrics(logs))
+
+
+class ProgressLines(StepCallback):
+    """Tells `say` every half minute where training is: for output that is no terminal.
+
+    The metrics are means over the steps since the last line.
+    """
+
+    def __init__(self, say: Callable[[str], None], total_steps: int) -> None:
+        super().__init__()
+        self.say, self.total_steps = say, total_steps
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self.started = self.shown = time.monotonic()
+        self.first_step = as_int(self.model.training_steps)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self.before: tuple[int, dict[str, float]] = (0, {})
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        now, step = time.monotonic(), self.steps_before_epoch + batch + 1
+        if now - self.shown < LINE_SECONDS or not logs:
+            return
+        self.shown = now
+        means = {name: float(logs[name]) for name in LINE_METRICS if name in logs}
+        recent = since(self.before, (batch + 1, means))
+        self.before = (batch + 1, means)
+        left = (now - self.started) * (self.total_steps - step) / max(step - self.first_step, 1)
+        self.say(
+            f"step {step:,} of {self.total_steps:,}, {left / 60:.1f} minutes left: "
+            + ", ".join(
+                f"{words} {recent[name]:.2f}"
+                for name, words in LINE_METRICS.items()
+                if name in recent
+            )
+        )
+
+
+def since(
+    before: tuple[int, Mapping[str, float]], now: tuple[int, Mapping[str, float]]
+) -> dict[str, float]:
+    """The means over the steps between two counts of steps, from the means up to each count."""
+    (old_count, old), (count, means) = before, now
+    return {
+        name: (count * mean - old_count * old.get(name, 0.0)) / max(count - old_count, 1)
+        for name, mean in means.items()
+    }
+
+
+class TimeLimit(StepCallback):
+    """Sets `stop` after so many minutes of training, so that the current step is the last one."""
+
+    def __init__(
+        self, minutes: float, stop: threading.Event, say: Callable[[str], None], total_steps: int
+    ) -> None:
+        super().__init__()
+        self.minutes, self.stop, self.say, self.total_steps = minutes, stop, say, total_steps
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        step = self.steps_before_epoch + batch + 1
+        is_over = time.monotonic() - self.started > 60 * self.minutes
+        if is_over and step < self.total_steps and not self.stop.is_set():
+            self.stop.set()
+            self.say(
+                f"the time is over after {step:,} of {self.total_steps:,} steps "
+                f"(training.minutes={self.minutes:g})"
+            )
 
 
 class Divergence(StepCallback):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvae.runs import CONFIG
 from kvae.serving.errors import ConfigError
@@ -12,13 +14,26 @@ from .arguments import Commands, overwrite_argument
 from .heavy_imports import heavy_imports
 from .output import program, say, show
 from .reports import evaluation_table
-from .training_arguments import PRESET, add_training_command, with_arguments
+from .training_arguments import (
+    PRESET,
+    add_training_command,
+    given_settings,
+    plan_arguments,
+    with_arguments,
+)
+
+if TYPE_CHECKING:
+    from kvae.training.experiment import Read
+
+MINUTES = 10.0
+"""Minutes of a run whose length is not given."""
 
 
 def add(commands: Commands) -> None:
     parser = add_training_command(
         commands, "train", run, "train a preset on a corpus or a file", out="run folder to make"
     )
+    plan_arguments(parser)
     existing_run = parser.add_mutually_exclusive_group()
     overwrite_argument(existing_run)
     existing_run.add_argument(
@@ -31,6 +46,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from kvae.presets import preset
 
+    started = time.monotonic()
     resumes = options.resume and (Path(options.out) / CONFIG).is_file()
     if options.resume and not resumes and options.preset is None and options.data is None:
         raise ConfigError(
@@ -47,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
     if resumes:
         trained, _ = experiment.resume(config, options.out, say)
     else:
-        trained, _ = experiment.run(config, options.out, say, options.overwrite)
+        plan = None if resumes else plan_of(options, started)
+        trained, _ = experiment.run(config, options.out, say, options.overwrite, read=plan)
     report = {"run": str(trained.path), **trained.evaluation}
     show(options, report, evaluation_table(report))
     if not options.json:
@@ -55,6 +72,31 @@ def run(options: argparse.Namespace) -> None:
             f"\nnext: {on_tensorflow()}{program('kvae')} export {options.out} {options.out}/bundle"
         )
         print(f"      {program('tensorboard')} --logdir {options.out}/logs")
+
+
+def plan_of(options: argparse.Namespace, started: float) -> Read | None:
+    """The function that plans a run and reads its texts, or None if the run needs no plan.
+
+    A run needs one if its length is given in minutes, or not at all. The settings of a preset that
+    is named stay as they are, apart from the length.
+    """
+    from kvae.configuration import dotted_keys
+    from kvae.training.plan import STEP_SETTINGS, Clock, Wishes, planned
+
+    given = given_settings(options)
+    has_length = bool(given & {"training.epochs", "training.steps"})
+    if options.minutes is None and (options.preset is not None or has_length):
+        if options.goal is not None or options.rate is not None:
+            raise ConfigError(
+                "--goal and --rate: need a plan; give --minutes instead of --epochs, --steps or "
+                "a preset's own length"
+            )
+        return None
+    if options.preset is not None:
+        given |= set(dotted_keys()) - STEP_SETTINGS
+    clock = Clock(MINUTES if options.minutes is None else options.minutes, started)
+    wishes = Wishes(options.goal or "balanced", options.rate)
+    return lambda config, tell: planned(config, given, clock, wishes, tell)
 
 
 def on_tensorflow() -> str:

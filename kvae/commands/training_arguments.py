@@ -40,6 +40,50 @@ def add_training_command(
     return parser
 
 
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a planned run."""
+    parser.add_argument(
+        "--minutes",
+        type=minutes,
+        metavar="N",
+        help="plan a run of N minutes, reading and reports included: settings that are not given "
+        "are made from the texts (default without --preset, --epochs and --steps: 10)",
+    )
+    wish = parser.add_mutually_exclusive_group()
+    wish.add_argument(
+        "--goal",
+        choices=("generation", "balanced", "reconstruction"),
+        help="what the code is for (default: balanced)",
+    )
+    wish.add_argument(
+        "--rate",
+        type=nats,
+        metavar="NATS",
+        help="what the code may carry, in nats, instead of a goal",
+    )
+
+
+def minutes(text: str) -> float:
+    """Minutes from the command line, above 0 and at most a month."""
+    return positive(text, 43_200.0)
+
+
+def nats(text: str) -> float:
+    """Nats from the command line, above 0."""
+    return positive(text, 10_000.0)
+
+
+def positive(text: str, most: float) -> float:
+    """A number above 0 and at most `most`. Raises `ArgumentTypeError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and at most {most:,.0f}")
+    return value
+
+
 def set_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--set`, for any setting."""
     parser.add_argument(
@@ -86,15 +130,7 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     """The configuration with the changes of the command line: the options, then `--set`."""
     from kvae.configuration import parse_setting
 
-    flags = {
-        "training.epochs": options.epochs,
-        "training.steps": options.steps,
-        "training.batch_size": options.batch_size,
-        "training.seed": options.seed,
-        "training.devices": options.devices,
-    }
-    settings = data_settings(options)
-    settings |= {key: value for key, value in flags.items() if value is not None}
+    settings = data_settings(options) | training_settings(options)
     if options.epochs is not None:
         settings["training.steps"] = None  # a stored run may have been given in steps
     if (
@@ -102,6 +138,26 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     ):  # a preset may hide some labels; all labels of the user are used
         settings["data.labelled_fraction"] = 1.0
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})
+
+
+def training_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the arguments of the training give, by dotted name."""
+    flags = {
+        "training.epochs": options.epochs,
+        "training.steps": options.steps,
+        "training.batch_size": options.batch_size,
+        "training.seed": options.seed,
+        "training.devices": options.devices,
+    }
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def given_settings(options: argparse.Namespace) -> set[str]:
+    """The dotted names of all settings that the command line gives."""
+    from kvae.configuration import parse_setting
+
+    named = {key for key, _ in map(parse_setting, options.set)}
+    return {*data_settings(options), *training_settings(options), *named}
 
 
 def data_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def counting_alphabet(config: Config, lines: Lines) -> Alphabet:
     """An alphabet that splits a text into as many tokens as the final alphabet will.
 
     A vocabulary of a file is the final one. Wordpieces and byte pairs have to be learned from the
-    `lines`. The other tokenizers have one token for each unit, known or not. Raises `ConfigError` as
-    `check_tokens` does, and the errors of `vocabulary_from_file`.
+    `lines`. The other tokenizers have one token for each unit, known or not. Raises `ConfigError`
+    as `check_tokens` does, and the errors of `vocabulary_from_file`.
     """
     check_tokens(config)
     model, file = config.model, config.data.vocabulary

@@ -1,0 +1,258 @@
+"""A plan for texts that nobody has trained on before: every open setting, made from the texts, the
+goal and the clock.
+
+A choice is some settings and the reason for them. Settings that the user gave are never replaced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kvae.configuration import Config
+from kvae.misfits import check_training
+from kvae.serving.errors import ConfigError
+from kvae.texts.records import is_blank
+
+from .data.corpora import holds_lines_out, with_resolved_data
+from .data.lengths import LONGEST_AUTOMATIC, multiple_of_strides
+from .data.orders import batch_size_of
+from .data.prepare import Prepared, prepare
+from .data.sources import training_source
+from .data.standard_input import with_kept_input
+from .data.tokenizers import counting_alphabet
+from .messages import Say
+from .step_timing import step_seconds
+
+TEXTS_LOOKED_AT = 20_000
+"""Number of texts at the beginning of the corpus that the plan is made from."""
+
+RATES = {"generation": 5.0, "balanced": 8.0, "reconstruction": 60.0}
+"""Nats of KL that cost nothing, by goal: what the code may carry (Prokhorov et al. 2019)."""
+
+HELD_OUT_TEXTS = 4000
+"""Largest number of held-out texts, which are measured several times in a run."""
+
+EPOCHS = 6
+"""Number of validations of a planned run."""
+
+END_SECONDS = 20.0
+"""Time kept for the end of a run: evaluation, texts and pictures."""
+
+SAFETY = 0.92
+"""Fraction of the time for steps that is planned, since later steps may be slower than measured."""
+
+RAMP = 0.4
+"""Fraction of a run in which the weight of the KL rises."""
+
+STEP_SETTINGS = frozenset(
+    {
+        "training.steps",
+        "training.steps_per_epoch",
+        "training.minutes",
+        "objective.ramp_start",
+        "objective.ramp_steps",
+    }
+)
+"""The settings that follow from the number of steps."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time of a run: `minutes` in all, `started` as `time.monotonic` told it."""
+
+    minutes: float
+    started: float
+
+    @property
+    def seconds_left(self) -> float:
+        return self.started + 60 * self.minutes - time.monotonic()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a plan is made for: a goal, or the rate in nats if it is given."""
+
+    goal: str = "balanced"
+    rate: float | None = None
+
+    @property
+    def nats(self) -> float:
+        """Nats of KL that cost nothing."""
+        return RATES[self.goal] if self.rate is None else self.rate
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings by dotted name, and the reason for them."""
+
+    settings: dict[str, Any]
+    reason: str
+
+
+def planned(
+    config: Config, given: Collection[str], clock: Clock, wishes: Wishes, say: Say
+) -> Prepared:
+    """The data of a configuration whose open settings a plan has chosen; `say` gets each choice.
+
+    `given` are the dotted names of the settings that the user chose. The number of steps follows
+    from the time that a few of them take. Raises `ConfigError` or `DataError`.
+    """
+    say(f"reading {config.data.source}")
+    config = with_resolved_data(with_kept_input(config, say))
+    config = chosen(config, given, wishes, say)
+    check_training(config)
+    prepared = prepare(config, say)
+    for note in prepared.notes:
+        say(note)
+    steps = steps_choice(prepared, clock)
+    return replace(prepared, config=with_choice(prepared.config, steps, given, say))
+
+
+def chosen(config: Config, given: Collection[str], wishes: Wishes, say: Say) -> Config:
+    """The configuration with all choices but the number of steps."""
+    texts, is_whole = first_texts(config)
+    if not texts:
+        return config  # `prepare` says what is wrong
+    for choose in (tokens, sizes, rate):
+        config = with_choice(config, choose(config, texts, wishes), given, say)
+    if config.data.reading.has_end and "model.length" not in given:
+        config = with_choice(config, lengths(config, texts), given, say)
+    if is_whole or config.data.validation is not None or not holds_lines_out(config):
+        return config
+    return with_choice(config, held_out_share(config), given, say)
+
+
+def with_choice(config: Config, choice: Choice, given: Collection[str], say: Say) -> Config:
+    """The configuration with the settings of a choice that the user did not give."""
+    settings = {name: value for name, value in choice.settings.items() if name not in given}
+    if settings:
+        shown = ", ".join(f"{name}={short(value)}" for name, value in settings.items())
+        say(f"plan: {choice.reason} (--set {shown})")
+    return config.with_settings(settings)
+
+
+def short(value: Any) -> str:
+    """A setting as `--set` takes it."""
+    if isinstance(value, tuple | list):
+        return "[" + ",".join(map(short, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def first_texts(config: Config) -> tuple[list[str], bool]:
+    """The first texts of the corpus that are not blank, and whether these are all."""
+    blocks = training_source(config).blocks([])
+    every = (text for records in blocks for text in records.texts if not is_blank(text))
+    texts = list(itertools.islice(every, TEXTS_LOOKED_AT))
+    return texts, next(every, None) is None
+
+
+def tokens(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
+    """Byte pairs for texts of words that return, else characters."""
+    words = Counter(word for text in texts for word in text.split())
+    characters = sum(map(len, texts))
+    if words.total() >= 3 * len(texts) and len(words) <= 0.5 * words.total():
+        size = int(np.clip(characters // 400, 320, 2048))
+        return Choice(
+            {"model.tokenizer": "bpe", "data.max_symbols": size},
+            f"tokens are byte pairs, because the texts are words that return ({len(words):,} "
+            f"different ones among {words.total():,}); no text has an unknown token",
+        )
+    counts = sorted(Counter("".join(texts)).values(), reverse=True)
+    known = int(np.searchsorted(np.cumsum(counts), 0.995 * characters)) + 1
+    return Choice(
+        {"model.tokenizer": "char", "data.max_symbols": max(known, min(len(counts), 256))},
+        f"tokens are characters; the alphabet has {known:,} of the {len(counts):,} kinds, which "
+        "leaves less than 1 % unknown",
+    )
+
+
+def lengths(config: Config, texts: Sequence[str]) -> Choice:
+    """T from the 99th percentile of the lengths in tokens."""
+    alphabet = counting_alphabet(config, lambda: iter(texts))
+    counts = np.sort([alphabet.count(text) for text in texts[:5000]])
+    wanted = int(counts[min(len(counts) - 1, int(0.99 * len(counts)))]) + 1
+    length = min(multiple_of_strides(config, wanted), LONGEST_AUTOMATIC)
+    return Choice(
+        {"model.length": length, "data.too_long": "cut", "training.length_buckets": True}
+        | {"objective.count_padding": False},
+        f"{length} positions hold 99 % of the texts, longer ones are cut; batches have texts of "
+        "similar length",
+    )
+
+
+def sizes(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
+    """Sizes of the model and settings of the optimizer."""
+    latent = 32 if wishes.nats <= 15 else 64
+    is_char = config.model.tokenizer == "char"
+    return Choice(
+        {
+            "model.encoder_embedding": 0 if is_char and config.data.max_symbols <= 256 else 128,
+            "model.encoder_units": (128, 256),
+            "model.latent_size": (latent,),
+            "model.expander_filters": (256, 128),
+            "model.head_units": 256,
+            "training.batch_size": 64,
+            "training.learning_rate": 8e-3,
+            "training.frequency_bias": True,
+            "training.jit_compile": False,
+        },
+        f"a model that learns in minutes on a CPU, with a code of {latent} numbers",
+    )
+
+
+def rate(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
+    """The objective that lets the code carry the wished nats."""
+    return Choice(
+        {
+            "objective.penalty": "free_bits",
+            "objective.free_bits_over": "total",
+            "objective.free_bits": wishes.nats,
+            "objective.alpha": 0.5 if wishes.nats <= 15 else 1.0,
+        },
+        f"the code may carry {wishes.nats:g} nats at no cost (--goal, --rate)",
+    )
+
+
+def held_out_share(config: Config) -> Choice:
+    """A smaller share of held-out texts for a large corpus."""
+    texts = sum(len(records.texts) for records in training_source(config).blocks([]))
+    share = max(1e-4, min(config.data.validation_fraction, HELD_OUT_TEXTS / texts))
+    return Choice(
+        {"data.validation_fraction": round(share, 6)},
+        f"about {share * texts:,.0f} of {texts:,} texts are held out",
+    )
+
+
+def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
+    """The number of steps that fit into the time that is left, measured on some of them."""
+    seconds = step_seconds(prepared)
+    batches = len(prepared.validation) / batch_size_of(prepared)
+    validation = (EPOCHS + 1) * batches * seconds / 2  # no gradients, larger batches
+    available = clock.seconds_left - END_SECONDS - validation
+    steps = int(SAFETY * available / seconds)
+    if steps < EPOCHS:
+        raise ConfigError(
+            f"--minutes {clock.minutes:g}: {max(available, 0):.0f} seconds are left for training, "
+            f"and a step takes {seconds:.1f}; give more minutes, or --steps"
+        )
+    ramp = int(RAMP * steps)
+    return Choice(
+        {
+            "training.steps": steps,
+            "training.steps_per_epoch": -(-steps // EPOCHS),
+            "training.minutes": round(available / 60 + validation / 60, 2),
+            "objective.ramp_start": 0,
+            "objective.ramp_steps": ramp,
+        },
+        f"a step takes {1000 * seconds:.0f} ms, so that {steps:,} steps fit into "
+        f"{clock.minutes:g} minutes; the weight of the KL rises in the first {ramp:,}",
+    )

@@ -1,0 +1,40 @@
+"""The time that a training step takes."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+
+import keras
+
+from kvae.model import TextVAE, computing_in
+
+from .data.batches import training_feed
+from .data.prepare import Prepared
+from .optimizers import optimizer
+
+WARM_UP = 3
+"""Steps that are not timed, because they compile."""
+
+SECONDS, STEPS = 6.0, 40
+"""Largest time and number of the timed steps."""
+
+
+def step_seconds(prepared: Prepared) -> float:
+    """The mean seconds of a training step of a model that is thrown away."""
+    settings = prepared.config.training
+    with computing_in(settings.precision):
+        model = TextVAE(prepared.config.model, prepared.config.objective)
+    model.compile(optimizer(settings, 1000), jit_compile=settings.jit_compile)
+    batches = training_feed(prepared, 0).batches()
+    for batch in islice(batches, WARM_UP):
+        model.train_on_batch(batch)
+    started, done = time.monotonic(), 0
+    for batch in islice(batches, STEPS):
+        model.train_on_batch(batch)
+        done += 1
+        if time.monotonic() - started > SECONDS:
+            break
+    del model
+    keras.backend.clear_session(free_memory=False)
+    return (time.monotonic() - started) / done
