@@ -226,6 +226,8 @@ def held_out_share(config: Config) -> Choice:
     """A smaller share of held-out texts for a large corpus."""
     texts = sum(len(records.texts) for records in training_source(config).blocks([]))
     share = max(1e-4, min(config.data.validation_fraction, HELD_OUT_TEXTS / texts))
+    if share == config.data.validation_fraction:
+        return Choice({}, "")
     return Choice(
         {"data.validation_fraction": round(share, 6)},
         f"about {share * texts:,.0f} of {texts:,} texts are held out",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kvae.serving.alphabet import one_line
@@ -69,6 +69,38 @@ def quantization_line(record: Mapping[str, Any]) -> str:
         f"{record['bound_in_float32']:.2f}, top-1 agreement with float32 "
         f"{100 * record['likeliest_symbols_unchanged']:.2f} %"
     )
+
+
+def end_sections(report: Mapping[str, Any]) -> Iterator[str]:
+    """The texts and the findings of `kvae.training.end_report`, each with a heading."""
+    if "reconstructed" in report:
+        rows = (
+            f"{one_line(row['text'])}\n  -> {one_line(row['reconstruction'])}"
+            for row in report["reconstructed"]
+        )
+        yield section("Held-out texts and their reconstructions", rows)
+    headings = {
+        "greedy_samples": "Samples, greedy: all variety comes from the latent code",
+        "samples": f"Samples at temperature {report.get('temperature', 1.0):g}, which is closest "
+        "to the corpus",
+    }
+    shown = report.get("shown_samples", {})
+    for name, heading in headings.items():
+        if name in shown:
+            yield section(heading, map(one_line, shown[name]))
+    if "findings" in report:
+        rows = (
+            ("+ " if finding["good"] else "- ")
+            + finding["sentence"]
+            + (f" Try {finding['advice']}." if finding["advice"] else "")
+            for finding in report["findings"]
+        )
+        yield section("What this means", rows)
+
+
+def section(title: str, lines: Iterable[str]) -> str:
+    """Lines below an underlined title."""
+    return "\n".join([title, "-" * len(title), *lines])
 
 
 BAR = 40

@@ -13,7 +13,7 @@ from kvae.serving.errors import ConfigError
 from .arguments import Commands, overwrite_argument
 from .heavy_imports import heavy_imports
 from .output import program, say, show
-from .reports import evaluation_table
+from .reports import end_sections, evaluation_table
 from .training_arguments import (
     PRESET,
     add_training_command,
@@ -55,23 +55,27 @@ def run(options: argparse.Namespace) -> None:
         )
     with heavy_imports("train"):
         from kvae.training import experiment
+        from kvae.training.end_report import end_report, held_out_of, training_sample
     if resumes and options.preset is None:
         base = experiment.stored_config(Path(options.out))
     else:
         base = preset(options.preset or PRESET)
     config = with_arguments(base, options)
     if resumes:
-        trained, _ = experiment.resume(config, options.out, say)
+        trained, prepared = experiment.resume(config, options.out, say)
     else:
-        plan = None if resumes else plan_of(options, started)
-        trained, _ = experiment.run(config, options.out, say, options.overwrite, read=plan)
+        plan = plan_of(options, started)
+        trained, prepared = experiment.run(config, options.out, say, options.overwrite, read=plan)
     report = {"run": str(trained.path), **trained.evaluation}
-    show(options, report, evaluation_table(report))
+    if "elbo" in trained.evaluation:
+        report |= end_report(trained, held_out_of(prepared), training_sample(prepared), say)
+    show(options, report, "\n\n".join([evaluation_table(report), *end_sections(report)]))
     if not options.json:
         print(
             f"\nnext: {on_tensorflow()}{program('kvae')} export {options.out} {options.out}/bundle"
         )
         print(f"      {program('tensorboard')} --logdir {options.out}/logs")
+        print(f"page: {options.out}/report/report.html")
 
 
 def plan_of(options: argparse.Namespace, started: float) -> Read | None:

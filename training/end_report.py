@@ -1,0 +1,211 @@
+"""The report at the end of a run: texts beside the numbers, and what both mean."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kvae.decoding import at_temperature, greedy
+from kvae.runs import METRICS, REPORT, Run, write_json
+
+from .data.orders import lengths_of
+from .data.prepare import HeldOut, Prepared
+from .data.rows import Stream
+from .evaluation import collect, evenly_spaced
+from .generation import (
+    ORDER,
+    compiled_step,
+    decoded_texts,
+    evenly_spaced_texts,
+    posterior_codes,
+    prior_codes,
+    reconstruction_metrics,
+    sample_metrics,
+    texts_for_ngram,
+)
+from .messages import Say
+from .ngram import NGram, character_count
+from .report_page import page
+from .text_metrics import edit_distance, unit_of
+from .verdict import findings
+
+REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
+"""Files of the report in the folder of the same name."""
+
+SHOWN_RECONSTRUCTIONS, SHOWN_SAMPLES = 5, 10
+"""Number of texts that the report shows."""
+
+MEASURED = 200
+"""Number of held-out texts and of samples that are measured."""
+
+CANDIDATES = 5000
+"""Number of training texts among which the nearest one is looked for."""
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Temperatures that are compared with the texts of the corpus."""
+
+TRAINING_TEXTS = 50_000
+"""Largest number of training texts that the report compares with."""
+
+POINTS = 1000
+"""Largest number of codes on the map."""
+
+
+def end_report(run: Run, data: HeldOut, training_texts: Sequence[str], say: Say) -> dict[str, Any]:
+    """The report of a run on held-out `data`, also written to its report folder.
+
+    It has the evaluation, reconstructions, samples, comparisons with n-gram models and with copies,
+    and `findings`, sentences on what they mean. `training_texts` may be a part of them.
+    """
+    report = {**run.evaluation, **training_bound(run)}
+    step = compiled_step(run.model.head)
+    ended = run.config.data.reading.has_end
+    texts = texts_for_ngram(training_texts, ended)
+    say("comparing with a character n-gram model and with real texts")
+    symbols = len(set("".join([*texts, *data.texts]))) + ended
+    rival = NGram.fit(texts, ORDER, symbols, ended)
+    measured = evenly_spaced_texts(data.texts, 10 * MEASURED)
+    report |= {
+        "rival_bits_per_character": rival.mean_nats(measured)
+        * len(measured)
+        / character_count(measured, ended)
+        / math.log(2),
+        "rival_order": ORDER,
+        "rival_texts": len(texts),
+    }
+    if run.model.hierarchy.shapes:
+        say(f"reconstructing {min(MEASURED, len(data.texts))} held-out texts")
+        report |= reconstruction_report(run, data, training_texts, step)
+    say(f"drawing {MEASURED} samples at each of {len(TEMPERATURES)} temperatures")
+    report |= sample_report(run, data.texts, training_texts, rival, step)
+    report["findings"] = [vars(finding) for finding in findings(report)]
+    write_json(run.path / REPORT / REPORT_JSON, report)
+    (run.path / REPORT / REPORT_PAGE).write_text(
+        page(run, report, latent_map(run, data)), encoding="utf-8"
+    )
+    return report
+
+
+def held_out_of(prepared: Prepared) -> HeldOut:
+    """The held-out texts of prepared data."""
+    return HeldOut(
+        prepared.validation,
+        list(prepared.validation_texts),
+        (),
+        prepared.validation_attribute,
+    )
+
+
+def training_sample(prepared: Prepared) -> list[str]:
+    """At most `TRAINING_TEXTS` training texts at equal distances; of a stream, windows."""
+    train, length = prepared.train, prepared.config.model.length
+    if isinstance(train, Stream):
+        starts = evenly_spaced(np.arange(0, len(train) - length + 1, length), TRAINING_TEXTS)
+        return prepared.alphabet.decode(train.take(starts, length))
+    places = evenly_spaced(np.arange(len(train)), TRAINING_TEXTS)
+    return prepared.alphabet.decode(train.take(places))
+
+
+def training_bound(run: Run) -> dict[str, float]:
+    """The bound on training texts in the last epoch, {} if there is none."""
+    lines = (run.path / METRICS).read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    return {"training_elbo": last["elbo"]} if "elbo" in last else {}
+
+
+def reconstruction_report(
+    run: Run, data: HeldOut, training_texts: Sequence[str], step: Any
+) -> dict[str, Any]:
+    """Reconstructions of held-out texts, and their distances beside those of training texts."""
+    places = evenly_spaced(np.arange(len(data.texts)), MEASURED)
+    originals = [data.texts[place] for place in places]
+    decoded = decoded_texts(run, posterior_codes(run.model, data, places), greedy, step)
+    candidates = evenly_spaced_texts(training_texts, CANDIDATES)
+    nearest = nearest_texts(run, originals, candidates)
+    random = np.random.default_rng(0).choice(np.array(candidates, object), len(originals))
+    shown = evenly_spaced(np.arange(len(originals)), SHOWN_RECONSTRUCTIONS)
+    return {
+        "reconstructions": reconstruction_metrics(originals, decoded, unit_of(data.texts)),
+        "edit_distances": {
+            name: edit_distance(originals, list(others))
+            for name, others in (
+                ("reconstruction", decoded),
+                ("nearest", nearest),
+                ("random", random),
+            )
+        },
+        "reconstructed": [
+            {"text": originals[i], "reconstruction": decoded[i], "nearest": nearest[i]}
+            for i in shown
+        ],
+    }
+
+
+def nearest_texts(run: Run, texts: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """For each text the candidate with the largest cosine of token counts."""
+
+    def counts(of: Sequence[str]) -> np.ndarray:
+        table = np.zeros((len(of), len(run.alphabet)), np.float32)
+        for row, text in zip(table, of, strict=True):
+            np.add.at(row, run.alphabet.ids(text), 1.0)
+        return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
+
+    places = np.argmax(counts(texts) @ counts(candidates).T, axis=1)
+    return [candidates[place] for place in places]
+
+
+def sample_report(
+    run: Run, texts: Sequence[str], training_texts: Sequence[str], rival: NGram, step: Any
+) -> dict[str, Any]:
+    """Samples, greedy and at the temperature whose samples are as probable under the n-gram model
+    as real texts."""
+    has_code = bool(run.model.hierarchy.shapes)
+    references = evenly_spaced_texts(texts, MEASURED)
+    real = math.log(rival.perplexity(references))
+    drawn = {
+        temperature: decoded_texts(
+            run, prior_codes(run.model, MEASURED, 0), at_temperature(temperature, 0), step
+        )
+        for temperature in TEMPERATURES
+    }
+    gaps = {
+        temperature: abs(math.log(rival.perplexity(group)) - real)
+        for temperature, group in drawn.items()
+        if any(group)
+    }
+    best = min(gaps, key=lambda temperature: gaps[temperature]) if gaps else 1.0
+    groups = {"samples": drawn[best]}
+    if has_code:
+        groups["greedy_samples"] = decoded_texts(
+            run, prior_codes(run.model, MEASURED, 0), greedy, step
+        )
+    return {
+        **sample_metrics(run, groups, texts, references, training_texts),
+        "temperature": best,
+        "shown_samples": {name: group[:SHOWN_SAMPLES] for name, group in groups.items()},
+    }
+
+
+def latent_map(run: Run, data: HeldOut) -> dict[str, Any]:
+    """Posterior means of held-out texts on their two principal axes, (N, 2), with their texts,
+    lengths and labels; {} without a code."""
+    if not run.model.hierarchy.shapes:
+        return {}
+    places = evenly_spaced(np.arange(len(data.texts)), POINTS)
+    attribute = None if data.attribute is None else data.attribute[places]
+    means = collect(run.model.in_float32(), data.rows[places], attribute=attribute)["mean"]
+    centred = means - means.mean(axis=0)
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    return {
+        "points": centred @ axes[:2].T,
+        "explained": float((spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-12)),
+        "texts": [data.texts[place] for place in places],
+        "lengths": lengths_of(data.rows[places]),
+        "labels": None
+        if attribute is None
+        else [run.config.model.attributes[index] if index >= 0 else "" for index in attribute],
+    }
