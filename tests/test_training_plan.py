@@ -1,0 +1,216 @@
+"""A plan from texts and the clock."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from kvae.cli import main
+from kvae.configuration import Config
+from kvae.presets import preset
+from kvae.serving.errors import ConfigError
+from kvae.training import plan
+from kvae.training.initial_bias import set_biases_to_frequencies
+from kvae.training.plan import Clock, Wishes, planned, tokens
+from kvae.training.step_callbacks import ProgressLines, TimeLimit, since
+
+from .conftest import small_model
+
+WORDS = [
+    *("the", "a", "cat", "dog", "bird", "sees", "likes", "finds"),
+    *("fears", "big", "small", "old", "young", "house", "tree", "river"),
+]
+KINDS = [chr(0x4E00 + number) for number in range(3000)]
+
+
+def sentences(count: int, longest: int = 9) -> list[str]:
+    generator = np.random.default_rng(0)
+    return [" ".join(generator.choice(WORDS, generator.integers(3, longest))) for _ in range(count)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join([*sentences(400), " ".join(WORDS * 12)]))
+    return path
+
+
+@pytest.fixture
+def minute_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take a minute, so that a plan has few of them."""
+    monkeypatch.setattr(plan, "step_seconds", lambda prepared: 60.0)
+
+
+def clock(minutes: float) -> Clock:
+    return Clock(minutes, time.monotonic())
+
+
+def base(file: Path) -> Config:
+    return preset("hybrid-lstm").with_settings({"data.source": str(file)})
+
+
+def test_texts_of_words_get_byte_pairs_and_others_characters() -> None:
+    assert tokens(Config(), sentences(500), Wishes()).settings["model.tokenizer"] == "bpe"
+    codes = [f"{number:x}" for number in range(1000, 3000)]
+    assert tokens(Config(), codes, Wishes()).settings["model.tokenizer"] == "char"
+
+
+def test_an_alphabet_of_thousands_of_characters_leaves_less_than_one_in_a_hundred_unknown() -> None:
+    generator = np.random.default_rng(0)
+    shares = 1.0 / np.arange(1, 3001)
+    poems = ["".join(generator.choice(KINDS, 20, p=shares / shares.sum())) for _ in range(3000)]
+    size = tokens(Config(), poems, Wishes()).settings["data.max_symbols"]
+    known = set(sorted(set("".join(poems)), key="".join(poems).count, reverse=True)[:size])
+    unknown = sum(symbol not in known for symbol in "".join(poems))
+    assert unknown < 0.01 * 20 * 3000
+    assert 256 < size < 3000
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_a_plan_cuts_the_rare_long_text_and_says_each_choice_with_its_setting(file: Path) -> None:
+    said: list[str] = []
+    prepared = planned(base(file), set(), clock(30), Wishes(), said.append)
+    config = prepared.config
+    assert config.model.length < 30
+    assert config.data.too_long == "cut"
+    assert config.training.length_buckets
+    assert not config.objective.count_padding
+    assert 15 <= (config.training.steps or 0) <= 28
+    assert 0 < config.objective.ramp_steps <= 0.6 * (config.training.steps or 0)
+    choices = [sentence for sentence in said if sentence.startswith("plan: ")]
+    assert any("model.tokenizer=bpe" in sentence for sentence in choices)
+    assert any(f"training.steps={config.training.steps}" in sentence for sentence in choices)
+    assert any("lines are longer than the model's" in sentence for sentence in said)
+    unknown = prepared.alphabet.unknown(prepared.validation_texts)
+    assert not unknown
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_what_the_user_chose_stays(file: Path) -> None:
+    given = {"model.tokenizer": "char", "model.length": 64, "objective.alpha": 0.1}
+    config = base(file).with_settings({**given, "data.too_long": "cut"})
+    found = planned(config, {*given, "data.too_long"}, clock(30), Wishes(), lambda text: None)
+    assert found.config.model.tokenizer == "char"
+    assert found.config.model.length == 64
+    assert found.config.objective.alpha == 0.1
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_goal_and_rate_say_what_the_code_may_carry(file: Path) -> None:
+    def free_bits(wishes: Wishes) -> float:
+        return planned(
+            base(file), set(), clock(30), wishes, lambda text: None
+        ).config.objective.free_bits
+
+    generation, reconstruction = Wishes("generation"), Wishes("reconstruction")
+    assert free_bits(generation) < free_bits(Wishes()) < free_bits(reconstruction)
+    assert free_bits(Wishes("generation", rate=12.5)) == 12.5
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_too_few_minutes_are_refused_with_the_seconds_that_are_left(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a step takes 60\.0; give more minutes"):
+        planned(base(file), set(), clock(2), Wishes(), lambda text: None)
+
+
+def test_a_time_limit_ends_training_with_the_step_it_falls_into() -> None:
+    stop, said = threading.Event(), list[str]()
+    limit = TimeLimit(1e-9, stop, said.append, total_steps=10)
+    limit.steps_before_epoch = 0
+    limit.on_train_batch_end(2)
+    assert stop.is_set()
+    assert said == ["the time is over after 3 of 10 steps (training.minutes=1e-09)"]
+    stop.clear()
+    limit.on_train_batch_end(9)  # the last step: the run has ended by itself
+    assert not stop.is_set()
+
+
+def test_lines_of_progress_have_the_means_since_the_last_line() -> None:
+    assert since((2, {"kl": 3.0}), (4, {"kl": 4.0})) == {"kl": 5.0}
+    assert since((0, {}), (4, {"kl": 4.0})) == {"kl": 4.0}
+
+
+def test_a_line_of_progress_says_step_time_and_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[str]()
+    lines = ProgressLines(said.append, total_steps=100)
+    lines.set_model(small_model())
+    lines.on_train_begin()
+    lines.on_epoch_begin(0)
+    logs = {"elbo": 50.0, "reconstruction": 45.0, "kl": 5.0, "beta": 0.5}
+    lines.on_train_batch_end(9, logs)
+    assert said == []  # too early for a line
+    lines.shown -= 40.0
+    lines.on_train_batch_end(19, logs)
+    (line,) = said
+    assert line.startswith("step 20 of 100, ")
+    assert line.endswith("bound 50.00, reconstruction 45.00, KL 5.00, beta 0.50")
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_output_biases_start_at_the_frequencies_of_the_training_tokens(file: Path) -> None:
+    prepared = planned(base(file), set(), clock(30), Wishes(), lambda text: None)
+    size, length = len(prepared.alphabet), prepared.config.model.length
+    model = small_model(vocabulary_size=size, length=length)
+    set_biases_to_frequencies(model, prepared)
+    bias = keras.ops.convert_to_numpy(model.head.classify.bias)
+    counts = np.bincount(prepared.train.numbers().ravel(), minlength=size)[4:]
+    assert np.argmax(bias[4:]) == np.argmax(counts)
+    assert np.exp(bias).sum() == pytest.approx(1.0, rel=1e-4)
+    other = keras.ops.convert_to_numpy(model.parts.auxiliary.bias)
+    np.testing.assert_array_equal(bias, other)
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_kvae_train_on_a_bare_file_plans_trains_and_judges(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(file), "--minutes", "10", "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    config = json.loads((out / "config.json").read_text())
+    assert config["training"]["steps"] == report_steps(captured.err)
+    assert {finding["about"] for finding in report["findings"]} >= {
+        "code",
+        "reconstruction",
+        "rival",
+    }
+    assert len(report["reconstructed"]) == 5
+    assert len(report["shown_samples"]["greedy_samples"]) == 10
+    assert report["temperature"] in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    page = (out / "report" / "report.html").read_text()
+    assert report["findings"][0]["sentence"].split(" (")[0] in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def report_steps(messages: str) -> int:
+    (line,) = [line for line in messages.splitlines() if line.startswith("training for ")]
+    return int(line.split()[2].replace(",", ""))
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "a goal without a plan": (["--steps", "3", "--goal", "generation"], "need a plan"),
+    "no minutes": (["--minutes", "0"], "must be a number above 0"),
+    "two wishes": (["--goal", "generation", "--rate", "3"], "not allowed with"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_contradicts_itself_is_refused(
+    case: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, reason = REFUSED[case]
+    command: list[Any] = ["train", "--data", str(file), "--out", str(tmp_path / "run"), *arguments]
+    try:
+        code = main(command)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code in (2, ConfigError.exit_code)
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -1,0 +1,92 @@
+"""The verdict on a run: from numbers to sentences."""
+
+from typing import Any
+
+import pytest
+
+from kvae.training.verdict import Finding, findings
+
+GOOD: dict[str, Any] = {
+    "elbo": 40.0,
+    "kl": 9.0,
+    "active_units": 20,
+    "mutual_information": 6.0,
+    "mutual_information_texts": 2000,
+    "bits_per_character": 1.4,
+    "rival_bits_per_character": 1.5,
+    "rival_order": 5,
+    "rival_texts": 10_000,
+    "training_elbo": 39.0,
+    "edit_distances": {"reconstruction": 0.2, "nearest": 0.5, "random": 0.9},
+    "samples": {"reverse_perplexity": 6.0},
+    "real_texts": {"reverse_perplexity": 5.5},
+    "greedy_samples": {"distinct_texts": 0.97},
+}
+
+
+def bad_ones(**changes: Any) -> list[Finding]:
+    return [finding for finding in findings({**GOOD, **changes}) if not finding.good]
+
+
+def test_a_good_run_has_no_bad_finding() -> None:
+    assert bad_ones() == []
+    assert [finding.about for finding in findings(GOOD)] == [
+        "code",
+        "reconstruction",
+        "samples",
+        "rival",
+    ]
+
+
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "collapsed": (
+        {"kl": 0.02, "mutual_information": 0.0, "active_units": 0},
+        "code",
+        "is not used",
+    ),
+    "empty KL": ({"kl": 6.3, "mutual_information": 0.006}, "code", "costs more than it says"),
+    "overfit": ({"training_elbo": 20.0}, "overfitting", "40.0 nats on held-out texts, 20.0"),
+    "far reconstructions": (
+        {"edit_distances": {"reconstruction": 0.89, "nearest": 0.5, "random": 0.9}},
+        "reconstruction",
+        "as far from the texts as random texts are",
+    ),
+    "vague reconstructions": (
+        {"edit_distances": {"reconstruction": 0.7, "nearest": 0.5, "random": 0.9}},
+        "reconstruction",
+        "less of a text than its nearest training text",
+    ),
+    "poor samples": ({"samples": {"reverse_perplexity": 7.7}}, "samples", "1.40 times as badly"),
+    "equal samples": ({"greedy_samples": {"distinct_texts": 0.16}}, "variety", "Only 16%"),
+    "a bound above the rival's": (
+        {"bits_per_character": 1.6},
+        "rival",
+        "higher than that of a character n-gram model of order 5 of 10,000 training texts",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_wrong_is_said_with_what_helps(case: str) -> None:
+    changes, about, sentence = CASES[case]
+    (finding,) = bad_ones(**changes)
+    assert finding.about == about
+    assert sentence in finding.sentence
+    assert finding.advice
+
+
+def test_information_is_compared_with_the_ceiling_of_its_estimate() -> None:
+    """50 texts can show at most 3.9 nats, which is no reason to doubt a KL of 15."""
+    report = {"kl": 15.0, "mutual_information": 3.5, "mutual_information_texts": 50}
+    assert bad_ones(**report) == []
+    (finding, *_) = findings({**GOOD, **report})
+    assert "the estimate cannot exceed 3.9" in finding.sentence
+
+
+def test_a_language_model_is_judged_without_a_code() -> None:
+    report = {
+        name: value
+        for name, value in GOOD.items()
+        if name not in ("mutual_information", "edit_distances", "greedy_samples")
+    }
+    assert [finding.about for finding in findings(report)] == ["samples", "rival"]
