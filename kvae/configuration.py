@@ -172,6 +172,10 @@ class ObjectiveConfig(Section):
     mmd: float = bounded(0.0, 0.0)
     """Weight of the squared maximum mean discrepancy between codes and prior (InfoVAE, Zhao et al.
     2019)."""
+    moments: float = bounded(0.0, 0.0)
+    """Weight of the distance between the aggregated posterior's moments and those of the prior, in
+    nats (after DIP-VAE-II, Kumar et al. 2018). KL that says nothing about the text then costs,
+    also where KL is free."""
     input_dropout: float = bounded(0.0, 0.0, 1.0)
     """Fraction of previous tokens hidden from the head (Bowman et al. 2016). 1: a decoder without
     history."""

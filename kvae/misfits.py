@@ -263,11 +263,14 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each "
             "dimension; use 'total'",
         ),
-        (
-            objective.mmd > 0
-            and (not prior.standard_normal or several_levels or not model.has_code),
-            "objective.mmd compares codes with N(0, I): it needs one level and the 'standard' "
-            "prior; set it to 0",
+        *(
+            (
+                getattr(objective, name) > 0
+                and (not prior.standard_normal or several_levels or not model.has_code),
+                f"objective.{name} compares codes with N(0, I): it needs one level and the "
+                "'standard' prior; set it to 0",
+            )
+            for name in ("mmd", "moments")
         ),
         (
             objective.penalty in TARGETED

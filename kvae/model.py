@@ -96,7 +96,7 @@ class TextVAE(keras.Model):
         self.encoder_updates = self.counter("encoder_updates", objective.encoder_updates)
         names = ["loss", "reconstruction", "kl", *kl_names(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
-        names += ["mmd"] if objective.mmd else []
+        names += [name for name in ("mmd", "moments") if getattr(objective, name)]
         names += (
             ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
         )

@@ -1,5 +1,6 @@
 """Loss terms, schedules and bounds, compared with numpy by hand and with known likelihoods."""
 
+import math
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from kvae.objectives import (
     importance_weighted_nll,
     loss_terms,
     marginal_terms,
+    moment_distance,
     ramp_at,
     squared_mmd,
 )
@@ -334,6 +336,31 @@ def test_the_mmd_of_samples_of_the_prior_is_0_on_average() -> None:
 def test_the_mmd_of_codes_that_are_elsewhere_is_positive(changed: Any) -> None:
     z = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
     assert float(squared_mmd(changed(z))) > 0.03 > 10 * abs(float(squared_mmd(z)))
+
+
+def test_moments_of_posteriors_that_make_up_the_prior_have_no_distance() -> None:
+    """Means with variance 0.7 and posteriors with variance 0.3 add up to N(0, I)."""
+    mean = np.random.default_rng(0).normal(0.0, 0.7**0.5, (20_000, 6)).astype(np.float32)
+    log_variance = np.full(mean.shape, math.log(0.3), np.float32)
+    assert abs(float(moment_distance(mean, log_variance))) < 1e-3
+
+
+def test_the_distance_of_moments_is_the_kl_of_a_gaussian_whose_dimensions_are_independent() -> None:
+    centre, variance = np.array([0.5, -1.0, 0.0]), np.array([1.2, 0.3, 0.9])
+    mean = np.random.default_rng(0).normal(centre, (variance - 0.2) ** 0.5, (200_000, 3))
+    expected = 0.5 * (centre**2 + variance - 1 - np.log(variance)).sum()
+    found = moment_distance(mean.astype(np.float32), np.full(mean.shape, math.log(0.2), np.float32))
+    assert float(found) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_distance_of_moments_sees_dimensions_that_say_the_same() -> None:
+    """Two dimensions with correlation r are log(1 - r^2) / -2 nats apart from independent ones."""
+    shared = np.random.default_rng(0).normal(size=(200_000, 1))
+    both = np.repeat(0.5 * shared, 2, axis=1).astype(np.float32)
+    log_variance = np.full(both.shape, math.log(0.75), np.float32)
+    assert float(moment_distance(both, log_variance)) == pytest.approx(
+        -0.5 * math.log(1 - 0.25**2), abs=2e-3
+    )
 
 
 def test_the_mmd_joins_the_loss_with_its_weight() -> None:

@@ -15,7 +15,11 @@ from kvae.serving.errors import ConfigError
 from kvae.serving.wordpieces import MAX_WORD
 from kvae.training.data.named_corpora import unicode_names
 from kvae.training.data.prepare import held_out, prepare
-from kvae.training.data.tokenizers import train_wordpieces, wordpiece_alphabet
+from kvae.training.data.tokenizers import (
+    byte_pair_alphabet,
+    train_wordpieces,
+    wordpiece_alphabet,
+)
 
 from .conftest import everyday, ids_of
 
@@ -105,7 +109,21 @@ OWN = {"pattern": {"model__token_pattern": "[A-Z]{1,3}"}}
 """Settings that a tokenizer needs."""
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece", "pattern"])
+def test_learned_byte_pairs_know_every_text_and_give_it_back(names_file: Path) -> None:
+    wanted = config(names_file, model__tokenizer="bpe", data__max_symbols=300)
+    lines = names_file.read_text().splitlines()
+    alphabet = byte_pair_alphabet(wanted, lambda: iter(lines))
+    assert 256 < len(alphabet.symbols) <= 300
+    for text in [*lines[:20], "Grüße, 世界 🙂", "a  b\tc "]:
+        ids = alphabet.ids(text)
+        assert not alphabet.unknown([text])
+        (decoded,) = alphabet.decode(np.array([ids]))
+        assert decoded == text
+    assert sum(map(alphabet.count, lines)) < 0.9 * sum(map(len, lines))
+    assert byte_pair_alphabet(wanted, lambda: iter(lines)).symbols == alphabet.symbols
+
+
+@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece", "pattern", "bpe"])
 def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> None:
     own = OWN.get(tokenizer, {})
     ready = prepare(config(names_file, model__tokenizer=tokenizer, **own))
@@ -142,7 +160,7 @@ def test_length_cut_and_split_count_tokens(names_file: Path, tokenizer: str) -> 
     np.testing.assert_array_equal(again.rows, cut.validation)
 
 
-@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece", "pattern"])
+@pytest.mark.parametrize("tokenizer", ["byte", "word", "wordpiece", "pattern", "bpe"])
 def test_windows_are_cut_from_a_stream_of_tokens(names_file: Path, tokenizer: str) -> None:
     settings = {"model__tokenizer": tokenizer, "data__mode": "windows", "model__length": 8}
     settings |= OWN.get(tokenizer, {})

@@ -429,7 +429,6 @@ def config(**changes: Any) -> Any:
         ({"model__tokenizer": "pattern"}, "there is no pattern"),
         ({"model__token_pattern": "a"}, "model.token_pattern is 'a', but nothing reads it"),
         ({"model__tokenizer": "pattern", "model__token_pattern": "a*"}, "matches the empty text"),
-        ({"model__tokenizer": "bpe"}, "kvae learns no byte pairs"),
         ({"model__tokenizer": "byte", "data__vocabulary": "x"}, "data.vocabulary is 'x'"),
         ({"data__vocabulary": "x", "data__max_symbols": 9}, "data.max_symbols is 9"),
         ({"data__vocabulary": "x", "data__min_count": 2}, "data.min_count is 2"),

@@ -102,7 +102,7 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         choices=("char", "byte", "word", "wordpiece", "pattern", "bpe"),
         help="what a token is (default: the preset's or the corpus', else char); `pattern` needs "
-        "--set model.token_pattern=REGEX, `bpe` needs --vocabulary",
+        "--set model.token_pattern=REGEX; a plan chooses `bpe` or `char`",
     )
     parser.add_argument(
         "--vocabulary",
