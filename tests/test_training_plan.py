@@ -16,7 +16,7 @@ from kvae.presets import preset
 from kvae.serving.errors import ConfigError
 from kvae.training import plan
 from kvae.training.initial_bias import set_biases_to_frequencies
-from kvae.training.plan import Clock, Wishes, planned, tokens
+from kvae.training.plan import Clock, Wishes, planned, rate, sizes, tokens
 from kvae.training.step_callbacks import ProgressLines, TimeLimit, since
 
 from .conftest import small_model
@@ -100,16 +100,20 @@ def test_what_the_user_chose_stays(file: Path) -> None:
     assert found.config.objective.alpha == 0.1
 
 
-@pytest.mark.usefixtures("minute_steps")
-def test_goal_and_rate_say_what_the_code_may_carry(file: Path) -> None:
-    def free_bits(wishes: Wishes) -> float:
-        return planned(
-            base(file), set(), clock(30), wishes, lambda text: None
-        ).config.objective.free_bits
+def test_goal_and_rate_give_the_spread_of_the_posterior_means_with_that_kl() -> None:
+    def kl(wishes: Wishes) -> float:
+        """KL of the posteriors N(m, 1 - g^2), whose means m have variance g^2, from N(0, I)."""
+        config = Config()
+        for choose in (sizes, rate):
+            config = config.with_settings(choose(config, [], wishes).settings)
+        spread = np.float64(config.model.posterior_scale)
+        variance = 1 - spread**2
+        of_a_dimension = 0.5 * (spread**2 + variance - 1 - np.log(variance))
+        return float(config.model.latent_size[0] * of_a_dimension)
 
-    generation, reconstruction = Wishes("generation"), Wishes("reconstruction")
-    assert free_bits(generation) < free_bits(Wishes()) < free_bits(reconstruction)
-    assert free_bits(Wishes("generation", rate=12.5)) == 12.5
+    assert kl(Wishes("generation")) < kl(Wishes()) < kl(Wishes("reconstruction"))
+    assert kl(Wishes("generation", rate=12.5)) == pytest.approx(12.5, rel=1e-3)
+    assert kl(Wishes(rate=50)) == pytest.approx(50, rel=1e-3)
 
 
 @pytest.mark.usefixtures("minute_steps")
