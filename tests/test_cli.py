@@ -486,6 +486,7 @@ EVALUATION |= {
     "mutual_information",
     "latent_size",
 }
+EVALUATION |= {"mutual_information_ceiling"}
 EVALUATION |= {"mutual_information_texts", "log_determinant", "aggregated_mean_norm", "code_norm"}
 
 TEXTS = {
