@@ -21,9 +21,10 @@ _MODULES = {
     "preset": "kvae.presets",
     "TextVAE": "kvae.model",
     "load_run": "kvae.runs",
+    "register": "kvae.own_parts",
 }
 
-_NEED_KERAS = ("TextVAE", "load_run")
+_NEED_KERAS = ("TextVAE", "load_run", "register")
 
 __all__ = ["__version__", *_MODULES]
 

@@ -31,6 +31,7 @@ ALLOWED = {
         "kvae.serving.alphabet",
         "kvae.serving.errors",
         "kvae.serving.patterns",
+        "kvae.serving.tokenizers",
     },
     "kvae/commands": {
         "kvae",
