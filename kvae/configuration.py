@@ -13,7 +13,7 @@ from kvae.serving.errors import ConfigError, short_repr
 
 from .modes import MODES, Mode
 from .sections import MOST_ATTRIBUTES, MOST_LAYERS, Section, bounded, nearest, rules, sized, slot
-from .slots import ENCODERS, EXPANDERS, LATENTS
+from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
 
 @dataclass(frozen=True)
@@ -340,6 +340,13 @@ class Config(Section):
                 )
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
+
+
+def described(model: ModelConfig) -> str:
+    """The slots and sizes of a model in a line, for people."""
+    slots = ", ".join(f"{slot} {getattr(model, slot)}" for slot in SLOTS)
+    code = f"code {' + '.join(map(str, model.latent_size))}, " if model.has_code else ""
+    return f"{slots}; {code}length {model.length}, {model.vocabulary_size} symbols"
 
 
 OLD_RUN_DEFAULTS = {"split": "texts", "format": "lines"}
