@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from kvae import __version__
+from kvae.choices import is_own
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.runs import nonfinite_to_none
@@ -62,6 +63,12 @@ def write_bundle(
         raise ConfigError(
             "export: alphabet, configuration and model belong to different runs; take all three "
             "from one"
+        )
+    if is_own("tokenizer", config.model.tokenizer):
+        raise ConfigError(
+            f"export: model.tokenizer {config.model.tokenizer!r} is a function of your program, "
+            "which samplers do not have; train with tokenizer 'pattern' or a vocabulary file, or "
+            "use the model in Keras"
         )
     check_backend()
     with atomic_create(Path(path)) as partial:

@@ -4,7 +4,23 @@ Names are imported on first use, so that `import kvae.serving` needs numpy and o
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # editors complete these names and check their arguments
+    from kvae.serving.alphabet import Alphabet as Alphabet
+    from kvae.serving.errors import KvaeError as KvaeError
+    from kvae.serving.sampler import Sampler as Sampler
+
+    from .configuration import Config as Config
+    from .configuration import DataConfig as DataConfig
+    from .configuration import ModelConfig as ModelConfig
+    from .configuration import ObjectiveConfig as ObjectiveConfig
+    from .configuration import TrainingConfig as TrainingConfig
+    from .model import TextVAE as TextVAE
+    from .own_parts import register as register
+    from .presets import PRESETS as PRESETS
+    from .presets import preset as preset
+    from .runs import load_run as load_run
 
 __version__ = "0.1.0"
 
@@ -21,9 +37,10 @@ _MODULES = {
     "preset": "kvae.presets",
     "TextVAE": "kvae.model",
     "load_run": "kvae.runs",
+    "register": "kvae.own_parts",
 }
 
-_NEED_KERAS = ("TextVAE", "load_run")
+_NEED_KERAS = ("TextVAE", "load_run", "register")
 
 __all__ = ["__version__", *_MODULES]
 

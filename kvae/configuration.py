@@ -13,7 +13,7 @@ from kvae.serving.errors import ConfigError, short_repr
 
 from .modes import MODES, Mode
 from .sections import MOST_ATTRIBUTES, MOST_LAYERS, Section, bounded, nearest, rules, sized, slot
-from .slots import ENCODERS, EXPANDERS, LATENTS
+from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class ModelConfig(Section):
     built."""
     vocabulary_size: int = bounded(0, 0, len(SPECIALS) + MAX_SYMBOLS)
     """V: vocabulary size, including the special ids. 0: set from the corpus."""
-    tokenizer: Literal["char", "byte", "word", "wordpiece", "pattern", "bpe"] = "char"
+    tokenizer: str = slot("char")
     """Unit of a token: a character, a UTF-8 byte, a word (between white space), a wordpiece, a
-    match of `token_pattern`, or a piece made by byte-pair encoding."""
+    match of `token_pattern`, a piece made by byte-pair encoding, or a registered tokenizer's."""
     token_pattern: str = ""
     """Regular expression of tokenizer `pattern`, of the subset in `kvae.serving.patterns`."""
     attributes: tuple[str, ...] = field(
@@ -143,10 +143,9 @@ class ObjectiveConfig(Section):
     Semeniuta et al. 2017, equations 3 and 4.
     """
 
-    penalty: Literal[
-        "annealed", "constrained", "constrained_per_example", "free_bits", "free_bits_mask"
-    ] = "annealed"
-    schedule: Literal["linear", "sigmoid", "cosine", "cyclical", "constant"] = "linear"
+    penalty: str = slot("annealed")
+    """One of `kvae.slots.NAMES`."""
+    schedule: str = slot("linear")
     """Shape of the ramp from 0 to 1. The ramp scales beta, or the target C of the constrained
     penalties."""
     cycles: int = bounded(4, 1)
@@ -350,6 +349,13 @@ class Config(Section):
                 )
             changed = replace(changed, **{section: replace(part, **{name: value})})
         return changed
+
+
+def described(model: ModelConfig) -> str:
+    """The slots and sizes of a model in a line, for people."""
+    slots = ", ".join(f"{slot} {getattr(model, slot)}" for slot in SLOTS)
+    code = f"code {' + '.join(map(str, model.latent_size))}, " if model.has_code else ""
+    return f"{slots}; {code}length {model.length}, {model.vocabulary_size} symbols"
 
 
 OLD_RUN_DEFAULTS = {"split": "texts", "format": "lines"}

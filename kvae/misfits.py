@@ -10,6 +10,7 @@ import keras
 
 from kvae.serving.errors import ConfigError
 
+from .choices import is_own
 from .configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig
 from .objectives import TARGETED
 from .slots import (
@@ -102,7 +103,10 @@ def dependent_settings(
 ) -> list[tuple[ModelConfig | ObjectiveConfig, str, str, bool]]:
     """Settings that only some choices read: (section, name, what reads it, whether the
     configuration reads it)."""
-    free_bits = objective.penalty.startswith("free_bits")
+    own = is_own("penalty", objective.penalty)
+    free_bits = objective.penalty.startswith("free_bits") or own
+    targeted = objective.penalty in TARGETED or own
+    cyclical = objective.schedule == "cyclical" or is_own("schedule", objective.schedule)
     return [
         *slot_settings(model),
         (
@@ -113,10 +117,10 @@ def dependent_settings(
         ),
         (objective, "alpha_decay_steps", "an auxiliary loss, objective.alpha", objective.alpha > 0),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
-        (objective, "kl_target", "the constrained penalties", objective.penalty in TARGETED),
+        (objective, "kl_target", "the constrained penalties", targeted),
         (objective, "free_bits", "the free-bits penalties", free_bits),
         (objective, "free_bits_over", "the free-bits penalties", free_bits),
-        (objective, "cycles", "schedule 'cyclical'", objective.schedule == "cyclical"),
+        (objective, "cycles", "schedule 'cyclical'", cyclical),
         (objective, "classifier_weight", "a model with attributes", bool(model.attributes)),
     ]
 

@@ -17,7 +17,7 @@ from kvae.serving.errors import ConfigError
 
 from . import learning_rates as _register_schedules  # noqa: F401
 from .blocks import StandardNoise
-from .configuration import ModelConfig, ObjectiveConfig
+from .configuration import ModelConfig, ObjectiveConfig, described
 from .inputs import FirstBatchCheck, prepare_arguments
 from .misfits import check_slots
 from .objectives import (
@@ -103,6 +103,9 @@ class TextVAE(keras.Model):
         self.bits = "bits_per_character" if model.tokenizer == "char" else "bits_per_token"
         names += ["elbo", self.bits, "beta", "gradient_norm"]
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
+
+    def __repr__(self) -> str:
+        return f"<TextVAE: {described(self.model_config)}, {self.count_params():,} parameters>"
 
     def counter(self, name: str, value: int) -> keras.Variable:
         """An integer weight that is saved with the model, so that schedules survive a restart."""

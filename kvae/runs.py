@@ -34,7 +34,7 @@ MAX_JSON_BYTES = 2**28
 """Largest JSON file of a run that is read. A vocabulary of a million words needs a tenth of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """The contents of a run folder."""
 
@@ -42,6 +42,9 @@ class Run:
     config: Config
     alphabet: Alphabet
     model: TextVAE
+
+    def __repr__(self) -> str:
+        return f"<Run {str(self.path)!r} on {self.config.data.source!r}: {self.model!r}>"
 
     @property
     def evaluation(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Sections of a configuration: frozen dataclasses whose fields are checked by their annotations.
 
 The annotation of a field is its rule. `Literal` lists the choices, `tuple[int, ...]` is a list of
-whole numbers. The choices of a slot are the rows of its table in `kvae.slots`. The metadata of a
+whole numbers. The choices of a slot are in `kvae.slots`. The metadata of a
 field holds its bounds; a field without bounds has those of its type. A value that breaks a rule
 raises `ConfigError` with the field, the rule, the value and the nearest valid name.
 """
@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from kvae.serving.errors import ConfigError, short_repr
 
-from .slots import SLOTS
+from .choices import choices_of
 
 LARGEST_SIZE = 2**16
 """Largest number of units, filters, components or dimensions of one layer."""
@@ -49,7 +49,8 @@ def sized(default: Any, minimum: int) -> Any:
 
 
 def slot(default: str) -> Any:
-    """A field whose choices are the rows of its table in `kvae.slots.SLOTS`."""
+    """A field whose choices are the rows of its table in `kvae.slots.SLOTS`, or in `NAMES` there,
+    and those that are registered."""
     return field(default=default, metadata={"slot": True})
 
 
@@ -122,7 +123,7 @@ def checked_value(section: Any, name: str, rule: Any, value: Any) -> Any:
         return value if isinstance(value, Section) else rule.from_dict(value)
     bounds = next(item.metadata for item in fields(section) if item.name == name)
     if "slot" in bounds:
-        return checked_choice(label, tuple(SLOTS[name]), value)
+        return checked_choice(label, choices_of(name, value), value)
     value = converted_value(label, rule, value)
     low, high = bounds.get("minimum"), bounds.get("maximum")
     for number in value if isinstance(value, tuple) else (value,):

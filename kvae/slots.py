@@ -7,8 +7,9 @@ the slot has the layers of a choice under the same name: `kvae.encoders`, `kvae.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ HEADS: dict[str, Head] = {
     "gated_conv": CONVOLUTIONAL_HEAD,
 }
 
-SLOTS: dict[str, Mapping[str, Slot]] = {
+SLOTS: dict[str, dict[str, Any]] = {
     "encoder": ENCODERS,
     "latent": LATENTS,
     "prior": PRIORS,
@@ -141,6 +142,20 @@ SLOTS: dict[str, Mapping[str, Slot]] = {
     "head": HEADS,
 }
 """The slots: name of the setting in `ModelConfig` -> its choices."""
+
+NAMES: dict[str, list[str]] = {
+    "penalty": [
+        "annealed",
+        "constrained",
+        "constrained_per_example",
+        "free_bits",
+        "free_bits_mask",
+    ],
+    "schedule": ["linear", "sigmoid", "cosine", "cyclical", "constant"],
+    "tokenizer": ["char", "byte", "word", "wordpiece", "pattern", "bpe"],
+}
+"""The choices of settings that are functions without a row. The functions are in
+`kvae.objectives` and `kvae.serving.tokenizers`."""
 
 
 def choices_by_setting(slot: str) -> dict[str, list[str]]:

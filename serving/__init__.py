@@ -1,7 +1,7 @@
 """Sampling from a bundle with numpy and onnxruntime alone. This folder imports nothing else of
 kvae."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Import numpy before onnxruntime: onnxruntime's own import of numpy takes 20 ms longer.
 import numpy as _numpy  # noqa: F401
@@ -19,6 +19,9 @@ from .errors import (
 from .limits import Cancellation
 from .results import Sample, Score
 from .sampler import Sampler
+
+if TYPE_CHECKING:
+    from .asynchronous import AsyncSampler as AsyncSampler
 
 __all__ = [
     "AsyncSampler",

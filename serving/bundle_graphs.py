@@ -66,20 +66,22 @@ class BundleGraphs:
         """reconstruction and kl (n,) and nats (n, time) of rows of ids (n, T), with the noise of
         `rows` of `seeds`."""
         label_input = {}
-        if self._attributes:
-            value = -1 if attribute is None else self._attributes.index(attribute)
+        if self.attributes:
+            value = -1 if attribute is None else self.attributes.index(attribute)
             label_input["attribute"] = np.full(len(tokens), value, np.int32)
         return self._run(
             "scorer", tokens=np.asarray(tokens, np.int32), seed=seeds, row=rows, **label_input
         )
 
     @property
-    def _attributes(self) -> list[str]:
+    def attributes(self) -> list[str]:
+        """The values of the label, in the order of the last columns of a code; empty for a model
+        that was trained without labels."""
         values: list[str] = self.manifest["latent"].get("attributes", [])
         return values
 
     def _check_attribute(self, attribute: str | None) -> None:
-        values = self._attributes
+        values = self.attributes
         if attribute is not None and attribute not in values:
             known = (
                 f"choose one of {', '.join(map(repr, values))}"
@@ -93,7 +95,7 @@ class BundleGraphs:
         `attribute`."""
         if attribute is None:
             return z
-        values, z = self._attributes, z.copy()
+        values, z = self.attributes, z.copy()
         z[:, z.shape[1] - len(values) :] = np.eye(len(values), dtype=z.dtype)[
             values.index(attribute)
         ]

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from .errors import ConfigError, DataError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def checked_names(function: Function) -> Function:
+    """A function that raises `ConfigError` for an argument that it does not have, with the nearest
+    one that it has."""
+    names = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+    @wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        for name in named:
+            if name not in names:
+                raise ConfigError(unknown_name(function.__name__, name, names))
+        return function(*arguments, **named)
+
+    return cast(Function, call)
+
+
+def unknown_name(function: str, name: str, names: list[str]) -> str:
+    """The sentence about an argument that a function does not have."""
+    near = difflib.get_close_matches(name, names, 1)
+    known = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
+    return f"{function}: has no argument {name!r}; {known}"
 
 
 def as_int(name: str, value: Any, low: int, high: int) -> int:

@@ -1,7 +1,7 @@
 """The sampling options, each with its type, default, range, help and check.
 
-The `Sampler`, the commands that sample, the requests of the server and the manifest of a bundle all
-read them here.
+The commands that sample, the requests of the server and the manifest of a bundle read them here.
+The methods of the `Sampler` have the same defaults in their signatures; a test compares them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .checks import as_float, as_int
+from .checks import as_float, as_int, checked_names
 from .errors import ConfigError
 
 
@@ -88,28 +88,28 @@ CHOICES: Mapping[str, Choice] = {
 """Every option by name. All are inputs of the graphs, except `attribute`, which changes the latent
 code."""
 
-DEFAULTS: Mapping[str, Any] = {
-    name: choice.default for name, choice in CHOICES.items() if name != "attribute"
-}
 
 DRAWING = ("temperature", "top_k", "top_p")
 """Options of random sampling, not allowed with greedy decoding."""
 
 
-def choices(manifest: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+@checked_names
+def choices(
+    manifest: Mapping[str, Any],
+    greedy: bool = False,
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_length: int = 1,
+    max_length: int | None = None,
+) -> dict[str, Any]:
     """Sampling options as inputs of the graphs: temperature 0 is greedy, top_k 0 and top_p 1 are
     off.
 
-    `options` are those of `DEFAULTS`. Raises `ConfigError` for a value out of range and `TypeError`
-    for an unknown name.
+    Raises `ConfigError` for a value out of range and for an unknown name.
     """
-    if unknown := options.keys() - DEFAULTS.keys():
-        raise TypeError(
-            f"{min(unknown)!r} is not a sampling option; the options are {', '.join(DEFAULTS)}"
-        )
-    given = {**DEFAULTS, **options}
-    temperature, top_p = given["temperature"], given["top_p"]
-    if given["greedy"] and any(given[name] != DEFAULTS[name] for name in DRAWING):
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    if greedy and any(value != CHOICES[name].default for name, value in drawing.items()):
         raise ConfigError(
             "greedy takes the most probable token: give it without temperature, top_k or top_p"
         )
@@ -124,20 +124,16 @@ def choices(manifest: Mapping[str, Any], **options: Any) -> dict[str, Any]:
             f"top_p must be above 0 and at most {CHOICES['top_p'].high:g}, got {top_p}"
         )
     limit = manifest["length"]
-    max_length = limit if given["max_length"] is None else given["max_length"]
-    max_length = as_int("max_length", max_length, CHOICES["max_length"].low, limit)
+    longest = limit if max_length is None else max_length
+    longest = as_int("max_length", longest, CHOICES["max_length"].low, limit)
     return {
-        "temperature": np.float32(
-            0.0 if given["greedy"] else 1.0 if temperature is None else temperature
-        ),
-        "top_k": np.int64(
-            as_int("top_k", given["top_k"], CHOICES["top_k"].low, CHOICES["top_k"].high)
-        ),
+        "temperature": np.float32(0.0 if greedy else 1.0 if temperature is None else temperature),
+        "top_k": np.int64(as_int("top_k", top_k, CHOICES["top_k"].low, CHOICES["top_k"].high)),
         "top_p": np.float32(top_p),
         "min_length": np.int64(
-            as_int("min_length", given["min_length"], CHOICES["min_length"].low, max_length)
+            as_int("min_length", min_length, CHOICES["min_length"].low, longest)
         ),
-        "max_length": np.int64(max_length),
+        "max_length": np.int64(longest),
     }
 
 

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from .checks import as_float
+from .checks import as_float, checked_names
 from .errors import Cancelled, ConfigError, DeadlineError
 from .runtime import RunOptions, run_options
 
@@ -137,7 +137,12 @@ def call_limits(
 
 
 def limited(method: Function) -> Function:
-    """A method that also takes `deadline` (seconds) and `cancel` (a `Cancellation`)."""
+    """A method whose `deadline` (seconds) and `cancel` (a `Cancellation`) limit it.
+
+    They are in its signature for readers and editors; the method itself does not get them. Raises
+    `ConfigError` for an argument that it does not have.
+    """
+    checked = checked_names(method)
 
     @wraps(method)
     def call(
@@ -147,6 +152,6 @@ def limited(method: Function) -> Function:
         **named: Any,
     ) -> Any:
         with call_limits(deadline, cancel):
-            return method(*arguments, **named)
+            return checked(*arguments, **named)
 
     return cast(Function, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from .byte_pairs import WORD_END, bytes_of, text_of_bytes, text_of_word_ends
 from .patterns import units_of_pattern
@@ -148,6 +149,15 @@ TOKENIZERS: dict[str, Tokenizer] = {
     ),
 }
 """The tokenizers by name, as they are without a pattern or a splitting of their own."""
+
+OWN_DEFAULTS: dict[str, Any] = {
+    "tokens": "tokens",
+    "unit": "tokens",
+    "text": "".join,
+    "symbol": "a text without surrogates",
+    "is_symbol": is_unicode,
+}
+"""The fields of a tokenizer that is registered as a function from a text to its units."""
 
 
 def splittings_of(tokenizer: str) -> tuple[str, ...]:

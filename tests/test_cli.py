@@ -186,6 +186,35 @@ def test_walks_through_latent_space(
     assert kvae("interpolate", bundle_folder, "KAMI", "TORU", "--path", "spherical")[0] == 0
 
 
+def test_neighbours_take_text_and_file_in_either_order(
+    kvae: Any, bundle_folder: Path, corpus_file: Path
+) -> None:
+    usual = kvae("neighbours", bundle_folder, "KAMITO", corpus_file)
+    code, out, err = kvae("neighbours", bundle_folder, corpus_file, "KAMITO")
+    assert (code, out) == usual[:2]
+    assert "looking for the neighbours of 'KAMITO'" in err
+    assert "neighbours of" not in usual[2]
+    code, _, err = kvae("neighbours", bundle_folder, "KAMITO", "missing.txt")
+    assert code == 4
+    assert "missing.txt: no such file" in err
+
+
+@pytest.mark.parametrize("command", ["encode", "reconstruct", "score"])
+def test_texts_may_be_arguments(
+    kvae: Any, bundle_folder: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "texts.txt").write_text("KAMITO\nRUNE\n")
+    from_file = kvae(command, bundle_folder, tmp_path / "texts.txt", "--json")
+    assert from_file[0] == 0
+    assert kvae(command, bundle_folder, "--json", "--text", "KAMITO", "RUNE")[:2] == from_file[:2]
+    code, _, err = kvae(command, bundle_folder, tmp_path / "texts.txt", "--text", "KAMITO")
+    assert code == 2
+    assert "--text takes the place of FILE: give it without FILE" in err
+    code, _, err = kvae(command, bundle_folder, "KAMITO")
+    assert code == 4
+    assert "KAMITO: no such file; give texts themselves with --text" in err
+
+
 def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_path: Path) -> None:
     code, out, err = kvae("export", run_folder, tmp_path / "small", "--int8")
     assert code == 0, err
@@ -486,6 +515,7 @@ EVALUATION |= {
     "mutual_information",
     "latent_size",
 }
+EVALUATION |= {"mutual_information_ceiling"}
 EVALUATION |= {"mutual_information_texts", "log_determinant", "aggregated_mean_norm", "code_norm"}
 
 TEXTS = {

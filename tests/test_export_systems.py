@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvae.cli import main
 from kvae.configuration import Config
 from kvae.export.bundle import write_bundle
 from kvae.serving import Sampler
@@ -106,7 +107,9 @@ def test_a_system_is_exported_with_parity_and_samples(system: str, tmp_path: Pat
     assert len(sampler.reconstruct(["abc", "d"])) == 2
 
 
-def test_a_bundle_writes_for_the_attribute_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_bundle_writes_for_the_attribute_it_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, sampler = exported(tmp_path, attributes=("low", "high"))
     codes = sampler.draw_codes(200, seed=0)
     assert codes.shape == (200, 6)
@@ -116,7 +119,15 @@ def test_a_bundle_writes_for_the_attribute_it_is_asked_for(tmp_path: Path) -> No
     assert sampler.sample(200, seed=0, attribute="high", greedy=True) == sampler.decode(codes)
     assert {item.attribute for item in sampler.generate(50, seed=0)} == {"low", "high"}
     assert {item.attribute for item in sampler.generate(5, seed=0, attribute="low")} == {"low"}
-    assert sampler.info()["latent"]["attributes"] == ["low", "high"]
+    assert sampler.info()["latent"]["attributes"] == sampler.attributes == ["low", "high"]
+    assert repr(sampler).endswith("6 dimensions, standard prior; labels low, high>")
+    inferred = sampler.encode(["abc", "d"])[:, 4:]
+    assert {tuple(row) for row in inferred.tolist()} <= {(1.0, 0.0), (0.0, 1.0)}
+    assert main(["encode", str(tmp_path / "bundle"), "--text", "abc", "d"]) == 0
+    assert (
+        "the last 2 of 6 columns are the label that the model infers, 1 or 0 for each of low, high"
+        in capsys.readouterr().err
+    )
     with pytest.raises(ConfigError, match="choose one of 'low', 'high'"):
         sampler.sample(1, attribute="middle")
 

@@ -102,6 +102,31 @@ def test_the_page_on_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert "nats a text" in execute(("python", code), tmp_path)
 
 
+def test_the_python_of_the_page_on_bundles_runs(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its texts are in capitals, as those of the small model, and are replaced where they are not
+    of its symbols."""
+    testing = pytest.importorskip("fastapi.testclient")
+    code = "".join(code for language, code in blocks_of("../serving") if language == "python")
+    for text in (
+        "GREEK SMALL LETTER ALPHA",
+        "DIGIT ONE",
+        "BLACK STAR",
+        "WHITE STAR",
+        "BLACK QUEEN",
+    ):
+        code = code.replace(f'"{text}"', '"KAMITO"')
+    (tmp_path / "bundle").symlink_to(bundle_folder)
+    monkeypatch.chdir(tmp_path)
+    found = {"texts": ["KAMITO", "RUNE"]}
+    exec(code.replace("10**6", "200"), found)
+    client = testing.TestClient(found["app"])
+    assert client.get("/names", params={"n": 3, "seed": 0}).json() == found["sampler"].sample(
+        3, seed=0
+    )
+
+
 def test_every_tutorial_is_among_those_that_run() -> None:
     assert {path.stem for path in (ROOT / "docs" / "tutorials").glob("*.md")} == set(TUTORIALS)
 

@@ -7,6 +7,8 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ ALLOWED = {
         "kvae.serving.alphabet",
         "kvae.serving.errors",
         "kvae.serving.patterns",
+        "kvae.serving.tokenizers",
     },
     "kvae/commands": {
         "kvae",
@@ -296,3 +299,23 @@ def names_in(path: Path) -> set[str]:
 def names_of(tree: ast.AST) -> set[str]:
     """The names that code uses, not those it defines or imports."""
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("name", ["kvae", "kvae.training"])
+def test_names_imported_on_first_use_are_known_to_editors(name: str) -> None:
+    """Under `TYPE_CHECKING` a package imports each of them from its module."""
+    package = import_module(name)
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    blocks = [
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    told = {
+        alias.asname: next(iter(imports([node], MODULES[name])))
+        for node in chain.from_iterable(blocks)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    assert told == package._MODULES

@@ -2,21 +2,19 @@
 
 import json
 import random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from kvae.configuration import (
     Config,
     ModelConfig,
-    ObjectiveConfig,
     TrainingConfig,
     parse_setting,
-    rules,
 )
 from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
-from kvae.slots import SLOTS
+from kvae.slots import NAMES, SLOTS
 
 from .test_serving_manifest import OPERATIONS, STRANGE, changed, places, random_change
 
@@ -192,6 +190,7 @@ def test_a_setting_without_a_value_is_refused() -> None:
 def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
     from kvae import encoders, expanders, heads, latents, priors
     from kvae.objectives import PENALTIES, SCHEDULES
+    from kvae.serving.tokenizers import TOKENIZERS
 
     modules = {
         "encoder": encoders,
@@ -203,8 +202,10 @@ def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
     assert {name: set(table) for name, table in SLOTS.items()} == {
         name: set(module.LAYERS) for name, module in modules.items()
     }
-    for name, functions in {"penalty": PENALTIES, "schedule": SCHEDULES}.items():
-        assert set(get_args(rules(ObjectiveConfig)[name])) == set(functions), name
+    tables = {"penalty": PENALTIES, "schedule": SCHEDULES, "tokenizer": TOKENIZERS}
+    assert {name: set(names) for name, names in NAMES.items()} == {
+        name: set(functions) for name, functions in tables.items()
+    }
 
 
 def test_whole_numbers_are_taken_where_numbers_are_wanted() -> None:

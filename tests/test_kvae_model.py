@@ -298,3 +298,13 @@ def test_a_model_travels_through_pickle_and_copy() -> None:
         np.testing.assert_array_equal(
             numbers(again.parts.outputs(tokens, noise, training=False)["logits"]), expected
         )
+
+
+def test_a_model_says_its_slots_and_sizes() -> None:
+    model = small_model()
+    assert repr(model) == (
+        "<TextVAE: encoder conv, latent dense, prior standard, expander deconv, head lstm; code 4, "
+        f"length 16, 9 symbols, {model.count_params():,} parameters>"
+    )
+    ladder = small_model(latent_size=(4, 3), expander="repeat")
+    assert "; code 4 + 3, length" in repr(ladder)

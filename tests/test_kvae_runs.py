@@ -357,3 +357,9 @@ def test_a_model_alone_is_opened_by_the_same_rules(copy: Path) -> None:
     assert "does not load here (odd)" in describe_load_error(
         copy / "model.keras", ValueError("odd")
     )
+
+
+def test_a_run_says_its_folder_and_its_model(run_folder: Path) -> None:
+    run = load_run(run_folder)
+    assert repr(run).startswith(f"<Run {str(run_folder)!r} on {run.config.data.source!r}: <TextVAE")
+    assert len(repr(run)) < 400 + 2 * len(str(run_folder))

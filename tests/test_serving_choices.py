@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kvae.commands.sample import choice_arguments
-from kvae.serving.choices import CHOICES, DEFAULTS, choices
+from kvae.serving.choices import CHOICES, choices
+from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import DESCRIPTION, first_fault
 
 MANIFEST = {"length": 16}
@@ -26,7 +27,7 @@ def test_without_options_a_text_is_drawn_from_the_whole_distribution() -> None:
 
 def test_a_name_that_is_no_option_is_told_with_those_that_are() -> None:
     with pytest.raises(
-        TypeError, match="'temprature' is not a sampling option; the options are greedy, temp"
+        ConfigError, match="choices: has no argument 'temprature'; did you mean 'temperature'"
     ):
         choices(MANIFEST, temprature=1.0)
 
@@ -68,6 +69,6 @@ def test_the_defaults_of_a_manifest_have_the_ranges_of_the_options(
     options: dict[str, float], fault: str | None
 ) -> None:
     plain = {name: choices(MANIFEST)[name].item() for name in DESCRIPTION["defaults"]}
-    assert DESCRIPTION["defaults"].keys() <= DEFAULTS.keys()
+    assert DESCRIPTION["defaults"].keys() <= CHOICES.keys()
     found = first_fault(DESCRIPTION["defaults"], {**plain, **options})
     assert (found or "").partition(" ")[0] == (fault or "")

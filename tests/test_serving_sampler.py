@@ -2,11 +2,13 @@
 
 import asyncio
 import copy
+import inspect
 import multiprocessing
 import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from kvae.serving import AsyncSampler, BundleError, ConfigError, DataError, KvaeError, Sampler
-from kvae.serving.choices import choices
+from kvae.serving.choices import CHOICES, DRAWING, choices
 from kvae.serving.sampler import CHUNK, reopened
 
 
@@ -230,9 +232,72 @@ def test_every_error_is_a_kvae_error_with_an_exit_code() -> None:
     assert all(issubclass(error, KvaeError) for error in (ConfigError, BundleError, DataError))
 
 
-def test_an_unknown_option_is_pythons_own_error(sampler: Sampler) -> None:
-    with pytest.raises(TypeError, match="temprature"):
-        sampler.sample(1, temprature=1.0)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.sample(1, temprature=1.0), "sample: has no argument 'temprature'; did you"),
+        (lambda s: s.stream(sed=1), "stream: has no argument 'sed'; did you mean 'seed'?"),
+        (lambda s: s.iterate(1, top=1), "iterate: has no argument 'top'; did you mean 'top_p'?"),
+        (lambda s: s.encode("KA", unkown="replace"), "did you mean 'unknown'?"),
+        (lambda s: s.score("KA", x=1), "score: has no argument 'x'; it takes texts, samples, seed"),
+        (lambda s: s.decode([[0.0]], gredy=True), "did you mean 'greedy'?"),
+        (lambda s: Sampler.load(s.bundle.path, thread=1), "load: has no argument 'thread'; did"),
+        (lambda s: asyncio.run(AsyncSampler(s).sample(1, topk=1)), "did you mean 'top_k'?"),
+    ],
+)
+def test_a_misspelt_argument_is_an_error_with_the_nearest_name(
+    sampler: Sampler, call: Callable[[Any], Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call(sampler)
+    assert message in str(caught.value)
+
+
+DRAWN_BY = ("sample", "generate", "iterate", "generate_rows", "stream")
+
+
+@pytest.mark.parametrize("name", DRAWN_BY)
+@pytest.mark.parametrize("kind", [Sampler, AsyncSampler])
+def test_methods_have_every_sampling_option_with_its_default(kind: type, name: str) -> None:
+    if not hasattr(kind, name):
+        pytest.skip("iterate is not asynchronous")
+    parameters = inspect.signature(getattr(kind, name)).parameters
+    assert {option: parameters[option].default for option in CHOICES} == {
+        option: choice.default for option, choice in CHOICES.items()
+    }
+    assert all(it.kind is not inspect.Parameter.VAR_KEYWORD for it in parameters.values())
+
+
+def test_decoding_and_inputs_of_graphs_have_the_defaults_of_the_options_too() -> None:
+    names = CHOICES.keys() - {"attribute"}
+    inputs = inspect.signature(choices).parameters
+    assert {name: inputs[name].default for name in names} == {
+        name: CHOICES[name].default for name in names
+    }
+    decoding = inspect.signature(Sampler.decode).parameters
+    assert {decoding[name].default for name in (*DRAWING, "greedy")} == {None}
+    assert all(decoding[name].default == CHOICES[name].default for name in ("min_length",))
+
+
+def test_every_method_shows_its_limits() -> None:
+    methods = ("encode", "posterior", "score", "decode", "reconstruct", "interpolate", "variations")
+    for name in (*methods, "neighbours", "arithmetic", "sample", "draw_codes", "stream"):
+        assert {"deadline", "cancel"} <= inspect.signature(getattr(Sampler, name)).parameters.keys()
+
+
+def test_a_sampler_says_what_it_is(sampler: Sampler) -> None:
+    assert repr(sampler).startswith(f"<Sampler {str(sampler.bundle.path)!r}: trained on ")
+    assert "15 characters a text" in repr(sampler)
+    assert f"{sampler.latent_size} dimensions, standard prior>" in repr(sampler)
+    assert repr(AsyncSampler(sampler)) == f"<Async{repr(sampler)[1:]}"
+
+
+def test_neighbours_take_text_and_texts_in_either_order(sampler: Sampler) -> None:
+    texts = ["KAMI", "TORU", "KAMITO"]
+    assert sampler.neighbours(texts, "KAMI") == sampler.neighbours("KAMI", texts)
+    assert sampler.neighbours("KAMI", texts)[0] == ("KAMI", 0.0)
+    with pytest.raises(DataError, match="text must be one str, got"):
+        sampler.neighbours(texts, texts)  # type: ignore[arg-type]
 
 
 COPIES: dict[str, Any] = {

@@ -1,10 +1,12 @@
 """The collapse alarm fires when the code is unused after the ramp, and stays silent otherwise."""
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from kvae.configuration import Config, parse_setting
@@ -12,7 +14,14 @@ from kvae.misfits import check_slots
 from kvae.model import TextVAE
 from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
-from kvae.training.alarm import CollapseAlarm, flags, ramp_is_over, remedies
+from kvae.training.alarm import (
+    CollapseAlarm,
+    flags,
+    ramp_is_over,
+    remedies,
+    state_of_code,
+    top_level,
+)
 from kvae.training.data.prepare import prepare
 from kvae.training.experiment import run
 from kvae.training.fit import fit
@@ -20,8 +29,15 @@ from kvae.training.latent_report import LatentReport
 
 from .conftest import random_tokens, small_model
 
-NOTHING = {"val_kl": 0.001, "val_active_units": 0, "val_mutual_information": -0.002}
+NOTHING = {"val_kl": 0.001, "val_active_units": 0, "val_mutual_information": 0.0}
 ALIVE = {"val_kl": 6.0, "val_active_units": 4, "val_mutual_information": 2.5}
+EMPTY = {
+    "val_kl": 6.3,
+    "val_active_units": 0,
+    "val_mutual_information": 0.006,
+    "val_mutual_information_ceiling": 7.6,
+}
+"""The KL of free bits that say nothing about the text."""
 
 
 def alarm_of(model: TextVAE, said: list[str], **options: Any) -> CollapseAlarm:
@@ -54,17 +70,93 @@ def test_three_evaluations_without_a_trace_after_the_ramp_are_a_collapse() -> No
     "numbers",
     [
         ALIVE,
-        {**NOTHING, "val_kl": 2.0},
+        {**NOTHING, "val_kl": 0.4},
         {**NOTHING, "val_active_units": 1},
         {**NOTHING, "val_mutual_information": 0.2},
         {**NOTHING, "val_kl": float("nan")},
+        {**EMPTY, "val_mutual_information": float("nan")},
+        # 60 nats of KL on 24 texts: all that the estimate could be
+        {**ALIVE, "val_kl": 60.0, "val_mutual_information_ceiling": 3.18},
+        # a ladder whose lower level has the KL
+        {**ALIVE, "val_kl_level_0": 5.9, "val_kl_level_1": 0.1, "val_mutual_information": 0.09},
     ],
 )
 def test_a_code_that_carries_anything_is_no_collapse(numbers: dict[str, Any]) -> None:
     said: list[str] = []
-    alarm = alarm_of(small_model({"ramp_steps": 0}), said)
+    ladder: dict[str, Any] = (
+        {"latent_size": (4, 3), "expander": "repeat"} if "val_kl_level_1" in numbers else {}
+    )
+    alarm = alarm_of(small_model({"ramp_steps": 0}, **ladder), said)
     assert [after(alarm, step, numbers)["val_collapsed"] for step in range(1, 9)] == [0] * 8
     assert said == []
+
+
+def test_a_kl_without_information_is_told_by_the_first_evaluation_behind_the_ramp() -> None:
+    said: list[str] = []
+    alarm = alarm_of(small_model({"ramp_steps": 100}), said)
+    collapsed = [after(alarm, step, EMPTY)["val_collapsed"] for step in (50, 99, 100, 110, 120)]
+    assert collapsed == [0, 0, 1, 1, 1]
+    assert len(said) == 1
+    assert "the KL is not information (step 100, the ramp at its height): KL 6.3000 nats" in said[0]
+    assert "mutual information 0.0060 nats (at most 7.60 on these texts)" in said[0]
+    assert "objective.mmd=100.0" in said[0]
+    assert "objective.penalty" not in said[0]  # more KL that is free would be empty too
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_empty"),
+    [
+        ({"val_mutual_information": 0.7}, False),
+        ({"val_mutual_information": 0.6}, True),
+        ({"val_kl": 60.0, "val_mutual_information": 0.8}, False),  # of the ceiling, not of the KL
+        ({"val_kl": 60.0, "val_mutual_information": 0.7}, True),
+    ],
+)
+def test_information_is_compared_with_the_smaller_of_kl_and_ceiling(
+    changed: dict[str, float], is_empty: bool
+) -> None:
+    said: list[str] = []
+    numbers = {**EMPTY, "val_kl": 6.9, "val_active_units": 9, **changed}
+    after(alarm_of(small_model({"ramp_steps": 0}), said), 1, numbers)
+    assert bool(said) is is_empty
+
+
+def test_the_kl_of_lower_levels_is_not_compared_with_the_information_of_the_top() -> None:
+    said: list[str] = []
+    model = small_model({"ramp_steps": 0}, latent_size=(4, 3), expander="repeat")
+    levels = {"val_kl_level_0": 1.0, "val_kl_level_1": 5.3}
+    after(alarm_of(model, said), 1, {**EMPTY, **levels})
+    assert "KL 6.3000 nats (5.3000 of the top level)" in said[0]
+    assert "batch_normalized" not in said[0]  # which a ladder cannot have
+
+
+def test_a_run_with_an_empty_kl_stops_after_as_many_evaluations_as_without_kl() -> None:
+    said: list[str] = []
+    model = small_model({"ramp_steps": 0})
+    model.stop_training = False
+    alarm = alarm_of(model, said, stop=True)
+    stopped = []
+    for numbers in (EMPTY, ALIVE, EMPTY, NOTHING, EMPTY):
+        after(alarm, 1, numbers)
+        stopped.append(model.stop_training)
+    assert stopped == [False] * 4 + [True]
+    assert "training stops if the next 2 evaluations find the same" in said[0]
+    assert said[1:] == ["training stops: 3 evaluations in a row found a useless code"]
+
+
+def test_a_restored_alarm_knows_how_long_the_kl_has_been_empty() -> None:
+    model = small_model({"ramp_steps": 0})
+    model.stop_training = False
+    first = alarm_of(model, [], stop=True)
+    after(first, 1, EMPTY)
+    after(first, 1, EMPTY)
+    second = alarm_of(model, [], stop=True)
+    second.restore(first.state())
+    after(second, 1, EMPTY)
+    assert model.stop_training
+    old = alarm_of(model, [])
+    old.restore({"collapsed": 0, "evaluations": 2})  # of an earlier version
+    assert old.state() == {"collapsed": 0, "evaluations": 2, "useless": 2}
 
 
 def test_evaluations_count_only_in_a_row() -> None:
@@ -184,9 +276,9 @@ def test_every_remedy_fits_the_configuration_it_is_for_and_changes_it(name: str)
     config = preset(name).with_settings({"model.length": 48, "model.vocabulary_size": 20})
     if config.model.latent == "none":
         return
-    offered = remedies(config.model, config.objective)
-    assert offered
-    for settings, _ in offered:
+    offered = [remedies(config.model, config.objective, found) for found in ("unused", "empty")]
+    assert all(offered)
+    for settings, _ in chain.from_iterable(offered):
         written = dict(
             parse_setting(part.strip()) for part in flags(settings).split("--set ") if part
         )
@@ -227,7 +319,36 @@ def test_the_report_shares_its_numbers_through_the_logs() -> None:
     model.fit(rows, batch_size=12, epochs=1, verbose=0, callbacks=[report, spy])
     assert seen[0]["val_active_units"] == int((report.collected["shift"].var(axis=0) > 0.01).sum())
     assert seen[0]["val_kl"] == pytest.approx(report.collected["kl"].mean())
-    assert -0.5 < seen[0]["val_mutual_information"] <= 3.18  # ln 24
+    assert 0.0 <= seen[0]["val_mutual_information"] <= 3.18  # ln 24
+    assert seen[0]["val_mutual_information_ceiling"] == pytest.approx(np.log(24))
+
+
+def with_posterior(mean: float, text: float, **model: Any) -> TextVAE:
+    """A model whose posterior means are `mean` plus what the text adds, times `text`."""
+    made: TextVAE = small_model({"ramp_steps": 0}, **model)
+    for level in range(len(made.hierarchy.sizes)):
+        layer = made.posterior.get_layer(f"mean_{level}")
+        layer.kernel.assign(text * np.array(layer.kernel))
+        layer.bias.assign(np.full(layer.bias.shape, mean))
+        log_variance = made.posterior.get_layer(f"log_variance_{level}")
+        log_variance.kernel.assign(np.zeros(log_variance.kernel.shape))
+        log_variance.bias.assign(np.zeros(log_variance.bias.shape))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("mean", "text", "found"),
+    [(0.0, 0.0, "unused"), (2.0, 0.0, "empty"), (0.0, 20.0, "used"), (2.0, 20.0, "used")],
+)
+def test_models_made_to_be_collapsed_empty_and_good_are_told_apart(
+    mean: float, text: float, found: str
+) -> None:
+    model, logs = with_posterior(mean, text), {}
+    report = LatentReport(random_tokens(200))
+    report.set_model(model)
+    report.on_epoch_end(0, logs)
+    assert state_of_code(logs, top_level(model)) == found
+    assert logs["val_kl_level_0"] == pytest.approx(logs["val_kl"], abs=1e-6)
 
 
 TINY = {

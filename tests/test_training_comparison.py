@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ NUMBERS = {
     "reconstruction": 42.0,
     "kl": 8.0,
     "mutual_information": 3.5,
+    "mutual_information_texts": 10_000,
     "active_units": 12,
     "latent_size": 32,
 }
@@ -69,6 +71,15 @@ def test_results_of_several_runs_have_the_same_keys(tmp_path: Path) -> None:
     assert list(first) == list(second)
     assert (first["kl_level_0"], second["kl_level_0"]) == (3.0, None)
     assert (second["minutes"], second["steps"], second["elbo"]) == (3.0, 500, 50.0)
+
+
+def test_a_stored_ceiling_of_information_is_kept_and_a_missing_one_is_ln_n(tmp_path: Path) -> None:
+    new = {**NUMBERS, "mutual_information_ceiling": 8.0}
+    found = [
+        results(stored(tmp_path / str(number), evaluation=each))["mutual_information_ceiling"]
+        for number, each in enumerate((NUMBERS, new, {**NUMBERS, "kl": 0.0}))
+    ]
+    assert found == [pytest.approx(math.log(10_000)), 8.0, None]
 
 
 def test_results_are_read_without_keras(tmp_path: Path) -> None:
@@ -212,10 +223,10 @@ def test_the_command_prints_a_row_for_each_run(kvae: Any, tmp_path: Path) -> Non
     assert code == 0
     headings = re.split(" {2,}", lines[2].strip())
     assert headings[:6] == ["run", "preset", "tokens", "texts", "bound", "bits/char"]
-    assert headings[6:12] == ["reconstr.", "KL", "inform.", "active", "of", "minutes"]
+    assert headings[6:13] == ["reconstr.", "KL", "inform.", "at most", "active", "of", "minutes"]
     cells = re.split(" +", lines[3])
     assert cells[1:7] == ["cnn-small", "char", "100", "50.00", "2.500", "42.00"]
-    assert cells[7:] == ["8.00", "3.50", "12", "32", "3.0", "12,345"]
+    assert cells[7:] == ["8.00", "3.50", "9.21", "12", "32", "3.0", "12,345"]
     assert "not evaluated: training has not ended" in lines[5]
     assert lines[-1].startswith("The runs have different held-out texts (data.source)")
 

@@ -11,6 +11,7 @@ from kvae.training.evaluation import (
     aggregated_posterior,
     collect,
     evaluate,
+    information_ceiling,
     mutual_information,
     perplexity,
 )
@@ -43,6 +44,33 @@ def test_mutual_information_reaches_ln_n_when_every_text_has_a_place_of_its_own(
     assert mutual_information(mean, np.zeros_like(mean), mean) == pytest.approx(np.log(50))
 
 
+def test_mutual_information_is_never_negative_and_nan_stays_nan() -> None:
+    """A posterior that is nearly the same for every text: half of such estimates are below 0."""
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        mean = 1e-4 * generator.normal(size=(100, 3))
+        found = mutual_information(mean, np.zeros_like(mean), generator.normal(size=(100, 3)))
+        assert f"{found:.3f}" == "0.000"
+    assert np.isnan(mutual_information(np.full((3, 2), np.nan), np.zeros((3, 2)), mean[:3, :2]))
+
+
+def test_mutual_information_of_tiny_variances_is_ln_n() -> None:
+    """The products of precisions and means round by more than the distances they cancel to."""
+    generator = np.random.default_rng(0)
+    mean = 1e3 * generator.normal(size=(60, 4))
+    log_variance = np.full_like(mean, -40.0)
+    z = mean + np.exp(0.5 * log_variance) * generator.normal(size=mean.shape)
+    assert mutual_information(mean, log_variance, z) == pytest.approx(np.log(60))
+
+
+def test_the_ceiling_of_information_is_the_entropy_of_the_texts() -> None:
+    rows = random_tokens(8)
+    assert len(np.unique(rows, axis=0)) == 8
+    assert information_ceiling(rows) == pytest.approx(np.log(8))
+    assert information_ceiling(rows[[0, 0, 1, 1]]) == pytest.approx(np.log(2))
+    assert information_ceiling(rows[[0, 0, 0]]) == 0.0
+
+
 def test_active_units_are_those_whose_mean_moves() -> None:
     mean = np.random.default_rng(0).normal(size=(1000, 4)) * [1.0, 0.2, 0.05, 0.0]
     assert active_units(mean) == 2
@@ -52,12 +80,13 @@ def test_texts_that_are_all_the_same_have_neither_active_units_nor_information()
     """With equal texts, both are 0 for any model, so they are left out."""
     model, rows = small_model(), random_tokens(1).repeat(20, axis=0)
     spoiled = {"active_units", "mutual_information", "mutual_information_texts"}
+    spoiled |= {"mutual_information_ceiling"}
     assert not spoiled & evaluate(model, rows).keys()
     assert spoiled <= evaluate(model, np.concatenate([rows, random_tokens(2)])).keys()
     report, logs = LatentReport(rows), {}
     report.set_model(model)
     report.on_epoch_end(0, logs)
-    assert set(logs) == {"val_kl"}
+    assert set(logs) == {"val_kl", "val_kl_level_0"}
     bare = small_model(
         encoder="none", latent="none", expander="repeat", expander_base=0, auxiliary=False
     )

@@ -13,6 +13,14 @@ if TYPE_CHECKING:  # mypy holds the steps of both backends to their protocol
 
     STEPS: tuple[Steps, Steps] = (tensorflow_step, jax_step)
 
+    # editors complete these names and check their arguments
+    from .comparison import results as results
+    from .data.pipeline import training_batches as training_batches
+    from .data.pipeline import validation_batches as validation_batches
+    from .data.prepare import prepare as prepare
+    from .from_python import evaluate_run as evaluate_run
+    from .from_python import fit_run as fit_run
+
 _MODULES = {
     "prepare": "kvae.training.data.prepare",
     "training_batches": "kvae.training.data.pipeline",

@@ -1,9 +1,10 @@
-"""The collapse alarm: warns if the latent code is unused, suggests remedies, and can stop the
-run."""
+"""The collapse alarm: warns if the latent code is unused or its KL is no information, suggests
+remedies, and can stop the run."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,24 +15,36 @@ from kvae.configuration import ModelConfig, ObjectiveConfig
 from kvae.model import TextVAE, as_int
 from kvae.objectives import TARGETED
 from kvae.serving.errors import ConfigError
-from kvae.slots import EXPANDERS, HEADS
+from kvae.slots import EXPANDERS, HEADS, PRIORS
 
 NEAR_ZERO = 0.1
 """KL and mutual information below this, in nats, count as zero."""
 
+EMPTY_KL, EMPTY_SHARE = 0.5, 0.1
+"""The KL of the top level is empty if it exceeds `EMPTY_KL` nats and the mutual information is
+below `EMPTY_SHARE` of what it could be. Smaller KLs are left out, because the estimate on few texts
+has an error of tenths of a nat."""
+
 LATENT_METRICS = ("val_kl", "val_active_units", "val_mutual_information")
-"""The metrics that the alarm reads from the logs of an epoch."""
+"""The metrics that the alarm reads from the logs of an epoch. If they are there, it also reads the
+KL of the top level and `val_mutual_information_ceiling`."""
+
+USED, UNUSED, EMPTY = "used", "unused", "empty"
+"""States of a latent code: in use; KL and information near 0; a KL that is no information."""
 
 
 class CollapseAlarm(keras.callbacks.Callback):
-    """Warn if the latent code is unused in `patience` successive evaluations after the end of the
-    ramp: KL and mutual information near 0 and no active unit. Report recovery after as many
-    evaluations with a code in use.
+    """Warn of a latent code that says nothing about the text, after the end of the ramp.
 
-    `say` and `note` receive the message, for the terminal and for TensorBoard. With `stop` the
-    warning also ends the run. The logs of each epoch get `val_collapsed`, 0 or 1. Put the callback
-    after `LatentReport`, otherwise it raises `ConfigError`. It does nothing for a model without a
-    code or with `beta_max` 0.
+    A code is unused if KL and mutual information are near 0 and no unit is active, in `patience`
+    successive evaluations. Its KL is empty if the mutual information is far below the KL and below
+    its ceiling: the posterior is nearly the same for every text. The first such evaluation is
+    enough. Recovery is reported after `patience` evaluations with a code in use.
+
+    `say` and `note` receive the message, for the terminal and for TensorBoard. With `stop` the run
+    ends after `patience` successive evaluations with an unused code or an empty KL. The logs of
+    each epoch get `val_collapsed`, 0 or 1. Put the callback after `LatentReport`, otherwise it
+    raises `ConfigError`. It does nothing for a model without a code or with `beta_max` 0.
     """
 
     def __init__(
@@ -43,16 +56,22 @@ class CollapseAlarm(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.say, self.note, self.stop, self.patience = say, note, stop, patience
-        self.collapsed, self.evaluations = False, 0
+        self.collapsed, self.evaluations, self.useless = False, 0, 0
 
     def state(self) -> dict[str, int]:
-        """The state for a resumed run: whether the alarm is on, and the number of successive
-        evaluations that contradict it."""
-        return {"collapsed": int(self.collapsed), "evaluations": self.evaluations}
+        """The state for a resumed run: whether the alarm is on, the number of successive
+        evaluations that contradict it, and that of evaluations with a useless code."""
+        return {
+            "collapsed": int(self.collapsed),
+            "evaluations": self.evaluations,
+            "useless": self.useless,
+        }
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Restore a state that `state` returned."""
+        """Restore a state that `state` returned, also one of an earlier version."""
         self.collapsed, self.evaluations = bool(state["collapsed"]), int(state["evaluations"])
+        before = self.patience if self.collapsed else self.evaluations
+        self.useless = int(state.get("useless", before))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         model = self.model
@@ -64,43 +83,59 @@ class CollapseAlarm(keras.callbacks.Callback):
                 "CollapseAlarm needs a LatentReport before it in the list of callbacks, on texts "
                 "that are not all the same"
             )
-        contradicts = ramp_is_over(model) and code_is_unused(logs) != self.collapsed
+        over, found = ramp_is_over(model), state_of_code(logs, top_level(model))
+        self.useless = self.useless + 1 if over and found != USED else 0
+        contradicts = over and (found != USED) != self.collapsed
         self.evaluations = self.evaluations + 1 if contradicts else 0
-        if self.evaluations == self.patience:
+        stops = self.stop and self.useless >= self.patience
+        if contradicts and (found == EMPTY or self.evaluations >= self.patience):
             self.collapsed, self.evaluations = not self.collapsed, 0
-            self.report(self.sentences(model, logs))
-            if self.stop and self.collapsed:
-                model.stop_training = True
+            self.report(self.sentences(model, logs, found))
+        elif stops:
+            self.report(f"training stops: {self.useless} evaluations in a row found a useless code")
+        if stops:
+            model.stop_training = True
         logs["val_collapsed"] = int(self.collapsed)
 
     def report(self, text: str) -> None:
         self.say(text)
         self.note(text)
 
-    def sentences(self, model: TextVAE, logs: Mapping[str, Any]) -> str:
+    def sentences(self, model: TextVAE, logs: Mapping[str, Any], found: str) -> str:
         """The message of the alarm, with the metrics of the last evaluation."""
-        kl, active, information = (logs[name] for name in LATENT_METRICS)
-        numbers = (
-            f"KL {kl:.4f} nats, {int(active)} active units, "
-            f"mutual information {max(information, 0.0):.4f} nats"
-        )
-        when = f"step {as_int(model.training_steps):,}, {self.patience} evaluations in a row"
-        if not self.collapsed:
+        numbers = numbers_of(logs, top_level(model))
+        step = f"step {as_int(model.training_steps):,}"
+        when = f"{step}, {self.patience} evaluations in a row"
+        if found == USED:
             return f"the code is in use again ({when}): {numbers}"
-        ending = (
-            "training stops, as training.on_collapse=stop asks" if self.stop else "training goes on"
+        headline, cause = (
+            (
+                f"the KL is not information ({step}, the ramp at its height): {numbers}",
+                "the posterior is nearly the same for every text, so z tells the decoder nothing",
+            )
+            if found == EMPTY
+            else (
+                f"the code is unused ({when}, the ramp at its height): {numbers}",
+                "the decoder has become a language model that ignores z",
+            )
         )
         helps = [
             f"  {flags(settings)}\n      {why}"
-            for settings, why in remedies(model.model_config, model.objective_config)
+            for settings, why in remedies(model.model_config, model.objective_config, found)
         ]
-        return "\n".join(
-            [
-                f"the code is unused ({when}, the ramp at its height): {numbers}",
-                f"the decoder has become a language model that ignores z; {ending}; what usually "
-                "helps, one at a time:",
-                *helps,
-            ]
+        advice = f"{cause}; {self.ending()}; what usually helps, one at a time:"
+        return "\n".join([headline, advice, *helps])
+
+    def ending(self) -> str:
+        """What happens to the training after a warning."""
+        if not self.stop:
+            return "training goes on"
+        left = self.patience - self.useless
+        return (
+            f"training stops if the next {left} evaluations find the same, as "
+            "training.on_collapse=stop asks"
+            if left > 0
+            else "training stops, as training.on_collapse=stop asks"
         )
 
 
@@ -122,11 +157,37 @@ def ramp_is_over(model: TextVAE) -> bool:
     )
 
 
-def code_is_unused(logs: Mapping[str, Any]) -> bool:
-    """Whether KL, mutual information and active units of held-out texts are all near 0; False if
-    one is NaN."""
+def top_level(model: TextVAE) -> str:
+    """The name in the logs of the KL of the top level, whose information is measured."""
+    return f"val_kl_level_{len(model.hierarchy.shapes) - 1}"
+
+
+def state_of_code(logs: Mapping[str, Any], top: str) -> str:
+    """`UNUSED`, `EMPTY` or `USED`, by the metrics of held-out texts; `USED` if one is NaN.
+
+    `top` is the name of the KL of the top level. Information about it cannot exceed its KL, nor the
+    ceiling of the estimate. Without these two in `logs`, the whole KL is taken and no ceiling.
+    """
     kl, active, information = (logs[name] for name in LATENT_METRICS)
-    return bool(kl < NEAR_ZERO and active == 0 and information < NEAR_ZERO)
+    if kl < NEAR_ZERO and active == 0 and information < NEAR_ZERO:
+        return UNUSED
+    kl_of_top = logs.get(top, kl)
+    possible = min(kl_of_top, logs.get("val_mutual_information_ceiling", math.inf))
+    return EMPTY if kl_of_top > EMPTY_KL and information < EMPTY_SHARE * possible else USED
+
+
+def numbers_of(logs: Mapping[str, Any], top: str) -> str:
+    """The metrics of the code for a message. A ladder has the KL of the top level too."""
+    kl, active, information = (logs[name] for name in LATENT_METRICS)
+    of_top = (
+        f" ({logs[top]:.4f} of the top level)" if top in logs and not top.endswith("_0") else ""
+    )
+    ceiling = logs.get("val_mutual_information_ceiling")
+    limit = "" if ceiling is None else f" (at most {ceiling:.2f} on these texts)"
+    return (
+        f"KL {kl:.4f} nats{of_top}, {int(active)} active units, "
+        f"mutual information {information:.4f} nats{limit}"
+    )
 
 
 def flags(settings: Mapping[str, Any]) -> str:
@@ -138,11 +199,26 @@ def flags(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--set {key}={value}" for key, value in values.items())
 
 
-def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[str, Any], str]]:
-    """Settings that usually cure collapse and are not yet in use, each with a reason. Each is valid
-    for the configuration."""
-    history, annealed = HEADS[model.head].history, objective.penalty == "annealed"
-    candidates: list[tuple[bool, dict[str, Any], str]] = [
+def remedies(
+    model: ModelConfig, objective: ObjectiveConfig, found: str = UNUSED
+) -> list[tuple[dict[str, Any], str]]:
+    """Settings that usually cure a code `found` to be `UNUSED` or `EMPTY` and are not yet in use,
+    each with a reason. Each is valid for the configuration."""
+    chosen = (
+        remedies_of_kl(objective) if found == UNUSED else remedies_of_posterior(model, objective)
+    )
+    candidates = [*remedies_of_decoder(model, objective), *chosen, *remedies_of_encoder(objective)]
+    return [(settings, why) for applies, settings, why in candidates if applies]
+
+
+Remedy = tuple[bool, dict[str, Any], str]
+"""Whether it applies, the settings, and the reason."""
+
+
+def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
+    """Remedies that make the decoder need the code."""
+    history = HEADS[model.head].history
+    return [
         (
             history and not model.auxiliary,
             {**deconvolution_settings(model), "model.auxiliary": True, "objective.alpha": 0.2},
@@ -158,6 +234,13 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
             {"objective.input_dropout": 0.3},
             "the decoder misses some of the previous symbols, and needs the code instead",
         ),
+    ]
+
+
+def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
+    """Remedies that make the KL cost less, later or nothing."""
+    annealed = objective.penalty == "annealed"
+    return [
         (
             objective.beta_max > 1,
             {"objective.beta_max": 1.0},
@@ -175,13 +258,35 @@ def remedies(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[dict[
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
             "more of the KL costs nothing",
         ),
+    ]
+
+
+def remedies_of_posterior(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
+    """Remedies that make the posteriors of the texts differ."""
+    one_level = len(model.latent_size) == 1
+    return [
+        (
+            model.posterior == "free" and one_level,
+            {"model.posterior": "batch_normalized"},
+            "the means of the posteriors have to differ between the texts",
+        ),
+        (
+            objective.mmd == 0 and one_level and PRIORS[model.prior].standard_normal,
+            {"objective.mmd": 100.0},
+            "the codes of all texts together have to look like the prior, so posteriors differ",
+        ),
+    ]
+
+
+def remedies_of_encoder(objective: ObjectiveConfig) -> list[Remedy]:
+    """Remedies for an encoder that lags behind the decoder."""
+    return [
         (
             objective.encoder_updates == 0,
             {"objective.encoder_updates": 5},
             "the encoder gets five updates for each of the decoder until it has caught up",
         ),
     ]
-    return [(settings, why) for applies, settings, why in candidates if applies]
 
 
 def longer_ramp_settings(objective: ObjectiveConfig) -> dict[str, Any]:

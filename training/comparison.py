@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -33,6 +34,7 @@ MEASURED = (
     "reconstruction",
     "kl",
     "mutual_information",
+    "mutual_information_ceiling",
     "active_units",
     "latent_size",
     "parameters",
@@ -124,7 +126,13 @@ def result_of(run: str | Path | Run) -> dict[str, Any]:
 def evaluation_in(folder: Path) -> dict[str, Any]:
     """The numbers of the final evaluation of a run; empty if it has none."""
     file = folder / REPORT / EVALUATION
-    return read_json(file, "`kvae train --resume` evaluates the run again") if file.exists() else {}
+    if not file.exists():
+        return {}
+    found = read_json(file, "`kvae train --resume` evaluates the run again")
+    texts = found.get("mutual_information_texts")
+    # earlier versions stored the number of texts alone
+    ceiling = {"mutual_information_ceiling": math.log(texts)} if texts and found.get("kl") else {}
+    return {**ceiling, **found}
 
 
 def state_of(folder: Path, evaluation: Mapping[str, Any]) -> str:

@@ -43,7 +43,8 @@ UNITS = {
     "reconstruction_with_padding": "nats per sequence, all T positions",
     "elbo_with_padding": "nats per sequence, all T positions",
     "active_units": f"dimensions with a variance of the mean above {ACTIVE_VARIANCE}",
-    "mutual_information": "nats, of the top level",
+    "mutual_information": "nats, of the top level, 0 where the estimate is negative",
+    "mutual_information_ceiling": "nats, which the estimate cannot exceed: ln N if no text repeats",
     "mutual_information_texts": "texts that mutual_information was estimated on",
     "log_determinant": "nats, of the aggregated posterior's covariance, top level: 0 for N(0, I)",
     "aggregated_mean_norm": "length of the aggregated posterior's mean, top level: 0 for N(0, I)",
@@ -208,17 +209,34 @@ def importance_weighted(
 def code_usage(
     model: TextVAE, rows: np.ndarray, collected: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Active units and mutual information of the rows (N, T), from their values of `collect`.
+    """Active units and mutual information of the rows (N, T), from their values of `collect`; the
+    ceiling of the estimate, if there is a latent code.
 
     Empty for a model with a latent code if all rows are equal.
     """
     if model.hierarchy.shapes and not rows_differ(rows):
         return {}
+    measured = evenly_spaced(rows, MAX_INFORMATION_TEXTS)
     return {
         "active_units": active_units(collected["shift"]),
         "mutual_information": information(model, collected),
-        "mutual_information_texts": min(len(rows), MAX_INFORMATION_TEXTS),
+        **(
+            {"mutual_information_ceiling": information_ceiling(measured)}
+            if model.hierarchy.shapes
+            else {}
+        ),
+        "mutual_information_texts": len(measured),
     }
+
+
+def information_ceiling(rows: np.ndarray) -> float:
+    """The largest value of `mutual_information` on rows (N, T), nats.
+
+    It is the entropy of the frequencies of the different rows: ln N if no row repeats.
+    """
+    _, counts = np.unique(rows, axis=0, return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def rows_differ(rows: np.ndarray) -> bool:
@@ -275,24 +293,29 @@ def aggregated_posterior(mean: np.ndarray, log_variance: np.ndarray) -> dict[str
 
 
 def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> float:
-    """I(x; z) under q, nats, at most ln N (Hoffman and Johnson 2016).
+    """I(x; z) under q, nats, at least 0 and at most ln N (Hoffman and Johnson 2016).
 
     It is the mean of log q(z|x) - log q(z), where q(z) is the mixture of all N posteriors. Inputs
-    are (N, d), with z_i drawn from the posterior of text i.
+    are (N, d), with z_i drawn from the posterior of text i. The quantity is not negative; the
+    estimate has a sampling error, and is 0 where it would be below 0.
     """
     mean, log_variance, z = (part.astype(np.float64) for part in (mean, log_variance, z))
     precision = np.exp(-log_variance)
     gains = []
     for start in range(0, len(z), 500):
-        block = z[start : start + 500]
-        # Row i, column j is log q(z_i | x_j), computed with matrix products.
+        block, rows = z[start : start + 500], np.arange(len(z[start : start + 500]))
+        # Row i, column j is the squared distance of z_i from text j, computed with matrix products.
         squared = (
             block**2 @ precision.T
             - 2 * block @ (mean * precision).T
             + (mean**2 * precision).sum(axis=1)
         )
+        squared = np.maximum(squared, 0.0)  # the products round where variances are tiny
+        own = slice(start, start + len(rows))
+        squared[rows, start + rows] = ((block - mean[own]) ** 2 * precision[own]).sum(axis=1)
         log_density = -0.5 * (squared + (LOG_TWO_PI + log_variance).sum(axis=1))
-        own_density = log_density[np.arange(len(block)), start + np.arange(len(block))]
         with np.errstate(invalid="ignore"):  # for a model that diverged the result is NaN
-            gains.append(own_density - (np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))))
-    return float(np.concatenate(gains).mean())
+            all_density = np.logaddexp.reduce(log_density, axis=1) - np.log(len(z))
+            gains.append(log_density[rows, start + rows] - all_density)
+    estimate = np.concatenate(gains).mean()
+    return float(np.maximum(estimate, 0.0)) + 0.0  # NaN stays NaN, and -0.0 becomes 0.0

@@ -45,9 +45,17 @@ def bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="cores to use (default: all)")
 
 
-def file_argument(parser: argparse.ArgumentParser) -> None:
+def file_argument(parser: argparse.ArgumentParser, with_texts: bool = False) -> None:
     """Add FILE, the texts that a command reads with `input_records` in `bundles.py`, its format and
-    its columns."""
+    its columns; `with_texts` adds `--text`, which takes the place of FILE."""
+    if with_texts:
+        parser.add_argument(
+            "--text",
+            dest="texts",
+            nargs="+",
+            metavar="TEXT",
+            help="texts to read instead of FILE",
+        )
     parser.add_argument(
         "file",
         metavar="FILE",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvae.serving.errors import DataError
+from kvae.serving.errors import ConfigError, DataError
+from kvae.texts.files import STANDARD_INPUT
 from kvae.texts.formats import AUTO, format_of, records_of
 from kvae.texts.records import Columns, Records, is_blank
 
@@ -56,12 +58,17 @@ def load_sampler(options: argparse.Namespace) -> Sampler:
 
 
 def input_records(options: argparse.Namespace) -> Records:
-    """The texts in FILE that are not blank, with their identifiers; notes about them go to standard
-    error.
+    """The texts of `--text`, or those in FILE that are not blank, with their identifiers; notes
+    about them go to standard error.
 
     There are identifiers if `--id-column` names a column or the format has them. Raises `DataError`
-    if FILE has no text.
+    if FILE has no text, and `ConfigError` if both are given.
     """
+    if getattr(options, "texts", None):
+        check_texts_alone(options)
+        return Records(options.texts)
+    if hasattr(options, "texts") and not names_a_file(options.file):
+        raise DataError(f"{options.file}: no such file; give texts themselves with --text")
     columns = Columns(options.column or "", id=options.id_column, format=options.format or AUTO)
     notes: list[str] = []
     texts: list[str] = []
@@ -81,6 +88,25 @@ def input_records(options: argparse.Namespace) -> Records:
     if not texts:
         raise DataError(f"{options.file}: has no text; give a file with one text per line")
     return Records(texts, ids=ids if any_ids else None)
+
+
+def names_a_file(source: str) -> bool:
+    """Whether a source is standard input, a pattern, or a file or folder that exists."""
+    is_pattern = any(sign in source for sign in "*?[")
+    return source == STANDARD_INPUT or is_pattern or os.path.exists(source)
+
+
+def check_texts_alone(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` if `--text` comes with a file or with what is said about one."""
+    given = {
+        "FILE": options.file != STANDARD_INPUT,
+        "--format": options.format,
+        "--column": options.column,
+        "--id-column": options.id_column,
+    }
+    for name, value in given.items():
+        if value:
+            raise ConfigError(f"--text takes the place of FILE: give it without {name}")
 
 
 def with_ids(records: Records, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -8,14 +8,14 @@ from kvae.serving.alphabet import one_line
 
 from .arguments import Commands, file_argument, unknown_argument
 from .bundles import add_bundle_command, input_records, load_sampler, with_ids
-from .output import show_entries
+from .output import say, show_entries
 
 
 def add(commands: Commands) -> None:
     parser = add_bundle_command(
         commands, "encode", encode, "the latent codes of texts", reads_file=True
     )
-    file_argument(parser)
+    file_argument(parser, with_texts=True)
     unknown_argument(parser)
 
     parser = add_bundle_command(
@@ -25,13 +25,19 @@ def add(commands: Commands) -> None:
         "encode and decode texts: each text and its reconstruction, tab-separated",
         reads_file=True,
     )
-    file_argument(parser)
+    file_argument(parser, with_texts=True)
     unknown_argument(parser)
 
 
 def encode(options: argparse.Namespace) -> None:
     sampler, records = load_sampler(options), input_records(options)
     codes = sampler.encode(records.texts, options.unknown).tolist()
+    if sampler.attributes:
+        values = sampler.attributes
+        say(
+            f"the last {len(values)} of {sampler.latent_size} columns are the label that the model "
+            f"infers, 1 or 0 for each of {', '.join(values)}"
+        )
     entries = with_ids(
         records,
         ({"text": text, "code": code} for text, code in zip(records.texts, codes, strict=True)),

@@ -59,6 +59,7 @@ COLUMNS = {
     "reconstruction": ("reconstr.", ",.2f"),
     "kl": ("KL", ",.2f"),
     "mutual_information": ("inform.", ",.2f"),
+    "mutual_information_ceiling": ("at most", ",.2f"),
     "active_units": ("active", ",.0f"),
     "latent_size": ("of", ",.0f"),
     "minutes": ("minutes", ",.1f"),
@@ -88,8 +89,8 @@ def comparison_table(found: Sequence[Mapping[str, Any]]) -> str:
         for result in found
     ]
     units = (
-        "bound (lower is better), reconstruction, KL and information in nats per held-out text; "
-        "- is not known"
+        "bound (lower is better), reconstruction, KL, information and its ceiling (at most) in "
+        "nats per held-out text; - is not known"
     )
     return f"{units}\n\n" + aligned([headings, *rows], left=(0, 1, 2, len(headings) - 1))
 

@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     parser = add_bundle_command(
         commands, "score", run, "how surprising texts are, the oddest first", reads_file=True
     )
-    file_argument(parser)
+    file_argument(parser, with_texts=True)
     unknown_argument(parser, default="replace")
     parser.add_argument("-n", type=int, help="number of texts to show (default: all)")
     parser.add_argument(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from kvae.serving.alphabet import one_line
 
 from .arguments import Commands, file_argument, unknown_argument
-from .bundles import add_bundle_command, input_records, load_sampler
-from .output import show, show_entries
+from .bundles import add_bundle_command, input_records, load_sampler, names_a_file
+from .output import say, show, show_entries
 
 
 def add(commands: Commands) -> None:
@@ -54,7 +55,7 @@ def add(commands: Commands) -> None:
         commands,
         "neighbours",
         neighbours,
-        "the texts of a file whose codes are closest to that of a text",
+        "the texts of a file whose codes are closest to that of a text, in either order",
         reads_file=True,
     )
     parser.add_argument("text")
@@ -83,6 +84,7 @@ def variations(options: argparse.Namespace) -> None:
 
 
 def neighbours(options: argparse.Namespace) -> None:
+    in_order(options)
     sampler, records = load_sampler(options), input_records(options)
     found = sampler.neighbours(options.text, records.texts, options.n, options.unknown)
     entries: list[dict[str, Any]] = [
@@ -100,6 +102,13 @@ def neighbours(options: argparse.Namespace) -> None:
         entries,
         "\n".join(f"{distance:>8.3f}  {one_line(text)}" for text, distance in found),
     )
+
+
+def in_order(options: argparse.Namespace) -> None:
+    """Exchange TEXT and FILE if only the first is a file or a folder."""
+    if os.path.exists(options.text) and not names_a_file(options.file):
+        options.text, options.file = options.file, options.text
+        say(f"reading {options.file}, looking for the neighbours of {options.text!r}")
 
 
 def arithmetic(options: argparse.Namespace) -> None:

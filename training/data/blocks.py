@@ -6,7 +6,7 @@ from the start.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Protocol
@@ -226,12 +226,8 @@ POINTS: Kind = (PointBlock, PointCounter, point_encoder)
 UNITS: Kind = (UnitBlock, UnitCounter, unit_encoder)
 PIECES: Kind = (PieceBlock, UnitCounter, piece_encoder)
 
-KINDS: dict[str, Kind] = {
-    "char": POINTS,
-    "byte": POINTS,
-    "word": UNITS,
-    "pattern": UNITS,
-    "wordpiece": PIECES,
-    "bpe": PIECES,
-}
+KINDS: dict[str, Kind] = defaultdict(
+    lambda: UNITS,  # registered tokenizers too
+    {"char": POINTS, "byte": POINTS, "wordpiece": PIECES, "bpe": PIECES},
+)
 """By tokenizer: a block from its texts, a new counter, and the encoder of an alphabet."""

@@ -69,7 +69,7 @@ def alphabet_of_counts(config: Config, counting: Alphabet, counts: Mapping[str, 
         return counting
     if tokenizer == "byte":
         return Alphabet.of_bytes()
-    most = data.max_symbols or MOST_SYMBOLS[tokenizer]
+    most = data.max_symbols or MOST_SYMBOLS.get(tokenizer, MOST_SYMBOLS["word"])
     return Alphabet.from_counts(counts, most, tokenizer, data.min_count, config.model.token_pattern)
 
 
