@@ -56,6 +56,7 @@ ALLOWED = {
         "tensorflow",
         "jax",
         "keras_nlp",
+        "tokenizers",
         "keras_tuner",
         "tensorboard",
         "matplotlib",

@@ -34,7 +34,7 @@ from .step_timing import step_seconds
 TEXTS_LOOKED_AT = 20_000
 """Number of texts at the beginning of the corpus that the plan is made from."""
 
-RATES = {"generation": 5.0, "balanced": 9.0, "reconstruction": 60.0}
+RATES = {"generation": 5.0, "balanced": 10.0, "reconstruction": 60.0}
 """Nats that the code carries, by goal (the rate of Prokhorov et al. 2019)."""
 
 MOST_SMALL_RATE = 15.0
@@ -52,8 +52,8 @@ END_SECONDS = 20.0
 SAFETY = 0.92
 """Fraction of the time for steps that is planned, since later steps may be slower than measured."""
 
-RAMP = 0.2
-"""Fraction of a run in which the weight of the KL rises."""
+RAMP = 0.4
+"""Fraction of a run in which the weight of the KL rises, unless the code cannot collapse."""
 
 STEP_SETTINGS = frozenset(
     {
@@ -257,7 +257,8 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             f"--minutes {clock.minutes:g}: {max(available, 0):.0f} seconds are left for training, "
             f"and a step takes {seconds:.1f}; give more minutes, or --steps"
         )
-    ramp = int(RAMP * steps)
+    ramp = int(RAMP * steps) if prepared.config.model.posterior == "free" else 0
+    rises = f"rises in the first {ramp:,}" if ramp else "is 1 from the start"
     return Choice(
         {
             "training.steps": steps,
@@ -267,5 +268,5 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             "objective.ramp_steps": ramp,
         },
         f"a step takes {1000 * seconds:.0f} ms, so that {steps:,} steps fit into "
-        f"{clock.minutes:g} minutes; the weight of the KL rises in the first {ramp:,}",
+        f"{clock.minutes:g} minutes; the weight of the KL {rises}",
     )
