@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from itertools import islice
 
@@ -21,7 +22,11 @@ SECONDS, STEPS = 6.0, 40
 
 
 def step_seconds(prepared: Prepared) -> float:
-    """The mean seconds of a training step of a model that is thrown away."""
+    """The median seconds of a training step of a model that is thrown away.
+
+    Batches of another length may be compiled anew, and other programs may take the machine for a
+    moment; neither changes the median.
+    """
     settings = prepared.config.training
     with computing_in(settings.precision):
         model = TextVAE(prepared.config.model, prepared.config.objective)
@@ -29,12 +34,13 @@ def step_seconds(prepared: Prepared) -> float:
     batches = training_feed(prepared, 0).batches()
     for batch in islice(batches, WARM_UP):
         model.train_on_batch(batch)
-    started, done = time.monotonic(), 0
+    times = list[float]()
     for batch in islice(batches, STEPS):
+        started = time.monotonic()
         model.train_on_batch(batch)
-        done += 1
-        if time.monotonic() - started > SECONDS:
+        times.append(time.monotonic() - started)
+        if sum(times) > SECONDS:
             break
     del model
     keras.backend.clear_session(free_memory=False)
-    return (time.monotonic() - started) / done
+    return statistics.median(times)
