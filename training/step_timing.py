@@ -6,8 +6,6 @@ import statistics
 import time
 from itertools import islice
 
-import keras
-
 from kvae.model import TextVAE, computing_in
 
 from .data.batches import training_feed
@@ -41,6 +39,4 @@ def step_seconds(prepared: Prepared) -> float:
         times.append(time.monotonic() - started)
         if sum(times) > SECONDS:
             break
-    del model
-    keras.backend.clear_session(free_memory=False)
     return statistics.median(times)
