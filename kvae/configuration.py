@@ -214,6 +214,8 @@ class TrainingConfig(Section):
     """`cosine` decays to 0 at the last step. `exponential` multiplies by `learning_rate_decay`
     every 1,000 steps after `learning_rate_hold` thousand steps (Semeniuta et al. 2017: 0.95 after
     20)."""
+    learning_rate_warmup: int = bounded(0, 0)
+    """Steps in which the learning rate rises from 0, before the decay of `cosine`."""
     learning_rate_decay: float = bounded(0.95, 0.0, 1.0)
     learning_rate_hold: int = bounded(20, 0)
     weight_decay: float = bounded(0.0, 0.0)

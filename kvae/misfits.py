@@ -72,6 +72,11 @@ def check_training(config: Config) -> None:
     objective, training = config.objective, config.training
     rules = [
         (
+            training.learning_rate_warmup > 0 and training.learning_rate_schedule != "cosine",
+            f"training.learning_rate_warmup is {training.learning_rate_warmup}, but nothing reads "
+            "it: it belongs to learning_rate_schedule 'cosine'; leave it out",
+        ),
+        (
             bool(keras.config.max_epochs() or keras.config.max_steps_per_epoch()),
             "KERAS_MAX_EPOCHS or KERAS_MAX_STEPS_PER_EPOCH is set: Keras would stop early and "
             "the run would be stored as finished; unset it, and shorten the run with --epochs or "

@@ -17,6 +17,14 @@ def test_cosine_falls_from_the_rate_to_zero() -> None:
     assert found == pytest.approx([0.1, 0.05, 0.0], abs=1e-7)
 
 
+def test_a_warm_up_rises_to_the_rate_and_the_decay_still_ends_with_the_run() -> None:
+    config = TrainingConfig(learning_rate=0.1, learning_rate_warmup=20)
+    rate = schedule(config, total_steps=100)
+    assert [float(rate(step)) for step in (0, 10, 20, 60, 100)] == pytest.approx(
+        [0.0, 0.05, 0.1, 0.05, 0.0], abs=1e-7
+    )
+
+
 def test_exponential_holds_for_twenty_thousand_steps_and_then_falls_every_thousand() -> None:
     config = TrainingConfig(learning_rate=1.0, learning_rate_schedule="exponential")
     rate = schedule(config, total_steps=100_000)

@@ -233,6 +233,7 @@ MAY_CHANGE = {
             "minutes",
             "learning_rate",
             "learning_rate_schedule",
+            "learning_rate_warmup",
             "learning_rate_decay",
             "learning_rate_hold",
             "weight_decay",

@@ -23,7 +23,12 @@ def schedule(
     """The learning rate: a constant or a schedule over steps."""
     rate = config.learning_rate
     if config.learning_rate_schedule == "cosine":
-        return keras.optimizers.schedules.CosineDecay(rate, total_steps)
+        warmup = min(config.learning_rate_warmup, total_steps - 1)
+        if not warmup:
+            return keras.optimizers.schedules.CosineDecay(rate, total_steps)
+        return keras.optimizers.schedules.CosineDecay(
+            0.0, total_steps - warmup, warmup_target=rate, warmup_steps=warmup
+        )
     if config.learning_rate_schedule == "exponential":
         return HeldExponentialDecay(rate, config.learning_rate_decay, config.learning_rate_hold)
     return rate

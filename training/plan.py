@@ -53,7 +53,13 @@ SAFETY = 0.92
 """Fraction of the time for steps that is planned, since later steps may be slower than measured."""
 
 RAMP = 0.4
-"""Fraction of a run in which the weight of the KL rises, unless the code cannot collapse."""
+"""Fraction of a run in which the weight of the KL rises."""
+
+ALPHA_HOLD, ALPHA_DECAY = 0.5, 0.4
+"""Fractions of a run before and in which the weight of the auxiliary loss falls to 0."""
+
+WARM_UP_STEPS = 100
+"""Steps in which the learning rate rises: a tenth of a run at most."""
 
 STEP_SETTINGS = frozenset(
     {
@@ -62,6 +68,9 @@ STEP_SETTINGS = frozenset(
         "training.minutes",
         "objective.ramp_start",
         "objective.ramp_steps",
+        "objective.alpha_hold",
+        "objective.alpha_decay_steps",
+        "training.learning_rate_warmup",
     }
 )
 """The settings that follow from the number of steps."""
@@ -205,7 +214,7 @@ def sizes(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
             "model.expander_filters": (256, 128),
             "model.head_units": 256,
             "training.batch_size": 64,
-            "training.learning_rate": 8e-3,
+            "training.learning_rate": 5e-3,
             "training.frequency_bias": True,
             "training.jit_compile": False,
         },
@@ -218,7 +227,8 @@ def rate(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
 
     Batch normalisation fixes the spread g of the d posterior means, so that the code cannot
     collapse (Zhu et al. 2020). Where the aggregated posterior is N(0, I), the posterior variances
-    are 1 - g^2 and the KL is -d log(1 - g^2) / 2.
+    are 1 - g^2 and the KL is -d log(1 - g^2) / 2. The auxiliary loss and hidden previous tokens
+    make the decoder read the code (Semeniuta et al. 2017; Bowman et al. 2016).
     """
     size = config.model.latent_size[-1]
     spread = math.sqrt(1.0 - math.exp(-2.0 * wishes.nats / size))
@@ -227,7 +237,8 @@ def rate(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
             "model.posterior": "batch_normalized",
             "model.posterior_scale": round(spread, 4),
             "objective.moments": 2.0,
-            "objective.alpha": 0.2 if wishes.nats <= MOST_SMALL_RATE else 0.5,
+            "objective.alpha": 1.0,
+            "objective.input_dropout": 0.3 if wishes.nats <= MOST_SMALL_RATE else 0.5,
         },
         f"the code carries about {wishes.nats:g} nats (--goal, --rate)",
     )
@@ -257,8 +268,8 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             f"--minutes {clock.minutes:g}: {max(available, 0):.0f} seconds are left for training, "
             f"and a step takes {seconds:.1f}; give more minutes, or --steps"
         )
-    ramp = int(RAMP * steps) if prepared.config.model.posterior == "free" else 0
-    rises = f"rises in the first {ramp:,}" if ramp else "is 1 from the start"
+    ramp = int(RAMP * steps)
+    cosine = prepared.config.training.learning_rate_schedule == "cosine"
     return Choice(
         {
             "training.steps": steps,
@@ -266,7 +277,11 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             "training.minutes": round(available / 60 + validation / 60, 2),
             "objective.ramp_start": 0,
             "objective.ramp_steps": ramp,
+            "objective.alpha_hold": int(ALPHA_HOLD * steps),
+            "objective.alpha_decay_steps": int(ALPHA_DECAY * steps),
+            "training.learning_rate_warmup": min(WARM_UP_STEPS, steps // 10) if cosine else 0,
         },
         f"a step takes {1000 * seconds:.0f} ms, so that {steps:,} steps fit into "
-        f"{clock.minutes:g} minutes; the weight of the KL {rises}",
+        f"{clock.minutes:g} minutes; the weight of the KL rises in the "
+        f"first {ramp:,}",
     )
