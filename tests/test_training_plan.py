@@ -13,6 +13,7 @@ import pytest
 
 from kvae.cli import main
 from kvae.configuration import Config, dotted_keys
+from kvae.misfits import check_slots, check_training
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
 from kvae.training import plan
@@ -124,6 +125,20 @@ def test_a_preset_keeps_its_settings_and_gets_a_ramp_that_fits_the_run(file: Pat
     found = planned(config, given, clock(30), Wishes(), lambda text: None).config
     assert found.model == replace(config.model, vocabulary_size=found.model.vocabulary_size)
     assert 0 < found.objective.ramp_steps <= 0.6 * (found.training.steps or 0)
+
+
+@pytest.mark.usefixtures("minute_steps")
+@pytest.mark.parametrize("name", ["hybrid-lstm", "lstm-lm-ptb-small", "kl-target-lstm"])
+def test_the_planned_length_fits_presets_with_and_without_code_and_auxiliary_loss(
+    name: str, file: Path
+) -> None:
+    config = preset(name).with_settings(
+        {"data.source": str(file), "data.too_long": "cut", "data.mode": "lines"}
+    )
+    given = set(dotted_keys()) - STEP_SETTINGS
+    found = planned(config, given, clock(30), Wishes(), lambda text: None).config
+    check_slots(found.model, found.objective)
+    check_training(found)
 
 
 @pytest.mark.usefixtures("minute_steps")

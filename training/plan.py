@@ -270,6 +270,7 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
         )
     ramp = int(RAMP * steps)
     cosine = prepared.config.training.learning_rate_schedule == "cosine"
+    auxiliary = prepared.config.objective.alpha > 0
     return Choice(
         {
             "training.steps": steps,
@@ -277,8 +278,8 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             "training.minutes": round(available / 60 + validation / 60, 2),
             "objective.ramp_start": 0,
             "objective.ramp_steps": ramp,
-            "objective.alpha_hold": int(ALPHA_HOLD * steps),
-            "objective.alpha_decay_steps": int(ALPHA_DECAY * steps),
+            "objective.alpha_hold": int(ALPHA_HOLD * steps) if auxiliary else 0,
+            "objective.alpha_decay_steps": int(ALPHA_DECAY * steps) if auxiliary else 0,
             "training.learning_rate_warmup": min(WARM_UP_STEPS, steps // 10) if cosine else 0,
         },
         f"a step takes {1000 * seconds:.0f} ms, so that {steps:,} steps fit into "
