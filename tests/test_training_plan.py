@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kvae.cli import main
-from kvae.configuration import Config, dotted_keys
+from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.misfits import check_slots, check_training
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
@@ -116,6 +116,27 @@ def test_goal_and_rate_give_the_spread_of_the_posterior_means_with_that_kl() -> 
     assert kl(Wishes("generation")) < kl(Wishes()) < kl(Wishes("reconstruction"))
     assert kl(Wishes("generation", rate=12.5)) == pytest.approx(12.5, rel=1e-3)
     assert kl(Wishes(rate=50)) == pytest.approx(50, rel=1e-3)
+
+
+OWN: dict[str, dict[str, Any]] = {
+    "a KL target": {"objective.penalty": "constrained", "objective.kl_target": 15.0},
+    "a pattern": {"model.tokenizer": "pattern", "model.token_pattern": "[a-z]+| "},
+    "a ladder": {"model.latent_size": [8, 4]},
+    "a mixture": {"model.prior": "mixture"},
+    "a map": {"model.latent": "map", "model.latent_size": [2]},
+    "words": {"model.tokenizer": "word"},
+}
+
+
+@pytest.mark.usefixtures("minute_steps")
+@pytest.mark.parametrize("case", OWN)
+def test_a_plan_does_not_contradict_what_the_user_chose(case: str, file: Path) -> None:
+    config = base(file).with_settings(OWN[case])
+    found = planned(config, set(OWN[case]), clock(30), Wishes(), lambda text: None).config
+    check_slots(found.model, found.objective)
+    check_training(found)
+    for key, value in OWN[case].items():
+        assert dotted_value(found, key) == (tuple(value) if isinstance(value, list) else value)
 
 
 @pytest.mark.usefixtures("minute_steps")

@@ -19,6 +19,7 @@ import numpy as np
 from kvae.configuration import Config
 from kvae.misfits import check_training
 from kvae.serving.errors import ConfigError
+from kvae.slots import PRIORS
 from kvae.texts.records import is_blank
 
 from .data.corpora import holds_lines_out, with_resolved_data
@@ -60,6 +61,17 @@ ALPHA_HOLD, ALPHA_DECAY = 0.5, 0.4
 
 WARM_UP_STEPS = 100
 """Steps in which the learning rate rises: a tenth of a run at most."""
+
+OF_TOKENS = frozenset(
+    {"model.tokenizer", "model.token_pattern", "data.vocabulary", "data.max_symbols"}
+)
+"""Settings of the tokens: if the user gives one, the plan chooses none of them."""
+
+OF_THE_RATE = frozenset(
+    {"model.posterior", "model.posterior_scale", "objective.penalty", "objective.kl_target"}
+    | {"objective.free_bits", "objective.free_bits_over", "objective.beta_max", "objective.mmd"}
+)
+"""The same for the settings that decide how much the code carries."""
 
 STEP_SETTINGS = frozenset(
     {
@@ -129,17 +141,34 @@ def planned(
 
 
 def chosen(config: Config, given: Collection[str], wishes: Wishes, say: Say) -> Config:
-    """The configuration with all choices but the number of steps."""
+    """The configuration with all choices but the number of steps.
+
+    A choice is left to the user as a whole where one setting would contradict the others.
+    """
     texts, is_whole = first_texts(config)
     if not texts:
         return config  # `prepare` says what is wrong
-    for choose in (tokens, sizes, rate):
-        config = with_choice(config, choose(config, texts, wishes), given, say)
+    if not OF_TOKENS & set(given) and config.model.tokenizer == "char":
+        config = with_choice(config, tokens(config, texts, wishes), given, say)
+    config = with_choice(config, sizes(config, texts, wishes), given, say)
+    if not OF_THE_RATE & set(given) and has_one_vector(config):
+        config = with_choice(config, rate(config, texts, wishes), given, say)
     if config.data.reading.has_end and "model.length" not in given:
         config = with_choice(config, lengths(config, texts), given, say)
     if is_whole or config.data.validation is not None or not holds_lines_out(config):
         return config
     return with_choice(config, held_out_share(config), given, say)
+
+
+def has_one_vector(config: Config) -> bool:
+    """Whether the code is one vector with a standard normal prior, whose rate a plan can set."""
+    model = config.model
+    return (
+        model.has_code
+        and not model.has_map
+        and len(model.latent_size) == 1
+        and PRIORS[model.prior].standard_normal
+    )
 
 
 def with_choice(config: Config, choice: Choice, given: Collection[str], say: Say) -> Config:
