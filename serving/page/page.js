@@ -155,12 +155,12 @@ function introduce() {
   const source = info.training?.source || "its corpus";
   byId("title").textContent = `A model of texts like those of ${source}`;
   document.title = `${source} · kvae`;
-  const held = typeof info.training?.elbo === "number" ? `, ${info.training.elbo.toFixed(1)} nats per held-out text` : "";
-  const kind = hasCodes()
-    ? `It writes texts from latent codes of ${info.latent.size} numbers`
-    : "It is a language model, without latent codes";
-  byId("about").textContent = `${kind}${held}.`;
-  byId("version").textContent = `· model ${info.model_id} · kvae ${info.versions?.kvae ?? ""}`;
+  byId("about").textContent = hasCodes()
+    ? "Write new texts with it, look for texts in the space of its codes, or let it read a text of yours."
+    : "Write new texts with it, or let it read a text of yours.";
+  const bound = typeof info.training?.elbo === "number" ? [`${info.training.elbo.toFixed(2)} nats per held-out text`] : [];
+  const facts = [`model ${info.model_id}`, `codes of ${info.latent.size} numbers`, ...bound, `kvae ${info.versions?.kvae ?? ""}`];
+  byId("version").textContent = facts.map((fact) => ` · ${fact}`).join("");
   byId("new-about").textContent = hasCodes()
     ? "Each line is one random place in the latent space: its most probable text, and a text sampled there."
     : "Each line is a text of its own.";
@@ -183,7 +183,7 @@ function offerLabels(attributes) {
 }
 
 async function showSpace() {
-  if (!hasCodes()) return;
+  if (!info.map) return;
   const map = await call("/map").catch((error) => {
     if (error.status !== 404) console.error(error);
     return null;

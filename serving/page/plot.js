@@ -72,7 +72,7 @@ export class Plot {
 
   size() {
     const width = Math.max(200, Math.floor(this.container.clientWidth));
-    return { width, height: Math.max(260, Math.min(460, Math.round(0.72 * width))) };
+    return { width, height: Math.max(300, Math.min(500, Math.round(0.85 * width))) };
   }
 
   /** The ranges of both axes, with one unit as long on one as on the other. */
@@ -86,9 +86,8 @@ export class Plot {
 
   build() {
     this.chart?.destroy();
-    const percent = (share) => `${Math.round(100 * share)} % of the variance`;
     const axis = (name, share) => ({
-      label: `${name} component, ${percent(share)}`,
+      label: `${name} component · ${Math.round(100 * share)} %`,
       labelSize: 18,
       labelFont: "12px system-ui",
       font: "11px system-ui",

@@ -24,9 +24,9 @@ export class LatentSpace {
     byId("space-about").textContent =
       `${length} texts that the model was not trained on, by their codes. Press a point or any place between them and the ` +
       "model writes the text that lies there. Drag from one place to another to see the texts on the way. " +
-      `This plane shows ${Math.round(100 * shares)} % of how the codes differ.`;
+      `The plane shows ${Math.round(100 * shares)} % of the variance of the codes.`;
     byId("sliders-about").textContent =
-      `The ${map.dimensions.index.length} numbers of the code that say most about a text, from the place on the map.`;
+      `The ${map.dimensions.index.length} numbers of the code that say most about a text, with what each says on average in nats.`;
     this.write = newest(() => this.showText());
     this.makeSliders();
     this.listen();
@@ -122,15 +122,10 @@ export class LatentSpace {
   async showText() {
     try {
       const { texts } = await call("/decode", { codes: [this.whole(this.code)] });
-      this.showHere(texts[0]);
+      byId("here").replaceChildren(shownText(texts[0]));
     } catch (error) {
       showProblem(byId("here"), error);
     }
-  }
-
-  /** The text of the present code, beside the map and above the sliders. */
-  showHere(text) {
-    for (const id of ["here", "slid"]) byId(id).replaceChildren(shownText(text));
   }
 
   /** The texts on the straight line between two places. */
@@ -150,7 +145,7 @@ export class LatentSpace {
       const codes = fractions.map((share) => first.map((value, i) => between(value, last[i])(share)));
       const { texts } = await call("/decode", { codes: codes.map((code) => this.whole(code)) });
       this.setCode(last, end, "The texts on the way, and at its end:");
-      this.showHere(texts.at(-1));
+      byId("here").replaceChildren(shownText(texts.at(-1)));
       way.replaceChildren(...texts.map((text) => element("li", {}, shownText(text))));
     } catch (error) {
       showProblem(way, error);
@@ -176,7 +171,7 @@ export class LatentSpace {
         this.showNearest(place);
         this.write();
       };
-      byId("sliders").append(element("label", {}, element("span", {}, `Dimension ${dimension + 1} · ${kl[i].toFixed(2)} nats`), value, range));
+      byId("sliders").append(element("label", {}, element("span", {}, `Dimension ${dimension + 1}`, element("small", {}, `${kl[i].toFixed(2)} nats`)), value, range));
       return { dimension, range, value };
     });
   }
