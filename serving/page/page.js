@@ -4,6 +4,7 @@ import { LatentSpace } from "./space.js";
 import { busy, byId, call, element, events, newest, Problem, send, showProblem, shownText } from "./tools.js";
 
 const DARKEST_NATS = 8;
+const ASK_AGAIN_MILLISECONDS = 3000;
 const COUNTS = new Set(["n", "seed", "top_k", "min_length", "max_length"]);
 
 let info;
@@ -55,7 +56,7 @@ function textButton({ text, attribute, finished }) {
   if (button) button.onclick = () => space.goToText(text, true);
   const made = element("span", {}, button ?? element("span", { className: "text" }, shown));
   if (attribute) made.append(element("small", {}, attribute));
-  if (!finished) made.append(element("small", {}, "cut at the greatest length"));
+  if (!finished) made.append(element("small", { title: "The model has no room for a longer text" }, "cut"));
   return made;
 }
 
@@ -81,7 +82,7 @@ async function watchOne() {
   }
 }
 
-const randomSeed = () => Math.floor(Math.random() * 2 ** 32);
+const randomSeed = () => Math.floor(Math.random() * 1_000_000);
 
 /* --- own texts --------------------------------------------------------------------------------------------------- */
 
@@ -159,7 +160,7 @@ function introduce() {
     ? "Write new texts with it, look for texts in the space of its codes, or let it read a text of yours."
     : "Write new texts with it, or let it read a text of yours.";
   const bound = typeof info.training?.elbo === "number" ? [`${info.training.elbo.toFixed(2)} nats per held-out text`] : [];
-  const facts = [`model ${info.model_id}`, `codes of ${info.latent.size} numbers`, ...bound, `kvae ${info.versions?.kvae ?? ""}`];
+  const facts = [`model ${info.model_id}`, ...(hasCodes() ? [`codes of ${info.latent.size} numbers`] : []), ...bound, `kvae ${info.versions?.kvae ?? ""}`];
   byId("version").textContent = facts.map((fact) => ` · ${fact}`).join("");
   byId("new-about").textContent = hasCodes()
     ? "Each line is one random place in the latent space: its most probable text, and a text sampled there."
@@ -212,7 +213,7 @@ async function begin() {
     info = await call("/info");
   } catch (error) {
     byId("about").textContent = error.message;
-    addEventListener("server-is-back", begin, { once: true });
+    setTimeout(begin, ASK_AGAIN_MILLISECONDS); // the server starts, or has too much to do
     return;
   }
   introduce();

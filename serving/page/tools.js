@@ -27,7 +27,7 @@ export function showProblem(place, error) {
 
 /* --- what is said above everything ------------------------------------------------------------------------------- */
 
-const GONE = "The server does not answer. It may have been stopped; what is shown here stays.";
+const GONE = "The server does not answer. It may have been stopped.";
 const ASK_AGAIN_MILLISECONDS = 2000;
 const BUSY_TRIES = 3;
 const LONGEST_WAIT_SECONDS = 10;
@@ -49,7 +49,6 @@ async function waitForServer() {
     gone = !(await fetch("/health").catch(() => null))?.ok;
   }
   notice();
-  dispatchEvent(new Event("server-is-back"));
 }
 
 function pause(milliseconds, signal) {
