@@ -17,13 +17,13 @@ import numpy as np
 
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.latent_map import (
-    MAP,
     MAX_CODE_SIZE,
     MAX_DIMENSIONS,
     MAX_POINTS,
     MAX_TEXT,
     check_map,
 )
+from kvae.serving.manifest import MAP
 from kvae.serving.sampler import Sampler
 
 SPREAD = 3.0

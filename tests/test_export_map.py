@@ -13,7 +13,8 @@ from kvae.export.latent_map import informative_dimensions, latent_map, main_comp
 from kvae.runs import load_run
 from kvae.serving import Sampler
 from kvae.serving.bundle import ENDPOINTS, read_bundle
-from kvae.serving.latent_map import MAP, MAX_DIMENSIONS, MAX_POINTS, MAX_TEXT, check_map
+from kvae.serving.latent_map import MAX_DIMENSIONS, MAX_POINTS, MAX_TEXT, check_map
+from kvae.serving.manifest import MAP
 from kvae.serving.verification import verify
 
 from .conftest import random_tokens

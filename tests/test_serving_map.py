@@ -13,7 +13,7 @@ import pytest
 
 from kvae.serving import BundleError, Sampler
 from kvae.serving.bundle import manifest_text
-from kvae.serving.latent_map import MAP
+from kvae.serving.manifest import MAP
 from kvae.serving.verification import verify
 
 
