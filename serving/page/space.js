@@ -15,6 +15,8 @@ export class LatentSpace {
     this.label = this.labels[0];
     this.code = map.mean;
     this.walkFrom = null;
+    this.place = { x: 0, y: 0, point: -1 };
+    this.asked = {}; // a new object for each place that is asked for, so that late answers are known
     this.plot = new Plot(map, this.labels, {
       press: (place) => (this.walkFrom ? this.walk(this.walkFrom, place) : this.goTo(place)),
       drag: (start, end) => this.walk(start, end),
@@ -71,28 +73,30 @@ export class LatentSpace {
     return codes[0].code.slice(0, this.map.mean.length);
   }
 
-  /** A code as the model takes it: with the label at its end. */
+  /** A code as the model takes it: in float32's digits, with the label at its end. */
   whole(code) {
-    return [...code, ...this.labels.map((label) => Number(label === this.label))];
+    return [...code.map((value) => Number(value.toPrecision(8))), ...this.labels.map((label) => Number(label === this.label))];
   }
 
   /* --- going there -------------------------------------------------------------------------------------------------- */
 
   async goTo(place) {
-    this.place = place;
+    const asked = (this.asked = {});
     this.plot.show({ present: place, way: [] });
     byId("way").replaceChildren();
     if (place.point >= 0 && this.labels.length) this.showLabel(this.map.points.label[place.point]);
     const code = await this.codeAt(place);
-    if (place !== this.place) return; // another place was pressed meanwhile
+    if (asked !== this.asked) return; // another place was pressed meanwhile
     this.setCode(code, place);
     await this.write();
   }
 
   async goToText(text, scroll = false) {
+    const asked = (this.asked = {});
     if (scroll) byId("space").scrollIntoView({ behavior: "smooth" });
     try {
       const code = await this.codeOf(text);
+      if (asked !== this.asked) return;
       const place = this.placeOf(code);
       byId("way").replaceChildren();
       this.plot.show({ present: place, way: [] });
@@ -138,12 +142,14 @@ export class LatentSpace {
       y: between(start.y, end.y)(share),
       point: -1,
     }));
+    const asked = (this.asked = {});
     this.plot.show({ present: end, way: places });
     const way = byId("way");
     try {
       const [first, last] = await Promise.all([start.code ?? this.codeAt(start), this.codeAt(end)]);
       const codes = fractions.map((share) => first.map((value, i) => between(value, last[i])(share)));
       const { texts } = await call("/decode", { codes: codes.map((code) => this.whole(code)) });
+      if (asked !== this.asked) return;
       this.setCode(last, end, "The texts on the way, and at its end:");
       byId("here").replaceChildren(shownText(texts.at(-1)));
       way.replaceChildren(...texts.map((text) => element("li", {}, shownText(text))));
@@ -166,7 +172,7 @@ export class LatentSpace {
         const place = this.placeOf(code);
         this.plot.show({ present: place, way: [] });
         byId("way").replaceChildren();
-        Object.assign(this, { code, place });
+        Object.assign(this, { code, place, asked: {} });
         byId("where").textContent = `Dimension ${dimension + 1} at ${value.textContent}. The model writes here:`;
         this.showNearest(place);
         this.write();
