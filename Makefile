@@ -19,7 +19,8 @@ test-jax: $(READY)  ## those of them that run on JAX too
 
 test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 20, npm and Chromium
 	cd examples/javascript && npm install --no-package-lock --no-audit --no-fund
-	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" -n auto --dist worksteal tests/test_examples_javascript.py
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" -n auto --dist worksteal tests/test_examples_javascript.py \
+		tests/test_serving_page.py
 
 test-ranges: $(READY)  ## the sampler alone with the lowest and with the newest numpy and onnxruntime
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ranges tests/test_house_wheel.py

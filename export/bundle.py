@@ -30,6 +30,7 @@ from kvae.writing import atomic_create
 
 from .convert import check_backend
 from .graphs import HIDDEN_STATE, bundle_graphs
+from .latent_map import latent_map, write_map
 from .parity import as_encoder_input, compare
 from .quantization import measure_agreement, quantize
 
@@ -48,12 +49,14 @@ def write_bundle(
     training: Mapping[str, Any] | None = None,
     held_out: np.ndarray | None = None,
     int8: bool = False,
+    with_map: bool = True,
 ) -> dict[str, Any]:
     """Export `model` to the folder `path` and return its manifest.
 
     The manifest includes `training`, a summary of the training. Bundle and model are compared on
     samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
-    and the manifest records the effect.
+    and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
+    up to 500 of them (`kvae.export.latent_map`).
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
@@ -90,6 +93,9 @@ def write_bundle(
             bundle = write_files(partial, manifest, graphs)
         sampler = Sampler(bundle)
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
+        content = latent_map(sampler, held_out) if with_map else None
+        if content is not None:
+            manifest["map"] = write_map(partial, content, manifest)
         write_files(partial, manifest, graphs)
         verify(partial)
     return manifest

@@ -29,6 +29,9 @@ MANIFEST = "manifest.json"
 METADATA_KEY = "kvae"
 """Metadata key under which every ONNX file repeats the manifest, without the list of files."""
 
+CHECKSUMS = ("endpoints", "map", "sha256")
+"""Fields of a manifest with the sizes and checksums of files."""
+
 OPERATIONS = frozenset(
     """
     Abs Add And ArgMax BitShift BitwiseAnd BitwiseOr BitwiseXor Cast Ceil Clip Concat Constant
@@ -276,9 +279,8 @@ def check_shapes(
 
 
 def metadata_text(manifest: Mapping[str, Any], endpoint: str) -> str:
-    """The manifest as JSON in the metadata of an endpoint's graph, without the checksums of the
-    files."""
-    shared = {key: value for key, value in manifest.items() if key not in ("endpoints", "sha256")}
+    """The manifest as JSON in the metadata of an endpoint's graph, without `CHECKSUMS`."""
+    shared = {key: value for key, value in manifest.items() if key not in CHECKSUMS}
     return json.dumps({"endpoint": endpoint, **shared}, sort_keys=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from .alphabet import START, Alphabet
 from .bundle import Bundle
 from .checks import as_int
 from .errors import ConfigError
+from .latent_map import read_map
 from .limits import current_options
 from .reading import tokens_of
 from .runtime import InferenceSession, RunOptions, bundle_session, run
@@ -28,6 +30,13 @@ class BundleGraphs:
         self.threads = None if threads is None else as_int("threads", threads, 1, 1024)
         self._sessions: dict[str, InferenceSession] = {}
         self._starting = threading.Lock()
+
+    @cached_property
+    def latent_map(self) -> dict[str, Any] | None:
+        """Held-out texts as points of a plane in latent space, as plain data, or None if the bundle
+        has none. `kvae.serving.latent_map.DESCRIPTION` has the fields. Raises `BundleError` for a
+        damaged file."""
+        return read_map(self.bundle)
 
     def write_steps(
         self,

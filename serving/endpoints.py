@@ -9,33 +9,21 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import prometheus_client
 from fastapi import Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from . import Cancellation, KvaeError, Sampler, schemas
-from .checks import as_int
+from .checks import as_int, as_matrix
 from .limits import call_limits
-from .problems import Answer, status_of
+from .pages import PAGES
+from .problems import Answer, refusal, status_of
 from .results import Sample, scores_of
 from .sampler import MAXIMA
 from .service import Service
-
-PAGE = Path(__file__).with_name("page.html")
-
-PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def service_of(request: Request) -> Service:
@@ -180,6 +168,32 @@ async def tokens_of(
     return tokens
 
 
+async def decode(body: schemas.DecodeRequest, request: Request) -> Response:
+    """The most probable texts of latent codes, such as those of /encode or points between them."""
+    service = service_of(request)
+    model = service.model(request)
+    service.check_texts("codes", len(body.codes))
+    if not body.codes:
+        return Answer({"texts": []})
+    codes = as_matrix("codes", body.codes, model.latent_size)
+    deadline = service.deadline(request, body.deadline)
+    texts = await run_decoding(service, request, deadline, model, codes)
+    return Answer({"texts": texts})
+
+
+async def run_decoding(
+    service: Service, request: Request, deadline: float, model: Sampler, codes: np.ndarray
+) -> list[str]:
+    """The texts of codes (n, d), decoded greedily together with those of other requests."""
+
+    def decode_rows(codes: Sequence[np.ndarray], **limits: Any) -> list[str]:
+        return model.decode(np.stack(codes), **limits)
+
+    texts: list[str] = await service.run(request, deadline, decode_rows, list(codes), model.length)
+    service.metrics.texts_written.labels(request.url.path[1:]).inc(len(texts))
+    return texts
+
+
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
     """Texts at evenly spaced points between the latent codes of two texts."""
     service = service_of(request)
@@ -189,12 +203,7 @@ async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Res
     characters = len(body.first) + len(body.last)
     walk = (body.first, body.last, body.steps, body.path, body.unknown)
     codes = await service.prepare(request, deadline, characters, model._codes_between, *walk)
-
-    def decode(codes: Sequence[np.ndarray], **limits: Any) -> list[str]:
-        return model.decode(np.stack(codes), **limits)
-
-    texts = await service.run(request, deadline, decode, list(codes), model.length)
-    service.metrics.texts_written.labels("interpolate").inc(len(texts))
+    texts = await run_decoding(service, request, deadline, model, codes)
     return Answer({"interpolation": texts})
 
 
@@ -269,9 +278,14 @@ async def info(request: Request) -> Response:
     )
 
 
-async def page() -> Response:
-    """A page to try the model and to read the API."""
-    return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
+async def latent_map(request: Request) -> Response:
+    """Held-out texts as points of a plane in latent space: the two main components of the posterior
+    means. The point (x, y) is the code mean + x components[0] + y components[1]. 404: the bundle
+    has no map."""
+    found = service_of(request).model(request).latent_map
+    if found is None:
+        return refusal(404, "the bundle has no map; `kvae export` adds one to a model with codes")
+    return Answer(found)
 
 
 Handler = Callable[..., Any]
@@ -279,8 +293,9 @@ Handler = Callable[..., Any]
 MODEL_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None]] = {
     "/sample": (sample, schemas.Samples),
     "/stream": (stream, None),
-    "/encode": (encode, schemas.Codes),
+    "/encode": (encode, schemas.Encoded),
     "/reconstruct": (reconstruct, schemas.Reconstructions),
+    "/decode": (decode, schemas.Decoded),
     "/interpolate": (interpolate, schemas.Interpolation),
     "/score": (score, schemas.Scores),
 }
@@ -291,6 +306,7 @@ STATE_ENDPOINTS: Mapping[str, tuple[Handler, type[schemas.BaseModel] | None, tup
     "/ready": (ready, schemas.Status, (421, 503)),
     "/metrics": (metrics, None, (421,)),
     "/info": (info, schemas.Info, (421, 503)),
+    "/map": (latent_map, schemas.LatentMap, (404, 421, 503)),
 }
 """Endpoints for GET, with the model of their answer and the statuses of their errors; None: plain
 text."""
@@ -298,5 +314,5 @@ text."""
 MODEL_PROBLEMS = (400, 408, 413, 421, 422, 429, 500, 503, 504)
 """Statuses of the errors of every endpoint for POST."""
 
-ENDPOINT_PATHS = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, "/", "/docs", "/openapi.json"}
+ENDPOINT_PATHS = {*MODEL_ENDPOINTS, *STATE_ENDPOINTS, *PAGES, "/openapi.json"}
 """Paths with metrics of their own; requests for other paths count as "other"."""

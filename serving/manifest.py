@@ -35,6 +35,12 @@ LARGEST_GRAPH = 2**30
 """In bytes: 268 million weights in float32, a dozen times those of the largest published
 setting."""
 
+MAP = "map.json"
+"""File of the map of held-out texts, which a bundle may have (`kvae.serving.latent_map`)."""
+
+LARGEST_MAP = 2**23
+"""In bytes: room for three codes of 65,536 numbers and 500 texts of 200 characters."""
+
 LARGEST_COUNT = 2**53 - 1
 """Largest whole number that is exact in every language."""
 
@@ -210,6 +216,7 @@ DESCRIPTION: dict[str, Any] = {
         }
         for name in ENDPOINTS
     },
+    "map?": {"file": one_of(MAP), "size": integer(1, LARGEST_MAP), "sha256": SHA256},
     "sha256": SHA256,
 }
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .batching import Unavailable
 from .endpoints import ENDPOINT_PATHS, MODEL_ENDPOINTS
+from .pages import ASSETS
 from .problems import refusal, shortened
 from .service import Limits, Service
 
@@ -30,7 +31,7 @@ def with_metrics_and_limits(app: ASGIApp, limits: Limits, local: bool) -> ASGIAp
             await app(scope, receive, send)
             return
         service: Service = scope["app"].state.service
-        endpoint = scope["path"][1:] or "page" if scope["path"] in ENDPOINT_PATHS else "other"
+        endpoint = endpoint_of(scope["path"])
         started_at, status, is_model_endpoint = (
             time.monotonic(),
             500,
@@ -71,6 +72,13 @@ def with_metrics_and_limits(app: ASGIApp, limits: Limits, local: bool) -> ASGIAp
             service.metrics.seconds.labels(endpoint).observe(time.monotonic() - started_at)
 
     return middleware
+
+
+def endpoint_of(path: str) -> str:
+    """The name under which requests for a path are counted."""
+    if path in ENDPOINT_PATHS:
+        return path[1:] or "page"
+    return "page" if path.removeprefix("/page/") in ASSETS else "other"
 
 
 class Body:

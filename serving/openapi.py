@@ -60,6 +60,7 @@ def openapi_description(app: FastAPI, limits: Limits) -> dict[str, Any]:
         parts["SampleRequest"]["properties"]["n"]["maximum"] = limits.max_texts
         parts["InterpolateRequest"]["properties"]["steps"]["maximum"] = limits.max_texts
         parts["ScoreRequest"]["properties"]["samples"]["maximum"] = limits.max_texts
+        parts["DecodeRequest"]["properties"]["codes"]["maxItems"] = limits.max_texts
         for name in ("TextsRequest", "ScoreRequest"):
             parts[name]["properties"]["texts"]["maxItems"] = limits.max_texts
         app.openapi_schema = schema

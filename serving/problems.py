@@ -117,6 +117,7 @@ ARGUMENTS = sorted(
             schemas.SampleRequest,
             schemas.StreamRequest,
             schemas.TextsRequest,
+            schemas.DecodeRequest,
             schemas.InterpolateRequest,
             schemas.ScoreRequest,
         )

@@ -19,6 +19,8 @@ Row = Annotated[int, Field(ge=0, le=MAXIMA["row"])]
 Texts = Annotated[list[str], FailFast()]
 """Validation stops at the first item that is not a text, so that the list of faults stays short."""
 
+Codes = Annotated[list[Annotated[list[float], FailFast()]], FailFast()]
+
 MAX_FAULTS = 5
 """Number of faults of a request that are reported."""
 
@@ -97,6 +99,10 @@ class TextsRequest(Reading):
     texts: Texts
 
 
+class DecodeRequest(Request):
+    codes: Codes = Field(description="each with as many numbers as latent.size of /info")
+
+
 class InterpolateRequest(Reading):
     first: str
     last: str
@@ -135,8 +141,12 @@ class Code(BaseModel):
     code: list[float]
 
 
-class Codes(BaseModel):
+class Encoded(BaseModel):
     codes: list[Code]
+
+
+class Decoded(BaseModel):
+    texts: list[str]
 
 
 class Reconstruction(BaseModel):
@@ -180,6 +190,35 @@ class Info(BaseModel):
 
     model_id: str
     limits: dict[str, float]
+
+
+class Points(BaseModel):
+    """Held-out texts, the values of each in the same place of every list."""
+
+    x: list[float]
+    y: list[float]
+    text: list[str]
+    tokens: list[int] = Field(description="length of each text")
+    label: list[str] | None = Field(None, description="for a model that was trained with labels")
+
+
+class Dimensions(BaseModel):
+    """Dimensions of the code that say most about a text."""
+
+    index: list[int]
+    kl: list[float] = Field(description="mean over texts, nats")
+    low: list[float]
+    high: list[float] = Field(description="low and high: the range of the codes")
+
+
+class LatentMap(BaseModel):
+    """A plane in latent space with held-out texts."""
+
+    mean: list[float]
+    components: list[list[float]]
+    explained_variance: list[float] = Field(description="shares of the two components")
+    dimensions: Dimensions
+    points: Points
 
 
 class Problem(BaseModel):

@@ -21,10 +21,10 @@ from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from . import ConfigError, KvaeError, Sampler, schemas
+from . import ConfigError, KvaeError, Sampler, pages, schemas
 from .checks import as_int
 from .connections import ACCEPTED_AT_ONCE, Connection, connection_limit
-from .endpoints import MODEL_ENDPOINTS, MODEL_PROBLEMS, STATE_ENDPOINTS, Handler, page
+from .endpoints import MODEL_ENDPOINTS, MODEL_PROBLEMS, STATE_ENDPOINTS, Handler
 from .manifest import ENDPOINTS
 from .middleware import with_metrics_and_limits
 from .openapi import EVENT, content_of, openapi_description, problems
@@ -69,8 +69,8 @@ def application(
         register(app.post, path, handler, model, stream, MODEL_PROBLEMS)
     for path, (handler, model, statuses) in STATE_ENDPOINTS.items():
         register(app.get, path, handler, model, text, statuses)
-    for path in ("/", "/docs"):
-        app.get(path, include_in_schema=False)(page)
+    for path, send in pages.handlers().items():
+        app.get(path, include_in_schema=False)(send)
     app.openapi = partial(openapi_description, app, limits)  # type: ignore[method-assign]
     app.add_middleware(with_metrics_and_limits, limits=limits, local=local)
     app.add_exception_handler(KvaeError, kvae_problem)  # type: ignore[arg-type]
@@ -135,12 +135,23 @@ def serve(
             "without password or encryption"
         )
     with contextlib.closing(listener):
-        load = partial(Sampler.load, path, threads, ENDPOINTS)
-        app = application(load, limits, local=not open_to_others, measure=measured_speeds)
+        app = application(
+            partial(load_all, path, threads),
+            limits,
+            local=not open_to_others,
+            measure=measured_speeds,
+        )
         asyncio.run(run_server(app, listener, url_of(listener), started))
     failure = app.state.service.failure
     if failure:
         raise failure
+
+
+def load_all(path: str, threads: int | None) -> Sampler:
+    """The sampler of a bundle of which every file has been read; raises `BundleError`."""
+    sampler = Sampler.load(path, threads, ENDPOINTS)
+    _ = sampler.latent_map
+    return sampler
 
 
 async def run_server(

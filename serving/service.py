@@ -65,6 +65,7 @@ class Limits:
 WORK = {
     "sample": "writing",
     "reconstruct": "writing",
+    "decode": "writing",
     "interpolate": "writing",
     "encode": "reading",
     "score": "scoring",

@@ -29,6 +29,7 @@ def verify(path: str | Path) -> dict[str, Any]:
     `DeadlineError` if it takes longer than `SEED_TEST_SECONDS`.
     """
     sampler = Sampler.load(path, endpoints=ENDPOINTS)
+    latent_map = sampler.latent_map
     seed_test = sampler.manifest["seed_test"]
     texts = seed_test_texts(sampler, seed_test)
     if texts != seed_test["texts"]:
@@ -41,6 +42,7 @@ def verify(path: str | Path) -> dict[str, Any]:
         "model_id": sampler.manifest["model_id"],
         "files": len(sampler.manifest["endpoints"]),
         "seed_test_texts": len(texts),
+        "map_texts": len(latent_map["points"]["text"]) if latent_map else 0,
         "parity_at_export": sampler.manifest["parity"],
         **(
             {"quantization": sampler.manifest["quantization"]}

@@ -279,6 +279,23 @@ def bundle_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def map_folder(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bundle_folder` with a map of sixty texts of its corpus."""
+    from kvae.export.latent_map import latent_map, write_map
+    from kvae.serving import Sampler
+    from kvae.serving.bundle import manifest_text
+
+    path = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("maps") / "bundle")
+    sampler = Sampler.load(path, endpoints=())
+    names = [a + b + c for a in SYLLABLES for b in SYLLABLES for c in SYLLABLES][::2]
+    content = latent_map(sampler, sampler._tokens(names[:60], "refuse"))
+    assert content
+    manifest = {**sampler.manifest, "map": write_map(path, content, sampler.manifest)}
+    (path / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def sampler(bundle_folder: Path) -> Any:
     from kvae.serving import Sampler
 

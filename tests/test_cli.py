@@ -63,6 +63,8 @@ def test_train_evaluate_export_verify_sample_is_one_path(
 
     code, out, err = kvae("export", run, bundle, "--saved-model", tmp_path / "saved")
     assert code == 0, err
+    assert "--no-map leaves them out" in err
+    assert json.loads((bundle / "map.json").read_text(encoding="utf-8"))["points"]["text"]
     assert "greedy decoding equal in 207 of 207 rows" in out  # 200 of the prior, 7 held-out texts
     assert (tmp_path / "saved" / "saved_model.pb").is_file()
 
@@ -216,8 +218,9 @@ def test_texts_may_be_arguments(
 
 
 def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_path: Path) -> None:
-    code, out, err = kvae("export", run_folder, tmp_path / "small", "--int8")
+    code, out, err = kvae("export", run_folder, tmp_path / "small", "--int8", "--no-map")
     assert code == 0, err
+    assert not (tmp_path / "small" / "map.json").exists()
     assert "top-1 agreement with float32" in out
     code, out, err = kvae("verify", tmp_path / "small", "--against", run_folder)
     assert code == 0, err
@@ -533,6 +536,7 @@ VERIFIED = {
     "model_id",
     "files",
     "seed_test_texts",
+    "map_texts",
     "parity_at_export",
     "against",
     "parity",
@@ -549,7 +553,7 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     ),
     "export": (
         lambda at: ["export", at.run, at.tmp / "bundle", "--int8"],
-        {"bundle", "endpoints", "parity", "quantization"},
+        {"bundle", "endpoints", "parity", "quantization", "map"},
     ),
     "verify": (lambda at: ["verify", at.bundle], VERIFIED),
     "encode": (lambda at: ["encode", at.bundle, at.corpus], {"codes", "codes.text", "codes.code"}),

@@ -259,6 +259,15 @@ def test_a_bundle_can_be_checked_without_python(bundle: Path) -> None:
     assert node("node.mjs", str(bundle), "verify").returncode == 0
 
 
+def test_a_bundle_with_a_map_is_used_and_published_without_it(
+    map_folder: Path, tmp_path: Path
+) -> None:
+    assert node("node.mjs", str(map_folder), "verify").returncode == 0
+    assert node("serve.mjs", str(map_folder), "--write", str(tmp_path / "site")).returncode == 0
+    written = {path.name for path in (tmp_path / "site" / "bundle").iterdir()}
+    assert written == {path.name for path in map_folder.iterdir()} - {"map.json"}
+
+
 # --- symbols --------------------------------------------------------------------------------------
 
 TEXTS = [
@@ -762,6 +771,7 @@ def test_the_server_gives_the_page_and_the_bundle_and_nothing_else(
         "package.json",
         "bundle/../node.mjs",
         "bundle/%2e%2e/config.json",
+        "bundle/map.json",
         "kvae/",
         "%00",
         "%",

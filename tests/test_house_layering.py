@@ -83,6 +83,7 @@ LAZY = {
     "kvae/texts/tables.py": {"pyarrow"},
     "serving/server.py": {"fastapi", "pydantic", "starlette", "uvicorn"},
     "serving/endpoints.py": {"fastapi", "prometheus_client", "pydantic"},
+    "serving/pages.py": {"fastapi"},
     "serving/problems.py": {"fastapi", "starlette"},
     "serving/openapi.py": {"fastapi"},
     "serving/middleware.py": {"fastapi", "starlette"},

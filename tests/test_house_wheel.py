@@ -22,6 +22,7 @@ FOLDERS = {
     "export": "kvae/export",
     "serving": "kvae/serving",
 }
+PAGE_FILES = {path.name for path in (ROOT / "serving" / "page").iterdir()}
 PROJECTS = (ROOT / "pyproject.toml", ROOT / "serving" / "pyproject.toml")
 
 
@@ -72,6 +73,7 @@ def test_the_wheel_holds_every_module_of_every_folder(wheel: Path) -> None:
         for folder, installed in FOLDERS.items()
         for path in (ROOT / folder).glob("**/*.py")
     }
+    wanted |= {f"kvae/serving/page/{name}" for name in PAGE_FILES}
     assert wanted | {"kvae/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
 
 
@@ -97,7 +99,7 @@ def test_the_sampler_alone_writes_texts_and_takes_less_than_a_megabyte(
         [*command, str(tmp_path / "packages"), str(sampler_wheel)], check=True, capture_output=True
     )
     installed = [path for path in (tmp_path / "packages").rglob("*") if path.is_file()]
-    assert {path.name for path in installed} >= {"sampler.py", "page.html", "py.typed"}
+    assert {path.name for path in installed} >= {"sampler.py", "py.typed", *PAGE_FILES}
     assert {path.parent.name for path in installed if path.suffix == ".py"} == {"serving"}
     assert sum(path.stat().st_size for path in installed) < 1e6
     code = f"""

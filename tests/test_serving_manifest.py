@@ -303,6 +303,14 @@ CHOSEN: dict[str, tuple[Change, str]] = {
         at("training.deep", [[[[[[]]]]]]),
         "training.deep must be JSON whose brackets nest",
     ),
+    "a map outside the bundle": (
+        at("map", {"file": "../map.json", "size": 9, "sha256": "0" * 64}),
+        "map.file must be 'map.json'",
+    ),
+    "a map of a gigabyte": (
+        at("map", {"file": "map.json", "size": 2**30, "sha256": "0" * 64}),
+        "map.size must be a whole number from 1 to 8388608",
+    ),
     "another source": (at("training.source", "x"), "its training is"),
 }
 """What is changed, and what is said."""

@@ -7,11 +7,13 @@
 import { createReadStream } from "node:fs";
 import { cp, stat } from "node:fs/promises";
 import { createServer } from "node:http";
-import { dirname, extname, join, normalize } from "node:path";
+import { basename, dirname, extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
+/** The file of a bundle with held-out texts, which the page does not need and others should not get by accident. */
+const MAP = "map.json";
 const RUNTIME = "node_modules/onnxruntime-web/dist";
 /** Files that the page loads, as paths in this folder; their URLs have the same paths. */
 const PARTS = ["web", "kvae", `${RUNTIME}/ort.wasm.bundle.min.mjs`, `${RUNTIME}/ort-wasm-simd-threaded.wasm`];
@@ -27,6 +29,7 @@ const KINDS = {
 /** The file for a URL path, or undefined if it belongs to neither the page nor the bundle. */
 function fileOf(address, bundle) {
   const path = normalize(address).slice(1);
+  if (path === `bundle/${MAP}`) return undefined;
   if (path.startsWith("bundle/")) return join(bundle, path.slice("bundle/".length));
   const isPart = PARTS.some((part) => path === part || path.startsWith(`${part}/`));
   return isPart ? join(HERE, path.endsWith("/") ? `${path}index.html` : path) : undefined;
@@ -52,10 +55,11 @@ export async function serve(bundle, port) {
   return server;
 }
 
-/** Copies the page and the bundle to a folder; the page is at `FOLDER/web/`. */
+/** Copies the page and the bundle, without its map, to a folder; the page is at `FOLDER/web/`. */
 async function write(bundle, folder) {
   for (const part of PARTS) await cp(join(HERE, part), join(folder, part), { recursive: true });
-  await cp(bundle, join(folder, "bundle"), { recursive: true });
+  const filter = (file) => basename(file) !== MAP;
+  await cp(bundle, join(folder, "bundle"), { recursive: true, filter });
 }
 
 async function main(words) {

@@ -32,6 +32,11 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="store weights in eight bits: a quarter of the size, and faster for wide models",
     )
+    parser.add_argument(
+        "--no-map",
+        action="store_true",
+        help="leave out the map of the latent space, which contains up to 500 held-out texts",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,11 +62,14 @@ def run(options: argparse.Namespace) -> None:
             trained.evaluation,
             texts,
             options.int8,
+            not options.no_map,
         )
         report |= {"bundle": bundle}
+        if "map" in manifest:
+            say("map.json holds up to 500 held-out texts; --no-map leaves them out")
         report |= {
             name: manifest[name]
-            for name in ("endpoints", "parity", "quantization")
+            for name in ("endpoints", "parity", "quantization", "map")
             if name in manifest
         }
     if options.saved_model is not None:

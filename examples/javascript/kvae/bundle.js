@@ -93,7 +93,7 @@ function checkMetadata(file, endpoint, metadata, manifest) {
     said = undefined;
   }
   if (typeof said !== "object" || said === null) throw new BundleError(`${file}: its metadata are damaged; ${AGAIN}`);
-  const { endpoints, sha256: sum, ...shared } = manifest;
+  const { endpoints, map, sha256: sum, ...shared } = manifest;
   const wanted = { endpoint, ...shared };
   for (const name of new Set([...Object.keys(wanted), ...Object.keys(said)])) {
     if (!equal(said[name], wanted[name])) {

@@ -19,6 +19,8 @@ const ENDPOINTS = ["sampler", "encoder", "prior", "scorer", "expand", "step"];
 export const LARGEST_MANIFEST = 16 * 2 ** 20;
 /** Most bytes of a graph: 268 million weights in float32. */
 const LARGEST_GRAPH = 2 ** 30;
+/** Most bytes of the map of held-out texts, which only the page of `kvae serve` reads. */
+const LARGEST_MAP = 2 ** 23;
 /** Most tokens of a text, END included. */
 const LONGEST = 2 ** 16;
 
@@ -123,6 +125,7 @@ const DESCRIPTION = {
     texts: listOf(text(LARGEST_MANIFEST), 128),
   },
   endpoints: Object.fromEntries(ENDPOINTS.map((name) => [name, ENDPOINT])),
+  "map?": { file: oneOf("map.json"), size: whole(1, LARGEST_MAP), sha256: SHA256 },
   sha256: SHA256,
 };
 
