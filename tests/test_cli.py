@@ -542,10 +542,20 @@ VERIFIED = {
     "parity",
 }
 
+END = {
+    *("training_elbo", "rival_bits_per_character", "rival_order", "rival_texts", "temperature"),
+    *("ngram_order", "ngram_texts", "reconstructions", "edit_distances", "samples"),
+    *("greedy_samples", "real_texts", "shown_samples"),
+    *("reconstructed", "reconstructed.text", "reconstructed.reconstruction"),
+    *("reconstructed.nearest", "findings", "findings.about", "findings.good"),
+    *("findings.sentence", "findings.advice"),
+}
+"""The end of a run: texts, comparisons and findings."""
+
 KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     "train": (
         lambda at: ["train", "--resume", "--out", shutil.copytree(at.run, at.tmp / "again")],
-        {"run", "parameters"} | EVALUATION,
+        {"run", "parameters"} | EVALUATION | END,
     ),
     "evaluate": (
         lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],
