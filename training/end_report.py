@@ -152,7 +152,8 @@ def nearest_texts(run: Run, texts: Sequence[str], candidates: Sequence[str]) -> 
         table = np.zeros((len(of), len(run.alphabet)), np.float32)
         for row, text in zip(table, of, strict=True):
             np.add.at(row, run.alphabet.ids(text), 1.0)
-        return table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
+        norms = np.linalg.norm(table, axis=1, keepdims=True)
+        return np.asarray(table / np.maximum(norms, 1e-9))
 
     places = np.argmax(counts(texts) @ counts(candidates).T, axis=1)
     return [candidates[place] for place in places]
