@@ -162,6 +162,17 @@ def test_the_planned_length_fits_presets_with_and_without_code_and_auxiliary_los
     check_training(found)
 
 
+def test_a_small_file_is_not_read_so_often_that_its_texts_are_learned_by_heart(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "step_seconds", lambda prepared: 0.01)
+    said: list[str] = []
+    prepared = planned(base(file), set(), clock(30), Wishes(), said.append)
+    passes = (prepared.config.training.steps or 0) * 64 / len(prepared.train)
+    assert 4 < passes <= plan.MOST_PASSES
+    assert any("would learn texts by heart" in sentence for sentence in said)
+
+
 @pytest.mark.usefixtures("minute_steps")
 def test_too_few_minutes_are_refused_with_the_seconds_that_are_left(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"a step takes 60\.0; give more minutes"):

@@ -24,7 +24,7 @@ from kvae.texts.records import is_blank
 
 from .data.corpora import holds_lines_out, with_resolved_data
 from .data.lengths import LONGEST_AUTOMATIC, multiple_of_strides
-from .data.orders import batch_size_of
+from .data.orders import batch_size_of, steps_of_a_pass
 from .data.prepare import Prepared, prepare
 from .data.sources import training_source
 from .data.standard_input import with_kept_input
@@ -55,6 +55,11 @@ SAFETY = 0.92
 
 RAMP = 0.4
 """Fraction of a run in which the weight of the KL rises."""
+
+MOST_PASSES = 6
+"""Largest number of passes over the texts in a plan. On the 30,328 names of Unicode characters the
+held-out reconstruction was 10.3 nats after 4 passes, as in training, and 11.9 against 8.9 after 8.
+"""
 
 ALPHA_HOLD, ALPHA_DECAY = 0.5, 0.4
 """Fractions of a run before and in which the weight of the auxiliary loss falls to 0."""
@@ -291,19 +296,21 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
     batches = len(prepared.validation) / batch_size_of(prepared)
     validation = (EPOCHS + 1) * batches * seconds / 2  # no gradients, larger batches
     available = clock.seconds_left - END_SECONDS - validation
-    steps = int(SAFETY * available / seconds)
-    if steps < EPOCHS:
+    in_time = int(SAFETY * available / seconds)
+    steps = min(in_time, MOST_PASSES * steps_of_a_pass(prepared))
+    if in_time < EPOCHS:
         raise ConfigError(
             f"--minutes {clock.minutes:g}: {max(available, 0):.0f} seconds are left for training, "
             f"and a step takes {seconds:.1f}; give more minutes, or --steps"
         )
+    limit = "" if steps == in_time else f", but more than {steps:,} would learn texts by heart"
     ramp = int(RAMP * steps)
     cosine = prepared.config.training.learning_rate_schedule == "cosine"
     auxiliary = prepared.config.objective.alpha > 0
     return Choice(
         {
             "training.steps": steps,
-            "training.steps_per_epoch": -(-steps // EPOCHS),
+            "training.steps_per_epoch": max(-(-steps // EPOCHS), 1),
             "training.minutes": round(available / 60 + validation / 60, 2),
             "objective.ramp_start": 0,
             "objective.ramp_steps": ramp,
@@ -311,7 +318,7 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             "objective.alpha_decay_steps": int(ALPHA_DECAY * steps) if auxiliary else 0,
             "training.learning_rate_warmup": min(WARM_UP_STEPS, steps // 10) if cosine else 0,
         },
-        f"a step takes {1000 * seconds:.0f} ms, so that {steps:,} steps fit into "
-        f"{clock.minutes:g} minutes; the weight of the KL rises in the "
+        f"a step takes {1000 * seconds:.0f} ms, so that {in_time:,} steps fit into "
+        f"{clock.minutes:g} minutes{limit}; the weight of the KL rises in the "
         f"first {ramp:,}",
     )
