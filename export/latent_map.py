@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.components import main_components
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.latent_map import (
     MAX_CODE_SIZE,
@@ -68,19 +69,6 @@ def latent_map(sampler: Sampler, held_out: np.ndarray | None) -> dict[str, Any] 
         ),
         "points": points,
     }
-
-
-def main_components(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean (d,), the two main components (2, d) of length 1 and their shares of the variance
-    (2,) of codes (n, d). The largest entry of a component is positive, so that equal codes give
-    equal maps."""
-    mean = codes.mean(axis=0)
-    _, deviations, components = np.linalg.svd(codes - mean, full_matrices=False)
-    components = components[:2]
-    largest = np.abs(components).argmax(axis=1)
-    components = components * np.where(components[[0, 1], largest] < 0, -1.0, 1.0)[:, None]
-    total = max(float((deviations**2).sum()), np.finfo(float).tiny)
-    return mean, components, np.clip(deviations[:2] ** 2 / total, 0.0, 1.0)
 
 
 def informative_dimensions(

@@ -230,6 +230,23 @@ def made_once(
     return path
 
 
+@pytest.fixture
+def kvae(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command: exit code, standard output, standard error."""
+
+    from kvae.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """125 made-up names of three syllables, one a line."""

@@ -12,23 +12,6 @@ from typing import Any
 
 import pytest
 
-from kvae.cli import main
-
-
-@pytest.fixture
-def kvae(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
 
 def json_of(result: tuple[int, str, str]) -> Any:
     code, out, err = result

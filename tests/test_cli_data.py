@@ -11,7 +11,6 @@ import pyarrow.parquet
 import pytest
 
 from kvae import writing
-from kvae.cli import main
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import CONFIG
@@ -30,18 +29,6 @@ TEXTS = [f"{a} and {b}" for a in ("tea", "milk", "rum", "ale") for b in ("bread"
 def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KVAE_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
-
-
-@pytest.fixture
-def kvae(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command: exit code, standard output, standard error."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 def written(path: Path, content: str | bytes) -> Path:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvae.components import main_components
 from kvae.export.bundle import write_bundle
-from kvae.export.latent_map import informative_dimensions, latent_map, main_components
+from kvae.export.latent_map import informative_dimensions, latent_map
 from kvae.runs import load_run
 from kvae.serving import Sampler
 from kvae.serving.bundle import ENDPOINTS, read_bundle

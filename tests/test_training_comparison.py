@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from kvae.cli import main
 from kvae.configuration import Config
 from kvae.presets import preset
 from kvae.runs import load_run, write_json
@@ -197,18 +196,6 @@ def test_the_picture_has_a_point_for_each_evaluated_run(
     with pytest.raises(ConfigError, match="nothing to draw"):
         draw_rate_and_distortion(results(runs[2:]), tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
-
-
-@pytest.fixture
-def kvae(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command: exit code, standard output, standard error."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 def test_the_command_prints_a_row_for_each_run(kvae: Any, tmp_path: Path) -> None:

@@ -163,16 +163,26 @@ def top_level(model: TextVAE) -> str:
 
 
 def state_of_code(logs: Mapping[str, Any], top: str) -> str:
-    """`UNUSED`, `EMPTY` or `USED`, by the metrics of held-out texts; `USED` if one is NaN.
+    """`judged` for the metrics of held-out texts; `top` is the name of the KL of the top level.
 
-    `top` is the name of the KL of the top level. Information about it cannot exceed its KL, nor the
-    ceiling of the estimate. Without these two in `logs`, the whole KL is taken and no ceiling.
+    Without that KL or the ceiling in `logs`, the whole KL is taken and no ceiling.
     """
     kl, active, information = (logs[name] for name in LATENT_METRICS)
+    ceiling = logs.get("val_mutual_information_ceiling", math.inf)
+    return judged(kl, active, information, logs.get(top, kl), ceiling)
+
+
+def judged(
+    kl: float, active: float, information: float, kl_of_top: float, ceiling: float = math.inf
+) -> str:
+    """`UNUSED`, `EMPTY` or `USED`: what KL, active units and information say of a code; `USED` if
+    one is NaN.
+
+    Information about the top level cannot exceed its KL, nor the ceiling of the estimate.
+    """
     if kl < NEAR_ZERO and active == 0 and information < NEAR_ZERO:
         return UNUSED
-    kl_of_top = logs.get(top, kl)
-    possible = min(kl_of_top, logs.get("val_mutual_information_ceiling", math.inf))
+    possible = min(kl_of_top, ceiling)
     return EMPTY if kl_of_top > EMPTY_KL and information < EMPTY_SHARE * possible else USED
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kvae.components import main_components
 from kvae.decoding import at_temperature, greedy
 from kvae.runs import METRICS, REPORT, Run, write_json
 
@@ -192,18 +193,17 @@ def sample_report(
 
 
 def latent_map(run: Run, data: HeldOut) -> dict[str, Any]:
-    """Posterior means of held-out texts on their two principal axes, (N, 2), with their texts,
-    lengths and labels; {} without a code."""
-    if not run.model.hierarchy.shapes:
+    """Posterior means of held-out texts on their two main components, (N, 2), with their texts,
+    lengths and labels; {} without a code of at least two numbers, or for fewer than two texts."""
+    if run.model.hierarchy.size < 2 or len(data.texts) < 2:
         return {}
     places = evenly_spaced(np.arange(len(data.texts)), POINTS)
     attribute = None if data.attribute is None else data.attribute[places]
     means = collect(run.model.in_float32(), data.rows[places], attribute=attribute)["mean"]
-    centred = means - means.mean(axis=0)
-    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    centre, components, shares = main_components(means)
     return {
-        "points": centred @ axes[:2].T,
-        "explained": float((spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-12)),
+        "points": (means - centre) @ components.T,
+        "explained": float(shares.sum()),
         "texts": [data.texts[place] for place in places],
         "lengths": lengths_of(data.rows[places]),
         "labels": None

@@ -3,14 +3,11 @@ good, and what to do next."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SHARE_USED = 0.3
-"""A code is used if its information is at least this share of its KL, or of the largest value that
-the estimate can have."""
+from .alarm import EMPTY, UNUSED, judged
 
 GOOD_SAMPLES = 1.25
 """Samples are good if their reverse perplexity is at most this multiple of that of real texts."""
@@ -44,20 +41,22 @@ def findings(report: Mapping[str, Any]) -> list[Finding]:
 
 def code_use(report: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the code is used: information and active units, not KL alone."""
-    if "mutual_information" not in report:
+    if "mutual_information_ceiling" not in report:
         return
     information, kl = report["mutual_information"], report["kl"]
-    units, ceiling = report["active_units"], math.log(report["mutual_information_texts"])
-    possible = min(kl, ceiling)
+    units, ceiling = report["active_units"], report["mutual_information_ceiling"]
+    levels = [name for name in report if name.startswith("kl_level_")]
+    kl_of_top = report[max(levels, key=lambda name: int(name.rsplit("_", 1)[1]))] if levels else kl
+    state = judged(kl, units, information, kl_of_top, ceiling)
     numbers = (
         f"{information:.1f} nats of information at a KL of {kl:.1f} nats, {units} active units; "
         f"the estimate cannot exceed {ceiling:.1f}"
     )
-    if kl < 0.1 or (information < 0.1 and not units):
+    if state == UNUSED:
         yield Finding(
             "code", False, f"The latent code is not used ({numbers}).", "--goal reconstruction"
         )
-    elif information < SHARE_USED * possible:
+    elif state == EMPTY:
         yield Finding(
             "code",
             False,

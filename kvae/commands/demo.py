@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import Commands, add_command, overwrite_argument
 from .heavy_imports import heavy_imports
 from .output import program, say
-from .reports import evaluation_table, parity_line
+from .reports import GREEDY_SAMPLES, evaluation_table, pair, parity_line, section
 
 if TYPE_CHECKING:
     from kvae.configuration import Config
@@ -80,7 +80,7 @@ def report(trained: Run, prepared: Prepared) -> None:
     originals = trained.alphabet.decode(evenly_spaced(prepared.validation, 5))
 
     print_bounds(trained.evaluation, baselines)
-    section("Verified bundle")
+    print("\n" + section("Verified bundle"))
     print(parity_line(verification["parity_at_export"]))
     print_texts(Sampler.load(bundle), originals)
     print_next_steps(trained.path, bundle)
@@ -99,7 +99,7 @@ def ngram_bounds(prepared: Prepared) -> dict[int, float]:
 
 def print_bounds(evaluation: Mapping[str, Any], baselines: Mapping[int, float]) -> None:
     """Print the evaluation, and compare our bound with the n-gram models."""
-    section(f"Held-out {CORPUS}")
+    print("\n" + section(f"Held-out {CORPUS}"))
     print(evaluation_table(evaluation))
     bits = evaluation["bits_per_character"]
     print(
@@ -115,18 +115,16 @@ def print_bounds(evaluation: Mapping[str, Any], baselines: Mapping[int, float]) 
 
 def print_texts(sampler: Sampler, originals: list[str]) -> None:
     """Print samples, reconstructions and an interpolation."""
-    section("Ten samples, greedy: all variety comes from the latent code")
-    print("\n".join(sampler.sample(10, seed=0, greedy=True)))
-    section("Five held-out names and their reconstructions")
+    print("\n" + section(GREEDY_SAMPLES, sampler.sample(10, seed=0, greedy=True)))
     pairs = zip(originals, sampler.reconstruct(originals), strict=True)
-    print("\n".join(f"{text}\n  -> {reconstruction}" for text, reconstruction in pairs))
-    section(f"From {INTERPOLATION_ENDS[0]} to {INTERPOLATION_ENDS[1]}")
-    print("\n".join(sampler.interpolate(*INTERPOLATION_ENDS)))
+    print("\n" + section("Five held-out names and their reconstructions", map(pair, pairs)))
+    walk = sampler.interpolate(*INTERPOLATION_ENDS)
+    print("\n" + section(f"From {INTERPOLATION_ENDS[0]} to {INTERPOLATION_ENDS[1]}", walk))
 
 
 def print_next_steps(run_folder: Path, bundle: Path) -> None:
     """Print commands to try with the new run and bundle."""
-    section("Next")
+    print("\n" + section("Next"))
     print(
         f"TensorBoard logs are in {run_folder}/logs, the learning curves in "
         f"{run_folder}/report/curves.png. Try:\n"
@@ -135,8 +133,3 @@ def print_next_steps(run_folder: Path, bundle: Path) -> None:
     print(f"  {program('kvae')} serve {bundle}")
     print(f"  {program('tensorboard')} --logdir {run_folder}/logs")
     print(f"  {program('kvae')} train --data YOUR_FILE.txt --out runs/mine")
-
-
-def section(title: str) -> None:
-    """Print a heading of the report."""
-    print(f"\n{title}\n{'-' * len(title)}")

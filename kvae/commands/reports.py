@@ -71,16 +71,17 @@ def quantization_line(record: Mapping[str, Any]) -> str:
     )
 
 
+GREEDY_SAMPLES = "Ten samples, greedy: all variety comes from the latent code"
+"""Title of greedy samples."""
+
+
 def end_sections(report: Mapping[str, Any]) -> Iterator[str]:
     """The texts and the findings of `kvae.training.end_report`, each with a heading."""
     if "reconstructed" in report:
-        rows = (
-            f"{one_line(row['text'])}\n  -> {one_line(row['reconstruction'])}"
-            for row in report["reconstructed"]
-        )
-        yield section("Held-out texts and their reconstructions", rows)
+        pairs = ((row["text"], row["reconstruction"]) for row in report["reconstructed"])
+        yield section("Held-out texts and their reconstructions", map(pair, pairs))
     headings = {
-        "greedy_samples": "Samples, greedy: all variety comes from the latent code",
+        "greedy_samples": GREEDY_SAMPLES,
         "samples": f"Samples at temperature {report.get('temperature', 1.0):g}, which is closest "
         "to the corpus",
     }
@@ -98,7 +99,13 @@ def end_sections(report: Mapping[str, Any]) -> Iterator[str]:
         yield section("What this means", rows)
 
 
-def section(title: str, lines: Iterable[str]) -> str:
+def pair(texts: tuple[str, str]) -> str:
+    """A text and its reconstruction below it."""
+    text, reconstruction = map(one_line, texts)
+    return f"{text}\n  -> {reconstruction}"
+
+
+def section(title: str, lines: Iterable[str] = ()) -> str:
     """Lines below an underlined title."""
     return "\n".join([title, "-" * len(title), *lines])
 

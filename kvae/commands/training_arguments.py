@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .arguments import Commands, Run, add_command, table_arguments
@@ -133,22 +134,24 @@ def with_arguments(config: Config, options: argparse.Namespace) -> Config:
     settings = data_settings(options) | training_settings(options)
     if options.epochs is not None:
         settings["training.steps"] = None  # a stored run may have been given in steps
-    if (
-        options.labels or options.label_column
-    ):  # a preset may hide some labels; all labels of the user are used
-        settings["data.labelled_fraction"] = 1.0
     return config.with_settings({**settings, **dict(map(parse_setting, options.set))})
 
 
 def training_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the arguments of the training give, by dotted name."""
-    flags = {
-        "training.epochs": options.epochs,
-        "training.steps": options.steps,
-        "training.batch_size": options.batch_size,
-        "training.seed": options.seed,
-        "training.devices": options.devices,
-    }
+    return given_only(
+        {
+            "training.epochs": options.epochs,
+            "training.steps": options.steps,
+            "training.batch_size": options.batch_size,
+            "training.seed": options.seed,
+            "training.devices": options.devices,
+        }
+    )
+
+
+def given_only(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that the command line gives."""
     return {key: value for key, value in flags.items() if value is not None}
 
 
@@ -162,18 +165,19 @@ def given_settings(options: argparse.Namespace) -> set[str]:
 
 def data_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the arguments of the data give, by dotted name."""
-    flags = {
-        "data.source": options.data,
-        "data.format": options.format,
-        "data.column": options.column,
-        "data.label_column": options.label_column,
-        "model.tokenizer": options.tokenizer,
-        "data.vocabulary": options.vocabulary,
-        "data.validation": options.validation,
-        "data.labels": options.labels,
-        "data.validation_labels": options.validation_labels,
-    }
-    settings = {key: value for key, value in flags.items() if value is not None}
+    settings = given_only(
+        {
+            "data.source": options.data,
+            "data.format": options.format,
+            "data.column": options.column,
+            "data.label_column": options.label_column,
+            "model.tokenizer": options.tokenizer,
+            "data.vocabulary": options.vocabulary,
+            "data.validation": options.validation,
+            "data.labels": options.labels,
+            "data.validation_labels": options.validation_labels,
+        }
+    )
     if options.labels or options.label_column:  # a preset may hide some; all of the user's are used
         settings["data.labelled_fraction"] = 1.0
     return settings
