@@ -140,6 +140,25 @@ def test_a_plan_does_not_contradict_what_the_user_chose(case: str, file: Path) -
 
 
 @pytest.mark.usefixtures("minute_steps")
+def test_lines_of_a_fixed_length_keep_their_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "fixed.txt"
+    path.write_text("\n".join(f"the cat {number:04} is old" for number in range(400)))
+    config = base(path).with_settings({"data.mode": "fixed", "model.expander": "repeat"})
+    given = {"data.mode", "model.expander"}
+    found = planned(config, given, clock(30), Wishes(), lambda text: None).config
+    assert found.model.tokenizer == "char"
+    assert found.model.length == len("the cat 0000 is old")
+
+
+@pytest.mark.usefixtures("minute_steps")
+def test_jax_compiles_one_step_for_all_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "backend", lambda: "jax")
+    found = planned(base(file), set(), clock(30), Wishes(), lambda text: None).config
+    assert found.training.jit_compile
+    assert not found.training.length_buckets
+
+
+@pytest.mark.usefixtures("minute_steps")
 def test_a_preset_keeps_its_settings_and_gets_a_ramp_that_fits_the_run(file: Path) -> None:
     given = set(dotted_keys()) - STEP_SETTINGS
     config = base(file).with_settings({"data.too_long": "drop", "model.length": 64})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from keras.config import backend
 
 from kvae.configuration import Config
 from kvae.misfits import check_training
@@ -32,8 +33,9 @@ from .data.tokenizers import counting_alphabet
 from .messages import Say
 from .step_timing import step_seconds
 
-TEXTS_LOOKED_AT = 20_000
-"""Number of texts at the beginning of the corpus that the plan is made from."""
+TEXTS_LOOKED_AT, TEXTS_MEASURED = 20_000, 5000
+"""Number of texts at the beginning of the corpus that the plan is made from, and of those of them
+whose lengths are counted."""
 
 RATES = {"generation": 5.0, "balanced": 10.0, "reconstruction": 60.0}
 """Nats that the code carries, by goal (the rate of Prokhorov et al. 2019)."""
@@ -153,7 +155,8 @@ def chosen(config: Config, given: Collection[str], wishes: Wishes, say: Say) -> 
     texts, is_whole = first_texts(config)
     if not texts:
         return config  # `prepare` says what is wrong
-    if not OF_TOKENS & set(given) and config.model.tokenizer == "char":
+    may_choose_tokens = config.model.tokenizer == "char" and not config.data.reading.is_fixed
+    if may_choose_tokens and not OF_TOKENS & set(given):
         config = with_choice(config, tokens(config, texts, wishes), given, say)
     config = with_choice(config, sizes(config, texts, wishes), given, say)
     if not OF_THE_RATE & set(given) and has_one_vector(config):
@@ -223,16 +226,25 @@ def tokens(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
 
 
 def lengths(config: Config, texts: Sequence[str]) -> Choice:
-    """T from the 99th percentile of the lengths in tokens."""
+    """T from the 99th percentile of the lengths in tokens.
+
+    JAX gets no batches of similar length, because it compiles the step again for every length.
+    """
     alphabet = counting_alphabet(config, lambda: iter(texts))
-    counts = np.sort([alphabet.count(text) for text in texts[:5000]])
+    measured = texts[:: -(-len(texts) // TEXTS_MEASURED)]
+    counts = np.sort([alphabet.count(text) for text in measured])
     wanted = int(counts[min(len(counts) - 1, int(0.99 * len(counts)))]) + 1
     length = min(multiple_of_strides(config, wanted), LONGEST_AUTOMATIC)
+    buckets = backend() == "tensorflow"
+    batches = "; batches have texts of similar length" if buckets else ""
     return Choice(
-        {"model.length": length, "data.too_long": "cut", "training.length_buckets": True}
-        | {"objective.count_padding": False},
-        f"{length} positions hold 99 % of the texts, longer ones are cut; batches have texts of "
-        "similar length",
+        {
+            "model.length": length,
+            "data.too_long": "cut",
+            "objective.count_padding": False,
+            "training.length_buckets": buckets,
+        },
+        f"{length} positions hold 99 % of the texts, longer ones are cut{batches}",
     )
 
 
@@ -250,7 +262,8 @@ def sizes(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
             "training.batch_size": 64,
             "training.learning_rate": 5e-3,
             "training.frequency_bias": True,
-            "training.jit_compile": False,
+            # TensorFlow's plain graphs take batches of any length; on JAX, false is for debugging.
+            "training.jit_compile": backend() != "tensorflow",
         },
         f"a model that learns in minutes on a CPU, with a code of {latent} numbers",
     )
