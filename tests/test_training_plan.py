@@ -16,12 +16,13 @@ from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.misfits import check_slots, check_training
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
-from kvae.training import plan
+from kvae.training import plan, step_timing
+from kvae.training.data.prepare import prepare
 from kvae.training.initial_bias import set_biases_to_frequencies
 from kvae.training.plan import STEP_SETTINGS, Clock, Wishes, planned, rate, sizes, tokens
 from kvae.training.step_callbacks import ProgressLines, TimeLimit, since
 
-from .conftest import small_model
+from .conftest import SMALL_SETTINGS, small_model
 
 WORDS = [
     *("the", "a", "cat", "dog", "bird", "sees", "likes", "finds"),
@@ -196,6 +197,21 @@ def test_a_small_file_is_not_read_so_often_that_its_texts_are_learned_by_heart(
 def test_too_few_minutes_are_refused_with_the_seconds_that_are_left(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"a step takes 60\.0; give more minutes"):
         planned(base(file), set(), clock(2), Wishes(), lambda text: None)
+
+
+def test_a_step_is_timed_as_training_runs_it_and_slow_steps_are_few(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_timing, "SECONDS", 1e-9)
+    config = base(file).with_settings({**SMALL_SETTINGS, "data.too_long": "drop"})
+    ends = list[int]()
+    monkeypatch.setattr(
+        step_timing.StepTimes,
+        "on_train_end",
+        lambda self, logs=None: ends.append(len(self.ends)),
+    )
+    assert 0 < step_timing.step_seconds(prepare(config)) < 10
+    assert ends == [step_timing.WARM_UP + 1]
 
 
 def test_a_time_limit_ends_training_with_the_step_it_falls_into() -> None:

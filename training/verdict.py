@@ -144,7 +144,7 @@ def rival(report: Mapping[str, Any]) -> Iterator[Finding]:
             "rival",
             False,
             f"The bound is higher than that of {name} ({numbers}).",
-            "more --minutes",
+            "--goal generation",
         )
 
 
