@@ -525,15 +525,19 @@ VERIFIED = {
     "parity",
 }
 
-END = {
-    *("training_elbo", "rival_bits_per_character", "rival_order", "rival_texts", "temperature"),
-    *("ngram_order", "ngram_texts", "reconstructions", "edit_distances", "samples"),
-    *("greedy_samples", "real_texts", "shown_samples"),
-    *("reconstructed", "reconstructed.text", "reconstructed.reconstruction"),
-    *("reconstructed.nearest", "findings", "findings.about", "findings.good"),
-    *("findings.sentence", "findings.advice"),
+FINDINGS = {
+    *("rival_bits_per_character", "rival_order", "rival_texts", "findings", "findings.about"),
+    *("findings.good", "findings.sentence", "findings.advice"),
 }
-"""The end of a run: texts, comparisons and findings."""
+"""What the numbers mean, beside an n-gram model."""
+
+END = FINDINGS | {
+    *("training_elbo", "temperature", "ngram_order", "ngram_texts", "reconstructions"),
+    *("edit_distances", "samples", "greedy_samples", "real_texts", "shown_samples"),
+    *("reconstructed", "reconstructed.text", "reconstructed.reconstruction"),
+    "reconstructed.nearest",
+}
+"""The end of a run: texts and comparisons too."""
 
 KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     "train": (
@@ -542,7 +546,7 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     ),
     "evaluate": (
         lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],
-        {"run", "data"} | EVALUATION | TEXTS,
+        {"run", "data"} | EVALUATION | TEXTS | FINDINGS,
     ),
     "export": (
         lambda at: ["export", at.run, at.tmp / "bundle", "--int8"],

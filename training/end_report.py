@@ -43,6 +43,9 @@ SHOWN_RECONSTRUCTIONS, SHOWN_SAMPLES = 5, 10
 MEASURED = 200
 """Number of held-out texts and of samples that are measured."""
 
+RIVAL_TEXTS = 2000
+"""Largest number of held-out texts that the n-gram model is measured on."""
+
 CANDIDATES = 5000
 """Number of training texts among which the nearest one is looked for."""
 
@@ -65,19 +68,9 @@ def end_report(run: Run, data: HeldOut, training_texts: Sequence[str], say: Say)
     report = {**run.evaluation, **training_bound(run)}
     step = compiled_step(run.model.head)
     ended = run.config.data.reading.has_end
-    texts = texts_for_ngram(training_texts, ended)
     say("comparing with a character n-gram model and with real texts")
-    symbols = len(set("".join([*texts, *data.texts]))) + ended
-    rival = NGram.fit(texts, ORDER, symbols, ended)
-    measured = evenly_spaced_texts(data.texts, 10 * MEASURED)
-    report |= {
-        "rival_bits_per_character": rival.mean_nats(measured)
-        * len(measured)
-        / character_count(measured, ended)
-        / math.log(2),
-        "rival_order": ORDER,
-        "rival_texts": len(texts),
-    }
+    rival = rival_of(training_texts, data.texts, ended)
+    report |= rival_report(rival, training_texts, data.texts)
     if run.model.hierarchy.shapes:
         say(f"reconstructing {min(MEASURED, len(data.texts))} held-out texts")
         report |= reconstruction_report(run, data, training_texts, step)
@@ -89,6 +82,27 @@ def end_report(run: Run, data: HeldOut, training_texts: Sequence[str], say: Say)
         page(run, report, latent_map(run, data)), encoding="utf-8"
     )
     return report
+
+
+def rival_of(training_texts: Sequence[str], texts: Sequence[str], ended: bool) -> NGram:
+    """The character n-gram model of training texts, with the symbols of `texts` too."""
+    known = texts_for_ngram(training_texts, ended)
+    return NGram.fit(known, ORDER, len(set("".join([*known, *texts]))) + ended, ended)
+
+
+def rival_report(
+    rival: NGram, training_texts: Sequence[str], texts: Sequence[str]
+) -> dict[str, float]:
+    """Bits per character of the n-gram model on at most `RIVAL_TEXTS` of the texts, its order, and
+    the number of its training texts."""
+    measured = evenly_spaced_texts(texts, RIVAL_TEXTS)
+    nats = rival.mean_nats(measured) * len(measured)
+    characters = character_count(measured, rival.end_marks)
+    return {
+        "rival_bits_per_character": nats / characters / math.log(2),
+        "rival_order": rival.order,
+        "rival_texts": len(texts_for_ngram(training_texts, rival.end_marks)),
+    }
 
 
 def held_out_of(prepared: Prepared) -> HeldOut:

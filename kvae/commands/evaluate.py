@@ -11,7 +11,7 @@ from kvae.texts.formats import AUTO, FORMATS
 from .arguments import Commands, add_command, table_arguments
 from .heavy_imports import heavy_imports
 from .output import say, show
-from .reports import evaluation_table, text_tables
+from .reports import end_sections, evaluation_table, text_tables
 from .run_folders import open_run, training_texts
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ def run(options: argparse.Namespace) -> None:
         from kvae.training.data.corpora import entropy_of
         from kvae.training.data.prepare import held_out
         from kvae.training.data.stores import remember_user
+        from kvae.training.end_report import rival_of, rival_report
         from kvae.training.evaluation import evaluate
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count
+        from kvae.training.verdict import findings
     trained = open_run(options.run_folder)
     config = trained.config
     if options.too_long is not None:
@@ -103,16 +105,14 @@ def run(options: argparse.Namespace) -> None:
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
     entropy = entropy_of(config) if options.data is None else None
     report |= {} if entropy is None else {"entropy": entropy}
-    report |= text_report(
-        trained,
-        data,
-        training_texts(trained),
-        options.texts,
-        options.samples,
-        options.seed,
-        say,
-    )
-    show(options, report, "\n\n".join([evaluation_table(report), *text_tables(report)]))
+    known = training_texts(trained)
+    report |= text_report(trained, data, known, options.texts, options.samples, options.seed, say)
+    if known:
+        rival = rival_of(known, data.texts, config.data.reading.has_end)
+        report |= rival_report(rival, known, data.texts)
+    report["findings"] = [vars(finding) for finding in findings(report)]
+    sections = [evaluation_table(report), *text_tables(report), *end_sections(report)]
+    show(options, report, "\n\n".join(sections))
 
 
 def format_of_run(config: Config) -> str:
