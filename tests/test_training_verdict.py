@@ -98,3 +98,15 @@ def test_a_language_model_is_judged_without_a_code() -> None:
         and name not in ("edit_distances", "greedy_samples")
     }
     assert [finding.about for finding in findings(report)] == ["samples", "rival"]
+
+
+ALONE = sorted({*GOOD} - {"kl", "mutual_information", "active_units", "rival_order", "rival_texts"})
+"""The numbers that may be missing while those beside them are there."""
+
+
+@pytest.mark.parametrize("name", [*ALONE, None])
+def test_a_number_that_is_missing_is_left_out_of_the_verdict(name: str | None) -> None:
+    """An evaluation that is not finite is stored without its numbers."""
+    report = {key: value for key, value in GOOD.items() if name is not None and key != name}
+
+    assert all(finding.good for finding in findings(report))

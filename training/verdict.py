@@ -129,9 +129,9 @@ def samples(report: Mapping[str, Any]) -> Iterator[Finding]:
 
 def rival(report: Mapping[str, Any]) -> Iterator[Finding]:
     """The bound beside that of a character n-gram model on the same texts."""
-    if "rival_bits_per_character" not in report:
+    ours, theirs = report.get("bits_per_character"), report.get("rival_bits_per_character")
+    if ours is None or theirs is None:
         return
-    ours, theirs = report["bits_per_character"], report["rival_bits_per_character"]
     numbers = f"{ours:.3f} bits a character against {theirs:.3f}"
     name = (
         f"a character n-gram model of order {report['rival_order']} of "
@@ -150,8 +150,8 @@ def rival(report: Mapping[str, Any]) -> Iterator[Finding]:
 
 def overfitting(report: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether held-out texts are much harder than training texts."""
-    training, held_out = report.get("training_elbo"), report["elbo"]
-    if training and held_out > (1 + OVERFIT_SHARE) * training:
+    training, held_out = report.get("training_elbo"), report.get("elbo")
+    if training and held_out and held_out > (1 + OVERFIT_SHARE) * training:
         yield Finding(
             "overfitting",
             False,
