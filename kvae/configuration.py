@@ -91,6 +91,9 @@ class ModelConfig(Section):
     head_reads: Literal["steps", "state", "both"] = "steps"
     """Where a recurrent head reads the features: every step, its initial state (Bowman et al.
     2016), or both."""
+    head_skip: bool = False
+    """Whether a recurrent head adds a linear map of the features to its outputs before the
+    classifier, a skip connection (Dieng et al. 2019)."""
     head_layer_normalization: bool = True
     head_dropout: float = bounded(0.0, 0.0, 0.95)
     """Dropout rate of a recurrent head's token embeddings and of its outputs before the classifier

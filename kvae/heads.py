@@ -162,13 +162,20 @@ class TiedClassifier(layers.Layer):
         return ops.matmul(outputs, ops.transpose(vectors)) + self.bias
 
 
+def joined(outputs: Tensor, skipped: Tensor | None) -> Tensor:
+    """Outputs of a head plus what a skip connection adds to them, if there is one."""
+    return outputs if skipped is None else outputs + skipped
+
+
 class RecurrentHead(layers.Layer):
     """Recurrent head. `head_reads` says where it reads the features: at every step with the
     previous token (Semeniuta et al. 2017, fig. 2b), in its initial state (Bowman et al. 2016), or
     in both.
 
     The features of all positions are known in advance, so one matrix product outside the recurrence
-    projects them to the gates. A previous token adds one row of an embedding.
+    projects them to the gates. A previous token adds one row of an embedding. With `head_skip` the
+    product has `units` more columns, which are added to the outputs of the recurrence (Dieng et al.
+    2019).
     """
 
     def __init__(
@@ -178,7 +185,9 @@ class RecurrentHead(layers.Layer):
         self.units = config.head_units
         width = cell.gates * self.units
         self.width = width
-        self.read_features = feature_reader(config, width) if config.head_reads != "state" else None
+        self.skip = config.head_skip
+        read = width + self.units if self.skip else width
+        self.read_features = feature_reader(config, read) if config.head_reads != "state" else None
         self.read_state = (
             layers.Dense(self.units, name="read_state") if config.head_reads != "steps" else None
         )
@@ -204,8 +213,8 @@ class RecurrentHead(layers.Layer):
         self.built = True
 
     def project(self, features: Tensor) -> Tensor:
-        """Project features (B, T, C) to the gates (B, T, gates); zeros (B, T, 1) if the head reads
-        no features per step."""
+        """Project features (B, T, C) to the gates (B, T, gates), followed by `units` columns of the
+        skip connection, if any; zeros (B, T, 1) if the head reads no features per step."""
         return (
             zero_features(features, self.compute_dtype)
             if self.read_features is None
@@ -227,13 +236,22 @@ class RecurrentHead(layers.Layer):
     def step(
         self, projected: Tensor, previous: Tensor, state: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        hidden, state = self.recurrence.cell(self.read(projected, previous), state)
-        return self.logits(hidden), state
+        gates, skipped = self.parted(projected)
+        hidden, state = self.recurrence.cell(self.read(gates, previous), state)
+        return self.logits(joined(hidden, skipped)), state
 
     def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
-        inputs = self.read(self.project(features), previous, training)
+        gates, skipped = self.parted(self.project(features))
+        inputs = self.read(gates, previous, training)
         hidden = over_positions(self.recurrence, inputs, self.initial_state(features), training)
-        return self.logits(self.dropout(hidden, training=training))
+        return self.logits(self.dropout(joined(hidden, skipped), training=training))
+
+    def parted(self, projected: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Projected features as those of the gates and those of the skip connection, if any."""
+        if not self.skip:
+            return projected, None
+        gates, skipped = ops.split(projected, [self.width], axis=-1)
+        return gates, skipped
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) in float32 of outputs (..., units)."""

@@ -244,6 +244,12 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             "dense latent and expander 'repeat'; use 'steps' or 'both'",
         ),
         (
+            model.head_skip
+            and not (model.head_reads != "state" and (model.has_code or model.attributes)),
+            "model.head_skip adds the features of each position to the outputs of the head, which "
+            "needs a code or a label, and model.head_reads 'steps' or 'both'; set it to false",
+        ),
+        (
             model.posterior == "batch_normalized" and model.posterior_scale == 0,
             "model.posterior_scale is 0: all posterior means would be equal; give a number above 0",
         ),

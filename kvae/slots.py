@@ -120,7 +120,14 @@ EXPANDERS: dict[str, Expander] = {
 
 HEAD_SIZES = ("head_units", "head_layer_normalization")
 RECURRENT_HEAD = Head(
-    reads=(*HEAD_SIZES, "head_embedding", "head_reads", "head_dropout", "tied_embeddings"),
+    reads=(
+        *HEAD_SIZES,
+        "head_embedding",
+        "head_reads",
+        "head_skip",
+        "head_dropout",
+        "tied_embeddings",
+    ),
     bounded_state=True,
 )
 CONVOLUTIONAL_HEAD = Head(

@@ -25,6 +25,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "encoder_embedding": 5,
         "head": "gru",
         "head_reads": "both",
+        "head_skip": True,
     },
     "language model": {**REPEAT, "encoder": "none", "latent": "none"},
     "tied LSTM VAE": {
