@@ -200,8 +200,10 @@ def read_vocabulary(path: Path) -> Alphabet:
 def read_epochs(metrics: Path) -> list[dict[str, Any]]:
     """The records of complete epochs in a metrics file; metrics that were not finite are None.
 
-    Raises `ModelError`.
+    There are none, and maybe no file, before the first epoch has ended. Raises `ModelError`.
     """
+    if not metrics.exists():
+        return []
     try:
         records = [parse_json(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     except (ValueError, RecursionError) as error:

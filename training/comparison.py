@@ -153,8 +153,7 @@ def state_of(folder: Path, evaluation: Mapping[str, Any]) -> str:
 
 def training_in(folder: Path) -> dict[str, Any]:
     """Steps and minutes of training up to the last complete epoch, None before the first."""
-    file = folder / METRICS
-    last = (read_epochs(file) if file.exists() else [])[-1:]
+    last = read_epochs(folder / METRICS)[-1:]
     seconds = last[0].get("seconds") if last else None
     return {
         "steps": last[0].get("step") if last else None,

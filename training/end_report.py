@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from kvae.components import main_components
 from kvae.decoding import at_temperature, greedy
-from kvae.runs import METRICS, REPORT, Run, write_json
+from kvae.runs import METRICS, REPORT, Run, read_epochs, write_json
 
 from .data.orders import lengths_of
 from .data.prepare import HeldOut, Prepared
@@ -127,8 +126,7 @@ def training_sample(prepared: Prepared) -> list[str]:
 
 def training_bound(run: Run) -> dict[str, float]:
     """The bound on training texts in the last epoch, {} if there is none."""
-    lines = (run.path / METRICS).read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1]) if lines else {}
+    *_, last = {}, *read_epochs(run.path / METRICS)
     return {"training_elbo": last["elbo"]} if "elbo" in last else {}
 
 

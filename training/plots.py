@@ -24,8 +24,6 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
     Draws nothing if no epoch has ended.
     """
-    if not metrics.exists():
-        return
     records = read_epochs(metrics)
     if not records:
         return
