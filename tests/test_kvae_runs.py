@@ -326,6 +326,7 @@ def test_curves_have_gaps_where_metrics_were_no_numbers(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, lines)))
     assert [record["step"] for record in read_epochs(file)] == [1, 2]
     assert np.isnan(points(read_epochs(file), "elbo")).tolist() == [True, False]
+    assert read_epochs(file.with_name("missing.jsonl")) == []
     plot_curves(file, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").is_file()
 
