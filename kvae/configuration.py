@@ -178,6 +178,9 @@ class ObjectiveConfig(Section):
     """Weight of the distance between the aggregated posterior's moments and those of the prior, in
     nats (after DIP-VAE-II, Kumar et al. 2018). KL that says nothing about the text then costs,
     also where KL is free."""
+    bag_of_words: float = bounded(0.0, 0.0)
+    """Weight of a loss for which the code alone predicts the tokens of the text in any order
+    (Zhao et al. 2017)."""
     input_dropout: float = bounded(0.0, 0.0, 1.0)
     """Fraction of previous tokens hidden from the head (Bowman et al. 2016). 1: a decoder without
     history."""

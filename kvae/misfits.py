@@ -274,6 +274,11 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             "or auxiliary to true",
         ),
         (
+            objective.bag_of_words > 0 and not model.has_code,
+            "objective.bag_of_words: a language model has no code that predicts tokens; set it to "
+            "0",
+        ),
+        (
             free_bits_per_dimension and not prior.kl_of_dimensions,
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each "
             "dimension; use 'total'",

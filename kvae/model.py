@@ -48,6 +48,7 @@ class TextVAE(keras.Model):
 
         logits              (B, T, V)  teacher-forced: position t depends on z and earlier tokens
         auxiliary_logits    (B, T, V)  from the features of the expander alone, if configured
+        bag_logits          (B, V)     of the tokens in any order from the code alone, if configured
         mean, log_variance  (B, d)     posterior q(z|x); in a ladder given the sample above it
         z                   (B, d)     a sample of the posterior
         kl_level_0, ...     (B,)       KL(q(z|x) || p(z)) of each level, nats, bottom first
@@ -96,7 +97,8 @@ class TextVAE(keras.Model):
         self.encoder_updates = self.counter("encoder_updates", objective.encoder_updates)
         names = ["loss", "reconstruction", "kl", *kl_names(outputs)]
         names += ["auxiliary"] if model.auxiliary else []
-        names += [name for name in ("mmd", "moments") if getattr(objective, name)]
+        added = ("bag_of_words", "mmd", "moments")
+        names += [name for name in added if getattr(objective, name)]
         names += (
             ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
         )

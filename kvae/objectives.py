@@ -179,6 +179,14 @@ def cross_entropy(tokens: Tensor, logits: Tensor) -> Tensor:
     )
 
 
+def bag_of_words(tokens: Tensor, logits: Tensor) -> Tensor:
+    """Cross-entropy of the tokens (B, T) of a text with one distribution for all of its positions,
+    from logits (B, V): nats per sequence, (B,) (Zhao et al. 2017, eq. 6)."""
+    log_probabilities = ops.log_softmax(logits, axis=-1)
+    nats = -ops.take_along_axis(log_probabilities, tokens, axis=1)
+    return ops.sum(token_mask(tokens) * nats, axis=-1)
+
+
 def squared_mmd(z: Tensor, weights: Tensor | None = None) -> Tensor:
     """Squared maximum mean discrepancy between latent codes (B, d) and N(0, I), a scalar.
 
@@ -258,6 +266,9 @@ def loss_terms(
         auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
         terms["loss"] += alpha_at(config, step) * ops.sum(loss_weights * auxiliary, axis=-1)
+    if "bag_logits" in outputs:
+        terms["bag_of_words"] = bag_of_words(tokens, outputs["bag_logits"])
+        terms["loss"] += config.bag_of_words * terms["bag_of_words"]
     if config.mmd:
         terms["mmd"] = broadcast_like(terms["kl"], squared_mmd(outputs["z"], text_weights()))
         terms["loss"] += config.mmd * after_warm_start * terms["mmd"]

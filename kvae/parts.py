@@ -37,6 +37,7 @@ class Parts:
         expander    code (B, d + K) -> features (B, T, C)
         head        features, previous -> logits; see `kvae.heads`
         auxiliary   features -> logits without history, or None
+        bag         code -> logits (B, V) of the tokens in any order, or None
 
     A *code* is z (B, d) and, if the model has an attribute, its one-hot value (B, K).
     """
@@ -75,6 +76,9 @@ class Parts:
         self.head = heads.LAYERS[model.head](model, objective)
         self.auxiliary = (
             layers.Dense(model.vocabulary_size, name="auxiliary") if model.auxiliary else None
+        )
+        self.bag = (
+            layers.Dense(model.vocabulary_size, name="bag") if objective.bag_of_words else None
         )
 
     def build_posterior(
@@ -171,6 +175,8 @@ class Parts:
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
         if self.auxiliary is not None:
             outputs["auxiliary_logits"] = ops.cast(self.auxiliary(expanded), "float32")
+        if self.bag is not None:
+            outputs["bag_logits"] = ops.cast(self.bag(code), "float32")
         return outputs
 
     def infer(
@@ -251,7 +257,7 @@ class Parts:
         """The parts of p(x, z)."""
         return [
             part
-            for part in (self.hierarchy, self.expander, self.head, self.auxiliary)
+            for part in (self.hierarchy, self.expander, self.head, self.auxiliary, self.bag)
             if part is not None
         ]
 

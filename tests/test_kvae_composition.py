@@ -151,6 +151,17 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "use 'total'",
     ),
     "MMD from a mixture": ({"prior": "mixture"}, {"mmd": 1.0}, "the 'standard' prior"),
+    "a bag of words without a code": (
+        {"encoder": "none", "latent": "none", "expander": "repeat", "expander_base": 0}
+        | {"auxiliary": False},
+        {"bag_of_words": 1.0},
+        "has no code that predicts tokens",
+    ),
+    "a skip connection of features at the first position": (
+        {"expander": "repeat", "head_reads": "state", "head_skip": True},
+        {},
+        "model.head_reads 'steps' or 'both'",
+    ),
     "a target that waits": (
         {},
         {"penalty": "constrained", "ramp_after_convergence": True},

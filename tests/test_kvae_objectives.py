@@ -15,6 +15,7 @@ from kvae.objectives import (
     PENALTIES,
     SCHEDULES,
     alpha_at,
+    bag_of_words,
     beta_at,
     bits_per_character,
     classification_terms,
@@ -27,7 +28,7 @@ from kvae.objectives import (
 )
 from kvae.serving.alphabet import PAD
 
-from .conftest import gradients, random_tokens
+from .conftest import gradients, random_tokens, small_model
 
 pytestmark = pytest.mark.both
 
@@ -381,6 +382,38 @@ def test_the_mmd_joins_the_loss_with_its_weight() -> None:
         with_it["loss"] - without["loss"], np.full(6, 5 * squared_mmd(z)), rtol=1e-4
     )
     np.testing.assert_allclose(with_it["elbo"], without["elbo"])
+
+
+def test_a_bag_of_words_has_one_distribution_for_all_tokens_of_a_text_and_leaves_out_padding() -> (
+    None
+):
+    tokens = np.array([[4, 5, 5, 1, 0, 0], [4, 4, 4, 4, 4, 1]], np.int32)
+    probabilities = np.array([[0.0, 0.1, 0, 0, 0.2, 0.7], [0.0, 0.5, 0, 0, 0.25, 0.25]])
+    logits = np.log(probabilities + 1e-30).astype(np.float32)
+    expected = [-math.log(0.2 * 0.7**2 * 0.1), -math.log(0.25**5 * 0.5)]
+    np.testing.assert_allclose(bag_of_words(tokens, logits), expected, rtol=1e-5)
+    with_it, without = (
+        loss_terms(ObjectiveConfig(bag_of_words=weight, alpha=0.0), tokens, made, np.int32(0))
+        for weight, made in (
+            (3.0, {**outputs(tokens, False), "bag_logits": logits}),
+            (0.0, outputs(tokens, False)),
+        )
+    )
+    np.testing.assert_allclose(
+        with_it["loss"] - without["loss"], 3.0 * np.array(expected), rtol=1e-4
+    )
+    np.testing.assert_allclose(with_it["elbo"], without["elbo"])
+
+
+def test_the_bag_of_words_is_predicted_from_the_code_alone() -> None:
+    model, tokens = small_model({"bag_of_words": 1.0}), random_tokens(5)
+    outputs = model(tokens)
+    assert outputs["bag_logits"].shape == (5, model.model_config.vocabulary_size)
+    np.testing.assert_allclose(
+        outputs["bag_logits"], model.parts.bag(outputs["z"]), rtol=1e-5, atol=1e-6
+    )
+    weights = [weight.path for weight in model.generative_weights]
+    assert any("bag" in path for path in weights)
 
 
 class LinearGaussian:
