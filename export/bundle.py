@@ -50,13 +50,15 @@ def write_bundle(
     held_out: np.ndarray | None = None,
     int8: bool = False,
     with_map: bool = True,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Export `model` to the folder `path` and return its manifest.
 
     The manifest includes `training`, a summary of the training. Bundle and model are compared on
     samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
     and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
-    up to 500 of them (`kvae.export.latent_map`).
+    up to 500 of them (`kvae.export.latent_map`). `temperature` is that of samples for which none
+    is given.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
@@ -77,7 +79,7 @@ def write_bundle(
     with atomic_create(Path(path)) as partial:
         model = model.in_float32()
         partial.mkdir()
-        manifest = describe(model, alphabet, config, training or {})
+        manifest = describe(model, alphabet, config, training or {}, temperature)
         graphs = bundle_graphs(model)
         bundle = write_files(partial, manifest, graphs)
         manifest["parity"] = compare(model, bundle, held_out)
@@ -114,11 +116,15 @@ def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None
 
 
 def describe(
-    model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]
+    model: TextVAE,
+    alphabet: Alphabet,
+    config: Config,
+    training: Mapping[str, Any],
+    temperature: float,
 ) -> dict[str, Any]:
     """The manifest without files and checks: the facts that a program needs to use the graphs."""
     shape = model.model_config
-    chosen = choices({"length": shape.length})
+    chosen = choices({"length": shape.length}, temperature=temperature)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -135,7 +141,7 @@ def describe(
             "prior": shape.prior,
             "attributes": list(shape.attributes),
         },
-        "defaults": {name: chosen[name].item() for name in DRAWING},
+        "defaults": {name: chosen[name].item() for name in DRAWING} | {"temperature": temperature},
         "model": shape.to_dict(),
         "training": nonfinite_to_none({"source": Path(config.data.source).name, **training}),
         "versions": {

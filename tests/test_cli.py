@@ -44,6 +44,8 @@ def test_train_evaluate_export_verify_sample_is_one_path(
     assert evaluated["elbo"] == pytest.approx(evaluated["reconstruction"] + evaluated["kl"])
     assert kvae("evaluate", run, "--data", corpus_file)[0] == 0
 
+    report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+    (run / "report" / "report.json").write_text(json.dumps({**report, "temperature": 0.7}))
     code, out, err = kvae("export", run, bundle, "--saved-model", tmp_path / "saved")
     assert code == 0, err
     assert "--no-map leaves them out" in err
@@ -59,7 +61,10 @@ def test_train_evaluate_export_verify_sample_is_one_path(
         "recorded at export" in kvae("verify", shutil.copytree(bundle, tmp_path / "elsewhere"))[1]
     )
 
-    assert len(kvae("sample", bundle, "-n", 4, "--seed", 7)[1].splitlines()) == 4
+    sampled = kvae("sample", bundle, "-n", 4, "--seed", 7)
+    assert len(sampled[1].splitlines()) == 4
+    assert kvae("sample", bundle, "-n", 4, "--seed", 7, "--temperature", 0.7) == sampled
+    assert "0.7 unless another is given" in kvae("info", bundle)[1]
 
 
 def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(

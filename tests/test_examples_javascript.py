@@ -215,6 +215,18 @@ def test_rows_of_several_chunks_are_the_rows_of_python(bundle_folder: Path) -> N
     )
 
 
+def test_node_samples_at_the_temperature_of_the_bundle(bundle_folder: Path) -> None:
+    """The seed test has a temperature of its own."""
+    work = f"""{LOADED} sampler.manifest.defaults.temperature = 0.5;
+        await sampler.verify();
+        return [await sampler.sample(5, 3), await sampler.sample(5, 3, {{ temperature: 1 }})];"""
+    sampler = Sampler.load(bundle_folder)
+    assert evaluated(work, {"bundle": str(bundle_folder)}) == [
+        sampler.sample(5, seed=3, temperature=0.5),
+        sampler.sample(5, seed=3),
+    ]
+
+
 def test_node_writes_for_a_label_as_python_does(labelled_bytes: Path) -> None:
     work = f'{LOADED} return sampler.sample(5, 3, {{ attribute: "long" }});'
     expected = Sampler.load(labelled_bytes).sample(5, seed=3, attribute="long")

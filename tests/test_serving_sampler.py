@@ -36,6 +36,22 @@ def test_rows_are_the_same_one_by_one(sampler: Sampler, options: dict[str, Any])
     assert alone == together
 
 
+def test_the_bundle_has_the_temperature_of_samples_without_one(bundle_folder: Path) -> None:
+    plain, cool = (Sampler.load(bundle_folder) for _ in range(2))
+    cool.manifest = {**cool.manifest, "defaults": {**cool.manifest["defaults"], "temperature": 0.5}}
+    codes = cool.draw_codes(9, seed=7)
+    for ways in (
+        lambda it, **options: it.sample(9, 7, **options),
+        lambda it, **options: [sample.text for sample in it.iterate(9, 7, **options)],
+        lambda it, **options: [sample.text for sample in it.generate_rows([7], [1], **options)],
+        lambda it, **options: "".join(it.stream(7, 1, **options)),
+        lambda it, **options: it.decode(codes, 7, greedy=False, **options),
+    ):
+        assert ways(cool) == ways(plain, temperature=0.5) != ways(plain)
+        assert ways(cool, temperature=1.0) == ways(plain)
+    assert "temperature 0.5" in repr(cool)
+
+
 def test_texts_do_not_depend_on_the_number_of_threads(bundle_folder: Path) -> None:
     one, two = (
         Sampler.load(bundle_folder, threads=threads).generate(50, seed=7) for threads in (1, 2)

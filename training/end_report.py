@@ -11,7 +11,7 @@ import numpy as np
 
 from kvae.components import main_components
 from kvae.decoding import at_temperature, greedy
-from kvae.runs import METRICS, REPORT, Run, write_json
+from kvae.runs import METRICS, REPORT, REPORT_JSON, REPORT_PAGE, Run, write_json
 
 from .data.orders import lengths_of
 from .data.prepare import HeldOut, Prepared
@@ -33,9 +33,6 @@ from .ngram import NGram, character_count
 from .report_page import page
 from .text_metrics import edit_distance, unit_of
 from .verdict import findings
-
-REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
-"""Files of the report in the folder of the same name."""
 
 SHOWN_RECONSTRUCTIONS, SHOWN_SAMPLES = 5, 10
 """Number of texts that the report shows."""

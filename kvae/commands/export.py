@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
             texts,
             options.int8,
             not options.no_map,
+            trained.temperature,
         )
         report |= {"bundle": bundle}
         if "map" in manifest:

@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from kvae.serving.choices import default_temperature
     from kvae.serving.sampler import Sampler
 
     sampler = Sampler.load(options.bundle)
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace) -> None:
         "latent code": latent_line(latent),
         **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
         "bound": bound,
+        "temperature": f"{default_temperature(manifest):g} unless another is given",
         "active units": training.get("active_units", "not evaluated"),
         "size": f"{size / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
         "parity": parity_line(manifest["parity"]),

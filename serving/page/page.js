@@ -41,7 +41,7 @@ async function showSamples() {
 function pairs(probable, drawn, temperature) {
   const head = (words) => element("div", { className: "head" }, words);
   const made = element("div", { className: probable ? "pairs" : "pairs one" });
-  made.append(...(probable ? [head("Most probable")] : []), head(`Sampled at temperature ${temperature ?? 1}`));
+  made.append(...(probable ? [head("Most probable")] : []), head(`Sampled at temperature ${temperature}`));
   drawn.forEach((sample, row) => {
     if (probable) made.append(element("div", { className: "first" }, textButton(probable[row])));
     made.append(element("div", { className: "second" }, textButton(sample)));
@@ -169,7 +169,7 @@ function introduce() {
     ? "The model reads a text into a code and writes it back from there. Darker characters surprise it more."
     : "Darker characters surprise the model more.";
   byId("between").hidden = !hasCodes();
-  byId("sample").elements.temperature.value = info.defaults?.temperature || 1;
+  byId("sample").elements.temperature.value = info.defaults.temperature;
   const { attributes = [] } = info.latent;
   if (attributes.length) offerLabels(attributes);
 }
