@@ -56,6 +56,14 @@ POINTS = 1000
 """Largest number of codes on the map."""
 
 
+def reported(run: Run, prepared: Prepared, say: Say) -> dict[str, Any]:
+    """What a run ends with: its evaluation, and its report if the bound is finite."""
+    report = {"run": str(run.path), **run.evaluation}
+    if "elbo" not in report:
+        return report
+    return report | end_report(run, held_out_of(prepared), training_sample(prepared), say)
+
+
 def end_report(run: Run, data: HeldOut, training_texts: Sequence[str], say: Say) -> dict[str, Any]:
     """The report of a run on held-out `data`, also written to its report folder.
 

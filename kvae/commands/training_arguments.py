@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from kvae.fitting import MINUTES, PRESET
+
 from .arguments import Commands, Run, add_command, table_arguments
 
 if TYPE_CHECKING:
     from kvae.configuration import Config
-
-PRESET = "hybrid-lstm"
-"""The preset that is trained unless `--preset` names another one."""
 
 
 def add_training_command(
@@ -48,7 +47,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         type=minutes,
         metavar="N",
         help="plan a run of N minutes, reading and reports included: settings that are not given "
-        "are made from the texts (default without --preset, --epochs and --steps: 10)",
+        f"are made from the texts (default without --preset, --epochs and --steps: {MINUTES:g})",
     )
     wish = parser.add_mutually_exclusive_group()
     wish.add_argument(

@@ -82,11 +82,8 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
     """
     source = None
     if texts is not None:
-        data, given = config.data, None if labels is None else GIVEN
-        if data.storage == "disk":
-            raise ConfigError("given texts are kept in memory; for data.storage=disk name a file")
-        source = given_source(texts, labels, data.column, data.label_column)
-        config = config.with_settings({"data.source": GIVEN, "data.labels": given})
+        source = given_source(texts, labels, config.data.column, config.data.label_column)
+        config = of_given_texts(config, labels)
     config = with_resolved_data(with_kept_input(config, say))
     corpus, validation, name = read_corpus(config, say, source)
     notes, alphabet = list(corpus.notes), corpus.alphabet
@@ -105,6 +102,14 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
         corpus.attribute,
         held.attribute,
     )
+
+
+def of_given_texts(config: Config, labels: Any) -> Config:
+    """The configuration of a run on given texts, with labels or without (None)."""
+    if config.data.storage == "disk":
+        raise ConfigError("given texts are kept in memory; for data.storage=disk name a file")
+    given = None if labels is None else GIVEN
+    return config.with_settings({"data.source": GIVEN, "data.labels": given})
 
 
 def read_corpus(
