@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from kvae.serving import AsyncSampler, BundleError, ConfigError, DataError, KvaeError, Sampler
+from kvae.serving.alphabet import Alphabet
 from kvae.serving.choices import CHOICES, DRAWING, choices
 from kvae.serving.sampler import CHUNK, reopened
 
@@ -50,6 +51,20 @@ def test_the_bundle_has_the_temperature_of_samples_without_one(bundle_folder: Pa
         assert ways(cool) == ways(plain, temperature=0.5) != ways(plain)
         assert ways(cool, temperature=1.0) == ways(plain)
     assert "temperature 0.5" in repr(cool)
+
+
+def test_a_bundle_that_folds_case_reads_a_text_in_any_case(sampler: Sampler) -> None:
+    """Its symbols have the order of those in capitals, so the ids are the same."""
+    folding = copy.copy(sampler)
+    symbols = tuple(map(str.lower, sampler.alphabet.symbols))
+    folding.alphabet = Alphabet(symbols, fold_case=True)
+    for text in ("KAMITO", "kamito", "KaMiTo"):
+        np.testing.assert_array_equal(folding.encode([text]), sampler.encode(["KAMITO"]))
+        assert folding.reconstruct([text]) == [sampler.reconstruct(["KAMITO"])[0].lower()]
+        score = folding.score([text], unknown="refuse")[0]
+        assert (score.text, score.bound) == (text, sampler.score(["KAMITO"])[0].bound)
+    with pytest.raises(DataError, match="never saw: 'x'"):
+        folding.encode(["X"])
 
 
 def test_texts_do_not_depend_on_the_number_of_threads(bundle_folder: Path) -> None:

@@ -24,10 +24,9 @@ from kvae.slots import PRIORS
 from kvae.texts.records import is_blank
 
 from .data.corpora import holds_lines_out, with_resolved_data
-from .data.given import given_source
 from .data.lengths import LONGEST_AUTOMATIC, multiple_of_strides
 from .data.orders import batch_size_of, steps_of_a_pass
-from .data.prepare import Prepared, of_given_texts, prepare
+from .data.prepare import Prepared, of_given_texts, prepare, read_given
 from .data.sources import Source, training_source
 from .data.standard_input import with_kept_input
 from .data.tokenizers import counting_alphabet
@@ -159,12 +158,7 @@ def planned(
         config = of_given_texts(config, labels)
     say(f"reading {config.data.source}")
     config = with_resolved_data(with_kept_input(config, say))
-    data = config.data
-    source = (
-        training_source(config)
-        if texts is None
-        else given_source(texts, labels, data.column, data.label_column)
-    )
+    source = training_source(config) if texts is None else read_given(config, texts, labels)
     config = chosen(config, given, wishes, source, say)
     check_training(config)
     prepared = prepare(config, say, texts, labels)

@@ -105,6 +105,12 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         "--set model.token_pattern=REGEX; a plan chooses `bpe` or `char`",
     )
     parser.add_argument(
+        "--fold-case",
+        action="store_true",
+        default=None,
+        help="read texts in lower case, in training and by the encoder of the bundle",
+    )
+    parser.add_argument(
         "--vocabulary",
         metavar="FILE",
         help="the symbols, one in each line, a vocab.txt of wordpieces or a tokenizer.json "
@@ -171,6 +177,7 @@ def data_settings(options: argparse.Namespace) -> dict[str, Any]:
             "data.column": options.column,
             "data.label_column": options.label_column,
             "model.tokenizer": options.tokenizer,
+            "data.fold_case": options.fold_case,
             "data.vocabulary": options.vocabulary,
             "data.validation": options.validation,
             "data.labels": options.labels,

@@ -24,6 +24,7 @@ from .rows import Rows, Stream, Texts
 from .sources import (
     GIVEN,
     Source,
+    as_read,
     remembered,
     source_of,
     stream_pieces,
@@ -82,7 +83,7 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
     """
     source = None
     if texts is not None:
-        source = given_source(texts, labels, config.data.column, config.data.label_column)
+        source = read_given(config, texts, labels)
         config = of_given_texts(config, labels)
     config = with_resolved_data(with_kept_input(config, say))
     corpus, validation, name = read_corpus(config, say, source)
@@ -102,6 +103,12 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
         corpus.attribute,
         held.attribute,
     )
+
+
+def read_given(config: Config, texts: Any, labels: Any = None) -> Source:
+    """The source of given texts, in the columns and the case that the settings say."""
+    data = config.data
+    return as_read(config, given_source(texts, labels, data.column, data.label_column))
 
 
 def of_given_texts(config: Config, labels: Any) -> Config:
@@ -150,7 +157,7 @@ def held_out(
     """The held-out split of a run's corpus, all texts of `file` with the labels in the file
     `labels`, or given `texts` with given `labels`."""
     if texts is not None:
-        source = given_source(texts, labels, config.data.column, config.data.label_column)
+        source = read_given(config, texts, labels)
         records, name, notes = texts_of(config, source), source.name, source.notes
     elif file is None:
         records, name, notes = held_out_records(config)
