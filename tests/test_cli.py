@@ -551,7 +551,7 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     ),
     "evaluate": (
         lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],
-        {"run", "data"} | EVALUATION | TEXTS | FINDINGS,
+        {"run", "data", "edit_distances"} | EVALUATION | TEXTS | FINDINGS,
     ),
     "export": (
         lambda at: ["export", at.run, at.tmp / "bundle", "--int8"],

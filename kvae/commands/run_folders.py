@@ -43,7 +43,10 @@ def training_texts(run: Run) -> list[str] | None:
     try:
         return training_texts(run.config, run.alphabet)
     except DataError as error:
-        say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
+        say(
+            f"{error} (without the training texts there is no novelty, no forward perplexity and "
+            "no comparison with the nearest one)"
+        )
         return None
 
 
