@@ -48,6 +48,8 @@ def write_bundle(
     path: str | Path,
     training: Mapping[str, Any] | None = None,
     held_out: np.ndarray | None = None,
+    *,
+    labels: np.ndarray | None = None,
     int8: bool = False,
     with_map: bool = True,
     temperature: float = 1.0,
@@ -57,13 +59,37 @@ def write_bundle(
     The manifest includes `training`, a summary of the training. Bundle and model are compared on
     samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
     and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
-    up to 500 of them (`kvae.export.latent_map`). `temperature` is that of samples for which none
-    is given.
+    up to 500 of them (`kvae.export.latent_map`), with their `labels` (n,): indices into the
+    attributes of the model, -1 where a label is unknown. `temperature` is that of samples for which
+    none is given.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
     exporting there, and `CheckFailed` if the graphs give other results than the model.
     """
+    check_parts(model, alphabet, config)
+    with atomic_create(Path(path)) as partial:
+        model = model.in_float32()
+        partial.mkdir()
+        manifest = describe(model, alphabet, config, training or {}, temperature)
+        graphs = bundle_graphs(model)
+        bundle = write_files(partial, manifest, graphs)
+        manifest["parity"] = compare(model, bundle, held_out)
+        if int8:
+            graphs, manifest["quantization"] = in_int8(model, bundle, graphs, held_out)
+            bundle = write_files(partial, manifest, graphs)
+        sampler = Sampler(bundle)
+        manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
+        content = latent_map(sampler, held_out, labels) if with_map else None
+        if content is not None:
+            manifest["map"] = write_map(partial, content, manifest)
+        write_files(partial, manifest, graphs)
+        verify(partial)
+    return manifest
+
+
+def check_parts(model: TextVAE, alphabet: Alphabet, config: Config) -> None:
+    """Raise `ConfigError` for a model that cannot be exported, or not with these."""
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError(
             "export: alphabet, configuration and model belong to different runs; take all three "
@@ -76,31 +102,19 @@ def write_bundle(
             "use the model in Keras"
         )
     check_backend()
-    with atomic_create(Path(path)) as partial:
-        model = model.in_float32()
-        partial.mkdir()
-        manifest = describe(model, alphabet, config, training or {}, temperature)
-        graphs = bundle_graphs(model)
-        bundle = write_files(partial, manifest, graphs)
-        manifest["parity"] = compare(model, bundle, held_out)
-        if int8:
-            hidden = {HIDDEN_STATE} if HEADS[model.model_config.head].bounded_state else set()
-            float32_graphs, graphs = (
-                graphs,
-                {name: quantize(graph, len(alphabet), hidden) for name, graph in graphs.items()},
-            )
-            manifest["quantization"] = measure_agreement(
-                float32_graphs, graphs, agreement_tokens(model, bundle, held_out)
-            )
-            bundle = write_files(partial, manifest, graphs)
-        sampler = Sampler(bundle)
-        manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
-        content = latent_map(sampler, held_out) if with_map else None
-        if content is not None:
-            manifest["map"] = write_map(partial, content, manifest)
-        write_files(partial, manifest, graphs)
-        verify(partial)
-    return manifest
+
+
+def in_int8(
+    model: TextVAE,
+    bundle: Bundle,
+    graphs: Mapping[str, onnx.ModelProto],
+    held_out: np.ndarray | None,
+) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """The graphs of a bundle with weights in eight bits, and the effect on texts."""
+    shape = model.model_config
+    hidden = {HIDDEN_STATE} if HEADS[shape.head].bounded_state else set()
+    small = {name: quantize(graph, shape.vocabulary_size, hidden) for name, graph in graphs.items()}
+    return small, measure_agreement(graphs, small, agreement_tokens(model, bundle, held_out))
 
 
 def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:

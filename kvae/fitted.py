@@ -63,17 +63,18 @@ class Fitted:
         """
         from kvae.export.bundle import write_bundle
 
-        run, held_out = self.run, self.prepared.validation
+        run, prepared = self.run, self.prepared
         write_bundle(
             run.model,
             run.alphabet,
             run.config,
             path,
             run.evaluation,
-            held_out,
-            int8,
-            with_map,
-            run.temperature,
+            prepared.validation,
+            labels=prepared.validation_attribute,
+            int8=int8,
+            with_map=with_map,
+            temperature=run.temperature,
         )
         return Path(path)
 

@@ -228,7 +228,8 @@ def other_bundle(factory: pytest.TempPathFactory, name: str, **shape: Any) -> Pa
         alphabet = Alphabet(tuple("abcde"))
         model = small_model(vocabulary_size=len(alphabet), **shape)
         config = replace(Config(), model=model.model_config)
-        write_bundle(model, alphabet, config, path, held_out=random_tokens(200))
+        labels = np.arange(200) % 2 if model.model_config.attributes else None
+        write_bundle(model, alphabet, config, path, held_out=random_tokens(200), labels=labels)
 
     return made_once(factory, name, make)
 

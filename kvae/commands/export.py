@@ -12,7 +12,7 @@ from .arguments import Commands, add_command
 from .heavy_imports import heavy_imports
 from .output import say, show
 from .reports import parity_line, quantization_line
-from .run_folders import held_out_tokens, open_run
+from .run_folders import held_out_rows, open_run
 
 
 def add(commands: Commands) -> None:
@@ -53,17 +53,18 @@ def run(options: argparse.Namespace) -> None:
     report: dict[str, Any] = {}
     if bundle is not None:
         say("exporting, then comparing with Keras")
-        texts = held_out_tokens(trained)
+        rows, labels = held_out_rows(trained)
         manifest = write_bundle(
             trained.model,
             trained.alphabet,
             trained.config,
             bundle,
             trained.evaluation,
-            texts,
-            options.int8,
-            not options.no_map,
-            trained.temperature,
+            rows,
+            labels=labels,
+            int8=options.int8,
+            with_map=not options.no_map,
+            temperature=trained.temperature,
         )
         report |= {"bundle": bundle}
         if "map" in manifest:
