@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def write_bundle(
     int8: bool = False,
     with_map: bool = True,
     temperature: float = 1.0,
+    say: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
     """Export `model` to the folder `path` and return its manifest.
 
@@ -61,23 +63,28 @@ def write_bundle(
     and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
     up to 500 of them (`kvae.export.latent_map`), with their `labels` (n,): indices into the
     attributes of the model, -1 where a label is unknown. `temperature` is that of samples for which
-    none is given.
+    none is given. `say` gets a line before each stage, with the seconds so far.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
     exporting there, and `CheckFailed` if the graphs give other results than the model.
     """
     check_parts(model, alphabet, config)
+    tell = with_seconds(say)
     with atomic_create(Path(path)) as partial:
         model = model.in_float32()
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {}, temperature)
+        tell("building the graphs and converting them to ONNX")
         graphs = bundle_graphs(model)
         bundle = write_files(partial, manifest, graphs)
+        tell("comparing them with Keras")
         manifest["parity"] = compare(model, bundle, held_out)
         if int8:
+            tell("rounding the weights to eight bits, measuring the effect")
             graphs, manifest["quantization"] = in_int8(model, bundle, graphs, held_out)
             bundle = write_files(partial, manifest, graphs)
+        tell("writing and verifying the bundle")
         sampler = Sampler(bundle)
         manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
         content = latent_map(sampler, held_out, labels) if with_map else None
@@ -85,7 +92,14 @@ def write_bundle(
             manifest["map"] = write_map(partial, content, manifest)
         write_files(partial, manifest, graphs)
         verify(partial)
+    tell("done")
     return manifest
+
+
+def with_seconds(say: Callable[[str], None]) -> Callable[[str], None]:
+    """A function that says each stage after the seconds that have passed since this call."""
+    started = time.monotonic()
+    return lambda stage: say(f"{time.monotonic() - started:4.0f} s  {stage}")
 
 
 def check_parts(model: TextVAE, alphabet: Alphabet, config: Config) -> None:

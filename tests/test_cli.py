@@ -49,6 +49,10 @@ def test_train_evaluate_export_verify_sample_is_one_path(
     code, out, err = kvae("export", run, bundle, "--saved-model", tmp_path / "saved")
     assert code == 0, err
     assert "--no-map leaves them out" in err
+    stages = [line.split(" s  ") for line in err.splitlines() if " s  " in line]
+    assert [stage.split()[0] for _, stage in stages] == ["building", "comparing", "writing", "done"]
+    seconds = [int(number) for number, _ in stages]
+    assert seconds == sorted(seconds)
     assert json.loads((bundle / "map.json").read_text(encoding="utf-8"))["points"]["text"]
     assert "greedy decoding equal in 207 of 207 rows" in out  # 200 of the prior, 7 held-out texts
     assert (tmp_path / "saved" / "saved_model.pb").is_file()
@@ -82,6 +86,14 @@ def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(
         for row in range(10)
     ]
     assert "".join(rows) == expected[1]
+
+
+def test_info_says_what_the_last_columns_of_a_labelled_code_are() -> None:
+    from kvae.commands.info import latent_line
+
+    latent = {"kind": "dense", "size": 7, "prior": "standard", "attributes": ["old", "new"]}
+    assert "5 dimensions, then 2 columns for the label, one for each" in latent_line(latent)
+    assert "columns" not in latent_line({**latent, "attributes": []})
 
 
 def test_sample_tells_the_seed_it_drew_on_standard_error(kvae: Any, bundle_folder: Path) -> None:

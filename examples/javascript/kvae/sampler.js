@@ -60,7 +60,12 @@ export class Sampler {
     return inChunks(checkedPlaces(n, seed, firstRow), (places) => this.#drawn(places, attribute));
   }
 
-  /** Posterior means of texts, a Float32Array each. Unknown units throw, or are replaced: `unknown: "replace"`. */
+  /**
+   * Posterior means of texts, a Float32Array each. Unknown units throw, or are replaced: `unknown: "replace"`.
+   *
+   * With a model that was trained with labels, the last columns are the label that it infers: one column for each value of
+   * `attributes`, 1 for the inferred value and 0 for the others.
+   */
   async encode(texts, { unknown = "refuse", ...others } = {}) {
     known(others, ["unknown"]);
     if (this.manifest.latent.kind === "none") {
