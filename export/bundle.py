@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +49,61 @@ def write_bundle(
     path: str | Path,
     training: Mapping[str, Any] | None = None,
     held_out: np.ndarray | None = None,
+    *,
+    labels: np.ndarray | None = None,
     int8: bool = False,
     with_map: bool = True,
+    temperature: float = 1.0,
+    say: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
     """Export `model` to the folder `path` and return its manifest.
 
     The manifest includes `training`, a summary of the training. Bundle and model are compared on
     samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
     and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
-    up to 500 of them (`kvae.export.latent_map`).
+    up to 500 of them (`kvae.export.latent_map`), with their `labels` (n,): indices into the
+    attributes of the model, -1 where a label is unknown. `temperature` is that of samples for which
+    none is given. `say` gets a line before each stage, with the seconds so far.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
     exporting there, and `CheckFailed` if the graphs give other results than the model.
     """
+    check_parts(model, alphabet, config)
+    tell = with_seconds(say)
+    with atomic_create(Path(path)) as partial:
+        model = model.in_float32()
+        partial.mkdir()
+        manifest = describe(model, alphabet, config, training or {}, temperature)
+        tell("building the graphs and converting them to ONNX")
+        graphs = bundle_graphs(model)
+        bundle = write_files(partial, manifest, graphs)
+        tell("comparing them with Keras")
+        manifest["parity"] = compare(model, bundle, held_out)
+        if int8:
+            tell("rounding the weights to eight bits, measuring the effect")
+            graphs, manifest["quantization"] = in_int8(model, bundle, graphs, held_out)
+            bundle = write_files(partial, manifest, graphs)
+        tell("writing and verifying the bundle")
+        sampler = Sampler(bundle)
+        manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
+        content = latent_map(sampler, held_out, labels) if with_map else None
+        if content is not None:
+            manifest["map"] = write_map(partial, content, manifest)
+        write_files(partial, manifest, graphs)
+        verify(partial)
+    tell("done")
+    return manifest
+
+
+def with_seconds(say: Callable[[str], None]) -> Callable[[str], None]:
+    """A function that says each stage after the seconds that have passed since this call."""
+    started = time.monotonic()
+    return lambda stage: say(f"{time.monotonic() - started:4.0f} s  {stage}")
+
+
+def check_parts(model: TextVAE, alphabet: Alphabet, config: Config) -> None:
+    """Raise `ConfigError` for a model that cannot be exported, or not with these."""
     if len(alphabet) != model.model_config.vocabulary_size or config.model != model.model_config:
         raise ConfigError(
             "export: alphabet, configuration and model belong to different runs; take all three "
@@ -74,31 +116,19 @@ def write_bundle(
             "use the model in Keras"
         )
     check_backend()
-    with atomic_create(Path(path)) as partial:
-        model = model.in_float32()
-        partial.mkdir()
-        manifest = describe(model, alphabet, config, training or {})
-        graphs = bundle_graphs(model)
-        bundle = write_files(partial, manifest, graphs)
-        manifest["parity"] = compare(model, bundle, held_out)
-        if int8:
-            hidden = {HIDDEN_STATE} if HEADS[model.model_config.head].bounded_state else set()
-            float32_graphs, graphs = (
-                graphs,
-                {name: quantize(graph, len(alphabet), hidden) for name, graph in graphs.items()},
-            )
-            manifest["quantization"] = measure_agreement(
-                float32_graphs, graphs, agreement_tokens(model, bundle, held_out)
-            )
-            bundle = write_files(partial, manifest, graphs)
-        sampler = Sampler(bundle)
-        manifest["seed_test"] = {**SEED_TEST, "texts": seed_test_texts(sampler, SEED_TEST)}
-        content = latent_map(sampler, held_out) if with_map else None
-        if content is not None:
-            manifest["map"] = write_map(partial, content, manifest)
-        write_files(partial, manifest, graphs)
-        verify(partial)
-    return manifest
+
+
+def in_int8(
+    model: TextVAE,
+    bundle: Bundle,
+    graphs: Mapping[str, onnx.ModelProto],
+    held_out: np.ndarray | None,
+) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """The graphs of a bundle with weights in eight bits, and the effect on texts."""
+    shape = model.model_config
+    hidden = {HIDDEN_STATE} if HEADS[shape.head].bounded_state else set()
+    small = {name: quantize(graph, shape.vocabulary_size, hidden) for name, graph in graphs.items()}
+    return small, measure_agreement(graphs, small, agreement_tokens(model, bundle, held_out))
 
 
 def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
@@ -114,11 +144,15 @@ def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None
 
 
 def describe(
-    model: TextVAE, alphabet: Alphabet, config: Config, training: Mapping[str, Any]
+    model: TextVAE,
+    alphabet: Alphabet,
+    config: Config,
+    training: Mapping[str, Any],
+    temperature: float,
 ) -> dict[str, Any]:
     """The manifest without files and checks: the facts that a program needs to use the graphs."""
     shape = model.model_config
-    chosen = choices({"length": shape.length})
+    chosen = choices({"length": shape.length}, temperature=temperature)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -135,7 +169,7 @@ def describe(
             "prior": shape.prior,
             "attributes": list(shape.attributes),
         },
-        "defaults": {name: chosen[name].item() for name in DRAWING},
+        "defaults": {name: chosen[name].item() for name in DRAWING} | {"temperature": temperature},
         "model": shape.to_dict(),
         "training": nonfinite_to_none({"source": Path(config.data.source).name, **training}),
         "versions": {

@@ -34,12 +34,16 @@ DIGITS = 6
 """Significant digits of a number in the file."""
 
 
-def latent_map(sampler: Sampler, held_out: np.ndarray | None) -> dict[str, Any] | None:
+def latent_map(
+    sampler: Sampler, held_out: np.ndarray | None, attribute: np.ndarray | None = None
+) -> dict[str, Any] | None:
     """The map of a bundle from `held_out` tokens (n, T), evenly chosen if they are many.
 
+    `attribute` (n,) are the indices of their labels, -1 where a label is unknown; without any label
+    the points have none.
+
     The fields are those of `kvae.serving.latent_map.DESCRIPTION`. None if there is nothing to draw:
-    a model without codes of at least two numbers, or fewer than three texts. The label of a text is
-    the one that the model's classifier gives it.
+    a model without codes of at least two numbers, or fewer than three texts.
     """
     labels = sampler.manifest["latent"]["attributes"]
     size = sampler.latent_size - len(labels)
@@ -56,8 +60,8 @@ def latent_map(sampler: Sampler, held_out: np.ndarray | None) -> dict[str, Any] 
         "text": [text[:MAX_TEXT] for text in sampler.alphabet.decode(tokens)],
         "tokens": ((tokens != PAD) & (tokens != END)).sum(axis=1).tolist(),
     }
-    if labels:
-        points["label"] = [labels[i] for i in codes[:, size:].argmax(axis=1)]
+    if labels and attribute is not None and (attribute[chosen] >= 0).any():
+        points["label"] = [labels[i] if i >= 0 else "" for i in attribute[chosen].tolist()]
     standard = sampler.manifest["latent"]["prior"] == "standard"
     levels = sampler.manifest["latent"]["levels"]
     return {

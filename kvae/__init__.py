@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # editors complete these names and check their arguments
     from .configuration import ModelConfig as ModelConfig
     from .configuration import ObjectiveConfig as ObjectiveConfig
     from .configuration import TrainingConfig as TrainingConfig
+    from .fitting import fit as fit
     from .model import TextVAE as TextVAE
     from .own_parts import register as register
     from .presets import PRESETS as PRESETS
@@ -35,12 +36,13 @@ _MODULES = {
     "Sampler": "kvae.serving.sampler",
     "PRESETS": "kvae.presets",
     "preset": "kvae.presets",
+    "fit": "kvae.fitting",
     "TextVAE": "kvae.model",
     "load_run": "kvae.runs",
     "register": "kvae.own_parts",
 }
 
-_NEED_KERAS = ("TextVAE", "load_run", "register")
+_NEED_KERAS = ("fit", "TextVAE", "load_run", "register")
 
 __all__ = ["__version__", *_MODULES]
 

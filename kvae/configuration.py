@@ -292,6 +292,8 @@ class DataConfig(Section):
     split: Literal["lines", "texts"] = "lines"
     """Unit of both fractions: lines, or distinct texts as in old runs. Equal lines are always in
     the same split."""
+    fold_case: bool = False
+    """Whether texts are read in lower case, also by the encoder of a bundle."""
     too_long: Literal["refuse", "cut", "drop"] = "refuse"
     """What happens to lines that are longer than the model's length."""
     vocabulary: str | None = None

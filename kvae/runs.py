@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CONFIG, VOCABULARY, MODEL = "config.json", "vocabulary.json", "model.keras"
 METRICS, LOGS, REPORT, CHECKPOINTS = "metrics.jsonl", "logs", "report", "checkpoints"
 EVALUATION = "evaluation.json"
+REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
+"""Files of the report at the end of a run, in the folder `REPORT`."""
+
 IDENTITY = "run.json"
 """Holds the identity of the run, which its checkpoints repeat."""
 
@@ -55,6 +58,21 @@ class Run:
         advice = f"`kvae train --resume --out {quote(str(self.path))}` evaluates the run again"
         numbers = read_json(file, advice)
         return {name: value for name, value in numbers.items() if value is not None}
+
+    @property
+    def temperature(self) -> float:
+        """The temperature whose samples are closest to the corpus, as the report at the end of the
+        run measured it; 1 without a report."""
+        file = self.path / REPORT / REPORT_JSON
+        if not file.exists():
+            return 1.0
+        advice = "remove this file; bundles then sample at temperature 1"
+        temperature = read_json(file, advice).get("temperature", 1.0)
+        if not isinstance(temperature, int | float):
+            raise ModelError(
+                f"{file}: temperature must be a number, got {temperature!r:.80}; {advice}"
+            )
+        return temperature
 
 
 def check_bound(run: Run) -> None:

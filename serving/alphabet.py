@@ -51,6 +51,8 @@ class Alphabet:
     wordpieces as kvae learns them."""
     merges: tuple[tuple[int, int], ...] = ()
     """The merges of `bpe` by rank: the places of both parts in `symbols`."""
+    fold_case: bool = False
+    """Whether a text is read in lower case (`lower_case`)."""
 
     @classmethod
     def build(
@@ -98,7 +100,8 @@ class Alphabet:
         merges = data.get("merges", [])
         check_merges(merges, symbols)
         pairs = tuple((left, right) for left, right in merges)
-        return cls(tuple(symbols), tokenizer, pattern, splitting, pairs)
+        fold_case = data.get("fold_case", False)
+        return cls(tuple(symbols), tokenizer, pattern, splitting, pairs, fold_case)
 
     def to_dict(self) -> dict[str, Any]:
         """The alphabet as a plain dictionary for JSON."""
@@ -112,6 +115,7 @@ class Alphabet:
             "specials": list(SPECIALS),
             "symbols": list(self.symbols),
             **{name: own[name] for name in own if own[name] or name in self.rules.fields},
+            **({"fold_case": True} if self.fold_case else {}),
         }
 
     def __len__(self) -> int:
@@ -141,21 +145,31 @@ class Alphabet:
             return BytePairIds(self._id_of, self.merges, UNKNOWN, is_of_bytes)
         return None
 
+    def folded(self, text: str) -> str:
+        """A text as it is read: in lower case if the alphabet folds case."""
+        return lower_case(text) if self.fold_case else text
+
+    def units(self, text: str) -> Sequence[str]:
+        """The units of a text as it is read."""
+        return self.rules.units(self.folded(text))
+
     def ids(self, text: str) -> list[int]:
         """The ids of a text: one per unit, or one per piece of a unit. UNKNOWN stands for what is
         outside the alphabet. END is not appended."""
-        units, pieces_of = self.rules.units(text), self._pieces_of
+        units, pieces_of = self.units(text), self._pieces_of
         if pieces_of is not None:
             return [number for unit in units for number in pieces_of[unit]]
         return [self._id_of.get(unit, UNKNOWN) for unit in units]
 
     def count(self, text: str) -> int:
         """The number of tokens of a text, without END."""
-        return len(self.ids(text)) if self.rules.splits_units else len(self.rules.units(text))
+        return len(self.ids(text)) if self.rules.splits_units else len(self.units(text))
 
     def cut(self, text: str, most: int) -> str:
-        """The longest start of a text with at most `most` tokens, in whole characters and whole
-        units. Only `bpe` cuts a unit, the first one of a text, if it is too long by itself."""
+        """The longest start of a text, as it is read, with at most `most` tokens, in whole
+        characters and whole units. Only `bpe` cuts a unit, the first one of a text, if it is too
+        long by itself."""
+        text = self.folded(text)
         if self.tokenizer == "byte":
             return text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
         units, pieces_of = self.rules.units(text), self._pieces_of
@@ -178,7 +192,7 @@ class Alphabet:
         """The number of occurrences of each unit: character, byte, word or unit of the pattern."""
         counts: Counter[str] = Counter()
         for text in texts:
-            counts.update(self.rules.units(text))
+            counts.update(self.units(text))
         return counts
 
     def unknown(self, texts: Iterable[str]) -> Counter[str]:
@@ -235,12 +249,23 @@ class Alphabet:
         )
 
 
+def lower_case(text: str) -> str:
+    """A text with each character as its simple lower-case mapping of Unicode: one character each,
+    whatever stands around it.
+
+    `str.lower` differs for two letters: it makes two characters of U+0130, and a sigma of its own
+    at the end of a word.
+    """
+    return text.replace("\u0130", "i").replace("\u03a3", "\u03c3").lower()
+
+
 def check_fields(data: Any) -> None:
     """Raise `BundleError` if a vocabulary lacks a field, or has an unknown or an invalid one;
     symbols and merges are not read."""
     known = TOKENIZERS.get(data.get("tokenizer", "")) if is_named(data) else None
     keys = ["tokenizer", "specials", "symbols", *(known.fields if known else ())]
-    optional = {"splitting"} if known and splittings_of(data["tokenizer"]) else set[str]()
+    has_splitting = known and splittings_of(data["tokenizer"])
+    optional = {"fold_case", "splitting"} if has_splitting else {"fold_case"}
     if not isinstance(data, Mapping) or set(data) - optional != set(keys) - optional:
         raise BundleError(
             f"vocabulary must be an object of {', '.join(keys)}, got {short_repr(data)}"
@@ -252,6 +277,10 @@ def check_fields(data: Any) -> None:
     if specials != list(SPECIALS):
         raise BundleError(
             f"vocabulary.specials must be {list(SPECIALS)}, got {short_repr(specials)}"
+        )
+    if type(data.get("fold_case", False)) is not bool:
+        raise BundleError(
+            f"vocabulary.fold_case must be True or False, got {short_repr(data['fold_case'])}"
         )
     pattern = data.get("pattern", "-")
     if not isinstance(pattern, str) or pattern_fault(pattern):

@@ -48,8 +48,8 @@ CHOICES: Mapping[str, Choice] = {
         "below 1 for more probable texts, above 1 for more varied ones",
         low=1e-3,
         high=1e3,
-        command_note=" (default: 1)",
-        request_note="; 1 if not given",
+        command_note=" (default: the bundle's own, see `kvae info`)",
+        request_note="; the bundle's own if not given, `defaults.temperature` of /info",
     ),
     "top_k": Choice(
         int,
@@ -104,7 +104,7 @@ def choices(
     max_length: int | None = None,
 ) -> dict[str, Any]:
     """Sampling options as inputs of the graphs: temperature 0 is greedy, top_k 0 and top_p 1 are
-    off.
+    off. A temperature of None is the default of the manifest, or 1 if it has none.
 
     Raises `ConfigError` for a value out of range and for an unknown name.
     """
@@ -126,8 +126,10 @@ def choices(
     limit = manifest["length"]
     longest = limit if max_length is None else max_length
     longest = as_int("max_length", longest, CHOICES["max_length"].low, limit)
+    if temperature is None:
+        temperature = default_temperature(manifest)
     return {
-        "temperature": np.float32(0.0 if greedy else 1.0 if temperature is None else temperature),
+        "temperature": np.float32(0.0 if greedy else temperature),
         "top_k": np.int64(as_int("top_k", top_k, CHOICES["top_k"].low, CHOICES["top_k"].high)),
         "top_p": np.float32(top_p),
         "min_length": np.int64(
@@ -135,6 +137,11 @@ def choices(
         ),
         "max_length": np.int64(longest),
     }
+
+
+def default_temperature(manifest: Mapping[str, Any]) -> float:
+    """The temperature of samples for which none is given: the manifest's, or 1 if it has none."""
+    return float(manifest.get("defaults", {}).get("temperature", 1.0))
 
 
 def in_range(name: str, value: Any) -> bool:

@@ -125,11 +125,11 @@ async def reconstruct(body: schemas.TextsRequest, request: Request) -> Response:
     service = service_of(request)
     decoded = await results_of_texts(service, request, body, lambda model: model.reconstruct)
     service.metrics.texts_written.labels("reconstruct").inc(len(decoded))
-    pairs = zip(body.texts, decoded, strict=True)
+    pairs, alphabet = zip(body.texts, decoded, strict=True), service.model(request).alphabet
     return Answer(
         {
             "reconstructions": [
-                {"text": text, "reconstruction": other, "equal": text == other}
+                {"text": text, "reconstruction": other, "equal": alphabet.folded(text) == other}
                 for text, other in pairs
             ]
         }

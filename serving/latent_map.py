@@ -47,7 +47,8 @@ DESCRIPTION: dict[str, Any] = {
     },
 }
 """The fields of a map, with the rules of `kvae.serving.manifest`. `kl` is in nats; `low` and `high`
-are the range of the codes of a dimension; `tokens` is the length of a text."""
+are the range of the codes of a dimension; `tokens` is the length of a text. `label` is that of the
+corpus, empty where it is unknown; bundles of earlier versions have the classifier's."""
 
 
 def read_map(bundle: Bundle) -> dict[str, Any] | None:
@@ -112,5 +113,5 @@ def disagreements(latent_map: Mapping[str, Any], manifest: Mapping[str, Any]) ->
             yield f"{name} must have {length} values, got {len(column)}"
     if any(index >= size for index in dimensions["index"]):
         yield f"dimensions.index must be below {size}, got {max(dimensions['index'])}"
-    if ("label" in points) != bool(labels) or not set(points.get("label", [])) <= set(labels):
-        yield "points.label must be labels of the model, for a model that has labels"
+    if not set(points.get("label", [])) <= ({*labels, ""} if labels else set()):
+        yield "points.label must be labels of the model or empty, for a model that has labels"

@@ -165,7 +165,8 @@ DESCRIPTION: dict[str, Any] = {
         "attributes": ATTRIBUTES,
     },
     "defaults": {
-        "temperature": number(0, CHOICES["temperature"].high),
+        # Of samples for which none is given; the other two say that top-k and top-p are off.
+        "temperature": number(CHOICES["temperature"].low, CHOICES["temperature"].high),
         "top_k": integer(0, CHOICES["top_k"].high),
         "top_p": SHARE,
     },

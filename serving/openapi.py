@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from . import schemas
+from .choices import default_temperature
 from .service import Limits
 
 EVENT = {
@@ -50,7 +51,7 @@ def content_of(media_type: str, description: str, schema: Mapping[str, Any]) -> 
 
 
 def openapi_description(app: FastAPI, limits: Limits) -> dict[str, Any]:
-    """The OpenAPI description of the application, with the limits of this server."""
+    """The OpenAPI description of the application, with the limits and the model's temperature."""
     if not app.openapi_schema:
         schema = get_openapi(
             title="kvae", version="1", description="Texts from a bundle of kvae.", routes=app.routes
@@ -63,5 +64,11 @@ def openapi_description(app: FastAPI, limits: Limits) -> dict[str, Any]:
         parts["DecodeRequest"]["properties"]["codes"]["maxItems"] = limits.max_texts
         for name in ("TextsRequest", "ScoreRequest"):
             parts[name]["properties"]["texts"]["maxItems"] = limits.max_texts
+        sampler = app.state.service.sampler
+        if sampler is None:  # the model is still loading
+            return schema
+        for name in ("SampleRequest", "StreamRequest"):
+            default = default_temperature(sampler.manifest)
+            parts[name]["properties"]["temperature"]["default"] = default
         app.openapi_schema = schema
     return app.openapi_schema

@@ -12,7 +12,7 @@ import numpy as np
 from .alphabet import END
 from .bundle import read_bundle
 from .checks import as_int, check_one_of, checked_names
-from .choices import choices
+from .choices import choices, default_temperature
 from .decoding import Decoding
 from .encoding import CHUNK, MAXIMA, chunks
 from .errors import BundleError, ConfigError
@@ -77,9 +77,10 @@ class Sampler(Decoding):
         threads. Without a seed, a random one is used.
 
         `greedy` takes the most probable tokens. A `temperature` below 1 samples more probable
-        texts. `top_k` and `top_p` sample from the most probable tokens alone. `min_length` is 1
-        because no corpus contains an empty text. `attribute` is the label of the texts, for a model
-        that was trained with labels. `first_row` is the first row of the seed.
+        texts; without one it is the bundle's own. `top_k` and `top_p` sample from the most probable
+        tokens alone. `min_length` is 1 because no corpus contains an empty text. `attribute` is the
+        label of the texts, for a model that was trained with labels. `first_row` is the first row
+        of the seed.
         """
         chosen = choices(self.manifest, greedy, temperature, top_k, top_p, min_length, max_length)
         return [sample.text for sample in self._drawn(n, seed, first_row, attribute, chosen)]
@@ -273,6 +274,7 @@ class Sampler(Decoding):
             f"{limit}{self.length - (mode == 'lines')} {self.alphabet.rules.tokens} a text",
             f"{code}, {latent['prior']} prior" if self.latent_size else code,
             *([f"labels {', '.join(self.attributes)}"] if self.attributes else []),
+            f"temperature {default_temperature(self.manifest):g}",
         ]
         return f"<Sampler {str(self.bundle.path)!r}: {'; '.join(parts)}>"
 

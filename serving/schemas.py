@@ -138,7 +138,10 @@ class Samples(BaseModel):
 
 class Code(BaseModel):
     text: str
-    code: list[float]
+    code: list[float] = Field(
+        description="posterior mean; of a model with labels, the last columns are the inferred "
+        "label, 1 for one value of latent.attributes of /info and 0 for the others"
+    )
 
 
 class Encoded(BaseModel):

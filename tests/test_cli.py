@@ -44,9 +44,15 @@ def test_train_evaluate_export_verify_sample_is_one_path(
     assert evaluated["elbo"] == pytest.approx(evaluated["reconstruction"] + evaluated["kl"])
     assert kvae("evaluate", run, "--data", corpus_file)[0] == 0
 
+    report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+    (run / "report" / "report.json").write_text(json.dumps({**report, "temperature": 0.7}))
     code, out, err = kvae("export", run, bundle, "--saved-model", tmp_path / "saved")
     assert code == 0, err
     assert "--no-map leaves them out" in err
+    stages = [line.split(" s  ") for line in err.splitlines() if " s  " in line]
+    assert [stage.split()[0] for _, stage in stages] == ["building", "comparing", "writing", "done"]
+    seconds = [int(number) for number, _ in stages]
+    assert seconds == sorted(seconds)
     assert json.loads((bundle / "map.json").read_text(encoding="utf-8"))["points"]["text"]
     assert "greedy decoding equal in 207 of 207 rows" in out  # 200 of the prior, 7 held-out texts
     assert (tmp_path / "saved" / "saved_model.pb").is_file()
@@ -59,7 +65,10 @@ def test_train_evaluate_export_verify_sample_is_one_path(
         "recorded at export" in kvae("verify", shutil.copytree(bundle, tmp_path / "elsewhere"))[1]
     )
 
-    assert len(kvae("sample", bundle, "-n", 4, "--seed", 7)[1].splitlines()) == 4
+    sampled = kvae("sample", bundle, "-n", 4, "--seed", 7)
+    assert len(sampled[1].splitlines()) == 4
+    assert kvae("sample", bundle, "-n", 4, "--seed", 7, "--temperature", 0.7) == sampled
+    assert "0.7 unless another is given" in kvae("info", bundle)[1]
 
 
 def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(
@@ -77,6 +86,14 @@ def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(
         for row in range(10)
     ]
     assert "".join(rows) == expected[1]
+
+
+def test_info_says_what_the_last_columns_of_a_labelled_code_are() -> None:
+    from kvae.commands.info import latent_line
+
+    latent = {"kind": "dense", "size": 7, "prior": "standard", "attributes": ["old", "new"]}
+    assert "5 dimensions, then 2 columns for the label, one for each" in latent_line(latent)
+    assert "columns" not in latent_line({**latent, "attributes": []})
 
 
 def test_sample_tells_the_seed_it_drew_on_standard_error(kvae: Any, bundle_folder: Path) -> None:
@@ -546,7 +563,7 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
     ),
     "evaluate": (
         lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],
-        {"run", "data"} | EVALUATION | TEXTS | FINDINGS,
+        {"run", "data", "edit_distances"} | EVALUATION | TEXTS | FINDINGS,
     ),
     "export": (
         lambda at: ["export", at.run, at.tmp / "bundle", "--int8"],

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvae.serving import Sampler
-from kvae.serving.alphabet import SPECIALS, Alphabet
+from kvae.serving.alphabet import SPECIALS, Alphabet, lower_case
 from kvae.serving.bundle import manifest_text
 from kvae.serving.errors import BundleError, ConfigError, DataError
 from kvae.serving.patterns import pattern_fault, units_of_pattern
@@ -148,6 +149,13 @@ def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def folding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of texts in lower case."""
+    alphabet = Alphabet(tuple("iklorsdßλ\u03c3"), fold_case=True)
+    return small_bundle(tmp_path_factory, "folding", alphabet)
+
+
+@pytest.fixture(scope="module")
 def byte_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of byte pairs."""
     return small_bundle(tmp_path_factory, "byte-pairs", read("bytes")[1])
@@ -213,6 +221,43 @@ def test_rows_of_several_chunks_are_the_rows_of_python(bundle_folder: Path) -> N
     assert evaluated(work, {"bundle": str(bundle_folder)}) == Sampler.load(bundle_folder).sample(
         300, seed=1
     )
+
+
+def test_node_samples_at_the_temperature_of_the_bundle(bundle_folder: Path) -> None:
+    """The seed test has a temperature of its own."""
+    work = f"""{LOADED} sampler.manifest.defaults.temperature = 0.5;
+        await sampler.verify();
+        return [await sampler.sample(5, 3), await sampler.sample(5, 3, {{ temperature: 1 }})];"""
+    sampler = Sampler.load(bundle_folder)
+    assert evaluated(work, {"bundle": str(bundle_folder)}) == [
+        sampler.sample(5, seed=3, temperature=0.5),
+        sampler.sample(5, seed=3),
+    ]
+
+
+def test_node_folds_case_as_python_does(folding: Path) -> None:
+    texts = ["İSKOS", "ßẞ", "ΛΣ", "λ\u03c3", "ΣΛΣ ", "Kλk"]
+    work = f"""{LOADED} const codes = await sampler.encode(given.texts, {{ unknown: "replace" }});
+        return {{
+        codes: codes.map((code) => Array.from(code)),
+        refused: await sampler.encode("X").catch((error) => error.message),
+    }};"""
+    found = evaluated(work, {"bundle": str(folding), "texts": texts})
+    sampler = Sampler.load(folding)
+    codes = sampler.encode(texts, "replace")
+    np.testing.assert_allclose(found["codes"], codes, atol=1e-5)
+    np.testing.assert_array_equal(codes[2], codes[3])
+    assert '"x" 1' in found["refused"]
+
+
+def test_every_character_has_the_lower_case_of_python() -> None:
+    """Of those that this version of Python knows."""
+    points = [it for it in range(0x110000) if unicodedata.category(chr(it)) not in ("Cn", "Cs")]
+    work = """
+        const { lowerCase } = await import("./kvae/alphabet.js");
+        return given.map((point) => lowerCase(String.fromCodePoint(point)));
+    """
+    assert evaluated(work, points) == [lower_case(chr(point)) for point in points]
 
 
 def test_node_writes_for_a_label_as_python_does(labelled_bytes: Path) -> None:

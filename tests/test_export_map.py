@@ -111,15 +111,21 @@ class Fixed:
 
 
 def test_a_label_is_no_direction_of_the_plane_but_a_fact_of_a_point() -> None:
+    """It is that of the corpus, whatever the classifier sees; without one there are lengths."""
     codes = [[0.0, 1.0, 0.9, 0.1], [1.0, 0.0, 0.2, 0.8], [3.0, 3.0, 0.6, 0.4]]
     model: Any = Fixed(codes, ["old", "new"], text="x" * 1000)
-    found = latent_map(model, random_tokens(3))
+    found = latent_map(model, random_tokens(3), np.array([1, -1, 1]))
     assert found
-    assert found["points"]["label"] == ["old", "new", "old"]
+    assert found["points"]["label"] == ["new", "", "new"]
     assert [len(found["mean"]), *map(len, found["components"])] == [2, 2, 2]
     assert set(found["dimensions"]["index"]) == {0, 1}
     assert found["points"]["text"] == ["x" * MAX_TEXT] * 3
     check_map(found, model.manifest)
+    for attribute in (None, np.array([-1, -1, -1])):
+        plain = latent_map(model, random_tokens(3), attribute)
+        assert plain
+        assert "label" not in plain["points"]
+        check_map(plain, model.manifest)
 
 
 @pytest.mark.parametrize(

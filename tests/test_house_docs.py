@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kvae.cli import parser
-from kvae.commands.training_arguments import PRESET, with_arguments
+from kvae.commands.training_arguments import with_arguments
 from kvae.configuration import Config, dotted_keys, parse_setting
+from kvae.fitting import PRESET
 from kvae.presets import PRESETS, PUBLISHED, preset
 
 ROOT = Path(__file__).parents[1]

@@ -296,6 +296,12 @@ def test_numbers_that_are_not_finite_become_null_and_come_back_as_nothing(
     write_json(tmp_path / "report" / "evaluation.json", {"elbo": float("nan"), "kl": 1.0})
     run = Run(tmp_path, *(None,) * 3)  # type: ignore[arg-type]
     assert run.evaluation == {"kl": 1.0}
+    assert run.temperature == 1.0
+    write_json(tmp_path / "report" / "report.json", {"temperature": 0.7})
+    assert run.temperature == 0.7
+    write_json(tmp_path / "report" / "report.json", {"temperature": "warm"})
+    with pytest.raises(ModelError, match="temperature must be a number, got 'warm'"):
+        _ = run.temperature
     with pytest.raises(CheckFailed, match="bound on its held-out texts is not finite"):
         check_bound(run)
 

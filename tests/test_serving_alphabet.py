@@ -1,12 +1,13 @@
 """Tokenizers: what a symbol is, and which texts come back as they were."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from kvae.serving.alphabet import END, PAD, SPECIALS, UNKNOWN, Alphabet
+from kvae.serving.alphabet import END, PAD, SPECIALS, UNKNOWN, Alphabet, lower_case
 from kvae.serving.errors import BundleError, DataError
 from kvae.serving.tokenizers import TOKENIZERS
 
@@ -257,3 +258,26 @@ def test_a_text_of_one_long_unit_is_cut_in_whole_characters(splitting: str, most
 def test_a_long_word_is_merged_in_a_moment() -> None:
     alphabet = byte_pairs("whole", ("a", "a"), ("aa", "aa"), ("aaaa", "aaaa"))
     assert alphabet.count("a" * 80_000) == 10_000
+
+
+def test_each_character_has_one_in_lower_case_whatever_stands_around_it() -> None:
+    assert lower_case("İSTANBUL ΟΔΟΣ Straße ẞ ῼ K") == "istanbul οδοσ straße ß ῳ k"
+    for character in map(chr, range(0x110000)):
+        lower = lower_case(character)
+        assert lower == character.lower()[0]
+        assert lower_case(lower) == lower
+        assert lower_case(f"A{character}A") == f"a{lower}a"
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_an_alphabet_that_folds_case_reads_a_text_as_its_lower_case(name: str) -> None:
+    plain = ALPHABETS[name]
+    folding, lower = replace(plain, fold_case=True), lower_case(TEXT)
+    assert folding.ids(TEXT) == plain.ids(lower) != plain.ids(TEXT)
+    assert folding.count(TEXT) == plain.count(lower)
+    assert folding.cut(TEXT, 5) == plain.cut(lower, 5)
+    assert folding.unknown([TEXT]) == plain.unknown([lower])
+    assert Alphabet.from_dict(json.loads(json.dumps(folding.to_dict()))) == folding
+    assert "fold_case" not in plain.to_dict()
+    with pytest.raises(BundleError, match=r"vocabulary\.fold_case must be True or False, got 1"):
+        Alphabet.from_dict({**folding.to_dict(), "fold_case": 1})

@@ -25,6 +25,14 @@ def test_without_options_a_text_is_drawn_from_the_whole_distribution() -> None:
     assert [found[name].dtype for name in ("temperature", "top_k")] == [np.float32, np.int64]
 
 
+def test_without_a_temperature_that_of_the_manifest_is_used() -> None:
+    manifest = {**MANIFEST, "defaults": {"temperature": 0.5, "top_k": 0, "top_p": 1.0}}
+    assert choices(manifest)["temperature"] == 0.5
+    assert choices(manifest, top_k=3)["temperature"] == 0.5
+    assert choices(manifest, temperature=1.0)["temperature"] == 1.0
+    assert choices(manifest, greedy=True)["temperature"] == 0.0
+
+
 def test_a_name_that_is_no_option_is_told_with_those_that_are() -> None:
     with pytest.raises(
         ConfigError, match="choices: has no argument 'temprature'; did you mean 'temperature'"
@@ -61,6 +69,7 @@ def test_a_request_takes_every_option_with_its_default_and_range() -> None:
     ("options", "fault"),
     [
         ({"temperature": 1e3}, None),
+        ({"temperature": 0.0}, "temperature"),
         ({"temperature": 1001}, "temperature"),
         ({"top_k": 2**32}, "top_k"),
     ],

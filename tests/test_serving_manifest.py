@@ -277,6 +277,10 @@ CHOSEN: dict[str, tuple[Change, str]] = {
         at("defaults.temperature", "1"),
         "defaults.temperature must be a number",
     ),
+    "a temperature that divides by nothing": (
+        at("defaults.temperature", 1e-30),
+        "defaults.temperature must be a number from 0.001",
+    ),
     "versions that are no texts": (at("versions.kvae", 1), "versions.kvae must be a text"),
     "a field that nobody knows": (at("extra", 1), "'extra' is no field of a manifest"),
     "a file elsewhere": (

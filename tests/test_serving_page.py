@@ -91,6 +91,15 @@ def test_scripts_and_styles_load_nothing_from_elsewhere(client: Any, name: str) 
         assert imported in ASSETS
 
 
+def test_the_page_replaces_what_the_model_never_saw_instead_of_showing_an_error() -> None:
+    scripts = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ASSETS)
+    reading = re.findall(r'call\("/(?:encode|interpolate|reconstruct|score)", ([^)]*)\)', scripts)
+    assert len(reading) == 4
+    for body in reading:
+        body = re.search(rf"const {body} = (.*);", scripts)[1] if body.isalpha() else body  # type: ignore[index]
+        assert 'unknown: "replace"' in body
+
+
 def test_the_policy_of_the_page_allows_no_inline_script_and_no_foreign_address(client: Any) -> None:
     for path in (*PAGES, *(f"/page/{name}" for name in ASSETS)):
         headers = client.get(path).headers
@@ -219,7 +228,8 @@ def other_bundle(factory: pytest.TempPathFactory, name: str, **shape: Any) -> Pa
         alphabet = Alphabet(tuple("abcde"))
         model = small_model(vocabulary_size=len(alphabet), **shape)
         config = replace(Config(), model=model.model_config)
-        write_bundle(model, alphabet, config, path, held_out=random_tokens(200))
+        labels = np.arange(200) % 2 if model.model_config.attributes else None
+        write_bundle(model, alphabet, config, path, held_out=random_tokens(200), labels=labels)
 
     return made_once(factory, name, make)
 
@@ -406,10 +416,17 @@ def test_a_text_is_read_and_another_one_reached(url: str, map_folder: Path) -> N
         await page.locator("#interpolate button").click();
         await settled(page);
         const way = await texts(page, "#interpolation li");
-        return { read, where: await page.locator("#where").textContent(), way };
+        const where = await page.locator("#where").textContent();
+        await page.locator("[name=text]").fill("KA?");
+        await page.locator("#read button").click();
+        await settled(page);
+        const replaced = await page.locator("#reading").textContent();
+        return { read, where, way, replaced, problems: await page.locator(".problem").count() };
         """,
     )
     sampler = Sampler.load(map_folder)
+    assert sampler.reconstruct("KA?", unknown="replace")[0] in shown["replaced"]
+    assert shown["problems"] == 0
     assert sampler.reconstruct("KAMITO")[0] in shown["read"]
     assert (
         f"{sampler.score('KAMITO')[0].bits_per_character:.2f} bits per character" in shown["read"]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from kvae.serving import AsyncSampler, BundleError, ConfigError, DataError, KvaeError, Sampler
+from kvae.serving.alphabet import Alphabet
 from kvae.serving.choices import CHOICES, DRAWING, choices
 from kvae.serving.sampler import CHUNK, reopened
 
@@ -34,6 +35,36 @@ def test_rows_are_the_same_one_by_one(sampler: Sampler, options: dict[str, Any])
     together = sampler.generate(40, seed=7, **options)
     alone = [sampler.generate(1, seed=7, first_row=row, **options)[0] for row in range(40)]
     assert alone == together
+
+
+def test_the_bundle_has_the_temperature_of_samples_without_one(bundle_folder: Path) -> None:
+    plain, cool = (Sampler.load(bundle_folder) for _ in range(2))
+    cool.manifest = {**cool.manifest, "defaults": {**cool.manifest["defaults"], "temperature": 0.5}}
+    codes = cool.draw_codes(9, seed=7)
+    for ways in (
+        lambda it, **options: it.sample(9, 7, **options),
+        lambda it, **options: [sample.text for sample in it.iterate(9, 7, **options)],
+        lambda it, **options: [sample.text for sample in it.generate_rows([7], [1], **options)],
+        lambda it, **options: "".join(it.stream(7, 1, **options)),
+        lambda it, **options: it.decode(codes, 7, greedy=False, **options),
+    ):
+        assert ways(cool) == ways(plain, temperature=0.5) != ways(plain)
+        assert ways(cool, temperature=1.0) == ways(plain)
+    assert "temperature 0.5" in repr(cool)
+
+
+def test_a_bundle_that_folds_case_reads_a_text_in_any_case(sampler: Sampler) -> None:
+    """Its symbols have the order of those in capitals, so the ids are the same."""
+    folding = copy.copy(sampler)
+    symbols = tuple(map(str.lower, sampler.alphabet.symbols))
+    folding.alphabet = Alphabet(symbols, fold_case=True)
+    for text in ("KAMITO", "kamito", "KaMiTo"):
+        np.testing.assert_array_equal(folding.encode([text]), sampler.encode(["KAMITO"]))
+        assert folding.reconstruct([text]) == [sampler.reconstruct(["KAMITO"])[0].lower()]
+        score = folding.score([text], unknown="refuse")[0]
+        assert (score.text, score.bound) == (text, sampler.score(["KAMITO"])[0].bound)
+    with pytest.raises(DataError, match="never saw: 'x'"):
+        folding.encode(["X"])
 
 
 def test_texts_do_not_depend_on_the_number_of_threads(bundle_folder: Path) -> None:

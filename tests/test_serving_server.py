@@ -755,6 +755,23 @@ def test_the_description_knows_the_limits(sampler: Sampler) -> None:
     assert parts["TextsRequest"]["properties"]["texts"]["maxItems"] == 5
 
 
+def test_the_description_and_the_answers_have_the_temperature_of_the_bundle(
+    bundle_folder: Path,
+) -> None:
+    sampler = Sampler.load(bundle_folder)
+    defaults = {**sampler.manifest["defaults"], "temperature": 0.5}
+    expected = sampler.sample(3, seed=1, temperature=0.5)
+    sampler.manifest = {**sampler.manifest, "defaults": defaults}
+    with serving(sampler) as client:
+        parts = client.get("/openapi.json").json()["components"]["schemas"]
+        samples = client.post("/sample", json={"n": 3, "seed": 1}).json()["samples"]
+        refused = client.post("/sample", json={"temperature": 0.0})
+    assert parts["SampleRequest"]["properties"]["temperature"]["default"] == 0.5
+    assert parts["StreamRequest"]["properties"]["temperature"]["default"] == 0.5
+    assert [sample["text"] for sample in samples] == expected
+    check_problem(refused, 422, "temperature")
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [

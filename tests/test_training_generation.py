@@ -24,6 +24,7 @@ from kvae.training.generation import (
     prior_codes,
     text_report,
 )
+from kvae.training.verdict import findings
 
 from .conftest import random_tokens, small_model
 
@@ -86,6 +87,8 @@ def test_a_report_has_every_number_and_is_the_same_each_time() -> None:
     run, data = made_run(), held()
     report = text_report(run, data, ["ab", "cd", "eab"], 5, 6, 0, silent)
     assert report == text_report(run, data, ["ab", "cd", "eab"], 5, 6, 0, silent)
+    distances = report.pop("edit_distances")
+    assert distances.keys() == {"reconstruction", "nearest", "random"}
     groups = {name: group for name, group in report.items() if isinstance(group, dict)}
     assert {name: group["texts"] for name, group in groups.items()} == {
         "reconstructions": 5,
@@ -111,6 +114,19 @@ def test_real_texts_of_one_choice_a_character_are_judged_by_both_models() -> Non
     )
     assert report["samples"]["forward_perplexity"] > 2.0
     assert report["samples"]["novelty"] == 1.0
+
+
+def test_reconstructions_are_compared_with_the_nearest_training_text() -> None:
+    """Among training texts that contain the held-out ones, these are the nearest."""
+    run, data = made_run(), held()
+    training_texts = ["a", *data.texts, "bbbbbbbbbbbbbb"]
+    report = text_report(run, data, training_texts, 5, 0, 0, silent)
+    distances = report["edit_distances"]
+    assert distances["nearest"] == 0.0 < distances["random"]
+    assert distances["reconstruction"] == report["reconstructions"]["edit_distance"] > 0.0
+    (finding,) = findings({"edit_distances": distances})
+    assert "than its nearest training text" in finding.sentence or "random" in finding.sentence
+    assert "edit_distances" not in text_report(run, data, None, 5, 0, 0, silent)
 
 
 def test_without_the_training_texts_there_is_no_novelty() -> None:
@@ -220,4 +236,4 @@ def test_a_corpus_that_is_gone_is_said_and_not_an_error(
     gone = replace(run, config=run.config.with_settings({"data.source": "gone.txt"}))
     assert training_texts(gone) is None
     assert "gone.txt: no such file" in (said := capsys.readouterr().err)
-    assert "there is no novelty and no forward perplexity" in said
+    assert "there is no novelty, no forward perplexity and no comparison" in said

@@ -10,14 +10,16 @@ import numpy as np
 
 from kvae.components import main_components
 from kvae.decoding import at_temperature, greedy
-from kvae.runs import METRICS, REPORT, Run, read_epochs, write_json
+from kvae.runs import METRICS, REPORT, REPORT_JSON, REPORT_PAGE, Run, read_epochs, write_json
 
 from .data.orders import lengths_of
 from .data.prepare import HeldOut, Prepared
 from .data.rows import Stream
 from .evaluation import collect, evenly_spaced
 from .generation import (
+    MEASURED,
     ORDER,
+    beside_training_texts,
     compiled_step,
     decoded_texts,
     evenly_spaced_texts,
@@ -30,23 +32,14 @@ from .generation import (
 from .messages import Say
 from .ngram import NGram, character_count
 from .report_page import page
-from .text_metrics import edit_distance, unit_of
+from .text_metrics import unit_of
 from .verdict import findings
-
-REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
-"""Files of the report in the folder of the same name."""
 
 SHOWN_RECONSTRUCTIONS, SHOWN_SAMPLES = 5, 10
 """Number of texts that the report shows."""
 
-MEASURED = 200
-"""Number of held-out texts and of samples that are measured."""
-
 RIVAL_TEXTS = 2000
 """Largest number of held-out texts that the n-gram model is measured on."""
-
-CANDIDATES = 5000
-"""Number of training texts among which the nearest one is looked for."""
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Temperatures that are compared with the texts of the corpus."""
@@ -56,6 +49,14 @@ TRAINING_TEXTS = 50_000
 
 POINTS = 1000
 """Largest number of codes on the map."""
+
+
+def reported(run: Run, prepared: Prepared, say: Say) -> dict[str, Any]:
+    """What a run ends with: its evaluation, and its report if the bound is finite."""
+    report = {"run": str(run.path), **run.evaluation}
+    if "elbo" not in report:
+        return report
+    return report | end_report(run, held_out_of(prepared), training_sample(prepared), say)
 
 
 def end_report(run: Run, data: HeldOut, training_texts: Sequence[str], say: Say) -> dict[str, Any]:
@@ -137,39 +138,16 @@ def reconstruction_report(
     places = evenly_spaced(np.arange(len(data.texts)), MEASURED)
     originals = [data.texts[place] for place in places]
     decoded = decoded_texts(run, posterior_codes(run.model, data, places), greedy, step)
-    candidates = evenly_spaced_texts(training_texts, CANDIDATES)
-    nearest = nearest_texts(run, originals, candidates)
-    random = np.random.default_rng(0).choice(np.array(candidates, object), len(originals))
+    distances, nearest = beside_training_texts(run, originals, decoded, training_texts)
     shown = evenly_spaced(np.arange(len(originals)), SHOWN_RECONSTRUCTIONS)
     return {
         "reconstructions": reconstruction_metrics(originals, decoded, unit_of(data.texts)),
-        "edit_distances": {
-            name: edit_distance(originals, list(others))
-            for name, others in (
-                ("reconstruction", decoded),
-                ("nearest", nearest),
-                ("random", random),
-            )
-        },
+        "edit_distances": distances,
         "reconstructed": [
             {"text": originals[i], "reconstruction": decoded[i], "nearest": nearest[i]}
             for i in shown
         ],
     }
-
-
-def nearest_texts(run: Run, texts: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """For each text the candidate with the largest cosine of token counts."""
-
-    def counts(of: Sequence[str]) -> np.ndarray:
-        table = np.zeros((len(of), len(run.alphabet)), np.float32)
-        for row, text in zip(table, of, strict=True):
-            np.add.at(row, run.alphabet.ids(text), 1.0)
-        norms = np.linalg.norm(table, axis=1, keepdims=True)
-        return np.asarray(table / np.maximum(norms, 1e-9))
-
-    places = np.argmax(counts(texts) @ counts(candidates).T, axis=1)
-    return [candidates[place] for place in places]
 
 
 def sample_report(

@@ -28,6 +28,8 @@ from kvae.runs import (
     METRICS,
     MODEL,
     REPORT,
+    REPORT_JSON,
+    REPORT_PAGE,
     VOCABULARY,
     Run,
     describe_divergence,
@@ -366,8 +368,9 @@ def train_and_evaluate(
         # A longer run was tried, diverged and was given up.
         (out / DIVERGED).unlink(missing_ok=True)
         return run
-    # An earlier evaluation was measured on the model that is now replaced.
-    (out / REPORT / EVALUATION).unlink(missing_ok=True)
+    # Earlier reports were measured on the model that is now replaced.
+    for name in (EVALUATION, REPORT_JSON, REPORT_PAGE):
+        (out / REPORT / name).unlink(missing_ok=True)
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
     report = {**evaluation_of(model, prepared), "parameters": model.count_params()}

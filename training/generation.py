@@ -41,6 +41,12 @@ ORDER = 5
 MAX_NGRAM_CHARACTERS = 2_000_000
 """About how many characters of training texts the forward n-gram model is fitted on at most."""
 
+MEASURED = 200
+"""Number of held-out texts and of samples that a verdict is measured on."""
+
+CANDIDATES = 5000
+"""Number of training texts among which the nearest one is looked for."""
+
 BATCH = 256
 """Texts per batch of encoding and decoding."""
 
@@ -115,6 +121,9 @@ def text_report(
             **reconstruction_metrics(references, reconstructions, unit),
             **novelty_metric(run, reconstructions, training_texts),
         }
+        if training_texts:
+            few, read = (evenly_spaced_texts(it, MEASURED) for it in (references, reconstructions))
+            report["edit_distances"], _ = beside_training_texts(run, few, read, training_texts)
     if not samples:
         return report
     say(
@@ -193,6 +202,32 @@ def reconstruction_metrics(
         "edit_distance": edit_distance(references, reconstructions),
         "exact_match": exact_match(references, reconstructions),
     }
+
+
+def beside_training_texts(
+    run: Run, texts: Sequence[str], reconstructions: Sequence[str], training_texts: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    """Edits per character from texts to their reconstructions, to the nearest of at most
+    `CANDIDATES` training texts and to random ones; and the nearest ones."""
+    candidates = evenly_spaced_texts(training_texts, CANDIDATES)
+    nearest = nearest_texts(run, texts, candidates)
+    random = np.random.default_rng(0).choice(np.array(candidates, object), len(texts))
+    others = {"reconstruction": reconstructions, "nearest": nearest, "random": list(random)}
+    return {name: edit_distance(texts, group) for name, group in others.items()}, nearest
+
+
+def nearest_texts(run: Run, texts: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """For each text the candidate with the largest cosine of token counts."""
+
+    def counts(of: Sequence[str]) -> np.ndarray:
+        table = np.zeros((len(of), len(run.alphabet)), np.float32)
+        for row, text in zip(table, of, strict=True):
+            np.add.at(row, run.alphabet.ids(text), 1.0)
+        norms = np.linalg.norm(table, axis=1, keepdims=True)
+        return np.asarray(table / np.maximum(norms, 1e-9))
+
+    places = np.argmax(counts(texts) @ counts(candidates).T, axis=1)
+    return [candidates[place] for place in places]
 
 
 def diversity_metrics(texts: Sequence[str], unit: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +26,8 @@ from kvae.texts.records import is_blank
 from .data.corpora import holds_lines_out, with_resolved_data
 from .data.lengths import LONGEST_AUTOMATIC, multiple_of_strides
 from .data.orders import batch_size_of, steps_of_a_pass
-from .data.prepare import Prepared, prepare
-from .data.sources import training_source
+from .data.prepare import Prepared, of_given_texts, prepare, read_given
+from .data.sources import Source, training_source
 from .data.standard_input import with_kept_input
 from .data.tokenizers import counting_alphabet
 from .messages import Say
@@ -102,6 +102,10 @@ class Clock:
     minutes: float
     started: float
 
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise ConfigError(f"minutes must be a number above 0, got {self.minutes!r}")
+
     @property
     def seconds_left(self) -> float:
         return self.started + 60 * self.minutes - time.monotonic()
@@ -113,6 +117,12 @@ class Wishes:
 
     goal: str = "balanced"
     rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.goal not in RATES:
+            raise ConfigError(f"goal must be {' or '.join(RATES)}, got {self.goal!r}")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise ConfigError(f"rate must be a number of nats above 0, got {self.rate!r}")
 
     @property
     def nats(self) -> float:
@@ -129,30 +139,48 @@ class Choice:
 
 
 def planned(
-    config: Config, given: Collection[str], clock: Clock, wishes: Wishes, say: Say
+    config: Config,
+    given: Collection[str],
+    clock: Clock,
+    wishes: Wishes,
+    say: Say,
+    texts: Any = None,
+    labels: Any = None,
 ) -> Prepared:
     """The data of a configuration whose open settings a plan has chosen; `say` gets each choice.
 
-    `given` are the dotted names of the settings that the user chose. The number of steps follows
-    from the time that a few of them take. Raises `ConfigError` or `DataError`.
+    `texts` and `labels` are what `prepare` takes; without them `data.source` is read. `given` are
+    the dotted names of the settings that the user chose. The number of steps follows from the time
+    that a few of them take. Raises `ConfigError` or `DataError`.
     """
+    if texts is not None:
+        texts, labels = read_once(texts), read_once(labels)
+        config = of_given_texts(config, labels)
     say(f"reading {config.data.source}")
     config = with_resolved_data(with_kept_input(config, say))
-    config = chosen(config, given, wishes, say)
+    source = training_source(config) if texts is None else read_given(config, texts, labels)
+    config = chosen(config, given, wishes, source, say)
     check_training(config)
-    prepared = prepare(config, say)
+    prepared = prepare(config, say, texts, labels)
     for note in prepared.notes:
         say(note)
     steps = steps_choice(prepared, clock)
     return replace(prepared, config=with_choice(prepared.config, steps, given, say))
 
 
-def chosen(config: Config, given: Collection[str], wishes: Wishes, say: Say) -> Config:
+def read_once(values: Any) -> Any:
+    """What can be read several times, as a plan does: an iterator becomes a list."""
+    return list(values) if isinstance(values, Iterator) else values
+
+
+def chosen(
+    config: Config, given: Collection[str], wishes: Wishes, source: Source, say: Say
+) -> Config:
     """The configuration with all choices but the number of steps.
 
     A choice is left to the user as a whole where one setting would contradict the others.
     """
-    texts, is_whole = first_texts(config)
+    texts, is_whole = first_texts(source)
     if not texts:
         return config  # `prepare` says what is wrong
     may_choose_tokens = config.model.tokenizer == "char" and not config.data.reading.is_fixed
@@ -165,7 +193,7 @@ def chosen(config: Config, given: Collection[str], wishes: Wishes, say: Say) -> 
         config = with_choice(config, lengths(config, texts), given, say)
     if is_whole or config.data.validation is not None or not holds_lines_out(config):
         return config
-    return with_choice(config, held_out_share(config), given, say)
+    return with_choice(config, held_out_share(config, source), given, say)
 
 
 def has_one_vector(config: Config) -> bool:
@@ -197,10 +225,9 @@ def short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def first_texts(config: Config) -> tuple[list[str], bool]:
+def first_texts(source: Source) -> tuple[list[str], bool]:
     """The first texts of the corpus that are not blank, and whether these are all."""
-    blocks = training_source(config).blocks([])
-    every = (text for records in blocks for text in records.texts if not is_blank(text))
+    every = (text for records in source.blocks([]) for text in records.texts if not is_blank(text))
     texts = list(itertools.islice(every, TEXTS_LOOKED_AT))
     return texts, next(every, None) is None
 
@@ -291,9 +318,9 @@ def rate(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
     )
 
 
-def held_out_share(config: Config) -> Choice:
+def held_out_share(config: Config, source: Source) -> Choice:
     """A smaller share of held-out texts for a large corpus."""
-    texts = sum(len(records.texts) for records in training_source(config).blocks([]))
+    texts = sum(len(records.texts) for records in source.blocks([]))
     share = max(1e-4, min(config.data.validation_fraction, HELD_OUT_TEXTS / texts))
     if share == config.data.validation_fraction:
         return Choice({}, "")

@@ -53,7 +53,11 @@ def reconstruct(options: argparse.Namespace) -> None:
     entries = with_ids(
         records,
         (
-            {"text": text, "reconstruction": reconstruction, "equal": text == reconstruction}
+            {
+                "text": text,
+                "reconstruction": reconstruction,
+                "equal": sampler.alphabet.folded(text) == reconstruction,
+            }
             for text, reconstruction in pairs
         ),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import Commands, add_command, overwrite_argument
+from .export import EXPORTING
 from .heavy_imports import heavy_imports
 from .output import program, say
 from .reports import GREEDY_SAMPLES, evaluation_table, pair, parity_line, section
@@ -66,7 +67,7 @@ def report(trained: Run, prepared: Prepared) -> None:
 
     say("counting character n-grams for comparison")
     baselines = ngram_bounds(prepared)
-    say("exporting, then comparing with Keras")
+    say(EXPORTING)
     bundle = trained.path / "bundle"
     write_bundle(
         trained.model,
@@ -75,6 +76,7 @@ def report(trained: Run, prepared: Prepared) -> None:
         bundle,
         trained.evaluation,
         prepared.validation,
+        say=say,
     )
     verification = verify(bundle)
     originals = trained.alphabet.decode(evenly_spaced(prepared.validation, 5))

@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from kvae.serving.choices import default_temperature
     from kvae.serving.sampler import Sampler
 
     sampler = Sampler.load(options.bundle)
@@ -36,10 +37,12 @@ def run(options: argparse.Namespace) -> None:
     rows = {
         "model": manifest["model_id"],
         "trained on": f"{training['source']} ({manifest['mode']})",
-        "texts": f"{limit} {longest} {rules.tokens} of {kinds} kinds",
+        "texts": f"{limit} {longest} {rules.tokens} of {kinds} kinds"
+        + (", read in lower case" if sampler.alphabet.fold_case else ""),
         "latent code": latent_line(latent),
         **({"attributes": ", ".join(latent["attributes"])} if latent.get("attributes") else {}),
         "bound": bound,
+        "temperature": f"{default_temperature(manifest):g} unless another is given",
         "active units": training.get("active_units", "not evaluated"),
         "size": f"{size / 1e6:.1f} MB in {len(manifest['endpoints'])} graphs",
         "parity": parity_line(manifest["parity"]),
@@ -63,5 +66,5 @@ def latent_line(latent: Mapping[str, Any]) -> str:
     levels = f"{latent['levels']} levels, " if latent.get("levels", 1) > 1 else ""
     dimensions = f"{latent['size'] - labels} dimensions"
     if labels:
-        dimensions += f" and {labels} for the label"
+        dimensions += f", then {labels} columns for the label, one for each of the attributes"
     return f"{latent['kind']}, {levels}{dimensions}, {latent['prior']} prior"

@@ -43,16 +43,23 @@ def training_texts(run: Run) -> list[str] | None:
     try:
         return training_texts(run.config, run.alphabet)
     except DataError as error:
-        say(f"{error} (without the training texts there is no novelty and no forward perplexity)")
+        say(
+            f"{error} (without the training texts there is no novelty, no forward perplexity and "
+            "no comparison with the nearest one)"
+        )
         return None
 
 
-def held_out_tokens(run: Run) -> Any:
-    """The token ids of a run's held-out texts, an array (N, T), or None if their file is gone."""
+def held_out_rows(run: Run) -> tuple[Any, Any]:
+    """The token ids (N, T) of a run's held-out texts, and their labels as indices (N,) or None.
+
+    None and None if their file is gone.
+    """
     from kvae.training.data.prepare import held_out
 
     try:
-        return held_out(run.config, run.alphabet).rows
+        found = held_out(run.config, run.alphabet)
+        return found.rows, found.attribute
     except DataError as error:
         say(f"{error} (compared on codes of the prior alone)")
-        return None
+        return None, None

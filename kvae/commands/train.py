@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvae.fitting import MINUTES, PRESET
 from kvae.runs import CONFIG
 from kvae.serving.errors import ConfigError
 
@@ -15,7 +16,6 @@ from .heavy_imports import heavy_imports
 from .output import program, say, show
 from .reports import end_sections, evaluation_table
 from .training_arguments import (
-    PRESET,
     add_training_command,
     given_settings,
     plan_arguments,
@@ -24,9 +24,6 @@ from .training_arguments import (
 
 if TYPE_CHECKING:
     from kvae.training.experiment import Read
-
-MINUTES = 10.0
-"""Minutes of a run whose length is not given."""
 
 
 def add(commands: Commands) -> None:
@@ -55,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
         )
     with heavy_imports("train"):
         from kvae.training import experiment
-        from kvae.training.end_report import end_report, held_out_of, training_sample
+        from kvae.training.end_report import reported
     if resumes and options.preset is None:
         base = experiment.stored_config(Path(options.out))
     else:
@@ -66,9 +63,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         plan = plan_of(options, started)
         trained, prepared = experiment.run(config, options.out, say, options.overwrite, read=plan)
-    report = {"run": str(trained.path), **trained.evaluation}
-    if "elbo" in trained.evaluation:
-        report |= end_report(trained, held_out_of(prepared), training_sample(prepared), say)
+    report = reported(trained, prepared, say)
     show(options, report, "\n\n".join([evaluation_table(report), *end_sections(report)]))
     if not options.json:
         print(

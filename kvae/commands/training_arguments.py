@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from kvae.fitting import MINUTES, PRESET
+
 from .arguments import Commands, Run, add_command, table_arguments
 
 if TYPE_CHECKING:
     from kvae.configuration import Config
-
-PRESET = "hybrid-lstm"
-"""The preset that is trained unless `--preset` names another one."""
 
 
 def add_training_command(
@@ -48,7 +47,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         type=minutes,
         metavar="N",
         help="plan a run of N minutes, reading and reports included: settings that are not given "
-        "are made from the texts (default without --preset, --epochs and --steps: 10)",
+        f"are made from the texts (default without --preset, --epochs and --steps: {MINUTES:g})",
     )
     wish = parser.add_mutually_exclusive_group()
     wish.add_argument(
@@ -104,6 +103,12 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("char", "byte", "word", "wordpiece", "pattern", "bpe"),
         help="what a token is (default: the preset's or the corpus', else char); `pattern` needs "
         "--set model.token_pattern=REGEX; a plan chooses `bpe` or `char`",
+    )
+    parser.add_argument(
+        "--fold-case",
+        action="store_true",
+        default=None,
+        help="read texts in lower case, in training and by the encoder of the bundle",
     )
     parser.add_argument(
         "--vocabulary",
@@ -172,6 +177,7 @@ def data_settings(options: argparse.Namespace) -> dict[str, Any]:
             "data.column": options.column,
             "data.label_column": options.label_column,
             "model.tokenizer": options.tokenizer,
+            "data.fold_case": options.fold_case,
             "data.vocabulary": options.vocabulary,
             "data.validation": options.validation,
             "data.labels": options.labels,

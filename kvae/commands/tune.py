@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
+from kvae.fitting import PRESET
+
 from .arguments import Commands
 from .heavy_imports import heavy_imports
 from .output import program, say, show
-from .training_arguments import PRESET, add_training_command, with_arguments
+from .training_arguments import add_training_command, with_arguments
 
 
 def add(commands: Commands) -> None:

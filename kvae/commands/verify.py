@@ -15,7 +15,7 @@ from .bundles import add_bundle_command
 from .heavy_imports import heavy_imports
 from .output import say, show
 from .reports import parity_line, quantization_line
-from .run_folders import held_out_tokens
+from .run_folders import held_out_rows
 
 if TYPE_CHECKING:
     from kvae.runs import Run
@@ -49,9 +49,8 @@ def run(options: argparse.Namespace) -> None:
             report["against"] = str(trained.path)
             # Weights in eight bits differ from the model's; the difference was measured at export.
             if "quantization" not in report:
-                report["parity"] = compare(
-                    trained.model, read_bundle(options.bundle), held_out_tokens(trained)
-                )
+                rows, _ = held_out_rows(trained)
+                report["parity"] = compare(trained.model, read_bundle(options.bundle), rows)
         elif options.against:
             raise CheckFailed(
                 f"{trained.path} holds the model {model_id(trained.model)}, the bundle holds "

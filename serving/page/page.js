@@ -7,6 +7,8 @@ const DARKEST_NATS = 8;
 const ASK_AGAIN_MILLISECONDS = 3000;
 const COUNTS = new Set(["n", "seed", "top_k", "min_length", "max_length"]);
 
+const REPLACED = "What it never saw counts as its unknown symbol.";
+
 let info;
 let space = null;
 
@@ -41,7 +43,7 @@ async function showSamples() {
 function pairs(probable, drawn, temperature) {
   const head = (words) => element("div", { className: "head" }, words);
   const made = element("div", { className: probable ? "pairs" : "pairs one" });
-  made.append(...(probable ? [head("Most probable")] : []), head(`Sampled at temperature ${temperature ?? 1}`));
+  made.append(...(probable ? [head("Most probable")] : []), head(`Sampled at temperature ${temperature}`));
   drawn.forEach((sample, row) => {
     if (probable) made.append(element("div", { className: "first" }, textButton(probable[row])));
     made.append(element("div", { className: "second" }, textButton(sample)));
@@ -94,7 +96,8 @@ async function readText() {
     showProblem(place, new Problem("Write a text first."));
     return;
   }
-  const calls = [call("/score", { texts: [text] }), hasCodes() ? call("/reconstruct", { texts: [text] }) : null];
+  const asked = { texts: [text], unknown: "replace" };
+  const calls = [call("/score", asked), hasCodes() ? call("/reconstruct", asked) : null];
   const [scored, read] = await Promise.allSettled(calls);
   const told = element("dl");
   if (read.value) {
@@ -141,7 +144,8 @@ function heat({ text, nats }) {
 async function showWay() {
   const place = byId("interpolation");
   try {
-    const { interpolation } = await call("/interpolate", { first: "", last: "", ...argumentsOf(byId("interpolate")) });
+    const ends = { first: "", last: "", ...argumentsOf(byId("interpolate")) };
+    const { interpolation } = await call("/interpolate", { ...ends, unknown: "replace" });
     place.replaceChildren(...interpolation.map((text) => element("li", {}, shownText(text))));
   } catch (error) {
     showProblem(place, error);
@@ -166,10 +170,10 @@ function introduce() {
     ? "Each line is one random place in the latent space: its most probable text, and a text sampled there."
     : "Each line is a text of its own.";
   byId("own-about").textContent = hasCodes()
-    ? "The model reads a text into a code and writes it back from there. Darker characters surprise it more."
-    : "Darker characters surprise the model more.";
+    ? "The model reads a text into a code and writes it back from there. Darker characters surprise it more. " + REPLACED
+    : `Darker characters surprise the model more. ${REPLACED}`;
   byId("between").hidden = !hasCodes();
-  byId("sample").elements.temperature.value = info.defaults?.temperature || 1;
+  byId("sample").elements.temperature.value = info.defaults.temperature;
   const { attributes = [] } = info.latent;
   if (attributes.length) offerLabels(attributes);
 }

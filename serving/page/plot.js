@@ -6,6 +6,7 @@ import { byId, element, shownText } from "./tools.js";
 
 const RAMP = ["#4575b4", "#3fa0a8", "#7fb461", "#e0a526", "#d9572b"];
 const LABEL_COLOURS = ["#2f7ebc", "#e07b1f", "#3a9e54", "#c9403f", "#8a63b8", "#8c6a56", "#d765a8", "#8a9099"];
+const NO_LABEL_COLOUR = "#b5bac0";
 const NEAR_PIXELS = 14;
 const DRAG_PIXELS = 8;
 const MARGIN = 1.12;
@@ -35,7 +36,7 @@ export class Plot {
     this.present = null;
     this.way = [];
     this.hover = element("div", { id: "hover", hidden: true });
-    this.colourBy(labels.length ? "label" : "length");
+    this.colourBy(map.points.label ? "label" : "length");
     this.build();
     this.listen();
     new ResizeObserver(() => this.resize()).observe(this.container);
@@ -47,7 +48,7 @@ export class Plot {
   colourBy(what) {
     const { tokens, label } = this.points;
     const [low, high] = [Math.min(...tokens), Math.max(...tokens)];
-    const ofLabel = (name) => LABEL_COLOURS[this.labels.indexOf(name) % LABEL_COLOURS.length];
+    const ofLabel = (name) => (name ? LABEL_COLOURS[this.labels.indexOf(name) % LABEL_COLOURS.length] : NO_LABEL_COLOUR);
     this.colours =
       what === "label" ? label.map(ofLabel) : tokens.map((count) => rampColour((count - low) / Math.max(1, high - low)));
     const dot = (name) => {
@@ -58,7 +59,7 @@ export class Plot {
     const ramp = element("span", { className: "ramp" });
     ramp.style.background = `linear-gradient(to right, ${RAMP.join(", ")})`;
     const keys = what === "label" ? this.labels.slice(0, LABEL_COLOURS.length).map(dot) : [element("span", {}, `${low}`, ramp, `${high} tokens`)];
-    byId("legend").replaceChildren(...(this.labels.length ? [this.colourChoice(what)] : ["Colour: length"]), ...keys);
+    byId("legend").replaceChildren(...(label ? [this.colourChoice(what)] : ["Colour: length"]), ...keys);
     this.chart?.redraw();
   }
 

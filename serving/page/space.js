@@ -84,7 +84,8 @@ export class LatentSpace {
     const asked = (this.asked = {});
     this.plot.show({ present: place, way: [] });
     byId("way").replaceChildren();
-    if (place.point >= 0 && this.labels.length) this.showLabel(this.map.points.label[place.point]);
+    const label = this.map.points.label?.[place.point]; // empty where it is unknown
+    if (label) this.showLabel(label);
     const code = await this.codeAt(place);
     if (asked !== this.asked) return; // another place was pressed meanwhile
     this.setCode(code, place);

@@ -24,6 +24,7 @@ from .rows import Rows, Stream, Texts
 from .sources import (
     GIVEN,
     Source,
+    as_read,
     remembered,
     source_of,
     stream_pieces,
@@ -82,11 +83,8 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
     """
     source = None
     if texts is not None:
-        data, given = config.data, None if labels is None else GIVEN
-        if data.storage == "disk":
-            raise ConfigError("given texts are kept in memory; for data.storage=disk name a file")
-        source = given_source(texts, labels, data.column, data.label_column)
-        config = config.with_settings({"data.source": GIVEN, "data.labels": given})
+        source = read_given(config, texts, labels)
+        config = of_given_texts(config, labels)
     config = with_resolved_data(with_kept_input(config, say))
     corpus, validation, name = read_corpus(config, say, source)
     notes, alphabet = list(corpus.notes), corpus.alphabet
@@ -105,6 +103,20 @@ def prepare(config: Config, say: Say = quiet, texts: Any = None, labels: Any = N
         corpus.attribute,
         held.attribute,
     )
+
+
+def read_given(config: Config, texts: Any, labels: Any = None) -> Source:
+    """The source of given texts, in the columns and the case that the settings say."""
+    data = config.data
+    return as_read(config, given_source(texts, labels, data.column, data.label_column))
+
+
+def of_given_texts(config: Config, labels: Any) -> Config:
+    """The configuration of a run on given texts, with labels or without (None)."""
+    if config.data.storage == "disk":
+        raise ConfigError("given texts are kept in memory; for data.storage=disk name a file")
+    given = None if labels is None else GIVEN
+    return config.with_settings({"data.source": GIVEN, "data.labels": given})
 
 
 def read_corpus(
@@ -145,7 +157,7 @@ def held_out(
     """The held-out split of a run's corpus, all texts of `file` with the labels in the file
     `labels`, or given `texts` with given `labels`."""
     if texts is not None:
-        source = given_source(texts, labels, config.data.column, config.data.label_column)
+        source = read_given(config, texts, labels)
         records, name, notes = texts_of(config, source), source.name, source.notes
     elif file is None:
         records, name, notes = held_out_records(config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kvae.configuration import Config
+from kvae.serving.alphabet import lower_case
 from kvae.serving.errors import ConfigError, DataError
 from kvae.texts.files import intact_files, pieces_of
 from kvae.texts.formats import check_columns, format_of, readable_kinds, records_of
@@ -67,10 +68,8 @@ def validation_source(config: Config) -> Source | None:
         labels = data.validation_labels or own_labels
         return source_of(config, data.validation, labels, data.label_column)
     if corpus and corpus.held_out:
-        return Source(
-            data.source,
-            partial(corpus_blocks, corpus.held_out, corpus.label if data.labels else None),
-        )
+        blocks = partial(corpus_blocks, corpus.held_out, corpus.label if data.labels else None)
+        return as_read(config, Source(data.source, blocks))
     return None
 
 
@@ -97,7 +96,25 @@ def source_of(
     )
     if labels and label is None:
         blocks = partial(with_label_file, blocks, labels, name)
-    return Source(name, blocks, None if corpus else partial(pieces_of_files, name, columns))
+    files = None if corpus else partial(pieces_of_files, name, columns)
+    return as_read(config, Source(name, blocks, files))
+
+
+def as_read(config: Config, source: Source) -> Source:
+    """The source with its texts in lower case if `data.fold_case` says so."""
+    if not config.data.fold_case:
+        return source
+    read, files = source.blocks, source.files
+
+    def blocks(notes: list[str]) -> Iterator[Records]:
+        return (
+            records._replace(texts=list(map(lower_case, records.texts))) for records in read(notes)
+        )
+
+    def folded_files(notes: list[str]) -> Iterator[Iterator[str]]:
+        return (map(lower_case, pieces) for pieces in files(notes)) if files else iter(())
+
+    return Source(source.name, blocks, folded_files if files else None)
 
 
 def columns_of(config: Config, label_column: str = "") -> Columns:

@@ -165,6 +165,7 @@ def store_name(config: Config) -> str:
         [data.mode, data.too_long, data.max_symbols, data.min_count, data.validation is None],
         [data.format, data.column, data.label_column, data.labelled_fraction],
         [data.validation_fraction, data.split_seed, data.split],
+        *([["fold_case"]] if data.fold_case else []),  # other stores keep their names
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

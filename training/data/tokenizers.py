@@ -7,6 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -60,10 +61,17 @@ def counting_alphabet(config: Config, lines: Lines) -> Alphabet:
 
 
 def alphabet_of_counts(config: Config, counting: Alphabet, counts: Mapping[str, int]) -> Alphabet:
-    """The alphabet of a table of symbol counts, cut by `data.max_symbols` and `data.min_count`.
+    """The alphabet of a table of symbol counts, cut by `data.max_symbols` and `data.min_count`; it
+    folds case if the texts are read so.
 
     `counting` is what `counting_alphabet` returned.
     """
+    found = uncased_alphabet(config, counting, counts)
+    return replace(found, fold_case=config.data.fold_case)
+
+
+def uncased_alphabet(config: Config, counting: Alphabet, counts: Mapping[str, int]) -> Alphabet:
+    """As `alphabet_of_counts`, before it is known how texts are read."""
     tokenizer, data = config.model.tokenizer, config.data
     if counting.symbols:
         return counting

@@ -127,13 +127,16 @@ export function vocabularyFault(vocabulary) {
   const names = typeof vocabulary === "object" && vocabulary !== null ? Object.keys(vocabulary) : [];
   const known = Object.hasOwn(TOKENIZERS, vocabulary?.tokenizer) ? TOKENIZERS[vocabulary.tokenizer] : {};
   const keys = ["specials", "symbols", "tokenizer", ...(known.fields ?? [])];
-  const optional = vocabulary?.tokenizer === "wordpiece" ? ["splitting"] : [];
+  const optional = vocabulary?.tokenizer === "wordpiece" ? ["fold_case", "splitting"] : ["fold_case"];
   if (!keys.every((key) => names.includes(key)) || !names.every((key) => keys.includes(key) || optional.includes(key))) {
     return `vocabulary must be an object of ${keys.join(", ")}`;
   }
   const { tokenizer, specials, symbols } = vocabulary;
   if (typeof tokenizer !== "string" || !Object.hasOwn(TOKENIZERS, tokenizer)) {
     return `vocabulary.tokenizer must be ${Object.keys(TOKENIZERS).join(" or ")}`;
+  }
+  if (names.includes("fold_case") && typeof vocabulary.fold_case !== "boolean") {
+    return "vocabulary.fold_case must be true or false";
   }
   if (names.includes("pattern")) {
     const fault = typeof vocabulary.pattern === "string" ? patternFault(vocabulary.pattern) : "is no text";
@@ -177,6 +180,9 @@ function mergesFault(merges, symbols) {
   }
 }
 
+/** A text with each character as its simple lower-case mapping of Unicode, whatever stands around it. */
+export const lowerCase = (text) => text.replaceAll("\u0130", "i").replaceAll("\u03a3", "\u03c3").toLowerCase();
+
 export class Alphabet {
   /** @param vocabulary field `vocabulary` of a manifest: tokenizer, specials and symbols. */
   constructor(vocabulary) {
@@ -185,6 +191,7 @@ export class Alphabet {
     const { tokenizer, symbols, merges = [] } = vocabulary;
     this.tokenizer = tokenizer;
     this.splitting = vocabulary.splitting;
+    this.foldCase = vocabulary.fold_case ?? false;
     this.rules = rulesOf(vocabulary);
     this.texts = ["", "", "", this.rules.replacement ?? REPLACEMENT, ...symbols];
     this.numbers = new Map(symbols.map((symbol, place) => [symbol, place + SPECIALS.length]));
@@ -219,7 +226,7 @@ export class Alphabet {
   #units(text) {
     if (!text.isWellFormed())
       throw new DataError(`text holds half a character (a lone surrogate): ${JSON.stringify(text)}`);
-    return this.rules.units(text);
+    return this.rules.units(this.foldCase ? lowerCase(text) : text);
   }
 
   #idsOf(unit) {

@@ -37,7 +37,7 @@ export class Sampler {
   /**
    * Samples `n` texts. Row i of a seed is the same text for every `n`, and the same as in Python.
    *
-   * Options: `greedy: true` or `temperature: 0.8` (default 1), `topK`, `topP`, `minLength`, `maxLength`, `firstRow`, and
+   * Options: `greedy: true` or `temperature: 0.8` (default: the bundle's own), `topK`, `topP`, `minLength`, `maxLength`, `firstRow`, and
    * `attribute: "positive"` for a model that was trained with labels.
    */
   async sample(n, seed, options) {
@@ -60,7 +60,12 @@ export class Sampler {
     return inChunks(checkedPlaces(n, seed, firstRow), (places) => this.#drawn(places, attribute));
   }
 
-  /** Posterior means of texts, a Float32Array each. Unknown units throw, or are replaced: `unknown: "replace"`. */
+  /**
+   * Posterior means of texts, a Float32Array each. Unknown units throw, or are replaced: `unknown: "replace"`.
+   *
+   * With a model that was trained with labels, the last columns are the label that it infers: one column for each value of
+   * `attributes`, 1 for the inferred value and 0 for the others.
+   */
   async encode(texts, { unknown = "refuse", ...others } = {}) {
     known(others, ["unknown"]);
     if (this.manifest.latent.kind === "none") {
@@ -100,7 +105,7 @@ export class Sampler {
   /** Throws `CheckFailed` unless the texts of the manifest's seed test are the same here. */
   async verify() {
     const { seed, rows, texts } = this.manifest.seed_test;
-    const written = await this.sample(rows, seed, { minLength: 0 });
+    const written = await this.sample(rows, seed, { temperature: 1, minLength: 0 });
     const place = written.findIndex((text, row) => text !== texts[row]);
     if (place >= 0) {
       const [here, there] = [written[place], texts[place]].map((text) => JSON.stringify(text));
@@ -200,7 +205,7 @@ export class Sampler {
 }
 
 /** Sampling options as inputs of the sampler graph: temperature 0 is greedy, top_k 0 and top_p 1 are off. */
-function choicesOf({ length }, options) {
+function choicesOf({ length, defaults }, options) {
   known(options, HOW_TO_CHOOSE);
   const { greedy = false, temperature, topK = 0, topP = 1, minLength = 1, maxLength = length } = options;
   if (greedy && (temperature !== undefined || topK || topP !== 1)) {
@@ -208,7 +213,7 @@ function choicesOf({ length }, options) {
   }
   const longest = whole("maxLength", maxLength, 1, length);
   return {
-    temperature: float32(greedy ? 0 : real("temperature", temperature ?? 1, 1e-3, 1e3)),
+    temperature: float32(greedy ? 0 : real("temperature", temperature ?? defaults.temperature, 1e-3, 1e3)),
     top_k: int64(whole("topK", topK, 0, LARGEST.row)),
     top_p: float32(real("topP", topP, 1e-6, 1)),
     min_length: int64(whole("minLength", minLength, 0, longest)),
