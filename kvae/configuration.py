@@ -168,9 +168,10 @@ class ObjectiveConfig(Section):
     free_bits_over: Literal["dimension", "total"] = "dimension"
     alpha: float = bounded(0.2, 0.0)
     alpha_hold: int = bounded(0, 0)
-    """Training step at which alpha begins to decay, if `alpha_decay_steps` is above 0."""
+    """Training step at which alpha and `bag_of_words` begin to decay, if `alpha_decay_steps` is
+    above 0."""
     alpha_decay_steps: int = bounded(0, 0)
-    """Training steps of a linear decay of alpha to 0. 0: alpha is constant."""
+    """Training steps of their linear decay to 0. 0: they are constant."""
     mmd: float = bounded(0.0, 0.0)
     """Weight of the squared maximum mean discrepancy between codes and prior (InfoVAE, Zhao et al.
     2019)."""

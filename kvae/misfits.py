@@ -120,7 +120,12 @@ def dependent_settings(
             "posterior 'batch_normalized'",
             model.posterior == "batch_normalized",
         ),
-        (objective, "alpha_decay_steps", "an auxiliary loss, objective.alpha", objective.alpha > 0),
+        (
+            objective,
+            "alpha_decay_steps",
+            "an auxiliary loss, objective.alpha or objective.bag_of_words",
+            objective.alpha > 0 or objective.bag_of_words > 0,
+        ),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
         (objective, "kl_target", "the constrained penalties", targeted),
         (objective, "free_bits", "the free-bits penalties", free_bits),

@@ -154,17 +154,18 @@ def beta_at(config: ObjectiveConfig, ramp: Tensor) -> Tensor:
     return config.beta_max * (ops.ones_like(ramp) if config.penalty in TARGETED else ramp)
 
 
-def alpha_at(config: ObjectiveConfig, step: Tensor) -> Tensor:
-    """The weight of the auxiliary loss at training step `step`: alpha, or its decayed value.
+def auxiliary_height(config: ObjectiveConfig, step: Tensor) -> Tensor:
+    """The fraction of their weights that the losses of the auxiliary predictions have at training
+    step `step`: 1, or less while it decays.
 
     The auxiliary loss trains the expander to predict the whole text by itself (Semeniuta et al.
     2017, eq. 4), which is more than the head needs. After the decay the whole model is trained for
     the bound.
     """
     if not config.alpha_decay_steps:
-        return config.alpha
+        return 1.0
     since_hold = ops.cast(step, "float32") - float(config.alpha_hold)
-    return config.alpha * (1.0 - ops.clip(since_hold / float(config.alpha_decay_steps), 0.0, 1.0))
+    return 1.0 - ops.clip(since_hold / float(config.alpha_decay_steps), 0.0, 1.0)
 
 
 def token_mask(tokens: Tensor) -> Tensor:
@@ -265,10 +266,12 @@ def loss_terms(
     if "auxiliary_logits" in outputs:
         auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
         terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
-        terms["loss"] += alpha_at(config, step) * ops.sum(loss_weights * auxiliary, axis=-1)
+        alpha = config.alpha * auxiliary_height(config, step)
+        terms["loss"] += alpha * ops.sum(loss_weights * auxiliary, axis=-1)
     if "bag_logits" in outputs:
         terms["bag_of_words"] = bag_of_words(tokens, outputs["bag_logits"])
-        terms["loss"] += config.bag_of_words * terms["bag_of_words"]
+        weight = config.bag_of_words * auxiliary_height(config, step)
+        terms["loss"] += weight * terms["bag_of_words"]
     if config.mmd:
         terms["mmd"] = broadcast_like(terms["kl"], squared_mmd(outputs["z"], text_weights()))
         terms["loss"] += config.mmd * after_warm_start * terms["mmd"]
