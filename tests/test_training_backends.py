@@ -41,6 +41,7 @@ SYSTEMS: dict[str, Config] = {
                 {"penalty": "free_bits"},
             ),
             ("mmd", {"posterior": "batch_normalized"}, {"mmd": 2.0, "schedule": "cyclical"}),
+            ("skip and bag of words", {"head_skip": True}, {"bag_of_words": 1.0}),
         )
     },
 }

@@ -126,6 +126,13 @@ OWN: dict[str, dict[str, Any]] = {
     "a mixture": {"model.prior": "mixture"},
     "a map": {"model.latent": "map", "model.latent_size": [2]},
     "words": {"model.tokenizer": "word"},
+    "a head without a skip connection": {"model.head": "bytenet"},
+    "a head that reads the first position": {
+        "model.head_reads": "state",
+        "model.expander": "repeat",
+        "model.auxiliary": False,
+        "objective.alpha": 0.0,
+    },
 }
 
 
@@ -190,7 +197,20 @@ def test_a_small_file_is_not_read_so_often_that_its_texts_are_learned_by_heart(
     prepared = planned(base(file), set(), clock(30), Wishes(), said.append)
     passes = (prepared.config.training.steps or 0) * 64 / len(prepared.train)
     assert 4 < passes <= plan.MOST_PASSES
+    assert prepared.config.training.length_buckets == (keras.backend.backend() == "tensorflow")
     assert any("would learn texts by heart" in sentence for sentence in said)
+
+
+def test_a_large_rate_takes_more_passes_over_batches_of_mixed_lengths(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "step_seconds", lambda prepared: 0.01)
+    wishes = Wishes("reconstruction")
+    prepared = planned(base(file), set(), clock(30), wishes, lambda text: None)
+    passes = (prepared.config.training.steps or 0) * 64 / len(prepared.train)
+    assert plan.MOST_PASSES < passes <= plan.MOST_PASSES_AT_A_LARGE_RATE
+    assert not prepared.config.training.length_buckets
+    assert prepared.config.model.head_skip
 
 
 @pytest.mark.usefixtures("minute_steps")

@@ -360,7 +360,8 @@ def steps_choice(prepared: Prepared, clock: Clock, wishes: Wishes) -> Choice:
     limit = "" if steps == in_time else f", but more than {steps:,} would learn texts by heart"
     ramp = int(RAMP * steps)
     cosine = prepared.config.training.learning_rate_schedule == "cosine"
-    auxiliary = prepared.config.objective.alpha > 0
+    objective = prepared.config.objective
+    auxiliary = objective.alpha > 0 or objective.bag_of_words > 0
     return Choice(
         {
             "training.steps": steps,
