@@ -14,7 +14,8 @@ from kvae.serving.bundle import OPERATIONS, OPSET
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.serving.onnx_files import STANDARD
 
-from .simplify import simplified
+from .folding import folded
+from .simplify import drop_unused, simplified
 
 
 def check_backend() -> None:
@@ -48,6 +49,9 @@ def to_onnx(
     graph = model.graph
     simplified(model)
     check_operations(graph)
+    folded(model)
+    del model.opset_import[:]  # tf2onnx imports ai.onnx.ml, which no node uses
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     rename(graph, [spec.name for spec in inputs], list(outputs))
     return checked_model(model)
 
@@ -93,12 +97,28 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def checked_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model if the full check of onnx passes. Raises `CheckFailed` otherwise."""
+    """Return the model, with a name of its own for every node, if the full check of onnx passes.
+    Raises `CheckFailed` otherwise. Nodes that nothing reads are removed."""
+    drop_unused(model.graph)
+    name_nodes(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise CheckFailed(f"export: an invalid graph: {error}") from error
     return model
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Name nodes without a name after their first output, and number names that occur twice."""
+    taken: set[str] = set()
+    for node in nodes_of(graph):
+        stem = name = node.name or node.output[0]
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        node.name = name
+        taken.add(name)
 
 
 def rename(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -114,4 +134,3 @@ def rename(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]
         dimensions = value.type.tensor_type.shape.dim
         if dimensions and not dimensions[0].dim_value:
             dimensions[0].dim_param = "batch"
-    del graph.value_info[:]
