@@ -24,7 +24,8 @@ from kvae.serving.choices import DRAWING, choices
 from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import FORMAT, FORMAT_VERSION
 from kvae.serving.sampler import Sampler
-from kvae.serving.verification import seed_test_texts, verify
+from kvae.serving.seed_test import seed_test_texts
+from kvae.serving.verification import verify
 from kvae.slots import HEADS
 from kvae.writing import atomic_create
 

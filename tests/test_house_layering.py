@@ -81,6 +81,7 @@ LAZY = {
     "kvae/__init__.py": {"kvae.serving"},
     "kvae/texts/compression.py": {"pyarrow"},
     "kvae/texts/tables.py": {"pyarrow"},
+    "serving/openvino_sessions.py": {"openvino"},
     "serving/server.py": {"fastapi", "pydantic", "starlette", "uvicorn"},
     "serving/endpoints.py": {"fastapi", "prometheus_client", "pydantic"},
     "serving/pages.py": {"fastapi"},

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+
 from kvae.serving import Sampler
 from kvae.serving.verification import verify
 

@@ -1,0 +1,67 @@
+"""OpenVINO as a runtime of a bundle, on a CPU. It is imported when it is first used."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import Cancelled, ConfigError
+
+if TYPE_CHECKING:
+    from .runtime import RunOptions
+
+POLL_MILLISECONDS = 10
+"""How often a run looks whether it must end."""
+
+
+def openvino() -> Any:
+    """The package openvino; raises `ConfigError` if it is not installed."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError(
+            "runtime 'openvino' needs the package openvino: pip install 'kvae-text[openvino]'"
+        ) from error
+    return openvino
+
+
+def version() -> str:
+    """The version of OpenVINO, without the name of its build."""
+    found: str = openvino().__version__
+    return found.split("-")[0]
+
+
+class OpenVinoSession:
+    """A graph that OpenVINO has compiled for `threads` cores. Every thread that runs it has a
+    request of its own."""
+
+    def __init__(self, graph: Path | bytes, threads: int) -> None:
+        core = openvino().Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            self._compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+        except RuntimeError as error:  # of many lines, of which the last says what is missing
+            raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+        self._outputs = range(len(self._compiled.outputs))
+        self._own = threading.local()
+
+    def run(
+        self, output_names: None, inputs: dict[str, np.ndarray], options: RunOptions | None = None
+    ) -> list[np.ndarray]:
+        """All outputs of one run; raises `Cancelled` soon after `options.terminate` is set."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        request = self._own.request
+        request.start_async(inputs)
+        while not request.wait_for(POLL_MILLISECONDS):
+            if options is not None and options.terminate:
+                request.cancel()
+                raise Cancelled("the run was ended")
+        return [request.get_output_tensor(place).data.copy() for place in self._outputs]
