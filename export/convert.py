@@ -15,6 +15,7 @@ from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.serving.onnx_files import STANDARD
 
 from .folding import folded
+from .recurrences import with_gru_nodes
 from .simplify import drop_unused, simplified
 
 
@@ -33,9 +34,10 @@ def to_onnx(
     function: Callable[..., tf.Tensor | Sequence[tf.Tensor]],
     inputs: Sequence[tf.TensorSpec],
     outputs: Sequence[str],
+    gru_nodes: bool = False,
 ) -> onnx.ModelProto:
     """Convert `function` to an ONNX model with `inputs` (specifications with names) and outputs
-    named `outputs`.
+    named `outputs`. With `gru_nodes` GRU layers are nodes instead of loops.
 
     Raises `CheckFailed` for operations that ONNX does not have (tf2onnx writes them into the file
     without an error) and for operations that samplers do not run.
@@ -50,6 +52,8 @@ def to_onnx(
     simplified(model)
     check_operations(graph)
     folded(model)
+    model = with_gru_nodes(model) if gru_nodes else model
+    graph = model.graph
     del model.opset_import[:]  # tf2onnx imports ai.onnx.ml, which no node uses
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     rename(graph, [spec.name for spec in inputs], list(outputs))

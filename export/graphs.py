@@ -75,7 +75,7 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
         code = model.encode(tokens)
         return code["mean"], code["log_variance"]
 
-    return to_onnx(encode, [tokens_spec(model)], ["mean", "log_variance"])
+    return to_onnx(encode, [tokens_spec(model)], ["mean", "log_variance"], gru_nodes=True)
 
 
 def prior_graph(shared: SharedParts) -> onnx.ModelProto:
@@ -341,9 +341,9 @@ def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
     return g.Squeeze(of_symbols, column)
 
 
-def prior_codes(g: Nodes, shared: SharedParts, noise: str) -> str:
-    """Codes (n, d) of the prior from noise (n, noise_size)."""
-    (z,) = g.inline(shared.codes, {"noise": noise}, "prior_", rows="drawn")
+def prior_codes(g: Nodes, shared: SharedParts, noise: str, rows: str = "batch") -> str:
+    """Codes (n, d) of the prior from noise (n, noise_size). `rows` is the name of n."""
+    (z,) = g.inline(shared.codes, {"noise": noise}, "prior_", rows)
     return z
 
 
@@ -358,7 +358,7 @@ def given_or_prior_codes(g: Nodes, shared: SharedParts, noise: str) -> str:
     first, one = g.constant([0], np.int64), g.constant([1], np.int64)
     rows, batch = (g.Gather(g.Shape(name), first) for name in ("z", "seed"))
     drawn_rows = g.Where(g.Equal(rows, first), batch, one)
-    drawn = prior_codes(g, shared, g.Slice(noise, first, drawn_rows, first))
+    drawn = prior_codes(g, shared, g.Slice(noise, first, drawn_rows, first), "drawn")
     return g.Slice(g.Concat("z", drawn, axis=0), first, batch, first)
 
 
