@@ -51,13 +51,16 @@ def write_bundle(
     held_out: np.ndarray | None = None,
     int8: bool = False,
     with_map: bool = True,
+    signed_words: bool = False,
 ) -> dict[str, Any]:
     """Export `model` to the folder `path` and return its manifest.
 
     The manifest includes `training`, a summary of the training. Bundle and model are compared on
     samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
     and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
-    up to 500 of them (`kvae.export.latent_map`).
+    up to 500 of them (`kvae.export.latent_map`). With `signed_words` all graphs have random numbers
+    that are right in runtimes with signed 32-bit integers only, such as OpenVINO on a CPU; without
+    it the sampler and the scorer have.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
@@ -79,7 +82,7 @@ def write_bundle(
         model = model.in_float32()
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {})
-        graphs = bundle_graphs(model)
+        graphs = bundle_graphs(model, signed_words)
         bundle = write_files(partial, manifest, graphs)
         manifest["parity"] = compare(model, bundle, held_out)
         if int8:

@@ -55,16 +55,21 @@ CHOICES = (
 tokens, and END is not chosen before position `min_length`."""
 
 
-def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
-    """The graphs of all endpoints of a bundle, by name."""
+def bundle_graphs(model: TextVAE, signed_words: bool = False) -> dict[str, onnx.ModelProto]:
+    """The graphs of all endpoints of a bundle, by name.
+
+    The random numbers of the sampler and the scorer are right also in runtimes that have signed
+    32-bit integers only. With `signed_words` those of the prior and the step are, too. That costs
+    them more than a fifth of their time.
+    """
     shared = SharedParts.of(model)
     return {
         "sampler": sampler_graph(shared),
         "encoder": encoder_graph(model),
-        "prior": prior_graph(shared),
+        "prior": prior_graph(shared, signed_words),
         "scorer": scorer_graph(shared),
         "expand": expand_graph(shared),
-        "step": step_graph(shared),
+        "step": step_graph(shared, signed_words),
     }
 
 
@@ -78,9 +83,9 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
     return to_onnx(encode, [tokens_spec(model)], ["mean", "log_variance"], gru_nodes=True)
 
 
-def prior_graph(shared: SharedParts) -> onnx.ModelProto:
+def prior_graph(shared: SharedParts, signed_words: bool = False) -> onnx.ModelProto:
     """seed, row (batch,) -> z (batch, d): codes of the prior."""
-    g = Nodes(prefix="prior/")
+    g = Nodes(prefix="prior/", signed_words=signed_words)
     noise = noise_of(g, shared.model.parts.noise_size)
     g.named(prior_codes(g, shared, noise), "z")
     return checked_model(
@@ -195,10 +200,10 @@ def expand_graph(shared: SharedParts) -> onnx.ModelProto:
     )
 
 
-def step_graph(shared: SharedParts) -> onnx.ModelProto:
+def step_graph(shared: SharedParts, signed_words: bool = False) -> onnx.ModelProto:
     """One step of the sampler's loop: projected (batch, P) of a position, the previous tokens
     (batch,) and the states -> symbol, log_probability (batch,) and the new states."""
-    g = Nodes(prefix="step/")
+    g = Nodes(prefix="step/", signed_words=signed_words)
     logits, *states = g.inline(
         shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP_PREFIX
     )

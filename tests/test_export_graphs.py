@@ -291,3 +291,19 @@ def test_codes_are_drawn_where_none_are_given_and_no_branch_is_around_them(syste
     given = run(z, seed=3, temperature=1.0)
     for drawn, expected in zip(run(z[:0], seed=3, rows=9, temperature=1.0), given, strict=True):
         np.testing.assert_array_equal(drawn, expected)
+
+
+def test_signed_words_change_no_number_and_all_graphs_have_them_on_request(model: Any) -> None:
+    plain, signed = bundle_graphs(model), bundle_graphs(model, signed_words=True)
+    place = {"seed": np.full(20, 2**40 + 5), "row": np.arange(20)}
+    codes = [
+        onnxruntime.InferenceSession(graphs["prior"].SerializeToString()).run(None, place)[0]
+        for graphs in (plain, signed)
+    ]
+    np.testing.assert_array_equal(*codes)
+    more = {
+        name
+        for name in plain
+        if len(list(nodes_of(signed[name].graph))) > len(list(nodes_of(plain[name].graph)))
+    }
+    assert more == {"prior", "step"}

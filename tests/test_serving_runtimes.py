@@ -15,8 +15,17 @@ import pytest
 
 from kvae.configuration import Config
 from kvae.export.bundle import write_bundle
-from kvae.serving import BundleError, Cancellation, Cancelled, CheckFailed, ConfigError, Sampler
+from kvae.serving import (
+    BundleError,
+    Cancellation,
+    Cancelled,
+    CheckFailed,
+    ConfigError,
+    Sampler,
+    openvino_sessions,
+)
 from kvae.serving.alphabet import Alphabet
+from kvae.serving.choices import choices
 from kvae.serving.runtime import OWN, RUNTIMES, Runtime, session
 from kvae.serving.verification import verify
 
@@ -200,6 +209,27 @@ def test_openvino_samples_the_texts_of_a_system(system: str, tmp_path: Path) -> 
             other._session(UNLIKE[system])
     else:
         assert verify(tmp_path / "bundle", "openvino")["seed_test_texts"] == 3
+
+
+def test_all_graphs_of_a_bundle_for_openvino_are_right_in_openvino(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    model = small_model()
+    config = Config(model=model.model_config, objective=model.objective_config)
+    bundle = tmp_path / "bundle"
+    write_bundle(model, Alphabet(tuple("abcde")), config, bundle, signed_words=True)
+    sampler = Sampler.load(bundle)
+    rows = np.arange(40)
+    compiled = openvino.compile_model(
+        bundle / "prior.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    (z,) = compiled({"seed": np.full(40, 3), "row": rows}).values()
+    np.testing.assert_allclose(z, sampler.draw_codes(40, seed=3), atol=1e-5)
+    step = openvino_sessions.OpenVinoSession(bundle / "step.onnx", 1)
+    chosen = choices(sampler.manifest, temperature=1.0)
+    expected = np.stack(list(sampler.write_steps(z, np.full(40, 3), rows, chosen)))
+    sampler._sessions["step"] = step
+    found = np.stack(list(sampler.write_steps(z, np.full(40, 3), rows, chosen)))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_kvae_verify_takes_a_runtime(bundle_folder: Path, kvae: Any) -> None:
