@@ -86,11 +86,7 @@ def write_bundle(
         bundle = write_files(partial, manifest, graphs)
         manifest["parity"] = compare(model, bundle, held_out)
         if int8:
-            hidden = {HIDDEN_STATE} if HEADS[model.model_config.head].bounded_state else set()
-            float32_graphs, graphs = (
-                graphs,
-                {name: quantize(graph, len(alphabet), hidden) for name, graph in graphs.items()},
-            )
+            float32_graphs, graphs = graphs, in_int8(model, graphs)
             manifest["quantization"] = measure_agreement(
                 float32_graphs, graphs, agreement_tokens(model, bundle, held_out)
             )
@@ -103,6 +99,13 @@ def write_bundle(
         write_files(partial, manifest, graphs)
         verify(partial)
     return manifest
+
+
+def in_int8(model: TextVAE, graphs: Mapping[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
+    """Copies of the graphs of a model with their weights in int8."""
+    config = model.model_config
+    hidden = {HIDDEN_STATE} if HEADS[config.head].bounded_state else set()
+    return {name: quantize(graph, config.vocabulary_size, hidden) for name, graph in graphs.items()}
 
 
 def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:

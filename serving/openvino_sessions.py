@@ -13,6 +13,10 @@ from .errors import Cancelled, ConfigError
 if TYPE_CHECKING:
     from .runtime import RunOptions
 
+LARGEST_SEED = 2**32 - 1
+"""OpenVINO keeps the lower 32 bits of a whole number. A graph would take a larger seed for another
+one without an error."""
+
 POLL_MILLISECONDS = 10
 """How often a run looks whether it must end."""
 
@@ -55,7 +59,14 @@ class OpenVinoSession:
     def run(
         self, output_names: None, inputs: dict[str, np.ndarray], options: RunOptions | None = None
     ) -> list[np.ndarray]:
-        """All outputs of one run; raises `Cancelled` soon after `options.terminate` is set."""
+        """All outputs of one run; raises `ConfigError` for a seed above `LARGEST_SEED`, and
+        `Cancelled` soon after `options.terminate` is set."""
+        largest = int(np.max(inputs.get("seed", 0), initial=0))
+        if largest > LARGEST_SEED:
+            raise ConfigError(
+                f"seed must be at most {LARGEST_SEED} in OpenVINO, got {largest}; give a smaller "
+                "one, or load the bundle with runtime 'onnxruntime'"
+            )
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
         request = self._own.request

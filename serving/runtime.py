@@ -144,6 +144,8 @@ def run(
     feed = {name: np.asarray(value) for name, value in inputs.items()}
     try:
         return graph_session.run(None, feed, options)
+    except KvaeError:
+        raise
     except Exception as error:  # as above
         raise BundleError(
             f"the bundle's {endpoint} failed to run ({first_line(error)}); "

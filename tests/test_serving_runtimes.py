@@ -162,9 +162,9 @@ def test_openvino_samples_reads_and_scores_as_onnxruntime_does(
     sampler: Sampler, openvino_sampler: Sampler
 ) -> None:
     for options in ({"greedy": True}, {"temperature": 1.3}, {"top_k": 3, "top_p": 0.9}):
-        for seed in (0, 2**31 - 1):
-            found = openvino_sampler.generate(40, seed, **options)
-            expected = sampler.generate(40, seed, **options)
+        for seed, row in ((0, 0), (2**31, 2**31 - 20), (2**32 - 1, 2**32 - 41)):
+            found = openvino_sampler.generate(40, seed, first_row=row, **options)
+            expected = sampler.generate(40, seed, first_row=row, **options)
             assert [item.text for item in found] == [item.text for item in expected]
     texts = ["KAMITO", "RU", "NE"]
     codes = openvino_sampler.encode(texts)
@@ -173,6 +173,14 @@ def test_openvino_samples_reads_and_scores_as_onnxruntime_does(
     assert "".join(openvino_sampler.stream(seed=3)) == sampler.sample(1, seed=3)[0]
     bounds = [[score.bound for score in each.score(texts)] for each in (openvino_sampler, sampler)]
     np.testing.assert_allclose(*bounds, rtol=1e-4)
+
+
+def test_a_seed_that_openvino_would_take_for_another_is_refused(openvino_sampler: Sampler) -> None:
+    for call in (openvino_sampler.sample, openvino_sampler.generate):
+        with pytest.raises(ConfigError, match="seed must be at most 4294967295 in OpenVINO, got"):
+            call(3, seed=2**32)
+    with pytest.raises(ConfigError, match="seed must be at most"):
+        openvino_sampler.score(["KAMITO"], seed=2**32)
 
 
 def test_a_call_in_openvino_is_cancelled(openvino_sampler: Sampler) -> None:
