@@ -193,9 +193,7 @@ def rewritten(graph: Observed, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     if node.op_type == "Slice" and all(value is not None for value in inputs[1:]):
         keep_cut_axes(graph, node, inputs)
     if node.op_type in REDUCTIONS and inputs[1:] and inputs[1] is not None:
-        # onnxruntime up to 1.31.1 reduces an input of no rows wrongly along a negative axis.
-        rank = len(graph.shapes(node.input[0])[0])
-        node.input[1] = graph.add_constant(f"{node.output[0]}_axes", inputs[1] % rank)
+        return reduction(graph, node, inputs[1])
     return [node]
 
 
@@ -227,6 +225,24 @@ def keep_cut_axes(
         name = node.output[0]
         bounds = {"starts": starts, "ends": ends, "axes": axes, "steps": steps}
         node.input[1:] = [graph.add_constant(f"{name}_{k}", v[cut]) for k, v in bounds.items()]
+
+
+def reduction(graph: Observed, node: onnx.NodeProto, axes: np.ndarray) -> list[onnx.NodeProto]:
+    """A reduction as runtimes compute it rightly.
+
+    onnxruntime up to 1.31.1 reduces an input of no rows wrongly along an axis that is counted from
+    the last. OpenVINO 2026.4.1 merges a product and a sum with the reduction before them, and adds
+    along the wrong axis if the reduction has removed one of three. So the axis is removed
+    afterwards.
+    """
+    output, rank = node.output[0], len(graph.shapes(node.input[0])[0])
+    node.input[1] = graph.add_constant(f"{output}_axes", axes % rank)
+    keepdims = next((item for item in node.attribute if item.name == "keepdims"), None)
+    if rank < 3 or axes.size == 0 or keepdims is None or keepdims.i:
+        return [node]
+    keepdims.i = 1
+    node.output[0] = f"{output}_kept"
+    return [node, helper.make_node("Squeeze", [node.output[0], node.input[1]], [output], output)]
 
 
 def is_plain_one_hot(node: onnx.NodeProto, inputs: Sequence[np.ndarray | None]) -> bool:

@@ -46,8 +46,8 @@ class GraphSession(Protocol):
     def run(
         self, output_names: None, inputs: dict[str, np.ndarray], options: RunOptions | None = None
     ) -> list[np.ndarray]:
-        """All outputs of one run, in the order of the graph. May be called from many threads. The
-        run ends with an error soon after `options.terminate` is set."""
+        """All outputs of one run, in the order of the graph. May be called from many threads. A
+        runtime that can ends the run with an error soon after `options.terminate` is set."""
         ...
 
 

@@ -16,9 +16,11 @@ SEED_TEST_SECONDS = 600.0
 
 
 def seed_test_texts(sampler: Sampler, test: Mapping[str, Any]) -> list[str]:
-    """The texts that a bundle samples for the rows and seed of its seed test; empty texts are
-    allowed."""
-    return sampler.sample(test["rows"], test["seed"], min_length=0, deadline=SEED_TEST_SECONDS)
+    """The texts that a bundle samples for the rows and seed of its seed test, at temperature 1;
+    empty texts are allowed."""
+    return sampler.sample(
+        test["rows"], test["seed"], temperature=1.0, min_length=0, deadline=SEED_TEST_SECONDS
+    )
 
 
 def check_seed_test(sampler: Sampler) -> int:

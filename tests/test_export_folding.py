@@ -105,6 +105,16 @@ def test_a_reduction_counts_its_axes_from_the_first() -> None:
     assert_equal_for_any_batch(before, after, 4, 2)
 
 
+@pytest.mark.parametrize(("shape", "removed"), [((4, 2), 1), ((4,), 0)])
+def test_a_reduction_of_three_axes_removes_one_of_them_afterwards(
+    shape: tuple[int, ...], removed: int
+) -> None:
+    before, after = converted(lambda x: tf.reduce_max(x, axis=1) * 2.0, *shape)
+    assert operations(after)["ReduceMax"] == 1
+    assert operations(after)["Squeeze"] == removed
+    assert_equal_for_any_batch(before, after, *shape)
+
+
 @pytest.mark.parametrize("symbols", [9, LARGEST_UNIT_MATRIX + 1])
 def test_one_hot_vectors_need_no_one_hot(symbols: int) -> None:
     before, after = converted(lambda x: tf.one_hot(x, symbols), 6, dtype=tf.int32)

@@ -184,23 +184,21 @@ def test_a_seed_that_openvino_would_take_for_another_is_refused(openvino_sampler
 
 
 def test_a_call_in_openvino_is_cancelled(openvino_sampler: Sampler) -> None:
-    cancel = Cancellation()
-    threading.Timer(0.2, cancel.cancel).start()
-    begun = time.monotonic()
-    with pytest.raises(Cancelled):
-        openvino_sampler.sample(10**6, seed=0, cancel=cancel)
-    assert time.monotonic() - begun < 60
-    assert openvino_sampler.sample(3, seed=0) == openvino_sampler.sample(3, seed=0)
+    expected = openvino_sampler.sample(3, seed=0)
+    for delay in (0.1, 0.2, 0.3):
+        cancel = Cancellation()
+        threading.Timer(delay, cancel.cancel).start()
+        begun = time.monotonic()
+        with pytest.raises(Cancelled):
+            openvino_sampler.sample(10**6, seed=0, cancel=cancel)
+        assert time.monotonic() - begun < 60
+        assert openvino_sampler.sample(3, seed=0) == expected
 
 
 def test_texts_of_a_bundle_of_format_2_differ_in_openvino_and_are_refused(old_bundle: Path) -> None:
     pytest.importorskip("openvino")
     with pytest.raises(CheckFailed, match=r"in openvino [\d.]+ seed 7 gives .*export it again"):
         Sampler.load(old_bundle, runtime="openvino")
-
-
-UNLIKE = {"mixture": "scorer", "vamp": "scorer"}
-"""Systems of which OpenVINO computes a graph otherwise."""
 
 
 @pytest.mark.parametrize("system", everyday(SYSTEMS, "mixture", "attribute"))
@@ -212,11 +210,7 @@ def test_openvino_samples_the_texts_of_a_system(system: str, tmp_path: Path) -> 
     texts = Sampler.load(tmp_path / "bundle").sample(100, seed=0)
     other = Sampler.load(tmp_path / "bundle", runtime="openvino")
     assert other.sample(100, seed=0) == texts
-    if system in UNLIKE:
-        with pytest.raises(CheckFailed, match=f"the {UNLIKE[system]}"):
-            other._session(UNLIKE[system])
-    else:
-        assert verify(tmp_path / "bundle", "openvino")["seed_test_texts"] == 3
+    assert verify(tmp_path / "bundle", "openvino")["seed_test_texts"] == 3
 
 
 def test_all_graphs_of_a_bundle_for_openvino_are_right_in_openvino(tmp_path: Path) -> None:
