@@ -25,7 +25,8 @@ from kvae.serving.choices import DRAWING, choices
 from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import FORMAT, FORMAT_VERSION
 from kvae.serving.sampler import Sampler
-from kvae.serving.verification import seed_test_texts, verify
+from kvae.serving.seed_test import seed_test_texts
+from kvae.serving.verification import verify
 from kvae.slots import HEADS
 from kvae.writing import atomic_create
 
@@ -53,6 +54,7 @@ def write_bundle(
     labels: np.ndarray | None = None,
     int8: bool = False,
     with_map: bool = True,
+    signed_words: bool = False,
     temperature: float = 1.0,
     say: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
@@ -63,7 +65,9 @@ def write_bundle(
     and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
     up to 500 of them (`kvae.export.latent_map`), with their `labels` (n,): indices into the
     attributes of the model, -1 where a label is unknown. `temperature` is that of samples for which
-    none is given. `say` gets a line before each stage, with the seconds so far.
+    none is given. `say` gets a line before each stage, with the seconds so far. With `signed_words`
+    all graphs have random numbers that are right in runtimes with signed 32-bit integers only, such
+    as OpenVINO on a CPU; without it the sampler and the scorer have.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
@@ -76,7 +80,7 @@ def write_bundle(
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {}, temperature)
         tell("building the graphs and converting them to ONNX")
-        graphs = bundle_graphs(model)
+        graphs = bundle_graphs(model, signed_words)
         bundle = write_files(partial, manifest, graphs)
         tell("comparing them with Keras")
         manifest["parity"] = compare(model, bundle, held_out)

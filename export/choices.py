@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from .nodes import Nodes, tensor
+from .nodes import Nodes, part, tensor
 
 
+@part("choice")
 def choose(g: Nodes, logits: str, uniforms: str) -> str:
-    """Choose token ids (batch, 1) int64 from logits (batch, V): the argmax at temperature 0,
+    """Choose token ids (batch,) int64 from logits (batch, V): the argmax at temperature 0,
     otherwise a sample by the inverse distribution function at `uniforms` (batch, 1), multiples of
     2^-24 below 1."""
     one, column = g.constant(1.0, np.float32), g.constant([1], np.int64)
@@ -36,7 +37,7 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
     # The largest uniform times the total rounds to less than the total, so the sample never passes
     # the last token with a probability above 0.
     at_or_below = g.LessOrEqual(cumulative, g.Mul(uniforms, total))
-    return g.ReduceSum(g.Cast(at_or_below, to=TensorProto.INT64), column, keepdims=1)
+    return g.ReduceSum(g.Cast(at_or_below, to=TensorProto.INT64), column, keepdims=0)
 
 
 def if_else(

@@ -14,7 +14,9 @@ from kvae.serving.bundle import OPERATIONS, OPSET
 from kvae.serving.errors import CheckFailed, ConfigError
 from kvae.serving.onnx_files import STANDARD
 
-from .simplify import simplified
+from .folding import folded
+from .recurrences import with_gru_nodes
+from .simplify import drop_unused, simplified
 
 
 def check_backend() -> None:
@@ -32,9 +34,10 @@ def to_onnx(
     function: Callable[..., tf.Tensor | Sequence[tf.Tensor]],
     inputs: Sequence[tf.TensorSpec],
     outputs: Sequence[str],
+    gru_nodes: bool = False,
 ) -> onnx.ModelProto:
     """Convert `function` to an ONNX model with `inputs` (specifications with names) and outputs
-    named `outputs`.
+    named `outputs`. With `gru_nodes` GRU layers are nodes instead of loops.
 
     Raises `CheckFailed` for operations that ONNX does not have (tf2onnx writes them into the file
     without an error) and for operations that samplers do not run.
@@ -48,6 +51,11 @@ def to_onnx(
     graph = model.graph
     simplified(model)
     check_operations(graph)
+    folded(model)
+    model = with_gru_nodes(model) if gru_nodes else model
+    graph = model.graph
+    del model.opset_import[:]  # tf2onnx imports ai.onnx.ml, which no node uses
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     rename(graph, [spec.name for spec in inputs], list(outputs))
     return checked_model(model)
 
@@ -93,12 +101,28 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def checked_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model if the full check of onnx passes. Raises `CheckFailed` otherwise."""
+    """Return the model, with a name of its own for every node, if the full check of onnx passes.
+    Raises `CheckFailed` otherwise. Nodes that nothing reads are removed."""
+    drop_unused(model.graph)
+    name_nodes(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise CheckFailed(f"export: an invalid graph: {error}") from error
     return model
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Name nodes without a name after their first output, and number names that occur twice."""
+    taken: set[str] = set()
+    for node in nodes_of(graph):
+        stem = name = node.name or node.output[0]
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        node.name = name
+        taken.add(name)
 
 
 def rename(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -114,4 +138,3 @@ def rename(graph: onnx.GraphProto, inputs: Sequence[str], outputs: Sequence[str]
         dimensions = value.type.tensor_type.shape.dim
         if dimensions and not dimensions[0].dim_value:
             dimensions[0].dim_param = "batch"
-    del graph.value_info[:]

@@ -73,7 +73,8 @@ def inference_part(model: TextVAE) -> onnx.ModelProto:
 
     noise = tf.TensorSpec((None, model.parts.noise_size), name="noise")
     attribute = [tf.TensorSpec((None,), tf.int32, "attribute")] if values else []
-    return to_onnx(infer, [tokens_spec(model), noise, *attribute], ["code", "kl"])
+    inputs = [tokens_spec(model), noise, *attribute]
+    return to_onnx(infer, inputs, ["code", "kl"], gru_nodes=True)
 
 
 def codes_part(model: TextVAE) -> onnx.ModelProto:

@@ -27,8 +27,8 @@ from kvae.serving.alphabet import END, PAD, START
 from .choices import choose
 from .convert import checked_model, to_onnx
 from .converted_parts import SharedParts, inference_part, tokens_spec
-from .nodes import Nodes, tensor
-from .random_numbers import key_of, normals, row_numbers, threefry, uniform
+from .nodes import Nodes, part, tensor
+from .random_numbers import noise_and_uniforms, noise_of, uniforms_at
 from .simplify import hoisted
 
 LOGITS = "logits"
@@ -55,16 +55,21 @@ CHOICES = (
 tokens, and END is not chosen before position `min_length`."""
 
 
-def bundle_graphs(model: TextVAE) -> dict[str, onnx.ModelProto]:
-    """The graphs of all endpoints of a bundle, by name."""
+def bundle_graphs(model: TextVAE, signed_words: bool = False) -> dict[str, onnx.ModelProto]:
+    """The graphs of all endpoints of a bundle, by name.
+
+    The random numbers of the sampler and the scorer are right also in runtimes that have signed
+    32-bit integers only. With `signed_words` those of the prior and the step are, too. That costs
+    them more than a fifth of their time.
+    """
     shared = SharedParts.of(model)
     return {
         "sampler": sampler_graph(shared),
         "encoder": encoder_graph(model),
-        "prior": prior_graph(shared),
+        "prior": prior_graph(shared, signed_words),
         "scorer": scorer_graph(shared),
         "expand": expand_graph(shared),
-        "step": step_graph(shared),
+        "step": step_graph(shared, signed_words),
     }
 
 
@@ -75,13 +80,14 @@ def encoder_graph(model: TextVAE) -> onnx.ModelProto:
         code = model.encode(tokens)
         return code["mean"], code["log_variance"]
 
-    return to_onnx(encode, [tokens_spec(model)], ["mean", "log_variance"])
+    return to_onnx(encode, [tokens_spec(model)], ["mean", "log_variance"], gru_nodes=True)
 
 
-def prior_graph(shared: SharedParts) -> onnx.ModelProto:
+def prior_graph(shared: SharedParts, signed_words: bool = False) -> onnx.ModelProto:
     """seed, row (batch,) -> z (batch, d): codes of the prior."""
-    g = Nodes()
-    g.named(prior_codes(g, shared), "z")
+    g = Nodes(prefix="prior/", signed_words=signed_words)
+    noise = noise_of(g, shared.model.parts.noise_size)
+    g.named(prior_codes(g, shared, noise), "z")
     return checked_model(
         g.model(
             "prior", SEED_AND_ROW, [tensor("z", "float", "batch", shared.model.parts.code_size)]
@@ -98,15 +104,18 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     when every text has ended, so `time` may be below `max_length`. `lengths` do not count the end
     mark. `log_probability` is in nats, at temperature 1, and includes it.
     """
-    g = Nodes()
-    decoder = Decoder.of(shared, g, given_or_prior_codes(g, shared))
+    g = Nodes(prefix="sampler/", signed_words=True)
+    positions = g.Range(g.constant(0, np.int64), "max_length", g.constant(1, np.int64))
+    in_row, in_column = (g.Unsqueeze(positions, g.constant([axis], np.int64)) for axis in (0, 1))
+    noise, drawn = noise_and_uniforms(g, shared.model.parts.noise_size, in_row)
+    decoder = Decoder.of(shared, g, given_or_prior_codes(g, shared, noise))
     batch = g.Shape("seed")
     carried = [
         g.Expand(g.constant(START, np.int64), batch),
         g.Expand(g.constant(True, bool), batch),
         *decoder.states,
     ]
-    body = sampling_body(g, decoder, "max_length")
+    body = sampling_body(g, decoder, logit_masks(g, shared.model, in_column), drawn)
     *_, ids_by_position, log_probabilities = g.Loop(
         "max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body
     )
@@ -116,11 +125,10 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     )
     text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
     g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
-    log_probabilities = g.Transpose(
-        g.Squeeze(log_probabilities, g.constant([2], np.int64)), perm=[1, 0]
-    )
     log_probabilities = g.Where(
-        g.Equal(ids, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), log_probabilities
+        g.Equal(ids, g.constant(PAD, np.int64)),
+        g.constant(0.0, np.float32),
+        g.Transpose(log_probabilities, perm=[1, 0]),
     )
     total = g.ReduceSum(g.Cast(log_probabilities, to=TensorProto.DOUBLE), column, keepdims=0)
     g.named(g.Cast(total, to=TensorProto.FLOAT), "log_probability")
@@ -145,8 +153,8 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
     position. A model with attributes has an input `attribute` (batch,) int32. Where it is -1, the
     classifier chooses, and `kl` includes the cost of that choice.
     """
-    g, model = Nodes(), shared.model
-    noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), model.parts.noise_size)
+    g, model = Nodes(prefix="scorer/", signed_words=True), shared.model
+    noise = noise_of(g, model.parts.noise_size)
     has_attributes = bool(model.model_config.attributes)
     bindings = {"tokens": "tokens", "noise": noise} | (
         {"attribute": "attribute"} if has_attributes else {}
@@ -179,7 +187,7 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
 
 def expand_graph(shared: SharedParts) -> onnx.ModelProto:
     """z (batch, d) -> projected (batch, T, P) and the initial states of the head."""
-    g, config = Nodes(), shared.model.model_config
+    g, config = Nodes(prefix="expand/"), shared.model.model_config
     projected, *states = g.inline(shared.expand, {"z": "z"}, "expand_")
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
     first = [
@@ -192,19 +200,18 @@ def expand_graph(shared: SharedParts) -> onnx.ModelProto:
     )
 
 
-def step_graph(shared: SharedParts) -> onnx.ModelProto:
+def step_graph(shared: SharedParts, signed_words: bool = False) -> onnx.ModelProto:
     """One step of the sampler's loop: projected (batch, P) of a position, the previous tokens
     (batch,) and the states -> symbol, log_probability (batch,) and the new states."""
-    g = Nodes()
+    g = Nodes(prefix="step/", signed_words=signed_words)
     logits, *states = g.inline(
         shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP_PREFIX
     )
-    counter = (row_numbers(g, "row"), g.Cast("position", to=TensorProto.UINT32))
     symbol, log_probability = next_symbol(
-        g, logits, logit_masks(g, shared.model, "position"), uniforms(g, counter)
+        g, logits, logit_masks(g, shared.model, "position"), uniforms_at(g, "position")
     )
-    g.named(g.Squeeze(symbol, g.constant([1], np.int64)), "symbol")
-    g.named(g.Squeeze(log_probability, g.constant([1], np.int64)), "log_probability")
+    g.named(symbol, "symbol")
+    g.named(log_probability, "log_probability")
     new = [
         renamed(before, g.named(after, f"new_{before.name}"))
         for before, after in zip(shared.states, states, strict=True)
@@ -274,37 +281,25 @@ class Decoder:
         return g.body(name, inputs, [*outputs, *per_step])
 
 
-def uniforms(g: Nodes, counter: tuple[str, str]) -> str:
-    """Uniform numbers in [0, 1), (..., batch, 1), for rows and positions that broadcast to (...,
-    batch)."""
-    return g.Unsqueeze(
-        uniform(g, threefry(g, key_of(g, "seed"), counter)[0]), g.constant([-1], np.int64)
-    )
-
-
-def sampling_body(outer: Nodes, decoder: Decoder, positions: str) -> onnx.GraphProto:
+def sampling_body(outer: Nodes, decoder: Decoder, masks: str, drawn: str) -> onnx.GraphProto:
     """One step of sampling: the head's step, the choice of a token, and whether any row is still
-    sampling. Ids of ordinary tokens are greater than END, so `id > END` means "still sampling"."""
-    all_positions = outer.Range(outer.constant(0, np.int64), positions, outer.constant(1, np.int64))
-    all_positions = outer.Unsqueeze(all_positions, outer.constant([1], np.int64))
-    drawn = uniforms(
-        outer, (row_numbers(outer, "row"), outer.Cast(all_positions, to=TensorProto.UINT32))
-    )
-    masks = logit_masks(outer, decoder.shared.model, all_positions)
+    sampling.
+
+    `masks` (T, V) are the logit masks of all positions and `drawn` (T, batch, 1) their uniform
+    numbers. Ids of ordinary tokens are greater than END, so `id > END` means "still sampling".
+    """
     g, end = Nodes(outer), outer.constant(END, np.int64)
     logits, states = decoder.step(g)
     here = [g.Gather(numbers, "position", axis=0) for numbers in (masks, drawn)]
     chosen, log_probability = next_symbol(g, logits, *here)
-    symbol = g.Where(
-        "writing", g.Squeeze(chosen, g.constant([1], np.int64)), g.constant(PAD, np.int64)
-    )
+    symbol = g.Where("writing", chosen, g.constant(PAD, np.int64))
     carried = [
         (tensor("previous", "int64", "batch"), symbol),
         (tensor("writing", "bool", "batch"), g.Greater(symbol, end)),
     ]
     per_step = [
         tensor(g.Identity(symbol), "int64", "batch"),
-        tensor(log_probability, "float", "batch", 1),
+        tensor(log_probability, "float", "batch"),
     ]
     return decoder.body(
         g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *per_step
@@ -315,9 +310,8 @@ def scoring_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
     """One step of scoring: -log p of the token at the position in nats, 0 on padding."""
     g = Nodes(outer)
     logits, states = decoder.step(g)
-    symbol, column = g.Gather(by_position, "position", axis=0), g.constant([1], np.int64)
-    log_probability = log_probability_of(g, g.named(logits, LOGITS), g.Unsqueeze(symbol, column))
-    nats = g.Neg(g.Squeeze(log_probability, column))
+    symbol = g.Gather(by_position, "position", axis=0)
+    nats = g.Neg(log_probability_of(g, g.named(logits, LOGITS), symbol))
     nats = g.Where(g.Equal(symbol, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), nats)
     carried = [(tensor("previous", "int64", "batch"), symbol)]
     return decoder.body(
@@ -325,6 +319,7 @@ def scoring_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.Graph
     )
 
 
+@part("mask")
 def logit_masks(g: Nodes, model: TextVAE, positions: str) -> str:
     """Logit mask (..., V) for positions (...): added to logits, it excludes tokens that are not
     allowed there."""
@@ -334,38 +329,42 @@ def logit_masks(g: Nodes, model: TextVAE, positions: str) -> str:
 
 
 def next_symbol(g: Nodes, logits: str, logit_mask: str, drawn: str) -> tuple[str, str]:
-    """Tokens (batch, 1) chosen from logits (batch, V) plus a mask, with uniform numbers `drawn`
-    (batch, 1), and their log-probability (batch, 1) at temperature 1."""
+    """Tokens (batch,) chosen from logits (batch, V) plus a mask, with uniform numbers `drawn`
+    (batch, 1), and their log-probability (batch,) at temperature 1."""
     logits = g.named(g.Add(logits, logit_mask), LOGITS)
     chosen = choose(g, logits, drawn)
     return chosen, log_probability_of(g, logits, chosen)
 
 
+@part("log_probability")
 def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
-    """log softmax of logits (batch, V) at tokens (batch, 1), in nats: (batch, 1)."""
-    return g.GatherElements(g.LogSoftmax(logits, axis=1), symbols, axis=1)
+    """log softmax of logits (batch, V) at tokens (batch,), in nats: (batch,)."""
+    column = g.constant([1], np.int64)
+    of_symbols = g.GatherElements(
+        g.LogSoftmax(logits, axis=1), g.Unsqueeze(symbols, column), axis=1
+    )
+    return g.Squeeze(of_symbols, column)
 
 
-def prior_codes(g: Nodes, shared: SharedParts) -> str:
-    """Codes (batch, d) of the prior for `seed` and `row`."""
-    noise = normals(g, key_of(g, "seed"), row_numbers(g, "row"), shared.model.parts.noise_size)
-    (z,) = g.inline(shared.codes, {"noise": noise}, "prior_")
+def prior_codes(g: Nodes, shared: SharedParts, noise: str, rows: str = "batch") -> str:
+    """Codes (n, d) of the prior from noise (n, noise_size). `rows` is the name of n."""
+    (z,) = g.inline(shared.codes, {"noise": noise}, "prior_", rows)
     return z
 
 
-def given_or_prior_codes(g: Nodes, shared: SharedParts) -> str:
-    """The input `z`, or codes of the prior if it has no rows."""
-    rows = g.Slice(g.Shape("z"), g.constant([0], np.int64), g.constant([1], np.int64))
-    drawn, given = Nodes(g), Nodes(g)
-    z = [
-        tensor(name, "float", "rows", shared.model.parts.code_size)
-        for name in (prior_codes(drawn, shared), given.Identity("z"))
-    ]
-    return g.If(
-        g.Equal(g.Squeeze(rows), g.constant(0, np.int64)),
-        then_branch=drawn.body("drawn", [], z[:1]),
-        else_branch=given.body("given", [], z[1:]),
-    )
+@part("codes")
+def given_or_prior_codes(g: Nodes, shared: SharedParts, noise: str) -> str:
+    """The input `z`, or if it has no rows codes of the prior from noise (batch, noise_size).
+
+    They are the first rows of `z` and the codes of noise[:n], one below the other. Some runtimes
+    have no branches. n is batch if `z` has no rows, otherwise 1, because
+    onnxruntime 1.31.1 does not run every recurrent node on an empty batch.
+    """
+    first, one = g.constant([0], np.int64), g.constant([1], np.int64)
+    rows, batch = (g.Gather(g.Shape(name), first) for name in ("z", "seed"))
+    drawn_rows = g.Where(g.Equal(rows, first), batch, one)
+    drawn = prior_codes(g, shared, g.Slice(noise, first, drawn_rows, first), "drawn")
+    return g.Slice(g.Concat("z", drawn, axis=0), first, batch, first)
 
 
 def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, overload
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,9 @@ TYPES = {
 }
 
 
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
 class Operation(Protocol):
     """Append a node of one operation and return the name of its output, or a list of `outputs`
     names."""
@@ -37,11 +42,16 @@ class Operation(Protocol):
 
 class Nodes:
     """A list of nodes under construction. The body of a loop or a branch is a separate `Nodes` that
-    shares the constants of `outer`."""
+    shares the constants of `outer`. Names begin with `prefix`. With `signed_words` the random
+    numbers are right in runtimes that have signed 32-bit integers only."""
 
-    def __init__(self, outer: Nodes | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, outer: Nodes | None = None, prefix: str = "", signed_words: bool = False
+    ) -> None:
         self.nodes: list[onnx.NodeProto] = []
+        self.shapes: list[onnx.ValueInfoProto] = []
         self.prefix: str = outer.prefix if outer else prefix
+        self.signed_words: bool = outer.signed_words if outer else signed_words
         self.initializers: list[onnx.TensorProto] = outer.initializers if outer else []
         self._names: list[int] = outer._names if outer else [0]
 
@@ -51,7 +61,7 @@ class Nodes:
 
         def append(*inputs: str, outputs: int | None = None, **attributes: Any) -> Any:
             names = [self.new(op) for _ in range(outputs or 1)]
-            self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
+            self.nodes.append(helper.make_node(op, list(inputs), names, names[0], **attributes))
             return names[0] if outputs is None else names
 
         return append
@@ -70,12 +80,22 @@ class Nodes:
     def named(self, source: str, name: str) -> str:
         """Give the tensor `source` the name `name` as well, for example that of a graph's
         output."""
-        self.nodes.append(helper.make_node("Identity", [source], [name]))
+        self.nodes.append(helper.make_node("Identity", [source], [name], name))
         return name
 
-    def inline(self, model: onnx.ModelProto, inputs: dict[str, str], prefix: str) -> list[str]:
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Names made in this context tell that they belong to a part of the model."""
+        before = self.prefix
+        self.prefix = f"{before}{name}/"
+        yield
+        self.prefix = before
+
+    def inline(
+        self, model: onnx.ModelProto, inputs: dict[str, str], prefix: str, rows: str = "batch"
+    ) -> list[str]:
         """Insert a whole model with its inputs bound to existing names, and return the names of its
-        outputs.
+        outputs. `rows` is the name of its batch axis.
 
         Its weights move to the outermost graph, so that the runtime of a loop packs them once.
         """
@@ -84,6 +104,11 @@ class Nodes:
             self.named(source, prefix + name)
         self.initializers.extend(graph.initializer)
         self.nodes.extend(graph.node)
+        for value in graph.value_info:
+            for axis in value.type.tensor_type.shape.dim:
+                if axis.dim_param == "batch":
+                    axis.dim_param = rows
+        self.shapes.extend(graph.value_info)
         return [output.name for output in graph.output]
 
     def body(
@@ -93,7 +118,9 @@ class Nodes:
         outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.GraphProto:
         """These nodes as the body of a `Loop` or a branch of an `If`."""
-        return helper.make_graph(self.nodes, name, list(inputs), list(outputs))
+        return helper.make_graph(
+            self.nodes, name, list(inputs), list(outputs), value_info=self.shapes
+        )
 
     def model(
         self,
@@ -102,13 +129,34 @@ class Nodes:
         outputs: Sequence[onnx.ValueInfoProto],
     ) -> onnx.ModelProto:
         """These nodes as a model."""
-        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.initializers)
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            list(inputs),
+            list(outputs),
+            self.initializers,
+            value_info=self.shapes,
+        )
         return helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="kvae",
         )
+
+
+def part(name: str) -> Callable[[Builder], Builder]:
+    """Decorate a function that builds a part of the model, so that its nodes are named after it."""
+
+    def decorate(build: Builder) -> Builder:
+        @wraps(build)
+        def named(g: Nodes, *inputs: Any, **options: Any) -> Any:
+            with g.part(name):
+                return build(g, *inputs, **options)
+
+        return cast(Builder, named)
+
+    return decorate
 
 
 def tensor(name: str, dtype: str, *shape: int | str) -> onnx.ValueInfoProto:

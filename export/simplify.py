@@ -64,9 +64,10 @@ def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type == "Loop":
-            nodes += loop_invariant_nodes(
-                next(attribute.g for attribute in node.attribute if attribute.name == "body")
-            )
+            body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+            moved = loop_invariant_nodes(body)
+            move_shapes(body, model.graph, {name for each in moved for name in each.output})
+            nodes += moved
         nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -86,6 +87,13 @@ def loop_invariant_nodes(body: onnx.GraphProto) -> list[onnx.NodeProto]:
             invariant.append(node)
             body.node.remove(node)
     return invariant
+
+
+def move_shapes(body: onnx.GraphProto, outer: onnx.GraphProto, names: set[str]) -> None:
+    """Move the declared shapes of tensors from a loop's body to the graph around it."""
+    for value in [value for value in body.value_info if value.name in names]:
+        outer.value_info.append(value)
+        body.value_info.remove(value)
 
 
 class Graph:
@@ -154,6 +162,7 @@ class Graph:
             "LayerNormalization",
             [bindings["values"], *weights],
             list(node.output),
+            node.name,
             axis=-1,
             epsilon=float(epsilon.item()),
         )
@@ -186,6 +195,10 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     used = [item for item in graph.initializer if read[item.name] or item.name in outputs]
     del graph.initializer[:]
     graph.initializer.extend(used)
+    computed = {name for node in graph.node for name in node.output}
+    shapes = [value for value in graph.value_info if value.name in computed]
+    del graph.value_info[:]
+    graph.value_info.extend(shapes)
 
 
 def input_names(graph: onnx.GraphProto) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from .checks import checked_names
 from .limits import Cancellation
+from .runtime import OWN
 from .sampler import Sampler
 
 Arguments = ParamSpec("Arguments")
@@ -48,10 +49,14 @@ class AsyncSampler:
 
     @classmethod
     async def load(
-        cls, path: str | Path, threads: int | None = None, endpoints: Sequence[str] = ("sampler",)
+        cls,
+        path: str | Path,
+        threads: int | None = None,
+        endpoints: Sequence[str] = ("sampler",),
+        runtime: str = OWN,
     ) -> AsyncSampler:
         """As `Sampler.load`."""
-        return cls(await asyncio.to_thread(Sampler.load, path, threads, endpoints))
+        return cls(await asyncio.to_thread(Sampler.load, path, threads, endpoints, runtime))
 
     sample = awaitable(Sampler.sample)
     generate = awaitable(Sampler.generate)

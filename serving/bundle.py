@@ -19,7 +19,14 @@ from typing import Any
 
 from .alphabet import one_line
 from .errors import BundleError, short_repr
-from .manifest import ENDPOINTS, FORMAT, FORMAT_VERSION, LARGEST_MANIFEST, check_manifest
+from .manifest import (
+    ENDPOINTS,
+    FORMAT,
+    FORMAT_VERSION,
+    LARGEST_MANIFEST,
+    READABLE_VERSIONS,
+    check_manifest,
+)
 from .onnx_files import Contents, NotOnnx, contents_of
 
 OPSET = 18
@@ -34,14 +41,14 @@ CHECKSUMS = ("endpoints", "map", "sha256")
 
 OPERATIONS = frozenset(
     """
-    Abs Add And ArgMax BitShift BitwiseAnd BitwiseOr BitwiseXor Cast Ceil Clip Concat Constant
-    ConstantOfShape Conv ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf Exp Expand
-    Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity If IsInf IsNaN
-    LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul MatMulInteger Max
-    Min Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round Selu Shape Sigmoid Sign Sin
-    Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze
-    Where
+    Abs Add And ArgMax BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Concat
+    Constant ConstantOfShape Conv ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf Exp
+    Expand Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity If IsInf
+    IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul
+    MatMulInteger Max Min Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round Selu
+    Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile TopK
+    Transpose Unsqueeze Where
     """.split()  # noqa: SIM905
 )
 """The operations that an exported graph may contain; export checks them too. None of them reads a
@@ -107,15 +114,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{file}: not the manifest of a kvae bundle; give the folder that `kvae export` wrote"
         )
     version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         way_out = (
             "update kvae"
             if isinstance(version, int) and version > FORMAT_VERSION
             else "export it again"
         )
         raise BundleError(
-            f"{path}: bundle format {short_repr(version)}, this kvae reads {FORMAT_VERSION}; "
-            f"{way_out}"
+            f"{path}: bundle format {short_repr(version)}, this kvae reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; {way_out}"
         )
     if not unchanged:
         raise BundleError(

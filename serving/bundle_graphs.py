@@ -11,24 +11,26 @@ import numpy as np
 
 from .alphabet import START, Alphabet
 from .bundle import Bundle
-from .checks import as_int
+from .checks import as_int, check_one_of
 from .errors import ConfigError
 from .latent_map import read_map
 from .limits import current_options
 from .reading import tokens_of
-from .runtime import InferenceSession, RunOptions, bundle_session, run
+from .runtime import OWN, RUNTIMES, GraphSession, RunOptions, bundle_session, run
 
 
 class BundleGraphs:
     """A bundle and the sessions of its graphs, each loaded on first use."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, runtime: str = OWN) -> None:
+        check_one_of("runtime", runtime, RUNTIMES)
+        self.runtime = runtime
         self.bundle, self.manifest = bundle, bundle.manifest
         self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
         self.length: int = bundle.manifest["length"]
         self.latent_size: int = bundle.manifest["latent"]["size"]
         self.threads = None if threads is None else as_int("threads", threads, 1, 1024)
-        self._sessions: dict[str, InferenceSession] = {}
+        self._sessions: dict[str, GraphSession] = {}
         self._starting = threading.Lock()
 
     @cached_property
@@ -121,11 +123,13 @@ class BundleGraphs:
             texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long
         )
 
-    def _session(self, endpoint: str) -> InferenceSession:
+    def _session(self, endpoint: str) -> GraphSession:
         """The session of an endpoint's graph, verified and loaded on first use."""
         with self._starting:
             if endpoint not in self._sessions:
-                self._sessions[endpoint] = bundle_session(self.bundle, endpoint, self.threads)
+                self._sessions[endpoint] = bundle_session(
+                    self.bundle, endpoint, self.threads, self.runtime
+                )
             return self._sessions[endpoint]
 
     def _run(

@@ -21,8 +21,12 @@ from .errors import BundleError, short_repr
 from .tokenizers import TOKENIZERS
 
 FORMAT = "kvae-bundle"
-FORMAT_VERSION = 2
-"""Version 1 had one seed for a whole batch and three endpoints."""
+FORMAT_VERSION = 3
+"""Version 1 had one seed for a whole batch and three endpoints. Version 2 had the endpoints of
+version 3 in graphs that fewer runtimes run."""
+
+READABLE_VERSIONS = (2, 3)
+"""Versions that a `Sampler` reads."""
 
 ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
 """Their inputs and outputs are described in `kvae.export.graphs` and in docs/serving.md."""
@@ -152,7 +156,7 @@ OTHERS = "*"
 
 DESCRIPTION: dict[str, Any] = {
     "format": one_of(FORMAT),
-    "format_version": one_of(FORMAT_VERSION),
+    "format_version": one_of(*READABLE_VERSIONS),
     "model_id": matching("[0-9a-f]{16}", "16 hexadecimal digits"),
     "mode": one_of("lines", "windows", "fixed"),
     "length": integer(1, MAX_LENGTH),

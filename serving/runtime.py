@@ -1,24 +1,32 @@
-"""onnxruntime, which runs the graphs: the settings of its sessions and runs, and the meaning of its
-errors.
+"""The runtimes that run the graphs of a bundle: onnxruntime, and others on request.
 
-No other module of the product imports onnxruntime.
+Only this module imports onnxruntime. It has the settings of its sessions and runs and the meaning
+of its errors. A foreign runtime is a row of `RUNTIMES` and a module with a class of sessions. A
+graph that it has loaded is compared with onnxruntime before it is used.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from onnxruntime import InferenceSession, RunOptions, SessionOptions, __version__
 
+from . import openvino_sessions
+from .agreement import INPUTS, check_agreement
 from .bundle import Bundle, checked_graph
 from .cores import usable_cores
-from .errors import BundleError, first_line
+from .errors import BundleError, KvaeError, first_line
+from .manifest import ENDPOINTS
 
 __all__ = [
+    "OWN",
+    "RUNTIMES",
+    "GraphSession",
     "InferenceSession",
     "RunOptions",
     "bundle_session",
@@ -30,6 +38,28 @@ __all__ = [
 
 QUIET = 4
 """Log level of sessions and runs: errors are raised and not logged as well."""
+
+
+class GraphSession(Protocol):
+    """A graph that a runtime has loaded."""
+
+    def run(
+        self, output_names: None, inputs: dict[str, np.ndarray], options: RunOptions | None = None
+    ) -> list[np.ndarray]:
+        """All outputs of one run, in the order of the graph. May be called from many threads. A
+        runtime that can ends the run with an error soon after `options.terminate` is set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A program that runs graphs."""
+
+    session: Callable[[Path | bytes, int], GraphSession]
+    """A graph and a number of threads -> its session."""
+    version: Callable[[], str]
+    endpoints: tuple[str, ...] = ENDPOINTS
+    """The graphs that it runs; onnxruntime runs the others."""
 
 
 def run_options() -> RunOptions:
@@ -53,20 +83,59 @@ def session(graph: Path | bytes, threads: int | None = None) -> InferenceSession
     return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def bundle_session(bundle: Bundle, endpoint: str, threads: int | None = None) -> InferenceSession:
-    """The session of an endpoint's verified graph; raises `BundleError` with a way out."""
+OWN = "onnxruntime"
+"""The runtime that is always installed."""
+
+RUNTIMES: dict[str, Runtime] = {
+    OWN: Runtime(session, lambda: __version__),
+    # The random numbers of `prior` and `step` are right in onnxruntime only, see
+    # kvae.export.random_numbers.
+    "openvino": Runtime(
+        openvino_sessions.OpenVinoSession,
+        openvino_sessions.version,
+        ("sampler", "encoder", "scorer", "expand"),
+    ),
+}
+"""The runtimes that a `Sampler` can be loaded with, by name."""
+
+
+def bundle_session(
+    bundle: Bundle, endpoint: str, threads: int | None = None, runtime: str = OWN
+) -> GraphSession:
+    """The session of an endpoint's verified graph.
+
+    Raises `BundleError` with a way out if it cannot be loaded, and `CheckFailed` if a foreign
+    runtime computes something else than onnxruntime.
+    """
     file = checked_graph(bundle, endpoint)
+    if endpoint not in RUNTIMES[runtime].endpoints:
+        runtime = OWN
+    made = loaded(bundle, endpoint, file, threads, runtime)
+    if runtime != OWN and endpoint in INPUTS:
+        own = loaded(bundle, endpoint, file, threads, OWN)
+        check_agreement(bundle, endpoint, runtime, made, own)
+    return made
+
+
+def loaded(
+    bundle: Bundle, endpoint: str, file: Path, threads: int | None, runtime: str
+) -> GraphSession:
+    """The session of a graph in a runtime; raises `BundleError` with a way out."""
+    chosen, threads = RUNTIMES[runtime], usable_cores() if threads is None else threads
     try:
-        return session(path_or_bytes(file), threads)
-    except Exception as error:  # onnxruntime's exceptions have no common base class
+        return chosen.session(path_or_bytes(file), threads)
+    except KvaeError:
+        raise
+    except Exception as error:  # the exceptions of runtimes have no common base class
+        advice = way_out(error) if runtime == OWN else f"load the bundle with runtime {OWN!r}"
         raise BundleError(
-            f"{bundle.path}: onnxruntime {__version__} cannot load the {endpoint} "
-            f"({first_line(error)}); {way_out(error)}"
+            f"{bundle.path}: {runtime} {chosen.version()} cannot load the {endpoint} "
+            f"({first_line(error)}); {advice}"
         ) from error
 
 
 def run(
-    graph_session: InferenceSession,
+    graph_session: GraphSession,
     endpoint: str,
     inputs: Mapping[str, Any],
     options: RunOptions | None = None,
@@ -74,17 +143,18 @@ def run(
     """The outputs of one run of an endpoint's graph; raises `BundleError` if the run fails."""
     feed = {name: np.asarray(value) for name, value in inputs.items()}
     try:
-        outputs: list[np.ndarray] = graph_session.run(None, feed, options)
+        return graph_session.run(None, feed, options)
+    except KvaeError:
+        raise
     except Exception as error:  # as above
         raise BundleError(
             f"the bundle's {endpoint} failed to run ({first_line(error)}); "
             "check it with `kvae verify`"
         ) from error
-    return outputs
 
 
 def path_or_bytes(file: Path) -> Path | bytes:
-    """A file as onnxruntime takes it: its path, or its bytes if the path is not UTF-8."""
+    """A file as a runtime takes it: its path, or its bytes if the path is not UTF-8."""
     try:
         os.fspath(file).encode()
     except UnicodeEncodeError:

@@ -19,6 +19,8 @@ from .errors import BundleError, ConfigError
 from .limits import Cancellation, cancellable, limited, limited_options
 from .manifest import ENDPOINTS
 from .results import Sample
+from .runtime import OWN
+from .seed_test import check_seed_test
 from .tokenizers import REPLACEMENT
 
 __all__ = ["CHUNK", "MAXIMA", "Sampler"]
@@ -32,23 +34,33 @@ class Sampler(Decoding):
     after which they raise `DeadlineError`, and `cancel`, a `Cancellation` whose `cancel()` stops
     them from another thread with `Cancelled`.
 
-    A pickled sampler holds the bundle's path and `threads`. Unpickling or copying it opens the
-    bundle again; graphs are loaded on first use.
+    A pickled sampler holds the bundle's path, `threads` and `runtime`. Unpickling or copying it
+    opens the bundle again; graphs are loaded on first use.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopened, (type(self), self.bundle.path, self.threads, self.manifest["model_id"])
+        opened = (self.bundle.path, self.threads, self.manifest["model_id"], self.runtime)
+        return reopened, (type(self), *opened)
 
     @classmethod
     @checked_names
     def load(
-        cls, path: str | Path, threads: int | None = None, endpoints: Sequence[str] = ("sampler",)
+        cls,
+        path: str | Path,
+        threads: int | None = None,
+        endpoints: Sequence[str] = ("sampler",),
+        runtime: str = OWN,
     ) -> Sampler:
         """Open the bundle at `path`, on all usable cores or on `threads` of them.
 
-        The graphs of `endpoints` are verified and loaded now, the others on first use.
+        The graphs of `endpoints` are verified and loaded now, the others on first use. `runtime` is
+        "onnxruntime" or "openvino" (extra `openvino`). Before another runtime than onnxruntime is
+        used, it samples the texts of the bundle's seed test, and its other graphs are compared with
+        onnxruntime as they are loaded. Raises `CheckFailed` if anything differs.
         """
-        sampler = cls(read_bundle(path), threads)
+        sampler = cls(read_bundle(path), threads, runtime)
+        if runtime != OWN:
+            check_seed_test(sampler)
         for name in endpoints:
             check_one_of("endpoints", name, ENDPOINTS)
             sampler._session(name)
@@ -301,10 +313,12 @@ class Sampler(Decoding):
         return self._decode(z, seeds, rows, choice_inputs)
 
 
-def reopened(kind: type[Sampler], path: Path, threads: int | None, model_id: str) -> Sampler:
+def reopened(
+    kind: type[Sampler], path: Path, threads: int | None, model_id: str, runtime: str = OWN
+) -> Sampler:
     """The sampler that a pickle stands for; raises `BundleError` if another model is at its path
     now."""
-    sampler = kind.load(path, threads, endpoints=())
+    sampler = kind.load(path, threads, endpoints=(), runtime=runtime)
     found = sampler.manifest["model_id"]
     if found != model_id:
         raise BundleError(

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +294,14 @@ def bundle_folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         write_bundle(trained.model, trained.alphabet, trained.config, path, trained.evaluation)
 
     return shutil.copytree(made_once(tmp_path_factory, "bundle", export), run_folder / "bundle")
+
+
+@pytest.fixture
+def old_bundle(tmp_path: Path) -> Path:
+    """A bundle of format 2 of a tiny hybrid, in `old_bundle.zip`. Do not write it again."""
+    with zipfile.ZipFile(Path(__file__).parent / "old_bundle.zip") as archive:
+        archive.extractall(tmp_path / "old")
+    return tmp_path / "old"
 
 
 @pytest.fixture(scope="session")

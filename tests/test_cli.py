@@ -533,6 +533,7 @@ TEXTS |= {"ngram_order", "ngram_texts", "real_texts"}
 
 VERIFIED = {
     "bundle",
+    "runtime",
     "model_id",
     "files",
     "seed_test_texts",

@@ -447,6 +447,12 @@ def test_javascript_gives_the_ids_of_python_for_vocabularies_of_files(
     assert found["texts"] == [alphabet.decode(row)[0] for row in rows]
 
 
+def test_a_bundle_of_format_2_is_read(old_bundle: Path) -> None:
+    texts = json.loads((old_bundle / "manifest.json").read_text(encoding="utf-8"))["seed_test"]
+    body = LOADED + "return sampler.sample(given.rows, given.seed, { minLength: 0 });"
+    assert evaluated(body, {"bundle": str(old_bundle), **texts}) == texts["texts"]
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 

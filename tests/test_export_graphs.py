@@ -10,12 +10,14 @@ from scipy import special, stats
 
 from kvae.decoding import MASKED_LOGIT, decode, logit_mask
 from kvae.export.choices import choose
+from kvae.export.convert import nodes_of
 from kvae.export.converted_parts import SharedParts
 from kvae.export.graphs import CHOICES, bundle_graphs, sampler_graph
 from kvae.export.nodes import Nodes, tensor
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 
 from .conftest import random_tokens, small_model
+from .test_export_systems import SYSTEMS
 
 HEADS: dict[str, dict[str, Any]] = {
     "none": {"head": "none", "auxiliary": False},
@@ -33,8 +35,13 @@ def runner(graph: onnx.ModelProto) -> Any:
     )
 
     def run(
-        z: np.ndarray = CODES, seed: int = 0, first_row: int = 0, **given: float
+        z: np.ndarray = CODES,
+        seed: int = 0,
+        first_row: int = 0,
+        rows: int | None = None,
+        **given: float,
     ) -> list[np.ndarray]:
+        rows = len(z) if rows is None else rows
         choices = {
             "temperature": 0.0,
             "top_k": 0,
@@ -44,7 +51,7 @@ def runner(graph: onnx.ModelProto) -> Any:
             **given,
         }
         kinds = {"temperature": np.float32, "top_p": np.float32}
-        place = {"seed": np.full(len(z), seed), "row": first_row + np.arange(len(z))}
+        place = {"seed": np.full(rows, seed), "row": first_row + np.arange(rows)}
         scalars = {
             name: np.array(value, kinds.get(name, np.int64)) for name, value in choices.items()
         }
@@ -135,7 +142,7 @@ def test_greedy_takes_the_first_of_equals_whatever_is_drawn() -> None:
     logits = np.random.default_rng(0).integers(0, 3, size=(500, 12)).astype(np.float32)
     for uniform in (0.0, 0.5, LARGEST):
         np.testing.assert_array_equal(
-            chosen(logits, uniform, temperature=0.0)[:, 0], logits.argmax(axis=1)
+            chosen(logits, uniform, temperature=0.0), logits.argmax(axis=1)
         )
 
 
@@ -144,11 +151,11 @@ LARGEST = 1 - 2.0**-24
 
 
 def chosen(logits: np.ndarray, uniform: float, **choices: float) -> np.ndarray:
-    """The symbols (n, 1) that one number draws from logits (n, V)."""
+    """The symbols (n,) that one number draws from logits (n, V)."""
     g, size = Nodes(), logits.shape[1]
     g.named(choose(g, "logits", "uniforms"), "symbol")
     inputs = [tensor("logits", "float", "n", size), tensor("uniforms", "float", "n", 1), *CHOICES]
-    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n", 1)])
+    graph = g.model("choice", inputs, [tensor("symbol", "int64", "n")])
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -251,4 +258,52 @@ def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) 
             name for name in operations if name.startswith(("Random", "Multinomial", "Bernoulli"))
         ]
         assert not any(item.data_location for item in graph.graph.initializer)
-        assert {entry.domain for entry in graph.opset_import} <= {"", "ai.onnx.ml"}
+        assert [entry.domain for entry in graph.opset_import] == [""]
+
+
+def test_every_node_has_a_name_of_its_own_that_tells_its_part_of_the_model(model: Any) -> None:
+    for endpoint, graph in bundle_graphs(model).items():
+        names = [node.name for node in nodes_of(graph.graph)]
+        assert all(names)
+        assert len(set(names)) == len(names)
+        parts = {name.split("/")[0] for name in names if "/" in name}
+        assert parts >= NAMED_PARTS[endpoint], endpoint
+
+
+NAMED_PARTS = {
+    "sampler": {"sampler", "expand_expander_1", "step_cell_1"},
+    "encoder": {"encoder_1", "posterior_1"},
+    "prior": {"prior"},
+    "scorer": {"scorer", "infer_encoder_1", "step_cell_1"},
+    "expand": {"expand_expander_1"},
+    "step": {"step", "step_cell_1"},
+}
+
+
+@pytest.mark.parametrize("system", ["mixture", "ladder of recurrent maps"])
+def test_codes_are_drawn_where_none_are_given_and_no_branch_is_around_them(system: str) -> None:
+    graphs = bundle_graphs(small_model(**SYSTEMS[system]))
+    assert "If" not in {node.op_type for node in graphs["sampler"].graph.node}
+    place = {"seed": np.full(9, 3), "row": np.arange(9)}
+    prior = onnxruntime.InferenceSession(graphs["prior"].SerializeToString())
+    (z,) = prior.run(None, place)
+    run = runner(graphs["sampler"])
+    given = run(z, seed=3, temperature=1.0)
+    for drawn, expected in zip(run(z[:0], seed=3, rows=9, temperature=1.0), given, strict=True):
+        np.testing.assert_array_equal(drawn, expected)
+
+
+def test_signed_words_change_no_number_and_all_graphs_have_them_on_request(model: Any) -> None:
+    plain, signed = bundle_graphs(model), bundle_graphs(model, signed_words=True)
+    place = {"seed": np.full(20, 2**40 + 5), "row": np.arange(20)}
+    codes = [
+        onnxruntime.InferenceSession(graphs["prior"].SerializeToString()).run(None, place)[0]
+        for graphs in (plain, signed)
+    ]
+    np.testing.assert_array_equal(*codes)
+    more = {
+        name
+        for name in plain
+        if len(list(nodes_of(signed[name].graph))) > len(list(nodes_of(plain[name].graph)))
+    }
+    assert more == {"prior", "step"}

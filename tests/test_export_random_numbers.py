@@ -4,15 +4,26 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnx.numpy_helper import to_array
 from scipy import stats
 
 from kvae.export.nodes import Nodes, tensor
-from kvae.export.random_numbers import cosine, key_of, normals, row_numbers, threefry, uniform
+from kvae.export.random_numbers import (
+    cosine,
+    key_of,
+    noise_and_uniforms,
+    noise_of,
+    row_numbers,
+    shift_right,
+    threefry,
+    uniform,
+    uniforms_at,
+)
 from kvae.serving import random_numbers
 
 
 def session(
-    g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str]]]
+    g: Nodes, inputs: list[str], outputs: dict[str, tuple[int, list[str] | None]]
 ) -> onnxruntime.InferenceSession:
     declared = [
         helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()
@@ -29,6 +40,7 @@ def run(
     return made.run(None, {"seed": np.full(count, seed), "row": first_row + np.arange(count)})
 
 
+@pytest.mark.parametrize("signed_words", [False, True])
 @pytest.mark.parametrize(
     ("key", "counter", "expected"),
     [
@@ -38,10 +50,13 @@ def run(
     ],
 )
 def test_threefry_gives_the_published_test_vectors(
-    key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]
+    key: tuple[int, int],
+    counter: tuple[int, int],
+    expected: tuple[int, int],
+    signed_words: bool,
 ) -> None:
     """Known answers of threefry2x32, 20 rounds, from the authors' Random123 distribution."""
-    g = Nodes()
+    g = Nodes(signed_words=signed_words)
     words = threefry(
         g,
         (g.constant([key[0]], np.uint32), g.constant([key[1]], np.uint32)),
@@ -51,6 +66,49 @@ def test_threefry_gives_the_published_test_vectors(
         g.named(word, name)
     found = session(g, [], {name: (TensorProto.UINT32, ["n"]) for name in "ab"}).run(None, {})
     assert tuple(int(word[0]) for word in found) == expected
+
+
+SIGNED = {
+    "BitwiseAnd": lambda one, other: one & other,
+    "BitwiseOr": lambda one, other: one | other,
+    "BitwiseNot": lambda one: ~one,
+    "BitShift": lambda one, bits: (one.astype(np.float32) / np.float32(2.0**bits)).astype(np.int32),
+}
+"""Operations as OpenVINO computes them on a CPU: signed, and a shift to the right in float32."""
+
+
+@pytest.mark.parametrize("bits", [3, 6, 8, 15, 16, 17, 19, 26])
+def test_words_are_shifted_rightly_also_with_signed_integers_and_a_division_in_float32(
+    bits: int,
+) -> None:
+    words = np.random.default_rng(0).integers(0, 2**32, 10_000, np.uint32)
+    words[:4] = 0, 2**31 - 1, 2**31, 2**32 - 1
+    found = {}
+    for signed_words in (False, True):
+        g = Nodes(signed_words=signed_words)
+        result = shift_right(g, "words", bits)
+        values = {item.name: to_array(item).view(np.int32) for item in g.initializers}
+        assert all((value >= 0).all() for value in values.values())
+        values["words"] = words.view(np.int32)
+        for node in g.nodes:
+            values[node.output[0]] = SIGNED[node.op_type](*(values[name] for name in node.input))
+        found[signed_words] = values[result].view(np.uint32)
+    np.testing.assert_array_equal(found[True], words >> np.uint32(bits))
+    assert (found[False] != words >> np.uint32(bits)).any()
+
+
+def test_noise_and_uniforms_of_one_threefry_are_those_of_one_each() -> None:
+    g, alone = Nodes(), Nodes()
+    noise, uniforms = noise_and_uniforms(g, 5, g.constant(np.arange(9)[None, :], np.int64))
+    g.named(noise, "noise")
+    g.named(uniforms, "uniforms")
+    alone.named(noise_of(alone, 5), "noise")
+    alone.named(uniforms_at(alone, alone.constant(7, np.int64)), "uniforms")
+    kinds = {"noise": (TensorProto.FLOAT, None), "uniforms": (TensorProto.FLOAT, None)}
+    both, each = (run(session(nodes, ["seed", "row"], kinds), 3, 2, 20) for nodes in (g, alone))
+    assert both[1].shape == (9, 20, 1)
+    np.testing.assert_array_equal(both[0], each[0])
+    np.testing.assert_array_equal(both[1][7], each[1])
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32, 2**40 + 5, 2**63 - 1])
@@ -67,7 +125,7 @@ def test_a_seed_becomes_its_low_and_its_high_word(seed: int) -> None:
 
 def noise_session(size: int) -> onnxruntime.InferenceSession:
     g = Nodes()
-    g.named(normals(g, key_of(g, "seed"), row_numbers(g, "row"), size), "noise")
+    g.named(noise_of(g, size), "noise")
     return session(g, ["seed", "row"], {"noise": (TensorProto.FLOAT, ["rows", str(size)])})
 
 
@@ -97,7 +155,7 @@ def test_noise_is_what_numpy_computes(seed: int) -> None:
 
 def test_noise_needs_no_cosine_which_onnxruntime_before_1_29_lacks_in_double_precision() -> None:
     g = Nodes()
-    normals(g, key_of(g, "seed"), row_numbers(g, "row"), 4)
+    noise_of(g, 4)
     assert {"Sin"} == {node.op_type for node in g.nodes} & {"Sin", "Cos"}
 
 
@@ -125,7 +183,7 @@ def test_no_noise_is_cut_from_some_since_onnxruntime_before_1_29_fails_on_words_
     None
 ):
     g = Nodes()
-    normals(g, key_of(g, "seed"), row_numbers(g, "row"), 0)
+    noise_of(g, 0)
     assert all(np.prod(constant.dims) > 0 for constant in g.initializers)
     (noise,) = run(noise_session(0), seed=3, first_row=0, count=5)
     assert noise.shape == (5, 0)

@@ -83,6 +83,7 @@ LAZY = {
     "kvae/fitted.py": {"kvae.export", "kvae.serving", "kvae.training"},
     "kvae/texts/compression.py": {"pyarrow"},
     "kvae/texts/tables.py": {"pyarrow"},
+    "serving/openvino_sessions.py": {"openvino"},
     "serving/server.py": {"fastapi", "pydantic", "starlette", "uvicorn"},
     "serving/endpoints.py": {"fastapi", "prometheus_client", "pydantic"},
     "serving/pages.py": {"fastapi"},

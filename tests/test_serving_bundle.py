@@ -85,7 +85,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no vocabulary": (lambda bundle: rewrite(bundle, vocabulary=None), "vocabulary is missing"),
     "format 0": (
         lambda bundle: rewrite(bundle, format_version=0),
-        "bundle format 0, this kvae reads 2; export it again",
+        "bundle format 0, this kvae reads 2 and 3; export it again",
     ),
     "a file elsewhere": (
         elsewhere,
@@ -264,7 +264,7 @@ FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
         "its metadata are damaged",
         True,
     ),
-    "a newer format": (metadata(format_version=99), "its format_version is 99 and not 2", True),
+    "a newer format": (metadata(format_version=99), "its format_version is 99 and not 3", True),
     "unknown opset": (
         changed(lambda model: setattr(model.opset_import[0], "version", 99)),
         "written for ONNX operator set 99, this kvae reads 18",

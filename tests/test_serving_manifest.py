@@ -457,7 +457,7 @@ def test_five_hundred_changes_that_every_file_agrees_on(
         ("1e999", "not the manifest"),
         (
             '{"format": "kvae-bundle", "format_version": [2]}',
-            "bundle format [2], this kvae reads 2",
+            "bundle format [2], this kvae reads 2 and 3",
         ),
         ('{"format": "kvae-bundle", "format_version": ' + str(2**70) + "}", "update kvae"),
         (" " * (LARGEST_MANIFEST + 1), f"larger than {LARGEST_MANIFEST:,} bytes"),

@@ -38,6 +38,11 @@ def add(commands: Commands) -> None:
         help="store weights in eight bits: a quarter of the size, and faster for wide models",
     )
     parser.add_argument(
+        "--openvino",
+        action="store_true",
+        help="prior and step as OpenVINO computes them rightly: a step takes a quarter longer",
+    )
+    parser.add_argument(
         "--no-map",
         action="store_true",
         help="leave out the map of the latent space, which contains up to 500 held-out texts",
@@ -69,6 +74,7 @@ def run(options: argparse.Namespace) -> None:
             labels=labels,
             int8=options.int8,
             with_map=not options.no_map,
+            signed_words=options.openvino,
             temperature=trained.temperature,
             say=say,
         )

@@ -29,6 +29,12 @@ def add(commands: Commands) -> None:
         "check a bundle: its files, its seed test and, if Keras is installed, its model",
     )
     parser.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAME",
+        help="the runtime to check: onnxruntime (default) or openvino (extra openvino)",
+    )
+    parser.add_argument(
         "--against",
         metavar="RUN",
         help="compare with this run's Keras model (default: the run whose folder has the bundle)",
@@ -38,7 +44,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     from kvae.serving.verification import verify
 
-    report = verify(options.bundle)
+    report = verify(options.bundle, options.runtime)
     trained = run_to_compare(options.bundle, options.against)
     if trained is not None:
         from kvae.export.bundle import model_id
@@ -58,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
             )
     lines = [
         f"{report['files']} files are unchanged since export",
-        f"{report['seed_test_texts']} texts of the seed test are unchanged",
+        f"{report['seed_test_texts']} texts of the seed test are unchanged in {report['runtime']}",
     ]
     lines.append(
         parity_line(report["parity"])

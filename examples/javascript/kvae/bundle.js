@@ -1,7 +1,7 @@
 /** Reads and verifies the files of a bundle, so that the runtime gets only what was exported. */
 
 import { BundleError } from "./errors.js";
-import { FORMAT, FORMAT_VERSION, LARGEST_MANIFEST, checkManifest, shown } from "./manifest.js";
+import { FORMAT, LARGEST_MANIFEST, READABLE_VERSIONS, checkManifest, shown } from "./manifest.js";
 import { metadataOf } from "./onnx.js";
 
 const MANIFEST = "manifest.json";
@@ -55,9 +55,9 @@ export async function readManifest(read) {
   const text = new TextDecoder().decode(await read(MANIFEST, LARGEST_MANIFEST));
   const manifest = parsed(text);
   if (manifest?.format !== FORMAT) throw new BundleError(`${MANIFEST}: not the manifest of a kvae bundle`);
-  if (manifest.format_version !== FORMAT_VERSION) {
+  if (!READABLE_VERSIONS.includes(manifest.format_version)) {
     throw new BundleError(
-      `bundle format ${shown(manifest.format_version)}, these examples read ${FORMAT_VERSION}; export it anew`,
+      `bundle format ${shown(manifest.format_version)}, these examples read ${READABLE_VERSIONS.join(" and ")}; export it anew`,
     );
   }
   if (manifest.sha256 !== (await sha256(new TextEncoder().encode(summed(text))))) {

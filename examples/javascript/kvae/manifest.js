@@ -12,7 +12,8 @@ import { MOST_SYMBOLS, SPECIALS, TOKENIZERS, vocabularyFault } from "./alphabet.
 import { BundleError } from "./errors.js";
 
 export const FORMAT = "kvae-bundle";
-export const FORMAT_VERSION = 2;
+/** Versions that these examples read. Version 2 has graphs that fewer runtimes run. */
+export const READABLE_VERSIONS = [2, 3];
 const ENDPOINTS = ["sampler", "encoder", "prior", "scorer", "expand", "step"];
 
 /** Most bytes of a manifest: room for a vocabulary of a million words of nine characters each. */
@@ -74,7 +75,7 @@ const ENDPOINT = {
 
 const DESCRIPTION = {
   format: oneOf(FORMAT),
-  format_version: oneOf(FORMAT_VERSION),
+  format_version: oneOf(...READABLE_VERSIONS),
   model_id: matching(/^[0-9a-f]{16}$/, "16 hexadecimal digits"),
   mode: oneOf("lines", "windows", "fixed"),
   length: whole(1, LONGEST),

@@ -1,0 +1,377 @@
+"""Run all graphs of bundles in other runtimes and compare the results with onnxruntime.
+
+    python benchmarks/runtimes.py [--out runs/runtimes] [--page docs/runtimes.md] [--only NAME ...]
+                                  [--bundles FOLDER]
+
+Each runtime is installed in a virtual environment of its own, in the version of
+`runtime_runners.RUNTIMES`. The bundles are those of tiny systems with random weights, or all
+bundles in FOLDER. A graph that ends the process of a runtime is told from one that only fails.
+Results that are already in `--out` are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import textwrap
+import venv
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runtime_runners import RUNTIMES, Arrays, onnxruntime_runner
+
+ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
+TOLERANCE = 1e-4
+"""Largest difference of a number, relative to 1 + |value|. Token ids must be equal."""
+
+BATCHES = (1, 5, 64)
+SEEDS = (0, 2**31 - 1)
+CHOICES: tuple[dict[str, float], ...] = (
+    {"temperature": 0.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 0.7, "top_k": 3, "top_p": 0.9},
+)
+
+REPEAT: dict[str, Any] = {"expander": "repeat", "expander_base": 0, "auxiliary": False}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "hybrid": {},
+    "LSTM encoder": {**REPEAT, "encoder": "lstm", "encoder_units": (8,), "head_reads": "state"},
+    "GRU encoder": {**REPEAT, "encoder": "gru", "encoder_bidirectional": True, "head": "gru"},
+    "ladder": {"latent": "map", "latent_size": (4, 3), "expander": "repeat"},
+    "mixture prior": {"prior": "mixture"},
+    "labels": {"attributes": ("low", "high")},
+    "hybrid for OpenVINO": {},
+}
+SIGNED_WORDS = ("hybrid for OpenVINO",)
+"""Systems that are exported with `kvae export --openvino`."""
+
+SIZES: dict[str, Any] = {
+    "vocabulary_size": 9,
+    "length": 16,
+    "encoder_units": (8, 16),
+    "latent_size": 4,
+    "expander_base": 8,
+    "expander_filters": (16, 8),
+    "head_units": 12,
+}
+"""The model of each system, in tiny."""
+
+
+# --- in the environment of a runtime --------------------------------------------------------------
+
+
+def run_graphs(name: str, bundle: Path, endpoints: list[str]) -> None:
+    """Run graphs of a bundle in a runtime and print a JSON line with the outcome of each."""
+    for endpoint in endpoints:
+        print(json.dumps({"begun": endpoint}), flush=True)
+        cases = recorded(bundle / f"{endpoint}.npz")
+        print(json.dumps({"ended": endpoint, "outcome": outcome(name, bundle, endpoint, cases)}))
+        sys.stdout.flush()
+
+
+def outcome(name: str, bundle: Path, endpoint: str, cases: list[tuple[Any, Arrays]]) -> str:
+    """`ok`, or what is wrong in a few words."""
+    try:
+        run = RUNTIMES[name].runner(str(bundle / f"{endpoint}.onnx"))
+    except Exception as error:  # a runtime may raise anything
+        return f"does not load: {reason(error)}"
+    wrong = 0
+    for inputs, expected in cases:
+        try:
+            found = run(dict(inputs))
+        except Exception as error:
+            return f"does not run: {reason(error)}"
+        wrong += not all(map(equal, found, expected))
+    return f"wrong in {wrong} of {len(cases)} cases" if wrong else "ok"
+
+
+def equal(found: Any, expected: np.ndarray) -> bool:
+    """Whether an output is that of onnxruntime: equal whole numbers, or close ones."""
+    found = np.asarray(found)
+    if found.shape != expected.shape:
+        return False
+    if expected.dtype.kind in "iub":
+        return bool((found == expected).all())
+    return bool((np.abs(found - expected) <= TOLERANCE * (1 + np.abs(expected))).all())
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error message that says something, in at most 160 characters."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception from")]
+    text = f"{type(error).__name__}: {said[0] if said else ''}"
+    return text.replace("|", "/").replace("`", "'")[:160]
+
+
+def recorded(file: Path) -> list[tuple[dict[str, np.ndarray], Arrays]]:
+    """Inputs and outputs of each case of a graph."""
+    with np.load(file) as arrays:
+        cases: dict[int, tuple[dict[str, np.ndarray], Arrays]] = {}
+        for key in arrays.files:
+            number, side, name = key.split("|")
+            inputs, outputs = cases.setdefault(int(number), ({}, []))
+            if side == "in":
+                inputs[name] = arrays[key]
+            else:
+                outputs.append(arrays[key])
+    return list(cases.values())
+
+
+# --- bundles, and what onnxruntime gives ----------------------------------------------------------
+
+
+def export_systems(folder: Path) -> None:
+    """Export a tiny bundle of each system into `folder`, unless it is there."""
+    import keras
+
+    from kvae.configuration import Config, ModelConfig, ObjectiveConfig
+    from kvae.export.bundle import write_bundle
+    from kvae.model import TextVAE
+    from kvae.serving.alphabet import Alphabet
+
+    for system, settings in SYSTEMS.items():
+        path = folder / system.replace(" ", "-")
+        if not path.exists():
+            keras.utils.set_random_seed(0)
+            shape = ModelConfig(**{**SIZES, **settings})
+            config = Config(model=shape, objective=ObjectiveConfig(alpha=0.2 * shape.auxiliary))
+            model = TextVAE(config.model, config.objective)
+            for weight in model.trainable_weights:
+                weight.assign(weight + 0.3 * keras.random.normal(weight.shape, seed=1))
+            signed_words = system in SIGNED_WORDS
+            write_bundle(model, Alphabet(tuple("abcde")), config, path, signed_words=signed_words)
+
+
+def record(bundle: Path) -> None:
+    """Run every case of every graph in onnxruntime and write the results beside the graphs."""
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    run = {name: onnxruntime_runner(str(bundle / f"{name}.onnx")) for name in ENDPOINTS}
+    arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in ENDPOINTS}
+    counts = dict.fromkeys(ENDPOINTS, 0)
+
+    def case(endpoint: str, **given: Any) -> Arrays:
+        inputs = {name: np.asarray(value) for name, value in given.items()}
+        outputs = run[endpoint](inputs)
+        number, counts[endpoint] = counts[endpoint], counts[endpoint] + 1
+        arrays[endpoint] |= {f"{number}|in|{name}": value for name, value in inputs.items()}
+        arrays[endpoint] |= {f"{number}|out|{i}": value for i, value in enumerate(outputs)}
+        return outputs
+
+    for batch in BATCHES:
+        for seed in SEEDS:
+            run_cases(case, manifest, batch, seed)
+    for name, values in arrays.items():
+        np.savez(bundle / f"{name}.npz", **values)
+
+
+def run_cases(case: Callable[..., Arrays], manifest: dict[str, Any], batch: int, seed: int) -> None:
+    """The cases of all graphs for a batch of rows of a seed."""
+    length = manifest["length"]
+    place = {"seed": np.full(batch, seed), "row": np.arange(batch)}
+    (z,) = case("prior", **place)
+    for choices in map(typed, CHOICES):
+        for given in (z, z[:0]):
+            limits = {"min_length": np.int64(1), "max_length": np.int64(length)}
+            case("sampler", **place, z=given, **choices, **limits)
+    tokens = tokens_of(manifest, batch)
+    case("encoder", tokens=tokens)
+    labels = {"attribute": np.full(batch, -1, np.int32)} if manifest["latent"]["attributes"] else {}
+    case("scorer", tokens=tokens, **place, **labels)
+    projected, *states = case("expand", z=z)
+    previous = np.ones(batch, np.int64)
+    for position, choices in enumerate(map(typed, CHOICES)):
+        memory = {f"state_{number}": state for number, state in enumerate(states)}
+        at = {"position": np.int64(position), "min_length": np.int64(1)}
+        here = {"projected": projected[:, position], "previous": previous}
+        previous, _, *states = case("step", **here, **memory, **at, **place, **choices)
+
+
+def typed(choices: Mapping[str, float]) -> dict[str, Any]:
+    """Sampling options with the types of the graphs."""
+    kinds: dict[str, Any] = {"temperature": np.float32, "top_k": np.int64, "top_p": np.float32}
+    return {name: kinds[name](value) for name, value in choices.items()}
+
+
+def tokens_of(manifest: dict[str, Any], batch: int) -> np.ndarray:
+    """Random texts (batch, T), with an end mark where the model has one."""
+    generator = np.random.default_rng(0)
+    length, size = manifest["length"], manifest["model"]["vocabulary_size"]
+    tokens = generator.integers(4, size, (batch, length)).astype(np.int32)
+    if manifest["mode"] == "lines":
+        ends = generator.integers(0, length, batch)
+        tokens[np.arange(batch), ends] = 2
+        tokens[np.arange(length)[None, :] > ends[:, None]] = 0
+    return tokens
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+def installed(name: str, folder: Path) -> Path:
+    """The Python of a virtual environment with a runtime, made unless it is there."""
+    path = folder / name.replace(" ", "-")
+    python = path / "bin" / "python"
+    if not (path / "complete").exists():
+        venv.create(path, with_pip=True, clear=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", *RUNTIMES[name].packages]
+        subprocess.run(command, check=True)
+        (path / "complete").touch()
+    return python
+
+
+def measured(name: str, python: Path, bundle: Path) -> dict[str, str]:
+    """The outcome of each graph of a bundle in a runtime. After a graph that ends the process,
+    another process goes on."""
+    found: dict[str, str] = {}
+    # Whatever the runtime's package starts, it starts in its own environment.
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "PIP_REQUIRE_VIRTUALENV": "1"}
+    while left := [endpoint for endpoint in ENDPOINTS if endpoint not in found]:
+        command = [str(python), __file__, "--run", name, "--bundle", str(bundle), *left]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        found |= {line["ended"]: line["outcome"] for line in lines if "ended" in line}
+        begun = [line["begun"] for line in lines if "begun" in line and line["begun"] not in found]
+        if not lines:
+            sys.exit(f"{name}: {done.stderr[-2000:]}")
+        found |= dict.fromkeys(begun, f"ends the process ({done.returncode})")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/runtimes"))
+    parser.add_argument("--bundles", type=Path, help="a folder of bundles")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--only", nargs="*", default=list(RUNTIMES), metavar="NAME")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--bundle", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("endpoints", nargs="*", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        run_graphs(options.run, options.bundle, options.endpoints)
+        return
+    folder = options.bundles or options.out / "bundles"
+    if options.bundles is None:
+        export_systems(folder)
+    bundles = sorted(file.parent for file in folder.glob("*/manifest.json"))
+    for bundle in bundles:
+        record(bundle)
+    results_file = options.out / "results.json"
+    results = json.loads(results_file.read_text()) if results_file.exists() else {}
+    for name in options.only:
+        if name not in results:
+            python = installed(name, options.out / "environments")
+            results[name] = {bundle.name: measured(name, python, bundle) for bundle in bundles}
+            results_file.write_text(json.dumps(results, indent=1))
+            print(name, summary(results[name]), sep="\n", flush=True)
+    if options.page:
+        options.page.write_text(page(results), encoding="utf-8")
+
+
+def summary(found: dict[str, dict[str, str]]) -> str:
+    """The outcomes of a runtime, one graph in a line."""
+    return "\n".join(f"  {endpoint}: {cell(found, endpoint)}" for endpoint in ENDPOINTS)
+
+
+def cell(found: dict[str, dict[str, str]], endpoint: str) -> str:
+    """`ok`, or the systems whose graph is not."""
+    bad = {system: graphs[endpoint] for system, graphs in found.items() if graphs[endpoint] != "ok"}
+    kinds = sorted({text.split(":")[0].split(" in ")[0].split(" (")[0] for text in bad.values()})
+    return f"{' or '.join(kinds)}{where(bad, found)}" if bad else "ok"
+
+
+def where(some: Iterable[str], every: Iterable[str]) -> str:
+    """The systems of a fault, in few words."""
+    some, others = sorted(some), sorted({*every} - {*some})
+    if not others:
+        return ""
+    return f": all but {', '.join(others)}" if len(others) == 1 else f": {', '.join(some)}"
+
+
+PAGE = """# Runtimes
+
+This page is made by `python benchmarks/runtimes.py --page docs/runtimes.md`. It compares the graphs
+of bundles in other runtimes with onnxruntime {own}, on one machine ({machine}, CPU). Every runtime
+has a virtual environment of its own.
+
+- Bundles: tiny models with random weights. They are
+  {systems}.
+- Cases: batches of {batches} rows; the seeds {seeds}; greedy, sampled, and top-k with top-p; codes
+  given and drawn.
+- `ok`: all token ids are equal, and numbers to {tolerance:g}, for all bundles.
+
+{table}
+
+The random numbers of `prior` and `step` are right in OpenVINO if the bundle is written by
+`kvae export --openvino`. Where `sampler` does not run, a program can draw codes with `prior`,
+decode them with `expand` and call `step` for each position. The texts are the same, and
+`BundleGraphs.write_steps` in `serving/bundle_graphs.py` is the loop. If the prior is a standard
+normal one, codes can also come from `kvae.serving.random_numbers.normals`.
+
+## What is missing, and what a program needs
+
+Each function takes a file and returns a function of the inputs by name.
+
+{sections}"""
+
+
+def page(results: dict[str, Any]) -> str:
+    """The page of results."""
+    import onnxruntime
+
+    header = "| runtime | " + " | ".join(ENDPOINTS) + " |\n|---"
+    rows = [
+        f"| {name} | " + " | ".join(cell(results[name], endpoint) for endpoint in ENDPOINTS) + " |"
+        for name in RUNTIMES
+        if name in results
+    ]
+    table = "\n".join([header + "|---" * len(ENDPOINTS) + "|", *rows])
+    return PAGE.format(
+        own=onnxruntime.__version__,
+        machine=f"{platform.system()}, {platform.machine()}",
+        systems=", ".join(next(iter(results.values()))),
+        batches=", ".join(map(str, BATCHES)),
+        seeds=" and ".join(map(str, SEEDS)),
+        tolerance=TOLERANCE,
+        table=table,
+        sections="\n".join(sections(results)),
+    )
+
+
+def sections(results: dict[str, Any]) -> Iterator[str]:
+    """A section for each way to run graphs, with what fails in its versions and its source."""
+    for runner in dict.fromkeys(runtime.runner for runtime in RUNTIMES.values()):
+        names = [name for name in RUNTIMES if name in results and RUNTIMES[name].runner is runner]
+        if names:
+            yield f"### {names[0].rsplit(' ', 1)[0]}\n"
+            yield "\n".join(faults(results[names[-1]])) + "\n"
+            yield f"```python\n{inspect.getsource(runner)}```\n"
+
+
+def faults(found: dict[str, dict[str, str]]) -> list[str]:
+    """What fails in a runtime, as a list. Faults that differ in numbers alone are one."""
+    systems: dict[tuple[str, str], list[str]] = {}
+    for system, graphs in found.items():
+        for endpoint, text in graphs.items():
+            if text != "ok":
+                fault = re.sub(r"^wrong .*", "wrong", re.sub(r" ?#\d+|_\d+\b", "", text))
+                systems.setdefault((endpoint, fault), []).append(system)
+    lines = [
+        f"- `{endpoint}` {fault}{where(bad, found)}"
+        for (endpoint, fault), bad in sorted(systems.items())
+    ]
+    wrapped = (textwrap.fill(line, 128, subsequent_indent="  ") for line in lines)
+    return list(wrapped) or ["Nothing is missing."]
+
+
+if __name__ == "__main__":
+    main()
