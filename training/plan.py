@@ -148,7 +148,7 @@ class Choice:
 def planned(
     config: Config,
     given: Collection[str],
-    clock: Clock,
+    clock: Clock | int,
     wishes: Wishes,
     say: Say,
     texts: Any = None,
@@ -157,8 +157,8 @@ def planned(
     """The data of a configuration whose open settings a plan has chosen; `say` gets each choice.
 
     `texts` and `labels` are what `prepare` takes; without them `data.source` is read. `given` are
-    the dotted names of the settings that the user chose. The number of steps follows from the time
-    that a few of them take. Raises `ConfigError` or `DataError`.
+    the dotted names of the settings that the user chose. The number of steps is `clock`, or follows
+    from its time and the time that a few of them take. Raises `ConfigError` or `DataError`.
     """
     if texts is not None:
         texts, labels = read_once(texts), read_once(labels)
@@ -171,7 +171,11 @@ def planned(
     prepared = prepare(config, say, texts, labels)
     for note in prepared.notes:
         say(note)
-    steps = steps_choice(prepared, clock, wishes)
+    steps = (
+        steps_choice(prepared, clock, wishes)
+        if isinstance(clock, Clock)
+        else Choice(schedule(prepared.config, clock), f"{clock:,} steps")
+    )
     return replace(prepared, config=with_choice(prepared.config, steps, given, say))
 
 
@@ -358,22 +362,26 @@ def steps_choice(prepared: Prepared, clock: Clock, wishes: Wishes) -> Choice:
             f"and a step takes {seconds:.1f}; give more minutes, or --steps"
         )
     limit = "" if steps == in_time else f", but more than {steps:,} would learn texts by heart"
-    ramp = int(RAMP * steps)
-    cosine = prepared.config.training.learning_rate_schedule == "cosine"
-    objective = prepared.config.objective
-    auxiliary = objective.alpha > 0 or objective.bag_of_words > 0
+    minutes = {"training.minutes": round(available / 60 + validation / 60, 2)}
+    settings = schedule(prepared.config, steps) | minutes
     return Choice(
-        {
-            "training.steps": steps,
-            "training.steps_per_epoch": max(-(-steps // EPOCHS), 1),
-            "training.minutes": round(available / 60 + validation / 60, 2),
-            "objective.ramp_start": 0,
-            "objective.ramp_steps": ramp,
-            "objective.alpha_hold": int(ALPHA_HOLD * steps) if auxiliary else 0,
-            "objective.alpha_decay_steps": int(ALPHA_DECAY * steps) if auxiliary else 0,
-            "training.learning_rate_warmup": min(WARM_UP_STEPS, steps // 10) if cosine else 0,
-        },
+        settings,
         f"a step takes {1000 * seconds:.0f} ms, so that {in_time:,} steps fit into "
         f"{clock.minutes:g} minutes{limit}; the weight of the KL rises in the "
-        f"first {ramp:,}",
+        f"first {settings['objective.ramp_steps']:,}",
     )
+
+
+def schedule(config: Config, steps: int) -> dict[str, Any]:
+    """The settings that follow from the number of steps."""
+    auxiliary = config.objective.alpha > 0 or config.objective.bag_of_words > 0
+    cosine = config.training.learning_rate_schedule == "cosine"
+    return {
+        "training.steps": steps,
+        "training.steps_per_epoch": max(-(-steps // EPOCHS), 1),
+        "objective.ramp_start": 0,
+        "objective.ramp_steps": int(RAMP * steps),
+        "objective.alpha_hold": int(ALPHA_HOLD * steps) if auxiliary else 0,
+        "objective.alpha_decay_steps": int(ALPHA_DECAY * steps) if auxiliary else 0,
+        "training.learning_rate_warmup": min(WARM_UP_STEPS, steps // 10) if cosine else 0,
+    }

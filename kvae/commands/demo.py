@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from kvae.runs import Run
     from kvae.serving.sampler import Sampler
     from kvae.training.data.prepare import Prepared
+    from kvae.training.messages import Say
 
 CORPUS = "unicode-names"
+STEPS, RATE = 3000, 25.0
+"""Training steps of the demo, and nats that its code carries."""
+
 INTERPOLATION_ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")
 """The two names of characters between which the report interpolates."""
 
@@ -44,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         from kvae.export.convert import check_backend
         from kvae.training.experiment import run_keeping_lock
     check_backend()
-    with run_keeping_lock(demo_config(), options.out, say, options.overwrite) as (
+    with run_keeping_lock(demo_config(), options.out, say, options.overwrite, read=demo_plan) as (
         trained,
         prepared,
     ):
@@ -52,10 +56,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def demo_config() -> Config:
-    """Preset `hybrid-lstm` on the corpus that needs no file."""
+    """The preset that plans start from, on the corpus that needs no file."""
+    from kvae.fitting import PRESET
     from kvae.presets import preset
 
-    return preset("hybrid-lstm").with_settings({"data.source": CORPUS})
+    return preset(PRESET).with_settings({"data.source": CORPUS})
+
+
+def demo_plan(config: Config, say: Say) -> Prepared:
+    """The plan of the demo: a number of steps, so that it ends with the same texts each time."""
+    from kvae.training.plan import Wishes, planned
+
+    return planned(config, (), STEPS, Wishes(rate=RATE), say)
 
 
 def report(trained: Run, prepared: Prepared) -> None:
