@@ -590,6 +590,7 @@ def test_the_demo_has_its_folder_until_its_bundle_is_there(
             demo.run(options)
 
     monkeypatch.setattr(demo, "demo_config", lambda: config)
+    monkeypatch.setattr(demo, "demo_plan", None)
     monkeypatch.setattr(demo, "report", report)
     demo.run(options)
     assert not (tmp_path / "demo" / LOCK).exists()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kvae.training.messages import Say
 
 CORPUS = "unicode-names"
-STEPS, RATE = 3000, 25.0
+STEPS, RATE = 4000, 40.0
 """Training steps of the demo, and nats that its code carries."""
 
 INTERPOLATION_ENDS = ("GREEK SMALL LETTER ALPHA", "BLACK CHESS QUEEN")
