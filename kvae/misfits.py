@@ -147,7 +147,12 @@ def slot_settings(model: ModelConfig) -> Iterator[tuple[ModelConfig, str, str, b
 def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
     """All rules on model and objective: (whether it is violated, error message)."""
     without_code = [] if model.has_code else misfits_without_code(model, objective)
-    return [*without_code, *misfits_of_slots(model), *misfits_of_objective(model, objective)]
+    return [
+        *without_code,
+        *misfits_of_slots(model),
+        *misfits_of_head(model),
+        *misfits_of_objective(model, objective),
+    ]
 
 
 def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
@@ -196,6 +201,11 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
             "objective.encoder_updates: a language model has no encoder to update; set it to 0",
         ),
         (
+            objective.bag_of_words > 0,
+            "objective.bag_of_words: a language model has no code that predicts tokens; set it to "
+            "0",
+        ),
+        (
             model.head_reads != "steps",
             "model.head_reads: a language model has no features to start from; use 'steps'",
         ),
@@ -205,18 +215,13 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
 def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
     """Rules on the settings of the model."""
     levels, depth = len(model.latent_size), len(model.encoder_units)
-    no_encoder, no_history = not ENCODERS[model.encoder].reads_text, not HEADS[model.head].history
+    no_encoder = not ENCODERS[model.encoder].reads_text
     return [
         (
             no_encoder if model.has_code else not (no_encoder or model.attributes),
             f"model.encoder is {model.encoder!r} and model.latent {model.latent!r}: a language "
             "model has neither (an encoder that only classifies attributes may stay), a VAE "
             "needs both",
-        ),
-        (
-            no_history and model.auxiliary,
-            f"model.auxiliary is true with head {model.head!r}: the head itself predicts from the "
-            "features alone; set it to false",
         ),
         (
             bool(model.attributes) and no_encoder,
@@ -238,6 +243,25 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             "several: use 'free'",
         ),
         (
+            model.posterior == "batch_normalized" and model.posterior_scale == 0,
+            "model.posterior_scale is 0: all posterior means would be equal; give a number above 0",
+        ),
+        (
+            len(set(model.attributes)) < len(model.attributes),
+            f"model.attributes names a value twice: {list(model.attributes)}",
+        ),
+    ]
+
+
+def misfits_of_head(model: ModelConfig) -> list[tuple[bool, str]]:
+    """Rules on the settings of the head."""
+    return [
+        (
+            not HEADS[model.head].history and model.auxiliary,
+            f"model.auxiliary is true with head {model.head!r}: the head itself predicts from the "
+            "features alone; set it to false",
+        ),
+        (
             (model.tied_embeddings or model.head_dropout > 0) and not model.head_embedding,
             "model.tied_embeddings and model.head_dropout act on the embeddings of previous "
             "tokens; set model.head_embedding above 0",
@@ -254,14 +278,6 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             "model.head_skip adds the features of each position to the outputs of the head, which "
             "needs a code or a label, and model.head_reads 'steps' or 'both'; set it to false",
         ),
-        (
-            model.posterior == "batch_normalized" and model.posterior_scale == 0,
-            "model.posterior_scale is 0: all posterior means would be equal; give a number above 0",
-        ),
-        (
-            len(set(model.attributes)) < len(model.attributes),
-            f"model.attributes names a value twice: {list(model.attributes)}",
-        ),
     ]
 
 
@@ -277,11 +293,6 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             objective.alpha > 0 and not model.auxiliary,
             f"objective.alpha is {objective.alpha} but model.auxiliary is false: set alpha to 0 "
             "or auxiliary to true",
-        ),
-        (
-            objective.bag_of_words > 0 and not model.has_code,
-            "objective.bag_of_words: a language model has no code that predicts tokens; set it to "
-            "0",
         ),
         (
             free_bits_per_dimension and not prior.kl_of_dimensions,
