@@ -5,8 +5,8 @@
 # what they give in onnxruntime, but for the last bits.
 # What happens: OpenVINO merges Mul and Add into the reduction, and takes the numbers along the wrong axis: row i of the (B, K)
 # result gets number i, instead of column k number k. There is no error and no warning. One of Mul and Add suffices, and
-# ReduceMean and ReduceMax do the same. Over axis 0 or 1, and with four axes, the results of 2026.4.1 were right. With keepdims=1
-# and a Squeeze behind it they are right, too.
+# ReduceMean and ReduceMax do the same. Over axis 0 or 1, and with four axes, the results of 2026.4.1 were right. With
+# keepdims=1 and a Squeeze behind it they are right, too.
 # Seen on Linux x86_64, Python 3.11, 2026-11-29:
 #
 #     OpenVINO 2026.4.1
