@@ -197,7 +197,7 @@ def test_a_small_file_is_not_read_so_often_that_its_texts_are_learned_by_heart(
     prepared = planned(base(file), set(), clock(30), Wishes(), said.append)
     passes = (prepared.config.training.steps or 0) * 64 / len(prepared.train)
     assert 4 < passes <= plan.MOST_PASSES
-    assert prepared.config.training.length_buckets == (keras.backend.backend() == "tensorflow")
+    assert not prepared.config.training.length_buckets  # there is time for mixed batches
     assert any("would learn texts by heart" in sentence for sentence in said)
 
 
