@@ -201,15 +201,20 @@ def test_a_small_file_is_not_read_so_often_that_its_texts_are_learned_by_heart(
     assert any("would learn texts by heart" in sentence for sentence in said)
 
 
-def test_a_large_rate_takes_more_passes_over_batches_of_mixed_lengths(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("goal", "sorts"), [("balanced", True), ("reconstruction", False)])
+def test_where_the_time_is_short_a_small_rate_takes_batches_of_similar_length(
+    goal: str, sorts: bool, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda prepared: 0.01)
-    wishes = Wishes("reconstruction")
-    prepared = planned(base(file), set(), clock(30), wishes, lambda text: None)
-    passes = (prepared.config.training.steps or 0) * 64 / len(prepared.train)
-    assert plan.MOST_PASSES < passes <= plan.MOST_PASSES_AT_A_LARGE_RATE
-    assert not prepared.config.training.length_buckets
+    def seconds(prepared: Any) -> float:
+        return 10.0 if prepared.config.training.length_buckets else 20.0
+
+    monkeypatch.setattr(plan, "step_seconds", seconds)
+    said: list[str] = []
+    prepared = planned(base(file), set(), clock(10), Wishes(goal), said.append)
+    sorts = sorts and keras.backend.backend() == "tensorflow"
+    assert prepared.config.training.length_buckets == sorts
+    assert any("a step takes 10000 ms" in line for line in said) == sorts
+    assert any("the time is short" in line for line in said) == sorts
     assert prepared.config.model.head_skip
 
 
