@@ -121,7 +121,7 @@ def test_a_bundle_writes_for_the_attribute_it_is_asked_for(
     assert {item.attribute for item in sampler.generate(50, seed=0)} == {"low", "high"}
     assert {item.attribute for item in sampler.generate(5, seed=0, attribute="low")} == {"low"}
     assert sampler.info()["latent"]["attributes"] == sampler.attributes == ["low", "high"]
-    assert repr(sampler).endswith("6 dimensions, standard prior; labels low, high>")
+    assert repr(sampler).endswith("standard prior; labels low, high; temperature 1>")
     inferred = sampler.encode(["abc", "d"])[:, 4:]
     assert {tuple(row) for row in inferred.tolist()} <= {(1.0, 0.0), (0.0, 1.0)}
     assert main(["encode", str(tmp_path / "bundle"), "--text", "abc", "d"]) == 0

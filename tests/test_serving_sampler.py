@@ -319,7 +319,7 @@ def test_every_method_shows_its_limits() -> None:
 def test_a_sampler_says_what_it_is(sampler: Sampler) -> None:
     assert repr(sampler).startswith(f"<Sampler {str(sampler.bundle.path)!r}: trained on ")
     assert "15 characters a text" in repr(sampler)
-    assert f"{sampler.latent_size} dimensions, standard prior>" in repr(sampler)
+    assert f"{sampler.latent_size} dimensions, standard prior; temperature 1>" in repr(sampler)
     assert repr(AsyncSampler(sampler)) == f"<Async{repr(sampler)[1:]}"
 
 

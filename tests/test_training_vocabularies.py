@@ -462,7 +462,7 @@ def test_a_given_vocabulary_is_the_alphabet_whatever_the_texts_hold(tmp_path: Pa
     wanted = config(data__vocabulary=file_with(tmp_path, "c\na\nb\n"))
     counting = counting_alphabet(wanted, lambda: iter(["xyz"]))
     assert counting == Alphabet(("c", "a", "b"))
-    assert alphabet_of_counts(wanted, counting, {"x": 3}) is counting
+    assert alphabet_of_counts(wanted, counting, {"x": 3}) == counting
 
 
 def test_the_most_frequent_units_of_a_pattern_are_its_alphabet() -> None:
