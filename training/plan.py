@@ -59,7 +59,7 @@ SAFETY = 0.92
 RAMP = 0.4
 """Fraction of a run in which the weight of the KL rises."""
 
-MOST_PASSES, MOST_PASSES_OF_SIMILAR_LENGTH = 12, 6
+MOST_PASSES, MOST_PASSES_OF_SIMILAR_LENGTH = 10, 6
 """Largest numbers of passes over the texts in a plan, in batches of mixed and of similar lengths.
 On the 30,328 names of Unicode characters, held-out texts cost 25.6 nats after 6 passes in batches
 of similar length, and training texts 20.4; after 10 passes in mixed batches 21.6 and 19.5.
