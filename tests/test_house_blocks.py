@@ -113,8 +113,9 @@ def test_the_python_of_the_page_on_bundles_runs(
         "GREEK SMALL LETTER ALPHA",
         "DIGIT ONE",
         "BLACK STAR",
-        "WHITE STAR",
-        "BLACK QUEEN",
+        "WHITE CHESS KING",
+        "BLACK CHESS QUEEN",
+        "BLACK CHESS KING",
     ):
         code = code.replace(f'"{text}"', '"KAMITO"')
     (tmp_path / "bundle").symlink_to(bundle_folder)
