@@ -232,8 +232,8 @@ def reduction(graph: Observed, node: onnx.NodeProto, axes: np.ndarray) -> list[o
 
     onnxruntime up to 1.31.1 reduces an input of no rows wrongly along an axis that is counted from
     the last. OpenVINO 2026.4.1 merges a product and a sum with the reduction before them, and adds
-    along the wrong axis if the reduction has removed one of three. So the axis is removed
-    afterwards.
+    along the wrong axis if the reduction has removed the last of three
+    (findings/openvino_reduction_merged_with_product.sh). So the axis is removed afterwards.
     """
     output, rank = node.output[0], len(graph.shapes(node.input[0])[0])
     node.input[1] = graph.add_constant(f"{output}_axes", axes % rank)

@@ -357,8 +357,8 @@ def given_or_prior_codes(g: Nodes, shared: SharedParts, noise: str) -> str:
     """The input `z`, or if it has no rows codes of the prior from noise (batch, noise_size).
 
     They are the first rows of `z` and the codes of noise[:n], one below the other. Some runtimes
-    have no branches. n is batch if `z` has no rows, otherwise 1, because
-    onnxruntime 1.31.1 does not run every recurrent node on an empty batch.
+    have no branches. n is batch if `z` has no rows, otherwise 1, because onnxruntime
+    1.31.1 does not run every recurrent node on an empty batch.
     """
     first, one = g.constant([0], np.int64), g.constant([1], np.int64)
     rows, batch = (g.Gather(g.Shape(name), first) for name in ("z", "seed"))

@@ -218,6 +218,21 @@ def test_where_the_time_is_short_a_small_rate_takes_batches_of_similar_length(
     assert prepared.config.model.head_skip
 
 
+def test_minutes_that_are_too_few_for_mixed_batches_may_be_enough_for_sorted_ones(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(prepared: Any) -> float:
+        return 5.0 if prepared.config.training.length_buckets else 60.0
+
+    monkeypatch.setattr(plan, "step_seconds", seconds)
+    if keras.backend.backend() == "tensorflow":
+        prepared = planned(base(file), set(), clock(5), Wishes(), lambda text: None)
+        assert (prepared.config.training.steps or 0) >= plan.EPOCHS
+    given = {"training.length_buckets"}
+    with pytest.raises(ConfigError, match=r"a step takes 60\.0"):
+        planned(base(file), given, clock(5), Wishes(), lambda text: None)
+
+
 @pytest.mark.usefixtures("minute_steps")
 def test_too_few_minutes_are_refused_with_the_seconds_that_are_left(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"a step takes 60\.0; give more minutes"):

@@ -174,12 +174,14 @@ def planned(
     if isinstance(clock, int):
         steps = Choice(schedule(prepared.config, clock), f"{clock:,} steps")
         return replace(prepared, config=with_choice(prepared.config, steps, given, say))
-    steps = steps_choice(prepared, clock)
-    enough = MOST_PASSES_OF_SIMILAR_LENGTH * steps_of_a_pass(prepared)
-    if steps.settings["training.steps"] < enough:
+    timing = timed(prepared, clock)
+    if timing.steps < MOST_PASSES_OF_SIMILAR_LENGTH * steps_of_a_pass(prepared):
         similar = batches_of_similar_length(prepared.config, wishes)
-        prepared = replace(prepared, config=with_choice(prepared.config, similar, given, say))
-        steps = steps_choice(prepared, clock) if similar.settings else steps
+        config = with_choice(prepared.config, similar, given, say)
+        if config != prepared.config:
+            prepared = replace(prepared, config=config)
+            timing = timed(prepared, clock)
+    steps = steps_choice(prepared, clock, timing)
     return replace(prepared, config=with_choice(prepared.config, steps, given, say))
 
 
@@ -355,13 +357,29 @@ def held_out_share(config: Config, source: Source) -> Choice:
     )
 
 
-def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
+@dataclass(frozen=True)
+class Timing:
+    """What fits into the time that is left."""
+
+    steps: int
+    step_seconds: float
+    seconds: float
+    """Time for steps."""
+    validation_seconds: float
+
+
+def timed(prepared: Prepared, clock: Clock) -> Timing:
     """The number of steps that fit into the time that is left, measured on some of them."""
     seconds = step_seconds(prepared)
     batches = len(prepared.validation) / batch_size_of(prepared)
     validation = (EPOCHS + 1) * batches * seconds / 2  # no gradients, larger batches
     available = clock.seconds_left - END_SECONDS - validation
-    in_time = int(SAFETY * available / seconds)
+    return Timing(int(SAFETY * available / seconds), seconds, available, validation)
+
+
+def steps_choice(prepared: Prepared, clock: Clock, timing: Timing) -> Choice:
+    """The number of steps, which fits into the time. Raises `ConfigError` if that is too short."""
+    in_time, seconds, available = timing.steps, timing.step_seconds, timing.seconds
     similar = prepared.config.training.length_buckets
     passes = MOST_PASSES_OF_SIMILAR_LENGTH if similar else MOST_PASSES
     steps = min(in_time, passes * steps_of_a_pass(prepared))
@@ -371,8 +389,8 @@ def steps_choice(prepared: Prepared, clock: Clock) -> Choice:
             f"and a step takes {seconds:.1f}; give more minutes, or --steps"
         )
     limit = "" if steps == in_time else f", but more than {steps:,} would learn texts by heart"
-    minutes = {"training.minutes": round(available / 60 + validation / 60, 2)}
-    settings = schedule(prepared.config, steps) | minutes
+    minutes = round((available + timing.validation_seconds) / 60, 2)
+    settings = schedule(prepared.config, steps) | {"training.minutes": minutes}
     return Choice(
         settings,
         f"a step takes {1000 * seconds:.0f} ms, so that {in_time:,} steps fit into "

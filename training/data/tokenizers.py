@@ -66,11 +66,11 @@ def alphabet_of_counts(config: Config, counting: Alphabet, counts: Mapping[str, 
 
     `counting` is what `counting_alphabet` returned.
     """
-    found = uncased_alphabet(config, counting, counts)
+    found = counted_alphabet(config, counting, counts)
     return replace(found, fold_case=config.data.fold_case)
 
 
-def uncased_alphabet(config: Config, counting: Alphabet, counts: Mapping[str, int]) -> Alphabet:
+def counted_alphabet(config: Config, counting: Alphabet, counts: Mapping[str, int]) -> Alphabet:
     """As `alphabet_of_counts`, before it is known how texts are read."""
     tokenizer, data = config.model.tokenizer, config.data
     if counting.symbols:
