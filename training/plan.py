@@ -382,13 +382,14 @@ def steps_choice(prepared: Prepared, clock: Clock, timing: Timing) -> Choice:
     in_time, seconds, available = timing.steps, timing.step_seconds, timing.seconds
     similar = prepared.config.training.length_buckets
     passes = MOST_PASSES_OF_SIMILAR_LENGTH if similar else MOST_PASSES
-    steps = min(in_time, passes * steps_of_a_pass(prepared))
+    most = min(in_time, passes * steps_of_a_pass(prepared))
+    steps = most - most % EPOCHS if most > EPOCHS else most  # epochs of equal length
     if in_time < EPOCHS:
         raise ConfigError(
             f"--minutes {clock.minutes:g}: {max(available, 0):.0f} seconds are left for training, "
             f"and a step takes {seconds:.1f}; give more minutes, or --steps"
         )
-    limit = "" if steps == in_time else f", but more than {steps:,} would learn texts by heart"
+    limit = "" if most == in_time else f", but more than {steps:,} would learn texts by heart"
     minutes = round((available + timing.validation_seconds) / 60, 2)
     settings = schedule(prepared.config, steps) | {"training.minutes": minutes}
     return Choice(
