@@ -30,8 +30,9 @@ from kvae.serving.verification import verify
 from kvae.slots import HEADS
 from kvae.writing import atomic_create
 
+from .all_graphs import bundle_graphs
 from .convert import check_backend
-from .graphs import HIDDEN_STATE, bundle_graphs
+from .graphs import HIDDEN_STATE
 from .latent_map import latent_map, write_map
 from .parity import as_encoder_input, compare
 from .quantization import measure_agreement, quantize
@@ -54,6 +55,7 @@ def write_bundle(
     labels: np.ndarray | None = None,
     int8: bool = False,
     with_map: bool = True,
+    with_plain: bool = True,
     signed_words: bool = False,
     temperature: float = 1.0,
     say: Callable[[str], None] = lambda stage: None,
@@ -80,7 +82,7 @@ def write_bundle(
         partial.mkdir()
         manifest = describe(model, alphabet, config, training or {}, temperature)
         tell("building the graphs and converting them to ONNX")
-        graphs = bundle_graphs(model, signed_words)
+        graphs = bundle_graphs(model, signed_words, with_plain)
         bundle = write_files(partial, manifest, graphs)
         tell("comparing them with Keras")
         manifest["parity"] = compare(model, bundle, held_out)

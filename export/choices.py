@@ -43,7 +43,10 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
 def if_else(
     g: Nodes, condition: str, then: Callable[[Nodes], str], otherwise: Callable[[Nodes], str]
 ) -> str:
-    """Probabilities (batch, V) of one of two branches. The other branch is not computed."""
+    """Probabilities (batch, V) of one of two branches. The other branch is not computed, unless the
+    graph must have no branches."""
+    if not g.branches:
+        return g.Where(condition, then(g), otherwise(g))
     branches = {}
     for name, build in {"then_branch": then, "else_branch": otherwise}.items():
         branch = Nodes(g)

@@ -1,4 +1,4 @@
-"""The graphs of a bundle.
+"""The graphs that every bundle has.
 
     sampler  seed, row, z, choices        -> ids, lengths, log_probability (the whole decoding loop)
     encoder  tokens                       -> mean, log_variance
@@ -20,9 +20,9 @@ import onnx
 import tensorflow as tf
 from onnx import TensorProto
 
-from kvae.decoding import logit_mask
 from kvae.model import TextVAE
 from kvae.serving.alphabet import END, PAD, START
+from kvae.serving.logit_masks import logit_mask
 
 from .choices import choose
 from .convert import checked_model, to_onnx
@@ -53,24 +53,6 @@ CHOICES = (
 )
 """Inputs of the choice of tokens: `temperature` 0 is greedy, `top_k` 0 and `top_p` 1 keep all
 tokens, and END is not chosen before position `min_length`."""
-
-
-def bundle_graphs(model: TextVAE, signed_words: bool = False) -> dict[str, onnx.ModelProto]:
-    """The graphs of all endpoints of a bundle, by name.
-
-    The random numbers of the sampler and the scorer are right also in runtimes that have signed
-    32-bit integers only. With `signed_words` those of the prior and the step are, too. That costs
-    them more than a fifth of their time.
-    """
-    shared = SharedParts.of(model)
-    return {
-        "sampler": sampler_graph(shared),
-        "encoder": encoder_graph(model),
-        "prior": prior_graph(shared, signed_words),
-        "scorer": scorer_graph(shared),
-        "expand": expand_graph(shared),
-        "step": step_graph(shared, signed_words),
-    }
 
 
 def encoder_graph(model: TextVAE) -> onnx.ModelProto:
@@ -105,31 +87,13 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     mark. `log_probability` is in nats, at temperature 1, and includes it.
     """
     g = Nodes(prefix="sampler/", signed_words=True)
-    positions = g.Range(g.constant(0, np.int64), "max_length", g.constant(1, np.int64))
-    in_row, in_column = (g.Unsqueeze(positions, g.constant([axis], np.int64)) for axis in (0, 1))
+    in_row = positions_of(g, "max_length", axis=0)
     noise, drawn = noise_and_uniforms(g, shared.model.parts.noise_size, in_row)
-    decoder = Decoder.of(shared, g, given_or_prior_codes(g, shared, noise))
-    batch = g.Shape("seed")
-    carried = [
-        g.Expand(g.constant(START, np.int64), batch),
-        g.Expand(g.constant(True, bool), batch),
-        *decoder.states,
-    ]
-    body = sampling_body(g, decoder, logit_masks(g, shared.model, in_column), drawn)
-    *_, ids_by_position, log_probabilities = g.Loop(
-        "max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body
-    )
-    ids, column = (
-        g.named(g.Transpose(ids_by_position, perm=[1, 0]), "ids"),
-        g.constant([1], np.int64),
-    )
+    codes = given_or_prior_codes(g, shared, noise)
+    ids, log_probabilities = sampling_loop(g, shared, codes, drawn, "max_length")
+    ids, column = g.named(ids, "ids"), g.constant([1], np.int64)
     text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
     g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
-    log_probabilities = g.Where(
-        g.Equal(ids, g.constant(PAD, np.int64)),
-        g.constant(0.0, np.float32),
-        g.Transpose(log_probabilities, perm=[1, 0]),
-    )
     total = g.ReduceSum(g.Cast(log_probabilities, to=TensorProto.DOUBLE), column, keepdims=0)
     g.named(g.Cast(total, to=TensorProto.FLOAT), "log_probability")
     z = tensor("z", "float", "codes", shared.model.parts.code_size)
@@ -143,6 +107,35 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
             g.model("sampler", [*SEED_AND_ROW, z, *CHOICES, tensor("max_length", "int64")], outputs)
         )
     )
+
+
+def sampling_loop(
+    g: Nodes, shared: SharedParts, codes: str, drawn: str, max_length: str
+) -> tuple[str, str]:
+    """Token ids (batch, time) of codes (batch, d) with uniform numbers `drawn` (T, batch, 1), and
+    the log-probability of each token, 0 on padding."""
+    decoder = Decoder.of(shared, g, codes)
+    batch = g.Gather(g.Shape(codes), g.constant([0], np.int64))
+    carried = [
+        g.Expand(g.constant(START, np.int64), batch),
+        g.Expand(g.constant(True, bool), batch),
+        *decoder.states,
+    ]
+    masks = logit_masks(g, shared.model, positions_of(g, max_length, axis=1))
+    body = sampling_body(g, decoder, masks, drawn)
+    *_, ids, log_probabilities = g.Loop(
+        max_length, g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body
+    )
+    ids = g.Transpose(ids, perm=[1, 0])
+    is_padding = g.Equal(ids, g.constant(PAD, np.int64))
+    by_row = g.Transpose(log_probabilities, perm=[1, 0])
+    return ids, g.Where(is_padding, g.constant(0.0, np.float32), by_row)
+
+
+def positions_of(g: Nodes, length: str, axis: int) -> str:
+    """The positions 0 to length - 1 as a matrix with one row or column, which is `axis`."""
+    positions = g.Range(g.constant(0, np.int64), length, g.constant(1, np.int64))
+    return g.Unsqueeze(positions, g.constant([axis], np.int64))
 
 
 def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
@@ -324,7 +317,7 @@ def logit_masks(g: Nodes, model: TextVAE, positions: str) -> str:
     """Logit mask (..., V) for positions (...): added to logits, it excludes tokens that are not
     allowed there."""
     size = model.model_config.vocabulary_size
-    without_end, with_end = (np.array(logit_mask(size, end), np.float32) for end in (False, True))
+    without_end, with_end = (logit_mask(size, end) for end in (False, True))
     return g.Where(g.Less(positions, "min_length"), g.constant(without_end), g.constant(with_end))
 
 

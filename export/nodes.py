@@ -43,15 +43,21 @@ class Operation(Protocol):
 class Nodes:
     """A list of nodes under construction. The body of a loop or a branch is a separate `Nodes` that
     shares the constants of `outer`. Names begin with `prefix`. With `signed_words` the random
-    numbers are right in runtimes that have signed 32-bit integers only."""
+    numbers are right in runtimes that have signed 32-bit integers only. Without `branches` both
+    ways of a choice are computed."""
 
     def __init__(
-        self, outer: Nodes | None = None, prefix: str = "", signed_words: bool = False
+        self,
+        outer: Nodes | None = None,
+        prefix: str = "",
+        signed_words: bool = False,
+        branches: bool = True,
     ) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.shapes: list[onnx.ValueInfoProto] = []
         self.prefix: str = outer.prefix if outer else prefix
         self.signed_words: bool = outer.signed_words if outer else signed_words
+        self.branches: bool = outer.branches if outer else branches
         self.initializers: list[onnx.TensorProto] = outer.initializers if outer else []
         self._names: list[int] = outer._names if outer else [0]
 

@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 from keras import ops
 
-from kvae.decoding import decode, logit_mask
+from kvae.decoding import decode
 from kvae.model import TextVAE
 from kvae.parts import shifted
 from kvae.serving.alphabet import END, PAD
 from kvae.serving.bundle import Bundle, checked_graph
 from kvae.serving.choices import choices
 from kvae.serving.errors import CheckFailed
+from kvae.serving.logit_masks import logit_mask
 from kvae.serving.random_numbers import normals
 from kvae.serving.runtime import session
 from kvae.serving.sampler import Sampler
@@ -51,6 +52,7 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     - the log-probability of every text, with the teacher-forced pass of Keras on the same tokens,
     - greedy texts, with decoding in Keras,
     - step by step decoding of a stream, with the sampler,
+    - texts of the plain graphs, with the sampler,
     - encoder and scorer, on the sampled and the held-out texts.
 
     Raises `CheckFailed` at the first value that differs by more than `TOLERANCE` or is not finite.
@@ -67,6 +69,8 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     graph = checked_graph(bundle, "sampler").read_bytes()
     samples = [compare_texts(model, graph, z, temperature) for temperature in TEMPERATURES]
     compare_stream(sampler, z[:STREAMED_ROWS])
+    if "sampler_plain" in bundle.manifest["endpoints"]:
+        compare_plain(sampler, z)
     tokens = np.concatenate(
         [texts, *(as_encoder_input(sample["ids"], sampler) for sample in samples)]
     )
@@ -112,7 +116,7 @@ def compare_texts(
         np.concatenate([run[part] for run in runs]) for part in range(3)
     )
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
-    forced += np.array(logit_mask(forced.shape[-1]))
+    forced += logit_mask(forced.shape[-1])
     counted = ids != PAD
     differences = np.where(counted, np.abs(logits - forced).max(axis=-1), 0.0).max(axis=0)
     log_probabilities = np.take_along_axis(
@@ -157,7 +161,7 @@ def compare_loop_steps(
     features = model.expander(z, training=False)
     projected, previous = np.array(model.head.project(features)), np.array(shifted(ids))
     expected: list[Tensor] = model.head.initial_state(features)
-    mask, largest = np.array(logit_mask(logits.shape[-1])), 0.0
+    mask, largest = logit_mask(logits.shape[-1]), 0.0
     for position in range(logits.shape[1]):
         active = ids[:, position] != PAD
         if not active.any():
@@ -190,6 +194,25 @@ def compare_stream(sampler: Sampler, z: np.ndarray) -> None:
             raise CheckFailed(
                 f"the step is not the sampler: row {row} differs if written symbol by symbol"
             )
+
+
+def compare_plain(sampler: Sampler, z: np.ndarray) -> None:
+    """Compare texts of the graphs without random numbers with those of the sampler for the same
+    codes, seeds and rows, greedy and sampled. Raises `CheckFailed`."""
+    plain = Sampler(sampler.bundle, plain=True)
+    place = (np.full(len(z), 5), np.arange(len(z)))
+    for temperature in TEMPERATURES:
+        chosen = choices(sampler.manifest, greedy=temperature == 0.0)
+        expected, log_probability = sampler.write_ids(z, *place, chosen)
+        found, its_log_probability = plain.write_ids(z, *place, chosen)
+        if not np.array_equal(found, expected):
+            raise CheckFailed("the plain sampler is not the sampler: a text differs")
+        checked_difference(
+            "plain sampler",
+            "log-probability",
+            relative_difference(its_log_probability, log_probability),
+        )
+    compare_stream(plain, z[:STREAMED_ROWS])
 
 
 def compare_bounds(model: TextVAE, sampler: Sampler, tokens: np.ndarray) -> float:

@@ -7,15 +7,13 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
+from kvae.serving.alphabet import END, PAD, START
 from kvae.serving.errors import ConfigError
+from kvae.serving.logit_masks import logit_mask
 
 from .model import TextVAE
 from .sections import nearest
 from .tensors import Tensor
-
-MASKED_LOGIT = -1e9
-"""Added to the logit of a token that must not be sampled."""
 
 Chooser = Callable[[Tensor], Tensor]
 """Logits (B, V) -> next tokens (B,)."""
@@ -44,9 +42,9 @@ def decode(
 ) -> Tensor:
     """Decode latent codes (B, code_size) to tokens (B, T) int32, with PAD after each END.
 
-    Ids in `NEVER_SAMPLED` are never chosen, and END not before position `min_length`: no corpus
-    holds an empty text. `step` replaces `model.head.step`, for instance by a compiled one that
-    serves many batches.
+    Ids in `NEVER_SAMPLED` of `kvae.serving.alphabet` are never chosen, and END not before position
+    `min_length`: no corpus holds an empty text. `step` replaces `model.head.step`, for instance
+    by a compiled one that serves many batches.
     """
     step = step or model.head.step
     features = model.expander(z, training=False)
@@ -64,17 +62,6 @@ def decode(
         finished = ops.logical_or(finished, ops.equal(previous, END))
         tokens.append(previous)
     return ops.stack(tokens, axis=1)
-
-
-def logit_mask(vocabulary_size: int, end: bool = True) -> Tensor:
-    """Additive mask for logits, (V,): 0 for tokens that may be sampled, `MASKED_LOGIT` for others.
-
-    With `end` false END is masked too.
-    """
-    masked = NEVER_SAMPLED if end else (*NEVER_SAMPLED, END)
-    return ops.convert_to_tensor(
-        [MASKED_LOGIT if token in masked else 0.0 for token in range(vocabulary_size)]
-    )
 
 
 def sample(

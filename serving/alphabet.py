@@ -161,6 +161,10 @@ class Alphabet:
             return [number for unit in units for number in pieces_of[unit]]
         return [self._id_of.get(unit, UNKNOWN) for unit in units]
 
+    def id_of(self, symbol: str) -> int | None:
+        """The id of a symbol of the alphabet, None for any other text."""
+        return self._id_of.get(symbol)
+
     def count(self, text: str) -> int:
         """The number of tokens of a text, without END."""
         return len(self.ids(text)) if self.rules.splits_units else len(self.units(text))

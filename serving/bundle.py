@@ -20,7 +20,6 @@ from typing import Any
 from .alphabet import one_line
 from .errors import BundleError, short_repr
 from .manifest import (
-    ENDPOINTS,
     FORMAT,
     FORMAT_VERSION,
     LARGEST_MANIFEST,
@@ -61,6 +60,8 @@ SECOND_AXES: dict[str, dict[str, str]] = {
     "scorer": {"tokens": "length"},
     "expand": {"z": "size", "projected": "length"},
     "step": {},
+    "sampler_plain": {"z": "size"},
+    "step_plain": {},
 }
 """Inputs and outputs whose second axis is the manifest's `length` or `latent.size`."""
 
@@ -88,7 +89,7 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path).expanduser()
     bundle = Bundle(path.absolute(), read_manifest(path))
-    for name in ENDPOINTS:
+    for name in bundle.manifest["endpoints"]:
         file_of(bundle, name)
     return bundle
 
@@ -162,9 +163,11 @@ def json_of(file: Path) -> tuple[Any, bool]:
 
 
 def file_of(bundle: Bundle, name: str) -> Path:
-    """The file of an endpoint; raises `BundleError` if it is missing or its size differs from the
-    manifest."""
-    entry = bundle.manifest["endpoints"][name]
+    """The file of an endpoint; raises `BundleError` if the bundle has no such endpoint, or if the
+    file is missing or its size differs from the manifest."""
+    entry = bundle.manifest["endpoints"].get(name)
+    if entry is None:
+        raise BundleError(f"{bundle.path}: has no {name}; export the run again, without --no-plain")
     file: Path = bundle.path / entry["file"]
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "is missing"

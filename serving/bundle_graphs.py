@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ import numpy as np
 from .alphabet import START, Alphabet
 from .bundle import Bundle
 from .checks import as_int, check_one_of
+from .choices import DRAWING
 from .errors import ConfigError
+from .host_decoding import Masks, Search, beam_search, sampled_steps
 from .latent_map import read_map
 from .limits import current_options
+from .random_numbers import uniforms
 from .reading import tokens_of
 from .runtime import OWN, RUNTIMES, GraphSession, RunOptions, bundle_session, run
 
@@ -22,9 +25,15 @@ from .runtime import OWN, RUNTIMES, GraphSession, RunOptions, bundle_session, ru
 class BundleGraphs:
     """A bundle and the sessions of its graphs, each loaded on first use."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, runtime: str = OWN) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        runtime: str = OWN,
+        plain: bool = False,
+    ) -> None:
         check_one_of("runtime", runtime, RUNTIMES)
-        self.runtime = runtime
+        self.runtime, self.plain = runtime, plain
         self.bundle, self.manifest = bundle, bundle.manifest
         self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
         self.length: int = bundle.manifest["length"]
@@ -53,13 +62,20 @@ class BundleGraphs:
         result of `choices`."""
         projected, *states = self._run("expand", stop, z=z)
         previous = np.full(len(z), START)
-        step = {name: value for name, value in choice_inputs.items() if name != "max_length"}
+        if self.plain:
+            masks = Masks(len(self.alphabet), int(choice_inputs["min_length"]), None)
+            start, places = (projected, *states), (seeds, rows)
+            step = partial(self.plain_step, stop=stop)
+            steps = sampled_steps(step, start, places, masks, choice_inputs)
+            yield from (tokens for tokens, _ in steps)
+            return
+        chosen = {name: value for name, value in choice_inputs.items() if name != "max_length"}
         for position in range(int(choice_inputs["max_length"])):
             memory = {f"state_{number}": state for number, state in enumerate(states)}
             place = {"position": np.int64(position), "seed": seeds, "row": rows}
             at_position = projected[:, position]
             previous, _, *states = self._run(
-                "step", stop, projected=at_position, previous=previous, **memory, **place, **step
+                "step", stop, projected=at_position, previous=previous, **memory, **place, **chosen
             )
             yield previous
 
@@ -68,8 +84,59 @@ class BundleGraphs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (n, time) and log-probabilities (n,) of latent codes (n, d); if `z` has no
         rows, codes are sampled from the prior."""
-        ids, _, log_probability = self._run("sampler", z=z, seed=seeds, row=rows, **choice_inputs)
-        return ids, log_probability
+        if not self.plain:
+            ids, _, log_probability = self._run(
+                "sampler", z=z, seed=seeds, row=rows, **choice_inputs
+            )
+            return ids, log_probability
+        z = z if len(z) else self._codes(seeds, rows)
+        drawn = uniforms(seeds, rows, int(choice_inputs["max_length"]))
+        drawing = {name: value for name, value in choice_inputs.items() if name != "max_length"}
+        ids, nats = self._run("sampler_plain", z=z, uniform=drawn, **drawing)
+        return ids, nats.sum(axis=1, dtype=np.float64).astype(np.float32)
+
+    def search_ids(
+        self,
+        z: np.ndarray,
+        seeds: np.ndarray,
+        rows: np.ndarray,
+        choice_inputs: Mapping[str, Any],
+        search: Search,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `write_ids` for codes (n, d), decoded on the host with the plain step."""
+        masks = Masks(len(self.alphabet), int(choice_inputs["min_length"]), search.constraint)
+        start = self._run("expand", z=z)
+        if search.beam is None:
+            steps = sampled_steps(self.plain_step, start, (seeds, rows), masks, choice_inputs)
+            ids, nats = (np.stack(part, axis=1) for part in zip(*steps, strict=True))
+            return ids, nats.sum(axis=1, dtype=np.float64).astype(np.float32)
+        return beam_search(self.plain_step, start, search.beam, masks, choice_inputs)
+
+    def plain_step(
+        self,
+        projected: np.ndarray,
+        previous: np.ndarray,
+        states: Sequence[np.ndarray],
+        uniform: np.ndarray,
+        mask: np.ndarray,
+        choice_inputs: Mapping[str, Any],
+        stop: RunOptions | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Features (n, P) of a position, previous tokens (n,), states, uniform numbers (n,) and a
+        mask (n or 1, V) -> tokens (n,), log-probabilities (n,), logits (n, V) and states."""
+        drawing = {name: choice_inputs[name] for name in DRAWING}
+        memory = {f"state_{number}": state for number, state in enumerate(states)}
+        symbol, log_probability, logits, *states = self._run(
+            "step_plain",
+            stop,
+            projected=projected,
+            previous=previous,
+            uniform=uniform,
+            mask=mask,
+            **memory,
+            **drawing,
+        )
+        return symbol, log_probability, logits, states
 
     def score_tokens(
         self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
@@ -122,6 +189,12 @@ class BundleGraphs:
         return tokens_of(
             texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long
         )
+
+    def load_graphs(self, without: Sequence[str] = ()) -> None:
+        """Verify and load the graphs of the bundle now, all but those of some endpoints."""
+        for endpoint in self.manifest["endpoints"]:
+            if endpoint not in without:
+                self._session(endpoint)
 
     def _session(self, endpoint: str) -> GraphSession:
         """The session of an endpoint's graph, verified and loaded on first use."""

@@ -10,8 +10,10 @@ import numpy as np
 from .alphabet import END
 from .checks import as_float, as_int, as_matrix, as_texts, check_one_of
 from .choices import choices
-from .encoding import MAXIMA, Encoding, Unknown, chunks
+from .constraints import Allowed, constraint_of
+from .encoding import CHUNK, MAXIMA, Encoding, Unknown, chunks
 from .errors import ConfigError, DataError
+from .host_decoding import Search
 from .limits import Cancellation, limited
 from .random_numbers import normals
 from .results import Sample
@@ -19,6 +21,9 @@ from .walks import PATHS
 
 MAX_WALK_TEXTS = 100_000
 """Largest number of texts of one `interpolate` or `variations`."""
+
+MAX_BEAM = CHUNK
+"""Largest number of beginnings that a beam search keeps."""
 
 
 class Decoding(Encoding):
@@ -36,17 +41,29 @@ class Decoding(Encoding):
         top_p: float | None = None,
         min_length: int = 1,
         max_length: int | None = None,
+        beam: int | None = None,
+        pattern: str | None = None,
+        allowed: Allowed | None = None,
         deadline: float | None = None,
         cancel: Cancellation | None = None,
     ) -> list[str]:
         """The texts of latent codes (n, d), greedy unless `temperature`, `top_k` or `top_p` is
-        given; then `seed` is used."""
+        given; then `seed` is used.
+
+        `beam` searches more probable texts than the greedy ones: it keeps that many beginnings of
+        a text at each position. `pattern` and `allowed` are those of `sample`.
+        """
         codes = as_matrix("codes", codes, self.latent_size)
         seed = as_int("seed", seed, 0, MAXIMA["seed"])
         drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         given: dict[str, Any] = {
             name: value for name, value in drawing.items() if value is not None
         }
+        search = self._search(beam, pattern, allowed)
+        if beam is not None and given:
+            raise ConfigError(
+                f"beam searches the most probable text: give it without {', '.join(given)}"
+            )
         choice_inputs = choices(
             self.manifest,
             greedy=not given if greedy is None else greedy,
@@ -55,13 +72,30 @@ class Decoding(Encoding):
             **given,
         )
         texts: list[str] = []
-        for start, count in chunks(len(codes)):
+        for start, count in chunks(len(codes), beam or 1):
             rows = np.arange(start, start + count)
-            texts += [
-                sample.text
-                for sample in self._decode(codes[rows], np.full(count, seed), rows, choice_inputs)
-            ]
+            seeds = np.full(count, seed)
+            decoded = self._decode(codes[rows], seeds, rows, choice_inputs, search)
+            texts += [sample.text for sample in decoded]
         return texts
+
+    def _search(
+        self,
+        beam: int | None = None,
+        pattern: str | None = None,
+        allowed: Allowed | None = None,
+    ) -> Search | None:
+        """How texts are decoded on the host, None for decoding in the sampler graph."""
+        constraint = constraint_of(self.alphabet, pattern, allowed)
+        beam = None if beam is None else as_int("beam", beam, 1, MAX_BEAM)
+        if beam is None and constraint is None:
+            return None
+        if "step_plain" not in self.manifest["endpoints"]:
+            raise ConfigError(
+                "beam, pattern and allowed need the graph step_plain, which this bundle lacks; "
+                "export the run again, without --no-plain"
+            )
+        return Search(beam, constraint)
 
     @limited
     def reconstruct(
@@ -69,11 +103,12 @@ class Decoding(Encoding):
         texts: Sequence[str] | str,
         unknown: Unknown = "refuse",
         *,
+        beam: int | None = None,
         deadline: float | None = None,
         cancel: Cancellation | None = None,
     ) -> list[str]:
-        """Each text encoded and decoded greedily."""
-        return self.decode(self.encode(texts, unknown))
+        """Each text encoded and decoded greedily, or by a beam search."""
+        return self.decode(self.encode(texts, unknown), beam=beam)
 
     @limited
     def interpolate(
@@ -84,13 +119,14 @@ class Decoding(Encoding):
         path: Literal["linear", "spherical"] = "linear",
         unknown: Unknown = "refuse",
         *,
+        beam: int | None = None,
         deadline: float | None = None,
         cancel: Cancellation | None = None,
     ) -> list[str]:
         """Texts at `steps` evenly spaced points from the latent code of `first` to that of `last`,
         ends included. The path is a straight line, or an arc around the origin, whose codes have
-        norms typical of the prior (White 2016)."""
-        return self.decode(self._codes_between(first, last, steps, path, unknown))
+        norms typical of the prior (White 2016). They are decoded greedily, or by a beam search."""
+        return self.decode(self._codes_between(first, last, steps, path, unknown), beam=beam)
 
     def _codes_between(
         self, first: str, last: str, steps: int, path: str, unknown: Unknown
@@ -171,9 +207,18 @@ class Decoding(Encoding):
         )[0]
 
     def _decode(
-        self, z: np.ndarray, seeds: np.ndarray, rows: np.ndarray, choice_inputs: dict[str, Any]
+        self,
+        z: np.ndarray,
+        seeds: np.ndarray,
+        rows: np.ndarray,
+        choice_inputs: dict[str, Any],
+        search: Search | None = None,
     ) -> list[Sample]:
-        ids, log_probability = self.write_ids(z, seeds, rows, choice_inputs)
+        ids, log_probability = (
+            self.write_ids(z, seeds, rows, choice_inputs)
+            if search is None
+            else self.search_ids(z, seeds, rows, choice_inputs, search)
+        )
         finished = (ids == END).any(axis=1)
         if self.manifest["mode"] == "fixed":
             finished |= ids.shape[1] == self.length

@@ -136,7 +136,8 @@ class Encoding(BundleGraphs):
         return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
 
 
-def chunks(n: int) -> Iterator[tuple[int, int]]:
-    """(start, count) of chunks of at most `CHUNK` rows; raises `Cancelled` between chunks if the
-    call must stop."""
-    return ((start, min(CHUNK, n - start)) for start in cancellable(range(0, n, CHUNK)))
+def chunks(n: int, copies: int = 1) -> Iterator[tuple[int, int]]:
+    """(start, count) of chunks of at most `CHUNK` rows, or fewer if there are `copies` of each;
+    raises `Cancelled` between chunks if the call must stop."""
+    most = CHUNK // copies
+    return ((start, min(most, n - start)) for start in cancellable(range(0, n, most)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -120,10 +120,18 @@ async def encode(body: schemas.TextsRequest, request: Request) -> Response:
     )
 
 
-async def reconstruct(body: schemas.TextsRequest, request: Request) -> Response:
-    """Texts encoded and decoded greedily."""
+async def reconstruct(body: schemas.ReconstructRequest, request: Request) -> Response:
+    """Texts encoded and decoded, greedily or by a beam search."""
     service = service_of(request)
-    decoded = await results_of_texts(service, request, body, lambda model: model.reconstruct)
+    positions = searched_positions(service.model(request), body.beam)
+    decoded = await results_of_texts(
+        service,
+        request,
+        body,
+        lambda model: partial(model.reconstruct, beam=body.beam),
+        positions,
+        body.beam,
+    )
     service.metrics.texts_written.labels("reconstruct").inc(len(decoded))
     pairs, alphabet = zip(body.texts, decoded, strict=True), service.model(request).alphabet
     return Answer(
@@ -141,14 +149,19 @@ async def results_of_texts(
     request: Request,
     body: schemas.TextsRequest,
     method: Callable[[Sampler], Callable[..., Any]],
+    positions: int | None = None,
+    *shared: Hashable,
 ) -> list[Any]:
-    """The results, one per text, of a method of `Sampler` that takes texts and `unknown`."""
+    """The results, one per text, of a method of `Sampler` that takes texts and `unknown`. A text
+    costs `positions` (default: one of each of the model's); requests run together if `shared` is
+    equal."""
     model = service.model(request)
+    positions = positions or model.length
     service.check_texts("texts", len(body.texts))
     deadline = service.deadline(request, body.deadline)
     await tokens_of(service, request, deadline, body.texts, body.unknown)
     run = partial(method(model), unknown=body.unknown)
-    return await service.run(request, deadline, run, body.texts, model.length, body.unknown)
+    return await service.run(request, deadline, run, body.texts, positions, body.unknown, *shared)
 
 
 async def tokens_of(
@@ -177,21 +190,33 @@ async def decode(body: schemas.DecodeRequest, request: Request) -> Response:
         return Answer({"texts": []})
     codes = as_matrix("codes", body.codes, model.latent_size)
     deadline = service.deadline(request, body.deadline)
-    texts = await run_decoding(service, request, deadline, model, codes)
+    texts = await run_decoding(service, request, deadline, codes, body.beam)
     return Answer({"texts": texts})
 
 
 async def run_decoding(
-    service: Service, request: Request, deadline: float, model: Sampler, codes: np.ndarray
+    service: Service, request: Request, deadline: float, codes: np.ndarray, beam: int | None
 ) -> list[str]:
-    """The texts of codes (n, d), decoded greedily together with those of other requests."""
+    """The texts of codes (n, d), decoded greedily or by a beam search, together with those of other
+    requests."""
+    model = service.model(request)
+    positions = searched_positions(model, beam)
 
     def decode_rows(codes: Sequence[np.ndarray], **limits: Any) -> list[str]:
-        return model.decode(np.stack(codes), **limits)
+        return model.decode(np.stack(codes), beam=beam, **limits)
 
-    texts: list[str] = await service.run(request, deadline, decode_rows, list(codes), model.length)
+    texts: list[str] = await service.run(
+        request, deadline, decode_rows, list(codes), positions, beam
+    )
     service.metrics.texts_written.labels(request.url.path[1:]).inc(len(texts))
     return texts
+
+
+def searched_positions(model: Sampler, beam: int | None) -> int:
+    """The positions that decoding one code computes; raises `ConfigError` if the bundle cannot
+    search."""
+    model._search(beam)
+    return model.length * (beam or 1)
 
 
 async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Response:
@@ -203,7 +228,7 @@ async def interpolate(body: schemas.InterpolateRequest, request: Request) -> Res
     characters = len(body.first) + len(body.last)
     walk = (body.first, body.last, body.steps, body.path, body.unknown)
     codes = await service.prepare(request, deadline, characters, model._codes_between, *walk)
-    texts = await run_decoding(service, request, deadline, model, codes)
+    texts = await run_decoding(service, request, deadline, codes, body.beam)
     return Answer({"interpolation": texts})
 
 

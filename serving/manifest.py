@@ -31,6 +31,12 @@ READABLE_VERSIONS = (2, 3)
 ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
 """Their inputs and outputs are described in `kvae.export.graphs` and in docs/serving.md."""
 
+PLAIN_ENDPOINTS = ("sampler_plain", "step_plain")
+"""Graphs without random numbers, described in `kvae.export.plain_graphs`. Bundles that were
+exported without them, or before them, have none."""
+
+ALL_ENDPOINTS = (*ENDPOINTS, *PLAIN_ENDPOINTS)
+
 LARGEST_MANIFEST = 16 * 2**20
 """In bytes: room for a vocabulary of a million words of nine characters each, and all other
 fields."""
@@ -219,7 +225,7 @@ DESCRIPTION: dict[str, Any] = {
             "size": integer(1, LARGEST_GRAPH),
             "sha256": SHA256,
         }
-        for name in ENDPOINTS
+        for name in (*ENDPOINTS, *(f"{name}?" for name in PLAIN_ENDPOINTS))
     },
     "map?": {"file": one_of(MAP), "size": integer(1, LARGEST_MAP), "sha256": SHA256},
     "sha256": SHA256,

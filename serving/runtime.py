@@ -21,7 +21,7 @@ from .agreement import INPUTS, check_agreement
 from .bundle import Bundle, checked_graph
 from .cores import usable_cores
 from .errors import BundleError, KvaeError, first_line
-from .manifest import ENDPOINTS
+from .manifest import ALL_ENDPOINTS
 
 __all__ = [
     "OWN",
@@ -58,7 +58,7 @@ class Runtime:
     session: Callable[[Path | bytes, int], GraphSession]
     """A graph and a number of threads -> its session."""
     version: Callable[[], str]
-    endpoints: tuple[str, ...] = ENDPOINTS
+    endpoints: tuple[str, ...] = ALL_ENDPOINTS
     """The graphs that it runs; onnxruntime runs the others."""
 
 
@@ -93,7 +93,7 @@ RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
         openvino_sessions.OpenVinoSession,
         openvino_sessions.version,
-        ("sampler", "encoder", "scorer", "expand"),
+        ("sampler", "sampler_plain", "encoder", "scorer", "expand"),
     ),
 }
 """The runtimes that a `Sampler` can be loaded with, by name."""

@@ -13,11 +13,13 @@ from .alphabet import END
 from .bundle import read_bundle
 from .checks import as_int, check_one_of, checked_names
 from .choices import choices, default_temperature
+from .constraints import Allowed
 from .decoding import Decoding
 from .encoding import CHUNK, MAXIMA, chunks
 from .errors import BundleError, ConfigError
+from .host_decoding import Search
 from .limits import Cancellation, cancellable, limited, limited_options
-from .manifest import ENDPOINTS
+from .manifest import ALL_ENDPOINTS
 from .results import Sample
 from .runtime import OWN
 from .seed_test import check_seed_test
@@ -34,13 +36,13 @@ class Sampler(Decoding):
     after which they raise `DeadlineError`, and `cancel`, a `Cancellation` whose `cancel()` stops
     them from another thread with `Cancelled`.
 
-    A pickled sampler holds the bundle's path, `threads` and `runtime`. Unpickling or copying it
-    opens the bundle again; graphs are loaded on first use.
+    A pickled sampler holds the bundle's path and the arguments `threads`, `runtime` and `plain`.
+    Unpickling or copying it opens the bundle again; graphs are loaded on first use.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        opened = (self.bundle.path, self.threads, self.manifest["model_id"], self.runtime)
-        return reopened, (type(self), *opened)
+        opened = (self.bundle.path, self.threads, self.manifest["model_id"])
+        return reopened, (type(self), *opened, self.runtime, self.plain)
 
     @classmethod
     @checked_names
@@ -48,21 +50,24 @@ class Sampler(Decoding):
         cls,
         path: str | Path,
         threads: int | None = None,
-        endpoints: Sequence[str] = ("sampler",),
+        endpoints: Sequence[str] | None = None,
         runtime: str = OWN,
+        plain: bool = False,
     ) -> Sampler:
         """Open the bundle at `path`, on all usable cores or on `threads` of them.
 
-        The graphs of `endpoints` are verified and loaded now, the others on first use. `runtime` is
+        The graphs of `endpoints` (default: the sampler) are verified and loaded now, the others on
+        first use. With `plain` the graphs without random numbers sample, and numpy computes these;
+        the texts are the same. `runtime` is
         "onnxruntime" or "openvino" (extra `openvino`). Before another runtime than onnxruntime is
         used, it samples the texts of the bundle's seed test, and its other graphs are compared with
         onnxruntime as they are loaded. Raises `CheckFailed` if anything differs.
         """
-        sampler = cls(read_bundle(path), threads, runtime)
+        sampler = cls(read_bundle(path), threads, runtime, plain)
         if runtime != OWN:
             check_seed_test(sampler)
-        for name in endpoints:
-            check_one_of("endpoints", name, ENDPOINTS)
+        for name in ["sampler_plain" if plain else "sampler"] if endpoints is None else endpoints:
+            check_one_of("endpoints", name, ALL_ENDPOINTS)
             sampler._session(name)
         return sampler
 
@@ -82,6 +87,8 @@ class Sampler(Decoding):
         max_length: int | None = None,
         attribute: str | None = None,
         first_row: int = 0,
+        pattern: str | None = None,
+        allowed: Allowed | None = None,
         deadline: float | None = None,
         cancel: Cancellation | None = None,
     ) -> list[str]:
@@ -93,9 +100,16 @@ class Sampler(Decoding):
         tokens alone. `min_length` is 1 because no corpus contains an empty text. `attribute` is the
         label of the texts, for a model that was trained with labels. `first_row` is the first row
         of the seed.
+
+        `pattern` is a regular expression that each finished text matches as a whole (extra
+        `patterns`). `allowed` are the tokens that may come next, or a function from the text so
+        far to these; "" is the end of the text. Both are slower: the host excludes tokens at each
+        position.
         """
         chosen = choices(self.manifest, greedy, temperature, top_k, top_p, min_length, max_length)
-        return [sample.text for sample in self._drawn(n, seed, first_row, attribute, chosen)]
+        search = self._search(pattern=pattern, allowed=allowed)
+        drawn = self._drawn(n, seed, first_row, attribute, chosen, search)
+        return [sample.text for sample in drawn]
 
     @limited
     def generate(
@@ -111,12 +125,15 @@ class Sampler(Decoding):
         max_length: int | None = None,
         attribute: str | None = None,
         first_row: int = 0,
+        pattern: str | None = None,
+        allowed: Allowed | None = None,
         deadline: float | None = None,
         cancel: Cancellation | None = None,
     ) -> list[Sample]:
         """As `sample`, with seed, row, log-probability and whether each text is finished."""
         chosen = choices(self.manifest, greedy, temperature, top_k, top_p, min_length, max_length)
-        return list(self._drawn(n, seed, first_row, attribute, chosen))
+        search = self._search(pattern=pattern, allowed=allowed)
+        return list(self._drawn(n, seed, first_row, attribute, chosen, search))
 
     @checked_names
     def iterate(
@@ -132,10 +149,13 @@ class Sampler(Decoding):
         max_length: int | None = None,
         attribute: str | None = None,
         first_row: int = 0,
+        pattern: str | None = None,
+        allowed: Allowed | None = None,
     ) -> Iterator[Sample]:
         """As `generate`, one sample after another: memory does not grow with `n`."""
         chosen = choices(self.manifest, greedy, temperature, top_k, top_p, min_length, max_length)
-        return self._drawn(n, seed, first_row, attribute, chosen)
+        search = self._search(pattern=pattern, allowed=allowed)
+        return self._drawn(n, seed, first_row, attribute, chosen, search)
 
     def _drawn(
         self,
@@ -144,6 +164,7 @@ class Sampler(Decoding):
         first_row: int,
         attribute: str | None,
         choice_inputs: dict[str, Any],
+        search: Search | None = None,
     ) -> Iterator[Sample]:
         """Samples of the prior, each chunk decoded when it is asked for; the arguments are checked
         at once."""
@@ -155,7 +176,11 @@ class Sampler(Decoding):
             sample
             for start, count in chunks(n)
             for sample in self._sample_rows(
-                np.full(count, seed), np.arange(count) + first_row + start, attribute, choice_inputs
+                np.full(count, seed),
+                np.arange(count) + first_row + start,
+                attribute,
+                choice_inputs,
+                search,
             )
         )
 
@@ -303,22 +328,28 @@ class Sampler(Decoding):
         rows: np.ndarray,
         attribute: str | None,
         choice_inputs: dict[str, Any],
+        search: Search | None = None,
     ) -> list[Sample]:
         """Samples of the prior. The sampler graph draws the codes itself, unless they contain
-        labels."""
-        if self.attributes:
+        labels or the host decodes them."""
+        if self.attributes or search is not None:
             z = self._with_attribute(self._codes(seeds, rows), attribute)
         else:
             z = np.zeros((0, self.latent_size), np.float32)
-        return self._decode(z, seeds, rows, choice_inputs)
+        return self._decode(z, seeds, rows, choice_inputs, search)
 
 
 def reopened(
-    kind: type[Sampler], path: Path, threads: int | None, model_id: str, runtime: str = OWN
+    kind: type[Sampler],
+    path: Path,
+    threads: int | None,
+    model_id: str,
+    runtime: str = OWN,
+    plain: bool = False,
 ) -> Sampler:
     """The sampler that a pickle stands for; raises `BundleError` if another model is at its path
     now."""
-    sampler = kind.load(path, threads, endpoints=(), runtime=runtime)
+    sampler = kind.load(path, threads, endpoints=(), runtime=runtime, plain=plain)
     found = sampler.manifest["model_id"]
     if found != model_id:
         raise BundleError(

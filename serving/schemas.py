@@ -12,6 +12,7 @@ from pydantic import ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from .choices import CHOICES
+from .decoding import MAX_BEAM
 from .sampler import MAXIMA
 
 Seed = Annotated[int, Field(ge=0, le=MAXIMA["seed"])]
@@ -89,6 +90,15 @@ class StreamRequest(Choices):
     row: Row = Field(0, description="row of the seed")
 
 
+class Beam(Request):
+    beam: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_BEAM,
+        description="beginnings of a text that a beam search keeps; greedy if not given",
+    )
+
+
 class Reading(Request):
     unknown: Literal["refuse", "replace"] = Field(
         "refuse", description="characters or words the model never saw"
@@ -99,11 +109,15 @@ class TextsRequest(Reading):
     texts: Texts
 
 
-class DecodeRequest(Request):
+class ReconstructRequest(TextsRequest, Beam):
+    pass
+
+
+class DecodeRequest(Beam):
     codes: Codes = Field(description="each with as many numbers as latent.size of /info")
 
 
-class InterpolateRequest(Reading):
+class InterpolateRequest(Reading, Beam):
     first: str
     last: str
     steps: int = Field(7, ge=2, description="number of texts, ends included")

@@ -25,7 +25,6 @@ from . import ConfigError, KvaeError, Sampler, pages, schemas
 from .checks import as_int
 from .connections import ACCEPTED_AT_ONCE, Connection, connection_limit
 from .endpoints import MODEL_ENDPOINTS, MODEL_PROBLEMS, STATE_ENDPOINTS, Handler
-from .manifest import ENDPOINTS
 from .middleware import with_metrics_and_limits
 from .openapi import EVENT, content_of, openapi_description, problems
 from .problems import (
@@ -148,8 +147,10 @@ def serve(
 
 
 def load_all(path: str, threads: int | None) -> Sampler:
-    """The sampler of a bundle of which every file has been read; raises `BundleError`."""
-    sampler = Sampler.load(path, threads, ENDPOINTS)
+    """The sampler of a bundle of which every file that the server uses has been read; raises
+    `BundleError`."""
+    sampler = Sampler.load(path, threads, ())
+    sampler.load_graphs(without=("sampler_plain",))
     _ = sampler.latent_map
     return sampler
 

@@ -14,14 +14,15 @@ from onnx import TensorProto
 
 from kvae.configuration import Config
 from kvae.export import bundle as bundle_module
+from kvae.export.all_graphs import bundle_graphs
 from kvae.export.bundle import write_bundle
 from kvae.export.convert import to_onnx
-from kvae.export.graphs import bundle_graphs
 from kvae.export.parity import compare, greedy_rows_agree
 from kvae.runs import load_run
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.bundle import ENDPOINTS, read_bundle
+from kvae.serving.bundle import read_bundle
 from kvae.serving.errors import BundleError, CheckFailed, ConfigError
+from kvae.serving.manifest import ALL_ENDPOINTS
 from kvae.serving.sampler import Sampler
 
 from .conftest import small_model
@@ -42,7 +43,7 @@ def test_the_manifest_records_parity_of_every_row(bundle_folder: Path) -> None:
 
 def test_every_file_repeats_the_manifest_in_its_metadata(bundle_folder: Path) -> None:
     manifest = json.loads((bundle_folder / "manifest.json").read_text())
-    for name in ENDPOINTS:
+    for name in ALL_ENDPOINTS:
         (entry,) = onnx.load(bundle_folder / f"{name}.onnx").metadata_props
         metadata = json.loads(entry.value)
         assert metadata.pop("endpoint") == name

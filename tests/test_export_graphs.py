@@ -6,15 +6,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, numpy_helper
 from scipy import special, stats
 
-from kvae.decoding import MASKED_LOGIT, decode, logit_mask
+from kvae.decoding import decode
+from kvae.export.all_graphs import bundle_graphs
 from kvae.export.choices import choose
 from kvae.export.convert import nodes_of
 from kvae.export.converted_parts import SharedParts
-from kvae.export.graphs import CHOICES, bundle_graphs, sampler_graph
+from kvae.export.graphs import CHOICES, sampler_graph
 from kvae.export.nodes import Nodes, tensor
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
+from kvae.serving.logit_masks import MASKED_LOGIT, logit_mask
 
 from .conftest import random_tokens, small_model
 from .test_export_systems import SYSTEMS
@@ -99,7 +102,7 @@ def first_step_probabilities(model: Any) -> np.ndarray:
     features = model.expander(CODES[:1], training=False)
     state = model.head.initial_state(features)
     logits, _ = model.head.step(model.head.project(features)[:, 0], np.array([START]), state)
-    return special.softmax(np.array(logits, np.float64)[0] + np.array(logit_mask(9)))
+    return special.softmax(np.array(logits, np.float64)[0] + logit_mask(9))
 
 
 def drawn(sample: Any, **choices: float) -> np.ndarray:
@@ -203,7 +206,7 @@ def test_the_log_probability_is_that_of_the_written_symbols_at_temperature_1(
     ids = np.pad(ids, ((0, 0), (0, 16 - ids.shape[1])))
     logits = np.array(
         model.head(model.expander(CODES, training=False), shifted(ids), training=False)
-    ) + np.array(logit_mask(9))
+    ) + logit_mask(9)
     gains = np.take_along_axis(special.log_softmax(logits, axis=-1), ids[..., None], axis=-1)[
         ..., 0
     ]
@@ -261,6 +264,19 @@ def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) 
         assert [entry.domain for entry in graph.opset_import] == [""]
 
 
+def test_plain_graphs_hold_no_branch_and_no_number_that_some_runtimes_lack(model: Any) -> None:
+    for endpoint in ("sampler_plain", "step_plain"):
+        graph = bundle_graphs(model)[endpoint].graph
+        operations = {node.op_type for node in nodes_of(graph)}
+        assert not operations & {"If", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Sin"}
+        kinds = {item.data_type for item in graph.initializer}
+        kinds |= {a.i for node in nodes_of(graph) for a in node.attribute if a.name == "to"}
+        assert kinds <= {TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
+        whole = [numpy_helper.to_array(item) for item in graph.initializer]
+        whole = [value for value in whole if value.dtype == np.int64 and value.size]
+        assert all(np.abs(value).max() < 2**31 for value in whole)
+
+
 def test_every_node_has_a_name_of_its_own_that_tells_its_part_of_the_model(model: Any) -> None:
     for endpoint, graph in bundle_graphs(model).items():
         names = [node.name for node in nodes_of(graph.graph)]
@@ -277,6 +293,8 @@ NAMED_PARTS = {
     "scorer": {"scorer", "infer_encoder_1", "step_cell_1"},
     "expand": {"expand_expander_1"},
     "step": {"step", "step_cell_1"},
+    "sampler_plain": {"sampler_plain", "expand_expander_1", "step_cell_1"},
+    "step_plain": {"step_plain", "step_cell_1"},
 }
 
 

@@ -13,9 +13,9 @@ from kvae.export.bundle import write_bundle
 from kvae.export.latent_map import informative_dimensions, latent_map
 from kvae.runs import load_run
 from kvae.serving import Sampler
-from kvae.serving.bundle import ENDPOINTS, read_bundle
+from kvae.serving.bundle import read_bundle
 from kvae.serving.latent_map import MAX_DIMENSIONS, MAX_POINTS, MAX_TEXT, check_map
-from kvae.serving.manifest import MAP
+from kvae.serving.manifest import ALL_ENDPOINTS, MAP
 from kvae.serving.verification import verify
 
 from .conftest import random_tokens
@@ -149,7 +149,7 @@ def test_an_export_has_the_map_unless_it_is_left_out(run_folder: Path, tmp_path:
             held_out=held_out,
             with_map=with_map,
         )
-        files = {f"{name}.onnx" for name in ENDPOINTS} | {"manifest.json"}
+        files = {f"{name}.onnx" for name in ALL_ENDPOINTS} | {"manifest.json"}
         assert {file.name for file in path.iterdir()} == (files | {MAP} if with_map else files)
         found = Sampler.load(path).latent_map
         assert ("map" in read_bundle(path).manifest) == (found is not None) == with_map

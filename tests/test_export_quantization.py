@@ -15,8 +15,9 @@ from onnx import TensorProto, numpy_helper
 
 from kvae.configuration import Config
 from kvae.export import quantization
+from kvae.export.all_graphs import bundle_graphs
 from kvae.export.bundle import write_bundle
-from kvae.export.graphs import HIDDEN_STATE, bundle_graphs
+from kvae.export.graphs import HIDDEN_STATE
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.quantization import (
     WEIGHT_LEVELS,

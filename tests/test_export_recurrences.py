@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from kvae.export import recurrences
+from kvae.export.all_graphs import bundle_graphs
 from kvae.export.convert import nodes_of, to_onnx
-from kvae.export.graphs import bundle_graphs
 
 from .conftest import random_tokens, small_model
 from .test_export_systems import SYSTEMS

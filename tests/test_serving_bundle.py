@@ -16,7 +16,8 @@ import onnx
 import pytest
 
 from kvae.serving import BundleError, Sampler
-from kvae.serving.bundle import ENDPOINTS, FORMAT_VERSION, OPSET, manifest_text
+from kvae.serving.bundle import FORMAT_VERSION, OPSET, manifest_text
+from kvae.serving.manifest import ALL_ENDPOINTS
 from kvae.serving.onnx_files import MAX_FIELDS, NotOnnx, contents_of
 from kvae.serving.runtime import way_out
 
@@ -321,7 +322,7 @@ FORGED: dict[str, tuple[Callable[[Path], object], str, bool]] = {
 """The damage of a graph's file, the message, and whether the manifest matches the damaged file."""
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("endpoint", ALL_ENDPOINTS)
 @pytest.mark.parametrize("damage", FORGED)
 def test_a_damaged_graph_is_refused_before_a_runtime_sees_it(
     bundle_folder: Path, tmp_path: Path, damage: str, endpoint: str, sampler: Sampler
@@ -332,7 +333,7 @@ def test_a_damaged_graph_is_refused_before_a_runtime_sees_it(
     if vouches:
         vouched(bundle, endpoint)
     with pytest.raises(BundleError) as caught:
-        Sampler.load(bundle, endpoints=ENDPOINTS)
+        Sampler.load(bundle, endpoints=ALL_ENDPOINTS)
     assert message in str(caught.value)
     assert f"{endpoint}.onnx" in str(caught.value)
     assert "\n" not in str(caught.value)

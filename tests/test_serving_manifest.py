@@ -18,8 +18,8 @@ import pytest
 
 from kvae.serving import BundleError, KvaeError, Sampler
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.bundle import ENDPOINTS, LARGEST_MANIFEST, manifest_text, metadata_text
-from kvae.serving.manifest import DESCRIPTION, OTHERS, check_manifest
+from kvae.serving.bundle import LARGEST_MANIFEST, manifest_text, metadata_text
+from kvae.serving.manifest import ALL_ENDPOINTS, DESCRIPTION, OTHERS, check_manifest
 from kvae.serving.verification import verify
 
 Change = Callable[[Any], Any]
@@ -398,7 +398,7 @@ def survives(bundle: Path, manifest: Any, graphs: dict[str, onnx.ModelProto]) ->
 
 @pytest.fixture
 def graphs(bundle: Path) -> dict[str, onnx.ModelProto]:
-    return {name: onnx.load(bundle / f"{name}.onnx") for name in ENDPOINTS}
+    return {name: onnx.load(bundle / f"{name}.onnx") for name in ALL_ENDPOINTS}
 
 
 AGREED: dict[str, Change] = {

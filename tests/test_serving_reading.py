@@ -20,7 +20,7 @@ from kvae.serving import (
     verification,
 )
 from kvae.serving.alphabet import Alphabet
-from kvae.serving.bundle import ENDPOINTS
+from kvae.serving.manifest import ALL_ENDPOINTS
 from kvae.serving.sampler import CHUNK
 from kvae.serving.walks import PATHS
 
@@ -194,7 +194,7 @@ def test_graphs_start_when_they_are_needed(bundle_folder: Path) -> None:
     assert list(sampler._sessions) == ["sampler"]
     sampler.encode("KAMI")
     assert list(sampler._sessions) == ["sampler", "encoder"]
-    assert set(Sampler.load(bundle_folder, endpoints=ENDPOINTS)._sessions) == set(ENDPOINTS)
+    assert set(Sampler.load(bundle_folder, endpoints=ALL_ENDPOINTS)._sessions) == set(ALL_ENDPOINTS)
     with pytest.raises(ConfigError, match="endpoints must be 'sampler' or"):
         Sampler.load(bundle_folder, endpoints=["decoder"])
 

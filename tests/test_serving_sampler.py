@@ -371,7 +371,7 @@ def test_what_arrives_is_the_model_that_left(
     shutil.rmtree(path)
     with pytest.raises(BundleError, match="no such bundle"):
         pickle.loads(sent)
-    kind, path, threads, model_id, _ = sampler.__reduce__()[1]
+    kind, path, threads, model_id, *_ = sampler.__reduce__()[1]
     with pytest.raises(
         BundleError,
         match=f"holds the model {model_id} now, the pickled sampler had fedcba9876543210",

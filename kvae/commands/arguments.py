@@ -99,6 +99,17 @@ def unknown_argument(parser: argparse.ArgumentParser, default: str = "refuse") -
     )
 
 
+def beam_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--beam`: how many beginnings of a text a beam search keeps."""
+    parser.add_argument(
+        "--beam",
+        type=int,
+        metavar="N",
+        help="search more probable texts: keep N beginnings of a text at each position (default: "
+        "the most probable token at each)",
+    )
+
+
 def overwrite_argument(parser: argparse._ActionsContainer) -> None:
     """Add `--overwrite`, for a command that makes a run folder."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 
 from kvae.serving.alphabet import one_line
 
-from .arguments import Commands, file_argument, unknown_argument
+from .arguments import Commands, beam_argument, file_argument, unknown_argument
 from .bundles import add_bundle_command, input_records, load_sampler, with_ids
 from .output import say, show_entries
 
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     )
     file_argument(parser, with_texts=True)
     unknown_argument(parser)
+    beam_argument(parser)
 
 
 def encode(options: argparse.Namespace) -> None:
@@ -48,7 +49,7 @@ def encode(options: argparse.Namespace) -> None:
 
 def reconstruct(options: argparse.Namespace) -> None:
     sampler, records = load_sampler(options), input_records(options)
-    found = sampler.reconstruct(records.texts, options.unknown)
+    found = sampler.reconstruct(records.texts, options.unknown, beam=options.beam)
     pairs = list(zip(records.texts, found, strict=True))
     entries = with_ids(
         records,

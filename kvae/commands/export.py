@@ -15,7 +15,7 @@ from .reports import parity_line, quantization_line
 from .run_folders import held_out_rows, open_run
 
 EXPORTING = (
-    "exporting: six graphs are built, compared with Keras, written and verified; this takes ten "
+    "exporting: eight graphs are built, compared with Keras, written and verified; this takes ten "
     "seconds to a minute for most models on two cores"
 )
 
@@ -41,6 +41,12 @@ def add(commands: Commands) -> None:
         "--openvino",
         action="store_true",
         help="prior and step as OpenVINO computes them rightly: a step takes a quarter longer",
+    )
+    parser.add_argument(
+        "--no-plain",
+        action="store_true",
+        help="leave out the graphs without random numbers, which beam search, patterns and some "
+        "runtimes need",
     )
     parser.add_argument(
         "--no-map",
@@ -74,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
             labels=labels,
             int8=options.int8,
             with_map=not options.no_map,
+            with_plain=not options.no_plain,
             signed_words=options.openvino,
             temperature=trained.temperature,
             say=say,

@@ -24,6 +24,11 @@ def add(commands: Commands) -> None:
         help="first row of the seed to use (default: %(default)s)",
     )
     choice_arguments(parser)
+    parser.add_argument(
+        "--pattern",
+        metavar="REGEX",
+        help="a regular expression that each finished text matches as a whole (extra patterns)",
+    )
 
     parser = add_bundle_command(
         commands, "stream", stream, "write one text, symbol by symbol as it is generated"
@@ -47,7 +52,7 @@ def choice_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sample(options: argparse.Namespace) -> None:
     sampler = load_sampler(options)
-    chosen = {name: getattr(options, name) for name in (*CHOICES, "first_row")}
+    chosen = {name: getattr(options, name) for name in (*CHOICES, "first_row", "pattern")}
     if options.json:
         samples = sampler.generate(options.n, options.seed, **chosen)
         print(to_json({"samples": [vars(item) for item in samples]}))

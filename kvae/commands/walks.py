@@ -10,7 +10,7 @@ from typing import Any
 
 from kvae.serving.alphabet import one_line
 
-from .arguments import Commands, file_argument, unknown_argument
+from .arguments import Commands, beam_argument, file_argument, unknown_argument
 from .bundles import add_bundle_command, input_records, load_sampler, names_a_file
 from .output import say, show, show_entries
 
@@ -34,6 +34,7 @@ def add(commands: Commands) -> None:
         help="path between the codes (default: %(default)s)",
     )
     unknown_argument(parser)
+    beam_argument(parser)
 
     parser = add_bundle_command(
         commands, "variations", variations, "texts from codes around that of a text"
@@ -71,7 +72,12 @@ def add(commands: Commands) -> None:
 
 def interpolate(options: argparse.Namespace) -> None:
     texts = load_sampler(options).interpolate(
-        options.first, options.last, options.steps, options.path, options.unknown
+        options.first,
+        options.last,
+        options.steps,
+        options.path,
+        options.unknown,
+        beam=options.beam,
     )
     show(options, {"interpolation": texts}, "\n".join(map(one_line, texts)))
 
