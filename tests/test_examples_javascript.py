@@ -216,6 +216,20 @@ def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
     )
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+def test_node_writes_them_with_the_graph_without_random_numbers(bundle: Path, choice: str) -> None:
+    options = {javascript_name(name): value for name, value in CHOICES[choice].items()}
+    work = f"""{LOADED} const plain = await Sampler.load(inFolder(given.bundle), {{ plain: true }});
+        const written = async (by) => (await Promise.all(
+            given.seeds.map((seed) => by.generate(given.rows, seed, given.options)))).flat();
+        return [await written(plain), await written(sampler)];"""
+    given = {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options}
+    found, expected = evaluated(work, given)
+    for one, other in zip(found, expected, strict=True):
+        assert one.pop("logProbability") == pytest.approx(other.pop("logProbability"), rel=1e-5)
+        assert one == other
+
+
 def test_rows_of_several_chunks_are_the_rows_of_python(bundle_folder: Path) -> None:
     work = f"{LOADED} return sampler.sample(300, 1);"
     assert evaluated(work, {"bundle": str(bundle_folder)}) == Sampler.load(bundle_folder).sample(

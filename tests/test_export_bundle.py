@@ -84,7 +84,7 @@ def test_a_graph_that_is_not_the_model_is_deleted(
     and the -2 of Box and Muller.
     """
 
-    def damaged(model: Any, signed_words: bool) -> dict[str, onnx.ModelProto]:
+    def damaged(model: Any, *options: bool) -> dict[str, onnx.ModelProto]:
         graphs = bundle_graphs(model)
         tensors = [item for item in graphs[endpoint].graph.initializer if tuple(item.dims) == shape]
         weights = next(
@@ -112,7 +112,7 @@ def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
 ) -> None:
     exporting, go = threading.Event(), threading.Event()
 
-    def slow(model: Any, signed_words: bool) -> Any:
+    def slow(model: Any, *options: bool) -> Any:
         exporting.set()
         assert go.wait(300)
         raise CheckFailed("not the model")

@@ -70,6 +70,7 @@ export async function readManifest(read) {
 /** Reads an endpoint's graph and checks its size and checksum, and that its metadata repeat the manifest. */
 export async function readGraph(read, manifest, endpoint) {
   const entry = manifest.endpoints[endpoint];
+  if (!entry) throw new BundleError(`the bundle has no ${endpoint}; export the run anew, without --no-plain`);
   const content = await read(entry.file, entry.size);
   if (content.length !== entry.size) {
     throw new BundleError(

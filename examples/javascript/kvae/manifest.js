@@ -15,6 +15,7 @@ export const FORMAT = "kvae-bundle";
 /** Versions that these examples read. Version 2 has graphs that fewer runtimes run. */
 export const READABLE_VERSIONS = [2, 3];
 const ENDPOINTS = ["sampler", "encoder", "prior", "scorer", "expand", "step"];
+const PLAIN_ENDPOINTS = ["sampler_plain", "step_plain"];
 
 /** Most bytes of a manifest: room for a vocabulary of a million words of nine characters each. */
 export const LARGEST_MANIFEST = 16 * 2 ** 20;
@@ -125,7 +126,9 @@ const DESCRIPTION = {
     rows: whole(0, 128),
     texts: listOf(text(LARGEST_MANIFEST), 128),
   },
-  endpoints: Object.fromEntries(ENDPOINTS.map((name) => [name, ENDPOINT])),
+  endpoints: Object.fromEntries(
+    [...ENDPOINTS, ...PLAIN_ENDPOINTS.map((name) => `${name}?`)].map((name) => [name, ENDPOINT]),
+  ),
   "map?": { file: oneOf("map.json"), size: whole(1, LARGEST_MAP), sha256: SHA256 },
   sha256: SHA256,
 };

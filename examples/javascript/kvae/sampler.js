@@ -6,6 +6,7 @@ import { Alphabet, END, PAD } from "./alphabet.js";
 import { atUrl, readGraph, readManifest } from "./bundle.js";
 import { codesOf, known, listed, real, whole } from "./checks.js";
 import { BundleError, CheckFailed, ConfigError, DataError } from "./errors.js";
+import { uniforms } from "./random_numbers.js";
 
 ort.env.wasm.numThreads = 1;
 
@@ -16,21 +17,28 @@ const HOW_TO_CHOOSE = ["greedy", "temperature", "topK", "topP", "minLength", "ma
 
 export class Sampler {
   #read;
+  #plain;
   #sessions = new Map();
 
-  constructor(read, manifest) {
+  constructor(read, manifest, plain = false) {
     this.#read = read;
+    this.#plain = plain;
     this.manifest = manifest;
     this.alphabet = new Alphabet(manifest.vocabulary);
     this.latentSize = manifest.latent.size;
     this.attributes = manifest.latent.attributes;
   }
 
-  /** Opens the bundle at a URL, or with a reader, an `async (name, most) => Uint8Array`. */
-  static async load(source) {
+  /**
+   * Opens the bundle at a URL, or with a reader, an `async (name, most) => Uint8Array`.
+   *
+   * With `plain: true` the graph without random numbers samples, and this file draws them; the texts are the same.
+   */
+  static async load(source, { plain = false, ...others } = {}) {
+    known(others, ["plain"]);
     const read = typeof source === "function" ? source : atUrl(source);
-    const sampler = new Sampler(read, await readManifest(read));
-    await sampler.#session("sampler");
+    const sampler = new Sampler(read, await readManifest(read), plain);
+    await sampler.#session(plain ? "sampler_plain" : "sampler");
     return sampler;
   }
 
@@ -120,9 +128,9 @@ export class Sampler {
 
   /** Samples texts of codes; for an empty list the graph draws the codes itself. */
   async #write(codes, places, choices) {
-    const numbers = Float32Array.from(codes.flatMap((code) => Array.from(code)));
-    const z = new ort.Tensor("float32", numbers, [codes.length, this.latentSize]);
-    const found = await this.#run("sampler", { z, ...placeInputs(places), ...choices });
+    const found = this.#plain
+      ? await this.#writePlain(codes.length ? codes : await this.#drawn(places), places, choices)
+      : await this.#run("sampler", { z: matrix(codes, this.latentSize), ...placeInputs(places), ...choices });
     const complete = this.manifest.mode === "fixed" && found.ids.dims[1] === this.manifest.length;
     return rowsOf(found.ids).map((row, place) => {
       const ids = Array.from(row, Number);
@@ -134,6 +142,16 @@ export class Sampler {
         finished: complete || ids.includes(END),
       };
     });
+  }
+
+  /** The outputs of the sampler graph, from the graph without random numbers. */
+  async #writePlain(codes, { seed, firstRow, start }, { max_length, ...choices }) {
+    const length = Number(max_length.data[0]);
+    const drawn = codes.map((_, place) => uniforms(seed, firstRow + start + place, length));
+    const inputs = { z: matrix(codes, this.latentSize), uniform: matrix(drawn, length) };
+    const { ids, log_probability } = await this.#run("sampler_plain", { ...inputs, ...choices });
+    const sums = rowsOf(log_probability).map((row) => row.reduce((sum, nats) => sum + nats, 0));
+    return { ids, log_probability: { data: Float32Array.from(sums) } };
   }
 
   #checkAttribute(attribute) {
@@ -260,6 +278,10 @@ const int64 = (value) =>
   typeof value === "bigint"
     ? new ort.Tensor("int64", BigInt64Array.of(value), [])
     : new ort.Tensor("int64", BigInt64Array.from(value), [value.length]);
+
+/** A float32 tensor (n, width) from a list of rows. */
+const matrix = (rows, width) =>
+  new ort.Tensor("float32", Float32Array.from(rows.flatMap((row) => Array.from(row))), [rows.length, width]);
 
 const float32 = (value) => new ort.Tensor("float32", Float32Array.of(value), []);
 
