@@ -19,7 +19,13 @@ import pytest
 from kvae.serving import BundleError, KvaeError, Sampler
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import LARGEST_MANIFEST, manifest_text, metadata_text
-from kvae.serving.manifest import ALL_ENDPOINTS, DESCRIPTION, OTHERS, check_manifest
+from kvae.serving.manifest import (
+    ALL_ENDPOINTS,
+    DESCRIPTION,
+    OTHERS,
+    PLAIN_ENDPOINTS,
+    check_manifest,
+)
 from kvae.serving.verification import verify
 
 Change = Callable[[Any], Any]
