@@ -67,18 +67,41 @@ def tract_runner(file: str) -> Runner:
     return run
 
 
+def leave_out_torchvision() -> None:
+    """Converters need torchvision for images only, and that of a torch for the CPU alone does not
+    load."""
+    for name in ("torchvision", "torchvision.io", "torchvision.ops"):
+        sys.modules[name] = mock.Mock()
+
+
 def onnx2torch_runner(file: str) -> Runner:
     import onnx
     import torch
 
-    # It needs torchvision for images only, and that of a torch for the CPU alone does not load.
-    with mock.patch.dict(
-        sys.modules, dict.fromkeys(("torchvision", "torchvision.ops"), mock.Mock())
-    ):
-        from onnx2torch import convert
+    leave_out_torchvision()
+    from onnx2torch import convert
 
     names = [value.name for value in onnx.load(file).graph.input]
     module = convert(file).eval()
+
+    def run(inputs: dict[str, np.ndarray]) -> Arrays:
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(np.array(inputs[name])) for name in names))
+        return [each.numpy() for each in (found if isinstance(found, list | tuple) else [found])]
+
+    return run
+
+
+def onnx2pytorch_runner(file: str) -> Runner:
+    import onnx
+    import torch
+
+    leave_out_torchvision()
+    from onnx2pytorch import ConvertModel
+
+    model = onnx.load(file)
+    names = [value.name for value in model.graph.input]
+    module = ConvertModel(model, experimental=True).eval()  # batches of any size
 
     def run(inputs: dict[str, np.ndarray]) -> Arrays:
         with torch.no_grad():
@@ -113,5 +136,15 @@ RUNTIMES: dict[str, Runtime] = {
     "onnx2torch 1.5.15": Runtime(
         ("onnx2torch==1.5.15", "torch==2.13.0", "torchvision==0.28.0", "onnx==1.23.2", NUMPY),
         onnx2torch_runner,
+    ),
+    "onnx2pytorch 0.6.0": Runtime(
+        (
+            "onnx2pytorch==0.6.0",
+            "torch==2.13.0",
+            "onnx==1.23.2",
+            "setuptools==80.9.0",
+            NUMPY,
+        ),
+        onnx2pytorch_runner,
     ),
 }

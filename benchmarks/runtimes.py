@@ -28,7 +28,16 @@ from typing import Any
 import numpy as np
 from runtime_runners import RUNTIMES, Arrays, onnxruntime_runner
 
-ENDPOINTS = ("sampler", "encoder", "prior", "scorer", "expand", "step")
+ENDPOINTS = (
+    "sampler",
+    "encoder",
+    "prior",
+    "scorer",
+    "expand",
+    "step",
+    "sampler_plain",
+    "step_plain",
+)
 TOLERANCE = 1e-4
 """Largest difference of a number, relative to 1 + |value|. Token ids must be equal."""
 
@@ -177,20 +186,26 @@ def run_cases(case: Callable[..., Arrays], manifest: dict[str, Any], batch: int,
     length = manifest["length"]
     place = {"seed": np.full(batch, seed), "row": np.arange(batch)}
     (z,) = case("prior", **place)
+    uniform = np.random.default_rng(seed).random((batch, length), np.float32)
+    shortest = {"min_length": np.int64(1)}
     for choices in map(typed, CHOICES):
         for given in (z, z[:0]):
-            limits = {"min_length": np.int64(1), "max_length": np.int64(length)}
-            case("sampler", **place, z=given, **choices, **limits)
+            longest = {"max_length": np.int64(length)}
+            case("sampler", **place, z=given, **choices, **shortest, **longest)
+        case("sampler_plain", z=z, uniform=uniform, **choices, **shortest)
     tokens = tokens_of(manifest, batch)
     case("encoder", tokens=tokens)
     labels = {"attribute": np.full(batch, -1, np.int32)} if manifest["latent"]["attributes"] else {}
     case("scorer", tokens=tokens, **place, **labels)
     projected, *states = case("expand", z=z)
     previous = np.ones(batch, np.int64)
+    mask = np.zeros((1, manifest["model"]["vocabulary_size"]), np.float32)
+    mask[:, [0, 1, 3]] = -1e9  # ids that are never sampled
     for position, choices in enumerate(map(typed, CHOICES)):
         memory = {f"state_{number}": state for number, state in enumerate(states)}
-        at = {"position": np.int64(position), "min_length": np.int64(1)}
+        at = {"position": np.int64(position), **shortest}
         here = {"projected": projected[:, position], "previous": previous}
+        case("step_plain", **here, **memory, uniform=uniform[:, position], mask=mask, **choices)
         previous, _, *states = case("step", **here, **memory, **at, **place, **choices)
 
 
@@ -314,8 +329,10 @@ has a virtual environment of its own.
 The random numbers of `prior` and `step` are right in OpenVINO if the bundle is written by
 `kvae export --openvino`. Where `sampler` does not run, a program can draw codes with `prior`,
 decode them with `expand` and call `step` for each position. The texts are the same, and
-`BundleGraphs.write_steps` in `serving/bundle_graphs.py` is the loop. If the prior is a standard
-normal one, codes can also come from `kvae.serving.random_numbers.normals`.
+`BundleGraphs.write_steps` in `serving/bundle_graphs.py` is the loop. Where random numbers fail,
+`sampler_plain` and `step_plain` take those of the program: `kvae.serving.random_numbers` and
+`examples/javascript/kvae/random_numbers.js` compute them. If the prior is a standard normal one,
+codes can come from there too.
 
 ## What is missing, and what a program needs
 
