@@ -31,8 +31,9 @@ from kvae.slots import HEADS
 from kvae.writing import atomic_create
 
 from .convert import check_backend
-from .graphs import HIDDEN_STATE, bundle_graphs
+from .graphs import bundle_graphs
 from .latent_map import latent_map, write_map
+from .loops import HIDDEN_STATE
 from .parity import as_encoder_input, compare
 from .quantization import measure_agreement, quantize
 

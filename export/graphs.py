@@ -12,9 +12,6 @@ Sampler, scorer and step contain the same converted step of the head, so they al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 import tensorflow as tf
@@ -27,20 +24,17 @@ from kvae.serving.alphabet import END, PAD, START
 from .choices import choose
 from .convert import checked_model, to_onnx
 from .converted_parts import SharedParts, inference_part, tokens_spec
+from .loops import (
+    STEP_PREFIX,
+    Decoder,
+    log_probability_of,
+    renamed,
+    scoring_body,
+    write_texts,
+)
 from .nodes import Nodes, part, tensor
 from .random_numbers import noise_and_uniforms, noise_of, uniforms_at
 from .simplify import hoisted
-
-LOGITS = "logits"
-"""Name of the logits of a step in the body of a loop; `kvae.export.parity` adds them to the
-outputs."""
-
-STEP_PREFIX = "step_"
-"""Prefix of the names in the head's step."""
-
-HIDDEN_STATE = f"{STEP_PREFIX}state_0"
-"""Name of the first state in the head's step. For an LSTM or GRU this is the hidden state, with
-values in [-1, 1]."""
 
 SEED_AND_ROW = (tensor("seed", "int64", "batch"), tensor("row", "int64", "batch"))
 """Inputs `seed` and `row`, which determine all random numbers of a text."""
@@ -108,41 +102,30 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     positions = g.Range(g.constant(0, np.int64), "max_length", g.constant(1, np.int64))
     in_row, in_column = (g.Unsqueeze(positions, g.constant([axis], np.int64)) for axis in (0, 1))
     noise, drawn = noise_and_uniforms(g, shared.model.parts.noise_size, in_row)
-    decoder = Decoder.of(shared, g, given_or_prior_codes(g, shared, noise))
-    batch = g.Shape("seed")
-    carried = [
-        g.Expand(g.constant(START, np.int64), batch),
-        g.Expand(g.constant(True, bool), batch),
-        *decoder.states,
-    ]
-    body = sampling_body(g, decoder, logit_masks(g, shared.model, in_column), drawn)
-    *_, ids_by_position, log_probabilities = g.Loop(
-        "max_length", g.constant(True, bool), *carried, outputs=len(carried) + 2, body=body
-    )
-    ids, column = (
-        g.named(g.Transpose(ids_by_position, perm=[1, 0]), "ids"),
-        g.constant([1], np.int64),
-    )
+    outputs = sampled_texts(g, shared, given_or_prior_codes(g, shared, noise), in_column, drawn)
+    z = tensor("z", "float", "codes", shared.model.parts.code_size)
+    inputs = [*SEED_AND_ROW, z, *CHOICES, tensor("max_length", "int64")]
+    return checked_model(hoisted(g.model("sampler", inputs, outputs)))
+
+
+def sampled_texts(
+    g: Nodes, shared: SharedParts, code: str, positions: str, drawn: str
+) -> list[onnx.ValueInfoProto]:
+    """The outputs of a sampler: the texts of codes (batch, d), with uniform numbers `drawn` (T,
+    batch, 1) for the positions (T, 1). Returns their declarations."""
+    decoder = Decoder.of(shared, g, code)
+    masks = logit_masks(g, shared, positions)
+    ids, log_probabilities = write_texts(g, decoder, masks, drawn)
+    ids, column = g.named(ids, "ids"), g.constant([1], np.int64)
     text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
     g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
-    log_probabilities = g.Where(
-        g.Equal(ids, g.constant(PAD, np.int64)),
-        g.constant(0.0, np.float32),
-        g.Transpose(log_probabilities, perm=[1, 0]),
-    )
     total = g.ReduceSum(g.Cast(log_probabilities, to=TensorProto.DOUBLE), column, keepdims=0)
     g.named(g.Cast(total, to=TensorProto.FLOAT), "log_probability")
-    z = tensor("z", "float", "codes", shared.model.parts.code_size)
-    outputs = [
+    return [
         tensor("ids", "int64", "batch", "time"),
         tensor("lengths", "int64", "batch"),
         tensor("log_probability", "float", "batch"),
     ]
-    return checked_model(
-        hoisted(
-            g.model("sampler", [*SEED_AND_ROW, z, *CHOICES, tensor("max_length", "int64")], outputs)
-        )
-    )
 
 
 def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
@@ -166,8 +149,10 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
     counted = g.Cast(g.Not(g.Equal(tokens, g.constant(PAD, np.int64))), to=TensorProto.INT64)
     lengths = g.ReduceSum(counted, g.constant([1], np.int64), keepdims=0)
     by_position = g.Transpose(tokens, perm=[1, 0])
-    carried = [g.Expand(g.constant(START, np.int64), g.Shape("seed")), *decoder.states]
-    body = scoring_body(g, decoder, by_position)
+    batch = g.Shape("seed")
+    carried = [g.Expand(g.constant(START, np.int64), batch), *decoder.states]
+    projected = decoder.project(g, decoder.features, batch)
+    body = scoring_body(g, decoder, projected, by_position)
     *_, nats = g.Loop(
         g.ReduceMax(lengths, keepdims=0),
         g.constant(True, bool),
@@ -188,11 +173,13 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
 def expand_graph(shared: SharedParts) -> onnx.ModelProto:
     """z (batch, d) -> projected (batch, T, P) and the initial states of the head."""
     g, config = Nodes(prefix="expand/"), shared.model.model_config
-    projected, *states = g.inline(shared.expand, {"z": "z"}, "expand_")
+    decoder = Decoder.of(shared, g, "z")
+    batch = g.Shape("z", start=0, end=1)
+    projected = decoder.project(g, decoder.features, batch)
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
     first = [
         renamed(state, g.named(name, f"first_{state.name}"))
-        for state, name in zip(shared.states, states, strict=True)
+        for state, name in zip(shared.states, decoder.states, strict=True)
     ]
     outputs = [tensor("projected", "float", "batch", config.length, shared.width), *first]
     return checked_model(
@@ -204,146 +191,45 @@ def step_graph(shared: SharedParts, signed_words: bool = False) -> onnx.ModelPro
     """One step of the sampler's loop: projected (batch, P) of a position, the previous tokens
     (batch,) and the states -> symbol, log_probability (batch,) and the new states."""
     g = Nodes(prefix="step/", signed_words=signed_words)
+    outputs = step_outputs(g, shared, uniforms_at(g, "position"))
+    inputs = [
+        tensor("projected", "float", "batch", shared.width),
+        tensor("previous", "int64", "batch"),
+        *shared.states,
+        tensor("position", "int64"),
+    ]
+    return checked_model(g.model("step", [*inputs, *SEED_AND_ROW, *CHOICES], outputs))
+
+
+def step_outputs(g: Nodes, shared: SharedParts, drawn: str) -> list[onnx.ValueInfoProto]:
+    """The outputs of a step at the input `position`, with uniform numbers `drawn` (batch, 1).
+    Returns their declarations."""
     logits, *states = g.inline(
         shared.step, {name: name for name in ("projected", "previous", *shared.names)}, STEP_PREFIX
     )
-    symbol, log_probability = next_symbol(
-        g, logits, logit_masks(g, shared.model, "position"), uniforms_at(g, "position")
-    )
-    g.named(symbol, "symbol")
-    g.named(log_probability, "log_probability")
+    logits = g.Add(logits, logit_masks(g, shared, "position"))
+    symbol = g.named(choose(g, logits, drawn), "symbol")
+    g.named(log_probability_of(g, logits, symbol), "log_probability")
     new = [
         renamed(before, g.named(after, f"new_{before.name}"))
         for before, after in zip(shared.states, states, strict=True)
     ]
-    inputs = [
-        tensor("projected", "float", "batch", shared.width),
-        tensor("previous", "int64", "batch"),
-    ]
-    outputs = [
+    return [
         tensor("symbol", "int64", "batch"),
         tensor("log_probability", "float", "batch"),
         *new,
     ]
-    return checked_model(
-        g.model(
-            "step",
-            [*inputs, *shared.states, tensor("position", "int64"), *SEED_AND_ROW, *CHOICES],
-            outputs,
-        )
-    )
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A head in a graph: the names of its projected features and its initial states."""
-
-    shared: SharedParts
-    by_position: str
-    """Projected features (T, batch, P)."""
-    states: Sequence[str]
-
-    @classmethod
-    def of(cls, shared: SharedParts, g: Nodes, code: str) -> Decoder:
-        projected, *states = g.inline(shared.expand, {"z": code}, "expand_")
-        return cls(shared, projected, states)
-
-    def step(self, g: Nodes) -> tuple[str, list[str]]:
-        """One step in the body of a loop: logits (batch, V) at `position` given `previous` and the
-        states, and the next states."""
-        bindings = {
-            "projected": g.Gather(self.by_position, "position", axis=0),
-            "previous": "previous",
-        }
-        logits, *states = g.inline(
-            self.shared.step, bindings | {name: name for name in self.shared.names}, STEP_PREFIX
-        )
-        return logits, states
-
-    def body(
-        self,
-        g: Nodes,
-        name: str,
-        go_on: str,
-        carried: Sequence[tuple[onnx.ValueInfoProto, str]],
-        states: Sequence[str],
-        *per_step: onnx.ValueInfoProto,
-    ) -> onnx.GraphProto:
-        """The body of a loop from the nodes of `g`. It carries `carried` (declaration of the input,
-        name of the output) and the states, and outputs `per_step` for each step."""
-        carried = [*carried, *zip(self.shared.states, states, strict=True)]
-        inputs = [
-            tensor("position", "int64"),
-            tensor("go_on", "bool"),
-            *(before for before, _ in carried),
-        ]
-        outputs = [tensor(go_on, "bool"), *(renamed(before, after) for before, after in carried)]
-        return g.body(name, inputs, [*outputs, *per_step])
-
-
-def sampling_body(outer: Nodes, decoder: Decoder, masks: str, drawn: str) -> onnx.GraphProto:
-    """One step of sampling: the head's step, the choice of a token, and whether any row is still
-    sampling.
-
-    `masks` (T, V) are the logit masks of all positions and `drawn` (T, batch, 1) their uniform
-    numbers. Ids of ordinary tokens are greater than END, so `id > END` means "still sampling".
-    """
-    g, end = Nodes(outer), outer.constant(END, np.int64)
-    logits, states = decoder.step(g)
-    here = [g.Gather(numbers, "position", axis=0) for numbers in (masks, drawn)]
-    chosen, log_probability = next_symbol(g, logits, *here)
-    symbol = g.Where("writing", chosen, g.constant(PAD, np.int64))
-    carried = [
-        (tensor("previous", "int64", "batch"), symbol),
-        (tensor("writing", "bool", "batch"), g.Greater(symbol, end)),
-    ]
-    per_step = [
-        tensor(g.Identity(symbol), "int64", "batch"),
-        tensor(log_probability, "float", "batch"),
-    ]
-    return decoder.body(
-        g, "write", g.Greater(g.ReduceMax(symbol, keepdims=0), end), carried, states, *per_step
-    )
-
-
-def scoring_body(outer: Nodes, decoder: Decoder, by_position: str) -> onnx.GraphProto:
-    """One step of scoring: -log p of the token at the position in nats, 0 on padding."""
-    g = Nodes(outer)
-    logits, states = decoder.step(g)
-    symbol = g.Gather(by_position, "position", axis=0)
-    nats = g.Neg(log_probability_of(g, g.named(logits, LOGITS), symbol))
-    nats = g.Where(g.Equal(symbol, g.constant(PAD, np.int64)), g.constant(0.0, np.float32), nats)
-    carried = [(tensor("previous", "int64", "batch"), symbol)]
-    return decoder.body(
-        g, "read", g.Identity("go_on"), carried, states, tensor(nats, "float", "batch")
-    )
 
 
 @part("mask")
-def logit_masks(g: Nodes, model: TextVAE, positions: str) -> str:
-    """Logit mask (..., V) for positions (...): added to logits, it excludes tokens that are not
-    allowed there."""
-    size = model.model_config.vocabulary_size
-    without_end, with_end = (np.array(logit_mask(size, end), np.float32) for end in (False, True))
-    return g.Where(g.Less(positions, "min_length"), g.constant(without_end), g.constant(with_end))
-
-
-def next_symbol(g: Nodes, logits: str, logit_mask: str, drawn: str) -> tuple[str, str]:
-    """Tokens (batch,) chosen from logits (batch, V) plus a mask, with uniform numbers `drawn`
-    (batch, 1), and their log-probability (batch,) at temperature 1."""
-    logits = g.named(g.Add(logits, logit_mask), LOGITS)
-    chosen = choose(g, logits, drawn)
-    return chosen, log_probability_of(g, logits, chosen)
-
-
-@part("log_probability")
-def log_probability_of(g: Nodes, logits: str, symbols: str) -> str:
-    """log softmax of logits (batch, V) at tokens (batch,), in nats: (batch,)."""
-    column = g.constant([1], np.int64)
-    of_symbols = g.GatherElements(
-        g.LogSoftmax(logits, axis=1), g.Unsqueeze(symbols, column), axis=1
+def logit_masks(g: Nodes, shared: SharedParts, positions: str) -> str:
+    """Logit masks (..., V) for positions (...), with the bias of the logits: added to logits, they
+    exclude tokens that are not allowed there."""
+    size = shared.model.model_config.vocabulary_size
+    without_end, with_end = (
+        np.array(logit_mask(size, end), np.float32) + shared.bias for end in (False, True)
     )
-    return g.Squeeze(of_symbols, column)
+    return g.Where(g.Less(positions, "min_length"), g.constant(without_end), g.constant(with_end))
 
 
 def prior_codes(g: Nodes, shared: SharedParts, noise: str, rows: str = "batch") -> str:
@@ -365,11 +251,3 @@ def given_or_prior_codes(g: Nodes, shared: SharedParts, noise: str) -> str:
     drawn_rows = g.Where(g.Equal(rows, first), batch, one)
     drawn = prior_codes(g, shared, g.Slice(noise, first, drawn_rows, first), "drawn")
     return g.Slice(g.Concat("z", drawn, axis=0), first, batch, first)
-
-
-def renamed(declaration: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    """A copy of a declaration with another name."""
-    copy = onnx.ValueInfoProto()
-    copy.CopyFrom(declaration)
-    copy.name = name
-    return copy

@@ -21,9 +21,10 @@ from kvae.serving.alphabet import PAD
 from kvae.serving.runtime import session
 
 from .convert import checked_model
-from .graphs import LOGITS, STEP_PREFIX
+from .loops import LOGITS, STEP_PREFIX
 from .nodes import Nodes
 from .parity import with_logits
+from .simplify import raise_constants
 
 SMALLEST = 512
 """Tensors with fewer elements stay in float32: biases, scales, normalisations."""
@@ -53,6 +54,7 @@ def quantize(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
+    raise_constants(graph)
     large = {
         item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)
     }

@@ -41,14 +41,14 @@ CHECKSUMS = ("endpoints", "map", "sha256")
 
 OPERATIONS = frozenset(
     """
-    Abs Add And ArgMax BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Concat
-    Constant ConstantOfShape Conv ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf Exp
-    Expand Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity If IsInf
-    IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul
+    Abs Add And ArgMax BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Compress
+    Concat Constant ConstantOfShape Conv ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf
+    Exp Expand Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity If
+    IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul
     MatMulInteger Max Min Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round Selu
-    Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile TopK
-    Transpose Unsqueeze Where
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round ScatterND
+    Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile
+    TopK Transpose Unsqueeze Where
     """.split()  # noqa: SIM905
 )
 """The operations that an exported graph may contain; export checks them too. None of them reads a

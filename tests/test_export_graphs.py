@@ -13,7 +13,9 @@ from kvae.export.choices import choose
 from kvae.export.convert import nodes_of
 from kvae.export.converted_parts import SharedParts
 from kvae.export.graphs import CHOICES, bundle_graphs, sampler_graph
+from kvae.export.loops import BLOCK
 from kvae.export.nodes import Nodes, tensor
+from kvae.export.parity import decoding_loops
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 
 from .conftest import random_tokens, small_model
@@ -235,6 +237,36 @@ def test_decoding_stops_when_every_row_has_ended(model: Any) -> None:
     ids, lengths, _ = runner(sampler_graph(SharedParts.of(biased)))()
     assert ids.shape == (60, 1)
     assert (lengths == 0).all()
+
+
+def ending_model() -> Any:
+    """A model whose texts end at every position."""
+    biased = small_model()
+    biased.head.classify.bias.assign(np.array([0, 0, 1.0, 0, 0, 0, 0, 0, 0], np.float32))
+    return biased
+
+
+def test_texts_are_those_of_one_block_although_rows_leave_the_batch() -> None:
+    graph = sampler_graph(SharedParts.of(ending_model()))
+    found = runner(graph)(temperature=1.0)
+    (block,) = (item for item in graph.graph.initializer if item.name == BLOCK)
+    block.CopyFrom(onnx.numpy_helper.from_array(np.array(16), BLOCK))
+    assert len(set(found[1].tolist())) > 8
+    for one, other in zip(found, runner(graph)(temperature=1.0), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_step_of_the_sampling_loop_has_few_nodes(model: Any) -> None:
+    for name, graph in bundle_graphs(model).items():
+        assert "Identity" not in {node.op_type for node in graph.graph.node}, name
+    _, (_, body) = decoding_loops(sampler_graph(SharedParts.of(model)).graph)
+    assert len(body.node) <= 34
+
+
+def test_matrices_of_a_step_are_constants_of_the_loop_around_it(model: Any) -> None:
+    graph = sampler_graph(SharedParts.of(model)).graph
+    (_, around), _ = decoding_loops(graph)
+    assert {(12, 48), (12, 9)} <= {tuple(item.dims) for item in around.initializer}
 
 
 def test_max_length_bounds_the_text(sample: Any) -> None:
