@@ -36,6 +36,7 @@ from .latent_map import latent_map, write_map
 from .loops import HIDDEN_STATE
 from .parity import as_encoder_input, compare
 from .quantization import measure_agreement, quantize
+from .simplify import with_packed_matrices
 
 MAX_AGREEMENT_TEXTS = 500
 """Maximum number of texts on which the effect of int8 weights is measured."""
@@ -207,6 +208,7 @@ def write_files(
     """
     manifest["endpoints"] = {}
     for name, graph in graphs.items():
+        graph = with_packed_matrices(graph)
         onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(manifest, name)})
         content = graph.SerializeToString(deterministic=True)
         (folder / f"{name}.onnx").write_bytes(content)

@@ -24,7 +24,6 @@ from .convert import checked_model
 from .loops import LOGITS, STEP_PREFIX
 from .nodes import Nodes
 from .parity import with_logits
-from .simplify import raise_constants
 
 SMALLEST = 512
 """Tensors with fewer elements stay in float32: biases, scales, normalisations."""
@@ -54,7 +53,6 @@ def quantize(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    raise_constants(graph)
     large = {
         item.name: numpy_helper.to_array(item) for item in graph.initializer if is_weight(item)
     }

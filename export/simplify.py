@@ -8,7 +8,7 @@ cost of its computation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -42,6 +42,10 @@ LOOKUP: Pattern = (
     ),
 )
 """Look-up of rows where negative indices count from the end, which `Gather` does by itself."""
+
+
+FACTORS = ("DequantizeLinear", "Gemm", "MatMul", "MatMulNBits")
+"""Operations that read the constant factor of a matrix product."""
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -81,29 +85,44 @@ def hoist(graph: onnx.GraphProto) -> None:
     graph.node.extend(copies)
 
 
-def lower_constants(graph: onnx.GraphProto) -> None:
-    """Move constants that only a loop inside a loop reads to the body of the outer loop, in place.
+def with_packed_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model in which the outer loop's body makes the matrices that only a loop inside
+    it multiplies by, from flat constants.
 
-    onnxruntime up to 1.31.1 packs the matrices of a loop's body only if they are constants of that
-    body or of the graph around it. Unpacked products take twice the time.
+    onnxruntime up to 1.31.1 packs a matrix of a loop's body only if it is a constant of that body
+    or of the graph around it, and unpacked products of a few rows take twice the time. A `Reshape`
+    of a constant becomes such a constant, in less memory than one that is in the body of the file.
     """
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = copy.graph
     read = Counter(input_names(graph))
     for body in (body for node in graph.node for body in bodies_of(node)):
-        inside = (inner for node in body.node for inner in bodies_of(node))
+        inside = [inner for node in body.node for inner in bodies_of(node)]
         inner = Counter(name for each in inside for name in input_names(each))
-        for item in list(graph.initializer):
-            if inner[item.name] and inner[item.name] == read[item.name]:
-                body.initializer.append(item)
-                graph.initializer.remove(item)
+        factors = {name for each in inside for node in each.node for name in factor_names(node)}
+        own = {name for name in factors if inner[name] == read[name]}
+        matrices = [item for item in graph.initializer if item.name in own and len(item.dims) > 1]
+        body.node.extend(unflattened(graph, matrices))
+        body.node.sort(key=lambda node: node.op_type != "Reshape" or node.output[0] not in own)
+    return copy
 
 
-def raise_constants(graph: onnx.GraphProto) -> None:
-    """Move the constants of all loops' bodies to the graph around them, in place."""
-    for node in graph.node:
-        for body in bodies_of(node):
-            raise_constants(body)
-            graph.initializer.extend(body.initializer)
-            del body.initializer[:]
+def factor_names(node: onnx.NodeProto) -> Sequence[str]:
+    """The inputs of a node that may be the constant factor of a matrix product."""
+    return node.input[1:] if node.op_type in FACTORS else ()
+
+
+def unflattened(
+    graph: onnx.GraphProto, matrices: Sequence[onnx.TensorProto]
+) -> Iterator[onnx.NodeProto]:
+    """Flatten constants of a graph in place, and make nodes that give them their shape again."""
+    for item in matrices:
+        name, shape = item.name, np.array(item.dims, np.int64)
+        item.name = f"{name}/flat"
+        item.dims[:] = [int(np.prod(shape))]
+        graph.initializer.append(numpy_helper.from_array(shape, f"{name}/shape"))
+        inputs = [item.name, f"{name}/shape"]
+        yield helper.make_node("Reshape", inputs, [name], f"{name}/matrix")
 
 
 def loop_invariant_nodes(body: onnx.GraphProto) -> list[onnx.NodeProto]:
