@@ -44,7 +44,7 @@ LOOKUP: Pattern = (
 """Look-up of rows where negative indices count from the end, which `Gather` does by itself."""
 
 
-FACTORS = ("DequantizeLinear", "Gemm", "MatMul", "MatMulNBits")
+PRODUCTS = ("DequantizeLinear", "Gemm", "MatMul", "MatMulNBits")
 """Operations that read the constant factor of a matrix product."""
 
 
@@ -99,17 +99,12 @@ def with_packed_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
     for body in (body for node in graph.node for body in bodies_of(node)):
         inside = [inner for node in body.node for inner in bodies_of(node)]
         inner = Counter(name for each in inside for name in input_names(each))
-        factors = {name for each in inside for node in each.node for name in factor_names(node)}
-        own = {name for name in factors if inner[name] == read[name]}
+        products = [node for each in inside for node in each.node if node.op_type in PRODUCTS]
+        own = {name for node in products for name in node.input if inner[name] == read[name]}
         matrices = [item for item in graph.initializer if item.name in own and len(item.dims) > 1]
         body.node.extend(unflattened(graph, matrices))
         body.node.sort(key=lambda node: node.op_type != "Reshape" or node.output[0] not in own)
     return copy
-
-
-def factor_names(node: onnx.NodeProto) -> Sequence[str]:
-    """The inputs of a node that may be the constant factor of a matrix product."""
-    return node.input[1:] if node.op_type in FACTORS else ()
 
 
 def unflattened(

@@ -54,6 +54,13 @@ OPERATIONS = frozenset(
 """The operations that an exported graph may contain; export checks them too. None of them reads a
 file, runs foreign code or draws random numbers."""
 
+ONNXRUNTIME_DOMAIN = "com.microsoft"
+"""The domain of the operations that only onnxruntime has."""
+
+FURTHER_OPERATIONS = {"int8-latency": frozenset({f"{ONNXRUNTIME_DOMAIN}.MatMulNBits"})}
+"""Operations that a graph may contain as well, by the kind of its quantization. Only onnxruntime
+runs them."""
+
 SECOND_AXES: dict[str, dict[str, str]] = {
     "sampler": {"z": "size"},
     "encoder": {"tokens": "length", "mean": "size", "log_variance": "size"},
@@ -201,14 +208,25 @@ def checked_graph(bundle: Bundle, name: str) -> Path:
         contents = contents_of(content)
     except NotOnnx as error:
         raise BundleError(f"{file}: not an ONNX file ({error}); export the bundle again") from error
-    check_contents(file, contents, len(content))
+    check_contents(file, contents, len(content), allowed_operations(bundle.manifest))
     check_metadata(file, name, contents.metadata, bundle.manifest)
     check_shapes(file, name, contents.shapes, bundle.manifest)
     return file
 
 
-def check_contents(file: Path, contents: Contents, size: int) -> None:
-    """Raise `BundleError` for a graph of `size` bytes that a runtime should not load."""
+def quantization_kind(manifest: Mapping[str, Any]) -> str:
+    """The kind of the quantization of a bundle: "" for float32."""
+    return str(manifest.get("quantization", {}).get("kind", ""))
+
+
+def allowed_operations(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """The operations that the graphs of a bundle may contain."""
+    return OPERATIONS | FURTHER_OPERATIONS.get(quantization_kind(manifest), frozenset())
+
+
+def check_contents(file: Path, contents: Contents, size: int, allowed: frozenset[str]) -> None:
+    """Raise `BundleError` for a graph of `size` bytes that a runtime should not load, and for
+    operations that are not `allowed`."""
     if contents.external:
         raise BundleError(
             f"{file}: keeps weights in other files, which a bundle never does; export it again"
@@ -219,7 +237,7 @@ def check_contents(file: Path, contents: Contents, size: int) -> None:
             f"{file}: written for ONNX operator set {opset}, this kvae reads {OPSET}; "
             "export it again"
         )
-    foreign = sorted(contents.operations - OPERATIONS)
+    foreign = sorted(contents.operations - allowed)
     if foreign:
         raise BundleError(
             f"{file}: contains operations that kvae never exports "

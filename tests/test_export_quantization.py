@@ -112,8 +112,8 @@ def test_every_graph_shrinks_and_holds_nothing_foreign(
 @pytest.mark.slow
 def test_a_bundle_in_eight_bits_remembers_its_own_texts(model: Any, tmp_path: Path) -> None:
     config = Config(model=model.model_config, objective=model.objective_config)
-    for name, int8 in {"exact": False, "small": True}.items():
-        write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / name, int8=int8)
+    for name, weights in {"exact": "float32", "small": "int8"}.items():
+        write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / name, weights=weights)
     assert verify(tmp_path / "small")["quantization"]["size_ratio"] < 0.75
     exact, small = (
         Sampler.load(tmp_path / name).generate(50, seed=0) for name in ("exact", "small")
