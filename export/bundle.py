@@ -21,6 +21,7 @@ from kvae.model import TextVAE
 from kvae.runs import nonfinite_to_none
 from kvae.serving.alphabet import PAD, Alphabet
 from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
+from kvae.serving.checks import check_one_of
 from kvae.serving.choices import DRAWING, choices
 from kvae.serving.errors import ConfigError
 from kvae.serving.manifest import FORMAT, FORMAT_VERSION
@@ -32,10 +33,11 @@ from kvae.writing import atomic_create
 
 from .all_graphs import bundle_graphs
 from .convert import check_backend
-from .graphs import HIDDEN_STATE
 from .latent_map import latent_map, write_map
+from .loops import HIDDEN_STATE
 from .parity import as_encoder_input, compare
-from .quantization import measure_agreement, quantize
+from .quantization import FLOAT32, KINDS, measure_agreement, quantize
+from .simplify import with_packed_matrices
 
 MAX_AGREEMENT_TEXTS = 500
 """Maximum number of texts on which the effect of int8 weights is measured."""
@@ -53,7 +55,7 @@ def write_bundle(
     held_out: np.ndarray | None = None,
     *,
     labels: np.ndarray | None = None,
-    int8: bool = False,
+    weights: str = FLOAT32,
     with_map: bool = True,
     with_plain: bool = True,
     signed_words: bool = False,
@@ -63,19 +65,21 @@ def write_bundle(
     """Export `model` to the folder `path` and return its manifest.
 
     The manifest includes `training`, a summary of the training. Bundle and model are compared on
-    samples and on `held_out` tokens (n, T). With `int8` the weights are then rounded to eight bits,
-    and the manifest records the effect. `with_map` adds the map of the held-out texts, which holds
-    up to 500 of them (`kvae.export.latent_map`), with their `labels` (n,): indices into the
-    attributes of the model, -1 where a label is unknown. `temperature` is that of samples for which
-    none is given. `say` gets a line before each stage, with the seconds so far. With `signed_words`
-    all graphs have random numbers that are right in runtimes with signed 32-bit integers only, such
-    as OpenVINO on a CPU; without it the sampler and the scorer have.
+    samples and on `held_out` tokens (n, T). `weights` is "float32", "int8" or "int8-latency", see
+    `kvae.export.quantization`; with the last two they are then rounded to eight bits, and the
+    manifest records the effect. `with_map` adds the map of the held-out texts, which holds up to
+    500 of them (`kvae.export.latent_map`), with their `labels` (n,): indices into the attributes of
+    the model, -1 where a label is unknown. `temperature` is that of samples for which none is
+    given. `say` gets a line before each stage, with the seconds so far. With `signed_words` all
+    graphs have random numbers that are right in runtimes with signed 32-bit integers only, such as
+    OpenVINO on a CPU; without it the sampler and the scorer have.
 
     The bundle is written and verified in a temporary folder beside `path` that is renamed at the
     end, so a failure leaves nothing. Raises `ConfigError` if `path` exists or another process is
     exporting there, and `CheckFailed` if the graphs give other results than the model.
     """
     check_parts(model, alphabet, config)
+    check_one_of("weights", weights, KINDS)
     tell = with_seconds(say)
     with atomic_create(Path(path)) as partial:
         model = model.in_float32()
@@ -86,9 +90,10 @@ def write_bundle(
         bundle = write_files(partial, manifest, graphs)
         tell("comparing them with Keras")
         manifest["parity"] = compare(model, bundle, held_out)
-        if int8:
+        if weights != FLOAT32:
             tell("rounding the weights to eight bits, measuring the effect")
-            graphs, manifest["quantization"] = in_int8(model, bundle, graphs, held_out)
+            rounded = in_eight_bits(model, bundle, graphs, held_out, weights)
+            graphs, manifest["quantization"] = rounded
             bundle = write_files(partial, manifest, graphs)
         tell("writing and verifying the bundle")
         sampler = Sampler(bundle)
@@ -124,17 +129,20 @@ def check_parts(model: TextVAE, alphabet: Alphabet, config: Config) -> None:
     check_backend()
 
 
-def in_int8(
+def in_eight_bits(
     model: TextVAE,
     bundle: Bundle,
     graphs: Mapping[str, onnx.ModelProto],
     held_out: np.ndarray | None,
+    kind: str,
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
-    """The graphs of a bundle with weights in eight bits, and the effect on texts."""
+    """The graphs of a bundle with weights in eight bits of a kind, and the effect on texts."""
     shape = model.model_config
     hidden = {HIDDEN_STATE} if HEADS[shape.head].bounded_state else set()
-    small = {name: quantize(graph, shape.vocabulary_size, hidden) for name, graph in graphs.items()}
-    return small, measure_agreement(graphs, small, agreement_tokens(model, bundle, held_out))
+    size = shape.vocabulary_size
+    small = {name: quantize(graph, size, hidden, kind) for name, graph in graphs.items()}
+    tokens = agreement_tokens(model, bundle, held_out)
+    return small, measure_agreement(graphs, small, tokens, kind)
 
 
 def agreement_tokens(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None) -> np.ndarray:
@@ -208,6 +216,7 @@ def write_files(
     """
     manifest["endpoints"] = {}
     for name, graph in graphs.items():
+        graph = with_packed_matrices(graph)
         onnx.helper.set_model_props(graph, {METADATA_KEY: metadata_text(manifest, name)})
         content = graph.SerializeToString(deterministic=True)
         (folder / f"{name}.onnx").write_bytes(content)

@@ -16,7 +16,7 @@ from kvae.serving.onnx_files import STANDARD
 
 from .folding import folded
 from .recurrences import with_gru_nodes
-from .simplify import drop_unused, simplified
+from .simplify import drop_identities, drop_unused, simplified
 
 
 def check_backend() -> None:
@@ -102,7 +102,9 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def checked_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model, with a name of its own for every node, if the full check of onnx passes.
-    Raises `CheckFailed` otherwise. Nodes that nothing reads are removed."""
+    Raises `CheckFailed` otherwise. Nodes that nothing reads or that change nothing
+    are removed."""
+    drop_identities(model.graph)
     drop_unused(model.graph)
     name_nodes(model.graph)
     try:

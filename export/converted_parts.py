@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import tensorflow as tf
+from onnx import numpy_helper
 
 from kvae.model import TextVAE
 from kvae.objectives import guessed_attribute_nats
@@ -14,6 +16,7 @@ from kvae.parts import kl_names
 
 from .convert import to_onnx
 from .nodes import tensor
+from .simplify import rename_tensor
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,13 @@ class SharedParts:
     codes: onnx.ModelProto
     """The prior: noise -> z."""
     expand: onnx.ModelProto
-    """z -> projected (T, batch, P) and the head's first states."""
+    """z -> features (T, batch, C) and the head's first states."""
+    project: onnx.ModelProto
+    """features (rows, C) -> projected (rows, P), one row for a position of a text."""
     step: onnx.ModelProto
-    """projected, previous, states -> logits and the next states."""
+    """projected, previous, states -> logits without `bias`, and the next states."""
+    bias: np.ndarray
+    """The bias (V,) of the logits, which the sampler adds together with its masks."""
     states: Sequence[onnx.ValueInfoProto]
     """The declarations of the head's states."""
     width: int
@@ -42,11 +49,14 @@ class SharedParts:
         ]
         states = [tensor(spec.name, spec.dtype.name, "batch", *spec.shape[1:]) for spec in specs]
         names = [spec.name for spec in specs]
+        step, bias = without_bias(step_part(model, width, specs))
         return cls(
             model,
             codes_part(model),
             expand_part(model, names),
-            step_part(model, width, specs),
+            project_part(model, features.shape[-1]),
+            step,
+            bias,
             states,
             width,
         )
@@ -84,19 +94,22 @@ def codes_part(model: TextVAE) -> onnx.ModelProto:
 
 
 def expand_part(model: TextVAE, states: Sequence[str]) -> onnx.ModelProto:
-    """z (batch, d) -> projected (T, batch, P) and the initial states of the head.
-
-    The transpose to position-major order comes before the projection, because the features are
-    narrower.
-    """
+    """z (batch, d) -> features (T, batch, C) and the initial states of the head."""
 
     def expand(z: tf.Tensor) -> list[tf.Tensor]:
         features = model.expander(z, training=False)
-        by_position = tf.transpose(features, (1, 0, 2))
-        return [model.head.project(by_position), *model.head.initial_state(features)]
+        return [tf.transpose(features, (1, 0, 2)), *model.head.initial_state(features)]
 
     z = tf.TensorSpec((None, model.parts.code_size), name="z")
-    return to_onnx(expand, [z], ["projected", *(f"first_{name}" for name in states)])
+    return to_onnx(expand, [z], ["features", *(f"first_{name}" for name in states)])
+
+
+def project_part(model: TextVAE, channels: int) -> onnx.ModelProto:
+    """features (batch, C) -> projected (batch, P)."""
+    features = tf.TensorSpec((None, channels), name="features")
+    return to_onnx(
+        lambda features: model.head.project(tf.identity(features)), [features], ["projected"]
+    )
 
 
 def step_part(model: TextVAE, width: int, states: Sequence[tf.TensorSpec]) -> onnx.ModelProto:
@@ -111,6 +124,23 @@ def step_part(model: TextVAE, width: int, states: Sequence[tf.TensorSpec]) -> on
         tf.TensorSpec((None,), tf.int64, "previous"),
     ]
     return to_onnx(step, [*inputs, *states], ["logits", *(f"new_{state.name}" for state in states)])
+
+
+def without_bias(step: onnx.ModelProto) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A converted step without the constant vector that it adds to its logits (batch, V) at last,
+    and the vector: zeros (1,) if there is none."""
+    graph = step.graph
+    constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    last = producers.get(graph.output[0].name)
+    if last is not None and last.op_type == "Add":
+        for source, other in (last.input, last.input[::-1]):
+            bias = constants.get(other)
+            if bias is not None and bias.ndim == 1 and list(producers[source].output) == [source]:
+                graph.node.remove(last)
+                rename_tensor(graph, source, last.output[0])
+                return step, bias
+    return step, np.zeros(1, np.float32)
 
 
 def tokens_spec(model: TextVAE) -> tf.TensorSpec:

@@ -77,9 +77,11 @@ class Nodes:
         self._names[0] += 1
         return f"{self.prefix}{stem}_{self._names[0]}"
 
-    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
-        """Add a constant tensor to the outermost graph and return its name."""
-        name = self.new("constant")
+    def constant(
+        self, value: npt.ArrayLike, dtype: npt.DTypeLike | None = None, name: str = ""
+    ) -> str:
+        """Add a constant tensor to the outermost graph and return its name, a new one or `name`."""
+        name = name or self.new("constant")
         self.initializers.append(numpy_helper.from_array(np.array(value, dtype), name))
         return name
 

@@ -22,7 +22,8 @@ from kvae.serving.runtime import session
 from kvae.serving.sampler import Sampler
 from kvae.tensors import Tensor
 
-from .graphs import LOGITS
+from .loops import BLOCK, LOGITS
+from .simplify import bodies_of
 
 TOLERANCE = 1e-4
 """Largest allowed difference of a logit or a code between Keras and the bundle."""
@@ -257,61 +258,61 @@ def run_with_scans(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
     """Run the sampler and return ids (B, T), their logits (B, T, V), log-probabilities (B,) and
     each state (T, B, ...) before the step. After an early end ids are PAD and logits 0."""
-    model = with_logits_and_states(onnx.load_from_string(graph))
+    model = with_logits_and_states(onnx.load_from_string(graph), length)
     inputs = {"z": z, "seed": np.zeros(len(z), np.int64), "row": first_row + np.arange(len(z))}
     inputs |= choices({"length": length}, min_length=0) | {"temperature": np.float32(temperature)}
-    ids, _, log_probability, logits, *states = session(model.SerializeToString()).run(
+    ids, _, log_probability, *scans = session(model.SerializeToString()).run(
         None, {name: np.asarray(value) for name, value in inputs.items()}
     )
+    logits, *states = (scan[0] for scan in scans)
     padding = length - ids.shape[1]
     padded = np.pad(logits.transpose(1, 0, 2), ((0, 0), (0, padding), (0, 0)))
     return np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD), padded, log_probability, states
 
 
-def with_logits_and_states(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the loop's logits (time, batch, V) and states (time, batch, ...) to the outputs of the
-    sampler."""
-    _, body = decoding_loop(model)
+def with_logits_and_states(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
+    """Let the sampler decode all `length` positions in one block, and add the logits (1, time,
+    batch, V) and the states (1, time, batch, ...) before each step to its outputs."""
+    (block,) = (item for item in model.graph.initializer if item.name == BLOCK)
+    block.CopyFrom(onnx.numpy_helper.from_array(np.array(length, np.int64), BLOCK))
+    _, body = decoding_loops(model.graph)[-1]
     states = [value.name for value in body.input if value.name.startswith("state_")]
-    body.node.extend(
-        onnx.helper.make_node("Identity", [name], [f"before_{name}"]) for name in states
-    )
-    return with_outputs(model, [LOGITS, *(f"before_{name}" for name in states)])
+    return with_outputs(model, [LOGITS, *states])
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the loop's logits (time, batch, V) to the outputs of the sampler or the scorer."""
+    """Add the loop's logits (time, batch, V) to the outputs of the scorer."""
     return with_outputs(model, [LOGITS])
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Add tensors of the loop's body, one value per step, to the outputs of a model, in place."""
-    loop, body = decoding_loop(model)
+    """Add tensors of the innermost decoding loop, one value per step, to the outputs of a model, in
+    place."""
+    loops = decoding_loops(model.graph)
     for name in names:
-        declaration = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        body.output.append(declaration)
-        loop.output.append(name)
-        model.graph.output.append(declaration)
+        seen = f"seen_{name}"
+        loops[-1][1].node.append(onnx.helper.make_node("Identity", [name], [seen], seen))
+        for depth, (loop, body) in reversed(list(enumerate(loops))):
+            body.output.append(float_declaration(seen))
+            seen = f"seen_{name}_{depth}" if depth else name
+            loop.output.append(seen)
+        model.graph.output.append(float_declaration(name))
     return model
 
 
-def decoding_loop(model: onnx.ModelProto) -> tuple[onnx.NodeProto, onnx.GraphProto]:
-    """The loop over positions and its body."""
-    return next(
-        (node, body)
-        for node in model.graph.node
-        for body in loop_bodies(node)
-        if has_output(body, LOGITS)
-    )
+def float_declaration(name: str) -> onnx.ValueInfoProto:
+    """The declaration of a float tensor of any shape."""
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
 
 
-def loop_bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The body of a node if it is a loop, otherwise an empty list."""
-    return [
-        attribute.g
-        for attribute in node.attribute
-        if node.op_type == "Loop" and attribute.name == "body"
-    ]
+def decoding_loops(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, onnx.GraphProto]]:
+    """The loop with the steps and its body, after the loops around it; empty without one."""
+    for node in graph.node:
+        for body in bodies_of(node) if node.op_type == "Loop" else ():
+            inner = decoding_loops(body)
+            if inner or has_output(body, LOGITS):
+                return [(node, body), *inner]
+    return []
 
 
 def has_output(graph: onnx.GraphProto, name: str) -> bool:

@@ -18,14 +18,7 @@ from kvae.serving.choices import DRAWING
 
 from .convert import checked_model
 from .converted_parts import SharedParts
-from .graphs import (
-    CHOICES,
-    LOGITS,
-    STEP_PREFIX,
-    next_symbol,
-    renamed,
-    sampling_loop,
-)
+from .graphs import CHOICES, step_outputs, written_texts
 from .nodes import Nodes, tensor
 from .simplify import hoisted
 
@@ -42,11 +35,10 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     `log_probability` is that of each token at temperature 1, in nats, and 0 on padding.
     """
     g = Nodes(prefix="sampler_plain/", branches=False)
-    by_position = g.Unsqueeze(g.Transpose("uniform", perm=[1, 0]), g.constant([2], np.int64))
-    length = g.Squeeze(g.Gather(g.Shape("uniform"), g.constant([1], np.int64)))
-    ids, nats = sampling_loop(g, shared, "z", by_position, length)
-    g.named(ids, "ids")
-    g.named(nats, "log_probability")
+    drawn = g.Unsqueeze(g.Transpose("uniform", perm=[1, 0]), g.constant([2], np.int64))
+    g.named(g.Gather(g.Shape("uniform"), g.constant(1, np.int64)), "max_length")
+    _, log_probabilities = written_texts(g, shared, "z", drawn)
+    g.named(log_probabilities, "log_probability")
     inputs = [
         tensor("z", "float", "batch", shared.model.parts.code_size),
         tensor("uniform", "float", "batch", "max_length"),
@@ -67,16 +59,10 @@ def step_graph(shared: SharedParts) -> onnx.ModelProto:
     one row or `batch` of them. The outputs `logits` and `log_probability` include it.
     """
     g = Nodes(prefix="step_plain/", branches=False)
-    bindings = {name: name for name in ("projected", "previous", *shared.names)}
-    logits, *states = g.inline(shared.step, bindings, STEP_PREFIX)
     drawn = g.Unsqueeze("uniform", g.constant([1], np.int64))
-    symbol, log_probability = next_symbol(g, logits, "mask", drawn)
-    g.named(symbol, "symbol")
-    g.named(log_probability, "log_probability")
-    new = [
-        renamed(before, g.named(after, f"new_{before.name}"))
-        for before, after in zip(shared.states, states, strict=True)
-    ]
+    with_bias = g.Add("mask", g.constant(shared.bias)) if shared.bias.any() else "mask"
+    logits, outputs = step_outputs(g, shared, with_bias, drawn)
+    g.named(logits, "logits")
     size = shared.model.model_config.vocabulary_size
     inputs = [
         tensor("projected", "float", "batch", shared.width),
@@ -86,10 +72,5 @@ def step_graph(shared: SharedParts) -> onnx.ModelProto:
         tensor("mask", "float", "rows", size),
         *(choice for choice in CHOICES if choice.name in DRAWING),
     ]
-    outputs = [
-        tensor("symbol", "int64", "batch"),
-        tensor("log_probability", "float", "batch"),
-        tensor(LOGITS, "float", "batch", size),
-        *new,
-    ]
+    outputs.insert(2, tensor("logits", "float", "batch", size))
     return checked_model(g.model("step_plain", inputs, outputs))

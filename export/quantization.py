@@ -1,4 +1,4 @@
-"""Quantization of weights to int8: a quarter of the size, and integer matrix products in the
+"""Quantization of weights to eight bits: a quarter of the size, and integer matrix products in the
 decoding loop.
 
 Every matrix is stored as int8 with one scale per column. Products with a wide matrix use integer
@@ -6,6 +6,10 @@ arithmetic. Their inputs are quantized per row, each row with its own scale, so 
 depend on its batch. (Dynamic quantization usually has one scale for the whole batch.) Hidden states
 of a recurrence are in [-1, 1] and need no scale. All other weights are converted to float32 when
 the graph is loaded.
+
+`INT8_LATENCY` has one scale per block of a column for the products of a step, in an operation of
+onnxruntime that quantizes inputs by itself. It reads a matrix only once for all rows of a batch and
+is the fastest for a few rows. No other runtime has it.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from kvae.serving.alphabet import PAD
-from kvae.serving.runtime import session
+from kvae.serving.bundle import ONNXRUNTIME_DOMAIN
+from kvae.serving.runtime import OWN, session
 
 from .convert import checked_model
-from .graphs import LOGITS, STEP_PREFIX
+from .loops import LOGITS, STEP_PREFIX
 from .nodes import Nodes
 from .parity import with_logits
 
@@ -38,17 +43,33 @@ decoding step, and for all positions at once. For smaller ones, quantizing the i
 time than the product saves (measured with LSTMs of 128, 500 and 1,000 units, and with the features
 of the last)."""
 
+FLOAT32, INT8, INT8_LATENCY = KINDS = "float32", "int8", "int8-latency"
+"""The kinds of weights: exact, in eight bits for every runtime, and in eight bits for a few rows at
+once in onnxruntime."""
+
+SMALLEST_BLOCKWISE = 2**15
+"""Smallest matrices of a step, in elements, that `INT8_LATENCY` stores by blocks."""
+
+BLOCK_ROWS = 128
+"""Elements of a column that share a scale in `INT8_LATENCY`."""
+
+INTEGER_INPUTS = 4
+"""The accuracy level of `MatMulNBits` with integer products. The default one converts every weight
+to float32 again and takes twenty times as long."""
+
 ZERO_POINT, INPUT_LEVELS = 128, 127
 """Inputs are quantized to uint8 with 128 for 0 and 127 levels on each side."""
 
 
 def quantize(
-    model: onnx.ModelProto, symbols: int, unit_range: Container[str] = ()
+    model: onnx.ModelProto, symbols: int, unit_range: Container[str] = (), kind: str = INT8
 ) -> onnx.ModelProto:
-    """Return a copy of a graph of `kvae.export.graphs` with its weights in int8.
+    """Return a copy of a graph of `kvae.export.graphs` with its weights in eight bits, of the kind
+    `INT8` or `INT8_LATENCY`.
 
-    `unit_range` names tensors with values in [-1, 1]. The product that gives the logits of
-    `symbols` tokens stays in float32: it is small, and its rounding errors would change the argmax.
+    `unit_range` names tensors with values in [-1, 1]. With `INT8`, the product that gives the
+    logits of `symbols` tokens stays in float32: it is small, and its rounding errors would change
+    the argmax. Those of blocks are smaller.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -62,7 +83,7 @@ def quantize(
     replaced = {
         name
         for part in inside_out
-        for name in replace_uses(part, large, prologue, symbols, unit_range)
+        for name in replace_uses(part, large, prologue, symbols, unit_range, kind)
     }
     dequantized = {
         name for part in (graph, *nested(graph)) for node in part.node for name in node.input
@@ -74,6 +95,8 @@ def quantize(
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend([*weights, *prologue.initializers])
     graph.node.extend(nodes)
+    if kind == INT8_LATENCY:
+        copy.opset_import.append(onnx.helper.make_opsetid(ONNXRUNTIME_DOMAIN, 1))
     return checked_model(copy)
 
 
@@ -101,6 +124,7 @@ def replace_uses(
     prologue: Nodes,
     symbols: int,
     unit_range: Container[str],
+    kind: str,
 ) -> set[str]:
     """Replace products with wide matrices by integer products, in place; return the names of these
     matrices."""
@@ -108,16 +132,22 @@ def replace_uses(
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        if name not in large or not uses_integer_matmul(
-            large[name], symbols, node.output[0].startswith(STEP_PREFIX)
+        in_step = node.output[0].startswith(STEP_PREFIX)
+        blockwise = kind == INT8_LATENCY and in_step
+        if name not in large or not (
+            uses_blocks(large[name])
+            if blockwise
+            else uses_integer_matmul(large[name], symbols, in_step)
         ):
             nodes.append(node)
             continue
-        g = Nodes(prologue)
-        g.named(
-            integer_matmul(g, node.input[0], large[name], node.input[0] in unit_range),
-            node.output[0],
+        g, (inputs, _) = Nodes(prologue), node.input
+        product = (
+            blockwise_matmul(g, inputs, large[name])
+            if blockwise
+            else integer_matmul(g, inputs, large[name], inputs in unit_range)
         )
+        g.named(product, node.output[0])
         nodes += g.nodes
         replaced.add(name)
     del graph.node[:]
@@ -132,6 +162,33 @@ def uses_integer_matmul(matrix: np.ndarray, symbols: int, in_step: bool) -> bool
         and matrix.size >= (WIDE_IN_STEP if in_step else WIDE_IN_SEQUENCE)
         and matrix.shape[1] != symbols
     )
+
+
+def uses_blocks(matrix: np.ndarray) -> bool:
+    """Whether the products of a step with this matrix use blocks."""
+    return matrix.ndim == 2 and matrix.size >= SMALLEST_BLOCKWISE
+
+
+def blockwise_matmul(g: Nodes, inputs: str, matrix: np.ndarray) -> str:
+    """Matrix product of inputs (n, rows) and matrix (rows, columns) in integers of eight bits, with
+    a scale for each block of `BLOCK_ROWS` elements of a column: (n, columns) float32."""
+    rows, columns = matrix.shape
+    blocks = -(-rows // BLOCK_ROWS)
+    padded = np.pad(matrix, ((0, blocks * BLOCK_ROWS - rows), (0, 0)))
+    values = padded.reshape(blocks, BLOCK_ROWS, columns).transpose(2, 0, 1)
+    integers, scales = quantize_weights(values, axis=2, levels=INPUT_LEVELS)
+    product: str = g.MatMulNBits(
+        inputs,
+        g.constant(integers.astype(np.int16) + ZERO_POINT, np.uint8),
+        g.constant(scales[:, :, 0]),
+        domain=ONNXRUNTIME_DOMAIN,
+        K=rows,
+        N=columns,
+        bits=8,
+        block_size=BLOCK_ROWS,
+        accuracy_level=INTEGER_INPUTS,
+    )
+    return product
 
 
 def integer_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool = False) -> str:
@@ -180,9 +237,10 @@ def measure_agreement(
     float32_graphs: Mapping[str, onnx.ModelProto],
     int8_graphs: Mapping[str, onnx.ModelProto],
     tokens: np.ndarray,
+    kind: str = INT8,
 ) -> dict[str, Any]:
-    """Measure the effect of int8 weights on tokens (n, T): the bound in nats, the top-1 agreement
-    of teacher-forced logits, and the size of all graphs."""
+    """Measure the effect of weights in eight bits on tokens (n, T): the bound in
+    nats, the top-1 agreement of teacher-forced logits, and the size of all graphs."""
     inputs: dict[str, np.ndarray] = {
         "tokens": tokens,
         "seed": np.zeros(len(tokens), np.int64),
@@ -199,13 +257,14 @@ def measure_agreement(
         for graphs in (float32_graphs, int8_graphs)
     ]
     return {
-        "kind": "int8",
+        "kind": kind,
         "texts": len(tokens),
         "symbols": int(counted.sum()),
         "likeliest_symbols_unchanged": float((argmax[0] == argmax[1]).mean()),
         "bound": bounds[1],
         "bound_in_float32": bounds[0],
         "size_ratio": sizes[1] / sizes[0],
+        **({"runtime": OWN} if kind == INT8_LATENCY else {}),
     }
 
 

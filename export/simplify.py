@@ -8,7 +8,7 @@ cost of its computation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -44,6 +44,10 @@ LOOKUP: Pattern = (
 """Look-up of rows where negative indices count from the end, which `Gather` does by itself."""
 
 
+PRODUCTS = ("DequantizeLinear", "Gemm", "MatMul", "MatMulNBits")
+"""Operations that read the constant factor of a matrix product."""
+
+
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace each layer normalisation and each look-up by one node, in place; return the model."""
     graph = Graph(model.graph)
@@ -59,19 +63,61 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def hoisted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Move loop-invariant nodes of the model's loops before the loops, in place; return the
-    model."""
+    """Move loop-invariant nodes of the model's loops before the loops, out of loops in loops too,
+    in place; return the model."""
+    hoist(model.graph)
+    return model
+
+
+def hoist(graph: onnx.GraphProto) -> None:
+    """Move loop-invariant nodes of the loops in a graph before the loops, in place."""
     nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
+    for node in graph.node:
         if node.op_type == "Loop":
             body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+            hoist(body)
             moved = loop_invariant_nodes(body)
-            move_shapes(body, model.graph, {name for each in moved for name in each.output})
+            move_shapes(body, graph, {name for each in moved for name in each.output})
             nodes += moved
         nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def with_packed_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model in which the outer loop's body makes the matrices that only a loop inside
+    it multiplies by, from flat constants.
+
+    onnxruntime up to 1.31.1 packs a matrix of a loop's body only if it is a constant of that body
+    or of the graph around it, and unpacked products of a few rows take twice the time. A `Reshape`
+    of a constant becomes such a constant, in less memory than one that is in the body of the file.
+    """
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = copy.graph
+    read = Counter(input_names(graph))
+    for body in (body for node in graph.node for body in bodies_of(node)):
+        inside = [inner for node in body.node for inner in bodies_of(node)]
+        inner = Counter(name for each in inside for name in input_names(each))
+        products = [node for each in inside for node in each.node if node.op_type in PRODUCTS]
+        own = {name for node in products for name in node.input if inner[name] == read[name]}
+        matrices = [item for item in graph.initializer if item.name in own and len(item.dims) > 1]
+        body.node.extend(unflattened(graph, matrices))
+        body.node.sort(key=lambda node: node.op_type != "Reshape" or node.output[0] not in own)
+    return copy
+
+
+def unflattened(
+    graph: onnx.GraphProto, matrices: Sequence[onnx.TensorProto]
+) -> Iterator[onnx.NodeProto]:
+    """Flatten constants of a graph in place, and make nodes that give them their shape again."""
+    for item in matrices:
+        name, shape = item.name, np.array(item.dims, np.int64)
+        item.name = f"{name}/flat"
+        item.dims[:] = [int(np.prod(shape))]
+        graph.initializer.append(numpy_helper.from_array(shape, f"{name}/shape"))
+        inputs = [item.name, f"{name}/shape"]
+        yield helper.make_node("Reshape", inputs, [name], f"{name}/matrix")
 
 
 def loop_invariant_nodes(body: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -178,6 +224,41 @@ class Graph:
         return name
 
 
+def drop_identities(graph: onnx.GraphProto) -> None:
+    """Remove `Identity` nodes from a graph and the bodies of its nodes, in place.
+
+    A tensor keeps its later name. Those stay that make an output of an input, a constant or another
+    output.
+    """
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else []:
+                drop_identities(body)
+    outputs = {value.name for value in graph.output}
+    computed = {name for node in graph.node for name in node.output}
+    for node in [node for node in graph.node if node.op_type == "Identity"]:
+        (source,), (name,) = node.input, node.output
+        if name in outputs and (source in outputs or source not in computed):
+            continue
+        graph.node.remove(node)
+        keep_source = source in outputs or source not in computed
+        rename_tensor(graph, *((name, source) if keep_source else (source, name)))
+        computed = {name for node in graph.node for name in node.output}
+
+
+def rename_tensor(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Give a tensor another name in all nodes of a graph, and in the bodies of these nodes."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+        for body in bodies_of(node):
+            rename_tensor(body, old, new)
+    declared = {value.name for value in graph.value_info}
+    for value in graph.value_info:
+        if value.name == old and new not in declared:
+            value.name = new
+
+
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes and constants that no node reads and that are no outputs."""
     outputs = {value.name for value in graph.output}
@@ -201,11 +282,16 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(shapes)
 
 
+def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The body of a loop, or the branches of a choice; nothing for other nodes."""
+    for attribute in node.attribute:
+        yield from (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs
+
+
 def input_names(graph: onnx.GraphProto) -> Iterator[str]:
     """The names that the nodes of a graph read, including those in the bodies of its nodes."""
     for node in graph.node:
         yield from node.input
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from input_names(body)
-                yield from (value.name for value in body.output)
+        for body in bodies_of(node):
+            yield from input_names(body)
+            yield from (value.name for value in body.output)

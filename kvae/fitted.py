@@ -55,10 +55,11 @@ class Fitted:
         path = self.run.path / "bundle"
         return Sampler.load(path if path.exists() else self.export(path))
 
-    def export(self, path: str | Path, *, int8: bool = False, with_map: bool = True) -> Path:
+    def export(self, path: str | Path, *, weights: str = "float32", with_map: bool = True) -> Path:
         """Write a bundle into the new folder `path`, as `kvae export` does, and return the path.
 
-        `int8` stores weights in eight bits. `with_map` adds a map with up to 500 held-out texts.
+        `weights` is "float32", or "int8" or "int8-latency" for eight bits. `with_map` adds a map
+        with up to 500 held-out texts.
         Raises `ConfigError` if `path` exists, and `CheckFailed` if the bundle is not the model.
         """
         from kvae.export.bundle import write_bundle
@@ -72,7 +73,7 @@ class Fitted:
             run.evaluation,
             prepared.validation,
             labels=prepared.validation_attribute,
-            int8=int8,
+            weights=weights,
             with_map=with_map,
             temperature=run.temperature,
         )

@@ -35,7 +35,7 @@ from .tensors import Tensor
 
 NOT_QUANTIZED = (
     "quantize: the `.keras` file of a quantized TextVAE would not load; "
-    "`kvae export --int8`, or write_bundle(..., int8=True), writes a bundle with int8 weights"
+    "`kvae export --int8`, or write_bundle(..., weights='int8'), writes a bundle with int8 weights"
 )
 
 NEVER = 2**31 - 1

@@ -40,18 +40,25 @@ CHECKSUMS = ("endpoints", "map", "sha256")
 
 OPERATIONS = frozenset(
     """
-    Abs Add And ArgMax BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Concat
-    Constant ConstantOfShape Conv ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf Exp
-    Expand Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity If IsInf
-    IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul
+    Abs Add And ArgMax BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Compress
+    Concat Constant ConstantOfShape Conv ConvTranspose Cos CumSum DequantizeLinear Div Elu Equal Erf
+    Exp Expand Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual Identity If
+    IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax Loop MatMul
     MatMulInteger Max Min Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear Range Reciprocal
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round Selu
-    Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile TopK
-    Transpose Unsqueeze Where
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape ReverseSequence Round ScatterND
+    Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile
+    TopK Transpose Unsqueeze Where
     """.split()  # noqa: SIM905
 )
 """The operations that an exported graph may contain; export checks them too. None of them reads a
 file, runs foreign code or draws random numbers."""
+
+ONNXRUNTIME_DOMAIN = "com.microsoft"
+"""The domain of the operations that only onnxruntime has."""
+
+FURTHER_OPERATIONS = {"int8-latency": frozenset({f"{ONNXRUNTIME_DOMAIN}.MatMulNBits"})}
+"""Operations that a graph may contain as well, by the kind of its quantization. Only onnxruntime
+runs them."""
 
 SECOND_AXES: dict[str, dict[str, str]] = {
     "sampler": {"z": "size"},
@@ -204,14 +211,25 @@ def checked_graph(bundle: Bundle, name: str) -> Path:
         contents = contents_of(content)
     except NotOnnx as error:
         raise BundleError(f"{file}: not an ONNX file ({error}); export the bundle again") from error
-    check_contents(file, contents, len(content))
+    check_contents(file, contents, len(content), allowed_operations(bundle.manifest))
     check_metadata(file, name, contents.metadata, bundle.manifest)
     check_shapes(file, name, contents.shapes, bundle.manifest)
     return file
 
 
-def check_contents(file: Path, contents: Contents, size: int) -> None:
-    """Raise `BundleError` for a graph of `size` bytes that a runtime should not load."""
+def quantization_kind(manifest: Mapping[str, Any]) -> str:
+    """The kind of the quantization of a bundle: "" for float32."""
+    return str(manifest.get("quantization", {}).get("kind", ""))
+
+
+def allowed_operations(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """The operations that the graphs of a bundle may contain."""
+    return OPERATIONS | FURTHER_OPERATIONS.get(quantization_kind(manifest), frozenset())
+
+
+def check_contents(file: Path, contents: Contents, size: int, allowed: frozenset[str]) -> None:
+    """Raise `BundleError` for a graph of `size` bytes that a runtime should not load, and for
+    operations that are not `allowed`."""
     if contents.external:
         raise BundleError(
             f"{file}: keeps weights in other files, which a bundle never does; export it again"
@@ -222,7 +240,7 @@ def check_contents(file: Path, contents: Contents, size: int) -> None:
             f"{file}: written for ONNX operator set {opset}, this kvae reads {OPSET}; "
             "export it again"
         )
-    foreign = sorted(contents.operations - OPERATIONS)
+    foreign = sorted(contents.operations - allowed)
     if foreign:
         raise BundleError(
             f"{file}: contains operations that kvae never exports "

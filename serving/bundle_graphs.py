@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .alphabet import START, Alphabet
-from .bundle import Bundle
+from .bundle import FURTHER_OPERATIONS, Bundle, quantization_kind
 from .checks import as_int, check_one_of
 from .choices import DRAWING
 from .errors import ConfigError
@@ -33,6 +33,7 @@ class BundleGraphs:
         plain: bool = False,
     ) -> None:
         check_one_of("runtime", runtime, RUNTIMES)
+        check_runtime(bundle, runtime)
         self.runtime, self.plain = runtime, plain
         self.bundle, self.manifest = bundle, bundle.manifest
         self.alphabet = Alphabet.from_dict(bundle.manifest["vocabulary"])
@@ -209,3 +210,13 @@ class BundleGraphs:
         self, endpoint: str, stop: RunOptions | None = None, /, **inputs: Any
     ) -> list[np.ndarray]:
         return run(self._session(endpoint), endpoint, inputs, stop or current_options())
+
+
+def check_runtime(bundle: Bundle, runtime: str) -> None:
+    """Raise `ConfigError` for a runtime that lacks the operations of a bundle."""
+    kind = quantization_kind(bundle.manifest)
+    if runtime != OWN and kind in FURTHER_OPERATIONS:
+        raise ConfigError(
+            f"{bundle.path}: its weights are {kind}, which only {OWN} runs, not {runtime}; load it "
+            f"with runtime {OWN!r}, or export it with `kvae export --weights int8`"
+        )

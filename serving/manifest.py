@@ -204,13 +204,14 @@ DESCRIPTION: dict[str, Any] = {
         "tolerance": SIZE,
     },
     "quantization?": {
-        "kind": one_of("int8"),
+        "kind": one_of("int8", "int8-latency"),
         "texts": COUNT,
         "symbols": COUNT,
         "likeliest_symbols_unchanged": SHARE,
         "bound": NUMBER,
         "bound_in_float32": NUMBER,
         "size_ratio": SIZE,
+        "runtime?": one_of("onnxruntime"),
     },
     "seed_test": {
         "seed": COUNT,

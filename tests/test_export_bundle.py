@@ -18,6 +18,7 @@ from kvae.export.all_graphs import bundle_graphs
 from kvae.export.bundle import write_bundle
 from kvae.export.convert import to_onnx
 from kvae.export.parity import compare, greedy_rows_agree
+from kvae.export.quantization import nested
 from kvae.runs import load_run
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import read_bundle
@@ -86,7 +87,9 @@ def test_a_graph_that_is_not_the_model_is_deleted(
 
     def damaged(model: Any, *options: bool) -> dict[str, onnx.ModelProto]:
         graphs = bundle_graphs(model)
-        tensors = [item for item in graphs[endpoint].graph.initializer if tuple(item.dims) == shape]
+        found = [graphs[endpoint].graph, *nested(graphs[endpoint].graph)]
+        constants = [item for graph in found for item in graph.initializer]
+        tensors = [item for item in constants if tuple(item.dims) == shape]
         weights = next(
             item for item in tensors if item.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
         )

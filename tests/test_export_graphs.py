@@ -15,7 +15,10 @@ from kvae.export.choices import choose
 from kvae.export.convert import nodes_of
 from kvae.export.converted_parts import SharedParts
 from kvae.export.graphs import CHOICES, sampler_graph
+from kvae.export.loops import BLOCK
 from kvae.export.nodes import Nodes, tensor
+from kvae.export.parity import decoding_loops
+from kvae.export.simplify import with_packed_matrices
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.logit_masks import MASKED_LOGIT, logit_mask
 
@@ -70,7 +73,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def sample(model: Any) -> Any:
-    return runner(sampler_graph(SharedParts.of(model)))
+    return runner(with_packed_matrices(sampler_graph(SharedParts.of(model))))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -238,6 +241,45 @@ def test_decoding_stops_when_every_row_has_ended(model: Any) -> None:
     ids, lengths, _ = runner(sampler_graph(SharedParts.of(biased)))()
     assert ids.shape == (60, 1)
     assert (lengths == 0).all()
+
+
+def ending_model() -> Any:
+    """A model whose texts end at every position."""
+    biased = small_model()
+    biased.head.classify.bias.assign(np.array([0, 0, 1.0, 0, 0, 0, 0, 0, 0], np.float32))
+    return biased
+
+
+def test_texts_are_those_of_one_block_although_rows_leave_the_batch() -> None:
+    graph = sampler_graph(SharedParts.of(ending_model()))
+    found = runner(graph)(temperature=1.0)
+    (block,) = (item for item in graph.graph.initializer if item.name == BLOCK)
+    block.CopyFrom(onnx.numpy_helper.from_array(np.array(16), BLOCK))
+    assert len(set(found[1].tolist())) > 8
+    for one, other in zip(found, runner(graph)(temperature=1.0), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_step_of_the_sampling_loop_has_few_nodes(model: Any) -> None:
+    graph = sampler_graph(SharedParts.of(model)).graph
+    assert "Identity" not in {node.op_type for node in nodes_of(graph)}
+    _, (_, body) = decoding_loops(graph)
+    assert len(body.node) <= 34
+
+
+def test_matrices_of_a_step_are_made_in_the_loop_around_it(model: Any) -> None:
+    plain = sampler_graph(SharedParts.of(model))
+    packed = with_packed_matrices(plain)
+    onnx.checker.check_model(packed, full_check=True)
+    (_, around), _ = decoding_loops(packed.graph)
+    assert [node.op_type for node in around.node[:2]] == ["Reshape", "Reshape"]
+    assert {node.name for node in around.node[:2]} == {
+        f"{item.name.removesuffix('/flat')}/matrix"
+        for item in packed.graph.initializer
+        if item.name.endswith("/flat")
+    }
+    for one, other in zip(runner(packed)(), runner(plain)(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_max_length_bounds_the_text(sample: Any) -> None:

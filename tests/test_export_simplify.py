@@ -14,7 +14,7 @@ import tf2onnx
 
 from kvae.export.converted_parts import SharedParts
 from kvae.export.nodes import Nodes, tensor
-from kvae.export.simplify import hoisted, simplified
+from kvae.export.simplify import drop_identities, hoisted, simplified
 
 from .conftest import everyday, small_model
 from .test_kvae_heads import CONVOLUTIONS, RECURRENT, VARIANTS
@@ -154,3 +154,23 @@ def test_what_no_turn_changes_is_computed_before_the_loop() -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_identities_go_and_outputs_keep_their_names() -> None:
+    g = Nodes()
+    first = g.named(g.Neg(g.Identity("x")), "first")
+    g.named(first, "second")
+    g.named("x", "third")
+    model = g.model(
+        "names", [tensor("x", "float", 2)], [tensor(f"{n}", "float", 2) for n in OUTPUTS]
+    )
+    drop_identities(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert sorted(node.op_type for node in model.graph.node) == ["Identity", "Identity", "Neg"]
+    x = np.array([1.0, -2.0], np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for found, expected in zip(session.run(OUTPUTS, {"x": x}), (-x, -x, x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+OUTPUTS = ("first", "second", "third")

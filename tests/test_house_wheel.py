@@ -171,7 +171,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             model = small_model(**SYSTEMS[kind], **settings)
             config = Config(model=model.model_config, objective=model.objective_config)
             write_bundle(
-                model, Alphabet(tuple("abcde")), config, folder / kind, int8=bool(settings)
+                model,
+                Alphabet(tuple("abcde")),
+                config,
+                folder / kind,
+                weights="int8" if settings else "float32",
             )
     return [str(folder / kind) for kind in KINDS]
 

@@ -59,7 +59,13 @@ RUN_FILES = (MODEL, METRICS, LOGS, REPORT, CHECKPOINTS, DIVERGED, IDENTITY, VOCA
 """Files and folders of a run, in the order in which they are removed. A folder counts as a run
 until the last two are gone."""
 
-FILES_OF_OTHER_COMMANDS = ("bundle", "bundle-int8", "result.json", "results.json")
+FILES_OF_OTHER_COMMANDS = (
+    "bundle",
+    "bundle-int8",
+    "bundle-int8-latency",
+    "result.json",
+    "results.json",
+)
 """Files and folders that `kvae export`, `kvae reproduce` and `kvae tune` write into a run folder
 about that run."""
 

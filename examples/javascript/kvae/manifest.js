@@ -113,13 +113,14 @@ const DESCRIPTION = {
     tolerance: SIZE,
   },
   "quantization?": {
-    kind: oneOf("int8"),
+    kind: oneOf("int8", "int8-latency"),
     texts: COUNT,
     symbols: COUNT,
     likeliest_symbols_unchanged: SHARE,
     bound: NUMBER,
     bound_in_float32: NUMBER,
     size_ratio: SIZE,
+    "runtime?": oneOf("onnxruntime"),
   },
   seed_test: {
     seed: whole(0, Number.MAX_SAFE_INTEGER),
