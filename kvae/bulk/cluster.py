@@ -36,7 +36,7 @@ def write_shards(
     from being written. Raises the error of the first one at the end.
     """
     with client_of(scheduler, workers or min(usable_cores(), len(shards)), say) as client:
-        if address := dashboard_of(client):
+        if address := dashboard_of(client, scheduler):
             say(f"dashboard: {address}")
         futures = client.map(write_shard, shards, pure=False)
         follow(futures, [shard.count for shard in shards], say)
@@ -56,7 +56,7 @@ def client_of(scheduler: str | None, workers: int, say: Callable[[str], None]) -
         "n_workers": workers,
         "threads_per_worker": 1,
         "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0" if find_spec("bokeh") else None,
+        "dashboard_address": "127.0.0.1:0",  # without one, Dask listens on 8787
         "silence_logs": logging.CRITICAL,
     }
     try:
@@ -77,8 +77,11 @@ def client_of(scheduler: str | None, workers: int, say: Callable[[str], None]) -
         yield client
 
 
-def dashboard_of(client: Client) -> str | None:
-    """The address of the dashboard of a cluster, or None if it has none."""
+def dashboard_of(client: Client, scheduler: str | None) -> str | None:
+    """The address of the dashboard, or None if there is none. That of this machine needs the
+    package bokeh."""
+    if scheduler is None:
+        return client.dashboard_link if find_spec("bokeh") else None
     services = client.scheduler_info().get("services", {})
     return client.dashboard_link if "dashboard" in services else None
 
