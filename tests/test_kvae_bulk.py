@@ -124,8 +124,8 @@ def test_scores_are_those_of_the_sampler_whatever_the_shards(
         assert found["place"] == list(range(1, len(rows) + 3))
         assert found["id"] == [*(name for name, _ in rows), "7", None]
         expected = sampler.score(found["text"], samples=2, seed=5, too_long="cut")
-        for name in ("text", "bound", "reconstruction", "kl", "bits_per_character"):
-            assert found[name] == [getattr(score, name) for score in expected]
+        for name in ("bound", "reconstruction", "kl", "bits_per_character"):
+            assert found[name] == pytest.approx([getattr(score, name) for score in expected])
 
 
 def test_codes_are_those_of_the_sampler(
