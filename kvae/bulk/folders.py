@@ -14,8 +14,9 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kvae.serving.errors import ConfigError, DataError, first_line
 from kvae.texts.records import Records
@@ -38,7 +39,8 @@ DEFAULTS: Mapping[str, Callable[[], int]] = {
 """Values of a request that may be left open. A folder with files keeps those that it began with."""
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """A file to write, as a worker of Dask receives it."""
 
     number: int
