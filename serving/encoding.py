@@ -106,11 +106,11 @@ class Encoding(BundleGraphs):
         codes per text.
 
         The score of a text depends only on the text and `seed`. Texts of similar length are scored
-        together, since a batch takes as many steps as its longest text has tokens. Units that the model does not know
-        count as the unknown symbol, or are refused (`unknown="refuse"`). Texts that are too long
-        are refused, or cut (`too_long="cut"`). `attribute` is the label of all texts. Without it, a
-        model that was trained with labels infers the label of each text, and the cost of that is
-        part of `kl`.
+        together, since a batch takes as many steps as its longest text has tokens. Units that the
+        model does not know count as the unknown symbol, or are refused (`unknown="refuse"`). Texts
+        that are too long are refused, or cut (`too_long="cut"`). `attribute` is the label of all
+        texts. Without it, a model that was trained with labels infers the label of each text, and
+        the cost of that is part of `kl`.
         """
         samples = as_int("samples", samples, 1, MAXIMA["row"])
         seed = as_int("seed", seed, 0, MAXIMA["seed"])

@@ -310,7 +310,7 @@ def test_a_bundle_with_a_map_is_used_and_published_without_it(
     assert node("node.mjs", str(map_folder), "verify").returncode == 0
     assert node("serve.mjs", str(map_folder), "--write", str(tmp_path / "site")).returncode == 0
     written = {path.name for path in (tmp_path / "site" / "bundle").iterdir()}
-    assert written == {path.name for path in map_folder.iterdir()} - {"map.json"}
+    assert written == {path.name for path in map_folder.iterdir()} - {"map.json", "README.md"}
 
 
 # --- symbols --------------------------------------------------------------------------------------
