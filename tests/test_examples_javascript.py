@@ -282,6 +282,44 @@ def test_node_reads_texts_as_python_does(bundle_folder: Path) -> None:
     assert found["replaced"] == sampler.reconstruct("KA?", unknown="replace")
 
 
+WINDOWS = ["a cat " * 8, "\n".join(["über the sat a"] * 3 + ["cat"])]
+"""Texts of sixteen words, line breaks and an unknown one among them."""
+
+
+def test_node_scores_texts_as_python_does(bundle: Path) -> None:
+    sampler = Sampler.load(bundle)
+    texts = ["KAMITO", "NE", "", "KA?🙂", "N" * 15]
+    if sampler.manifest["mode"] == "windows":
+        texts = WINDOWS
+    work = f"{LOADED} return sampler.score(given.texts, given.options);"
+    for options in ({}, {"samples": 3, "seed": 2**40 + 5}):
+        found = evaluated(work, {"bundle": str(bundle), "texts": texts, "options": options})
+        for score, expected in zip(found, sampler.score(texts, **options), strict=True):
+            assert score["text"] == expected.text
+            for name in ("bound", "reconstruction", "kl", "bits_per_character"):
+                value = getattr(expected, name)
+                assert score[javascript_name(name)] == pytest.approx(value, rel=1e-4, abs=1e-4)
+            assert score["nats"] == pytest.approx(list(expected.nats), rel=1e-4, abs=1e-4)
+
+
+def test_node_scores_many_texts_in_the_order_of_the_input(
+    labelled_bytes: Path, bundle_folder: Path
+) -> None:
+    texts = ["KAMITORUNE"[: 1 + number * 7 % 10] for number in range(300)]
+    work = f"{LOADED} return sampler.score(given.texts, {{ attribute: given.attribute }});"
+    for bundle, attribute in ((labelled_bytes, "long"), (bundle_folder, None)):
+        given = {"bundle": str(bundle), "texts": texts}
+        found = evaluated(work, {**given, **({"attribute": attribute} if attribute else {})})
+        expected = Sampler.load(bundle).score(texts, attribute=attribute)
+        assert [score["text"] for score in found] == texts
+        bounds = [score.bound for score in expected]
+        assert [score["bound"] for score in found] == pytest.approx(bounds, rel=1e-4, abs=1e-4)
+    done = node("node.mjs", str(bundle_folder), "score", "KAMITO", "--samples", "2", "--json")
+    (score,) = json.loads(done.stdout)["scores"]
+    expected = Sampler.load(bundle_folder).score("KAMITO", samples=2)
+    assert score["bound"] == pytest.approx(expected[0].bound, rel=1e-4)
+
+
 def test_the_command_prints_texts_or_json(bundle_folder: Path) -> None:
     expected = Sampler.load(bundle_folder).sample(4, seed=2, temperature=0.8, top_k=3)
     arguments = [
@@ -310,7 +348,7 @@ def test_a_bundle_with_a_map_is_used_and_published_without_it(
     assert node("node.mjs", str(map_folder), "verify").returncode == 0
     assert node("serve.mjs", str(map_folder), "--write", str(tmp_path / "site")).returncode == 0
     written = {path.name for path in (tmp_path / "site" / "bundle").iterdir()}
-    assert written == {path.name for path in map_folder.iterdir()} - {"map.json", "README.md"}
+    assert written == {path.name for path in map_folder.iterdir()} - {"map.json"}
 
 
 # --- symbols --------------------------------------------------------------------------------------
@@ -659,6 +697,8 @@ def test_a_symbol_of_javascript_is_what_its_tokenizer_makes(
         (["--attribute", "x"], ConfigError, "trained without labels"),
         (["sing"], ConfigError, "'sing' is unknown"),
         (["encode", "KA?"], DataError, '"?" 1'),
+        (["score", "KA?", "--unknown", "refuse"], DataError, '"?" 1'),
+        (["score", "KA", "--samples", "0"], ConfigError, "samples must be a whole number"),
         (["encode", "KA" * 20], DataError, "has 40 characters, the model takes at most 15"),
     ],
 )
