@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all gpu-wheels rehearse-gpu check docs format wheel clean
+.PHONY: demo test test-jax test-javascript test-c test-ranges test-oldest test-all gpu-wheels rehearse-gpu check docs format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
@@ -21,6 +21,9 @@ test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 
 	cd examples/javascript && npm install --no-package-lock --no-audit --no-fund
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" -n auto --dist worksteal tests/test_examples_javascript.py \
 		tests/test_serving_page.py
+
+test-c: $(READY)  ## the client in C: needs cc, libcjson-dev and the headers of onnxruntime, whose folder KVAE_ONNXRUNTIME_HEADERS names
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m compiler tests/test_examples_c.py
 
 test-ranges: $(READY)  ## the sampler alone with the lowest and with the newest numpy and onnxruntime
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ranges tests/test_house_wheel.py

@@ -36,7 +36,6 @@ from .test_training_vocabularies import MADE, TRAINED_ON, read
 from .test_training_vocabularies import TEXTS as TRAINED_TEXTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "javascript"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "javascript.md"
 NODE = shutil.which("node")
 CHROMIUM = (
     os.environ.get("KVAE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -880,15 +879,3 @@ def test_the_page_runs_from_any_web_server(bundle_folder: Path, tmp_path: Path) 
         (shown,) = driven(f"http://localhost:{server.server_port}/site/web/")
         server.shutdown()
     assert shown["text"] == Sampler.load(bundle_folder).sample(1, seed=0, greedy=True)[0]
-
-
-# --- other languages ------------------------------------------------------------------------------
-
-
-def test_the_recipe_for_other_languages_writes_the_texts_of_the_sampler(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (recipe,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(bundle_folder.parent)
-    exec(recipe, {})
-    assert capsys.readouterr().out.splitlines() == Sampler.load(bundle_folder).sample(5, seed=0)
