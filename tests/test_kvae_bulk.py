@@ -210,13 +210,34 @@ def test_what_makes_no_sense_is_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["letter.txt", "_texts/letter.txt", "part-000000.parquet"])
 def test_a_folder_with_other_files_is_left_alone(
-    bulk: Bulk, bundle_folder: Path, tmp_path: Path
+    bulk: Bulk, bundle_folder: Path, tmp_path: Path, name: str
 ) -> None:
-    (tmp_path / "letter.txt").write_text("hello")
-    code, _, err = bulk("sample", bundle_folder, "-n", 3, "--out", tmp_path)
-    assert (code, [path.name for path in tmp_path.iterdir()]) == (2, ["letter.txt"])
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("hello")
+    code, _, err = bulk("sample", bundle_folder, "-n", 3, "--out", tmp_path / "out")
+    assert (code, file.read_text()) == (2, "hello")
     assert "has other files" in err
+
+
+def test_damaged_files_are_named_and_kept(
+    bulk: Bulk, bundle_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["score", bundle_folder, corpus_file, "--out", out, "--shard-size", 100]
+    assert bulk(*command)[0] == 0
+    (out / "part-000001.parquet").write_bytes(b"PAR1 cut off")
+    kept = times(out)
+    code, _, err = bulk(*command)
+    assert code == 4
+    assert "part-000001.parquet: cannot be read" in err.splitlines()[-1]
+    (out / "_request.json").write_text("{")
+    code, _, err = bulk(*command)
+    assert code == 4
+    assert "_request.json: damaged" in err.splitlines()[-1]
+    assert times(out) == kept
 
 
 def test_a_cluster_that_does_not_answer_is_named(

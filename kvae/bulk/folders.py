@@ -71,11 +71,8 @@ def opened_folder(folder: Path, asked: Mapping[str, Any]) -> Iterator[dict[str, 
 
     Raises `ConfigError` if the folder has files of another request, or has other content.
     """
-    record = folder / REQUEST
+    known = known_request(folder)
     tidy(folder)
-    known = json.loads(record.read_text(encoding="utf-8")) if numbers_in(folder) else {}
-    if not known and not record.exists() and has_content(folder):
-        raise ConfigError(f"{folder} has other files; give a new or an empty folder to --out")
     request = {
         name: known.get(name, DEFAULTS[name]()) if value is None and name in DEFAULTS else value
         for name, value in asked.items()
@@ -83,12 +80,31 @@ def opened_folder(folder: Path, asked: Mapping[str, Any]) -> Iterator[dict[str, 
     if known:
         check_same_request(folder, known, request)
     try:
-        write_text(record, json.dumps(request, indent=1) + "\n")
+        write_text(folder / REQUEST, json.dumps(request, indent=1) + "\n")
         yield request
     finally:
         tidy(folder)
         if not numbers_in(folder):
-            record.unlink(missing_ok=True)
+            (folder / REQUEST).unlink(missing_ok=True)
+
+
+def known_request(folder: Path) -> dict[str, Any]:
+    """The request of the files in a folder; empty if it has none. Raises `ConfigError` for a folder
+    that is not of a bulk command, and `DataError` for a damaged request."""
+    record = folder / REQUEST
+    if not record.is_file():
+        if has_content(folder):
+            raise ConfigError(f"{folder} has other files; give a new or an empty folder to --out")
+        return {}
+    if not numbers_in(folder):
+        return {}
+    try:
+        known = json.loads(record.read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"{record}: damaged, it is not JSON ({first_line(error)}); give another folder to --out"
+        ) from error
+    return dict(known)
 
 
 def check_same_request(folder: Path, known: Mapping[str, Any], request: Mapping[str, Any]) -> None:
