@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
+
+from kvae.serving.errors import DataError
 
 Bulk = Callable[..., tuple[int, dict[str, Any], str]]
 
@@ -249,6 +252,19 @@ def test_a_cluster_that_does_not_answer_is_named(
     assert code == 2
     assert "no Dask scheduler answers" in err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_work_that_a_cluster_loses_is_an_error_of_one_line(scheduler: str) -> None:
+    from kvae.bulk.cluster import error_of
+
+    with Client(scheduler) as client:
+        lost, broken = client.submit(time.sleep, 1), client.submit(divmod, 1, 0)
+        lost.cancel()
+        for future, name in ((lost, "Cancelled"), (broken, "ZeroDivisionError")):
+            error = error_of(future)
+            assert isinstance(error, DataError)
+            assert "a worker of Dask failed" in str(error)
+            assert name in str(error)
 
 
 def test_without_dask_the_extra_is_named(

@@ -52,21 +52,7 @@ def write_shards(
 def client_of(scheduler: str | None, workers: int, say: Callable[[str], None]) -> Iterator[Client]:
     """Context with the client of a cluster, or of processes that end with it. Raises `ConfigError`
     if no scheduler answers."""
-    local = {
-        "n_workers": workers,
-        "threads_per_worker": 1,
-        "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0",  # without one, Dask listens on 8787
-        "silence_logs": logging.CRITICAL,
-    }
-    try:
-        client = Client(scheduler, timeout=ANSWER_SECONDS) if scheduler else Client(**local)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--scheduler {scheduler}: no Dask scheduler answers ({first_line(error)}); "
-            f"start one with `dask scheduler`, or leave the option out"
-        ) from error
-    with client:
+    with remote_client(scheduler) if scheduler else local_client(workers) as client:
         threads = sum(client.nthreads().values())
         if scheduler:
             say(f"{threads:,} threads of workers at {scheduler}")
@@ -75,6 +61,28 @@ def client_of(scheduler: str | None, workers: int, say: Callable[[str], None]) -
         else:
             say(f"{threads:,} processes on this machine")
         yield client
+
+
+def local_client(workers: int) -> Client:
+    """The client of so many processes on this machine, which nothing outside it reaches."""
+    return Client(
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",  # without one, Dask listens on 8787
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def remote_client(scheduler: str) -> Client:
+    """The client of a cluster. Raises `ConfigError` if its scheduler does not answer."""
+    try:
+        return Client(scheduler, timeout=ANSWER_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--scheduler {scheduler}: no Dask scheduler answers ({first_line(error)}); "
+            f"start one with `dask scheduler`, or leave the option out"
+        ) from error
 
 
 def dashboard_of(client: Client, scheduler: str | None) -> str | None:
@@ -103,7 +111,8 @@ def follow(futures: Sequence[Future], counts: Sequence[int], say: Callable[[str]
 
 def error_of(future: Future) -> KvaeError | None:
     """What went wrong with a shard, or None."""
-    error = future.exception() or future.result()
-    if error is None or isinstance(error, KvaeError):
-        return error
-    return DataError(f"a worker of Dask failed ({type(error).__name__}: {first_line(error)})")
+    try:
+        found: KvaeError | None = future.result()
+    except Exception as error:  # of a worker that died, a lost scheduler, or a missing package
+        return DataError(f"a worker of Dask failed ({type(error).__name__}: {first_line(error)})")
+    return found
