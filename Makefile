@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-jax test-javascript test-ranges test-oldest test-all gpu-wheels rehearse-gpu check docs format wheel clean
+.PHONY: demo test test-jax test-javascript test-c test-ranges test-oldest test-all gpu-wheels rehearse-gpu check docs format wheel clean
 
 demo: $(READY)  ## train, export, verify and sample a small model
 	$(BIN)/kvae demo --out runs/demo --overwrite
@@ -22,6 +22,9 @@ test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m "javascript and not nightly" -n auto --dist worksteal tests/test_examples_javascript.py \
 		tests/test_serving_page.py
 
+test-c: $(READY)  ## the client in C: needs cc, libcjson-dev and the headers of onnxruntime, whose folder KVAE_ONNXRUNTIME_HEADERS names
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -m compiler tests/test_examples_c.py
+
 test-ranges: $(READY)  ## the sampler alone with the lowest and with the newest numpy and onnxruntime
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ranges tests/test_house_wheel.py
 
@@ -32,7 +35,7 @@ test-oldest:  ## every extra in its lowest version, in an environment of its own
 	KERAS_BACKEND=jax $(OLDEST)/bin/pytest -m "both and not slow" tests/test_kvae_model.py tests/test_training_fit.py
 	KERAS_BACKEND=tensorflow $(OLDEST)/bin/pytest $(addprefix tests/test_,$(addsuffix .py,kvae_model training_fit \
 		training_experiment training_backends training_tensorboard training_tokenizers training_text_metrics training_tune \
-		kvae_texts_formats export_bundle export_systems export_quantization export_saved_model serving_sampler serving_server examples_bulk house_wheel))
+		kvae_texts_formats export_bundle export_systems export_quantization export_saved_model serving_sampler serving_server kvae_bulk house_wheel))
 
 test-all: $(READY)  ## the slow ones too, and on JAX all that run there
 	KERAS_BACKEND=jax $(BIN)/pytest -m "both or jax"

@@ -20,7 +20,14 @@ from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.runs import nonfinite_to_none
 from kvae.serving.alphabet import PAD, Alphabet
-from kvae.serving.bundle import MANIFEST, METADATA_KEY, Bundle, manifest_text, metadata_text
+from kvae.serving.bundle import (
+    CARD,
+    MANIFEST,
+    METADATA_KEY,
+    Bundle,
+    manifest_text,
+    metadata_text,
+)
 from kvae.serving.checks import check_one_of
 from kvae.serving.choices import DRAWING, choices
 from kvae.serving.errors import ConfigError
@@ -32,6 +39,7 @@ from kvae.slots import HEADS
 from kvae.writing import atomic_create
 
 from .all_graphs import bundle_graphs
+from .card import card_of
 from .convert import check_backend
 from .latent_map import latent_map, write_map
 from .loops import HIDDEN_STATE
@@ -102,6 +110,7 @@ def write_bundle(
         if content is not None:
             manifest["map"] = write_map(partial, content, manifest)
         write_files(partial, manifest, graphs)
+        (partial / CARD).write_text(card_of(manifest), "utf-8", errors="backslashreplace")
         verify(partial)
     tell("done")
     return manifest

@@ -22,6 +22,7 @@ from kvae.serving.errors import DataError, KvaeError
 
 from . import __version__
 from .commands import (
+    bulk,
     codes,
     compare,
     data,
@@ -58,12 +59,16 @@ COMMANDS = (
     score,
     codes,
     walks,
+    bulk,
     serve,
     reproduce,
     presets,
     data,
 )
 """The files of the commands, in the order of `kvae --help`."""
+
+RESTARTABLE = ("tune", "reproduce", "bulk")
+"""Commands that keep what they have done and go on when they are run again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,4 +130,4 @@ def resume_hint(options: argparse.Namespace) -> str:
     """The end of an error message: how to continue a command that kept a part of its work."""
     if options.command == "train" and any((Path(options.out) / CHECKPOINTS).glob("*.npz")):
         return f"; then `kvae train --resume --out {quote(options.out)}` goes on"
-    return "; then the same command goes on" if options.command in ("tune", "reproduce") else ""
+    return "; then the same command goes on" if options.command in RESTARTABLE else ""

@@ -32,6 +32,11 @@ OPSET = 18
 """The ONNX operator set of every graph: the newest that tf2onnx 1.17 writes."""
 
 MANIFEST = "manifest.json"
+
+CARD = "README.md"
+"""What the model is, for people. The manifest does not name it, so its owner may edit or delete
+it."""
+
 METADATA_KEY = "kvae"
 """Metadata key under which every ONNX file repeats the manifest, without the list of files."""
 

@@ -105,22 +105,25 @@ class Encoding(BundleGraphs):
         """An upper bound on -log p(text) of each text, in nats, averaged over `samples` latent
         codes per text.
 
-        The score of a text depends only on the text and `seed`. Units that the model does not know
-        count as the unknown symbol, or are refused (`unknown="refuse"`). Texts that are too long
-        are refused, or cut (`too_long="cut"`). `attribute` is the label of all texts. Without it, a
-        model that was trained with labels infers the label of each text, and the cost of that is
-        part of `kl`.
+        The score of a text depends only on the text and `seed`. Texts of similar length are scored
+        together, since a batch takes as many steps as its longest text has tokens. Units that the
+        model does not know count as the unknown symbol, or are refused (`unknown="refuse"`). Texts
+        that are too long are refused, or cut (`too_long="cut"`). `attribute` is the label of all
+        texts. Without it, a model that was trained with labels infers the label of each text, and
+        the cost of that is part of `kl`.
         """
         samples = as_int("samples", samples, 1, MAXIMA["row"])
         seed = as_int("seed", seed, 0, MAXIMA["seed"])
         self._check_attribute(attribute)
         texts = as_texts(texts)
         tokens = self._tokens(texts, unknown, too_long)
-        scores: list[Score] = []
+        order, scores = longest_first(tokens), dict[int, Score]()
         for start, count in chunks(len(tokens)):
-            chunk = slice(start, start + count)
-            scores += self._score(texts[chunk], tokens[chunk], samples, seed, attribute)
-        return scores
+            places = order[start : start + count]
+            batch = [texts[place] for place in places]
+            found = self._score(batch, tokens[places], samples, seed, attribute)
+            scores |= zip(places.tolist(), found, strict=True)
+        return [scores[place] for place in range(len(texts))]
 
     def _score(
         self, texts: list[str], tokens: np.ndarray, samples: int, seed: int, attribute: str | None
@@ -134,6 +137,12 @@ class Encoding(BundleGraphs):
             kl, nats = kl + sample_kl, nats + sample_nats
         kl, nats = kl / samples, nats / samples
         return scores_of(texts, tokens, kl, nats, self.manifest["mode"] == "lines")
+
+
+def longest_first(tokens: np.ndarray) -> np.ndarray:
+    """The places of rows of ids (n, T) in the order of their lengths, the longest first; equal ones
+    in their order."""
+    return np.argsort(-np.count_nonzero(tokens, axis=1), kind="stable")
 
 
 def chunks(n: int, copies: int = 1) -> Iterator[tuple[int, int]]:

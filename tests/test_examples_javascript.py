@@ -36,7 +36,6 @@ from .test_training_vocabularies import MADE, TRAINED_ON, read
 from .test_training_vocabularies import TEXTS as TRAINED_TEXTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "javascript"
-DOCUMENT = Path(__file__).parents[1] / "docs" / "javascript.md"
 NODE = shutil.which("node")
 CHROMIUM = (
     os.environ.get("KVAE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -294,6 +293,44 @@ def test_node_reads_texts_as_python_does(bundle_folder: Path) -> None:
     assert found["reconstructions"] == sampler.reconstruct(texts)
     assert found["between"] == sampler.interpolate("KAMITO", "NE", steps=5)
     assert found["replaced"] == sampler.reconstruct("KA?", unknown="replace")
+
+
+WINDOWS = ["a cat " * 8, "\n".join(["über the sat a"] * 3 + ["cat"])]
+"""Texts of sixteen words, line breaks and an unknown one among them."""
+
+
+def test_node_scores_texts_as_python_does(bundle: Path) -> None:
+    sampler = Sampler.load(bundle)
+    texts = ["KAMITO", "NE", "", "KA?🙂", "N" * 15]
+    if sampler.manifest["mode"] == "windows":
+        texts = WINDOWS
+    work = f"{LOADED} return sampler.score(given.texts, given.options);"
+    for options in ({}, {"samples": 3, "seed": 2**40 + 5}):
+        found = evaluated(work, {"bundle": str(bundle), "texts": texts, "options": options})
+        for score, expected in zip(found, sampler.score(texts, **options), strict=True):
+            assert score["text"] == expected.text
+            for name in ("bound", "reconstruction", "kl", "bits_per_character"):
+                value = getattr(expected, name)
+                assert score[javascript_name(name)] == pytest.approx(value, rel=1e-4, abs=1e-4)
+            assert score["nats"] == pytest.approx(list(expected.nats), rel=1e-4, abs=1e-4)
+
+
+def test_node_scores_many_texts_in_the_order_of_the_input(
+    labelled_bytes: Path, bundle_folder: Path
+) -> None:
+    texts = ["KAMITORUNE"[: 1 + number * 7 % 10] for number in range(300)]
+    work = f"{LOADED} return sampler.score(given.texts, {{ attribute: given.attribute }});"
+    for bundle, attribute in ((labelled_bytes, "long"), (bundle_folder, None)):
+        given = {"bundle": str(bundle), "texts": texts}
+        found = evaluated(work, {**given, **({"attribute": attribute} if attribute else {})})
+        expected = Sampler.load(bundle).score(texts, attribute=attribute)
+        assert [score["text"] for score in found] == texts
+        bounds = [score.bound for score in expected]
+        assert [score["bound"] for score in found] == pytest.approx(bounds, rel=1e-4, abs=1e-4)
+    done = node("node.mjs", str(bundle_folder), "score", "KAMITO", "--samples", "2", "--json")
+    (score,) = json.loads(done.stdout)["scores"]
+    expected = Sampler.load(bundle_folder).score("KAMITO", samples=2)
+    assert score["bound"] == pytest.approx(expected[0].bound, rel=1e-4)
 
 
 def test_the_command_prints_texts_or_json(bundle_folder: Path) -> None:
@@ -673,6 +710,8 @@ def test_a_symbol_of_javascript_is_what_its_tokenizer_makes(
         (["--attribute", "x"], ConfigError, "trained without labels"),
         (["sing"], ConfigError, "'sing' is unknown"),
         (["encode", "KA?"], DataError, '"?" 1'),
+        (["score", "KA?", "--unknown", "refuse"], DataError, '"?" 1'),
+        (["score", "KA", "--samples", "0"], ConfigError, "samples must be a whole number"),
         (["encode", "KA" * 20], DataError, "has 40 characters, the model takes at most 15"),
     ],
 )
@@ -854,15 +893,3 @@ def test_the_page_runs_from_any_web_server(bundle_folder: Path, tmp_path: Path) 
         (shown,) = driven(f"http://localhost:{server.server_port}/site/web/")
         server.shutdown()
     assert shown["text"] == Sampler.load(bundle_folder).sample(1, seed=0, greedy=True)[0]
-
-
-# --- other languages ------------------------------------------------------------------------------
-
-
-def test_the_recipe_for_other_languages_writes_the_texts_of_the_sampler(
-    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (recipe,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(bundle_folder.parent)
-    exec(recipe, {})
-    assert capsys.readouterr().out.splitlines() == Sampler.load(bundle_folder).sample(5, seed=0)

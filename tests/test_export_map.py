@@ -149,7 +149,7 @@ def test_an_export_has_the_map_unless_it_is_left_out(run_folder: Path, tmp_path:
             held_out=held_out,
             with_map=with_map,
         )
-        files = {f"{name}.onnx" for name in ALL_ENDPOINTS} | {"manifest.json"}
+        files = {f"{name}.onnx" for name in ALL_ENDPOINTS} | {"manifest.json", "README.md"}
         assert {file.name for file in path.iterdir()} == (files | {MAP} if with_map else files)
         found = Sampler.load(path).latent_map
         assert ("map" in read_bundle(path).manifest) == (found is not None) == with_map

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "kvae": "kvae",
+    "kvae/bulk": "kvae.bulk",
     "kvae/commands": "kvae.commands",
     "kvae/texts": "kvae.texts",
     "training": "kvae.training",
@@ -36,8 +37,10 @@ ALLOWED = {
         "kvae.serving.patterns",
         "kvae.serving.tokenizers",
     },
+    "kvae/bulk": {"kvae", "kvae.bulk", "kvae.texts", "kvae.serving", "distributed", "pyarrow"},
     "kvae/commands": {
         "kvae",
+        "kvae.bulk.folders",
         "kvae.commands",
         "kvae.texts",
         "kvae.serving.alphabet",
@@ -78,7 +81,7 @@ ALLOWED = {
 
 LAZY = {
     "kvae/cli.py": {"kvae.commands"},
-    "kvae/commands": {"keras", "kvae.training", "kvae.export", "kvae.serving"},
+    "kvae/commands": {"keras", "kvae.bulk", "kvae.training", "kvae.export", "kvae.serving"},
     "kvae/__init__.py": {"kvae.serving"},
     "kvae/fitting.py": {"kvae.training"},
     "kvae/fitted.py": {"kvae.export", "kvae.serving", "kvae.training"},

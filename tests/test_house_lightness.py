@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("keras", "tensorflow", "onnx", "tf2onnx", "matplotlib", "tensorboard", "keras_nlp", "jax")
+HEAVY = (
+    *("keras", "tensorflow", "onnx", "tf2onnx", "matplotlib", "tensorboard", "keras_nlp", "jax"),
+    *("distributed", "pyarrow"),
+)
 
 BLOCK = f"""
 import sys

@@ -96,6 +96,30 @@ def test_a_score_does_not_depend_on_the_texts_beside_it(sampler: Sampler) -> Non
     assert sampler.score([]) == []
 
 
+def test_texts_of_similar_length_are_scored_together_in_the_order_of_the_input(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list("KAMITO"), n)) for n in generator.integers(1, 16, 300)]
+    lengths: list[np.ndarray] = []
+    score_tokens = sampler.score_tokens
+
+    def recorded(tokens: np.ndarray, *arguments: Any) -> list[np.ndarray]:
+        lengths.append(np.count_nonzero(tokens, axis=1))
+        return score_tokens(tokens, *arguments)
+
+    monkeypatch.setattr(sampler, "score_tokens", recorded)
+    found = sampler.score(texts)
+    assert [score.text for score in found] == texts
+    assert [len(batch) for batch in lengths] == [128, 128, 44]
+    everything = np.concatenate(lengths)
+    assert (everything[1:] <= everything[:-1]).all()
+    for place in (0, 150, 299):
+        (alone,) = sampler.score([texts[place]])
+        assert found[place].bound == pytest.approx(alone.bound, rel=1e-6)
+        assert len(found[place].nats) == len(texts[place]) + 1
+
+
 def test_more_samples_average_the_bound(sampler: Sampler) -> None:
     each = [sampler.score("KAMITO", seed=seed)[0].bound for seed in range(40)]
     many = sampler.score("KAMITO", samples=200)[0].bound

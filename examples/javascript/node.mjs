@@ -10,13 +10,14 @@ const USAGE = `usage: node node.mjs BUNDLE [COMMAND] [TEXT ...] [OPTIONS]
 
   sample                     new texts, the default
   encode TEXT ...            their codes, one JSON list a line
+  score TEXT ...             a bound on -log p of each, in nats
   reconstruct TEXT ...       each through its code and back
   interpolate FIRST LAST     texts between the two
   verify                     does this machine write what the bundle wrote where it was made?
 
   -n 5  --seed 0  --first-row 0  --attribute VALUE
   --greedy | --temperature 0.8  --top-k 40  --top-p 0.95
-  --min-length 0  --max-length 40  --steps 7  --unknown replace  --json`;
+  --min-length 0  --max-length 40  --steps 7  --samples 5  --unknown replace  --json`;
 
 const NUMBER = { type: "string" };
 const OPTIONS = {
@@ -31,6 +32,7 @@ const OPTIONS = {
   "min-length": NUMBER,
   "max-length": NUMBER,
   steps: NUMBER,
+  samples: NUMBER,
   unknown: { type: "string" },
   json: { type: "boolean" },
   help: { type: "boolean", short: "h" },
@@ -46,6 +48,10 @@ const COMMANDS = {
   async encode(sampler, texts, options) {
     const codes = (await sampler.encode(texts, options)).map((code) => Array.from(code));
     return [{ codes }, codes.map((code) => JSON.stringify(code))];
+  },
+  async score(sampler, texts, options) {
+    const scores = await sampler.score(texts, options);
+    return [{ scores }, scores.map(({ text, bound }) => `${bound.toFixed(2)}\t${JSON.stringify(text)}`)];
   },
   async reconstruct(sampler, texts, options) {
     const reconstructions = await sampler.reconstruct(texts, options);

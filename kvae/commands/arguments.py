@@ -15,6 +15,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = Callable[[argparse.Namespace], None]
 """The function of a command, called with its parsed options."""
 
+FILE_HELP = (
+    "one text a line, or a table (CSV, TSV, JSON lines, Parquet, Arrow) or FASTA, "
+    f"{READABLE_FORMATS}; a folder or a pattern; - is standard input (default)"
+)
+"""The help of a source of texts."""
+
 
 def add_command(
     commands: Commands, name: str, run: Run, description: str, with_csv: bool = False
@@ -56,21 +62,25 @@ def file_argument(parser: argparse.ArgumentParser, with_texts: bool = False) -> 
             metavar="TEXT",
             help="texts to read instead of FILE",
         )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="?",
-        default="-",
-        help="one text a line, or a table (CSV, TSV, JSON lines, Parquet, Arrow) or FASTA, "
-        f"{READABLE_FORMATS}; a folder or a pattern; - is standard input (default)",
-    )
+    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help=FILE_HELP)
     table_arguments(parser)
+    id_argument(parser, "the output of --json and --csv")
+
+
+def files_argument(parser: argparse.ArgumentParser) -> None:
+    """Add FILES, the sources that a command reads one after another, their format and columns."""
+    parser.add_argument("files", metavar="FILE", nargs="*", default=["-"], help=FILE_HELP)
+    table_arguments(parser)
+    id_argument(parser, "the output")
+
+
+def id_argument(parser: argparse.ArgumentParser, target: str) -> None:
+    """Add `--id-column`; `target` is where the identifiers go."""
     parser.add_argument(
         "--id-column",
         default="",
         metavar="NAME|NUMBER",
-        help="a column that is copied to the output of --json and --csv (default: none; the "
-        "headers of FASTA)",
+        help=f"a column that is copied to {target} (default: none; the headers of FASTA)",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvae.serving.errors import ConfigError, DataError
@@ -69,25 +69,40 @@ def input_records(options: argparse.Namespace) -> Records:
         return Records(options.texts)
     if hasattr(options, "texts") and not names_a_file(options.file):
         raise DataError(f"{options.file}: no such file; give texts themselves with --text")
-    columns = Columns(options.column or "", id=options.id_column, format=options.format or AUTO)
     notes: list[str] = []
-    texts: list[str] = []
-    ids: list[str] = []
-    blank, any_ids = 0, False
-    for records in records_of(options.file, columns, notes):
-        keep = [not is_blank(text) for text in records.texts]
-        blank += keep.count(False)
-        any_ids = any_ids or records.ids is not None
-        texts += itertools.compress(records.texts, keep)
-        ids += itertools.compress(records.ids or itertools.repeat("", len(keep)), keep)
-    if blank:
-        kind = "lines" if format_of(options.file, columns) == "lines" else "texts"
-        notes.append(f"{options.file}: {blank:,} blank {kind} skipped")
+    found = list(filled_records(options.file, columns_of(options), notes))
     for note in notes:
         say(note)
-    if not texts:
-        raise DataError(f"{options.file}: has no text; give a file with one text per line")
-    return Records(texts, ids=ids if any_ids else None)
+    if not found:
+        raise no_text(options.file)
+    texts = [text for records in found for text in records.texts]
+    any_ids = any(records.ids is not None for records in found)
+    ids = (records.ids or [""] * len(records.texts) for records in found)
+    return Records(texts, ids=list(itertools.chain.from_iterable(ids)) if any_ids else None)
+
+
+def columns_of(options: argparse.Namespace) -> Columns:
+    """The columns and the format that `file_argument` asks for."""
+    return Columns(options.column or "", id=options.id_column, format=options.format or AUTO)
+
+
+def filled_records(source: str, columns: Columns, notes: list[str]) -> Iterator[Records]:
+    """Yield the records of a source whose texts are not blank, in blocks of about 1 MB of text. The
+    number of the others becomes a note. Raises as `records_of` does."""
+    blank = 0
+    for records in records_of(source, columns, notes):
+        keep = [not is_blank(text) for text in records.texts]
+        blank += keep.count(False)
+        if any(keep):
+            yield records.where(keep)
+    if blank:
+        kind = "lines" if format_of(source, columns) == "lines" else "texts"
+        notes.append(f"{source}: {blank:,} blank {kind} skipped")
+
+
+def no_text(source: str) -> DataError:
+    """The error of a source without a text that is not blank."""
+    return DataError(f"{source}: has no text; give a file with one text per line")
 
 
 def names_a_file(source: str) -> bool:

@@ -17,6 +17,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from kvae.serving.bundle import CARD
     from kvae.serving.choices import default_temperature
     from kvae.serving.sampler import Sampler
 
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
             if "quantization" in manifest
             else {}
         ),
+        **({"card": CARD} if (sampler.bundle.path / CARD).is_file() else {}),
         "made with": ", ".join(
             f"{name} {version}" for name, version in manifest["versions"].items()
         ),

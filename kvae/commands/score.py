@@ -12,8 +12,8 @@ from .arguments import Commands, file_argument, unknown_argument
 from .bundles import add_bundle_command, input_records, load_sampler
 from .output import say, show_entries
 
-SCORED_AT_ONCE = 1024
-"""The number of texts between two lines of progress."""
+SCORED_AT_ONCE = 8192
+"""The number of texts between two lines of progress, which the sampler sorts by length."""
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +21,6 @@ def add(commands: Commands) -> None:
         commands, "score", run, "how surprising texts are, the oddest first", reads_file=True
     )
     file_argument(parser, with_texts=True)
-    unknown_argument(parser, default="replace")
     parser.add_argument("-n", type=int, help="number of texts to show (default: all)")
     parser.add_argument(
         "--by",
@@ -30,6 +29,12 @@ def add(commands: Commands) -> None:
         help="what to rank by: nats a text, or bits a character, which do not grow with length "
         "(default: %(default)s)",
     )
+    scoring_arguments(parser)
+
+
+def scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `Sampler.score`, which `rules_of` reads."""
+    unknown_argument(parser, default="replace")
     parser.add_argument(
         "--samples", type=int, default=1, help="codes a text to average over (default: %(default)s)"
     )
@@ -49,21 +54,20 @@ def add(commands: Commands) -> None:
     )
 
 
+def rules_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Sampler.score` besides the texts."""
+    names = ("samples", "seed", "attribute", "unknown", "too_long")
+    return {name: getattr(options, name) for name in names}
+
+
 def run(options: argparse.Namespace) -> None:
     sampler, records = load_sampler(options), input_records(options)
     places: dict[str, list[int]] = {}
     for place, text in enumerate(records.texts, start=1):
         places.setdefault(text, []).append(place)
     distinct, scores = list(places), []
-    rules = {
-        "attribute": options.attribute,
-        "unknown": options.unknown,
-        "too_long": options.too_long,
-    }
     for start in range(0, len(distinct), SCORED_AT_ONCE):
-        scores += sampler.score(
-            distinct[start : start + SCORED_AT_ONCE], options.samples, options.seed, **rules
-        )
+        scores += sampler.score(distinct[start : start + SCORED_AT_ONCE], **rules_of(options))
         if len(distinct) > SCORED_AT_ONCE:
             say(f"{len(scores):,} of {len(distinct):,} distinct texts")
     ranked = sorted(scores, key=lambda score: -getattr(score, options.by))[: options.n]

@@ -77,7 +77,7 @@ export class Sampler {
   async encode(texts, { unknown = "refuse", ...others } = {}) {
     known(others, ["unknown"]);
     if (this.manifest.latent.kind === "none") {
-      throw new ConfigError("this model is a language model and has no code of a text: sample from it");
+      throw new ConfigError("this model is a language model and has no code of a text: sample from it, or score texts");
     }
     const rows = this.#tokens(listed(texts), unknown);
     return inChunks({ count: rows.length }, async ({ start, count }) => {
@@ -87,6 +87,35 @@ export class Sampler {
       });
       return rowsOf(mean);
     });
+  }
+
+  /**
+   * An upper bound on -log p(text) of each text, in nats, averaged over `samples` latent codes, as `Sampler.score` in Python.
+   *
+   * Returns `{ text, bound, reconstruction, kl, bitsPerCharacter, nats }` for each text; `nats` has one number for each token.
+   * Unknown units count as the unknown symbol, or throw: `unknown: "refuse"`. `attribute` is the label of all texts; without
+   * it, a model that was trained with labels infers the label of each text, and `kl` includes the cost.
+   */
+  async score(texts, { samples = 1, seed = 0, attribute, unknown = "replace", ...others } = {}) {
+    known(others, ["samples", "seed", "attribute", "unknown"]);
+    this.#checkAttribute(attribute);
+    const count = Number(whole("samples", samples, 1, LARGEST.row));
+    whole("seed", seed, 0, LARGEST.seed);
+    const list = listed(texts);
+    const rows = this.#tokens(list, unknown).map((ids) => ({ ids, length: ids.filter((id) => id !== PAD).length }));
+    const scores = new Array(list.length);
+    // A batch takes as many steps as its longest text has tokens, so texts of similar length are scored together.
+    const order = [...rows.keys()].sort((one, other) => rows[other].length - rows[one].length);
+    await inChunks({ count: order.length }, async ({ start, count: size }) => {
+      const places = order.slice(start, start + size);
+      const sums = await this.#bounds(
+        places.map((place) => rows[place]),
+        { samples: count, seed, attribute },
+      );
+      places.forEach((place, number) => (scores[place] = this.#scoreOf(list[place], sums[number])));
+      return [];
+    });
+    return scores;
   }
 
   /** The texts of latent codes: greedy, or sampled with `seed` if `temperature`, `topK` or `topP` is given. */
@@ -119,6 +148,36 @@ export class Sampler {
       const [here, there] = [written[place], texts[place]].map((text) => JSON.stringify(text));
       throw new CheckFailed(`row ${place} of seed ${seed} is ${here} here and was ${there} where the bundle was made`);
     }
+  }
+
+  /** `{ kl, nats }` of rows of ids, means over the codes of rows 0, 1, ... of a seed, in double precision. */
+  async #bounds(rows, { samples, seed, attribute }) {
+    const label = attribute === undefined ? -1 : this.attributes.indexOf(attribute);
+    const inputs = {
+      tokens: new ort.Tensor("int32", Int32Array.from(rows.flatMap(({ ids }) => ids)), [rows.length, this.manifest.length]),
+      seed: int64(rows.map(() => BigInt(seed))),
+      ...(this.attributes.length
+        ? { attribute: new ort.Tensor("int32", new Int32Array(rows.length).fill(label), [rows.length]) }
+        : {}),
+    };
+    const sums = rows.map(({ length }) => ({ kl: 0, nats: new Array(length).fill(0) }));
+    for (let row = 0; row < samples; row++) {
+      const found = await this.#run("scorer", { ...inputs, row: int64(rows.map(() => BigInt(row))) });
+      const nats = rowsOf(found.nats);
+      sums.forEach((sum, place) => {
+        sum.kl += found.kl.data[place] / samples;
+        sum.nats = sum.nats.map((number, position) => number + nats[place][position] / samples);
+      });
+    }
+    return sums;
+  }
+
+  /** The score of a text. The end mark counts as a character, and a character is a code point. */
+  #scoreOf(text, { kl, nats }) {
+    const reconstruction = nats.reduce((sum, number) => sum + number, 0);
+    const characters = Math.max([...text].length + (this.manifest.mode === "lines" ? 1 : 0), 1);
+    const bound = reconstruction + kl;
+    return { text, bound, reconstruction, kl, bitsPerCharacter: bound / (characters * Math.LN2), nats };
   }
 
   async #drawn(places, attribute) {
