@@ -64,8 +64,8 @@ def demo_config() -> Config:
 
 
 def demo_plan(config: Config, say: Say) -> Prepared:
-    """The plan of `--goal reconstruction` for a number of steps, so that the demo ends with the same
-    texts each time."""
+    """The plan of `--goal reconstruction` for a number of steps, so that the demo ends with the
+    same texts each time."""
     from kvae.training.plan import Wishes, planned
 
     return planned(config, (), STEPS, Wishes("reconstruction"), say)
