@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from runtime_litert import BUILT_IN, FUNCTIONS, WITH_TENSORFLOW
 
 Arrays = list[Any]
 Runner = Callable[[dict[str, np.ndarray]], Arrays]
@@ -111,6 +112,20 @@ def onnx2pytorch_runner(file: str) -> Runner:
     return run
 
 
+def litert_runner(file: str) -> Runner:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(file)
+    (name,) = interpreter.get_signature_list()
+    run = interpreter.get_signature_runner(name)
+
+    def outputs(inputs: dict[str, np.ndarray]) -> Arrays:
+        found = run(**inputs)
+        return [found[key] for key in sorted(found)]
+
+    return outputs
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A runtime in one version."""
@@ -119,6 +134,10 @@ class Runtime:
     """What pip installs."""
     runner: Callable[[str], Runner]
     """A file -> a function that runs it. The page shows its source."""
+    functions: tuple[str, ...] = ()
+    """The functions of a SavedModel that it runs; empty: it runs the graphs of bundles."""
+    ending: str = ".onnx"
+    """Ending of the files that it runs."""
 
 
 NUMPY = "numpy==2.4.6"
@@ -146,5 +165,9 @@ RUNTIMES: dict[str, Runtime] = {
             NUMPY,
         ),
         onnx2pytorch_runner,
+    ),
+    "LiteRT 2.3.0": Runtime(("ai-edge-litert==2.3.0", NUMPY), litert_runner, FUNCTIONS, BUILT_IN),
+    "LiteRT 2.3.0, TensorFlow's operations": Runtime(
+        ("ai-edge-litert==2.3.0", NUMPY), litert_runner, FUNCTIONS, WITH_TENSORFLOW
     ),
 }

@@ -12,6 +12,7 @@ Results that are already in `--out` are not measured again.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import inspect
 import json
 import os
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runtime_litert
+from runtime_litert import FUNCTIONS
 from runtime_runners import RUNTIMES, Arrays, onnxruntime_runner
 
 ENDPOINTS = (
@@ -88,8 +91,11 @@ def run_graphs(name: str, bundle: Path, endpoints: list[str]) -> None:
 
 def outcome(name: str, bundle: Path, endpoint: str, cases: list[tuple[Any, Arrays]]) -> str:
     """`ok`, or what is wrong in a few words."""
+    file = bundle / f"{endpoint}{RUNTIMES[name].ending}"
+    if (fault := file.with_name(f"{file.name}.txt")).exists():
+        return f"does not convert: {tidied(fault.read_text(encoding='utf-8'))}"
     try:
-        run = RUNTIMES[name].runner(str(bundle / f"{endpoint}.onnx"))
+        run = RUNTIMES[name].runner(str(file))
     except Exception as error:  # a runtime may raise anything
         return f"does not load: {reason(error)}"
     wrong = 0
@@ -117,6 +123,11 @@ def reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith("Exception from")]
     text = f"{type(error).__name__}: {said[0] if said else ''}"
+    return tidied(text)
+
+
+def tidied(text: str) -> str:
+    """An error message for a cell of a table, in at most 160 characters."""
     return text.replace("|", "/").replace("`", "'")[:160]
 
 
@@ -143,6 +154,7 @@ def export_systems(folder: Path) -> None:
 
     from kvae.configuration import Config, ModelConfig, ObjectiveConfig
     from kvae.export.bundle import write_bundle
+    from kvae.export.saved_model import write_saved_model
     from kvae.model import TextVAE
     from kvae.serving.alphabet import Alphabet
 
@@ -157,6 +169,13 @@ def export_systems(folder: Path) -> None:
                 weight.assign(weight + 0.3 * keras.random.normal(weight.shape, seed=1))
             signed_words = system in SIGNED_WORDS
             write_bundle(model, Alphabet(tuple("abcde")), config, path, signed_words=signed_words)
+            if not signed_words:
+                write_saved_model(model, saved_model_of(path))
+
+
+def saved_model_of(bundle: Path) -> Path:
+    """The SavedModel of the model of a bundle."""
+    return bundle.parents[1] / "saved_models" / bundle.name
 
 
 def record(bundle: Path) -> None:
@@ -249,7 +268,7 @@ def measured(name: str, python: Path, bundle: Path) -> dict[str, str]:
     # Whatever the runtime's package starts, it starts in its own environment.
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "PIP_REQUIRE_VIRTUALENV": "1"}
-    while left := [endpoint for endpoint in ENDPOINTS if endpoint not in found]:
+    while left := [graph for graph in graphs_of(name) if graph not in found]:
         command = [str(python), __file__, "--run", name, "--bundle", str(bundle), *left]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -280,21 +299,27 @@ def main() -> None:
     bundles = sorted(file.parent for file in folder.glob("*/manifest.json"))
     for bundle in bundles:
         record(bundle)
+    saved = sorted(path for path in map(saved_model_of, bundles) if path.is_dir())
+    for path in saved:
+        if not list(path.glob("*.npz")):
+            runtime_litert.convert(path)
+            runtime_litert.record(path, SIZES["vocabulary_size"], BATCHES)
     results_file = options.out / "results.json"
     results = json.loads(results_file.read_text()) if results_file.exists() else {}
     for name in options.only:
         if name not in results:
             python = installed(name, options.out / "environments")
-            results[name] = {bundle.name: measured(name, python, bundle) for bundle in bundles}
+            folders = saved if RUNTIMES[name].functions else bundles
+            results[name] = {path.name: measured(name, python, path) for path in folders}
             results_file.write_text(json.dumps(results, indent=1))
-            print(name, summary(results[name]), sep="\n", flush=True)
+            print(name, summary(name, results[name]), sep="\n", flush=True)
     if options.page:
         options.page.write_text(page(results), encoding="utf-8")
 
 
-def summary(found: dict[str, dict[str, str]]) -> str:
+def summary(name: str, found: dict[str, dict[str, str]]) -> str:
     """The outcomes of a runtime, one graph in a line."""
-    return "\n".join(f"  {endpoint}: {cell(found, endpoint)}" for endpoint in ENDPOINTS)
+    return "\n".join(f"  {graph}: {cell(found, graph)}" for graph in graphs_of(name))
 
 
 def cell(found: dict[str, dict[str, str]], endpoint: str) -> str:
@@ -338,20 +363,29 @@ codes can come from there too.
 
 Each function takes a file and returns a function of the inputs by name.
 
-{sections}"""
+{sections}
+## LiteRT
+
+`kvae export RUN --saved-model DIR` writes a SavedModel with the functions `encode`, `decode`,
+`sample` and `score`. LiteRT (formerly TensorFlow Lite) runs its files on phones and small machines.
+The table has each function, converted by TensorFlow {tensorflow} for the same systems and run with
+batches of {batches} rows: with LiteRT's own operations alone, and with TensorFlow's where LiteRT
+has none. `ok`: token ids are equal to those of TensorFlow, and numbers to {tolerance:g}.
+
+{litert}
+
+**Codes of texts run in LiteRT, if the encoder is not recurrent.** Nothing else does without
+TensorFlow's operations: `decode` lacks a single one, `BitwiseAnd`. With them all functions convert,
+but the package for Python has no Flex delegate, which runs them. To sample on a phone, use
+onnxruntime, which runs all graphs.
+
+{litert_sections}"""
 
 
 def page(results: dict[str, Any]) -> str:
     """The page of results."""
     import onnxruntime
 
-    header = "| runtime | " + " | ".join(ENDPOINTS) + " |\n|---"
-    rows = [
-        f"| {name} | " + " | ".join(cell(results[name], endpoint) for endpoint in ENDPOINTS) + " |"
-        for name in RUNTIMES
-        if name in results
-    ]
-    table = "\n".join([header + "|---" * len(ENDPOINTS) + "|", *rows])
     return PAGE.format(
         own=onnxruntime.__version__,
         machine=f"{platform.system()}, {platform.machine()}",
@@ -359,19 +393,42 @@ def page(results: dict[str, Any]) -> str:
         batches=", ".join(map(str, BATCHES)),
         seeds=" and ".join(map(str, SEEDS)),
         tolerance=TOLERANCE,
-        table=table,
-        sections="\n".join(sections(results)),
+        table=table_of(results, ENDPOINTS),
+        sections="\n".join(sections(results, ENDPOINTS)),
+        tensorflow=importlib.metadata.version("tensorflow"),
+        litert=table_of(results, FUNCTIONS),
+        litert_sections="\n".join(sections(results, FUNCTIONS)),
     )
 
 
-def sections(results: dict[str, Any]) -> Iterator[str]:
-    """A section for each way to run graphs, with what fails in its versions and its source."""
-    for runner in dict.fromkeys(runtime.runner for runtime in RUNTIMES.values()):
-        names = [name for name in RUNTIMES if name in results and RUNTIMES[name].runner is runner]
-        if names:
+def table_of(results: dict[str, Any], graphs: tuple[str, ...]) -> str:
+    """The outcomes of the runtimes that run these graphs."""
+    header = "| runtime | " + " | ".join(graphs) + " |\n|---" + "|---" * len(graphs) + "|"
+    rows = [
+        f"| {name} | " + " | ".join(cell(results[name], graph) for graph in graphs) + " |"
+        for name in RUNTIMES
+        if name in results and graphs_of(name) == graphs
+    ]
+    return "\n".join([header, *rows])
+
+
+def graphs_of(name: str) -> tuple[str, ...]:
+    """What a runtime runs: graphs of bundles, or functions of a SavedModel."""
+    return RUNTIMES[name].functions or ENDPOINTS
+
+
+def sections(results: dict[str, Any], graphs: tuple[str, ...]) -> Iterator[str]:
+    """A section for each way to run these graphs, with what fails in its newest version and its
+    source."""
+    there = [name for name in RUNTIMES if name in results and graphs_of(name) == graphs]
+    for runner in dict.fromkeys(RUNTIMES[name].runner for name in there):
+        names = [name for name in there if RUNTIMES[name].runner is runner]
+        if graphs == ENDPOINTS:
             yield f"### {names[0].rsplit(' ', 1)[0]}\n"
             yield "\n".join(faults(results[names[-1]])) + "\n"
-            yield f"```python\n{inspect.getsource(runner)}```\n"
+        else:
+            yield from (f"{name}:\n\n" + "\n".join(faults(results[name])) + "\n" for name in names)
+        yield f"```python\n{inspect.getsource(runner)}```\n"
 
 
 def faults(found: dict[str, dict[str, str]]) -> list[str]:
