@@ -298,3 +298,11 @@ def test_a_product_by_blocks_is_that_of_whole_numbers_exactly() -> None:
     scales = 2.0 ** np.ceil(np.log2(np.abs(matrix).max(axis=0) / 127))
     whole = np.round(inputs.clip(-127 / 128, 127 / 128) * 128) @ np.round(matrix / scales)
     np.testing.assert_array_equal(run(model, x=inputs)[0], (whole / 128 * scales).astype("f4"))
+
+
+def test_a_reader_counts_the_weights_of_a_wide_convolution_once() -> None:
+    g = Nodes()
+    quantization.dequantize(g, "kernel", np.ones((512, 512, 1, 3), np.float32))
+    model = g.model("test", [], [tensor("kernel", "float", 512, 512, 1, 3)])
+    weights = 512 * 512 * 3
+    assert contents_of(model.SerializeToString()).numbers < 5 * weights
