@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from builds_page import builds
 from gpu_page import gpu
 from turns import MATRIX_PRODUCTS, RESULTS
 
@@ -618,8 +619,16 @@ def startup_goals(reports: Mapping[str, Report]) -> Iterator[Goal]:
             yield Goal(f"start-up: {what} of {name} / of kvae", target, ratio, None, limit)
 
 
+def this_and_other(report: Report) -> str:
+    """The chapter on this build beside another one."""
+    return f"""{builds(report)}
+{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/builds.py`.
+"""
+
+
 CHAPTERS: dict[str, Callable[[Report], str]] = {
     "sampling": sampling,
+    "builds": this_and_other,
     "training": training,
     "pipeline": pipeline,
     "data": data,

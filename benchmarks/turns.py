@@ -38,10 +38,15 @@ class Worker:
     """A process that answers each request with a response, both JSON objects."""
 
     def __init__(
-        self, script: str, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+        self,
+        script: str,
+        name: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.name = name
-        command = [sys.executable, script, "--rival", name, *arguments]
+        command = [python, script, "--rival", name, *arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -82,8 +82,10 @@ ARITHMETIC = {
 
 BROADCASTING = {
     "Add",
+    "Cast",
     "DequantizeLinear",
     "Div",
+    "Identity",
     "Max",
     "Min",
     "Mod",

@@ -229,6 +229,19 @@ def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_pat
     assert abs(record["bound"] - record["bound_in_float32"]) < 0.01 * record["bound_in_float32"]
 
 
+def test_weights_for_latency_say_that_onnxruntime_alone_runs_them(
+    kvae: Any, run_folder: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "quick"
+    code, out, err = kvae("export", run_folder, target, "--weights", "int8-latency", "--no-map")
+    assert code == 0, err
+    assert "int8-latency" in out
+    assert json_of(kvae("info", target, "--json"))["quantization"]["runtime"] == "onnxruntime"
+    code, _, err = kvae("verify", target, "--runtime", "openvino")
+    assert code == 2
+    assert "which only onnxruntime runs, not openvino" in err
+
+
 def test_reconstruct_reads_standard_input_and_prints_pairs(
     kvae: Any, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,17 +17,21 @@ from kvae.configuration import Config
 from kvae.export import quantization
 from kvae.export.all_graphs import bundle_graphs
 from kvae.export.bundle import write_bundle
+from kvae.export.convert import nodes_of
 from kvae.export.loops import HIDDEN_STATE
 from kvae.export.nodes import Nodes, tensor
 from kvae.export.quantization import (
+    INT8_LATENCY,
     WEIGHT_LEVELS,
+    blockwise_matmul,
     integer_matmul,
     measure_agreement,
     nested,
     quantize,
     quantize_weights,
 )
-from kvae.serving import Sampler
+from kvae.export.simplify import with_packed_matrices
+from kvae.serving import ConfigError, Sampler
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.bundle import OPERATIONS
 from kvae.serving.onnx_files import contents_of
@@ -55,7 +59,7 @@ def graphs(model: Any) -> dict[str, onnx.ModelProto]:
 def wide() -> Iterator[None]:
     """What counts as wide in models that a test can afford."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WIDE_IN_STEP", "WIDE_IN_SEQUENCE"):
+        for name in ("WIDE_IN_STEP", "WIDE_IN_SEQUENCE", "SMALLEST_BLOCKWISE"):
             patch.setattr(quantization, name, quantization.SMALLEST)
         yield
 
@@ -64,6 +68,15 @@ def wide() -> Iterator[None]:
 def small(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
     return {
         name: quantize(graph, symbols=9, unit_range={HIDDEN_STATE})
+        for name, graph in graphs.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def quick(graphs: dict[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
+    """The graphs in eight bits by blocks."""
+    return {
+        name: quantize(graph, symbols=9, unit_range={HIDDEN_STATE}, kind=INT8_LATENCY)
         for name, graph in graphs.items()
     }
 
@@ -212,3 +225,84 @@ def test_rounding_is_within_half_a_level() -> None:
     weights = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
     whole, scales = quantize_weights(weights, axis=0, levels=127)
     assert np.abs(whole * scales - weights).max() <= scales.max() / 2 + 1e-7
+
+
+def test_a_product_by_blocks_is_close_and_the_same_in_any_batch() -> None:
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(300, 40)).astype(np.float32)
+    matrix[:128] *= 100
+    inputs = generator.normal(size=(7, 300)).astype(np.float32)
+    g = Nodes()
+    g.named(blockwise_matmul(g, "x", matrix), "y")
+    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    (found,) = run(model, x=inputs)
+    assert np.abs(found - inputs @ matrix).max() <= 0.03 * np.abs(inputs @ matrix).max()
+    for row in range(7):
+        np.testing.assert_array_equal(run(model, x=inputs[row : row + 1])[0][0], found[row])
+
+
+def test_weights_by_blocks_are_those_of_the_step_alone(quick: dict[str, onnx.ModelProto]) -> None:
+    foreign = {"com.microsoft.MatMulNBits"}
+    for name, graph in quick.items():
+        operations = contents_of(graph.SerializeToString()).operations
+        in_step = name in ("sampler", "scorer", "step")
+        assert operations - OPERATIONS == (foreign if in_step else set()), name
+    products = [node for node in nodes_of(quick["step"].graph) if node.op_type == "MatMulNBits"]
+    assert [{item.name: item.i for item in node.attribute} for node in products] == [
+        {"K": 128, "N": columns, "bits": 8, "block_size": 128, "accuracy_level": 4}
+        for columns in (256, 9)
+    ]
+
+
+def test_a_text_by_blocks_is_the_same_in_any_batch(quick: dict[str, onnx.ModelProto]) -> None:
+    sampler = with_packed_matrices(quick["sampler"])
+    together = sample(sampler, np.arange(40))
+    for row in range(0, 40, 9):
+        for alone, all_of_them in zip(sample(sampler, np.array([row])), together, strict=True):
+            np.testing.assert_array_equal(alone[0], all_of_them[row])
+
+
+def test_scores_by_blocks_hardly_change(
+    graphs: dict[str, onnx.ModelProto], quick: dict[str, onnx.ModelProto]
+) -> None:
+    record = measure_agreement(graphs, quick, random_tokens(200), INT8_LATENCY)
+    assert record["kind"] == "int8-latency"
+    assert record["runtime"] == "onnxruntime"
+    assert record["bound"] <= 1.005 * record["bound_in_float32"]
+    assert record["likeliest_symbols_unchanged"] >= 0.97
+
+
+def test_a_bundle_by_blocks_is_for_onnxruntime_alone(model: Any, tmp_path: Path) -> None:
+    config = Config(model=model.model_config, objective=model.objective_config)
+    path, alphabet = tmp_path / "quick", Alphabet(tuple("abcde"))
+    manifest = write_bundle(model, alphabet, config, path, weights=INT8_LATENCY)
+    assert manifest["quantization"]["runtime"] == "onnxruntime"
+    assert verify(path)["quantization"]["kind"] == INT8_LATENCY
+    with pytest.raises(ConfigError, match="int8-latency, which only onnxruntime runs") as refused:
+        Sampler.load(path, runtime="openvino")
+    assert "--weights int8" in str(refused.value)
+    with pytest.raises(ConfigError, match="weights must be"):
+        write_bundle(model, alphabet, config, tmp_path / "other", weights="int4")
+
+
+def test_a_product_by_blocks_is_that_of_whole_numbers_exactly() -> None:
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(300, 40)).astype(np.float32)
+    inputs = generator.uniform(-1, 1, size=(7, 300)).astype(np.float32)
+    inputs[0], inputs[1] = 1.0, -1.0
+    g = Nodes()
+    g.named(blockwise_matmul(g, "x", matrix, unit_range=True), "y")
+    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    scales = 2.0 ** np.ceil(np.log2(np.abs(matrix).max(axis=0) / 127))
+    whole = np.round(inputs.clip(-127 / 128, 127 / 128) * 128) @ np.round(matrix / scales)
+    np.testing.assert_array_equal(run(model, x=inputs)[0], (whole / 128 * scales).astype("f4"))
+
+
+def test_a_reader_counts_the_weights_of_a_wide_convolution_once() -> None:
+    g = Nodes()
+    quantization.dequantize(g, "kernel", np.ones((512, 512, 1, 3), np.float32))
+    model = g.model("test", [], [tensor("kernel", "float", 512, 512, 1, 3)])
+    weights = 512 * 512 * 3
+    assert contents_of(model.SerializeToString()).numbers < 5 * weights
