@@ -149,9 +149,8 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
     counted = g.Cast(g.Not(g.Equal(tokens, g.constant(PAD, np.int64))), to=TensorProto.INT64)
     lengths = g.ReduceSum(counted, g.constant([1], np.int64), keepdims=0)
     by_position = g.Transpose(tokens, perm=[1, 0])
-    batch = g.Shape("seed")
-    carried = [g.Expand(g.constant(START, np.int64), batch), *decoder.states]
-    projected = decoder.project(g, decoder.features, batch)
+    carried = [g.Expand(g.constant(START, np.int64), g.Shape("seed")), *decoder.states]
+    projected = decoder.project(g, decoder.features)
     body = scoring_body(g, decoder, projected, by_position)
     *_, nats = g.Loop(
         g.ReduceMax(lengths, keepdims=0),
@@ -174,8 +173,7 @@ def expand_graph(shared: SharedParts) -> onnx.ModelProto:
     """z (batch, d) -> projected (batch, T, P) and the initial states of the head."""
     g, config = Nodes(prefix="expand/"), shared.model.model_config
     decoder = Decoder.of(shared, g, "z")
-    batch = g.Shape("z", start=0, end=1)
-    projected = decoder.project(g, decoder.features, batch)
+    projected = decoder.project(g, decoder.features)
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
     first = [
         renamed(state, g.named(name, f"first_{state.name}"))
