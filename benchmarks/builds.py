@@ -9,13 +9,15 @@ trained. The bias of END is such that texts have a natural length: about half of
 average.
 
 Each bundle is a worker with its own build, on one thread, and the workers take turns. Figures are
-medians of processor seconds, since other programs may run on the machine. Times to the first text
+medians of processor seconds, since other programs may run on the machine. `--models` measures some
+models again and keeps the figures of the others. Times to the first text
 and peak memory are those of a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -207,7 +209,9 @@ def main() -> None:
     elif options.rival:
         serve_requests(answers(options.rival))
     else:
+        earlier = json.loads(options.json.read_text()) if options.json.exists() else {"models": {}}
         figures = {name: measured(name, options) for name in options.models}
+        figures = {**earlier["models"], **figures}
         write_report(options.json, {"models": figures, "rounds": options.rounds})
 
 

@@ -136,7 +136,7 @@ def scorer_graph(shared: SharedParts) -> onnx.ModelProto:
     lengths = g.ReduceSum(counted, g.constant([1], np.int64), keepdims=0)
     by_position = g.Transpose(tokens, perm=[1, 0])
     carried = [g.Expand(g.constant(START, np.int64), decoder.batch), *decoder.states]
-    projected = decoder.project(g, decoder.features, decoder.batch)
+    projected = decoder.project(g, decoder.features)
     body = scoring_body(g, decoder, projected, by_position)
     *_, nats = g.Loop(
         g.ReduceMax(lengths, keepdims=0),
@@ -159,7 +159,7 @@ def expand_graph(shared: SharedParts) -> onnx.ModelProto:
     """z (batch, d) -> projected (batch, T, P) and the initial states of the head."""
     g, config = Nodes(prefix="expand/"), shared.model.model_config
     decoder = Decoder.of(shared, g, "z")
-    projected = decoder.project(g, decoder.features, decoder.batch)
+    projected = decoder.project(g, decoder.features)
     g.named(g.Transpose(projected, perm=[1, 0, 2]), "projected")
     first = [
         renamed(state, g.named(name, f"first_{state.name}"))

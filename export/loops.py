@@ -59,14 +59,17 @@ class Decoder:
         features, *states = g.inline(shared.expand, {"z": code}, "expand_")
         return cls(shared, features, states, g.Shape(code, start=0, end=1))
 
-    def project(self, g: Nodes, features: str, rows: str) -> str:
-        """Features (positions, n, C) -> projected (positions, n, P), with `rows` = n (1,)."""
+    def project(self, g: Nodes, features: str, rows: str = "") -> str:
+        """Features (positions, n, C) -> projected (positions, n, P), with `rows` = n (1,). Without
+        `rows` the positions are all T."""
         channels = self.shared.project.graph.input[0].type.tensor_type.shape.dim[1].dim_value
         flat = g.Reshape(features, g.constant([-1, channels], np.int64))
         (projected,) = g.inline(self.shared.project, {"features": flat}, "project_", "pairs")
-        width = g.constant([self.shared.width], np.int64)
-        shape = g.Concat(g.constant([-1], np.int64), rows, width, axis=0)
-        return g.Reshape(projected, shape)
+        length, width = self.shared.model.model_config.length, self.shared.width
+        if not rows:
+            return g.Reshape(projected, g.constant([length, -1, width], np.int64))
+        positions, columns = (g.constant([size], np.int64) for size in (-1, width))
+        return g.Reshape(projected, g.Concat(positions, rows, columns, axis=0))
 
     def step(self, g: Nodes, by_position: str, rows: str) -> tuple[str, list[str]]:
         """One step in the body of a loop: logits (n, V) at `position` of projected features
