@@ -9,8 +9,8 @@ trained. The bias of END is such that texts have a natural length: about half of
 average.
 
 Each bundle is a worker with its own build, on one thread, and the workers take turns. Figures are
-medians of processor seconds, since other programs may run on the machine. `--models` measures some
-models again and keeps the figures of the others. Times to the first text
+medians of processor seconds, since other programs may run on the machine. `--models` and
+`--parts` measure some figures again and keep the others. Times to the first text
 and peak memory are those of a process of its own.
 """
 
@@ -51,7 +51,10 @@ MODELS: dict[str, tuple[str, dict[str, Any], float]] = {
 other build does not know."""
 
 KINDS = {THIS: ("float32", "int8", "int8-latency"), OTHER: ("float32", "int8")}
-BATCHES = (1, 64)
+BATCHES = {1: 5, 64: 1}
+"""Batch sizes, with the turns of each round. One text takes so little time that the other programs
+on the machine change a single turn by a third."""
+
 ROWS_OF_PEAK = 256
 MANY_NUMBERS = 10**6
 """Numbers per byte of a graph. Commit 9d60887 counts the constants of its own eight-bit bundles
@@ -127,7 +130,7 @@ def answers(path: str) -> Callable[..., dict[str, Any]]:
             return {"seconds": taken, "length": statistics.mean(lengths)}
         sample(batch)
         seconds: list[float] = []
-        while sum(seconds) < 0.2:
+        while sum(seconds) < 0.05:
             started = time.process_time()
             sample(batch)
             seconds.append(time.process_time() - started)
@@ -137,7 +140,7 @@ def answers(path: str) -> Callable[..., dict[str, Any]]:
 
 
 def bundles(options: argparse.Namespace) -> Iterator[tuple[str, str, str, Path]]:
-    """Python, model, "kind, build" and path of each bundle, which is exported if it is missing."""
+    """Model, Python, "kind, build" and path of each bundle, which is exported if it is missing."""
     for build, python in ((OTHER, options.beside), (THIS, sys.executable)):
         for name in options.models:
             for kind in KINDS[build]:
@@ -145,55 +148,86 @@ def bundles(options: argparse.Namespace) -> Iterator[tuple[str, str, str, Path]]
                 if not path.exists():
                     command = [python, __file__, "--rival", f"{name} {kind}", "--make", str(path)]
                     subprocess.run(command, check=True)
-                yield python, name, f"{kind}, {build}", path
+                yield name, python, f"{kind}, {build}", path
 
 
-def processes(python: str, path: Path, rows: int, rounds: int) -> list[tuple[float, float]]:
-    """Seconds and megabytes of processes that sample `rows` texts of full length."""
+Found = list[tuple[str, str, Path]]
+"""Python, label and path of each bundle of a model."""
+
+
+def process(python: str, path: Path, rows: int) -> list[float]:
+    """Seconds and megabytes of a process that samples `rows` texts of full length."""
     command = [python, "-c", PROCESS, str(path), str(rows)]
-    runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(rounds)]
-    return [(float(one), float(other)) for one, other in (run.stdout.split() for run in runs)]
+    done = subprocess.run(command, check=True, capture_output=True)
+    return [float(number) for number in done.stdout.split()]
 
 
-def in_turn(workers: dict[str, Worker], rounds: int, **request: int) -> dict[str, dict[str, Any]]:
-    """The median answer of each worker over rounds in which they take turns."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            found[name].append(worker.ask(**request))
+def medians(answers: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    """The medians of all answers by label."""
     return {
-        name: {key: statistics.median(one[key] for one in every) for key in every[0]}
-        for name, every in found.items()
+        label: [statistics.median(numbers) for numbers in zip(*every, strict=True)]
+        for label, every in answers.items()
     }
 
 
-def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All figures of a model."""
-    found = [
-        (python, label, path) for python, model, label, path in bundles(options) if model == name
-    ]
+def in_turn(found: Found, rounds: int, **request: int) -> dict[str, list[float]]:
+    """The median answers of a worker for each bundle, over rounds in which they take turns."""
     workers = {label: Worker(__file__, str(path), python=python) for python, label, path in found}
-    report: dict[str, Any] = {"milliseconds": {}, "first": {}, "peak": {}}
-    for batch in BATCHES:
-        taken = in_turn(workers, options.rounds, batch=batch)
-        report["milliseconds"][batch] = {
-            label: 1000 * one["seconds"] for label, one in taken.items()
-        }
-        print(name, batch, report["milliseconds"][batch], flush=True)
-    chosen = {label: worker for label, worker in workers.items() if "float32" in label}
-    count = options.texts
-    natural = in_turn(chosen, max(1, options.rounds // 3), texts=count)
-    report["texts"] = count
-    report["texts_per_second"] = {label: count / one["seconds"] for label, one in natural.items()}
-    report["mean_length"] = {label: one["length"] for label, one in natural.items()}
-    print(name, report["texts_per_second"], report["mean_length"], flush=True)
+    answers: dict[str, list[list[float]]] = {label: [] for label in workers}
+    for _ in range(rounds):
+        for label, worker in workers.items():
+            answers[label].append(list(worker.ask(**request).values()))
     for worker in workers.values():
         worker.close()
-    for python, label, path in found:
-        first = processes(python, path, 1, options.rounds)
-        report["first"][label] = [statistics.median(one) for one in zip(*first, strict=True)]
-        ((_, report["peak"][label]),) = processes(python, path, ROWS_OF_PEAK, 1)
-    print(name, report["first"], report["peak"], flush=True)
+    return medians(answers)
+
+
+def times(found: Found, options: argparse.Namespace) -> dict[str, Any]:
+    """Processor milliseconds of batches of full length."""
+    taken = {
+        batch: in_turn(found, options.rounds * rounds, batch=batch)
+        for batch, rounds in BATCHES.items()
+    }
+    return {
+        "milliseconds": {
+            str(batch): {label: 1000 * seconds for label, (seconds,) in by_label.items()}
+            for batch, by_label in taken.items()
+        }
+    }
+
+
+def texts(found: Found, options: argparse.Namespace) -> dict[str, Any]:
+    """Texts of natural length a second, in float32, and their mean length in tokens."""
+    chosen = [bundle for bundle in found if "float32" in bundle[1]]
+    taken = in_turn(chosen, max(1, options.rounds // 3), texts=options.texts)
+    return {
+        "texts": options.texts,
+        "texts_per_second": {label: options.texts / one for label, (one, _) in taken.items()},
+        "mean_length": {label: length for label, (_, length) in taken.items()},
+    }
+
+
+def memory(found: Found, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and megabytes of processes with one text, megabytes of those with many."""
+    first: dict[str, list[list[float]]] = {label: [] for _, label, _ in found}
+    for _ in range(options.rounds):
+        for python, label, path in found:
+            first[label].append(process(python, path, 1))
+    peak = {label: process(python, path, ROWS_OF_PEAK)[1] for python, label, path in found}
+    return {"first": medians(first), "peak": peak}
+
+
+PARTS = {"times": times, "texts": texts, "memory": memory}
+"""What is measured, by name."""
+
+
+def figures_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a model."""
+    found = [bundle[1:] for bundle in bundles(options) if bundle[0] == name]
+    report: dict[str, Any] = {}
+    for part in options.parts:
+        report |= PARTS[part](found, options)
+        print(name, part, report, flush=True)
     return report
 
 
@@ -201,6 +235,7 @@ def main() -> None:
     parser = argument_parser(__doc__, "builds", rounds=5)
     parser.add_argument("--beside", help="Python of an environment with another build")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--texts", type=int, default=10_000, help="texts of natural length")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -210,8 +245,9 @@ def main() -> None:
         serve_requests(answers(options.rival))
     else:
         earlier = json.loads(options.json.read_text()) if options.json.exists() else {"models": {}}
-        figures = {name: measured(name, options) for name in options.models}
-        figures = {**earlier["models"], **figures}
+        figures = earlier["models"]
+        for name in options.models:
+            figures[name] = {**figures.get(name, {}), **figures_of(name, options)}
         write_report(options.json, {"models": figures, "rounds": options.rounds})
 
 
