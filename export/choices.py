@@ -26,7 +26,7 @@ def choose(g: Nodes, logits: str, uniforms: str) -> str:
             g,
             is_greedy,
             lambda g: one_hot_of_argmax(g, logits),
-            lambda g: top_k_and_top_p(g, g.Softmax(scaled, axis=1)),
+            lambda g: top_k_and_top_p(g, g.Softmax(scaled, axis=1), filters),
         )
 
     probabilities = if_else(
@@ -60,19 +60,22 @@ def if_else(
 
 def one_hot_of_argmax(g: Nodes, logits: str) -> str:
     """One-hot (batch, V) of the argmax of logits (batch, V); the first one if several are equal."""
-    _, ids = symbol_ids(g, logits)
+    ids = numbers_below(g, symbol_count(g, logits))
     return g.Cast(g.Equal(ids, g.ArgMax(logits, axis=1, keepdims=1)), to=TensorProto.FLOAT)
 
 
-def top_k_and_top_p(g: Nodes, probabilities: str) -> str:
+def top_k_and_top_p(g: Nodes, probabilities: str, filters: str) -> str:
     """Probabilities (batch, V), set to 0 outside the `top_k` most probable tokens and, within
-    these, the `top_p` nucleus.
+    these, the `top_p` nucleus. Without a branch around it only the first token is sorted, in vain,
+    unless there are `filters`.
 
     The nucleus (Holtzman et al. 2020) is the smallest set of the most probable tokens whose
     probabilities, renormalised within the top k, sum to at least `top_p`.
     """
     zero, column = g.constant(0.0, np.float32), g.constant([1], np.int64)
-    count, ranks = symbol_ids(g, probabilities)
+    every = symbol_count(g, probabilities)
+    count = every if g.branches else g.Where(filters, every, column)
+    ranks = numbers_below(g, count)
     sorted_probabilities, _ = g.TopK(probabilities, count, axis=1, outputs=2)
     no_limit = g.Equal("top_k", g.constant(0, np.int64))
     within_k = g.Or(g.Less(ranks, "top_k"), no_limit)
@@ -86,7 +89,11 @@ def top_k_and_top_p(g: Nodes, probabilities: str) -> str:
     return g.Where(g.GreaterOrEqual(probabilities, smallest), probabilities, zero)
 
 
-def symbol_ids(g: Nodes, table: str) -> tuple[str, str]:
-    """V (1,) and the ids 0 to V - 1, (V,), of a table (batch, V)."""
-    count = g.Slice(g.Shape(table), g.constant([1], np.int64), g.constant([2], np.int64))
-    return count, g.Range(g.constant(0, np.int64), g.Squeeze(count), g.constant(1, np.int64))
+def symbol_count(g: Nodes, table: str) -> str:
+    """V (1,) of a table (batch, V)."""
+    return g.Slice(g.Shape(table), g.constant([1], np.int64), g.constant([2], np.int64))
+
+
+def numbers_below(g: Nodes, count: str) -> str:
+    """The numbers 0 to count - 1, for `count` (1,)."""
+    return g.Range(g.constant(0, np.int64), g.Squeeze(count), g.constant(1, np.int64))
