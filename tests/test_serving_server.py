@@ -188,6 +188,21 @@ def test_reconstructions_are_those_of_the_sampler(client: Any, sampler: Sampler)
     ]
 
 
+def test_a_beam_search_is_that_of_the_sampler(client: Any, sampler: Sampler) -> None:
+    codes = sampler.encode(TEXTS)
+    expected = sampler.decode(codes, beam=4)
+    answered = client.post("/decode", json={"codes": codes.tolist(), "beam": 4}).json()
+    assert answered == {"texts": expected}
+    answered = client.post("/reconstruct", json={"texts": TEXTS, "beam": 4}).json()
+    assert [item["reconstruction"] for item in answered["reconstructions"]] == expected
+    ends = {"first": "KAMITO", "last": "NENENE", "steps": 3}
+    assert client.post("/interpolate", json={**ends, "beam": 4}).json() == {
+        "interpolation": sampler.interpolate(**ends, beam=4)
+    }
+    refused = client.post("/decode", json={"codes": codes.tolist(), "beam": 1000})
+    assert refused.status_code == 422
+
+
 @pytest.mark.parametrize("path", ["linear", "spherical"])
 def test_interpolations_are_those_of_the_sampler(client: Any, sampler: Sampler, path: Any) -> None:
     request = {"first": "KAMITO", "last": "NENENE", "steps": 4, "path": path}
