@@ -215,15 +215,18 @@ def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
     )
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_node_writes_them_with_the_graph_without_random_numbers(bundle: Path, choice: str) -> None:
-    options = {javascript_name(name): value for name, value in CHOICES[choice].items()}
+def test_node_writes_them_with_the_graph_without_random_numbers(bundle: Path) -> None:
     work = f"""{LOADED} const plain = await Sampler.load(inFolder(given.bundle), {{ plain: true }});
-        const written = async (by) => (await Promise.all(
-            given.seeds.map((seed) => by.generate(given.rows, seed, given.options)))).flat();
+        const written = async (by) => (await Promise.all(given.choices.flatMap((choice) =>
+            given.seeds.map((seed) => by.generate(given.rows, seed, choice))))).flat();
         return [await written(plain), await written(sampler)];"""
-    given = {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options}
+    choices = [
+        {javascript_name(name): value for name, value in options.items()}
+        for options in CHOICES.values()
+    ]
+    given = {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "choices": choices}
     found, expected = evaluated(work, given)
+    assert len(found) == len(choices) * len(SEEDS) * ROWS
     for one, other in zip(found, expected, strict=True):
         assert one.pop("logProbability") == pytest.approx(other.pop("logProbability"), rel=1e-5)
         assert one == other
