@@ -16,7 +16,7 @@ from kvae.serving.onnx_files import STANDARD
 
 from .folding import folded
 from .recurrences import with_gru_nodes
-from .simplify import drop_identities, drop_unused, simplified
+from .simplify import bodies_of, drop_identities, drop_unused, simplified
 
 
 def check_backend() -> None:
@@ -95,15 +95,13 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """The nodes of a graph, including those of its loops and branches."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from nodes_of(body)
+        for body in bodies_of(node):
+            yield from nodes_of(body)
 
 
 def checked_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model, with a name of its own for every node, if the full check of onnx passes.
-    Raises `CheckFailed` otherwise. Nodes that nothing reads or that change nothing
-    are removed."""
+    Raises `CheckFailed` otherwise. Nodes that nothing reads or that change nothing are removed."""
     drop_identities(model.graph)
     drop_unused(model.graph)
     name_nodes(model.graph)

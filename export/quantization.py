@@ -28,6 +28,7 @@ from .convert import checked_model
 from .loops import LOGITS, STEP_PREFIX
 from .nodes import Nodes
 from .parity import with_logits
+from .simplify import bodies_of
 
 SMALLEST = 512
 """Tensors with fewer elements stay in float32: biases, scales, normalisations."""
@@ -114,10 +115,9 @@ def is_weight(item: onnx.TensorProto) -> bool:
 def nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graphs inside the nodes of a graph, at any depth."""
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield inner
-                yield from nested(inner)
+        for body in bodies_of(node):
+            yield body
+            yield from nested(body)
 
 
 def replace_uses(
@@ -191,11 +191,7 @@ def blockwise_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool
     """
     rows, columns = matrix.shape
     places = block_places(rows)
-    largest = ""
-    if not unit_range:
-        largest = g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
-        largest = g.Max(largest, g.constant(1e-20, np.float32))
-    shares = g.Div(inputs, largest) if largest else inputs
+    shares, largest = shares_of_rows(g, inputs, unit_range)
     top = g.constant(LARGEST_INPUT, np.float32)
     clipped = g.Clip(shares, g.constant(-LARGEST_INPUT, np.float32), top)
     padded = g.Pad(clipped, g.constant([0, 0, 0, 1], np.int64), top)
@@ -225,6 +221,15 @@ def block_places(rows: int) -> np.ndarray:
     return places
 
 
+def shares_of_rows(g: Nodes, inputs: str, unit_range: bool) -> tuple[str, str]:
+    """Inputs (..., n) divided by the largest absolute value of each row, and these values (..., 1).
+    With `unit_range` the inputs stay as they are, and the second name is empty."""
+    if unit_range:
+        return inputs, ""
+    largest = g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
+    return g.Div(inputs, g.Max(largest, g.constant(1e-20, np.float32))), largest
+
+
 def integer_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool = False) -> str:
     """Integer matrix product of inputs (..., n) and matrix (n, m): (..., m) float32. With
     `unit_range` inputs must be in [-1, 1].
@@ -233,10 +238,7 @@ def integer_matmul(g: Nodes, inputs: str, matrix: np.ndarray, unit_range: bool =
     product.
     """
     integers, scales = quantize_weights(matrix, axis=0)
-    largest = (
-        "" if unit_range else g.ReduceMax(g.Abs(inputs), g.constant([-1], np.int64), keepdims=1)
-    )
-    shares = g.Div(inputs, g.Max(largest, g.constant(1e-20, np.float32))) if largest else inputs
+    shares, largest = shares_of_rows(g, inputs, unit_range)
     level = g.constant(1 / INPUT_LEVELS, np.float32), g.constant(ZERO_POINT, np.uint8)
     columns = g.constant(scales.reshape(-1)), g.constant(np.zeros(scales.size, np.int8))
     weights = g.DequantizeLinear(g.constant(integers, np.int8), *columns, axis=1)
@@ -273,8 +275,8 @@ def measure_agreement(
     tokens: np.ndarray,
     kind: str = INT8,
 ) -> dict[str, Any]:
-    """Measure the effect of weights in eight bits on tokens (n, T): the bound in
-    nats, the top-1 agreement of teacher-forced logits, and the size of all graphs."""
+    """Measure the effect of weights in eight bits on tokens (n, T): the bound in nats, the top-1
+    agreement of teacher-forced logits, and the size of all graphs."""
     inputs: dict[str, np.ndarray] = {
         "tokens": tokens,
         "seed": np.zeros(len(tokens), np.int64),

@@ -74,7 +74,7 @@ def hoist(graph: onnx.GraphProto) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "Loop":
-            body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+            (body,) = bodies_of(node)
             hoist(body)
             moved = loop_invariant_nodes(body)
             move_shapes(body, graph, {name for each in moved for name in each.output})
@@ -231,9 +231,8 @@ def drop_identities(graph: onnx.GraphProto) -> None:
     output.
     """
     for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else []:
-                drop_identities(body)
+        for body in bodies_of(node):
+            drop_identities(body)
     outputs = {value.name for value in graph.output}
     computed = {name for node in graph.node for name in node.output}
     for node in [node for node in graph.node if node.op_type == "Identity"]:

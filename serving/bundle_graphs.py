@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 from .alphabet import START, Alphabet
 from .bundle import FURTHER_OPERATIONS, Bundle, quantization_kind
 from .checks import as_int, check_one_of
-from .choices import DRAWING
 from .errors import ConfigError
-from .host_decoding import Masks, Search, beam_search, sampled_steps
+from .host_decoding import Masks, PlainStep, Search, beam_search, sampled_steps, sum_of_nats
 from .latent_map import read_map
 from .limits import current_options
 from .random_numbers import uniforms
@@ -64,11 +63,10 @@ class BundleGraphs:
         projected, *states = self._run("expand", stop, z=z)
         previous = np.full(len(z), START)
         if self.plain:
-            masks = Masks(len(self.alphabet), int(choice_inputs["min_length"]), None)
-            start, places = (projected, *states), (seeds, rows)
-            step = partial(self.plain_step, stop=stop)
-            steps = sampled_steps(step, start, places, masks, choice_inputs)
-            yield from (tokens for tokens, _ in steps)
+            masks = Masks(len(self.alphabet), choice_inputs)
+            step, start = self.plain_step(choice_inputs, stop), (projected, *states)
+            for tokens, _ in sampled_steps(step, start, (seeds, rows), masks):
+                yield tokens
             return
         chosen = {name: value for name, value in choice_inputs.items() if name != "max_length"}
         for position in range(int(choice_inputs["max_length"])):
@@ -94,7 +92,7 @@ class BundleGraphs:
         drawn = uniforms(seeds, rows, int(choice_inputs["max_length"]))
         drawing = {name: value for name, value in choice_inputs.items() if name != "max_length"}
         ids, nats = self._run("sampler_plain", z=z, uniform=drawn, **drawing)
-        return ids, nats.sum(axis=1, dtype=np.float64).astype(np.float32)
+        return ids, sum_of_nats(nats)
 
     def search_ids(
         self,
@@ -105,39 +103,19 @@ class BundleGraphs:
         search: Search,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `write_ids` for codes (n, d), decoded on the host with the plain step."""
-        masks = Masks(len(self.alphabet), int(choice_inputs["min_length"]), search.constraint)
-        start = self._run("expand", z=z)
-        if search.beam is None:
-            steps = sampled_steps(self.plain_step, start, (seeds, rows), masks, choice_inputs)
-            ids, nats = (np.stack(part, axis=1) for part in zip(*steps, strict=True))
-            return ids, nats.sum(axis=1, dtype=np.float64).astype(np.float32)
-        return beam_search(self.plain_step, start, search.beam, masks, choice_inputs)
+        masks = Masks(len(self.alphabet), choice_inputs, search.constraint)
+        step, start = self.plain_step(choice_inputs), self._run("expand", z=z)
+        if search.beam is not None:
+            return beam_search(step, start, search.beam, masks)
+        steps = sampled_steps(step, start, (seeds, rows), masks)
+        ids, nats = (np.stack(part, axis=1) for part in zip(*steps, strict=True))
+        return ids, sum_of_nats(nats)
 
     def plain_step(
-        self,
-        projected: np.ndarray,
-        previous: np.ndarray,
-        states: Sequence[np.ndarray],
-        uniform: np.ndarray,
-        mask: np.ndarray,
-        choice_inputs: Mapping[str, Any],
-        stop: RunOptions | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Features (n, P) of a position, previous tokens (n,), states, uniform numbers (n,) and a
-        mask (n or 1, V) -> tokens (n,), log-probabilities (n,), logits (n, V) and states."""
-        drawing = {name: choice_inputs[name] for name in DRAWING}
-        memory = {f"state_{number}": state for number, state in enumerate(states)}
-        symbol, log_probability, logits, *states = self._run(
-            "step_plain",
-            stop,
-            projected=projected,
-            previous=previous,
-            uniform=uniform,
-            mask=mask,
-            **memory,
-            **drawing,
-        )
-        return symbol, log_probability, logits, states
+        self, choice_inputs: Mapping[str, Any], stop: RunOptions | None = None
+    ) -> PlainStep:
+        """The plain step with the result of `choices`."""
+        return PlainStep(partial(self._run, "step_plain", stop), choice_inputs)
 
     def score_tokens(
         self, tokens: np.ndarray, seeds: np.ndarray, rows: np.ndarray, attribute: str | None = None
@@ -191,10 +169,11 @@ class BundleGraphs:
             texts, self.alphabet, self.length, self.manifest["mode"] == "lines", unknown, too_long
         )
 
-    def load_graphs(self, without: Sequence[str] = ()) -> None:
-        """Verify and load the graphs of the bundle now, all but those of some endpoints."""
+    def load_graphs(self) -> None:
+        """Verify and load all graphs that calls may use now."""
+        unused = "sampler" if self.plain else "sampler_plain"
         for endpoint in self.manifest["endpoints"]:
-            if endpoint not in without:
+            if endpoint != unused:
                 self._session(endpoint)
 
     def _session(self, endpoint: str) -> GraphSession:

@@ -4,13 +4,14 @@ beam search, and constraints on the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .alphabet import END, PAD, START
+from .choices import DRAWING
 from .constraints import Constraint
 from .errors import ConfigError
 from .limits import cancellable
@@ -27,8 +28,14 @@ class Search:
     constraint: Constraint | None = None
 
 
-class PlainStep(Protocol):
-    """The plain step of a bundle, `BundleGraphs.plain_step`."""
+@dataclass(frozen=True)
+class PlainStep:
+    """The plain step of a bundle, with the sampling options of a call."""
+
+    run: Callable[..., Sequence[np.ndarray]]
+    """Inputs by name -> the outputs of the graph `step_plain`."""
+    choice_inputs: Mapping[str, Any]
+    """The result of `choices`."""
 
     def __call__(
         self,
@@ -37,29 +44,41 @@ class PlainStep(Protocol):
         states: Sequence[np.ndarray],
         uniform: np.ndarray,
         mask: np.ndarray,
-        choice_inputs: Mapping[str, Any],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Features (n, P) of a position, previous tokens (n,), states, uniform numbers (n,) and
-        a mask (n, V) -> tokens (n,), log-probabilities (n,), logits (n, V) and states."""
-        ...
+        """Features (n, P) of a position, previous tokens (n,), states, uniform numbers (n,) and a
+        mask (n or 1, V) -> tokens (n,), log-probabilities (n,), logits (n, V) and states."""
+        drawing = {name: self.choice_inputs[name] for name in DRAWING}
+        memory = {f"state_{number}": state for number, state in enumerate(states)}
+        symbol, log_probability, logits, *new_states = self.run(
+            projected=projected, previous=previous, uniform=uniform, mask=mask, **memory, **drawing
+        )
+        return symbol, log_probability, logits, new_states
+
+    @property
+    def max_length(self) -> int:
+        """The largest number of tokens of a text."""
+        return int(self.choice_inputs["max_length"])
 
 
 class Masks:
     """The logit masks of texts in progress: those of the model, and a constraint."""
 
-    def __init__(self, size: int, min_length: int, constraint: Constraint | None) -> None:
+    def __init__(
+        self, size: int, choice_inputs: Mapping[str, Any], constraint: Constraint | None = None
+    ) -> None:
         self.with_end, self.without_end = logit_mask(size), logit_mask(size, end=False)
-        self.min_length, self.constraint = min_length, constraint
+        self.min_length, self.constraint = int(choice_inputs["min_length"]), constraint
 
     def at(self, position: int, ids: np.ndarray) -> np.ndarray:
-        """Masks (n, V) for the tokens after ids (n, position); finished texts have no
-        constraint."""
-        base = self.with_end if position >= self.min_length else self.without_end
-        masks = np.repeat(base[None], len(ids), axis=0)
-        if self.constraint is not None:
-            for mask, before in zip(masks, ids.tolist(), strict=True):
-                if END not in before:
-                    mask[~self.constraint(before)] = MASKED_LOGIT
+        """Masks for the tokens after ids (n, position): (1, V), or (n, V) with a constraint, which
+        finished texts do not have."""
+        base = (self.with_end if position >= self.min_length else self.without_end)[None]
+        if self.constraint is None:
+            return base
+        masks = np.repeat(base, len(ids), axis=0)
+        for mask, before in zip(masks, ids.tolist(), strict=True):
+            if END not in before:
+                mask[~self.constraint(before)] = MASKED_LOGIT
         return masks
 
 
@@ -78,7 +97,6 @@ def sampled_steps(
     start: Sequence[np.ndarray],
     places: tuple[np.ndarray, np.ndarray],
     masks: Masks,
-    choice_inputs: Mapping[str, Any],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Tokens (n,) and their log-probabilities (n,) position by position, until all texts have
     ended: the loop of the sampler on the host.
@@ -86,8 +104,7 @@ def sampled_steps(
     `start` are the projected features (n, T, P) and the first states, `places` the seeds and rows
     (n,). Without a constraint the texts are those of the sampler.
     """
-    projected, *states = start
-    length = int(choice_inputs["max_length"])
+    (projected, *states), length = start, step.max_length
     drawn = uniforms(*places, length)
     ids = np.full((len(projected), length), PAD)
     previous, writing = np.full(len(projected), START), np.ones(len(projected), bool)
@@ -95,7 +112,7 @@ def sampled_steps(
         mask = masks.at(position, ids[:, :position])
         check_allowed(writing & (mask == MASKED_LOGIT).all(axis=1), position)
         chosen, nats, _, states = step(
-            projected[:, position], previous, states, drawn[:, position], mask, choice_inputs
+            projected[:, position], previous, states, drawn[:, position], mask
         )
         previous = ids[:, position] = np.where(writing, chosen, PAD)
         yield previous, np.where(writing, nats, np.float32(0.0))
@@ -104,12 +121,14 @@ def sampled_steps(
             return
 
 
+def sum_of_nats(log_probabilities: np.ndarray) -> np.ndarray:
+    """The log-probability (n,) of texts from those of their tokens (n, time), as in the sampler:
+    added in double precision."""
+    return log_probabilities.sum(axis=1, dtype=np.float64).astype(np.float32)
+
+
 def beam_search(
-    step: PlainStep,
-    start: Sequence[np.ndarray],
-    beam: int,
-    masks: Masks,
-    choice_inputs: Mapping[str, Any],
+    step: PlainStep, start: Sequence[np.ndarray], beam: int, masks: Masks
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n, time) and log-probabilities (n,) of the most probable text that a beam search finds
     for each code.
@@ -119,7 +138,7 @@ def beam_search(
     divided by the length.
     """
     projected, *states = (np.repeat(array, beam, axis=0) for array in start)
-    n, length = len(start[0]), int(choice_inputs["max_length"])
+    n, length = len(start[0]), step.max_length
     ids = np.full((n, beam, length), PAD)
     scores = np.full((n, beam), -np.inf)
     scores[:, 0] = 0.0  # all beginnings are equal at first: only one of them may go on
@@ -127,14 +146,8 @@ def beam_search(
     previous = np.full(n * beam, START)
     for position in cancellable(range(length)):
         flat = ids[:, :, :position].reshape(n * beam, position)
-        _, _, logits, states = step(
-            projected[:, position],
-            previous,
-            states,
-            zeros,
-            masks.at(position, flat),
-            choice_inputs,
-        )
+        mask = masks.at(position, flat)
+        _, _, logits, states = step(projected[:, position], previous, states, zeros, mask)
         finished = (flat == END).any(axis=1)
         ahead = scores[..., None] + next_scores(logits, finished).reshape(n, beam, -1)
         kept = best(ahead.reshape(n, -1), beam)

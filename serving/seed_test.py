@@ -39,10 +39,11 @@ def check_seed_test(sampler: Sampler) -> int:
                 if sampler.runtime == OWN
                 else f"load the bundle with runtime {OWN!r}, or export it again with this kvae"
             )
+            graph = "sampler_plain" if sampler.plain else "sampler"
             raise CheckFailed(
                 f"{sampler.bundle.path}: in {sampler.runtime} "
                 f"{RUNTIMES[sampler.runtime].version()} seed {test['seed']} gives "
-                f"{short_repr(found)} in row {row}, at export it gave {short_repr(expected)}; "
-                f"{way_out}"
+                f"{short_repr(found)} in row {row} of the {graph}, at export it gave "
+                f"{short_repr(expected)}; {way_out}"
             )
     return len(test["texts"])

@@ -150,7 +150,7 @@ def load_all(path: str, threads: int | None) -> Sampler:
     """The sampler of a bundle of which every file that the server uses has been read; raises
     `BundleError`."""
     sampler = Sampler.load(path, threads, ())
-    sampler.load_graphs(without=("sampler_plain",))
+    sampler.load_graphs()
     _ = sampler.latent_map
     return sampler
 

@@ -12,7 +12,8 @@ from .seed_test import check_seed_test
 
 def verify(path: str | Path, runtime: str = OWN) -> dict[str, Any]:
     """Verify a bundle: read every file, compare checksums, check the contents of every graph, load
-    it in a runtime, and compare the texts of the seed test with those in the manifest.
+    it in a runtime, and compare the texts of the seed test with those in the manifest, also those
+    of the plain sampler.
 
     Returns what was checked, with the parity record of the export. Raises `BundleError` for files
     that have changed, `CheckFailed` if the sampler returns other texts than at export or a foreign
@@ -21,6 +22,8 @@ def verify(path: str | Path, runtime: str = OWN) -> dict[str, Any]:
     """
     sampler = Sampler.load(path, endpoints=(), runtime=runtime)
     sampler.load_graphs()
+    if "sampler_plain" in sampler.manifest["endpoints"]:
+        check_seed_test(Sampler(sampler.bundle, runtime=runtime, plain=True))
     latent_map = sampler.latent_map
     return {
         "bundle": str(path),

@@ -3,7 +3,7 @@
 A text is still the same in any batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,18 @@ from kvae.serving.verification import verify
 from .conftest import random_tokens, small_model
 
 WIDE: dict[str, Any] = {"head_units": 64, "encoder_units": (32, 64), "expander_filters": (64, 32)}
+
+
+def product_graph(
+    multiply: Callable[..., str], matrix: np.ndarray, **options: bool
+) -> onnx.ModelProto:
+    """A graph of one product: x (n, rows) -> y (n, columns)."""
+    g, (rows, columns) = Nodes(), matrix.shape
+    g.named(multiply(g, "x", matrix, **options), "y")
+    sides = tensor("x", "float", "n", rows), tensor("y", "float", "n", columns)
+    made = g.model("test", [sides[0]], [sides[1]])
+    made.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +196,7 @@ def test_a_product_is_that_of_the_rounded_numbers_exactly() -> None:
     inputs = generator.normal(size=(7, 300)).astype(np.float32) * 10.0 ** np.arange(-3, 4)[
         :, None
     ].astype(np.float32)
-    g = Nodes()
-    g.named(integer_matmul(g, "x", matrix), "y")
-    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
+    model = product_graph(integer_matmul, matrix)
     (found,) = run(model, x=inputs)
     whole, scales = quantize_weights(matrix, axis=0)
     assert np.abs(whole).max() == WEIGHT_LEVELS
@@ -205,9 +215,7 @@ def test_a_product_of_numbers_within_one_has_one_scale() -> None:
     matrix = generator.normal(size=(300, 40)).astype(np.float32)
     inputs = generator.uniform(-1, 1, size=(7, 300)).astype(np.float32)
     inputs[0], inputs[1] = 1.0, -1.0
-    g = Nodes()
-    g.named(integer_matmul(g, "x", matrix, unit_range=True), "y")
-    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
+    model = product_graph(integer_matmul, matrix, unit_range=True)
     (found,) = run(model, x=inputs)
     whole, scales = quantize_weights(matrix, axis=0)
     expected = (np.round(inputs * 127).astype(np.int64) @ whole.astype(np.int64)) / 127 * scales
@@ -215,9 +223,7 @@ def test_a_product_of_numbers_within_one_has_one_scale() -> None:
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
-    g = Nodes()
-    g.named(integer_matmul(g, "x", np.ones((8, 3), np.float32)), "y")
-    model = g.model("test", [tensor("x", "float", "n", 8)], [tensor("y", "float", "n", 3)])
+    model = product_graph(integer_matmul, np.ones((8, 3), np.float32))
     np.testing.assert_array_equal(run(model, x=np.zeros((2, 8), np.float32))[0], 0.0)
 
 
@@ -232,10 +238,7 @@ def test_a_product_by_blocks_is_close_and_the_same_in_any_batch() -> None:
     matrix = generator.normal(size=(300, 40)).astype(np.float32)
     matrix[:128] *= 100
     inputs = generator.normal(size=(7, 300)).astype(np.float32)
-    g = Nodes()
-    g.named(blockwise_matmul(g, "x", matrix), "y")
-    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
-    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model = product_graph(blockwise_matmul, matrix)
     (found,) = run(model, x=inputs)
     assert np.abs(found - inputs @ matrix).max() <= 0.03 * np.abs(inputs @ matrix).max()
     for row in range(7):
@@ -291,10 +294,7 @@ def test_a_product_by_blocks_is_that_of_whole_numbers_exactly() -> None:
     matrix = generator.normal(size=(300, 40)).astype(np.float32)
     inputs = generator.uniform(-1, 1, size=(7, 300)).astype(np.float32)
     inputs[0], inputs[1] = 1.0, -1.0
-    g = Nodes()
-    g.named(blockwise_matmul(g, "x", matrix, unit_range=True), "y")
-    model = g.model("test", [tensor("x", "float", "n", 300)], [tensor("y", "float", "n", 40)])
-    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model = product_graph(blockwise_matmul, matrix, unit_range=True)
     scales = 2.0 ** np.ceil(np.log2(np.abs(matrix).max(axis=0) / 127))
     whole = np.round(inputs.clip(-127 / 128, 127 / 128) * 128) @ np.round(matrix / scales)
     np.testing.assert_array_equal(run(model, x=inputs)[0], (whole / 128 * scales).astype("f4"))

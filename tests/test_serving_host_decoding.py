@@ -101,16 +101,12 @@ def forced_log_probability(sampler: Sampler, start: list[np.ndarray], wanted: li
     from kvae.serving.logit_masks import logit_mask
 
     projected, *states = start
+    step = sampler.plain_step(choices(sampler.manifest, greedy=True))
     previous, total = np.array([START]), 0.0
     for position, token in enumerate(wanted):
         mask = logit_mask(len(sampler.alphabet), end=position >= 1)[None]
-        _, _, logits, states = sampler.plain_step(
-            projected[:, position],
-            previous,
-            states,
-            np.zeros(1, np.float32),
-            mask,
-            choices(sampler.manifest, greedy=True),
+        _, _, logits, states = step(
+            projected[:, position], previous, states, np.zeros(1, np.float32), mask
         )
         number = END if token == "" else sampler.alphabet.id_of(token)
         shifted = logits[0].astype(float) - logits.max()

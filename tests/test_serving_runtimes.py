@@ -77,6 +77,19 @@ def test_texts_of_another_runtime_that_differ_are_refused_in_one_line(
         verify(bundle_folder, "foreign")
 
 
+def test_texts_of_the_plain_sampler_are_verified_too(
+    bundle_folder: Path, foreign: Callable[..., Foreign]
+) -> None:
+    foreign(lambda outputs: [np.roll(outputs[0], 1, axis=1), *outputs[1:]], "sampler_plain")
+    assert Sampler.load(bundle_folder, runtime="foreign").sample(2, seed=0)
+    for refused in (
+        lambda: verify(bundle_folder, "foreign"),
+        lambda: Sampler.load(bundle_folder, runtime="foreign", plain=True),
+    ):
+        with pytest.raises(CheckFailed, match=r"in foreign 1\.2 seed 7 .* of the sampler_plain"):
+            refused()
+
+
 @pytest.mark.parametrize("endpoint", ["encoder", "scorer", "expand"])
 def test_numbers_of_another_runtime_that_differ_are_refused_when_the_graph_is_loaded(
     bundle_folder: Path, foreign: Callable[..., Foreign], endpoint: str

@@ -18,7 +18,7 @@ from kvae.writing import claimed_folder
 from .arguments import Commands, files_argument, json_argument, unknown_argument
 from .bundles import columns_of, filled_records, no_text
 from .output import say, show
-from .sample import choice_arguments
+from .sample import sampling_arguments
 from .score import rules_of, scoring_arguments
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ def add(commands: Commands) -> None:
 
     parser = bulk_command(kinds, "sample", "write new texts to Parquet files")
     parser.add_argument("-n", type=int, required=True, help="number of texts")
-    parser.add_argument(
-        "--first-row",
-        type=int,
-        default=0,
-        help="first row of the seed to use (default: %(default)s)",
-    )
-    choice_arguments(parser)
+    sampling_arguments(parser)
 
     parser = bulk_command(kinds, "score", "write how surprising texts are to Parquet files")
     files_argument(parser)
@@ -149,7 +143,7 @@ def text_blocks(options: argparse.Namespace) -> Iterator[Records]:
 
 def sample_request(options: argparse.Namespace, sampler: Sampler) -> dict[str, Any]:
     """The request of `kvae bulk sample`. `seed` is None if none was given."""
-    chosen = {name: getattr(options, name) for name in CHOICES}
+    chosen = {name: getattr(options, name) for name in (*CHOICES, "pattern")}
     seed = secrets.randbits(32) if options.seed is None else options.seed
     sampler.iterate(options.n, seed, first_row=options.first_row, **chosen)  # checks all of them
     if options.n == 0:

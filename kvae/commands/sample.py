@@ -17,6 +17,17 @@ from .output import say
 def add(commands: Commands) -> None:
     parser = add_bundle_command(commands, "sample", sample, "write new texts")
     parser.add_argument("-n", type=int, default=10, help="number of texts (default: %(default)s)")
+    sampling_arguments(parser)
+
+    parser = add_bundle_command(
+        commands, "stream", stream, "write one text, symbol by symbol as it is generated"
+    )
+    parser.add_argument("--row", type=int, default=0, help="row of the seed (default: %(default)s)")
+    choice_arguments(parser)
+
+
+def sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `Sampler.iterate` besides the number of texts."""
     parser.add_argument(
         "--first-row",
         type=int,
@@ -29,12 +40,6 @@ def add(commands: Commands) -> None:
         metavar="REGEX",
         help="a regular expression that each finished text matches as a whole (extra patterns)",
     )
-
-    parser = add_bundle_command(
-        commands, "stream", stream, "write one text, symbol by symbol as it is generated"
-    )
-    parser.add_argument("--row", type=int, default=0, help="row of the seed (default: %(default)s)")
-    choice_arguments(parser)
 
 
 def choice_arguments(parser: argparse.ArgumentParser) -> None:
