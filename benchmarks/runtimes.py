@@ -357,7 +357,10 @@ decode them with `expand` and call `step` for each position. The texts are the s
 `BundleGraphs.write_steps` in `serving/bundle_graphs.py` is the loop. Where random numbers fail,
 `sampler_plain` and `step_plain` take those of the program: `kvae.serving.random_numbers` and
 `examples/javascript/kvae/random_numbers.js` compute them. If the prior is a standard normal one,
-codes can come from there too.
+codes can come from `kvae.serving.random_numbers.normals`.
+
+onnxruntime-web 1.30.0 (WebAssembly) is not in the table. The tests of `examples/javascript` compare
+its texts, codes and scores with Python, in Node and in Chromium. WebGPU was not tried.
 
 ## What is missing, and what a program needs
 
