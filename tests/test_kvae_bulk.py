@@ -72,6 +72,17 @@ def test_processes_of_this_machine_write_the_texts_of_one_call(
     }
 
 
+def test_sampled_texts_match_a_pattern(
+    bulk: Bulk, bundle_folder: Path, sampler: Any, tmp_path: Path
+) -> None:
+    command = ["sample", bundle_folder, "-n", 12, "--out", tmp_path / "out", "--seed", 3]
+    assert bulk(*command, "--shard-size", 5, "--pattern", "K[A-Z]*")[0] == 0
+    assert table(tmp_path / "out")["text"] == sampler.sample(12, seed=3, pattern="K[A-Z]*")
+    code, _, err = bulk(*command, "--pattern", "A.*")
+    assert code == 2
+    assert "files with pattern 'K[A-Z]*', this command asks for 'A.*'" in err
+
+
 def test_the_same_command_writes_what_is_missing(
     bulk: Bulk, bundle_folder: Path, sampler: Any, tmp_path: Path
 ) -> None:
