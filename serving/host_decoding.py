@@ -124,7 +124,8 @@ def sampled_steps(
 def sum_of_nats(log_probabilities: np.ndarray) -> np.ndarray:
     """The log-probability (n,) of texts from those of their tokens (n, time), as in the sampler:
     added in double precision."""
-    return log_probabilities.sum(axis=1, dtype=np.float64).astype(np.float32)
+    total: np.ndarray = log_probabilities.sum(axis=1, dtype=np.float64)
+    return total.astype(np.float32)
 
 
 def beam_search(
