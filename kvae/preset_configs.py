@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from .configuration import Config, DataConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from .token_patterns import TOKEN_PATTERNS
 
 
 def with_changes(config: Config, **sections: Mapping[str, Any]) -> Config:
@@ -27,6 +28,8 @@ LSTM_DECODER: dict[str, Any] = {
     "auxiliary": False,
 }
 """Settings of a recurrent decoder that reads the code directly."""
+
+NO_DECAY = {"alpha_hold": 0, "alpha_decay_steps": 0}
 
 NO_LATENT: dict[str, Any] = {**LSTM_DECODER, "encoder": "none", "latent": "none"}
 
@@ -280,3 +283,107 @@ LSTM_PTB_WORD = with_changes(
     },
     training={"epochs": 3, "learning_rate": 1e-3},
 )
+
+# Molecules of MOSES (Polykovskiy et al. 2020) as SMILES strings; our own systems. The batch
+# normalisation of the posterior sets the rate of a code of d numbers: -d log(1 - scale^2) / 2 nats,
+# 10 here (Zhu et al. 2020).
+MOSES = (56, 31)
+HYBRID_MOSES = Config(
+    model=ModelConfig(
+        tokenizer="pattern",
+        token_pattern=TOKEN_PATTERNS["smiles"],
+        encoder_units=(256, 512),
+        latent_size=(32,),
+        posterior="batch_normalized",
+        posterior_scale=0.682,
+        expander_base=512,
+        expander_filters=(512, 256),
+        head="lstm",
+        head_units=768,
+        head_embedding=128,
+        head_skip=True,
+    ),
+    objective=ObjectiveConfig(
+        alpha=1.0,
+        bag_of_words=1.0,
+        alpha_hold=20_000,
+        alpha_decay_steps=20_000,
+        moments=2.0,
+        ramp_start=0,
+        ramp_steps=20_000,
+        count_padding=False,
+    ),
+    training=TrainingConfig(
+        epochs=20,
+        batch_size=512,
+        learning_rate=2e-3,
+        learning_rate_schedule="cosine",
+        learning_rate_warmup=1000,
+        frequency_bias=True,
+    ),
+    data=DataConfig(source="moses", too_long="drop"),
+)
+LSTM_MOSES = with_changes(
+    HYBRID_MOSES,
+    model={
+        **LSTM_DECODER,
+        "encoder": "lstm",
+        "encoder_units": (768,),
+        "encoder_embedding": 128,
+        "head_reads": "both",
+    },
+    objective={"alpha": 0.0, "input_dropout": 0.2},
+)
+LANGUAGE_MODEL_MOSES = with_changes(
+    HYBRID_MOSES,
+    model={
+        **NO_LATENT,
+        "encoder_units": (64, 128),
+        "posterior": "free",
+        "posterior_scale": 0.5,
+        "head_skip": False,
+    },
+    objective={"alpha": 0.0, "bag_of_words": 0.0, "moments": 0.0, **NO_DECAY},
+)
+SELFIES: dict[str, Any] = {
+    "model": {"token_pattern": TOKEN_PATTERNS["selfies"]},
+    "data": {"source": "moses-selfies"},
+}
+HIGH_RATE: dict[str, Any] = {
+    "model": {"latent_size": (128,), "posterior_scale": 0.627},
+    "objective": {"input_dropout": 0.1},
+}
+"""A code of 32 nats, about as many as a molecule has."""
+
+
+def small_moses(config: Config) -> Config:
+    """The small size of a system for molecules: for half an hour on two cores.
+
+    Molecules of more than 47 tokens, 3 of 1,000, are left out.
+    """
+    model, objective = config.model, config.objective
+    decays = objective.alpha_decay_steps > 0
+    return with_changes(
+        config,
+        model={
+            "length": 48,
+            "encoder_units": tuple(min(units, 256) for units in model.encoder_units),
+            "encoder_embedding": min(model.encoder_embedding, 64),
+            "expander_base": min(model.expander_base, 256),
+            "expander_filters": tuple(min(filters, 128) for filters in model.expander_filters),
+            "head_units": 256,
+            "head_embedding": 64,
+        },
+        objective={
+            "ramp_steps": 2800,
+            "alpha_hold": 2800 if decays else 0,
+            "alpha_decay_steps": 2800 if decays else 0,
+        },
+        training={
+            "epochs": 7,
+            "steps_per_epoch": 1000,
+            "batch_size": 64,
+            "learning_rate": 4e-3,
+            "learning_rate_warmup": 200,
+        },
+    )

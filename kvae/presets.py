@@ -20,9 +20,11 @@ from .preset_configs import (
     CNN_DENSE,
     CNN_MAP,
     CNN_PTB,
+    HIGH_RATE,
     HYBRID,
     HYBRID_DENSE,
     HYBRID_MAP,
+    HYBRID_MOSES,
     HYBRID_PTB,
     HYBRID_TWEETS,
     KL_TARGET,
@@ -30,23 +32,28 @@ from .preset_configs import (
     KL_TARGET_GRU,
     LADDER_5,
     LADDER_RNN,
+    LANGUAGE_MODEL_MOSES,
     LANGUAGE_MODEL_PTB,
     LANGUAGE_MODEL_PTB_WORD,
     LANGUAGE_MODEL_TWEETS,
     LCNNVAE,
+    LSTM_MOSES,
     LSTM_PTB,
     LSTM_PTB_WORD,
     LSTM_TWEETS,
     LVAE,
     MIXTURE,
+    MOSES,
     PTB,
     PTB_WORD,
     RNN_DENSE,
     RNN_MAP,
+    SELFIES,
     SEMI_SUPERVISED,
     TOY,
     TWEETS,
     TWITTER,
+    small_moses,
     twitter,
     with_changes,
 )
@@ -72,6 +79,7 @@ class Preset:
 
 
 S17, P18, K19 = "Semeniuta et al. 2017", "Petersen 2018", "Prokhorov et al. 2019"
+P20, OWN = "data and measures of Polykovskiy et al. 2020, table 2", "our own"
 
 PUBLISHED: dict[str, Preset] = {
     "hybrid-lstm": Preset(
@@ -259,6 +267,33 @@ PUBLISHED: dict[str, Preset] = {
         f"{K19}, C = 15 of 3 to 100",
         KL_TARGET_GATED,
     ),
+    "hybrid-moses": Preset(
+        "molecules as SMILES strings; wants a GPU", f"{OWN}, {P20}", HYBRID_MOSES, shape=MOSES
+    ),
+    "hybrid-moses-high-rate": Preset(
+        "a code that holds the whole molecule; wants a GPU",
+        f"{OWN}, {P20}",
+        with_changes(HYBRID_MOSES, **HIGH_RATE),
+        shape=MOSES,
+    ),
+    "hybrid-moses-selfies": Preset(
+        "molecules as SELFIES strings, of which every one is valid; wants a GPU",
+        f"{OWN}, {P20}; Krenn et al. 2020",
+        with_changes(HYBRID_MOSES, **SELFIES),
+        shape=MOSES,
+    ),
+    "lstm-vae-moses": Preset(
+        "molecules with an LSTM encoder and decoder; wants a GPU",
+        f"{OWN}, {P20}",
+        LSTM_MOSES,
+        shape=MOSES,
+    ),
+    "lstm-lm-moses": Preset(
+        "molecules, the decoder without a code; wants a GPU",
+        f"{OWN}, {P20}",
+        LANGUAGE_MODEL_MOSES,
+        shape=MOSES,
+    ),
 }
 
 SMALL = "-small"
@@ -279,6 +314,9 @@ def small(item: Preset) -> Preset:
     """The small variant of a preset: capped widths, at most three layers each in encoder and
     expander (ladders keep the depth of the encoder), layer normalisation in the head, beta up to 1
     and 2,000 steps of 128 texts."""
+    if item.shape == MOSES:
+        description = f"{item.description.split(';')[0]}; small"
+        return Preset(description, item.source, small_moses(item.config), MOSES)
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
     capped: dict[str, Any] = {

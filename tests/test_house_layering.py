@@ -87,6 +87,8 @@ LAZY = {
     "kvae/fitted.py": {"kvae.export", "kvae.serving", "kvae.training"},
     "kvae/texts/compression.py": {"pyarrow"},
     "kvae/texts/tables.py": {"pyarrow"},
+    "training/molecules.py": {"rdkit", "selfies", "kvae.serving.cores"},
+    "training/moses.py": {"rdkit", "fcd"},
     "serving/constraints.py": {"regex"},
     "serving/openvino_sessions.py": {"openvino"},
     "serving/server.py": {"fastapi", "pydantic", "starlette", "uvicorn"},

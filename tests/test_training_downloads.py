@@ -5,6 +5,7 @@ import hashlib
 import json
 import lzma
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ import pytest
 from kvae.cli import main
 from kvae.presets import preset
 from kvae.serving.errors import DataError
+from kvae.training.data import named_corpora
 from kvae.training.data.downloads import COLLECTIONS, Collection, get
 from kvae.training.data.prepare import prepare
 
@@ -176,3 +178,84 @@ def test_a_corpus_that_is_not_there_says_how_to_get_it(corpus: str, ways: list[s
 def test_tweets_have_no_address() -> None:
     with pytest.raises(DataError, match="no public download"):
         get("tweets", None, ignore)
+
+
+MEMBERS = {"train": b"SMILES\nCCO\nC\n", "test": b"SMILES\nCC\n"}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel with two files of a collection, and the collection."""
+    path = tmp_path / "package-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in MEMBERS.items():
+            archive.writestr(f"package/{name}.csv.gz", gzip.compress(content))
+    sums = {f"moses.{name}.csv": hashlib.sha256(text).hexdigest() for name, text in MEMBERS.items()}
+    members = {f"moses.{name}.csv": f"package/{name}.csv.gz" for name in MEMBERS}
+    collection = Collection(sums, "for tests", package="package==1.0", members=members)
+    monkeypatch.setitem(COLLECTIONS, "moses", collection)
+    return path
+
+
+def test_files_of_a_package_come_out_of_its_wheel_or_its_unpacked_folder(
+    wheel: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    for source in (wheel, tmp_path / "unpacked"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(tmp_path / "unpacked")
+        files = get("moses", str(source), ignore)
+        assert [file.read_bytes() for file in files] == list(MEMBERS.values())
+        for file in files:
+            file.unlink()
+    assert list(data_folder.iterdir()) == []
+
+
+def test_the_wheel_is_downloaded_by_pip_and_not_installed(
+    wheel: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    files = get("moses", None, ignore)
+    assert [file.read_bytes() for file in files] == list(MEMBERS.values())
+    wheel.unlink()
+    with pytest.raises(DataError, match=r"pip cannot download it .* use --from WHEEL"):
+        get("moses", None, ignore)
+
+
+def test_a_wheel_of_something_else_or_a_damaged_one_is_told(
+    wheel: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.whl"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("other/file", "text")
+    with pytest.raises(DataError, match=r"has no package/train\.csv\.gz; it is not the wheel"):
+        get("moses", str(other), ignore)
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("package/train.csv.gz", gzip.compress(b"text" * 999)[:-9])
+    with pytest.raises(DataError, match="damaged or cut off"):
+        get("moses", str(other), ignore)
+    assert list(data_folder.iterdir()) == []
+
+
+def test_molecules_are_a_corpus_of_smiles_tokens(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_folder.mkdir()
+    for part in ("train", "test"):
+        lines = [f"C{'C' * (n % 9)}[nH]Br%12" for n in range(99)]
+        (data_folder / f"moses.{part}.csv").write_text("\n".join(["SMILES", *lines]))
+    monkeypatch.setattr(named_corpora, "HELD_OUT_MOLECULES", 9)
+    ready = prepare(preset("hybrid-moses-small"))
+    assert (len(ready.train), len(ready.validation)) == (99, 9)
+    assert sorted(ready.alphabet.symbols) == ["%12", "Br", "C", "[nH]"]
+    characters = prepare(
+        preset("hybrid-lstm").with_settings({"data.source": "moses", "model.tokenizer": "byte"})
+    )
+    assert characters.config.model.token_pattern == ""
+
+
+def test_a_corpus_that_kvae_writes_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "moses-selfies", "--out", "run", "--steps", "1"]) == 4
+    assert "write it with `kvae data get moses-selfies`" in capsys.readouterr().err
+    assert main(["data", "get", "moses-selfies", "--from", "folder"]) == 2
+    assert "is made from the corpus moses; leave it out" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from kvae.cli import parser
 from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
 from kvae.runs import Run
+from kvae.training.book import results_table
 from kvae.training.data.prepare import Prepared
 from kvae.training.reproduction import Study, verdicts_of
 from kvae.training.studies import (
@@ -240,3 +241,39 @@ def test_figures_leave_the_backend_of_a_notebook_alone(tmp_path: Path) -> None:
     finally:
         matplotlib.use(before)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_moses_wants_one_row_with_all_and_one_whose_molecules_come_back() -> None:
+    good = {
+        "valid": 0.97,
+        "unique@10000": 0.999,
+        "novel": 0.9,
+        "FCD/Test": 0.8,
+        "kl": 9.0,
+        "active_units": 20.0,
+        "exact": 0.1,
+    }
+    full = {**good, "valid": 0.85, "FCD/Test": 3.0, "kl": 30.0, "exact": 0.5}
+    study = STUDIES["moses"]
+    assert verdicts(study, {"a": good, "b": full}) == [True, True]
+    assert verdicts(study, {"a": good}) == [True, False]
+    for name, value in {
+        "valid": 0.94,
+        "unique@10000": 0.98,
+        "novel": 0.84,
+        "FCD/Test": 1.1,
+        "kl": 7.0,
+        "active_units": 15.0,
+    }.items():
+        assert verdicts(study, {"a": {**good, name: value}, "b": full})[0] is False
+    assert verdicts(study, {"b": {**full, "valid": 0.79}}) == [False, False]
+    without_fcd = {name: value for name, value in good.items() if name != "FCD/Test"}
+    assert verdicts(study, {"a": without_fcd}) == [None, False]
+
+
+def test_published_rows_have_every_measure_of_the_table() -> None:
+    study = STUDIES["moses"]
+    for row in study.published_rows.values():
+        assert set(row) <= set(study.columns)
+    line = next(line for line in results_table(study, []).splitlines() if "JTN-VAE" in line)
+    assert line.startswith("| published: JTN-VAE | (1.000 ± 0.000) | (1.000 ± 0.000) | (0.914 ±")

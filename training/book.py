@@ -146,7 +146,15 @@ def results_table(study: Study, results: Sequence[Mapping[str, Any]]) -> str:
             cell(numbers.get(metric, []), published[row].get(metric)) for metric in study.columns
         ]
         lines.append(f"| {row} | {' | '.join(cells)} |")
+    for row, spreads in study.published_rows.items():
+        cells = [published_cell(spreads.get(metric)) for metric in study.columns]
+        lines.append(f"| published: {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def published_cell(spread: tuple[float, float] | None) -> str:
+    """A cell of a published row: (mean ± standard deviation)."""
+    return "" if spread is None else f"({spread[0]:.3f} ± {spread[1]:.3f})"
 
 
 def cell(values: Sequence[float], published: float | None) -> str:

@@ -31,6 +31,8 @@ from .text_metrics import (
     self_bleu,
     unit_of,
 )
+from .validity import UNITS as VALIDITY_UNITS
+from .validity import Validator, reconstruction_validity, sample_validity
 
 MAX_TEXTS = 100_000
 """Largest number of texts to reconstruct or to sample."""
@@ -68,6 +70,7 @@ UNITS = {
     "training texts",
     "reverse_perplexity": "per character of {reference_texts:,} held-out texts, by an n-gram model "
     "of these texts",
+    **VALIDITY_UNITS,
 }
 """Metrics of the groups of `text_report` in the order of its tables, with unit and meaning.
 
@@ -95,13 +98,15 @@ def text_report(
     samples: int,
     seed: int,
     say: Callable[[str], None],
+    validator: Validator | None = None,
 ) -> dict[str, Any]:
     """Text metrics of the model of `run`, by the groups of `TABLES` (see docs/metrics.md).
 
     `texts` of the held-out `data`, at equal distances, are reconstructed, and `samples` texts are
     drawn from the prior with `seed`. Metrics that need the training texts are left out if
     `training_texts` is None. A language model has neither reconstructions nor greedy samples, which
-    would all be the same text. Raises `ConfigError` for counts outside 0 to `MAX_TEXTS`.
+    would all be the same text. With a `validator` there is also what `training.validity` measures.
+    Raises `ConfigError` for counts outside 0 to `MAX_TEXTS`.
     """
     for name, count in (("texts", texts), ("samples", samples)):
         if not 0 <= count <= MAX_TEXTS:
@@ -120,6 +125,9 @@ def text_report(
         report["reconstructions"] = {
             **reconstruction_metrics(references, reconstructions, unit),
             **novelty_metric(run, reconstructions, training_texts),
+            **(
+                reconstruction_validity(validator, references, reconstructions) if validator else {}
+            ),
         }
         if training_texts:
             few, read = (evenly_spaced_texts(it, MEASURED) for it in (references, reconstructions))
@@ -137,7 +145,11 @@ def text_report(
         for name, choose in choosers.items()
     }
     say("comparing the samples with real texts")
-    return report | sample_metrics(run, groups, data.texts, references, training_texts)
+    report |= sample_metrics(run, groups, data.texts, references, training_texts)
+    if validator:
+        for name, group in groups.items():
+            report[name] |= sample_validity(validator, group)
+    return report
 
 
 def sample_metrics(

@@ -127,6 +127,8 @@ class Study:
     """Further metrics of a trained row, and sampled texts under `SAMPLES`."""
     measure_study: Callable[[Sequence[Row], Say], dict[str, float]] | None = None
     """Metrics of the study as a whole."""
+    published_rows: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """Rows of the source without one of ours: mean and standard deviation, by metric."""
     sampled_rows: Callable[[Numbers], Sequence[str]] | None = None
     """The rows whose samples the book shows: those that `measure` stored for the first seed."""
     seeds: int = 1

@@ -11,4 +11,5 @@ STUDY_NAMES = (
     "kl-target",
     "ptb-word",
     "anti-collapse",
+    "moses",
 )

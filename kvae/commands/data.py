@@ -10,7 +10,7 @@ from typing import Any
 from kvae.serving.errors import ConfigError
 from kvae.texts.files import READABLE_FORMATS
 
-from .arguments import Commands, json_argument
+from .arguments import Commands, json_argument, table_arguments
 from .output import say, show, table
 from .reports import summary_text
 from .training_arguments import data_arguments, data_settings, set_argument
@@ -28,12 +28,13 @@ def add(commands: Commands) -> None:
         "get", help="download or copy a corpus that kvae may not ship into the data folder"
     )
     parser.set_defaults(run=get_files)
-    parser.add_argument("collection", choices=("ptb", "tweets"))
+    parser.add_argument("collection", choices=("ptb", "tweets", "moses", "moses-selfies"))
     parser.add_argument(
         "--from",
         dest="source",
-        metavar="FOLDER",
-        help="copy the files from this folder (default: the public download)",
+        metavar="FOLDER|WHEEL",
+        help="copy the files from this folder or this wheel of their package (default: the public "
+        "download)",
     )
     json_argument(parser)
 
@@ -45,6 +46,15 @@ def add(commands: Commands) -> None:
         "-n", type=int, default=10, help="number of texts to show (default: %(default)s)"
     )
     set_argument(parser)
+    json_argument(parser)
+
+    parser = subcommands.add_parser(
+        "selfies", help="write SMILES strings as SELFIES strings (extra molecules)"
+    )
+    parser.set_defaults(run=convert_to_selfies)
+    parser.add_argument("data", metavar="FILE", help="SMILES strings: lines or a table")
+    table_arguments(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help="the lines to write")
     json_argument(parser)
 
     parser = subcommands.add_parser("stores", help="corpora on disk: size, source, runs")
@@ -69,6 +79,7 @@ def list_corpora(options: argparse.Namespace) -> None:
             "entropy": item.entropy,
             "missing": missing_files(item.collection) if item.collection else [],
             "terms": COLLECTIONS[item.collection].terms if item.collection else None,
+            "citation": COLLECTIONS[item.collection].citation if item.collection else None,
         }
         for name, item in CORPORA.items()
     ]
@@ -82,7 +93,9 @@ def list_corpora(options: argparse.Namespace) -> None:
             place = f"in {data_folder()}"
             if missing_files(item.collection):
                 place = f"not there: `kvae data get {item.collection}`"
-            rows[name] += f"; {COLLECTIONS[item.collection].terms}; {place}"
+            collection = COLLECTIONS[item.collection]
+            known = filter(None, [collection.citation, collection.terms, place])
+            rows[name] = "; ".join([rows[name], *known])
     rows["FILE"] = (
         "your own: one text a line, or a table (CSV, TSV, JSON lines, Parquet, Arrow) or FASTA, "
         f"{READABLE_FORMATS}; a folder of such files; a pattern 'books/*.txt'"
@@ -91,10 +104,39 @@ def list_corpora(options: argparse.Namespace) -> None:
 
 
 def get_files(options: argparse.Namespace) -> None:
-    from kvae.training.data.downloads import get
+    from kvae.training.data.downloads import COLLECTIONS, get
 
-    files = list(map(str, get(options.collection, options.source, say)))
+    if COLLECTIONS[options.collection].made_from:
+        from kvae.training.selfies_files import write_moses_selfies
+
+        if options.source is not None:
+            raise ConfigError(
+                f"--from: {options.collection} is made from the corpus "
+                f"{COLLECTIONS[options.collection].made_from}; leave it out"
+            )
+        files = list(map(str, write_moses_selfies(say)))
+    else:
+        files = list(map(str, get(options.collection, options.source, say)))
     show(options, {"files": files}, "\n".join(files))
+
+
+def convert_to_selfies(options: argparse.Namespace) -> None:
+    from kvae.texts.formats import records_of
+    from kvae.texts.records import Columns
+    from kvae.training.selfies_files import write_selfies
+
+    out = Path(options.out)
+    if out.exists():
+        raise ConfigError(f"--out {out}: exists; move it away or give another name")
+    notes: list[str] = []
+    columns = Columns(text=options.column or "", format=options.format or "auto")
+    texts = [
+        text for block in records_of(options.data, columns, notes) for text in block.texts if text
+    ]
+    for note in notes:
+        say(note)
+    count = write_selfies(texts, out, say)
+    show(options, {"file": str(out), "strings": count}, f"{out}: {count:,} SELFIES strings")
 
 
 def show_texts(options: argparse.Namespace) -> None:

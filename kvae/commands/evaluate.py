@@ -57,6 +57,12 @@ def add(commands: Commands) -> None:
         help="what to do with lines longer than the model (default: as in training)",
     )
     parser.add_argument(
+        "--validator",
+        metavar="MODULE:FUNCTION",
+        help="a function that tells whether a text is valid, or returns its canonical form; for "
+        "molecules kvae.training.molecules:smiles or :selfies",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="seed of the sampled codes (default: %(default)s)"
     )
 
@@ -70,7 +76,9 @@ def run(options: argparse.Namespace) -> None:
         from kvae.training.evaluation import evaluate
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count
+        from kvae.training.validity import load_validator
         from kvae.training.verdict import findings
+    validator = load_validator(options.validator) if options.validator else None
     trained = open_run(options.run_folder)
     config = trained.config
     if options.too_long is not None:
@@ -106,7 +114,8 @@ def run(options: argparse.Namespace) -> None:
     entropy = entropy_of(config) if options.data is None else None
     report |= {} if entropy is None else {"entropy": entropy}
     known = training_texts(trained)
-    report |= text_report(trained, data, known, options.texts, options.samples, options.seed, say)
+    counts = (options.texts, options.samples, options.seed)
+    report |= text_report(trained, data, known, *counts, say, validator)
     if known:
         rival = rival_of(known, data.texts, config.data.reading.has_end)
         report |= rival_report(rival, known, data.texts)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvae.fitting import MINUTES, PRESET
+from kvae.token_patterns import TOKEN_PATTERNS
 
 from .arguments import Commands, Run, add_command, table_arguments
 
@@ -100,9 +101,10 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     table_arguments(parser)
     parser.add_argument(
         "--tokenizer",
-        choices=("char", "byte", "word", "wordpiece", "pattern", "bpe"),
+        choices=("char", "byte", "word", "wordpiece", "pattern", "bpe", *TOKEN_PATTERNS),
         help="what a token is (default: the preset's or the corpus', else char); `pattern` needs "
-        "--set model.token_pattern=REGEX; a plan chooses `bpe` or `char`",
+        "--set model.token_pattern=REGEX; `smiles` and `selfies` are patterns for molecules; a "
+        "plan chooses `bpe` or `char`",
     )
     parser.add_argument(
         "--fold-case",
@@ -168,6 +170,16 @@ def given_settings(options: argparse.Namespace) -> set[str]:
     return {*data_settings(options), *training_settings(options), *named}
 
 
+def tokenizer_settings(name: str | None) -> dict[str, Any]:
+    """The settings that `--tokenizer` gives: a tokenizer, or a pattern by its name."""
+    if name in TOKEN_PATTERNS:
+        return {"model.tokenizer": "pattern", "model.token_pattern": TOKEN_PATTERNS[name]}
+    settings: dict[str, Any] = given_only({"model.tokenizer": name})
+    if name not in (None, "pattern"):
+        settings["model.token_pattern"] = ""  # a preset may have one
+    return settings
+
+
 def data_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the arguments of the data give, by dotted name."""
     settings = given_only(
@@ -176,7 +188,7 @@ def data_settings(options: argparse.Namespace) -> dict[str, Any]:
             "data.format": options.format,
             "data.column": options.column,
             "data.label_column": options.label_column,
-            "model.tokenizer": options.tokenizer,
+            **tokenizer_settings(options.tokenizer),
             "data.fold_case": options.fold_case,
             "data.vocabulary": options.vocabulary,
             "data.validation": options.validation,

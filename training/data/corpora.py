@@ -159,7 +159,12 @@ def with_resolved_data(config: Config) -> Config:
     }
     tokenizer = defaults.get("model.tokenizer", config.model.tokenizer)
     if tokenizer != corpus_settings.get("model.tokenizer", "char"):
-        defaults.pop("model.length", None)  # the length is in tokens of another tokenizer
+        # They belong to another tokenizer.
+        defaults = {
+            key: value
+            for key, value in defaults.items()
+            if key not in ("model.length", "model.token_pattern")
+        }
     config = config.with_settings(defaults)
     if "model.length" in defaults and config.data.reading.has_end:
         config = config.with_settings(

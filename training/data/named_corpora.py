@@ -13,6 +13,7 @@ import numpy as np
 
 from kvae.configuration import Config
 from kvae.texts.files import read_file, split_lines
+from kvae.token_patterns import TOKEN_PATTERNS
 
 from .downloads import COLLECTIONS, file_of
 
@@ -82,6 +83,21 @@ def file_corpus(collection: str, description: str, settings: Mapping[str, Any]) 
     return Corpus(description, texts, settings, held_out, collection=collection)
 
 
+def molecules(part: str) -> list[str]:
+    """The SMILES strings of a part of MOSES: `train`, `test` or `scaffolds`."""
+    return lines_of(file_of("moses", f"moses.{part}.csv"))[1:]
+
+
+HELD_OUT_MOLECULES = 10_000
+"""Number of test molecules that the corpus `moses` holds out, at equal distances."""
+
+
+def held_out_molecules() -> list[str]:
+    """Test molecules at equal distances."""
+    test = molecules("test")
+    return test[:: len(test) // HELD_OUT_MOLECULES][:HELD_OUT_MOLECULES]
+
+
 CORPORA: dict[str, Corpus] = {
     "unicode-names": Corpus(
         f"names of the Unicode {unicodedata.unidata_version} characters, from Python itself",
@@ -109,6 +125,30 @@ CORPORA: dict[str, Corpus] = {
         {"model.length": 84, "model.tokenizer": "word"},
     ),
     "tweets": file_corpus("tweets", "English tweets, one a line", {"model.length": 128}),
+    "moses": Corpus(
+        "1,584,663 molecules of MOSES as SMILES strings; held out: 10,000 of its test molecules",
+        lambda: molecules("train"),
+        {
+            "model.length": 56,
+            "model.tokenizer": "pattern",
+            "model.token_pattern": TOKEN_PATTERNS["smiles"],
+            "data.too_long": "drop",
+        },
+        held_out=held_out_molecules,
+        collection="moses",
+    ),
+    "moses-selfies": Corpus(
+        "the same as SELFIES strings",
+        lambda: lines_of(file_of("moses-selfies", "moses-selfies.train.txt")),
+        {
+            "model.length": 56,
+            "model.tokenizer": "pattern",
+            "model.token_pattern": TOKEN_PATTERNS["selfies"],
+            "data.too_long": "drop",
+        },
+        held_out=lambda: lines_of(file_of("moses-selfies", "moses-selfies.valid.txt")),
+        collection="moses-selfies",
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from . import (
     historyless,
     kl_target,
     length,
+    moses,
     ptb_word,
     receptive_field,
     toy,
@@ -55,6 +56,7 @@ MODULES = (
     kl_target,
     ptb_word,
     anti_collapse,
+    moses,
 )
 
 STUDIES: dict[str, Study] = {
