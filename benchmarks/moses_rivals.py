@@ -6,19 +6,23 @@
 
 MOSES (Polykovskiy et al. 2020) publishes a VAE and a CharRNN in the package `molsets`. They are
 trained on its data, by its own trainers with its own default settings, on the CPU. The time ends
-the training, seldom an epoch. `--out` then has `NAME.json` with the numbers of a model, `NAME.txt`
-with its samples and `test.txt` with the held-out molecules that it was measured on.
+the training, which may be in the first epoch. `--out` then has `NAME.json` with the numbers of a
+model, `NAME.txt` with its samples and `test.txt` with the held-out molecules that it was measured
+on.
 
 The trainer of the VAE averages the reconstruction over tokens and sums the KL over a molecule. Its
 weight of the KL is 0 for all of the first epoch and grows by 0.0005 an epoch, to 0.0495 in the
-last of 100. This schedule is kept as it is. A training that ends in the first epoch is then that of
-an autoencoder, with a large KL and samples that are seldom molecules.
+last of 100. With 37 tokens a molecule, that last weight is 1.8 in nats a molecule. This schedule is
+kept as it is. A training that ends in the first epoch is that of an autoencoder: nothing draws its
+codes to the prior.
 
 `--measures` computes `get_all_metrics` on a file of SMILES, one a line. It compares them with the
-statistics of the test sets that the package has. The result is `measures-NAME.json`.
+statistics of the test sets that the package has. The result is `measures-NAME.json`, and a table
+shows it beside the measures of `kvae.training.moses` (the extra `molecules`).
 
 The package needs older versions of others. So an environment of some 6 GB is made, in FOLDER or in
-a temporary folder, and used again if it is complete. It needs Python 3.11.
+a temporary folder, and used again if it is complete. It needs Python 3.11. Beside other programs
+on the same cores, set OMP_WAIT_POLICY=PASSIVE: waiting threads then leave the cores to others.
 """
 
 from __future__ import annotations
@@ -50,6 +54,16 @@ MOSES = "molsets==0.3.1"
 PYTHON = (3, 11)
 """The newest Python for which this pandas is built."""
 
+OURS = {
+    "Frag": "fragments",
+    "Scaf": "scaffolds",
+    "IntDiv": "internal_diversity",
+    "IntDiv2": "internal_diversity_2",
+    "Filters": "filters",
+    "Novelty": "novel",
+}
+"""Names of measures in kvae, where they differ from those of MOSES."""
+
 WORKER = Path(__file__).with_name("moses_worker.py")
 
 
@@ -76,13 +90,37 @@ def work(python: Path, result: Path, *arguments: Any) -> dict[str, Any]:
     return found
 
 
+def ours(file: Path) -> dict[str, float]:
+    """The measures of kvae on the lines of a file."""
+    from kvae.training.molecules import canonical
+    from kvae.training.moses import (
+        measures,
+        published_activations,
+        reference_profiles,
+        training_set,
+    )
+
+    samples = canonical(file.read_text(encoding="utf-8").splitlines())
+    return measures(
+        samples, reference_profiles(print), training_set(print), published_activations()
+    )
+
+
+def print_beside_ours(theirs: dict[str, float], found: dict[str, float]) -> None:
+    """A line for each measure: the value of MOSES and ours."""
+    for name, value in theirs.items():
+        part, slash, reference = name.partition("/")
+        mine = found.get(OURS.get(part, part) + slash + reference, float("nan"))
+        print(f"{name:14} {value:9.5f} {mine:9.5f}")
+
+
 def run(python: Path, options: argparse.Namespace) -> None:
     """Compute the measures of a file, or train and measure each model."""
     out: Path = options.out
     if options.measures:
         result = out / f"measures-{options.measures.stem}.json"
         found = work(python, result, "measures", options.measures, "--jobs", options.jobs)
-        print(json.dumps(found, indent=1))
+        print_beside_ours(found["metrics"], ours(options.measures))
         return
     for name in options.models:
         settings = ["--minutes", options.minutes, "--samples", options.samples]

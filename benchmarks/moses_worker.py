@@ -41,7 +41,7 @@ CLASSES = {"vae": ("VAE", "VAETrainer"), "char_rnn": ("CharRNN", "CharRNNTrainer
 
 
 class TorchWithBooleans(ModuleType):
-    """PyTorch, where a mask of bytes is one of booleans. Today's PyTorch takes no other."""
+    """PyTorch, where a mask of bytes becomes one of booleans, as today's PyTorch expects."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -213,7 +213,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
     name, out = options.name, options.result.parent
     model, trainer, numbers = trained(name, options.minutes)
-    # The files of MOSES are in no random order.
+    # The files of MOSES are not shuffled: the first molecules are shorter than the mean.
     texts = random.Random(SEED).sample(list(get_dataset("test")), HELD_OUT)
     (out / "test.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     torch.manual_seed(SEED)

@@ -350,10 +350,11 @@ SELFIES: dict[str, Any] = {
     "data": {"source": "moses-selfies"},
 }
 HIGH_RATE: dict[str, Any] = {
-    "model": {"latent_size": (128,), "posterior_scale": 0.627},
+    "model": {"latent_size": (128,), "posterior_scale": 0.78},
     "objective": {"input_dropout": 0.1},
 }
-"""A code of 32 nats, about as many as a molecule has."""
+"""A code of 60 nats, twice as many as a molecule has. With 32 nats the code cannot be decoded
+without errors: after 3,200 steps the reconstruction was still 10.7 nats."""
 
 
 def small_moses(config: Config) -> Config:

@@ -37,7 +37,7 @@ def test_a_notebook_speaks_between_its_cells_which_are_short(path: Path) -> None
 
 
 def test_the_notebooks_are_numbered_without_a_gap() -> None:
-    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_"]
+    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_"]
 
 
 @notebooks

@@ -180,6 +180,11 @@ def test_tweets_have_no_address() -> None:
         get("tweets", None, ignore)
 
 
+METADATA = {
+    "METADATA": "Metadata-Version: 2.1\nName: package\nVersion: 1.0\n",
+    "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "RECORD": "",
+}
 MEMBERS = {"train": b"SMILES\nCCO\nC\n", "test": b"SMILES\nCC\n"}
 
 
@@ -190,6 +195,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in MEMBERS.items():
             archive.writestr(f"package/{name}.csv.gz", gzip.compress(content))
+        for name, text in METADATA.items():
+            archive.writestr(f"package-1.0.dist-info/{name}", text)
     sums = {f"moses.{name}.csv": hashlib.sha256(text).hexdigest() for name, text in MEMBERS.items()}
     members = {f"moses.{name}.csv": f"package/{name}.csv.gz" for name in MEMBERS}
     collection = Collection(sums, "for tests", package="package==1.0", members=members)

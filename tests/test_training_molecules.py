@@ -140,9 +140,9 @@ def test_a_molecule_is_described_by_its_fragments_and_its_scaffold() -> None:
     two_rings = described("O=C(Nc1ccccc1)c1ccccc1")
     assert two_rings.scaffold == smiles("O=C(Nc1ccccc1)c1ccccc1")
     assert sorted(two_rings.fragments) == [
-        "[16*]c1ccccc1",
-        "[16*]c1ccccc1",
         "[1*]C([6*])=O",
+        "[16*]c1ccccc1",
+        "[16*]c1ccccc1",
         "[5*]N[5*]",
     ]
     assert described(ASPIRIN).scaffold == ""  # it has one ring
@@ -183,7 +183,7 @@ def test_samples_are_measured_beside_references() -> None:
     assert "FCD/Test" not in found
     assert measures([None], {"Test": reference}, frozenset()) == {"valid": 0.0}
     same = measures([smiles(ASPIRIN), smiles(CAFFEINE)], {"Test": reference}, frozenset())
-    assert same["SNN/Test"] == same["fragments/Test"] == pytest.approx(1)
+    assert (same["SNN/Test"], same["fragments/Test"]) == pytest.approx((1, 1))
     assert same["logP"] == same["QED"] == 0
 
 

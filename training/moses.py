@@ -328,8 +328,8 @@ def part_profile(part: str) -> Profile:
 def training_set(say: Say) -> frozenset[str]:
     """The canonical SMILES strings of the training set, computed once and kept in the data folder.
 
-    One string in 2,000 differs from that in the file, because RDKit's canonical form has changed
-    since. A sample would count as new otherwise.
+    A few strings in 10,000 differ from those in the file, because RDKit's canonical form has
+    changed since. Such a sample would count as new otherwise.
     """
     version = importlib.metadata.version("rdkit")
     file = data_folder() / f"moses.train.rdkit-{version}.txt"
