@@ -188,8 +188,9 @@ def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     left, right = (np.unpackbits(part, axis=1).astype(np.float32) for part in (first, second))
     shared = left @ right.T
     either = left.sum(axis=1)[:, None] + right.sum(axis=1) - shared
-    equal = np.ones_like(shared)
-    return np.divide(shared, either, out=equal, where=either > 0)
+    coefficients = np.ones_like(shared)
+    np.divide(shared, either, out=coefficients, where=either > 0)
+    return coefficients
 
 
 def blocks(table: np.ndarray) -> Iterator[np.ndarray]:
@@ -350,7 +351,7 @@ def kept_profile(part: str, say: Say) -> Profile:
     file = data_folder() / f"moses.{part}.rdkit-{version}.npz"
     if not file.is_file():
         say(f"describing the {part} molecules of MOSES with RDKit {version}, once")
-        arrays = arrays_of(part_profile(part))
+        arrays: dict[str, Any] = arrays_of(part_profile(part))
         with atomic_write(file) as partial, partial.open("wb") as opened:
             np.savez_compressed(opened, **arrays)
     return read_profile(file)
