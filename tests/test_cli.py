@@ -134,6 +134,8 @@ def test_json_is_one_object_and_nothing_else(
         "ptb-char",
         "ptb-word",
         "tweets",
+        "moses",
+        "moses-selfies",
     ]
 
 
@@ -610,7 +612,7 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
             "corpora",
             *(f"corpora.{key}" for key in ("name", "description", "settings", "labels")),
         }
-        | {f"corpora.{key}" for key in ("entropy", "missing", "terms")},
+        | {f"corpora.{key}" for key in ("entropy", "missing", "terms", "citation")},
     ),
 }
 """The keys that each command prints with --json; keys of objects in a list follow the list's."""
