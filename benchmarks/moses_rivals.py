@@ -101,9 +101,7 @@ def ours(file: Path) -> dict[str, float]:
     )
 
     samples = canonical(file.read_text(encoding="utf-8").splitlines())
-    return measures(
-        samples, reference_profiles(print), training_set(print), published_activations()
-    )
+    return measures(samples, reference_profiles(print), training_set(), published_activations())
 
 
 def print_beside_ours(theirs: dict[str, float], found: dict[str, float]) -> None:

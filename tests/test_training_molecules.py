@@ -198,16 +198,6 @@ def test_a_profile_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert again.properties.keys() == first.properties.keys()
 
 
-@pytest.mark.usefixtures("filters")
-def test_training_molecules_are_compared_in_the_canonical_form_of_this_rdkit(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "moses.train.csv").write_text("SMILES\nOCC\nC1CC\n")
-    assert moses.training_set(quiet) == {"CCO"}
-    (tmp_path / "moses.train.csv").unlink()
-    assert moses.training_set(quiet) == {"CCO"}
-
-
 def test_published_statistics_are_read_only_if_they_are_the_published_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

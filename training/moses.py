@@ -275,7 +275,7 @@ def measures(
 ) -> dict[str, float]:
     """The `MEASURES` of samples: canonical SMILES strings, None for an invalid sample.
 
-    `references` are profiles by the names of `REFERENCES`, `training` the canonical training set.
+    `references` are profiles by the names of `REFERENCES`, `training` the training set.
     With `activations`, Gaussians by the same names, FCD is measured too, which needs the package
     fcd. Without a valid sample only `valid` is measured.
     """
@@ -326,20 +326,12 @@ def part_profile(part: str) -> Profile:
     return profile([text for text in canonical(molecules(part)) if text])
 
 
-def training_set(say: Say) -> frozenset[str]:
-    """The canonical SMILES strings of the training set, computed once and kept in the data folder.
+def training_set() -> frozenset[str]:
+    """The SMILES strings of the training set, as they are in the file.
 
-    A few strings in 10,000 differ from those in the file, because RDKit's canonical form has
-    changed since. Such a sample would count as new otherwise.
+    They are canonical but for one or two in 10,000, which RDKit writes in another way today.
     """
-    version = importlib.metadata.version("rdkit")
-    file = data_folder() / f"moses.train.rdkit-{version}.txt"
-    if not file.is_file():
-        say(f"writing the training molecules in the canonical form of RDKit {version}, once")
-        texts = [text for text in canonical(molecules("train")) if text]
-        with atomic_write(file) as partial:
-            partial.write_text("\n".join(texts), encoding="utf-8")
-    return frozenset(file.read_text(encoding="utf-8").split("\n"))
+    return frozenset(molecules("train"))
 
 
 def kept_profile(part: str, say: Say) -> Profile:
