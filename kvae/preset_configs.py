@@ -358,7 +358,7 @@ without errors: after 3,200 steps the reconstruction was still 10.7 nats."""
 
 
 def small_moses(config: Config) -> Config:
-    """The small size of a system for molecules: for half an hour on two cores.
+    """The small size of a system for molecules: for two cores.
 
     Molecules of more than 47 tokens, 3 of 1,000, are left out.
     """

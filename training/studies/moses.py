@@ -5,7 +5,7 @@ share of {texts:,} test molecules that greedy decoding from the posterior mean g
 by canonical SMILES. Bound, KL and information are of 10,000 test molecules. FCD, SNN, fragments
 and scaffolds are measured with the test set; the same with the scaffold test set (TestSF) are in
 the CSV file. Small: 7,000 steps of 64 molecules, a third of a pass over the training set, without
-the 3 of 1,000 molecules that have more than 47 tokens.
+the 3 of 1,000 molecules that have more than 47 tokens. Other programs ran beside the training.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ STUDY = Study(
             f"FCD at most 1.0, a KL of at least {LEAST_KL} nats and {LEAST_UNITS} active units.",
             OWN_AIM,
             has_all_of_it,
-            "Of the five rows only *hybrid-high-rate* has been trained, with one seed. Its code "
+            "Of the five rows only hybrid-high-rate has been trained, with one seed. Its code "
             "holds the whole molecule, and a code of the prior is often none of a molecule.",
         ),
         Statement(
