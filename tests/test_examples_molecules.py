@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ def search() -> Any:
 class Alkanes:
     """A sampler of chains of carbon with a code of two numbers: the length, and a number that says
     nothing."""
+
+    alphabet = SimpleNamespace(count=len)
+    length = 13
 
     def encode(self, texts: list[str], unknown: str = "refuse") -> np.ndarray:
         return np.array([[text.count("C"), len(text) % 2] for text in texts], np.float32)
@@ -58,7 +62,7 @@ def test_the_program_finds_molecules_with_a_higher_value_and_draws_them(
 ) -> None:
     table = tmp_path / "alkanes.csv"
     chains = ["C" * (1 + n % 12) for n in range(60)]
-    table.write_text("\n".join(["SMILES", *chains, "C1"]))
+    table.write_text("\n".join(["SMILES", *chains, "C1", "C" * 13]))
     monkeypatch.setattr(search.Sampler, "load", lambda bundle: Alkanes())
     arguments = ["bundle", str(table), "--property", "weight", "--count", "40", "--out"]
     monkeypatch.setattr(sys, "argv", ["search.py", *arguments, str(tmp_path / "pictures")])

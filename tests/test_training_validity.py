@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvae.cli import main
@@ -38,6 +39,7 @@ def test_a_validator_that_says_yes_or_no_compares_texts_as_they_are() -> None:
     assert sample_validity(str.isdigit, ["1", "1", "x"]) == {"valid": 2 / 3, "distinct_valid": 0.5}
     shares = reconstruction_validity(str.isdigit, ["1", "2"], ["1", "3"])
     assert shares == {"valid": 1.0, "same_meaning": 0.5}
+    assert sample_validity(lambda text: np.bool_(text == "1"), ["1", "x"])["valid"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,15 @@ def test_a_validator_is_found_in_the_current_folder(
     )
     monkeypatch.chdir(tmp_path)
     assert sample_validity(load_validator("grammar_of_a_test:even"), ["ab", "a"])["valid"] == 0.5
+
+
+def test_a_module_that_cannot_be_imported_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_of_a_test.py").write_text("def f(:\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="importing broken_of_a_test raised SyntaxError"):
+        load_validator("broken_of_a_test:f")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ are imported when a function needs them.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -101,11 +100,6 @@ def properties() -> dict[str, Callable[[Any], float]]:
     }
 
 
-def property_of(name: str, text: str) -> float:
-    """One of `properties` of a valid SMILES string."""
-    return float(properties()[name](chemistry().MolFromSmiles(text)))
-
-
 def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Yield `function` of each item in order, computed by a process on each core.
 
@@ -117,13 +111,8 @@ def on_all_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> I
         return
     # A forked process may inherit locks of TensorFlow's threads.
     environment = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=environment, initializer=be_quiet) as pool:
+    with ProcessPoolExecutor(workers, mp_context=environment) as pool:
         yield from pool.map(function, items, chunksize=CHUNK)
-
-
-def be_quiet() -> None:
-    """Keep a worker from using more than its core."""
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def canonical(texts: Iterable[str]) -> list[str | None]:

@@ -48,26 +48,6 @@ BLOCK = 5000
 REFERENCES = {"test": "Test", "scaffolds": "TestSF"}
 """The parts of MOSES that samples are compared with, and the name that MOSES gives them."""
 
-MEASURES = {
-    "valid": "share of samples",
-    "unique@1000": "distinct / all, of the first 1,000 valid samples",
-    "unique@10000": "distinct / all, of the first 10,000 valid samples",
-    "novel": "share of the distinct valid samples that are not in the training set",
-    "filters": "share of valid samples without unwanted substructures",
-    "internal_diversity": "1 - mean similarity of two samples",
-    "internal_diversity_2": "1 - root of the mean squared similarity of two samples",
-    "FCD": "Frechet ChemNet distance",
-    "SNN": "mean similarity of a sample to the nearest reference molecule",
-    "fragments": "cosine of the counts of BRICS fragments",
-    "scaffolds": "cosine of the counts of Bemis-Murcko scaffolds",
-    "logP": "Wasserstein distance of the distributions",
-    "QED": "Wasserstein distance of the distributions",
-    "SA": "Wasserstein distance of the distributions",
-    "weight": "Wasserstein distance of the distributions, g/mol",
-}
-"""The measures, each with its meaning. Those from FCD to scaffolds are computed with each part of
-`REFERENCES`, as in `FCD/Test`; the distances of properties with the test set."""
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -237,16 +217,13 @@ def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
 
 @functools.cache
 def unwanted() -> list[Any]:
-    """The substructures of MOSES' filters: medicinal chemistry (MCF) and PAINS.
-
-    MOSES reads the name of a PAINS filter from the second column, and that of an MCF from the
-    first.
-    """
+    """The substructures of MOSES' filters: medicinal chemistry (MCF) and PAINS."""
+    # MCF has a header and the patterns in its second column, PAINS none and in its first.
     tables = {"moses.mcf.csv": (1, 1), "moses.pains.csv": (0, 0)}
     patterns = []
-    for name, (column, header) in tables.items():
+    for name, (first_row, column) in tables.items():
         with Path(file_of("moses", name)).open(encoding="utf-8", newline="") as file:
-            patterns += [row[column] for row in list(csv.reader(file))[header:]]
+            patterns += [row[column] for row in list(csv.reader(file))[first_row:]]
     return [chemistry().MolFromSmarts(pattern) for pattern in patterns]
 
 
@@ -273,11 +250,11 @@ def measures(
     training: frozenset[str],
     activations: Mapping[str, Gaussian] | None = None,
 ) -> dict[str, float]:
-    """The `MEASURES` of samples: canonical SMILES strings, None for an invalid sample.
+    """The measures of MOSES on samples: canonical SMILES strings, None for an invalid sample.
 
-    `references` are profiles by the names of `REFERENCES`, `training` the training set.
-    With `activations`, Gaussians by the same names, FCD is measured too, which needs the package
-    fcd. Without a valid sample only `valid` is measured.
+    docs/molecules.md explains them. `references` are profiles by the names of `REFERENCES`,
+    `training` is the training set. With `activations`, Gaussians by the same names, FCD is measured
+    too, which needs the package fcd. Without a valid sample only `valid` is measured.
     """
     valid = [text for text in samples if text is not None]
     result = {"valid": len(valid) / max(len(samples), 1)}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from kvae.serving.errors import ConfigError, short_repr
 
 Validator: TypeAlias = Callable[[str], str | bool | None]
@@ -49,6 +51,10 @@ def load_validator(name: str) -> Validator:
         ) from error
     except AttributeError as error:
         raise ConfigError(f"--validator {name}: {error}") from error
+    except Exception as error:
+        raise ConfigError(
+            f"--validator {name}: importing {module} raised {type(error).__name__} ({error})"
+        ) from error
     finally:
         sys.path.remove(here)
     if not callable(found):
@@ -69,10 +75,8 @@ def canonical_form(validator: Validator, text: str) -> str | None:
             f"the validator raised {type(error).__name__} ({error}) for the text "
             f"{short_repr(text)}; return None for an invalid text"
         ) from error
-    if result is None or result is False:
-        return None
-    if result is True:
-        return text
+    if result is None or isinstance(result, bool | np.bool_):
+        return text if result else None
     if isinstance(result, str):
         return result
     raise ConfigError(

@@ -42,20 +42,19 @@ def main() -> None:
     options = parser.parse_args()
     RDLogger.DisableLog("rdApp.*")
     sampler = Sampler.load(options.bundle)
-    texts = read_molecules(options.molecules)
+    texts = fitting(sampler, read_molecules(options.molecules))
     # Files of molecules are often sorted, and those of MOSES are in no random order either.
     np.random.default_rng(0).shuffle(texts)
     learn, test = texts[: options.count], texts[options.count :][: options.test]
     if not test:
         raise SystemExit(f"{options.molecules}: has {len(texts):,} molecules; lower --count")
     options.out.mkdir(parents=True, exist_ok=True)
-    show_neighbours(sampler, learn, options.out)
+    show_neighbours(sampler, learn[:2000], options.out)
     show_interpolation(sampler, test[0], test[-1], options.out)
     measure = PROPERTIES[options.property]
-    codes, values = sampler.encode(learn, "replace"), measured(learn, measure)
-    weights = ridge(codes, values)
-    report(sampler, options.property, learn, test, weights)
-    show_search(sampler, measure, options.property, learn, values, weights, options)
+    codes = sampler.encode(learn, "replace")
+    report(codes, sampler.encode(test, "replace"), learn, test)
+    show_search(sampler, measure, options.property, learn, codes, options)
 
 
 def read_molecules(file: str) -> list[str]:
@@ -65,6 +64,11 @@ def read_molecules(file: str) -> list[str]:
     if "SMILES" in lines[0].split(","):
         lines = [row["SMILES"] for row in csv.DictReader(lines)]
     return [line for line in lines if line and Chem.MolFromSmiles(line)]
+
+
+def fitting(sampler: Sampler, texts: Sequence[str]) -> list[str]:
+    """The texts that are not too long for the model, whose last position is the end mark."""
+    return [text for text in texts if sampler.alphabet.count(text) < sampler.length]
 
 
 def measured(texts: Sequence[str], measure: Callable[[Chem.Mol], float]) -> np.ndarray:
@@ -98,25 +102,22 @@ def character_counts(texts: Sequence[str], characters: Sequence[str]) -> np.ndar
 
 
 def report(
-    sampler: Sampler, name: str, learn: Sequence[str], test: Sequence[str], weights: np.ndarray
+    codes: np.ndarray, test_codes: np.ndarray, learn: Sequence[str], test: Sequence[str]
 ) -> None:
-    """Print R2 of every property from codes and from counts of characters, and exact
-    reconstructions."""
+    """Print R2 of every property on the test molecules, predicted from codes and from counts of
+    characters."""
     characters = sorted(set("".join(learn)))
     tables = {
-        "code": (sampler.encode(learn, "replace"), sampler.encode(test, "replace")),
+        "code": (codes, test_codes),
         "counts of characters": tuple(character_counts(part, characters) for part in (learn, test)),
     }
-    for prop, measure in PROPERTIES.items():
-        values = measured(learn, measure), measured(test, measure)
-        found = {
-            kind: r_squared(values[1], standardised(new, known) @ ridge(known, values[0]))
-            for kind, (known, new) in tables.items()
-        }
-        print(
-            f"{prop}: R2 "
-            + ", ".join(f"{value:.3f} from the {kind}" for kind, value in found.items())
-        )
+    for name, measure in PROPERTIES.items():
+        values, test_values = measured(learn, measure), measured(test, measure)
+        phrases = []
+        for kind, (known, new) in tables.items():
+            predicted = standardised(new, known) @ ridge(known, values)
+            phrases.append(f"{r_squared(test_values, predicted):.3f} from the {kind}")
+        print(f"{name}: R2 {', '.join(phrases)}")
 
 
 def show_neighbours(sampler: Sampler, texts: Sequence[str], out: Path) -> None:
@@ -141,16 +142,15 @@ def show_search(
     measure: Callable[[Chem.Mol], float],
     name: str,
     learn: Sequence[str],
-    values: np.ndarray,
-    weights: np.ndarray,
+    codes: np.ndarray,
     options: argparse.Namespace,
 ) -> None:
     """Move the codes of the best molecules along the gradient of the prediction, decode them, and
     compare the best valid molecule with the best of the training sample."""
+    values = measured(learn, measure)
     best = np.argsort(-values)[:200]
-    codes = sampler.encode(learn, "replace")
     # The prediction is linear in the code, so its gradient is the same everywhere.
-    gradient = weights[:-1] / np.maximum(codes.std(axis=0), 1e-6)
+    gradient = ridge(codes, values)[:-1] / np.maximum(codes.std(axis=0), 1e-6)
     step = gradient / np.linalg.norm(gradient)
     found: dict[str, float] = {}
     for distance in np.linspace(0.0, 3.0, options.steps):
@@ -162,11 +162,8 @@ def show_search(
     known = {Chem.MolToSmiles(Chem.MolFromSmiles(text)) for text in learn}
     new = sorted(set(found) - known, key=lambda text: -found[text])
     print(f"best {name} of {len(learn):,} molecules: {values.max():.2f} {learn[values.argmax()]}")
-    print(
-        f"best of {len(new):,} new molecules on the way: {found[new[0]]:.2f} {new[0]}"
-        if new
-        else "no new valid molecule on the way"
-    )
+    best_new = f"{found[new[0]]:.2f} {new[0]}" if new else "none"
+    print(f"best of {len(new):,} new molecules on the way: {best_new}")
     draw(new[:9], options.out / "search.png")
 
 

@@ -11,6 +11,7 @@ from kvae.serving.errors import ConfigError
 from kvae.texts.files import READABLE_FORMATS
 
 from .arguments import Commands, json_argument, table_arguments
+from .bundles import input_records
 from .output import say, show, table
 from .reports import summary_text
 from .training_arguments import data_arguments, data_settings, set_argument
@@ -51,8 +52,10 @@ def add(commands: Commands) -> None:
     parser = subcommands.add_parser(
         "selfies", help="write SMILES strings as SELFIES strings (extra molecules)"
     )
-    parser.set_defaults(run=convert_to_selfies)
-    parser.add_argument("data", metavar="FILE", help="SMILES strings: lines or a table")
+    parser.set_defaults(run=convert_to_selfies, id_column="")
+    parser.add_argument(
+        "file", metavar="FILE", help="SMILES strings: lines or a table; - is standard input"
+    )
     table_arguments(parser)
     parser.add_argument("--out", required=True, metavar="FILE", help="the lines to write")
     json_argument(parser)
@@ -121,21 +124,12 @@ def get_files(options: argparse.Namespace) -> None:
 
 
 def convert_to_selfies(options: argparse.Namespace) -> None:
-    from kvae.texts.formats import records_of
-    from kvae.texts.records import Columns
     from kvae.training.selfies_files import write_selfies
 
     out = Path(options.out)
     if out.exists():
         raise ConfigError(f"--out {out}: exists; move it away or give another name")
-    notes: list[str] = []
-    columns = Columns(text=options.column or "", format=options.format or "auto")
-    texts = [
-        text for block in records_of(options.data, columns, notes) for text in block.texts if text
-    ]
-    for note in notes:
-        say(note)
-    count = write_selfies(texts, out, say)
+    count = write_selfies(input_records(options).texts, out, say)
     show(options, {"file": str(out), "strings": count}, f"{out}: {count:,} SELFIES strings")
 
 

@@ -98,6 +98,16 @@ def held_out_molecules() -> list[str]:
     return test[:: len(test) // HELD_OUT_MOLECULES][:HELD_OUT_MOLECULES]
 
 
+def molecule_settings(pattern: str) -> dict[str, Any]:
+    """The settings of a corpus of molecules whose tokens have a pattern of that name."""
+    return {
+        "model.length": 56,
+        "model.tokenizer": "pattern",
+        "model.token_pattern": TOKEN_PATTERNS[pattern],
+        "data.too_long": "drop",
+    }
+
+
 CORPORA: dict[str, Corpus] = {
     "unicode-names": Corpus(
         f"names of the Unicode {unicodedata.unidata_version} characters, from Python itself",
@@ -128,24 +138,14 @@ CORPORA: dict[str, Corpus] = {
     "moses": Corpus(
         "1,584,663 molecules of MOSES as SMILES strings; held out: 10,000 of its test molecules",
         lambda: molecules("train"),
-        {
-            "model.length": 56,
-            "model.tokenizer": "pattern",
-            "model.token_pattern": TOKEN_PATTERNS["smiles"],
-            "data.too_long": "drop",
-        },
+        molecule_settings("smiles"),
         held_out=held_out_molecules,
         collection="moses",
     ),
     "moses-selfies": Corpus(
         "the same as SELFIES strings",
         lambda: lines_of(file_of("moses-selfies", "moses-selfies.train.txt")),
-        {
-            "model.length": 56,
-            "model.tokenizer": "pattern",
-            "model.token_pattern": TOKEN_PATTERNS["selfies"],
-            "data.too_long": "drop",
-        },
+        molecule_settings("selfies"),
         held_out=lambda: lines_of(file_of("moses-selfies", "moses-selfies.valid.txt")),
         collection="moses-selfies",
     ),

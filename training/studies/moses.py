@@ -163,7 +163,7 @@ def on_molecules(run: Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def reconstructed(run: Run, step: Any, validator: Validator) -> dict[str, float]:
-    """Shares of `TEXTS` test molecules: valid reconstructions, and those that mean the same.
+    """The share of `TEXTS` test molecules that come back: {"exact"}.
 
     Molecules that are too long for the model count as not reconstructed.
     """
