@@ -16,6 +16,7 @@ from kvae.configuration import Config, dotted_keys, dotted_value
 from kvae.misfits import check_slots, check_training
 from kvae.presets import preset
 from kvae.serving.errors import ConfigError
+from kvae.token_patterns import TOKEN_PATTERNS, notation_of
 from kvae.training import plan, step_timing
 from kvae.training.data.prepare import prepare
 from kvae.training.initial_bias import set_biases_to_frequencies
@@ -61,6 +62,27 @@ def test_texts_of_words_get_byte_pairs_and_others_characters() -> None:
     assert tokens(Config(), sentences(500), Wishes()).settings["model.tokenizer"] == "bpe"
     codes = [f"{number:x}" for number in range(1000, 3000)]
     assert tokens(Config(), codes, Wishes()).settings["model.tokenizer"] == "char"
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        (["CC(=O)Oc1ccccc1C(=O)O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "C[C@@H](N)CCl"], "smiles"),
+        (["[C][C][=Branch1][C][=O][O]", "[C][=C][C][=C][C][=C][Ring1][=Branch1]"], "selfies"),
+        (["C12", "N10", "B7", "F-3"], None),
+        (["CONCISE", "SPIN (NOB)", "COB"], None),
+        (["2020-01-01", "(030) 12-34"], None),
+        (["[info] started", "[error] stopped"], None),
+        (["[INFO]", "[ERROR]"], None),
+        (["ACGTACGT", "CCCGGG"], None),
+        (["CCOC(C)=O", *["plain words"] * 5], None),
+    ],
+)
+def test_molecules_get_the_tokens_of_their_notation(texts: list[str], name: str | None) -> None:
+    assert notation_of(texts) == name
+    chosen = tokens(Config(), texts, Wishes()).settings
+    assert chosen.get("model.token_pattern") == TOKEN_PATTERNS.get(name or "")
+    assert (chosen["model.tokenizer"] == "pattern") == (name is not None)
 
 
 def test_an_alphabet_of_thousands_of_characters_leaves_less_than_one_in_a_hundred_unknown() -> None:

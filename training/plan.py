@@ -22,6 +22,7 @@ from kvae.misfits import check_training
 from kvae.serving.errors import ConfigError
 from kvae.slots import HEADS, PRIORS
 from kvae.texts.records import is_blank
+from kvae.token_patterns import TOKEN_PATTERNS, notation_of
 
 from .data.corpora import holds_lines_out, with_resolved_data
 from .data.lengths import LONGEST_AUTOMATIC, multiple_of_strides
@@ -250,7 +251,14 @@ def first_texts(source: Source) -> tuple[list[str], bool]:
 
 
 def tokens(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
-    """Byte pairs for texts of words that return, else characters."""
+    """Those of its notation for molecules, byte pairs for texts of words that return, else
+    characters."""
+    if name := notation_of(texts):
+        return Choice(
+            {"model.tokenizer": "pattern", "model.token_pattern": TOKEN_PATTERNS[name]},
+            f"tokens are those of {name.upper()} strings, because the texts are molecules "
+            f"(--tokenizer {name})",
+        )
     words = Counter(word for text in texts for word in text.split())
     characters = sum(map(len, texts))
     if words.total() >= 3 * len(texts) and len(words) <= 0.5 * words.total():

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from kvae.decoding import at_temperature, greedy
+from kvae.preset_configs import SELFIES, with_changes
 from kvae.presets import SMALL, preset
 from kvae.runs import Run
 from kvae.token_patterns import TOKEN_PATTERNS
@@ -130,14 +131,16 @@ PUBLISHED = {
 
 
 def rows(scale: str) -> list[Row]:
-    """The rows: a language model, VAEs of SMILES and SELFIES strings, and one with a full code."""
+    """The rows: a language model, and VAEs of SMILES and SELFIES strings at two rates."""
     ending = SMALL if scale == "small" else ""
+    high_rate = preset(f"hybrid-moses-high-rate{ending}")
     return [
         Row("lstm-lm", preset(f"lstm-lm-moses{ending}")),
         Row("lstm-vae", preset(f"lstm-vae-moses{ending}")),
         Row("hybrid", preset(f"hybrid-moses{ending}")),
         Row("hybrid-selfies", preset(f"hybrid-moses-selfies{ending}")),
-        Row("hybrid-high-rate", preset(f"hybrid-moses-high-rate{ending}")),
+        Row("hybrid-high-rate", high_rate),
+        Row("hybrid-selfies-high-rate", with_changes(high_rate, **SELFIES)),
     ]
 
 
