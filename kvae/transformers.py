@@ -40,8 +40,8 @@ class Place(NamedTuple):
 
     indices: Tensor
     """The place of each head of each text, (B * heads, 3)."""
-    visible: Tensor
-    """True for the places up to this position, (B, 1, 1, places)."""
+    masks: Tensor
+    """0 for the places up to this position, `MASKED_SCORE` for the others, (B, 1, 1, places)."""
 
     @classmethod
     def of(cls, position: Tensor, cache: Tensor, has_memory: bool) -> Place:
@@ -54,8 +54,8 @@ class Place(NamedTuple):
             place[:, None],
         )
         indices = ops.stack([ops.broadcast_to(axis, (batch, heads)) for axis in axes], axis=-1)
-        visible = ops.arange(places, dtype="int32") <= place[:, None, None, None]
-        return cls(ops.reshape(indices, (-1, 3)), visible)
+        later = ops.arange(places, dtype="int32") > place[:, None, None, None]
+        return cls(ops.reshape(indices, (-1, 3)), MASKED_SCORE * ops.cast(later, cache.dtype))
 
 
 def keras_nlp_layers() -> Any:
@@ -143,7 +143,7 @@ class CachedDecoder(layers.Layer):
             for past, part in zip(cache, new, strict=True)
         )
         query = ops.expand_dims(query, 2) * query.shape[-1] ** -0.5
-        scores = ops.where(at.visible, ops.matmul(query, ops.swapaxes(keys, 2, 3)), MASKED_SCORE)
+        scores = ops.matmul(query, ops.swapaxes(keys, 2, 3)) + at.masks
         read = ops.reshape(ops.matmul(ops.softmax(scores), values), (-1, row.shape[-1]))
         row = row + self.linear(read, decoder._self_attention_layer.output_dense)
         hidden = decoder._feedforward_layer_norm(row)
@@ -155,15 +155,21 @@ class CachedDecoder(layers.Layer):
         attention = self.decoder._self_attention_layer
         row = self.decoder._self_attention_layer_norm(row)
         denses = (attention.query_dense, attention.key_dense, attention.value_dense)
-        parts = ops.concatenate([self.linear(row, dense) for dense in denses], axis=-1)
-        size = attention.key_dim
-        parts: list[Tensor] = ops.split(ops.reshape(parts, (-1, 3 * self.heads, size)), 3, axis=1)
+        shape = (-1, 3 * self.heads, attention.key_dim)
+        parts: list[Tensor] = ops.split(ops.reshape(self.linear(row, *denses), shape), 3, axis=1)
         return parts
 
-    def linear(self, row: Tensor, dense: layers.Layer) -> Tensor:
-        """A row (B, n) times the kernel of a layer with axes for heads, plus its bias: (B, m)."""
-        kernel, bias = (ops.cast(part, self.compute_dtype) for part in (dense.kernel, dense.bias))
-        return ops.matmul(row, ops.reshape(kernel, (row.shape[-1], -1))) + ops.reshape(bias, (-1,))
+    def linear(self, row: Tensor, *denses: layers.Layer) -> Tensor:
+        """The linear maps of a row (B, n) by layers whose weights have an axis for the heads, side
+        by side: (B, m)."""
+        rows = row.shape[-1]
+        kernels = [ops.reshape(dense.kernel, (rows, -1)) for dense in denses]
+        biases = [ops.reshape(dense.bias, (-1,)) for dense in denses]
+        kernel, bias = (
+            ops.cast(ops.concatenate(parts, axis=-1), self.compute_dtype)
+            for parts in (kernels, biases)
+        )
+        return ops.matmul(row, kernel) + bias
 
 
 class TransformerHead(layers.Layer):
