@@ -173,15 +173,15 @@ class CachedDecoder(layers.Layer):
 
 
 class TransformerHead(layers.Layer):
-    """Transformer decoder. `head_reads` says where it reads the features, as for a recurrent head:
-    `steps` adds a linear map of them to the inputs of every position, and `state` gives each layer
-    a row before those of the positions, which all positions attend to: a linear map of the features
-    of the first position. These are embedding and memory of Li et al. 2020, 3.1, and `both` is
-    both.
+    """Transformer decoder. `head_reads` says where it reads the features, as for a recurrent head.
 
-    The inputs are embeddings of the previous token and of the position. The states are the position
-    (B,) float32, and keys and values of each layer (B, heads, places, size of a head). There are T
-    places, and one for the memory.
+    `steps` adds a linear map of them to the inputs of every position. `state` gives each layer a
+    row before those of the positions, to which all positions attend: a linear map of the features
+    of the first position. These are embedding and memory of Li et al. 2020, section 3. `both` is
+    both. The inputs are embeddings of the previous token and of the position.
+
+    The states are the position (B,) float32, and keys and values of each layer (B, heads, places,
+    size of a head). There are T places, and one for the memory.
     """
 
     def __init__(self, config: ModelConfig, input_dropout: float, **kwargs: Any) -> None:
