@@ -167,9 +167,9 @@ def shorter_sizes(
         elements = list(zip(*(value.tolist() for value in values), strict=True))
         free = [element for element in elements if len(set(element)) > 1]
         short = f"{node.output[0]}_size_{place}"
-        if node.op_type == "Reshape" and len(free) == 1:
-            shape = [one if one == other else -1 for one, other in elements]
-            graph.add_constant(short, np.array(shape, np.int64))
+        shape = shape_with_one_free_axis(graph, node.output[0])
+        if node.op_type == "Reshape" and shape is not None:
+            graph.add_constant(short, shape)
         elif set(free) == {BATCHES} and graph.runs[0][name].dtype == np.int64:
             parts = [
                 BATCH_SIZE
@@ -181,6 +181,14 @@ def shorter_sizes(
         else:
             continue
         node.input[place] = short
+
+
+def shape_with_one_free_axis(graph: Observed, name: str) -> np.ndarray | None:
+    """The shape of a tensor with -1 for the axis whose size is not fixed; None if there are
+    several."""
+    sizes = list(zip(*graph.shapes(name), strict=True))
+    shape = [one if one == other else -1 for one, other in sizes]
+    return np.array(shape, np.int64) if shape.count(-1) == 1 else None
 
 
 def rewritten(graph: Observed, node: onnx.NodeProto) -> list[onnx.NodeProto]:

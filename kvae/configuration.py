@@ -12,7 +12,17 @@ from kvae.serving.alphabet import MAX_LENGTH, MAX_SYMBOLS, SPECIALS
 from kvae.serving.errors import ConfigError, short_repr
 
 from .modes import MODES, Mode
-from .sections import MOST_ATTRIBUTES, MOST_LAYERS, Section, bounded, nearest, rules, sized, slot
+from .sections import (
+    LARGEST_SIZE,
+    MOST_ATTRIBUTES,
+    MOST_LAYERS,
+    Section,
+    bounded,
+    nearest,
+    rules,
+    sized,
+    slot,
+)
 from .slots import ENCODERS, EXPANDERS, LATENTS, SLOTS
 
 
@@ -47,6 +57,13 @@ class ModelConfig(Section):
     encoder_bidirectional: bool = False
     """Whether recurrent layers read in both directions, each direction with the full number of
     units."""
+    encoder_attention_heads: int = bounded(4, 1, LARGEST_SIZE)
+    """Attention heads of each layer of a Transformer encoder; a divisor of `encoder_units`."""
+    encoder_dropout: float = bounded(0.0, 0.0, 0.95)
+    """Dropout rate of a Transformer encoder: of its inputs, its attention and the outputs of its
+    sublayers (Vaswani et al. 2017, 5.4)."""
+    encoder_summary: Literal["mean", "first"] = "mean"
+    """What the summary of a Transformer encoder is: the mean of its rows, or the first row."""
 
     latent: str = slot("dense")
     """`dense`: one vector. `map`: one vector per position of the encoder's features. `none`: a
@@ -81,7 +98,10 @@ class ModelConfig(Section):
     """One of `kvae.slots.HEADS`."""
     head_units: int = sized(192, 1)
     head_layers: int = bounded(1, 1, MOST_LAYERS)
-    """Number of causal convolutions of `bytenet` and `gated_conv`."""
+    """Number of layers of `transformer`, or of causal convolutions of `bytenet` and
+    `gated_conv`."""
+    head_attention_heads: int = bounded(4, 1, LARGEST_SIZE)
+    """Attention heads of each layer of a Transformer head; a divisor of `head_units`."""
     head_kernel: int = bounded(2, 2, MAX_LENGTH)
     """Kernel size of a causal convolution."""
     head_dilation: int = bounded(1, 1, MAX_LENGTH)
@@ -89,18 +109,19 @@ class ModelConfig(Section):
     head_embedding: int = sized(0, 0)
     """Size of the embeddings of previous tokens. 0: the width that the head needs."""
     head_reads: Literal["steps", "state", "both"] = "steps"
-    """Where a recurrent head reads the features: every step, its initial state (Bowman et al.
-    2016), or both."""
+    """Where a recurrent head or a Transformer reads the features: every step, its initial state
+    (Bowman et al. 2016), or both. The initial state of a Transformer is a memory that all positions
+    attend to (Li et al. 2020)."""
     head_skip: bool = False
     """Whether a recurrent head adds a linear map of the features to its outputs before the
     classifier, a skip connection (Dieng et al. 2019)."""
     head_layer_normalization: bool = True
     head_dropout: float = bounded(0.0, 0.0, 0.95)
-    """Dropout rate of a recurrent head's token embeddings and of its outputs before the classifier
-    (Zaremba et al. 2014)."""
+    """Dropout rate of token embeddings and of the outputs before the classifier in a recurrent head
+    (Zaremba et al. 2014) or a Transformer, whose attention and sublayers have it too."""
     tied_embeddings: bool = False
-    """Whether a recurrent head's classifier uses the embeddings of previous tokens (Press and Wolf
-    2017)."""
+    """Whether the classifier of a recurrent head or a Transformer uses the embeddings of previous
+    tokens (Press and Wolf 2017)."""
     auxiliary: bool = True
     """Whether the expander's features also predict the text alone; the auxiliary loss needs
     this."""

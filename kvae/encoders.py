@@ -20,7 +20,9 @@ from kvae.serving.errors import ConfigError
 
 from .blocks import DATA_FORMAT, Conv1DTranspose, batch_norm_relu
 from .configuration import ModelConfig
+from .head_parts import Dropout
 from .tensors import Tensor
+from .transformers import encoder_layer, position_embedding
 
 
 class Features(NamedTuple):
@@ -113,6 +115,29 @@ def dense_layers(config: ModelConfig, features: Tensor) -> list[Features]:
     return features_per_layer
 
 
+def transformer(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
+    """Transformer layers; the summary is the mean of the rows up to the last symbol, or the first
+    row (Vaswani et al. 2017, 3.1; Devlin et al. 2019)."""
+    mask = UpTo(name="encoder_mask")(symbols, last)
+    rows, features_per_layer = symbols, []
+    for level, units in enumerate(config.encoder_units):
+        if level == 0 or rows.shape[-1] != units:
+            rows = layers.Dense(units, name=f"encoder_width_{level}")(rows)
+        if level == 0:
+            rows = rows + position_embedding(config.length, "encoder_positions")(rows)
+            rows = Dropout(config.encoder_dropout, name="encoder_dropout")(rows)
+        layer = encoder_layer(config, units, f"encoder_transformer_{level}")
+        rows = layer(rows, padding_mask=mask)
+        normalized = layers.LayerNormalization(name=f"encoder_normalization_{level}")(rows)
+        summary = (
+            normalized[:, 0]
+            if config.encoder_summary == "first"
+            else MeanUpTo(name=f"encoder_summary_{level}")(normalized, last)
+        )
+        features_per_layer.append(Features(summary, normalized))
+    return features_per_layer
+
+
 def none(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """No features: for a language model."""
     return []
@@ -125,14 +150,23 @@ class AtPosition(layers.Layer):
         return ops.take_along_axis(rows, ops.cast(positions, "int32")[:, None, None], axis=1)[:, 0]
 
 
+def up_to(rows: Tensor, positions: Tensor) -> Tensor:
+    """Whether a row of (B, T, C) lies at or before positions (B,): (B, T)."""
+    return ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
+
+
+class UpTo(layers.Layer):
+    """The layer of `up_to`: rows (B, T, C) and positions (B,) to booleans (B, T)."""
+
+    def call(self, rows: Tensor, positions: Tensor) -> Tensor:
+        return up_to(rows, positions)
+
+
 class MeanUpTo(layers.Layer):
     """The mean of rows (B, T, C) up to and including positions (B,): (B, C)."""
 
     def call(self, rows: Tensor, positions: Tensor) -> Tensor:
-        mask = (
-            ops.arange(ops.shape(rows)[1], dtype="int32") <= ops.cast(positions, "int32")[:, None]
-        )
-        weights = ops.cast(mask, rows.dtype)
+        weights = ops.cast(up_to(rows, positions), rows.dtype)
         return ops.sum(rows * weights[:, :, None], axis=1) / ops.sum(weights, axis=1, keepdims=True)
 
 
@@ -182,5 +216,6 @@ LAYERS: dict[str, Layers] = {
     "gru": Layers(gru, gru_down),
     "dense": Layers(dense),
     "bag": Layers(bag),
+    "transformer": Layers(transformer),
     "none": Layers(none),
 }

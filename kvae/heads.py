@@ -13,103 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import layers, ops
 
 from .blocks import DATA_FORMAT
 from .cells import GRUCell, LSTMCell, Shape, layer_normalization
 from .configuration import ModelConfig, ObjectiveConfig
+from .head_parts import (
+    Dropout,
+    PreviousSymbol,
+    classifier,
+    feature_reader,
+    float32_logits,
+    logits_of,
+    zero_features,
+)
 from .recurrences import over_positions
-from .replicas import draw_rows
 from .tensors import Tensor
-
-
-def feature_reader(config: ModelConfig, units: int) -> layers.Layer | None:
-    """The linear layer that maps features to a head's inputs, (B, T, units); None for a language
-    model without a label, which has no features."""
-    if not config.has_code and not config.attributes:
-        return None
-    return layers.Dense(units, use_bias=False, name="read_features")
-
-
-def zero_features(features: Tensor, dtype: str) -> Tensor:
-    """Zeros (B, T, 1), in place of projected features for a head that reads none."""
-    return ops.zeros_like(features[..., :1], dtype=dtype)
-
-
-def float32_logits(classify: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """Logits (..., V) in float32 for any precision of the layers, because a softmax in half
-    precision is too coarse."""
-    return ops.cast(classify(hidden), "float32")
-
-
-class Dropout(layers.Layer):
-    """Dropout on values (B, ...): in training a fraction `rate` is set to 0 and the others are
-    scaled by 1 / (1 - rate), so that the mean stays the same (Srivastava et al. 2014)."""
-
-    def __init__(self, rate: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate = rate
-        self.noise = keras.random.SeedGenerator() if rate else None
-
-    def call(self, values: Tensor, training: bool = False) -> Tensor:
-        if not training or not self.rate:
-            return values
-        rows, *rest = ops.shape(values)
-        uniform = draw_rows(
-            lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows
-        )
-        return ops.where(uniform >= self.rate, values / (1.0 - self.rate), 0.0)
-
-
-class PreviousSymbol(layers.Layer):
-    """Embedding (units,) of each previous token; in training a fraction `dropout` of the rows is
-    set to 0.
-
-    If `head_embedding` is above 0, the row is a linear map of an embedding of that size, and
-    `head_dropout` applies to that embedding. Rows are not rescaled after dropout: `dropout` 1 is
-    the decoder without history of Semeniuta et al. 2017, 4.1, which reads no history in decoding
-    either.
-    """
-
-    def __init__(self, config: ModelConfig, units: int, dropout: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        embedding = config.head_embedding
-        initializer = (
-            keras.initializers.RandomUniform(-0.1, 0.1)
-            if config.tied_embeddings
-            else "glorot_uniform"
-        )
-        self.rows = layers.Embedding(
-            config.vocabulary_size,
-            embedding or units,
-            embeddings_initializer=initializer,
-            name="rows",
-        )
-        self.thin = Dropout(config.head_dropout, name="dropout")
-        self.linear = layers.Dense(units, use_bias=False, name="linear") if embedding else None
-        self.dropout = dropout
-        self.noise = keras.random.SeedGenerator()
-
-    def build(self, previous_shape: Shape) -> None:
-        self.rows.build(previous_shape)
-        if self.linear is not None:
-            self.linear.build((*previous_shape, self.rows.output_dim))
-        self.built = True
-
-    def call(self, previous: Tensor, training: bool = False) -> Tensor:
-        rows = self.thin(self.rows(previous), training=training)
-        rows = rows if self.linear is None else self.linear(rows)
-        if self.dropout >= 1.0:
-            return ops.zeros_like(rows)
-        if not training or self.dropout == 0.0:
-            return rows
-        texts, positions = ops.shape(previous)
-        uniform = draw_rows(
-            lambda count: keras.random.uniform((count, positions, 1), seed=self.noise), texts
-        )
-        keep_mask = uniform >= self.dropout
-        return rows * ops.cast(keep_mask, rows.dtype)
+from .transformers import TransformerHead
 
 
 class IndependentHead(layers.Layer):
@@ -137,29 +57,6 @@ class IndependentHead(layers.Layer):
 
     def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         return self.project(features)
-
-
-class TiedClassifier(layers.Layer):
-    """Logits (..., V) from outputs h (..., units) and token embeddings E (V, e): W h E^T + b. W
-    exists only if units and e differ (Press and Wolf 2017, eq. 1)."""
-
-    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.symbols, size = config.vocabulary_size, config.head_embedding
-        self.linear = (
-            layers.Dense(size, use_bias=False, name="linear") if size != config.head_units else None
-        )
-
-    def build(self, outputs_shape: Shape, vectors_shape: Shape | None = None) -> None:
-        if self.linear is not None:
-            self.linear.build(outputs_shape)
-        self.bias = self.add_weight(shape=(self.symbols,), initializer="zeros", name="bias")
-        self.built = True
-
-    def call(self, outputs: Tensor, vectors: Tensor) -> Tensor:
-        outputs = outputs if self.linear is None else self.linear(outputs)
-        vectors = ops.cast(vectors, outputs.dtype)  # in `step`, Keras has not cast it
-        return ops.matmul(outputs, ops.transpose(vectors)) + self.bias
 
 
 def joined(outputs: Tensor, skipped: Tensor | None) -> Tensor:
@@ -194,12 +91,7 @@ class RecurrentHead(layers.Layer):
         self.read_previous = PreviousSymbol(config, width, input_dropout, name="read_previous")
         self.recurrence = layers.RNN(cell, return_sequences=True, name="recurrence")
         self.dropout = Dropout(config.head_dropout, name="dropout")
-        self.tied = config.tied_embeddings
-        self.classify: layers.Layer = (
-            TiedClassifier(config, name="classify")
-            if self.tied
-            else layers.Dense(config.vocabulary_size, name="classify")
-        )
+        self.classify = classifier(config)
 
     def build(self, features_shape: Shape, previous_shape: Shape) -> None:
         gates = (*features_shape[:-1], self.width)
@@ -255,10 +147,7 @@ class RecurrentHead(layers.Layer):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) in float32 of outputs (..., units)."""
-        if not self.tied:
-            return float32_logits(self.classify, hidden)
-        vectors = self.read_previous.rows.embeddings
-        return float32_logits(lambda outputs: self.classify(outputs, vectors), hidden)
+        return logits_of(self.classify, hidden, self.read_previous)
 
     def read(self, projected: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         """The inputs of the recurrence: projected features plus the row of the previous token,
@@ -440,10 +329,16 @@ def gated_conv(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
     return ConvolutionHead(config, residual, objective.input_dropout, name="head")
 
 
+def transformer(config: ModelConfig, objective: ObjectiveConfig) -> layers.Layer:
+    """Head `transformer`: a Transformer decoder (Vaswani et al. 2017; Li et al. 2020)."""
+    return TransformerHead(config, objective.input_dropout, name="head")
+
+
 LAYERS: dict[str, Callable[[ModelConfig, ObjectiveConfig], layers.Layer]] = {
     "none": independent,
     "lstm": lstm,
     "gru": gru,
     "bytenet": bytenet,
     "gated_conv": gated_conv,
+    "transformer": transformer,
 }

@@ -151,6 +151,7 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
         *without_code,
         *misfits_of_slots(model),
         *misfits_of_head(model),
+        *misfits_of_attention(model),
         *misfits_of_objective(model, objective),
     ]
 
@@ -262,7 +263,8 @@ def misfits_of_head(model: ModelConfig) -> list[tuple[bool, str]]:
             "features alone; set it to false",
         ),
         (
-            (model.tied_embeddings or model.head_dropout > 0) and not model.head_embedding,
+            (model.tied_embeddings or model.head_dropout > 0)
+            and not (model.head_embedding or HEADS[model.head].embeds_tokens),
             "model.tied_embeddings and model.head_dropout act on the embeddings of previous "
             "tokens; set model.head_embedding above 0",
         ),
@@ -278,6 +280,26 @@ def misfits_of_head(model: ModelConfig) -> list[tuple[bool, str]]:
             "model.head_skip adds the features of each position to the outputs of the head, which "
             "needs a code or a label, and model.head_reads 'steps' or 'both'; set it to false",
         ),
+    ]
+
+
+def misfits_of_attention(model: ModelConfig) -> list[tuple[bool, str]]:
+    """Rules on the numbers of attention heads."""
+    return [
+        (
+            name in row.reads and any(size % getattr(model, name) for size in sizes),
+            f"model.{name} is {getattr(model, name)} and does not divide {units} "
+            f"{', '.join(map(str, sizes))}; give a divisor",
+        )
+        for name, row, units, sizes in (
+            (
+                "encoder_attention_heads",
+                ENCODERS[model.encoder],
+                "model.encoder_units",
+                model.encoder_units,
+            ),
+            ("head_attention_heads", HEADS[model.head], "model.head_units", (model.head_units,)),
+        )
     ]
 
 

@@ -53,6 +53,24 @@ SEMI_SUPERVISED = with_changes(
     ATTRIBUTE, objective={"semi_supervised": True}, data={"labelled_fraction": 0.1}
 )
 
+# Transformers (Vaswani et al. 2017). Attention trains with a smaller learning rate than the
+# recurrent heads, after a warm-up.
+ATTENTION: dict[str, Any] = {"head": "transformer", "head_layers": 2}
+ATTENTION_TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "learning_rate_warmup": 200}
+HYBRID_TRANSFORMER = with_changes(HYBRID, model=ATTENTION, training=ATTENTION_TRAINING)
+TRANSFORMER_VAE = with_changes(
+    HYBRID_TRANSFORMER,
+    model={
+        "encoder": "transformer",
+        "encoder_units": (192, 192),
+        "expander": "repeat",
+        "expander_base": 0,
+        "head_reads": "both",
+        "auxiliary": False,
+    },
+    objective={"alpha": 0.0, "penalty": "free_bits", "free_bits": 0.25},
+)
+
 # Semeniuta et al. 2017, Penn Treebank in characters: 50 different ones. An epoch is 1,000 batches
 # of 64 random windows.
 PTB = (60, 54)
@@ -280,6 +298,22 @@ LSTM_PTB_WORD = with_changes(
         "ramp_steps": 0,
     },
     training={"epochs": 3, "learning_rate": 1e-3},
+)
+
+# The same with a Transformer decoder of the size of texar's VAE-Transformer.
+TRANSFORMER_WORDS: dict[str, Any] = {
+    "head": "transformer",
+    "head_units": 256,
+    "head_layers": 3,
+    "head_attention_heads": 8,
+    "head_dropout": 0.2,
+    "head_layer_normalization": True,
+}
+LANGUAGE_MODEL_TRANSFORMER_PTB_WORD = with_changes(
+    LANGUAGE_MODEL_PTB_WORD, model=TRANSFORMER_WORDS, training=ATTENTION_TRAINING
+)
+TRANSFORMER_PTB_WORD = with_changes(
+    LSTM_PTB_WORD, model=TRANSFORMER_WORDS, training=ATTENTION_TRAINING
 )
 
 # Molecules of MOSES (Polykovskiy et al. 2020) as SMILES strings; our own systems. The batch

@@ -26,6 +26,7 @@ from .preset_configs import (
     HYBRID_MAP,
     HYBRID_MOSES,
     HYBRID_PTB,
+    HYBRID_TRANSFORMER,
     HYBRID_TWEETS,
     KL_TARGET,
     KL_TARGET_GATED,
@@ -35,6 +36,7 @@ from .preset_configs import (
     LANGUAGE_MODEL_MOSES,
     LANGUAGE_MODEL_PTB,
     LANGUAGE_MODEL_PTB_WORD,
+    LANGUAGE_MODEL_TRANSFORMER_PTB_WORD,
     LANGUAGE_MODEL_TWEETS,
     LCNNVAE,
     LSTM_MOSES,
@@ -51,6 +53,8 @@ from .preset_configs import (
     SELFIES,
     SEMI_SUPERVISED,
     TOY,
+    TRANSFORMER_PTB_WORD,
+    TRANSFORMER_VAE,
     TWEETS,
     TWITTER,
     small_moses,
@@ -88,6 +92,16 @@ PUBLISHED: dict[str, Preset] = {
     "cnn": Preset(
         "deconvolutions alone, p(x|z) factorises over positions", f"after {S17}, fig. 2a", CNN
     ),
+    "hybrid-transformer": Preset(
+        "deconvolutions and a Transformer decoder",
+        f"after {S17}, fig. 2b; Vaswani et al. 2017, fig. 1",
+        HYBRID_TRANSFORMER,
+    ),
+    "transformer-vae": Preset(
+        "Transformer encoder and decoder, which reads the code as embedding and memory",
+        "after Li et al. 2020, section 3, without its pretraining",
+        TRANSFORMER_VAE,
+    ),
     "hybrid-attribute": Preset("texts conditioned on a label", f"{S17}, section 5", ATTRIBUTE),
     "hybrid-semi-supervised": Preset(
         "a label known for a tenth of the texts",
@@ -113,6 +127,18 @@ PUBLISHED: dict[str, Preset] = {
         "the decoder of lstm-lm-ptb-word with a code of 32; training.start_from loads its weights",
         "Bowman et al. 2016, table 2; Press and Wolf 2017",
         LSTM_PTB_WORD,
+        shape=PTB_WORD,
+    ),
+    "transformer-lm-ptb-word": Preset(
+        "sentences in words, a Transformer without a code: the baseline",
+        "Vaswani et al. 2017, fig. 1; Press and Wolf 2017",
+        LANGUAGE_MODEL_TRANSFORMER_PTB_WORD,
+        shape=PTB_WORD,
+    ),
+    "transformer-vae-ptb-word": Preset(
+        "an LSTM encoder and a Transformer decoder of the size of texar's; start_from as above",
+        "texar's VAE example, table of results; Li et al. 2020, section 3",
+        TRANSFORMER_PTB_WORD,
         shape=PTB_WORD,
     ),
     "historyless-lstm-ptb": Preset(

@@ -82,6 +82,9 @@ class Head(Slot):
     bounded_state: bool = False
     """Whether the values of its first state lie in [-1, 1]; int8 export then uses a fixed scale for
     it."""
+    embeds_tokens: bool = False
+    """Whether previous tokens have embeddings also if `head_embedding` is 0, then of size
+    `head_units`."""
 
 
 RECURRENT_ENCODER = Encoder(
@@ -95,6 +98,17 @@ ENCODERS: dict[str, Encoder] = {
     "gru": RECURRENT_ENCODER,
     "dense": Encoder(),
     "bag": Encoder(any_length=True),
+    "transformer": Encoder(
+        reads=(
+            "encoder_units",
+            "encoder_embedding",
+            "encoder_attention_heads",
+            "encoder_dropout",
+            "encoder_summary",
+        ),
+        positions=True,
+        any_length=True,
+    ),
     "none": Encoder(reads=(), ignores=("encoder_units",), reads_text=False, any_length=True),
 }
 
@@ -139,6 +153,18 @@ HEADS: dict[str, Head] = {
     "gru": RECURRENT_HEAD,
     "bytenet": CONVOLUTIONAL_HEAD,
     "gated_conv": CONVOLUTIONAL_HEAD,
+    "transformer": Head(
+        reads=(
+            "head_units",
+            "head_layers",
+            "head_attention_heads",
+            "head_embedding",
+            "head_reads",
+            "head_dropout",
+            "tied_embeddings",
+        ),
+        embeds_tokens=True,
+    ),
 }
 
 SLOTS: dict[str, dict[str, Any]] = {

@@ -17,13 +17,16 @@ from kvae.export.nodes import Nodes, tensor
 from kvae.export.simplify import drop_identities, hoisted, simplified
 
 from .conftest import everyday, small_model
-from .test_kvae_heads import CONVOLUTIONS, RECURRENT, VARIANTS
+from .test_kvae_heads import CONVOLUTIONS, RECURRENT, TRANSFORMERS, VARIANTS
 
 SPELLED_OUT = ("Less", "Not", "Reciprocal", "ReduceMean", "Sqrt")
 
 
 @pytest.mark.parametrize(
-    "variant", everyday([*RECURRENT, *CONVOLUTIONS], "lstm", "gru", "gated_conv")
+    "variant",
+    everyday(
+        [*RECURRENT, *CONVOLUTIONS, *TRANSFORMERS], "lstm", "gru", "gated_conv", "transformer"
+    ),
 )
 def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbol(
     variant: str,
@@ -35,7 +38,7 @@ def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbo
     assert count["LayerNormalization"] == sum(
         weight.path.endswith("/gamma") for weight in model.head.weights
     )
-    assert count["Gather"] == 1
+    assert count["Gather"] == (3 if variant in TRANSFORMERS else 1)  # position, number of texts
     assert not [name for name in SPELLED_OUT if count[name]]
 
 

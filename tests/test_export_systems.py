@@ -45,6 +45,34 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "head_kernel": 3,
         "head_dilation": 2,
     },
+    "Transformer VAE": {
+        **REPEAT,
+        "encoder": "transformer",
+        "encoder_embedding": 5,
+        "encoder_dropout": 0.3,
+        "head": "transformer",
+        "head_layers": 2,
+        "head_reads": "both",
+        "head_dropout": 0.5,
+        "tied_embeddings": True,
+    },
+    "hybrid Transformer": {"head": "transformer"},
+    "Transformer language model": {
+        **REPEAT,
+        "encoder": "none",
+        "latent": "none",
+        "head": "transformer",
+        "head_embedding": 5,
+    },
+    "ladder of attention maps": {
+        "encoder": "transformer",
+        "encoder_units": (8, 8),
+        "encoder_summary": "first",
+        "latent": "map",
+        "latent_size": (4, 3),
+        "expander": "repeat",
+        "head": "transformer",
+    },
     "feature map": {"latent": "map", "head": "none", "auxiliary": False},
     "ladder of vectors": {
         "encoder": "dense",
@@ -84,13 +112,14 @@ def exported(tmp_path: Path, **settings: Any) -> tuple[Any, Sampler]:
 
 REPRESENTATIVES = (
     "ByteNet",
+    "Transformer VAE",
     "ladder of recurrent maps",
     "conditional language model",
 )
 """Systems that are exported every day.
 
-They have a causal convolution, a ladder with recurrent encoders, and labels without a code. The
-hybrid is exported by many other tests.
+They have a causal convolution, attention, a ladder with recurrent encoders, and labels without a
+code. The hybrid is exported by many other tests.
 """
 
 

@@ -85,6 +85,7 @@ LAZY = {
     "kvae/__init__.py": {"kvae.serving"},
     "kvae/fitting.py": {"kvae.training"},
     "kvae/fitted.py": {"kvae.export", "kvae.serving", "kvae.training"},
+    "kvae/transformers.py": {"keras_nlp"},
     "kvae/texts/compression.py": {"pyarrow"},
     "kvae/texts/tables.py": {"pyarrow"},
     "training/molecules.py": {"rdkit", "selfies", "kvae.serving.cores"},

@@ -18,6 +18,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "gru": {"encoder": "gru", "encoder_embedding": 4},
     "dense": {"encoder": "dense"},
     "bag": {"encoder": "bag"},
+    "transformer": {"encoder": "transformer"},
 }
 LATENTS: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -27,7 +28,7 @@ LATENTS: dict[str, dict[str, Any]] = {
 }
 PRIORS = ("standard", "mixture", "vamp")
 EXPANDERS = ("deconv", "repeat")
-HEADS = ("none", "lstm", "gru", "bytenet", "gated_conv")
+HEADS = ("none", "lstm", "gru", "bytenet", "gated_conv", "transformer")
 
 
 def fits(encoder: str, latent: str, expander: str) -> bool:
@@ -137,7 +138,7 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a map without positions": (
         {"encoder": "dense", "latent": "map"},
         {},
-        "has none; use 'conv', 'lstm' or 'gru'",
+        "has none; use 'conv', 'lstm', 'gru' or 'transformer'",
     ),
     "deconvolutions of a long map": (
         {"encoder": "lstm", "latent": "map"},
@@ -201,6 +202,21 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "labels to guess without labels": ({}, {"semi_supervised": True}, "needs model.attributes"),
     "tied without vectors": ({"tied_embeddings": True}, {}, "set model.head_embedding above 0"),
     "dropout without vectors": ({"head_dropout": 0.5}, {}, "set model.head_embedding above 0"),
+    "heads that do not divide the units": (
+        {"head": "transformer", "head_attention_heads": 5},
+        {},
+        "model.head_attention_heads is 5 and does not divide model.head_units 12; give a divisor",
+    ),
+    "heads that divide one layer of two": (
+        {"encoder": "transformer", "encoder_units": (8, 12), "encoder_attention_heads": 8},
+        {},
+        "does not divide model.encoder_units 8, 12",
+    ),
+    "a memory of one of many rows": (
+        {"head": "transformer", "head_reads": "state"},
+        {},
+        "model.head_reads 'state' reads only the features of the first position",
+    ),
     "a chain of one position": ({"prior": "autoregressive"}, {}, "at least three positions"),
     "a ladder that does not halve": (
         {"length": 18, "latent": "map", "latent_size": (4, 3), "expander": "repeat"},
@@ -234,18 +250,33 @@ UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a state in a convolution": (
         {"head": "bytenet", "head_reads": "both"},
         {},
+        "the heads 'lstm', 'gru' and 'transformer'",
+    ),
+    "layers of an LSTM": (
+        {"head_layers": 2},
+        {},
+        "the heads 'bytenet', 'gated_conv' and 'transformer'",
+    ),
+    "attention of an LSTM": ({"head_attention_heads": 2}, {}, "the head 'transformer'"),
+    "attention of a convolution": (
+        {"encoder_attention_heads": 2},
+        {},
+        "the encoder 'transformer'",
+    ),
+    "a skip connection of a Transformer": (
+        {"head": "transformer", "head_skip": True},
+        {},
         "the heads 'lstm' and 'gru'",
     ),
-    "layers of an LSTM": ({"head_layers": 2}, {}, "the heads 'bytenet' and 'gated_conv'"),
     "tied convolutions": (
         {"head": "bytenet", "head_embedding": 4, "tied_embeddings": True},
         {},
-        "the heads 'lstm' and 'gru'",
+        "the heads 'lstm', 'gru' and 'transformer'",
     ),
     "vectors of symbols that are not read": (
         {"head": "none", "auxiliary": False, "head_embedding": 4},
         {},
-        "the heads 'lstm', 'gru', 'bytenet' and 'gated_conv'",
+        "the heads 'lstm', 'gru', 'bytenet', 'gated_conv' and 'transformer'",
     ),
     "a kernel of an LSTM": ({"head_kernel": 5}, {}, "the heads 'bytenet' and 'gated_conv'"),
     "a fall of nothing": ({}, {"alpha_decay_steps": 100}, "an auxiliary loss, objective.alpha"),

@@ -11,7 +11,8 @@ import pytest
 
 from kvae.cells import GRUCell, LSTMCell
 from kvae.configuration import ObjectiveConfig
-from kvae.heads import LAYERS, Dropout, RecurrentHead
+from kvae.head_parts import Dropout
+from kvae.heads import LAYERS, RecurrentHead
 from kvae.parts import shifted
 from kvae.replicas import Replica, replica
 from kvae.serving.alphabet import START
@@ -52,9 +53,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gated_conv": {"head": "gated_conv", "head_layers": 2, "head_kernel": 3, "head_dilation": 2},
     "gated_conv, plain": {"head": "gated_conv", "head_layer_normalization": False},
     "gated_conv, language model": {"head": "gated_conv", "head_layers": 2, **LANGUAGE_MODEL},
+    "transformer": {"head": "transformer", "head_layers": 2},
+    "transformer, state": {"head": "transformer", "head_reads": "state", **REPEAT},
+    "transformer, both": {
+        "head": "transformer",
+        "head_layers": 2,
+        "head_attention_heads": 3,
+        "head_reads": "both",
+        **REPEAT,
+    },
+    "transformer, tied": {"head": "transformer", "tied_embeddings": True},
+    "transformer, embedding, tied": {
+        "head": "transformer",
+        "head_embedding": 5,
+        "tied_embeddings": True,
+    },
+    "transformer, language model": {"head": "transformer", "head_layers": 2, **LANGUAGE_MODEL},
 }
 RECURRENT = [name for name in VARIANTS if name.startswith(("lstm", "gru"))]
 CONVOLUTIONS = [name for name in VARIANTS if name.startswith(("bytenet", "gated_conv"))]
+TRANSFORMERS = [name for name in VARIANTS if name.startswith("transformer")]
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -119,7 +137,10 @@ def stepped(head: Any, features: Any, tokens: np.ndarray) -> np.ndarray:
     return np.stack(logits, axis=1)
 
 
-ON_JAX = ("none", "lstm, both", "gru, language model", "bytenet 3, dilated", "gated_conv")
+ON_JAX = (
+    *("none", "lstm, both", "gru, language model"),
+    *("bytenet 3, dilated", "gated_conv", "transformer, both"),
+)
 """Variants that run every day on JAX, one of each kind; JAX compiles each operation anew.
 
 On TensorFlow every variant runs every day without input dropout, and these with it too.
@@ -162,6 +183,7 @@ def compare_steps(head: Any) -> None:
         "bytenet 3, dilated",
         "gru, language model",
         pytest.param("gated_conv, language model", marks=pytest.mark.slow),
+        "transformer, state",
     ],
 )
 def test_steps_from_a_code_equal_the_logits_of_the_whole_model(variant: str) -> None:
@@ -232,8 +254,8 @@ def test_hidden_states_lie_between_minus_one_and_one(variant: str) -> None:
     assert 0.5 < np.abs(numbers(state[0])).max() <= 1.0
 
 
-@pytest.mark.parametrize("variant", RECURRENT)
-def test_a_recurrent_position_depends_on_all_tokens_before_it_and_on_no_other(variant: str) -> None:
+@pytest.mark.parametrize("variant", [*RECURRENT, *TRANSFORMERS])
+def test_a_position_depends_on_all_tokens_before_it_and_on_no_other(variant: str) -> None:
     np.testing.assert_array_equal(influence(head_of(variant)), band(set(range(1, 16))))
 
 
@@ -323,7 +345,15 @@ def test_an_embedding_is_a_bottleneck_of_its_size(variant: str) -> None:
     assert np.linalg.matrix_rank(rows, tol=1e-4) == 3
 
 
-@pytest.mark.parametrize(("variant", "size"), [("lstm, tied", 12), ("gru, tied", 5)])
+@pytest.mark.parametrize(
+    ("variant", "size"),
+    [
+        ("lstm, tied", 12),
+        ("gru, tied", 5),
+        ("transformer, tied", 12),
+        ("transformer, embedding, tied", 5),
+    ],
+)
 def test_tied_logits_compare_outputs_with_the_vectors_of_previous_symbols(
     variant: str, size: int
 ) -> None:
@@ -332,7 +362,8 @@ def test_tied_logits_compare_outputs_with_the_vectors_of_previous_symbols(
     vectors = np.array(head.read_previous.rows.embeddings)
     assert vectors.shape == (9, size)
     linear = np.eye(12) if size == 12 else np.array(head.classify.linear.kernel)
-    expected = hidden @ linear @ vectors.T + np.array(head.classify.bias)
+    outputs = hidden if variant in RECURRENT else normalised(hidden, head.normalize)
+    expected = outputs @ linear @ vectors.T + np.array(head.classify.bias)
     np.testing.assert_allclose(head.logits(hidden), expected, atol=1e-5)
     assert sum(weight.shape == (9, size) for weight in head.weights) == 1
 
@@ -503,6 +534,54 @@ def test_convolution_heads_are_the_published_layers(variant: str) -> None:
         else:
             hidden = hidden + value * sigmoid(gate)
     np.testing.assert_allclose(head(features, previous), dense(hidden, head.classify), atol=2e-5)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    x = np.exp(x - x.max(axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+def attended(rows: np.ndarray, attention: Any, normalization: Any) -> np.ndarray:
+    """Causal self-attention of rows (B, S, units), normalised first, with several heads."""
+    inputs = normalised(rows, normalization)
+    query, keys, values = (
+        np.einsum("bsc,chk->bhsk", inputs, np.array(layer.kernel))
+        + np.array(layer.bias)[None, :, None]
+        for layer in (attention.query_dense, attention.key_dense, attention.value_dense)
+    )
+    scores = query @ keys.swapaxes(2, 3) / np.sqrt(query.shape[-1])
+    later = np.triu(np.ones(scores.shape[-2:], bool), 1)
+    weights = softmax(np.where(later, -np.inf, scores))
+    output = attention.output_dense
+    return np.einsum("bhsk,hkc->bsc", weights @ values, np.array(output.kernel)) + np.array(
+        output.bias
+    )
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize("variant", ["transformer", "transformer, both"])
+def test_a_transformer_is_vaswani_et_al_with_normalised_inputs_and_a_memory_of_li_et_al(
+    variant: str,
+) -> None:
+    head, features, previous = head_of(variant), features_of(), np.array(shifted(random_tokens(4)))
+    rows = features @ np.array(head.read_features.kernel)
+    rows = rows + np.array(head.read_previous.rows.embeddings)[previous]
+    rows = rows + np.array(head.positions.position_embeddings)
+    memories: list[Any] = [None, None]
+    if head.read_state is not None:
+        memories = np.split(dense(features[:, 0], head.read_state), 2, axis=-1)
+    for layer, memory in zip(head.decoders, memories, strict=True):
+        block = layer.decoder
+        rows = rows if memory is None else np.concatenate([memory[:, None], rows], axis=1)
+        rows = rows + attended(rows, block._self_attention_layer, block._self_attention_layer_norm)
+        hidden = dense(
+            normalised(rows, block._feedforward_layer_norm), block._feedforward_intermediate_dense
+        )
+        hidden = hidden * (1 + np.tanh((2 / np.pi) ** 0.5 * (hidden + 0.044715 * hidden**3))) / 2
+        rows = rows + dense(hidden, block._feedforward_output_dense)
+        rows = rows if memory is None else rows[:, 1:]
+    expected = dense(normalised(rows, head.normalize), head.classify)
+    np.testing.assert_allclose(numbers(head(features, previous)), expected, atol=2e-5)
 
 
 def test_the_forget_gate_is_open_at_first() -> None:

@@ -236,7 +236,7 @@ def test_an_added_encoder_trains_as_a_ladder_is_exported_and_samples(
         ),
         (
             {"encoder": "dense", "latent": "map"},
-            "use 'conv', 'lstm', 'gru', 'patches' or 'tangents'",
+            "use 'conv', 'lstm', 'gru', 'transformer', 'patches' or 'tangents'",
         ),
     ],
 )

@@ -41,6 +41,17 @@ SYSTEMS: dict[str, Config] = {
                 {"penalty": "free_bits"},
             ),
             ("mmd", {"posterior": "batch_normalized"}, {"mmd": 2.0, "schedule": "cyclical"}),
+            (
+                "attention ladder",
+                {
+                    "encoder": "transformer",
+                    "latent": "map",
+                    "latent_size": (4, 3),
+                    "expander": "repeat",
+                    "head": "transformer",
+                },
+                {},
+            ),
             ("skip and bag of words", {"head_skip": True}, {"bag_of_words": 1.0}),
         )
     },
@@ -54,6 +65,7 @@ DIFFERENTIATED = (
     "lvae-3-toy-small",
     "lcnnvae-3-toy-small",
     "kl-target-gru-small",
+    "transformer-vae-small",
     "vamp",
 )
 """Systems whose gradients are compared too, through batch statistics.

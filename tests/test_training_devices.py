@@ -159,6 +159,10 @@ def test_only_the_first_worker_writes_the_run(trained: Callable[..., Path]) -> N
         ),
         ({"objective.mmd": 1.0}, "objective.mmd needs the whole batch on one device"),
         ({"objective.encoder_updates": 2}, "objective.encoder_updates needs the whole batch"),
+        (
+            {"model.head": "transformer", "model.head_dropout": 0.1},
+            "model.head_dropout: on TensorFlow the layers of keras-nlp draw dropout",
+        ),
     ],
 )
 def test_what_cannot_be_split_is_refused(settings: dict[str, Any], message: str) -> None:

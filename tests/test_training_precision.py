@@ -33,6 +33,13 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "head_reads": "both",
         "expander": "repeat",
     },
+    "attention": {
+        "encoder": "transformer",
+        "expander": "repeat",
+        "head": "transformer",
+        "head_layers": 2,
+        "head_reads": "both",
+    },
     "labels": {"attributes": ("a", "b"), "prior": "vamp"},
 }
 HALF = {"mixed_bfloat16": 0.03, "mixed_float16": 0.005}

@@ -17,6 +17,7 @@ import keras
 from kvae.configuration import Config
 from kvae.model import TextVAE
 from kvae.serving.errors import ConfigError
+from kvae.slots import HEADS
 
 ROLES = ("chief", "worker")
 """Roles of training processes in TF_CONFIG. All do the same; only the first one writes the run."""
@@ -157,6 +158,13 @@ def check_split(config: Config, parts: int) -> None:
             raise ConfigError(
                 f"objective.{name} needs the whole batch on one device on TensorFlow; "
                 f"train it with --devices 1 or with KERAS_BACKEND=jax"
+            )
+    attends = "head_attention_heads" in HEADS[config.model.head].reads
+    for name in ("encoder_dropout", *(["head_dropout"] if attends else [])):
+        if getattr(config.model, name):
+            raise ConfigError(
+                f"model.{name}: on TensorFlow the layers of keras-nlp draw dropout on each device; "
+                f"set it to 0, or train with --devices 1 or with KERAS_BACKEND=jax"
             )
 
 
