@@ -42,7 +42,9 @@ class InverseAutoregressive(layers.Layer):
     def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__(name="flow", dtype="float32")
         self.steps, self.units = config.posterior_layers, config.posterior_units
-        self.masks = [autoregressive_masks(size, self.units, step % 2) for step in range(self.steps)]
+        self.masks = [
+            autoregressive_masks(size, self.units, step % 2) for step in range(self.steps)
+        ]
         self.networks = [
             (
                 self.add_weight(shape=(size, self.units), name=f"inner_{step}"),

@@ -153,9 +153,7 @@ class Hierarchy(layers.Layer):
             [level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise
         )
 
-    def walk(
-        self, noise: Tensor, evidence: Sequence[Any], training: bool
-    ) -> list[Level]:
+    def walk(self, noise: Tensor, evidence: Sequence[Any], training: bool) -> list[Level]:
         """Compute all levels from the top down; return them bottom first."""
         levels: list[Level] = []
         for number in reversed(range(len(self.shapes))):

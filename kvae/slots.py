@@ -127,9 +127,7 @@ PRIORS: dict[str, Prior] = {
     "standard": Prior(standard_normal=True, kl_of_dimensions=True),
     "mixture": Prior(reads=("prior_components",)),
     "vamp": Prior(reads=("prior_components",), gaussian_posterior=True),
-    "autoregressive": Prior(
-        reads=("prior_rate",), kl_of_dimensions=True, gaussian_posterior=True
-    ),
+    "autoregressive": Prior(reads=("prior_rate",), kl_of_dimensions=True, gaussian_posterior=True),
     "flow": Prior(reads=("prior_layers", "prior_units")),
 }
 
