@@ -71,11 +71,16 @@ class ModelConfig(Section):
     latent_size: tuple[int, ...] = sized((32,), 1)
     """Size of the vector (of each position). Several sizes, bottom first: a ladder with as many
     levels."""
-    posterior: Literal["free", "batch_normalized"] = "free"
-    """`batch_normalized`: fixes the spread of the means, a lower bound on the KL (Zhu et al.
-    2020)."""
+    posterior: str = slot("free")
+    """`free`: a Gaussian. `batch_normalized`: fixes the spread of its means, a lower bound on the
+    KL (Zhu et al. 2020). `iaf`, `planar`: a flow transforms the Gaussian of the top level (Kingma
+    et al. 2016; Rezende and Mohamed 2015)."""
     posterior_scale: float = bounded(0.5, 0.0)
     """Spread of batch-normalised means: gamma of Zhu et al. 2020."""
+    posterior_layers: int = bounded(4, 1, MOST_LAYERS)
+    """Number of steps of a posterior flow."""
+    posterior_units: int = sized(64, 1)
+    """Hidden units of the autoregressive network of each step of `iaf`."""
 
     prior: str = slot("standard")
     """Prior of the top level. Each level below has a learned Gaussian prior given the level
@@ -84,6 +89,10 @@ class ModelConfig(Section):
     """K: number of components of priors `mixture` and `vamp`."""
     prior_rate: float = bounded(2.0, 0.0)
     """Minimum KL under the `autoregressive` prior in nats (delta of Razavi et al. 2019)."""
+    prior_layers: int = bounded(4, 1, MOST_LAYERS)
+    """Number of coupling layers of prior `flow`."""
+    prior_units: int = sized(64, 1)
+    """Hidden units of the network of each coupling layer."""
 
     expander: str = slot("deconv")
     """One of `kvae.slots.EXPANDERS`."""

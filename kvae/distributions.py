@@ -8,15 +8,24 @@ number per dimension if the KL is a sum over dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 from keras import ops
 
+from kvae.serving.random_numbers import normals
+
 from .tensors import Tensor
 
 LOG_TWO_PI = math.log(2 * math.pi)
+
+PAIRS = 32
+"""Pairs of opposite draws from which the variance of a transformed Gaussian is estimated."""
+
+Transform = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""z (..., B, d) -> its image (..., B, d) and the log |determinant| (..., B) of the Jacobian."""
 
 MAX_LOG_VARIANCE = 20.0
 """Learned log variances are clipped to [-20, 20].
@@ -59,6 +68,11 @@ class Gaussian:
         """mean + sigma * noise (Kingma and Welling 2014, eq. 10)."""
         return self.mean + ops.exp(0.5 * self.log_variance) * noise
 
+    def sample_with_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A sample (B, d) and its log density in nats, (B,)."""
+        z = self.sample(noise)
+        return z, self.log_prob(z)
+
     def log_prob(self, z: Tensor) -> Tensor:
         squared = ops.square(z - self.mean) * ops.exp(-self.log_variance)
         return -0.5 * event_sum(LOG_TWO_PI + self.log_variance + squared)
@@ -78,6 +92,61 @@ class Gaussian:
         mean = weight * self.mean + (1.0 - weight) * other.mean
         shrinkage = ops.softplus(self.log_variance - other.log_variance)
         return Gaussian(mean, self.log_variance - shrinkage)
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """The distribution of `forward(z)` for z of a Gaussian `base` (Rezende and Mohamed 2015, eq.
+    5-7).
+
+    `mean` and `log_variance` describe it as if it were a Gaussian: `mean` is the image of the mean
+    of the base.
+    """
+
+    base: Gaussian
+    forward: Transform
+
+    @property
+    def mean(self) -> Tensor:
+        """The image of the base's mean, (B, d)."""
+        return self.forward(self.base.mean)[0]
+
+    @property
+    def log_variance(self) -> Tensor:
+        """Log of the mean squared distance from `mean` in each dimension, (B, d).
+
+        It is estimated from `PAIRS` pairs of opposite draws, always the same. They are scaled so
+        that the estimate is exact for a transform that stretches each dimension by a constant.
+        """
+        draws = normals(0, np.arange(PAIRS), self.base.mean.shape[-1])[:, None, :]
+        draws /= np.sqrt(np.mean(np.square(draws), axis=0))
+        images, _ = self.forward(self.base.sample(np.concatenate([draws, -draws])))
+        return clip_log_variance(ops.log(ops.mean(ops.square(images - self.mean), axis=0)))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.forward(self.base.sample(noise))[0]
+
+    def sample_with_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A sample (B, d) and its log density in nats, (B,)."""
+        z, log_density = self.base.sample_with_log_prob(noise)
+        image, log_determinant = self.forward(z)
+        return image, log_density - log_determinant
+
+
+@dataclass(frozen=True)
+class Invertible(Transformed):
+    """The same with an inverse, which gives the density of any code."""
+
+    inverse: Transform
+    """An image -> z, and the log |determinant| of `forward` at z."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        before, log_determinant = self.inverse(z)
+        return self.base.log_prob(before) - log_determinant
+
+    def kl_from(self, posterior: Gaussian, z: Tensor) -> Tensor:
+        """The log ratio at the sample z, (B, 1); the KL has no closed form."""
+        return log_ratio(posterior, self, z)
 
 
 @dataclass(frozen=True)
@@ -102,8 +171,8 @@ class Mixture:
         return ops.logsumexp(self.log_weights + log_density, axis=-1)
 
     def kl_from(self, posterior: Gaussian, z: Tensor) -> Tensor:
-        """log q(z|x) - log p(z) at the sample z, (B, 1); the KL has no closed form."""
-        return ops.expand_dims(posterior.log_prob(z) - self.log_prob(z), -1)
+        """The log ratio at the sample z, (B, 1); the KL has no closed form."""
+        return log_ratio(posterior, self, z)
 
 
 @dataclass(frozen=True)
@@ -182,6 +251,11 @@ class Autoregressive:
         """Log variance given the previous row, (B, T', c): ln(1 - a^2), 0 at the first position."""
         first = ops.cast(ops.arange(self.positions) == 0, rows.dtype)[None, :, None]
         return (1.0 - first) * math.log1p(-(self.coefficient**2)) + ops.zeros_like(rows)
+
+
+def log_ratio(posterior: Gaussian, prior: Distribution, z: Tensor) -> Tensor:
+    """log q(z|x) - log p(z) at a sample z (B, d) of the posterior, nats, (B, 1)."""
+    return ops.expand_dims(posterior.log_prob(z) - prior.log_prob(z), -1)
 
 
 def component_index(noise: Tensor, weights: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ level is the top level.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,12 +18,15 @@ from keras import layers, ops
 
 from .blocks import batch_norm_relu
 from .configuration import ModelConfig
-from .distributions import Distribution, Gaussian, clip_log_variance, event_sum
+from .distributions import Distribution, Gaussian, Transformed, clip_log_variance, event_sum
 from .encoders import LAYERS
 from .priors import flat_size
 from .tensors import Tensor
 
 Shape = tuple[int, ...]
+
+ContextFlow = Callable[..., tuple[Tensor, Tensor]]
+"""z (..., B, d) and `context` (B, n) -> the image (..., B, d) and its log |determinant|."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,22 @@ class Level:
     z: Tensor
     prior: Distribution
     posterior: Any = None
-    """A `Gaussian` in inference, None in generation."""
+    """A `Gaussian` or `Transformed` in inference, None in generation."""
+    log_posterior: Tensor | None = None
+    """log q(z|x) at z in inference, nats, (B,)."""
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log q(z|x) - log p(z) at z, nats, (B,)."""
+        return self.log_posterior - self.prior.log_prob(self.z)
+
+    @property
+    def kl(self) -> Tensor:
+        """KL of the posterior from the prior, nats: (B, d_i) if it is a sum over dimensions, else
+        (B, 1). That of a flow is the log ratio at z, an unbiased estimate."""
+        if isinstance(self.posterior, Gaussian):
+            return self.prior.kl_from(self.posterior, self.z)
+        return ops.expand_dims(self.log_ratio, -1)
 
     @property
     def shift(self) -> Tensor:
@@ -51,19 +70,26 @@ class Hierarchy(layers.Layer):
     """Levels of the latent code with `shapes`, bottom first, each (d,) or (T', c). `prior` is the
     prior layer of the top level.
 
-    The prior of z_L is `prior`. Below, p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges
+    The prior of z_L is `prior`. Its posterior is the evidence of the text, transformed by `flow` if
+    the text gives that a context. Below, p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges
     it with the evidence of the text (ladder VAE, Soenderby et al. 2016). The level below is
     conditioned on a sample of the merged posterior.
     """
 
     def __init__(
-        self, config: ModelConfig, shapes: Sequence[Shape], prior: keras.Layer, **kwargs: Any
+        self,
+        config: ModelConfig,
+        shapes: Sequence[Shape],
+        prior: keras.Layer,
+        flow: ContextFlow | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(dtype="float32", **kwargs)  # distributions, at any precision of the layers
         self.shapes = list(shapes)
         self.sizes = [flat_size(shape) for shape in shapes]
         self.size = sum(self.sizes)
         self.prior = prior
+        self.flow = flow
         self.noise_size = self.size + (prior.extra_noise if shapes else 0)
         hidden = config.encoder_units[-len(self.shapes) :]
         self.downs = [
@@ -75,16 +101,21 @@ class Hierarchy(layers.Layer):
         self.built = True
 
     def call(
-        self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
+        self,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor,
+        context: Tensor | None = None,
+        training: bool = False,
     ) -> dict[str, Tensor]:
-        """Inference: the evidence of all levels (B, d) and noise (B, noise_size) to z, the
-        posterior and the KL of each level.
+        """Inference: the evidence of all levels (B, d), noise (B, noise_size) and the context (B,
+        n) of the flow, if there is one, to z, the posterior and the KL of each level.
 
         Returns `z`, `mean`, `log_variance` (B, d), `kl_level_0`, ... (B,) in nats, and `log_ratio`
         (B,), which is log q(z|x) - log p(z) at the sample. `kl_per_dimension` (B, d) is included if
         the KL of every level is a sum over dimensions.
         """
-        levels = self.infer(mean, log_variance, noise, training)
+        levels = self.infer(mean, log_variance, noise, context, training)
         outputs = {
             "z": self.concatenated([level.z for level in levels], noise),
             "mean": self.concatenated([level.posterior.mean for level in levels], noise),
@@ -92,24 +123,29 @@ class Hierarchy(layers.Layer):
                 [level.posterior.log_variance for level in levels], noise
             ),
         }
-        pieces = [level.prior.kl_from(level.posterior, level.z) for level in levels]
+        pieces = [level.kl for level in levels]
         outputs |= {
             f"kl_level_{number}": ops.sum(piece, axis=-1) for number, piece in enumerate(pieces)
         }
         if all(piece.shape[-1] == size for piece, size in zip(pieces, self.sizes, strict=True)):
             outputs["kl_per_dimension"] = self.concatenated(pieces, noise)
-        ratios = [
-            level.posterior.log_prob(level.z) - level.prior.log_prob(level.z) for level in levels
-        ]
+        ratios = [level.log_ratio for level in levels]
         return {**outputs, "log_ratio": sum(ratios, event_sum(0.0 * noise))}
 
     def infer(
-        self, mean: Tensor, log_variance: Tensor, noise: Tensor, training: bool = False
+        self,
+        mean: Tensor,
+        log_variance: Tensor,
+        noise: Tensor,
+        context: Tensor | None = None,
+        training: bool = False,
     ) -> list[Level]:
-        """Inference: all levels, bottom first, given the evidence (B, d) and noise (B,
-        noise_size)."""
-        evidence = map(Gaussian, self.split(mean), self.split(log_variance))
-        return self.walk(noise, list(evidence), training)
+        """Inference: all levels, bottom first, given the evidence (B, d), noise (B, noise_size) and
+        the context (B, n) of the flow."""
+        evidence: list[Any] = list(map(Gaussian, self.split(mean), self.split(log_variance)))
+        if self.flow is not None:
+            evidence[-1] = Transformed(evidence[-1], partial(self.flow, context=context))
+        return self.walk(noise, evidence, training)
 
     def sample(self, noise: Tensor) -> Tensor:
         """Generation: noise (B, noise_size) to a code (B, d)."""
@@ -117,9 +153,7 @@ class Hierarchy(layers.Layer):
             [level.z for level in self.walk(noise, [None] * len(self.shapes), False)], noise
         )
 
-    def walk(
-        self, noise: Tensor, evidence: Sequence[Gaussian | None], training: bool
-    ) -> list[Level]:
+    def walk(self, noise: Tensor, evidence: Sequence[Any], training: bool) -> list[Level]:
         """Compute all levels from the top down; return them bottom first."""
         levels: list[Level] = []
         for number in reversed(range(len(self.shapes))):
@@ -137,7 +171,7 @@ class Hierarchy(layers.Layer):
         number: int,
         above: Tensor | None,
         noise: Tensor,
-        evidence: Gaussian | None,
+        evidence: Any,
         training: bool,
     ) -> Level:
         """One level in inference or generation: its prior given z `above`, merged with the evidence
@@ -149,7 +183,8 @@ class Hierarchy(layers.Layer):
             posterior = None if evidence is None else evidence.merged(prior)
         if posterior is None:
             return Level(prior.sample(noise), prior)
-        return Level(posterior.sample(noise[:, : self.sizes[number]]), prior, posterior)
+        z, log_posterior = posterior.sample_with_log_prob(noise[:, : self.sizes[number]])
+        return Level(z, prior, posterior, log_posterior)
 
     def level_noise(self, noise: Tensor, number: int) -> Tensor:
         """The noise of one level, (B, d_i). The extra noise that the prior of the top level needs

@@ -1,8 +1,8 @@
 """Latents: from the features of the encoder to a Gaussian for each level of the latent code.
 
 Levels are ordered bottom first. A level is a vector (B, d) or a map (B, T', c). The Gaussian of the
-top level is its posterior. The Gaussians below are the bottom-up evidence of a ladder.
-`kvae.hierarchy` turns them into latent codes.
+top level is its posterior, or is transformed to it by a flow (`kvae.flows`). The Gaussians below
+are the bottom-up evidence of a ladder. `kvae.hierarchy` turns them into latent codes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import ModelConfig
 from .distributions import Gaussian, clip_log_variance
 from .encoders import Features
-from .slots import ENCODERS, quoted_list
+from .slots import ENCODERS, POSTERIORS, quoted_list
 from .tensors import Tensor
 
 
@@ -59,7 +59,7 @@ def gaussians(config: ModelConfig, features: list[Tensor]) -> list[Gaussian]:
 
 def posterior_mean(config: ModelConfig, mean: Tensor, level: int) -> Tensor:
     """The mean, batch-normalised to a fixed scale if configured (Zhu et al. 2020, eq. 8)."""
-    if config.posterior == "free":
+    if not POSTERIORS[config.posterior].normalized:
         return mean
     momentum = config.batch_normalization_momentum
     name = f"mean_normalization_{level}"

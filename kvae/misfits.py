@@ -17,6 +17,7 @@ from .slots import (
     ENCODERS,
     EXPANDERS,
     HEADS,
+    POSTERIORS,
     PRIORS,
     SLOTS,
     choices_by_setting,
@@ -115,12 +116,6 @@ def dependent_settings(
     return [
         *slot_settings(model),
         (
-            model,
-            "posterior_scale",
-            "posterior 'batch_normalized'",
-            model.posterior == "batch_normalized",
-        ),
-        (
             objective,
             "alpha_decay_steps",
             "an auxiliary loss, objective.alpha or objective.bag_of_words",
@@ -184,7 +179,9 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
             "predict from; lower it",
         ),
         (
-            not PRIORS[model.prior].standard_normal or model.posterior != "free",
+            not PRIORS[model.prior].standard_normal
+            or POSTERIORS[model.posterior].normalized
+            or POSTERIORS[model.posterior].flow,
             "model.latent is 'none': without a code there is no prior or posterior; set them to "
             "'standard' and 'free'",
         ),
@@ -216,6 +213,7 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
 def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
     """Rules on the settings of the model."""
     levels, depth = len(model.latent_size), len(model.encoder_units)
+    posterior = POSTERIORS[model.posterior]
     no_encoder = not ENCODERS[model.encoder].reads_text
     return [
         (
@@ -239,13 +237,19 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             f"model.encoder_units has {depth}",
         ),
         (
-            levels > 1 and model.posterior != "free",
+            levels > 1 and posterior.normalized,
             "model.posterior 'batch_normalized' works with one level, model.latent_size has "
             "several: use 'free'",
         ),
         (
-            model.posterior == "batch_normalized" and model.posterior_scale == 0,
+            posterior.normalized and model.posterior_scale == 0,
             "model.posterior_scale is 0: all posterior means would be equal; give a number above 0",
+        ),
+        (
+            posterior.flow and PRIORS[model.prior].gaussian_posterior,
+            f"model.prior {model.prior!r} needs a Gaussian posterior of independent dimensions, "
+            f"which a flow does not give (model.posterior {model.posterior!r}): use posterior "
+            "'free', or another prior",
         ),
         (
             len(set(model.attributes)) < len(model.attributes),
@@ -306,6 +310,7 @@ def misfits_of_attention(model: ModelConfig) -> list[tuple[bool, str]]:
 def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
     """Rules on the settings of the objective, alone and with the model."""
     prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
+    flow = POSTERIORS[model.posterior].flow
     several_levels = len(model.latent_size) > 1
     free_bits_per_dimension = (
         objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
@@ -320,6 +325,16 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             free_bits_per_dimension and not prior.kl_of_dimensions,
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each "
             "dimension; use 'total'",
+        ),
+        (
+            free_bits_per_dimension and flow,
+            f"objective.free_bits_over 'dimension': posterior {model.posterior!r} has no KL of "
+            "each dimension; use 'total'",
+        ),
+        (
+            objective.moments > 0 and flow,
+            "objective.moments needs the mean and variance of a posterior in closed form, which "
+            f"posterior {model.posterior!r} does not have; set it to 0, or use objective.mmd",
         ),
         *(
             (

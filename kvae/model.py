@@ -49,10 +49,11 @@ class TextVAE(keras.Model):
         logits              (B, T, V)  teacher-forced: position t depends on z and earlier tokens
         auxiliary_logits    (B, T, V)  from the features of the expander alone, if configured
         bag_logits          (B, V)     of the tokens in any order from the code alone, if configured
-        mean, log_variance  (B, d)     posterior q(z|x); in a ladder given the sample above it
+        mean, log_variance  (B, d)     posterior q(z|x); in a ladder given the sample above it; of
+                                       a flow the code at the mean of its base, and the spread
         z                   (B, d)     a sample of the posterior
         kl_level_0, ...     (B,)       KL(q(z|x) || p(z)) of each level, nats, bottom first
-        kl_per_dimension    (B, d)     KL of each dimension, if the prior's KL is a sum over them
+        kl_per_dimension    (B, d)     KL of each dimension, if the KL is a sum over them
         log_ratio           (B,)       log q(z|x) - log p(z) at the sample, nats
         attribute_logits    (B, K)     q(attribute | text), if the model has attributes
 
@@ -84,9 +85,10 @@ class TextVAE(keras.Model):
 
         self.model_config, self.objective_config = model, objective
         self.parts = parts
-        self.encoder, self.posterior, self.hierarchy = (
+        self.encoder, self.posterior, self.flow, self.hierarchy = (
             parts.encoder,
             parts.posterior,
+            parts.flow,
             parts.hierarchy,
         )
         self.expander, self.head = parts.expander, parts.head

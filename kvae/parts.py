@@ -12,13 +12,13 @@ from keras import layers, ops
 from kvae.serving.alphabet import PAD, START
 from kvae.serving.errors import ConfigError
 
-from . import encoders, expanders, heads, latents, priors
+from . import encoders, expanders, flows, heads, latents, priors
 from .blocks import DATA_FORMAT, Part
 from .configuration import ModelConfig, ObjectiveConfig
 from .distributions import Gaussian
 from .encoders import Features
 from .hierarchy import Hierarchy, Level
-from .latents import joined_map
+from .latents import joined_map, joined_vector
 from .priors import flat_size
 from .tensors import Tensor
 
@@ -31,7 +31,9 @@ class Parts:
 
         reader      tokens (B, T) -> symbols (B, T, E) and `last` (B,)
         encoder     symbols, last -> features
-        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each level
+        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each level;
+                    and the context (B, n) of the flow
+        flow        code of the top level, context -> code, log determinant; or None
         classifier  summary of the top layer (B, n) -> logits of the attribute (B, K), or None
         hierarchy   evidence and noise -> z and KL; noise -> z
         expander    code (B, d + K) -> features (B, T, C)
@@ -58,14 +60,17 @@ class Parts:
             else None
         )
         self.has_maps = bool(features) and features[0].map is not None
-        self.posterior, shapes = self.build_posterior(features[-len(model.latent_size) :])
+        self.posterior, shapes, self.flow = self.build_posterior(
+            features[-len(model.latent_size) :]
+        )
         self.classifier: Any = (
             layers.Dense(self.attributes, name="classifier") if self.attributes else None
         )
         prior = priors.LAYERS[model.prior](
             model, shapes[-1] if shapes else (0,), self.pseudo_posterior
         )
-        self.hierarchy = Hierarchy(model, shapes, prior, name="hierarchy")
+        forward = self.flow.forward if self.flow is not None else None
+        self.hierarchy = Hierarchy(model, shapes, prior, forward, name="hierarchy")
         self.code_size = self.hierarchy.size + self.attributes
         self.noise_size = self.hierarchy.noise_size + bool(self.attributes)
         code = keras.Input((self.code_size,), name="code")
@@ -83,10 +88,11 @@ class Parts:
 
     def build_posterior(
         self, features: Sequence[Features]
-    ) -> tuple[keras.Model | None, list[tuple[int, ...]]]:
-        """The model from features to the evidence, and the shapes of the levels, bottom first."""
+    ) -> tuple[keras.Model | None, list[tuple[int, ...]], Any]:
+        """The model from features to the evidence, the shapes of the levels, bottom first, and the
+        flow of the top level or None."""
         if not features or not self.config.has_code:
-            return None, []
+            return None, [], None
         if len(features) < len(self.config.latent_size):
             raise ConfigError(
                 f"model.latent_size has {len(self.config.latent_size)} levels, encoder "
@@ -95,9 +101,8 @@ class Parts:
             )
         inputs = [keras.Input(part.shape[1:]) for part in flatten_features(features)]
         attribute = keras.Input((self.attributes,), name="attribute") if self.attributes else None
-        levels = latents.LAYERS[self.config.latent](
-            self.config, group_features(inputs, self.has_maps), attribute
-        )
+        grouped = group_features(inputs, self.has_maps)
+        levels = latents.LAYERS[self.config.latent](self.config, grouped, attribute)
         shapes = [level.mean.shape[1:] for level in levels]
         statistics = {
             name: ops.cast(
@@ -108,9 +113,12 @@ class Parts:
             )
             for name in ("mean", "log_variance")
         }
-        return keras.Model(
-            inputs + ([attribute] if self.attributes else []), statistics, name="posterior"
-        ), shapes
+        flow = flows.LAYERS[self.config.posterior](self.config, flat_size(shapes[-1]))
+        if flow is not None:
+            context = flow.context(joined_vector(grouped[-1].summary, attribute))
+            statistics["context"] = ops.cast(context, "float32")
+        inputs += [attribute] if self.attributes else []
+        return keras.Model(inputs, statistics, name="posterior"), shapes, flow
 
     def rows(self, code: Tensor) -> Tensor:
         """The input of the expander: the bottom level of a code as rows (B, T', c), with the
@@ -139,7 +147,8 @@ class Parts:
         batch_like: Tensor,
         training: bool | None = None,
     ) -> dict[str, Tensor]:
-        """The evidence of features and a one-hot attribute (B, K): mean, log_variance (B, d)."""
+        """The evidence of features and a one-hot attribute (B, K): mean, log_variance (B, d), and
+        the context (B, n) of the flow if there is one."""
         if self.posterior is None:
             return {"mean": batch_like[:, :0], "log_variance": batch_like[:, :0]}
         used = flatten_features(features[-len(self.config.latent_size) :])
@@ -195,7 +204,11 @@ class Parts:
             value = self.one_hot(attribute, outputs["attribute_logits"])
         evidence = self.evidence(features, value, noise, training)
         outputs |= self.hierarchy(
-            evidence["mean"], evidence["log_variance"], noise, training=training
+            evidence["mean"],
+            evidence["log_variance"],
+            noise,
+            context=evidence.get("context"),
+            training=training,
         )
         code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
         return outputs, code
@@ -221,7 +234,10 @@ class Parts:
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         value = self.one_hot(attribute, self.classify(features)) if self.attributes else None
         evidence = self.evidence(features, value, noise, training=False)
-        return self.hierarchy.infer(evidence["mean"], evidence["log_variance"], noise), value
+        levels = self.hierarchy.infer(
+            evidence["mean"], evidence["log_variance"], noise, evidence.get("context")
+        )
+        return levels, value
 
     def codes(self, noise: Tensor) -> Tensor:
         """Codes of the prior (B, code_size) from standard normal noise (B, noise_size), attributes
@@ -248,7 +264,7 @@ class Parts:
         """The parts of q(z|x)."""
         return [
             part
-            for part in (self.reader, self.encoder, self.posterior, self.classifier)
+            for part in (self.reader, self.encoder, self.posterior, self.flow, self.classifier)
             if part is not None
         ]
 

@@ -14,7 +14,15 @@ from keras import initializers, layers, ops
 from kvae.serving.errors import ConfigError
 
 from .configuration import ModelConfig
-from .distributions import Autoregressive, Distribution, Gaussian, Mixture, clip_log_variance
+from .distributions import (
+    Autoregressive,
+    Distribution,
+    Gaussian,
+    Invertible,
+    Mixture,
+    clip_log_variance,
+)
+from .flows import AffineCoupling
 from .tensors import Tensor
 
 PseudoPosterior = Callable[[Tensor], Gaussian]
@@ -119,6 +127,27 @@ class AutoregressivePrior(layers.Layer):
         return self.chain
 
 
+class FlowPrior(layers.Layer):
+    """Standard normal noise transformed by affine coupling layers, N(0, I) at first.
+
+    A sample and the density of a code each take one pass (Dinh et al. 2017, eq. 2, 7 and 8).
+    """
+
+    extra_noise = 0
+
+    def __init__(
+        self, config: ModelConfig, shape: tuple[int, ...], posterior_of: PseudoPosterior
+    ) -> None:
+        super().__init__(name="prior", dtype="float32")
+        self.coupling = AffineCoupling(config, flat_size(shape))
+        self.built = True
+
+    def distribution(self, codes: Tensor) -> Distribution:
+        return Invertible(
+            Gaussian.standard_like(codes), self.coupling.forward, self.coupling.inverse
+        )
+
+
 def flat_size(shape: Sequence[int]) -> int:
     """Size of a flattened latent code of that shape."""
     return math.prod(shape)
@@ -129,4 +158,5 @@ LAYERS: dict[str, Callable[[ModelConfig, tuple[int, ...], PseudoPosterior], laye
     "mixture": MixturePrior,
     "vamp": VampPrior,
     "autoregressive": AutoregressivePrior,
+    "flow": FlowPrior,
 }

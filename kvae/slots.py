@@ -2,7 +2,7 @@
 
 The rows of a table are the choices that a configuration has for the slot. `LAYERS` in the module of
 the slot has the layers of a choice under the same name: `kvae.encoders`, `kvae.latents`,
-`kvae.priors`, `kvae.expanders`, `kvae.heads`.
+`kvae.flows` (posteriors), `kvae.priors`, `kvae.expanders`, `kvae.heads`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,24 @@ class Latent(Slot):
 
 
 @dataclass(frozen=True)
+class Posterior(Slot):
+    """Posterior: the distribution of the top level given the text."""
+
+    normalized: bool = False
+    """Whether its means are batch-normalised."""
+    flow: bool = False
+    """Whether a flow transforms its Gaussian. Its KL is then estimated at a sample."""
+
+
+@dataclass(frozen=True)
 class Prior(Slot):
     """Prior: the distribution of the top level."""
 
     standard_normal: bool = False
     kl_of_dimensions: bool = False
     """Whether its KL is a sum over dimensions."""
+    gaussian_posterior: bool = False
+    """Whether it needs posteriors that are Gaussians of independent dimensions."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +130,19 @@ LATENTS: dict[str, Latent] = {
     "none": Latent(has_code=False),
 }
 
+POSTERIORS: dict[str, Posterior] = {
+    "free": Posterior(),
+    "batch_normalized": Posterior(reads=("posterior_scale",), normalized=True),
+    "iaf": Posterior(reads=("posterior_layers", "posterior_units"), flow=True),
+    "planar": Posterior(reads=("posterior_layers",), flow=True),
+}
+
 PRIORS: dict[str, Prior] = {
     "standard": Prior(standard_normal=True, kl_of_dimensions=True),
     "mixture": Prior(reads=("prior_components",)),
-    "vamp": Prior(reads=("prior_components",)),
-    "autoregressive": Prior(reads=("prior_rate",), kl_of_dimensions=True),
+    "vamp": Prior(reads=("prior_components",), gaussian_posterior=True),
+    "autoregressive": Prior(reads=("prior_rate",), kl_of_dimensions=True, gaussian_posterior=True),
+    "flow": Prior(reads=("prior_layers", "prior_units")),
 }
 
 EXPANDERS: dict[str, Expander] = {
@@ -170,6 +190,7 @@ HEADS: dict[str, Head] = {
 SLOTS: dict[str, dict[str, Any]] = {
     "encoder": ENCODERS,
     "latent": LATENTS,
+    "posterior": POSTERIORS,
     "prior": PRIORS,
     "expander": EXPANDERS,
     "head": HEADS,

@@ -97,6 +97,18 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "auxiliary": False,
     },
     "batch-normalised": {"posterior": "batch_normalized"},
+    "flows": {"posterior": "iaf", "prior": "flow", "prior_units": 8},
+    "planar flow of a map": {
+        "posterior": "planar",
+        "latent": "map",
+        "head": "none",
+        "auxiliary": False,
+    },
+    "planar flow of a ladder": {
+        "posterior": "planar",
+        "latent_size": (4, 3),
+        "expander": "repeat",
+    },
     "attribute": {"attributes": ("low", "high")},
     "conditional language model": {**REPEAT, "latent": "none", "attributes": ("low", "high")},
 }

@@ -26,7 +26,7 @@ LATENTS: dict[str, dict[str, Any]] = {
     "ladder of vectors": {"latent_size": (4, 3)},
     "ladder of maps": {"latent": "map", "latent_size": (4, 3)},
 }
-PRIORS = ("standard", "mixture", "vamp")
+PRIORS = ("standard", "mixture", "vamp", "flow")
 EXPANDERS = ("deconv", "repeat")
 HEADS = ("none", "lstm", "gru", "bytenet", "gated_conv", "transformer")
 
@@ -135,6 +135,27 @@ MISFITS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "use 'free'",
     ),
+    "a flow beside posteriors as a prior": (
+        {"posterior": "iaf", "prior": "vamp"},
+        {},
+        "model.prior 'vamp' needs a Gaussian posterior",
+    ),
+    "a flow beside a chain": (
+        {"posterior": "planar", "prior": "autoregressive", "latent": "map", "expander": "repeat"},
+        {},
+        "use posterior 'free', or another prior",
+    ),
+    "a flow without a code": ({**NO_LATENT, "posterior": "iaf"}, {}, "no prior or posterior"),
+    "free bits of a flow's dimensions": (
+        {"posterior": "planar"},
+        {"penalty": "free_bits"},
+        "posterior 'planar' has no KL of each dimension; use 'total'",
+    ),
+    "moments of a flow": (
+        {"posterior": "iaf"},
+        {"moments": 1.0},
+        "objective.moments needs the mean and variance of a posterior in closed form",
+    ),
     "a map without positions": (
         {"encoder": "dense", "latent": "map"},
         {},
@@ -241,6 +262,13 @@ UNREAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "cycles of a line": ({}, {"cycles": 2}, "schedule 'cyclical'"),
     "components of one Gaussian": ({"prior_components": 3}, {}, "the priors 'mixture' and 'vamp'"),
     "a rate of N(0, I)": ({"prior_rate": 3.0}, {}, "the prior 'autoregressive'"),
+    "steps of a Gaussian": ({"posterior_layers": 2}, {}, "the posteriors 'iaf' and 'planar'"),
+    "units of a plane": (
+        {"posterior": "planar", "posterior_units": 8},
+        {},
+        "the posterior 'iaf'",
+    ),
+    "layers of N(0, I)": ({"prior_layers": 2}, {}, "the prior 'flow'"),
     "a spread of free means": ({"posterior_scale": 0.7}, {}, "posterior 'batch_normalized'"),
     "a bidirectional convolution": (
         {"encoder_bidirectional": True},

@@ -188,13 +188,14 @@ def test_a_setting_without_a_value_is_refused() -> None:
 
 
 def test_every_choice_has_a_function_and_every_function_is_a_choice() -> None:
-    from kvae import encoders, expanders, heads, latents, priors
+    from kvae import encoders, expanders, flows, heads, latents, priors
     from kvae.objectives import PENALTIES, SCHEDULES
     from kvae.serving.tokenizers import TOKENIZERS
 
     modules = {
         "encoder": encoders,
         "latent": latents,
+        "posterior": flows,
         "prior": priors,
         "expander": expanders,
         "head": heads,

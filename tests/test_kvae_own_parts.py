@@ -209,7 +209,7 @@ def test_entry_points_that_bring_nothing_are_errors_with_their_module(
 
 
 def test_the_kinds_are_settings_of_a_configuration() -> None:
-    assert set(choices.OWN) == set(own_parts.KINDS) == {*SLOTS, *NAMES} - {"latent"}
+    assert set(choices.OWN) == set(own_parts.KINDS) == {*SLOTS, *NAMES} - {"latent", "posterior"}
 
 
 def test_no_entry_point_is_looked_up_for_choices_that_are_known(

@@ -15,7 +15,7 @@ from kvae.configuration import ModelConfig, ObjectiveConfig
 from kvae.model import TextVAE, as_int
 from kvae.objectives import TARGETED
 from kvae.serving.errors import ConfigError
-from kvae.slots import EXPANDERS, HEADS, PRIORS
+from kvae.slots import EXPANDERS, HEADS, POSTERIORS, PRIORS
 
 NEAR_ZERO = 0.1
 """KL and mutual information below this, in nats, count as zero."""
@@ -273,10 +273,10 @@ def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
 
 def remedies_of_posterior(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
     """Remedies that make the posteriors of the texts differ."""
-    one_level = len(model.latent_size) == 1
+    one_level, posterior = len(model.latent_size) == 1, POSTERIORS[model.posterior]
     return [
         (
-            model.posterior == "free" and one_level,
+            one_level and not (posterior.normalized or posterior.flow),
             {"model.posterior": "batch_normalized"},
             "the means of the posteriors have to differ between the texts",
         ),

@@ -15,6 +15,7 @@ from kvae.distributions import LOG_TWO_PI
 from kvae.model import TextVAE
 from kvae.objectives import bits_per_character, importance_weighted_nll
 from kvae.serving.errors import ConfigError
+from kvae.slots import POSTERIORS
 from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
@@ -101,9 +102,9 @@ def evaluate(
         "latent_size": model.hierarchy.size,
     }
     if model.hierarchy.shapes:
-        metrics |= aggregated_posterior(
-            *(model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance"))
-        )
+        top = [model.hierarchy.split(collected[name])[-1] for name in POSTERIOR]
+        has_flow = POSTERIORS[model.model_config.posterior].flow
+        metrics |= aggregated_flows(*top) if has_flow else aggregated_posterior(*top[:2])
     labels = collected.get("labelled", np.zeros(0)).sum()
     if labels:
         metrics["attribute_accuracy"] = float(collected["correct"].sum() / labels)
@@ -292,12 +293,22 @@ def aggregated_posterior(mean: np.ndarray, log_variance: np.ndarray) -> dict[str
     }
 
 
+def aggregated_flows(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> dict[str, float]:
+    """The same for posteriors with a flow, whose dimensions depend on each other given the text:
+    mean and covariance are those of the samples z (N, d)."""
+    samples = aggregated_posterior(z, np.full_like(z, -np.inf))
+    return {**samples, "code_norm": float(np.linalg.norm(mean, axis=1).mean())}
+
+
 def mutual_information(mean: np.ndarray, log_variance: np.ndarray, z: np.ndarray) -> float:
     """I(x; z) under q, nats, at least 0 and at most ln N (Hoffman and Johnson 2016).
 
     It is the mean of log q(z|x) - log q(z), where q(z) is the mixture of all N posteriors. Inputs
     are (N, d), with z_i drawn from the posterior of text i. The quantity is not negative; the
     estimate has a sampling error, and is 0 where it would be below 0.
+
+    If z_i is drawn from a flow, the Gaussians of `mean` and `log_variance` are the critic of a
+    lower bound on I(x; z), whatever their shape (Poole et al. 2019, eq. 10).
     """
     mean, log_variance, z = (part.astype(np.float64) for part in (mean, log_variance, z))
     precision = np.exp(-log_variance)
