@@ -31,8 +31,8 @@ class Parts:
 
         reader      tokens (B, T) -> symbols (B, T, E) and `last` (B,)
         encoder     symbols, last -> features
-        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each
-                    level; and the context (B, n) of the flow
+        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each level
+                    (and the context (B, n) of the flow)
         flow        code of the top level, context -> code, log determinant; or None
         classifier  summary of the top layer (B, n) -> logits of the attribute (B, K), or None
         hierarchy   evidence and noise -> z and KL; noise -> z

@@ -130,7 +130,7 @@ class AutoregressivePrior(layers.Layer):
 class FlowPrior(layers.Layer):
     """Standard normal noise transformed by affine coupling layers, N(0, I) at first.
 
-    A sample and the density of a code each take one pass (Dinh et al. 2017, eq. 2, 7 and 8).
+    A sample and the density of a code each take one pass (Dinh et al. 2017, eq. 2).
     """
 
     extra_noise = 0
