@@ -266,9 +266,7 @@ def loss_terms(
         doubly = config.importance_gradient == "doubly_reparameterized"
         costs = per_code["reconstruction"], per_code[counted(config)]
         terms |= importance_weighted_terms(*costs, outputs, beta, samples, doubly)
-    added, nats = added_terms(config, tokens, outputs, step, samples)
-    minimised = {name: terms[name] for name in LOSSES if name in terms}
-    terms |= {name: sum(nats, loss) for name, loss in minimised.items()} | added
+    terms = with_added_losses(config, terms, tokens, outputs, step, samples)
     terms["beta"] = broadcast_like(terms["kl"], beta)
     terms["positions"] = ops.sum(token_mask(tokens), axis=-1)
     return terms
@@ -306,44 +304,46 @@ def bound_terms(tokens: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tens
     return terms
 
 
-def added_terms(
+def with_added_losses(
     config: ObjectiveConfig,
+    terms: Mapping[str, Tensor],
     tokens: Tensor,
     outputs: Mapping[str, Tensor],
     step: Tensor,
-    samples: int = 1,
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The terms that the objective adds to the bound, (B,), and what each adds to the loss, (B,).
+    samples: int,
+) -> dict[str, Tensor]:
+    """The terms (B,) of a bound together with those that the objective adds to the bound and to its
+    losses. What compares the codes of a batch reads the first code of each text."""
+    terms = dict(terms)
 
-    Those of the codes of a whole batch are computed from the first code of each text.
-    """
-    terms: dict[str, Tensor] = {}
-    nats: list[Tensor] = []
-    rows = repeated_rows(tokens, samples)
+    def add(weight: float | Tensor, nats: Tensor) -> None:
+        for name in LOSSES:
+            if name in terms:
+                terms[name] += weight * nats
+
+    def first(name: str) -> Tensor:
+        return outputs[name] if samples == 1 else outputs[name][::samples]
+
+    rows, height = repeated_rows(tokens, samples), auxiliary_height(config, step)
     if "auxiliary_logits" in outputs:
         weights = token_mask(rows)
         auxiliary = cross_entropy(rows, outputs["auxiliary_logits"])
         terms["auxiliary"] = mean_of_codes(ops.sum(weights * auxiliary, axis=-1), samples)
         loss_weights = ops.ones_like(weights) if config.count_padding else weights
-        loss = mean_of_codes(ops.sum(loss_weights * auxiliary, axis=-1), samples)
-        nats.append(config.alpha * auxiliary_height(config, step) * loss)
+        nats = mean_of_codes(ops.sum(loss_weights * auxiliary, axis=-1), samples)
+        add(config.alpha * height, nats)
     if "bag_logits" in outputs:
         terms["bag_of_words"] = mean_of_codes(bag_of_words(rows, outputs["bag_logits"]), samples)
-        weight = config.bag_of_words * auxiliary_height(config, step)
-        nats.append(weight * terms["bag_of_words"])
+        add(config.bag_of_words * height, terms["bag_of_words"])
     after_warm_start = warm_start_over(config, step)
-
-    def first(name: str) -> Tensor:
-        return outputs[name] if samples == 1 else outputs[name][::samples]
-
     if config.mmd:
-        terms["mmd"] = broadcast_like(tokens[:, 0], squared_mmd(first("z"), text_weights()))
-        nats.append(config.mmd * after_warm_start * terms["mmd"])
+        terms["mmd"] = broadcast_like(terms["kl"], squared_mmd(first("z"), text_weights()))
+        add(config.mmd * after_warm_start, terms["mmd"])
     if config.moments:
         distance = moment_distance(first("mean"), first("log_variance"))
-        terms["moments"] = broadcast_like(tokens[:, 0], distance)
-        nats.append(config.moments * after_warm_start * terms["moments"])
-    return terms, nats
+        terms["moments"] = broadcast_like(terms["kl"], distance)
+        add(config.moments * after_warm_start, terms["moments"])
+    return terms
 
 
 def classification_terms(attribute: Tensor, logits: Tensor) -> dict[str, Tensor]:
