@@ -19,7 +19,7 @@ from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
 from .data.batches import ordered_rows
-from .importance import importance_weighted
+from .importance import importance_weighted, noise_of
 from .messages import Say, quiet
 
 ACTIVE_VARIANCE = 0.01
@@ -161,10 +161,7 @@ def collect(
     batches = []
     attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     for index, tokens in enumerate(ordered_rows(rows, batch_size)):
-        # numpy draws the noise, so that it is the same on every backend
-        noise = np.random.default_rng((seed, index)).standard_normal(
-            (len(tokens), model.parts.noise_size), np.float32
-        )
+        noise = noise_of((seed, index), (len(tokens), model.parts.noise_size))
         labels = attribute[index * batch_size : index * batch_size + len(tokens)]
         batches.append(compiled_terms(model)(tokens, noise, labels))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

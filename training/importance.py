@@ -40,18 +40,13 @@ class ImportanceBound(NamedTuple):
         codes. The mean of the bound is -log p(x) + a / K + O(1 / K^2) (Nowozin 2018), so the
         difference is a / K too: what is still above -log p(x).
         """
-        nats, with_half, count = self.nats, self.with_half, len(self.nats)
-        error = {"importance_weighted_error": float(nats.std(ddof=1)) / math.sqrt(count)}
-        return {
-            "importance_weighted_nll": float(nats.mean()),
-            **(error if count > 1 else {}),
-            **(
-                {}
-                if with_half is None
-                else {"importance_weighted_bias": float((with_half - nats).mean())}
-            ),
-            "importance_samples": samples,
-        }
+        found: dict[str, Any] = {"importance_weighted_nll": float(self.nats.mean())}
+        if len(self.nats) > 1:
+            error = self.nats.std(ddof=1) / math.sqrt(len(self.nats))
+            found["importance_weighted_error"] = float(error)
+        if self.with_half is not None:
+            found["importance_weighted_bias"] = float((self.with_half - self.nats).mean())
+        return {**found, "importance_samples": samples}
 
 
 class LogSums:
@@ -100,19 +95,12 @@ def importance_weighted(
         sums = LogSums(len(tokens))
         labels = attribute[index * batch_size : index * batch_size + len(tokens)]
         for first in range(0, samples, CODES_TOGETHER):
-            numbers = range(first, min(first + CODES_TOGETHER, samples))
-            noise = np.stack(
-                [
-                    # numpy draws the noise, so that it is the same on every backend
-                    np.random.default_rng((seed + 1 + number, index)).standard_normal(
-                        (len(tokens), model.parts.noise_size), np.float32
-                    )
-                    for number in numbers
-                ],
-                axis=1,
-            )
+            codes = range(first, min(first + CODES_TOGETHER, samples))
+            shape = len(tokens), model.parts.noise_size
+            seeds = [(seed + 1 + code, index) for code in codes]
+            noise = np.stack([noise_of(each, shape) for each in seeds], axis=1)
             sums.add(log_weights_of(model, tokens, noise, labels, batch_size))
-            done += noise.shape[0] * noise.shape[1]
+            done += len(tokens) * len(codes)
             pace.done(done)
         bounds.append(sums.bound())
     with_half = [bound.with_half for bound in bounds if bound.with_half is not None]
@@ -120,6 +108,11 @@ def importance_weighted(
         np.concatenate([bound.nats for bound in bounds]),
         np.concatenate(with_half) if with_half else None,
     )
+
+
+def noise_of(seed: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal noise that depends on the seed alone, and not on the backend."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def log_weights_of(
