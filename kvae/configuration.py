@@ -184,6 +184,12 @@ class ObjectiveConfig(Section):
     cycles: int = bounded(4, 1)
     """Number of cycles of `cyclical` within the ramp (Fu et al. 2019)."""
     beta_max: float = bounded(1.0, 0.0)
+    importance_samples: int = bounded(1, 1)
+    """K: codes of a text in a training step. Above 1 the loss is the importance-weighted bound
+    (Burda et al. 2016), with beta in the exponent of p(z) / q(z given x)."""
+    importance_gradient: Literal["standard", "doubly_reparameterized"] = "standard"
+    """Gradient of the encoder with several codes. `doubly_reparameterized`: unbiased too, with less
+    noise the more codes there are (Tucker et al. 2019)."""
     ramp_start: int = bounded(0, 0)
     """Training step at which the ramp leaves 0."""
     ramp_steps: int = bounded(1000, 0)

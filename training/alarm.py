@@ -228,10 +228,12 @@ Remedy = tuple[bool, dict[str, Any], str]
 def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
     """Remedies that make the decoder need the code."""
     history = HEADS[model.head].history
+    standard = objective.importance_gradient == "standard"  # the other one needs expander 'repeat'
+    deconvolutions = deconvolution_settings(model) if standard else {}
     return [
         (
             history and not model.auxiliary,
-            {**deconvolution_settings(model), "model.auxiliary": True, "objective.alpha": 0.2},
+            {**deconvolutions, "model.auxiliary": True, "objective.alpha": 0.2},
             "the code alone has to predict the text too",
         ),
         (
@@ -249,7 +251,7 @@ def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[
 
 def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
     """Remedies that make the KL cost less, later or nothing."""
-    annealed = objective.penalty == "annealed"
+    annealed = objective.penalty == "annealed" and objective.importance_samples == 1
     return [
         (
             objective.beta_max > 1,
