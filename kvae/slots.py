@@ -106,7 +106,7 @@ LATENTS: dict[str, Latent] = {
 
 PRIORS: dict[str, Prior] = {
     "standard": Prior(standard_normal=True, kl_of_dimensions=True),
-    "mixture": Prior(reads=("prior_components",)),
+    "mixture": Prior(reads=("prior_components", "prior_covariance")),
     "vamp": Prior(reads=("prior_components",)),
     "autoregressive": Prior(reads=("prior_rate",), kl_of_dimensions=True),
 }
