@@ -91,8 +91,8 @@ REPRESENTATIVES = (
 )
 """Systems that are exported every day.
 
-They have a causal convolution, a density that inverts matrices, a ladder with recurrent encoders, and labels without a code. The
-hybrid is exported by many other tests.
+They have a causal convolution, a density that inverts matrices, a ladder with recurrent encoders,
+and labels without a code. The hybrid is exported by many other tests.
 """
 
 
