@@ -161,8 +161,8 @@ def does_not_pay(found: Found) -> bool:
 
 def does_not_pay_sentence(found: Found) -> str:
     return (
-        f"The decoder leaves what the code says: another text's code costs only "
-        f"{found['exchanged']['cost']:.2f} nats more, and the code {found['kl']:.2f} nats of KL."
+        f"The decoder leaves what the code says: with a code of the prior, which says nothing and "
+        f"has no KL, the bound would be {-found['exchanged']['left_after_kl']:.2f} nats lower."
     )
 
 

@@ -187,8 +187,9 @@ def exchange(
     much more it is with the code of another text.
 
     A decoder that is the exact inverse of the encoder loses I + L, the mutual information and the
-    lautum information (Palomar and Verdu 2008), so `share_of_information` is at least 1 for it. If
-    `cost` is below the KL, the decoder would have a lower bound with codes that say nothing.
+    lautum information (Palomar and Verdu 2008), so `share_of_information` is at least 1 for it.
+    `left_after_kl` is what the code saves beside codes of the prior, which have no KL: if it is
+    negative, the decoder would have a lower bound with codes that say nothing.
     """
     sums = {name: each.sum(axis=1) for name, each in nats.items()}
     more = sums["other"] - sums["own"]
@@ -199,7 +200,7 @@ def exchange(
         "cost_error": float(more.std(ddof=1) / math.sqrt(len(more))),
         "share_of_reconstruction": cost / max(float(sums["own"].mean()), 1e-9),
         **({"share_of_information": cost / information} if information >= 0.1 else {}),
-        "left_after_kl": cost - kl,
+        "left_after_kl": float((sums["prior"] - sums["own"]).mean()) - kl,
     }
 
 

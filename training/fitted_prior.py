@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -215,24 +216,30 @@ def top_codes(
     batch_size: int = 512,
 ) -> np.ndarray:
     """A sample of the posterior of each text, (N, d) of the top level, drawn from `seed`."""
+    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
+    encode, generator = compiled_codes(model), np.random.default_rng(seed)
+    batches = []
+    for index, tokens in enumerate(ordered_rows(rows, batch_size)):
+        noise = generator.standard_normal((len(tokens), model.parts.noise_size), np.float32)
+        labels = attribute[index * batch_size : index * batch_size + len(tokens)]
+        batches.append(encode(tokens, noise, labels.astype(np.int32))["z"])
+    return np.concatenate(batches).astype(np.float64)
 
-    def codes_of(tokens: Tensor, noise: Tensor, label: Tensor) -> dict[str, Tensor]:
-        outputs, _ = model.parts.infer(tokens, noise, label, training=False)
+
+@lru_cache(maxsize=1)
+def compiled_codes(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
+    """The function that `top_codes` runs on a batch, compiled once for the last model."""
+
+    def codes_of(tokens: Tensor, noise: Tensor, attribute: Tensor) -> dict[str, Tensor]:
+        outputs, _ = model.parts.infer(tokens, noise, attribute, training=False)
         return {"z": model.hierarchy.split(outputs["z"])[-1]}
 
-    shapes = ((model.model_config.length,), "int32"), ((model.parts.noise_size,), "float32")
-    inputs = [keras.Input(*shape) for shape in (*shapes, ((), "int32"))]
-    encode = backend_steps().compiled(model, codes_of, inputs)
-    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
-    generator = np.random.default_rng(seed)
-
-    def batches() -> Iterator[np.ndarray]:
-        for index, tokens in enumerate(ordered_rows(rows, batch_size)):
-            noise = generator.standard_normal((len(tokens), model.parts.noise_size), np.float32)
-            labels = attribute[index * batch_size : index * batch_size + len(tokens)]
-            yield encode(tokens, noise, labels.astype(np.int32))["z"]
-
-    return np.concatenate(list(batches())).astype(np.float64)
+    inputs = [
+        keras.Input((model.model_config.length,), dtype="int32"),
+        keras.Input((model.parts.noise_size,)),
+        keras.Input((), dtype="int32"),
+    ]
+    return backend_steps().compiled(model, codes_of, inputs)
 
 
 def prior_log_prob(model: TextVAE, codes: np.ndarray, batch_size: int = 512) -> np.ndarray:
@@ -270,7 +277,7 @@ def with_mixture(run: Run, wish: Fit, say: Say) -> Config:
 def with_weights_of(model: TextVAE, config: Config, mixture: GaussianMixture) -> TextVAE:
     """A model of `config` with the weights and counters of `model` and the fitted prior."""
     with computing_in(config.training.precision):
-        fitted = TextVAE(config.model, config.objective)
+        fitted = TextVAE(config.model, config.objective, name=model.name)
     prior = fitted.hierarchy.prior
     own = {weight.path for weight in prior.weights}
     known = {weight.path: weight for weight in model.weights}
