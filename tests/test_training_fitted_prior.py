@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,13 @@ import pytest
 from scipy import stats
 from scipy.special import log_softmax, logsumexp
 
-from kvae.runs import Run, load_run
+from kvae.runs import EVALUATION, MODEL, REPORT, Run, load_run, write_json
 from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError
 from kvae.training import gaussian_mixture
 from kvae.training.data.prepare import held_out
-from kvae.training.evaluation import collect
-from kvae.training.experiment import resume, stored_config
+from kvae.training.evaluation import collect, evaluate
+from kvae.training.experiment import resume, save_model, stored_config
 from kvae.training.fitted_prior import (
     RECORD,
     Fit,
@@ -29,7 +31,7 @@ from kvae.training.fitted_prior import (
 )
 from kvae.training.gaussian_mixture import GaussianMixture, fit
 
-from .conftest import numbers, random_tokens, small_model
+from .conftest import everyday, numbers, random_tokens, small_model
 
 
 def clusters(rows: int, seed: int = 0) -> np.ndarray:
@@ -121,8 +123,14 @@ def run_of(model: Any) -> Run:
     return Run(Path("run"), config, Alphabet(tuple("abcde")), model)
 
 
-@pytest.mark.parametrize("covariance", ["full", "diagonal"])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    ("system", "covariance"),
+    everyday(
+        product(SYSTEMS, ["full", "diagonal"]),
+        ("ladder", "full"),
+        ("labels", "diagonal"),
+    ),
+)
 def test_the_model_with_the_fitted_prior_has_its_density_and_nothing_else_changed(
     system: str, covariance: str
 ) -> None:
@@ -188,14 +196,26 @@ def test_a_prior_that_overfits_or_saves_nothing_is_named(
 
 
 @pytest.fixture(scope="module")
-def fitted(
-    run_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
-    """The run of the tests with a fitted prior, and the record of the fit."""
+def shifted(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the tests with codes that lie 1.5 from 0 in each dimension, and so far from its
+    prior."""
+    out = shutil.copytree(run_folder, tmp_path_factory.mktemp("shifted") / "run")
+    run = load_run(out)
+    (bias,) = [each for each in run.model.posterior.weights if each.path == "mean_0/bias"]
+    bias.assign(bias + 1.5)
+    data = held_out(run.config, run.alphabet)
+    save_model(run.model, out / MODEL)
+    write_json(out / REPORT / EVALUATION, evaluate(run.model, data.rows))
+    return out
+
+
+@pytest.fixture(scope="module")
+def fitted(shifted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """That run with a fitted prior, and the record of the fit."""
     out = tmp_path_factory.mktemp("fitted") / "run"
-    before = files_of(run_folder)
-    record = fit_prior(load_run(run_folder), out, Fit(2), lambda sentence: None)
-    assert files_of(run_folder) == before
+    before = files_of(shifted)
+    record = fit_prior(load_run(shifted), out, Fit(2), lambda sentence: None)
+    assert files_of(shifted) == before
     return out, record
 
 
@@ -208,11 +228,11 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def test_the_bound_with_the_fitted_prior_is_that_of_an_independent_estimate(
-    fitted: tuple[Path, dict[str, Any]], run_folder: Path
+    fitted: tuple[Path, dict[str, Any]], shifted: Path
 ) -> None:
     """KL by scipy, at codes that numpy draws from the posteriors of the old run."""
     out, record = fitted
-    old, new = load_run(run_folder), load_run(out)
+    old, new = load_run(shifted), load_run(out)
     data = held_out(old.config, old.alphabet)
     posterior = old.model.encode(data.rows.astype(np.int32))
     mean, deviation = numbers(posterior["mean"]), np.exp(0.5 * numbers(posterior["log_variance"]))
@@ -240,7 +260,8 @@ def test_what_the_prior_saves_is_the_difference_of_the_bounds(
     fitted: tuple[Path, dict[str, Any]],
 ) -> None:
     _, record = fitted
-    assert record["saved"] > 0
+    assert record["saved"] > 0.5 * 4 * 1.5**2 - 1  # the shift alone
+    assert not record["overfits"]
     difference = record["elbo_before"] - record["elbo"]
     assert record["saved"] == pytest.approx(difference, abs=1.0)
     assert record["saved_training"] >= record["saved"] - 3 * record["saved_error"]

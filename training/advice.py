@@ -37,6 +37,10 @@ FAR_NATS, FAR_SHARE = 0.5, 0.05
 """The aggregated posterior is far from the prior if a Gaussian in its place saves more nats than
 these, more than this share of the KL and more than three standard errors."""
 
+REST_SHARE = 0.1
+"""A fitted prior may help if more than this share of the KL, and `FAR_NATS`, may be no information.
+"""
+
 FEW_UNITS = 0.25
 """Few dimensions are in use if less than this share of them is active."""
 
@@ -156,7 +160,8 @@ def more_steps(config: Config, steps: int, why: str, source: str) -> Remedy:
 
 
 def does_not_pay(found: Found) -> bool:
-    return found["state"] == USED and found["exchanged"]["left_after_kl"] < 0
+    left = found["exchanged"]
+    return found["state"] == USED and left["left_after_kl"] < -3 * left["left_error"]
 
 
 def does_not_pay_sentence(found: Found) -> str:
@@ -243,6 +248,35 @@ def far_sentence(found: Found) -> str:
     )
 
 
+def may_be_far(found: Found) -> bool:
+    together = found["aggregated"]
+    return (
+        found["state"] != UNUSED
+        and not together["fitted"]
+        and not far_from_prior(found)
+        and together["marginal_kl"] > max(FAR_NATS, REST_SHARE * together["kl"])
+    )
+
+
+def may_be_far_sentence(found: Found) -> str:
+    together = found["aggregated"]
+    return (
+        f"Up to {together['marginal_kl']:.2f} of {together['kl']:.2f} nats of KL are no "
+        "information: the codes of all texts together may differ from the prior."
+    )
+
+
+def fitted_prior(config: Config, found: Found) -> list[Remedy]:
+    return [
+        Remedy(
+            FIT_PRIOR,
+            {},
+            "a prior fitted to the codes; encoder and decoder stay as they are",
+            "Ghosh et al. 2020, 4",
+        )
+    ]
+
+
 def for_the_prior(config: Config, found: Found) -> list[Remedy]:
     model, objective = config.model, config.objective
     plain = PRIORS[model.prior].standard_normal and not objective.mmd and not objective.moments
@@ -251,12 +285,7 @@ def for_the_prior(config: Config, found: Found) -> list[Remedy]:
     )
     return applying(
         [
-            Remedy(
-                FIT_PRIOR,
-                {},
-                "a prior fitted to the codes; encoder and decoder stay as they are",
-                "Ghosh et al. 2020, 4",
-            ),
+            *fitted_prior(config, found),
             Remedy(
                 "moments",
                 {"objective.moments": 1.0},
@@ -392,6 +421,7 @@ RULES: tuple[Rule, ...] = (
     Rule("does not pay", does_not_pay, does_not_pay_sentence, for_the_decoder),
     Rule("forgotten", forgotten, forgotten_sentence, for_later_positions),
     Rule("far from the prior", far_from_prior, far_sentence, for_the_prior),
+    Rule("perhaps far from the prior", may_be_far, may_be_far_sentence, fitted_prior),
     Rule("few dimensions", few_dimensions, few_sentence, for_idle_dimensions),
     Rule("overfitting", overfits, overfits_sentence, against_overfitting),
     Rule("undertrained", undertrained, undertrained_sentence, for_longer_training),

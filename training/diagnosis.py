@@ -33,6 +33,7 @@ from .evaluation import (
     evenly_spaced,
     mutual_information,
     rows_differ,
+    standard_error,
 )
 from .fitted_prior import prior_log_prob
 from .gaussian_mixture import GaussianMixture, diagonal_covariance, full_covariance
@@ -85,7 +86,7 @@ def diagnose(
             means[top],
             usage["mutual_information_ceiling"],
         ),
-        "exchanged": exchange(nats, means["kl"], usage),
+        "exchanged": exchange(nats, collected["kl"], usage),
         "quarters": quarters(nats, rows),
         "positions": positions(nats, rows),
         "levels": levels(model, collected),
@@ -99,8 +100,8 @@ def diagnose(
 AGGREGATED = {
     "kl": "nats, of the top level",
     "information": "nats of it that are information about the text",
-    "marginal_kl": "nats of it that are not: KL of the aggregated posterior from the prior",
-    "gaussian_saves": "nats that a single Gaussian saves as the prior",
+    "marginal_kl": "the rest: at least the KL of the aggregated posterior from the prior",
+    "gaussian_saves": "of that KL, nats that a single Gaussian saves as the prior",
     "gaussian_error": "its standard error",
     "log_determinant": "of the covariance of all codes: 0 for N(0, I)",
     "aggregated_mean_norm": "length of the mean of all codes: 0 for N(0, I)",
@@ -181,7 +182,7 @@ def compiled_nats(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
 
 
 def exchange(
-    nats: Mapping[str, np.ndarray], kl: float, usage: Mapping[str, Any]
+    nats: Mapping[str, np.ndarray], kl: np.ndarray, usage: Mapping[str, Any]
 ) -> dict[str, float]:
     """What another code costs: reconstruction in nats per sequence with each code, and `cost`, how
     much more it is with the code of another text.
@@ -189,18 +190,20 @@ def exchange(
     A decoder that is the exact inverse of the encoder loses I + L, the mutual information and the
     lautum information (Palomar and Verdu 2008), so `share_of_information` is at least 1 for it.
     `left_after_kl` is what the code saves beside codes of the prior, which have no KL: if it is
-    negative, the decoder would have a lower bound with codes that say nothing.
+    negative, the decoder would have a lower bound with codes that say nothing. Both come with
+    their standard errors.
     """
     sums = {name: each.sum(axis=1) for name, each in nats.items()}
-    more = sums["other"] - sums["own"]
+    more, left = sums["other"] - sums["own"], sums["prior"] - sums["own"] - kl
     cost, information = float(more.mean()), usage["mutual_information"]
     return {
         **{name: float(each.mean()) for name, each in sums.items()},
         "cost": cost,
-        "cost_error": float(more.std(ddof=1) / math.sqrt(len(more))),
+        "cost_error": standard_error(more),
         "share_of_reconstruction": cost / max(float(sums["own"].mean()), 1e-9),
         **({"share_of_information": cost / information} if information >= 0.1 else {}),
-        "left_after_kl": float((sums["prior"] - sums["own"]).mean()) - kl,
+        "left_after_kl": float(left.mean()),
+        "left_error": standard_error(left),
     }
 
 
@@ -307,11 +310,11 @@ def aggregated(
 ) -> dict[str, Any]:
     """The aggregated posterior of the top level beside its prior.
 
-    KL = I(x; z) + KL(q(z) || p(z)) (Hoffman and Johnson 2016): `marginal_kl` is the second term,
-    too large where the estimate of I is `at_ceiling`. `gaussian_saves` are the nats per text that
-    one Gaussian with the moments of the codes saves as the prior, and `gaussian_error` is the
-    standard error. The moments are those of one half of the texts, and the saving is measured on
-    the other half.
+    KL = I(x; z) + KL(q(z) || p(z)) (Hoffman and Johnson 2016). The estimate of I is too small where
+    it is within a few nats of its ceiling, so `marginal_kl`, the rest, is at least the second term.
+    `gaussian_saves` is at most that term: the nats per text that one Gaussian with the moments of
+    the codes saves as the prior, and `gaussian_error` is the standard error. The moments are those
+    of one half of the texts, and the saving is measured on the other half.
     """
     mean, log_variance, z = (
         model.hierarchy.split(collected[name])[-1] for name in ("mean", "log_variance", "z")
@@ -319,33 +322,34 @@ def aggregated(
     information = usage["mutual_information"]
     saved = gaussian_saving(model, z, seed)
     return {
+        "fitted": model.model_config.prior_covariance == "full",
         "kl": kl,
         "information": information,
         "marginal_kl": kl - information,
-        "at_ceiling": information > 0.9 * usage["mutual_information_ceiling"],
         **aggregated_posterior(mean, log_variance),
         "gaussian_saves": float(saved.mean()),
-        "gaussian_error": float(saved.std(ddof=1) / math.sqrt(len(saved))),
+        "gaussian_error": standard_error(saved),
     }
 
 
 def gaussian_saving(model: TextVAE, z: np.ndarray, seed: int) -> np.ndarray:
     """log N(z) - log p(z) of codes (N, d), nats (N,): what a Gaussian with the moments of the other
-    half of the codes saves. Its covariance is full or diagonal, whichever saves more."""
-    z = z.astype(np.float64)
+    half of the codes saves. Its covariance is full or diagonal, whichever saves more; all are 0 if
+    neither saves anything."""
+    z, prior = z.astype(np.float64), prior_log_prob(model, z)
     halves = np.array_split(np.random.default_rng(seed).permutation(len(z)), 2)
-    density = {}
+    found = [np.zeros(len(z))]
     for shape in (full_covariance, diagonal_covariance):
-        density[shape] = np.empty(len(z))
+        saved = np.empty(len(z))
         for known, tested in (halves, halves[::-1]):
             centre = z[known].mean(axis=0)
             weights = np.full(len(known), 1 / len(known))
             covariance = shape(z[known] - centre, weights) + 1e-6 * np.eye(z.shape[1])
             factor = np.linalg.cholesky(covariance)[None]
             gaussian = GaussianMixture(np.zeros(1), centre[None], factor)
-            density[shape][tested] = gaussian.log_prob(z[tested])
-    best = max(density.values(), key=lambda each: each.mean())
-    return np.asarray(best - prior_log_prob(model, z))
+            saved[tested] = gaussian.log_prob(z[tested]) - prior[tested]
+        found.append(saved)
+    return max(found, key=lambda each: float(each.mean()))
 
 
 def moments_of(means: np.ndarray, spread: float) -> dict[str, float]:

@@ -47,7 +47,7 @@ from .data.rows import Stream
 from .data.stores import remember_user
 from .end_report import end_report as report_of_run
 from .end_report import held_out_of, training_sample
-from .evaluation import evenly_spaced
+from .evaluation import evenly_spaced, standard_error
 from .experiment import evaluation_of, read_corpus, save_model
 from .gaussian_mixture import GaussianMixture, fit, parameters
 from .messages import Say
@@ -117,7 +117,7 @@ def fit_prior(run: Run, out: str | Path, wish: Fit, say: Say) -> dict[str, Any]:
         "elbo_before": run.evaluation["elbo"],
         "kl_before": run.evaluation["kl"],
         "saved": float(saved.mean()),
-        "saved_error": float(saved.std(ddof=1) / math.sqrt(len(saved))) if len(saved) > 1 else 0.0,
+        "saved_error": standard_error(saved),
         "saved_training": float(densities[-1] - prior_log_prob(model, codes).mean()),
     }
     return finished(run, Path(out), prepared, mixture, wish, record, say)
