@@ -134,6 +134,10 @@ FIELDS = {
     "saved": "nats per held-out text that the fitted prior saves, at the same codes",
     "saved_error": "its standard error",
     "saved_training": "nats that it saves at the codes of the training texts",
+    "forward_perplexity_before": "per character of samples, by an n-gram model of training texts",
+    "forward_perplexity": "the same with the fitted prior",
+    "reverse_perplexity_before": "per character of held-out texts, by an n-gram model of samples",
+    "reverse_perplexity": "the same with the fitted prior",
 }
 """Numbers of the record in the order of its table, each with its unit and meaning."""
 
@@ -185,15 +189,14 @@ def warning_of(record: dict[str, Any], wish: Fit) -> dict[str, Any]:
     return {"overfits": overfits, "warning": warning}
 
 
-def samples_of(run: Run, report: dict[str, Any]) -> dict[str, Any]:
-    """Reverse perplexity of samples with both priors; {} unless both runs have a report."""
+def samples_of(run: Run, report: dict[str, Any]) -> dict[str, float]:
+    """Forward and reverse perplexity of samples with both priors, each at the temperature that is
+    closest to the corpus; {} unless both runs have a report."""
     file = run.path / REPORT / REPORT_JSON
     before = read_json(file, "remove this file").get("samples", {}) if file.is_file() else {}
     after = report.get("samples", {})
-    name = "reverse_perplexity"
-    if name not in before or name not in after:
-        return {}
-    return {f"{name}_before": before[name], name: after[name]}
+    names = [n for n in ("forward_perplexity", "reverse_perplexity") if n in before and n in after]
+    return {name: after[name] for name in names} | {f"{n}_before": before[n] for n in names}
 
 
 def training_rows(prepared: Prepared, most: int) -> tuple[np.ndarray, np.ndarray | None]:

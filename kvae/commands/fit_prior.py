@@ -67,4 +67,5 @@ def record_table(record: Mapping[str, Any]) -> str:
     """The numbers of a fit with their units."""
     from kvae.training.fitted_prior import FIELDS
 
-    return table({name: f"{cell(record[name]):>12}  {unit}" for name, unit in FIELDS.items()})
+    rows = {name: f"{cell(record[name]):>12}  {FIELDS[name]}" for name in FIELDS if name in record}
+    return table(rows)
