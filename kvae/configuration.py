@@ -87,6 +87,8 @@ class ModelConfig(Section):
     above."""
     prior_components: int = sized(10, 1)
     """K: number of components of priors `mixture` and `vamp`."""
+    prior_covariance: Literal["diagonal", "full"] = "diagonal"
+    """Covariance of each component of prior `mixture`. `full` is what `kvae fit-prior` fits."""
     prior_rate: float = bounded(2.0, 0.0)
     """Minimum KL under the `autoregressive` prior in nats (delta of Razavi et al. 2019)."""
     prior_layers: int = bounded(4, 1, MOST_LAYERS)

@@ -143,7 +143,7 @@ POSTERIORS: dict[str, Posterior] = {
 
 PRIORS: dict[str, Prior] = {
     "standard": Prior(standard_normal=True, kl_of_dimensions=True),
-    "mixture": Prior(reads=("prior_components",)),
+    "mixture": Prior(reads=("prior_components", "prior_covariance")),
     "vamp": Prior(reads=("prior_components",), gaussian_posterior=True, reads_encoder=True),
     "autoregressive": Prior(reads=("prior_rate",), kl_of_dimensions=True, gaussian_posterior=True),
     "flow": Prior(reads=("prior_layers", "prior_units")),

@@ -238,6 +238,11 @@ def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
     return np.asarray(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])
 
 
+def standard_error(values: np.ndarray) -> float:
+    """The standard error of the mean of values (N,); 0 for a single one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
 def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:
     """Mutual information of texts and the top level of their codes, nats; 0 for a language model.
 
