@@ -47,7 +47,7 @@ class Place(NamedTuple):
     def of(cls, position: Tensor, cache: Tensor, has_memory: bool) -> Place:
         """The place of the texts' positions (B,) in a cache, which may begin with a memory."""
         place = ops.cast(position, "int32") + int(has_memory)
-        batch, heads, places = ops.shape(cache)[0], *cache.shape[1:3]
+        batch, (_, heads, places, _) = ops.shape(cache)[0], cache.shape
         axes = (
             ops.arange(batch, dtype="int32")[:, None],
             ops.arange(heads, dtype="int32")[None],

@@ -58,6 +58,12 @@ def test_a_shape_that_depends_on_the_batch_alone_needs_no_nodes() -> None:
     assert_equal_for_any_batch(before, after, 4, 2)
 
 
+def test_a_reshape_that_leaves_an_axis_open_gets_its_size_beside_the_batch() -> None:
+    before, after = converted(lambda x: tf.reshape(x, (4 * tf.shape(x)[0], -1)), 4, 2)
+    assert operations(after) == {"Reshape": 1}
+    assert_equal_for_any_batch(before, after, 4, 2)
+
+
 def test_the_batch_size_is_read_once_where_a_tensor_is_made() -> None:
     before, after = converted(lambda x: x + tf.zeros((tf.shape(x)[0], 3)), 3)
     assert {name for name in operations(after) if name not in ("Shape", "Gather", "Concat")} == {
