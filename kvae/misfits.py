@@ -153,6 +153,7 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
         *misfits_of_slots(model),
         *misfits_of_head(model),
         *misfits_of_attention(model),
+        *misfits_of_flow(model, objective),
         *misfits_of_objective(model, objective),
         *misfits_of_importance_weights(model, objective),
     ]
@@ -253,12 +254,6 @@ def misfits_of_slots(model: ModelConfig) -> list[tuple[bool, str]]:
             "model.posterior_scale is 0: all posterior means would be equal; give a number above 0",
         ),
         (
-            posterior.flow and PRIORS[model.prior].gaussian_posterior,
-            f"model.prior {model.prior!r} needs a Gaussian posterior of independent dimensions, "
-            f"which a flow does not give (model.posterior {model.posterior!r}): use posterior "
-            "'free', or another prior",
-        ),
-        (
             len(set(model.attributes)) < len(model.attributes),
             f"model.attributes names a value twice: {list(model.attributes)}",
         ),
@@ -314,14 +309,39 @@ def misfits_of_attention(model: ModelConfig) -> list[tuple[bool, str]]:
     ]
 
 
+def misfits_of_flow(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
+    """Rules on a posterior with a flow, which is no Gaussian of independent dimensions."""
+    if not POSTERIORS[model.posterior].flow:
+        return []
+    return [
+        (
+            PRIORS[model.prior].gaussian_posterior,
+            f"model.prior {model.prior!r} needs a Gaussian posterior of independent dimensions, "
+            f"which a flow does not give (model.posterior {model.posterior!r}): use posterior "
+            "'free', or another prior",
+        ),
+        (
+            has_free_bits_per_dimension(objective),
+            f"objective.free_bits_over 'dimension': posterior {model.posterior!r} has no KL of "
+            "each dimension; use 'total'",
+        ),
+        (
+            objective.moments > 0,
+            "objective.moments needs the mean and variance of a posterior in closed form, which "
+            f"posterior {model.posterior!r} does not have; set it to 0, or use objective.mmd",
+        ),
+    ]
+
+
+def has_free_bits_per_dimension(objective: ObjectiveConfig) -> bool:
+    """Whether the objective reads the KL of each dimension."""
+    return objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+
+
 def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
     """Rules on the settings of the objective, alone and with the model."""
     prior, no_history = PRIORS[model.prior], not HEADS[model.head].history
-    flow = POSTERIORS[model.posterior].flow
     several_levels = len(model.latent_size) > 1
-    free_bits_per_dimension = (
-        objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
-    )
     return [
         (
             objective.alpha > 0 and not model.auxiliary,
@@ -329,19 +349,9 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             "or auxiliary to true",
         ),
         (
-            free_bits_per_dimension and not prior.kl_of_dimensions,
+            has_free_bits_per_dimension(objective) and not prior.kl_of_dimensions,
             f"objective.free_bits_over 'dimension': prior {model.prior!r} has no KL of each "
             "dimension; use 'total'",
-        ),
-        (
-            free_bits_per_dimension and flow,
-            f"objective.free_bits_over 'dimension': posterior {model.posterior!r} has no KL of "
-            "each dimension; use 'total'",
-        ),
-        (
-            objective.moments > 0 and flow,
-            "objective.moments needs the mean and variance of a posterior in closed form, which "
-            f"posterior {model.posterior!r} does not have; set it to 0, or use objective.mmd",
         ),
         *(
             (

@@ -35,6 +35,7 @@ ALLOWED = {
         "kvae.serving.errors",
         "kvae.serving.logit_masks",
         "kvae.serving.patterns",
+        "kvae.serving.random_numbers",
         "kvae.serving.tokenizers",
     },
     "kvae/bulk": {"kvae", "kvae.bulk", "kvae.texts", "kvae.serving", "distributed", "pyarrow"},
