@@ -60,7 +60,7 @@ def train_step(model: TextVAE, data: Any) -> dict[str, tf.Tensor]:
         }
     # XLA does not compile loops that a persistent tape has recorded.
     from_graph = len(weights_of_losses) > 1 and not reused
-    gradient_of = {}
+    gradient_of: dict[int, Any] = {}
     for name, subset in weights_of_losses.items():
         if from_graph:
             found = tf.gradients(losses[name], [weight.value for weight in subset])
