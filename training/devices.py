@@ -153,6 +153,12 @@ def check_split(config: Config, parts: int) -> None:
         )
     if keras.backend.backend() == "jax":
         return
+    if objective.importance_gradient != "standard":
+        raise ConfigError(
+            f"objective.importance_gradient {objective.importance_gradient!r} takes two gradients "
+            "of a step, which TensorFlow does on one device; train it with --devices 1 or with "
+            "KERAS_BACKEND=jax"
+        )
     for name in ("mmd", "encoder_updates"):
         if getattr(objective, name):
             raise ConfigError(

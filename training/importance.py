@@ -120,16 +120,14 @@ def log_weights_of(
 ) -> np.ndarray:
     """log p(x, z) - log q(z|x) of tokens (n, T) for S codes each, from noise (n, S, noise_size):
     nats, (S, n). `batch_size` codes are decoded at a time."""
-    samples = noise.shape[1]
+    texts, samples, size = noise.shape
     together = max(1, batch_size // samples)
-    pieces = [
-        compiled_log_weights(model)(
-            tokens[start : start + together],
-            noise[start : start + together].reshape(-1, noise.shape[-1]),
-            labels[start : start + together],
-        )["log_weights"].reshape(-1, samples)
-        for start in range(0, len(tokens), together)
-    ]
+    pieces = []
+    for start in range(0, texts, together):
+        stop = min(start + together, texts)
+        rows = noise[start:stop].reshape((stop - start) * samples, size)
+        found = compiled_log_weights(model)(tokens[start:stop], rows, labels[start:stop])
+        pieces.append(found["log_weights"].reshape(stop - start, samples))
     return np.concatenate(pieces).T
 
 

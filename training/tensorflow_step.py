@@ -51,17 +51,22 @@ def train_step(model: TextVAE, data: Any) -> dict[str, tf.Tensor]:
     inputs, text_weights = inputs_of(model.model_config, data)
     part = part_of_batch(context, text_weights)
     weights_of_losses = model.weights_of_losses
-    with tf.GradientTape(persistent=len(weights_of_losses) > 1) as tape, replica(part):
+    reused = len(weights_of_losses) > 1 and tf.executing_eagerly()
+    with tf.GradientTape(persistent=reused) as tape, replica(part):
         terms = model.terms(inputs, training=True)
         scale = model.optimizer.scale_loss(tf.ones(()))
         losses = {
             name: scale * shard_mean(terms[name]) * shard_fraction() for name in weights_of_losses
         }
-    gradient_of = {
-        id(weight): gradient
-        for name, subset in weights_of_losses.items()
-        for weight, gradient in zip(subset, tape.gradient(losses[name], subset), strict=True)
-    }
+    # XLA does not compile loops that a persistent tape has recorded.
+    from_graph = len(weights_of_losses) > 1 and not reused
+    gradient_of: dict[int, Any] = {}
+    for name, subset in weights_of_losses.items():
+        if from_graph:
+            found = tf.gradients(losses[name], [weight.value for weight in subset])
+        else:
+            found = tape.gradient(losses[name], subset)
+        gradient_of |= zip(map(id, subset), found, strict=True)
     weights = model.trainable_weights
     gradients = [dense_gradient(gradient_of[id(weight)], weight) for weight in weights]
     if parts > 1:
