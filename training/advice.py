@@ -153,7 +153,7 @@ def to_the_end_of_the_ramp(config: Config, found: Found) -> Iterator[Remedy]:
 
 def more_steps(config: Config, steps: int, why: str, source: str) -> Remedy:
     """A longer training, without a limit of time."""
-    settings = {"training.steps": steps}
+    settings: dict[str, Any] = {"training.steps": steps}
     if config.training.minutes is not None:
         settings |= {"training.minutes": None}
     return Remedy(MORE_STEPS, settings, why, source)
@@ -161,7 +161,7 @@ def more_steps(config: Config, steps: int, why: str, source: str) -> Remedy:
 
 def does_not_pay(found: Found) -> bool:
     left = found["exchanged"]
-    return found["state"] == USED and left["left_after_kl"] < -3 * left["left_error"]
+    return bool(found["state"] == USED and left["left_after_kl"] < -3 * left["left_error"])
 
 
 def does_not_pay_sentence(found: Found) -> str:
@@ -196,8 +196,8 @@ def skip_connection(config: Config) -> Iterator[Remedy]:
 
 
 def forgotten(found: Found) -> bool:
-    cost = found["exchanged"]["cost"]
-    return found["state"] == USED and cost > 0.5 and found["quarters"][0] >= FIRST_QUARTER * cost
+    cost, first = found["exchanged"]["cost"], found["quarters"][0]
+    return bool(found["state"] == USED and cost > 0.5 and first >= FIRST_QUARTER * cost)
 
 
 def forgotten_sentence(found: Found) -> str:
@@ -235,9 +235,8 @@ def for_later_positions(config: Config, found: Found) -> list[Remedy]:
 
 def far_from_prior(found: Found) -> bool:
     together = found["aggregated"]
-    return found["state"] != UNUSED and together["gaussian_saves"] > max(
-        FAR_NATS, FAR_SHARE * together["kl"], 3 * together["gaussian_error"]
-    )
+    least = max(FAR_NATS, FAR_SHARE * together["kl"], 3 * together["gaussian_error"])
+    return bool(found["state"] != UNUSED and together["gaussian_saves"] > least)
 
 
 def far_sentence(found: Found) -> str:
@@ -250,12 +249,9 @@ def far_sentence(found: Found) -> str:
 
 def may_be_far(found: Found) -> bool:
     together = found["aggregated"]
-    return (
-        found["state"] != UNUSED
-        and not together["fitted"]
-        and not far_from_prior(found)
-        and together["marginal_kl"] > max(FAR_NATS, REST_SHARE * together["kl"])
-    )
+    least = max(FAR_NATS, REST_SHARE * together["kl"])
+    possible = found["state"] != UNUSED and not together["fitted"] and not far_from_prior(found)
+    return bool(possible and together["marginal_kl"] > least)
 
 
 def may_be_far_sentence(found: Found) -> str:
@@ -305,7 +301,8 @@ def for_the_prior(config: Config, found: Found) -> list[Remedy]:
 
 
 def few_dimensions(found: Found) -> bool:
-    return found["state"] == USED and found["active_units"] < FEW_UNITS * found["latent_size"]
+    active, size = found["active_units"], found["latent_size"]
+    return bool(found["state"] == USED and active < FEW_UNITS * size)
 
 
 def few_sentence(found: Found) -> str:
