@@ -62,7 +62,7 @@ class Rule:
     helps: Callable[[Config, Found], Iterable[Remedy]]
 
 
-FIT_PRIOR, MORE_STEPS = "fitted", "longer"
+FIT_PRIOR, MORE_STEPS = "fitted", ("ramp-end", "longer")
 """Names of the remedies whose command is not that of a new training."""
 
 
@@ -106,9 +106,9 @@ def command_of(run: Run, remedy: Remedy) -> str:
     out = ["--out", f"{path}-{remedy.name}"]
     if remedy.name == FIT_PRIOR:
         return shlex.join(["kvae", "fit-prior", path, *out])
-    if remedy.name == MORE_STEPS and list_checkpoints(run.path / CHECKPOINTS):
+    if remedy.name in MORE_STEPS and list_checkpoints(run.path / CHECKPOINTS):
         return shlex.join(["kvae", "train", "--resume", "--out", path, *options])
-    if remedy.name == MORE_STEPS:
+    if remedy.name in MORE_STEPS:
         options.append(f"--set=training.start_from={path}")
         if run.config.objective.warm_start_steps:
             options.append("--set=objective.warm_start_steps=0")
@@ -148,20 +148,20 @@ def to_the_end_of_the_ramp(config: Config, found: Found) -> Iterator[Remedy]:
     step, left = found["training"]["step"], found["training"]["steps_to_go"]
     steps = 2 * step if left is None else step + left + max(1, left // 2)
     why = "the ramp ends, and the model trains at the full weight of its KL"
-    yield more_steps(config, steps, why, "Bowman et al. 2016, 3.1")
+    yield more_steps(config, "ramp-end", steps, why)
 
 
-def more_steps(config: Config, steps: int, why: str, source: str) -> Remedy:
+def more_steps(config: Config, name: str, steps: int, why: str) -> Remedy:
     """A longer training, without a limit of time."""
-    settings = {"training.steps": steps}
+    settings: dict[str, Any] = {"training.steps": steps}
     if config.training.minutes is not None:
         settings |= {"training.minutes": None}
-    return Remedy(MORE_STEPS, settings, why, source)
+    return Remedy(name, settings, why)
 
 
 def does_not_pay(found: Found) -> bool:
     left = found["exchanged"]
-    return found["state"] == USED and left["left_after_kl"] < -3 * left["left_error"]
+    return bool(found["state"] == USED and left["left_after_kl"] < -3 * left["left_error"])
 
 
 def does_not_pay_sentence(found: Found) -> str:
@@ -188,7 +188,6 @@ def skip_connection(config: Config) -> Iterator[Remedy]:
         "skip",
         {"model.head_skip": True},
         "every prediction sees the features of the code directly",
-        "Dieng et al. 2019, 3",
         "head_skip" in HEADS[model.head].reads
         and not model.head_skip
         and model.head_reads != "state",
@@ -196,8 +195,8 @@ def skip_connection(config: Config) -> Iterator[Remedy]:
 
 
 def forgotten(found: Found) -> bool:
-    cost = found["exchanged"]["cost"]
-    return found["state"] == USED and cost > 0.5 and found["quarters"][0] >= FIRST_QUARTER * cost
+    cost, first = found["exchanged"]["cost"], found["quarters"][0]
+    return bool(found["state"] == USED and cost > 0.5 and first >= FIRST_QUARTER * cost)
 
 
 def forgotten_sentence(found: Found) -> str:
@@ -218,7 +217,6 @@ def for_later_positions(config: Config, found: Found) -> list[Remedy]:
                 "every-step",
                 every_step,
                 "the decoder reads the code at every position, not only at the first",
-                "Semeniuta et al. 2017, 3.2",
                 model.head_reads == "state",
             ),
             *skip_connection(config),
@@ -226,7 +224,6 @@ def for_later_positions(config: Config, found: Found) -> list[Remedy]:
                 "deconvolution",
                 deconvolution,
                 "deconvolutions give every position features of its own",
-                "Semeniuta et al. 2017, 3.1",
                 bool(deconvolution),
             ),
         ]
@@ -235,9 +232,8 @@ def for_later_positions(config: Config, found: Found) -> list[Remedy]:
 
 def far_from_prior(found: Found) -> bool:
     together = found["aggregated"]
-    return found["state"] != UNUSED and together["gaussian_saves"] > max(
-        FAR_NATS, FAR_SHARE * together["kl"], 3 * together["gaussian_error"]
-    )
+    least = max(FAR_NATS, FAR_SHARE * together["kl"], 3 * together["gaussian_error"])
+    return bool(found["state"] != UNUSED and together["gaussian_saves"] > least)
 
 
 def far_sentence(found: Found) -> str:
@@ -250,12 +246,9 @@ def far_sentence(found: Found) -> str:
 
 def may_be_far(found: Found) -> bool:
     together = found["aggregated"]
-    return (
-        found["state"] != UNUSED
-        and not together["fitted"]
-        and not far_from_prior(found)
-        and together["marginal_kl"] > max(FAR_NATS, REST_SHARE * together["kl"])
-    )
+    least = max(FAR_NATS, REST_SHARE * together["kl"])
+    possible = found["state"] != UNUSED and not together["fitted"] and not far_from_prior(found)
+    return bool(possible and together["marginal_kl"] > least)
 
 
 def may_be_far_sentence(found: Found) -> str:
@@ -272,7 +265,6 @@ def fitted_prior(config: Config, found: Found) -> list[Remedy]:
             FIT_PRIOR,
             {},
             "a prior fitted to the codes; encoder and decoder stay as they are",
-            "Ghosh et al. 2020, 4",
         )
     ]
 
@@ -290,14 +282,12 @@ def for_the_prior(config: Config, found: Found) -> list[Remedy]:
                 "moments",
                 {"objective.moments": 1.0},
                 "what the codes of all texts have in common costs, so they move to the prior",
-                "Kumar et al. 2018, eq. 7",
                 plain and len(model.latent_size) == 1,
             ),
             Remedy(
                 "mixture",
                 {"model.prior": "mixture"},
                 "the prior learns where the codes are",
-                "Dilokthanakul et al. 2016, 3",
                 plain and not per_dimension,
             ),
         ]
@@ -305,7 +295,8 @@ def for_the_prior(config: Config, found: Found) -> list[Remedy]:
 
 
 def few_dimensions(found: Found) -> bool:
-    return found["state"] == USED and found["active_units"] < FEW_UNITS * found["latent_size"]
+    active, size = found["active_units"], found["latent_size"]
+    return bool(found["state"] == USED and active < FEW_UNITS * size)
 
 
 def few_sentence(found: Found) -> str:
@@ -326,14 +317,12 @@ def for_idle_dimensions(config: Config, found: Found) -> list[Remedy]:
                 "smaller",
                 {"model.latent_size": [max(1, 2 * found["active_units"])]},
                 "a smaller code has room enough for what is used",
-                "Burda et al. 2016, 5.2",
                 one_level,
             ),
             Remedy(
                 "free-bits-each",
                 {"objective.penalty": penalty, "objective.free_bits": nats},
                 "each dimension has some nats of KL that cost nothing",
-                "Kingma et al. 2016, eq. 15",
                 objective.penalty == "annealed" and PRIORS[model.prior].kl_of_dimensions,
             ),
         ]
@@ -360,14 +349,12 @@ def against_overfitting(config: Config, found: Found) -> list[Remedy]:
                 "stopped",
                 {"training.early_stopping": 3},
                 "training ends with the weights of the best held-out bound",
-                "Prechelt 1998",
                 not training.early_stopping,
             ),
             Remedy(
                 "dropout",
                 {"model.head_dropout": 0.3},
                 "the head cannot rely on single features",
-                "Zaremba et al. 2014, 3.2",
                 "head_dropout" in HEADS[model.head].reads
                 and bool(model.head_embedding)
                 and not model.head_dropout,
@@ -376,7 +363,6 @@ def against_overfitting(config: Config, found: Found) -> list[Remedy]:
                 "weight-decay",
                 {"training.weight_decay": 0.01},
                 "weights that nothing needs become small",
-                "Loshchilov and Hutter 2019, eq. 4",
                 not training.weight_decay,
             ),
         ]
@@ -385,7 +371,8 @@ def against_overfitting(config: Config, found: Found) -> list[Remedy]:
 
 def undertrained(found: Found) -> bool:
     fell = found["training"].get("falling", 0.0)
-    return not overfits(found) and fell > STILL_FALLING * found["elbo"]
+    possible = found["state"] == USED and not overfits(found)
+    return bool(possible and fell > STILL_FALLING * found["elbo"])
 
 
 def undertrained_sentence(found: Found) -> str:
@@ -398,7 +385,7 @@ def undertrained_sentence(found: Found) -> str:
 def for_longer_training(config: Config, found: Found) -> Iterator[Remedy]:
     if not ramp_not_over(found):
         why = "the bound goes on falling"
-        yield more_steps(config, 2 * found["training"]["step"], why, "Goodfellow et al. 2016, 5.2")
+        yield more_steps(config, "longer", 2 * found["training"]["step"], why)
 
 
 RULES: tuple[Rule, ...] = (

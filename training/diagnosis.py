@@ -292,7 +292,7 @@ def map_positions(model: TextVAE, collected: Mapping[str, np.ndarray]) -> list[d
             continue
         shift = model.hierarchy.split(collected["shift"])[number].reshape(-1, *shape)
         for position in range(shape[0]):
-            entry = {"level": number, "position": position}
+            entry: dict[str, Any] = {"level": number, "position": position}
             entry["active_units"] = active_units(shift[:, position])
             if of_dimensions:
                 each = of_dimensions[number].reshape(-1, *shape)[:, position]
@@ -374,14 +374,13 @@ def training_state(run: Run, elbo: float) -> dict[str, Any]:
     waits = objective.ramp_after_convergence and as_int(model.ramp_start) > step
     to_go = max(0, start + as_int(model.ramp_steps) - step)
     epochs = read_epochs(run.path / METRICS)
-    bounds = [each.get("val_elbo") for each in epochs]
     last = epochs[-1].get("elbo") if epochs else None
-    before = bounds[-1 - max(1, len(bounds) // 4)] if len(bounds) >= 4 else None
-    fell = None not in (before, bounds[-1] if bounds else None)
+    bounds = [each["val_elbo"] for each in epochs if each.get("val_elbo") is not None]
+    falling = bounds[-1 - len(bounds) // 4] - bounds[-1] if len(bounds) >= 4 else None
     return {
         "step": step,
         "ramp_is_over": over,
         "steps_to_go": None if waits else 0 if over else to_go,
         **({} if last is None else {"training_elbo": last}),
-        **({"falling": before - bounds[-1]} if fell else {}),
+        **({} if falling is None else {"falling": falling}),
     }

@@ -267,7 +267,9 @@ def with_mixture(run: Run, wish: Fit, say: Say) -> Config:
         "model.prior_components": wish.components,
         "model.prior_covariance": wish.covariance,
     }
-    left_out = {f"objective.{n}": 0.0 for n in ("mmd", "moments") if getattr(objective, n)}
+    left_out: dict[str, Any] = {
+        f"objective.{n}": 0.0 for n in ("mmd", "moments") if getattr(objective, n)
+    }
     if objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension":
         total = objective.free_bits * run.model.hierarchy.size
         left_out |= {"objective.free_bits_over": "total", "objective.free_bits": total}

@@ -134,4 +134,4 @@ def spread_centres(codes: np.ndarray, count: int, generator: np.random.Generator
 def squared_distances(codes: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Squared distances of codes (N, d) from centres (K, d), (N, K)."""
     squares = (codes**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1)
-    return np.maximum(squares - 2 * codes @ centres.T, 0.0)
+    return np.asarray(np.maximum(squares - 2 * codes @ centres.T, 0.0))

@@ -18,14 +18,46 @@ USED, UNUSED, EMPTY = "used", "unused", "empty"
 
 @dataclass(frozen=True)
 class Remedy:
-    """Settings by dotted name, why they help, and who has shown it. `name` is a word for the folder
-    of a run with them."""
+    """Settings by dotted name, and why they help. `name` is one of `SOURCES`, and a word for the
+    folder of a run with them."""
 
     name: str
     settings: dict[str, Any]
     why: str
-    source: str
     applies: bool = True
+
+    @property
+    def source(self) -> str:
+        """Who has shown that it helps."""
+        return SOURCES[self.name]
+
+
+SOURCES = {
+    "auxiliary": "Semeniuta et al. 2017, eq. 4",
+    "alpha": "Semeniuta et al. 2017, figure 5",
+    "every-step": "Semeniuta et al. 2017, 3.2",
+    "deconvolution": "Semeniuta et al. 2017, 3.1",
+    "skip": "Dieng et al. 2019, 3",
+    "input-dropout": "Bowman et al. 2016, 3.1",
+    "ramp": "Bowman et al. 2016, 3.1",
+    "ramp-end": "Bowman et al. 2016, 3.1",
+    "beta": "Higgins et al. 2017, eq. 4",
+    "free-bits": "Kingma et al. 2016, eq. 15",
+    "free-bits-each": "Kingma et al. 2016, eq. 15",
+    "kl-target": "Prokhorov et al. 2019, eq. 3",
+    "batch-normalized": "Zhu et al. 2020, 3",
+    "mmd": "Zhao et al. 2019, 4.2",
+    "moments": "Kumar et al. 2018, eq. 7",
+    "encoder-updates": "He et al. 2019, algorithm 1",
+    "fitted": "Ghosh et al. 2020, 4",
+    "mixture": "Dilokthanakul et al. 2016, 3",
+    "smaller": "Burda et al. 2016, 5.2",
+    "stopped": "Prechelt 1998",
+    "dropout": "Zaremba et al. 2014, 3.2",
+    "weight-decay": "Loshchilov and Hutter 2019, eq. 4",
+    "longer": "Goodfellow et al. 2016, 5.2",
+}
+"""The source of each remedy, by its name."""
 
 
 def flags(settings: Mapping[str, Any]) -> str:
@@ -71,14 +103,12 @@ def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[
             "auxiliary",
             {**deconvolutions, "model.auxiliary": True, "objective.alpha": 0.2},
             "the code alone has to predict the text too",
-            "Semeniuta et al. 2017, eq. 4",
             HEADS[model.head].history and not model.auxiliary,
         ),
         Remedy(
             "alpha",
             {"objective.alpha": 2 * objective.alpha or 0.2},
             "what the code alone predicts weighs more",
-            "Semeniuta et al. 2017, figure 5",
             model.auxiliary and objective.alpha < 0.5,
         ),
     ]
@@ -91,7 +121,6 @@ def remedies_of_history(model: ModelConfig, objective: ObjectiveConfig) -> list[
             "input-dropout",
             {"objective.input_dropout": 0.3},
             "the decoder misses some of the previous symbols, and needs the code instead",
-            "Bowman et al. 2016, 3.1",
             HEADS[model.head].history and objective.input_dropout == 0,
         )
     ]
@@ -105,35 +134,30 @@ def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
             "beta",
             {"objective.beta_max": 1.0},
             "the KL costs no more than the bound says",
-            "Higgins et al. 2017, eq. 4",
             objective.beta_max > 1,
         ),
         Remedy(
             "free-bits",
             free_bits_settings(objective),
             "the first 5 nats of KL cost nothing",
-            "Kingma et al. 2016, eq. 15",
             annealed,
         ),
         Remedy(
             "free-bits",
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
             "more of the KL costs nothing",
-            "Kingma et al. 2016, eq. 15",
             objective.penalty.startswith("free_bits"),
         ),
         Remedy(
             "kl-target",
             kl_target_settings(objective),
             "the KL is held at 10 nats",
-            "Prokhorov et al. 2019, eq. 3",
             annealed,
         ),
         Remedy(
             "ramp",
             longer_ramp_settings(objective),
             "the code has more time to become useful before it costs",
-            "Bowman et al. 2016, 3.1",
             objective.penalty not in TARGETED,
         ),
     ]
@@ -149,14 +173,12 @@ def remedies_of_posterior(
             "batch-normalized",
             {"model.posterior": "batch_normalized"},
             "the means of the posteriors have to differ between the texts",
-            "Zhu et al. 2020, 3",
             one_level and not (posterior.normalized or posterior.flow),
         ),
         Remedy(
             "mmd",
             {"objective.mmd": 100.0},
             "the codes of all texts together have to look like the prior, so posteriors differ",
-            "Zhao et al. 2019, 4.2",
             found == EMPTY
             and objective.mmd == 0
             and one_level
@@ -172,7 +194,6 @@ def remedies_of_encoder(objective: ObjectiveConfig) -> list[Remedy]:
             "encoder-updates",
             {"objective.encoder_updates": 5},
             "the encoder gets five updates for each of the decoder until it has caught up",
-            "He et al. 2019, algorithm 1",
             objective.encoder_updates == 0,
         ),
     ]
