@@ -22,7 +22,7 @@ from .blocks import DATA_FORMAT, Conv1DTranspose, batch_norm_relu
 from .configuration import ModelConfig
 from .head_parts import Dropout
 from .tensors import Tensor
-from .transformers import encoder_layer, position_embedding
+from .transformers import Positions, encoder_layer
 
 
 class Features(NamedTuple):
@@ -124,7 +124,7 @@ def transformer(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Feat
         if level == 0 or rows.shape[-1] != units:
             rows = layers.Dense(units, name=f"encoder_width_{level}")(rows)
         if level == 0:
-            rows = rows + position_embedding(config.length, "encoder_positions")(rows)
+            rows = Positions(config.length, units, name="encoder_positions")(rows)
             rows = Dropout(config.encoder_dropout, name="encoder_dropout")(rows)
         layer = encoder_layer(config, units, f"encoder_transformer_{level}")
         rows = layer(rows, padding_mask=mask)

@@ -94,10 +94,25 @@ def encoder_layer(config: ModelConfig, units: int, name: str) -> layers.Layer:
     return keras_nlp_layers().TransformerEncoder(**options, name=name)
 
 
-def position_embedding(length: int, name: str) -> layers.Layer:
-    """A learned vector for each of `length` positions (Devlin et al. 2019): rows (B, T, C) to
-    vectors (B, T, C)."""
-    return keras_nlp_layers().PositionEmbedding(length, name=name)
+class Positions(layers.Layer):
+    """Adds a learned vector of each position to rows (B, T, units), T at most `length` (Devlin et
+    al. 2019). `step` does so for rows (B, units) at positions (B,)."""
+
+    def __init__(self, length: int, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vectors = layers.Embedding(
+            length, units, embeddings_initializer="glorot_uniform", name="vectors"
+        )
+
+    def build(self, rows_shape: Shape) -> None:
+        self.vectors.build()
+        self.built = True
+
+    def call(self, rows: Tensor) -> Tensor:
+        return rows + self.vectors(ops.arange(ops.shape(rows)[1], dtype="int32"))
+
+    def step(self, row: Tensor, position: Tensor) -> Tensor:
+        return row + self.vectors(ops.cast(position, "int32"))
 
 
 class CachedDecoder(layers.Layer):
@@ -191,7 +206,7 @@ class TransformerHead(layers.Layer):
         self.read_features = feature_reader(config, self.units) if steps else None
         self.read_state = layers.Dense(count * self.units, name="read_state") if memory else None
         self.read_previous = PreviousSymbol(config, self.units, input_dropout, name="read_previous")
-        self.positions = position_embedding(self.length, name="positions")
+        self.positions = Positions(self.length, self.units, name="positions")
         self.decoders = [CachedDecoder(config, name=f"decoder_{place}") for place in range(count)]
         self.normalize = layers.LayerNormalization(name="normalize")
         self.dropout = Dropout(config.head_dropout, name="dropout")
@@ -242,8 +257,7 @@ class TransformerHead(layers.Layer):
         self, projected: Tensor, previous: Tensor, state: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         position, *parts = state
-        vectors = ops.take(self.positions.position_embeddings, ops.cast(position, "int32"), axis=0)
-        row = projected + self.read_previous(previous) + ops.cast(vectors, self.compute_dtype)
+        row = self.positions.step(projected + self.read_previous(previous), position)
         at = Place.of(position, parts[0], self.read_state is not None)
         new_state = [position + 1.0]
         for decoder, *cache in zip(self.decoders, parts[::2], parts[1::2], strict=True):
@@ -253,7 +267,7 @@ class TransformerHead(layers.Layer):
 
     def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
         rows = self.project(features) + self.read_previous(previous, training=training)
-        rows = rows + self.positions(rows)
+        rows = self.positions(rows)
         for decoder, memory in zip(self.decoders, self.memories(features), strict=True):
             rows = decoder(rows, memory, training=training)
         return self.logits(rows, training)

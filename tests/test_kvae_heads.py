@@ -566,7 +566,7 @@ def test_a_transformer_is_vaswani_et_al_with_normalised_inputs_and_a_memory_of_l
     head, features, previous = head_of(variant), features_of(), np.array(shifted(random_tokens(4)))
     rows = features @ np.array(head.read_features.kernel)
     rows = rows + np.array(head.read_previous.rows.embeddings)[previous]
-    rows = rows + np.array(head.positions.position_embeddings)
+    rows = rows + np.array(head.positions.vectors.embeddings)
     memories: list[Any] = [None, None]
     if head.read_state is not None:
         memories = np.split(dense(features[:, 0], head.read_state), 2, axis=-1)
