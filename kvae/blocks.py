@@ -70,6 +70,12 @@ class Conv1DTranspose(layers.Conv1DTranspose):
         return ops.reshape(rows, (-1, 2 * inputs.shape[1], self.filters))
 
 
+def repeated_rows(values: Tensor, times: int | Tensor) -> Tensor:
+    """Each row of (B, ...) so many times, one after another: (B * times, ...)."""
+    is_same = isinstance(times, int) and times == 1
+    return values if is_same else ops.repeat(values, times, axis=0)
+
+
 def batch_norm_relu(config: ModelConfig, features: Tensor, part: str, level: int) -> Tensor:
     """Batch normalisation (Ioffe and Szegedy 2015) and ReLU of features, in the same shape.
 

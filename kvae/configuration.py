@@ -87,6 +87,8 @@ class ModelConfig(Section):
     above."""
     prior_components: int = sized(10, 1)
     """K: number of components of priors `mixture` and `vamp`."""
+    prior_covariance: Literal["diagonal", "full"] = "diagonal"
+    """Covariance of each component of prior `mixture`. `full` is what `kvae fit-prior` fits."""
     prior_rate: float = bounded(2.0, 0.0)
     """Minimum KL under the `autoregressive` prior in nats (delta of Razavi et al. 2019)."""
     prior_layers: int = bounded(4, 1, MOST_LAYERS)
@@ -184,6 +186,12 @@ class ObjectiveConfig(Section):
     cycles: int = bounded(4, 1)
     """Number of cycles of `cyclical` within the ramp (Fu et al. 2019)."""
     beta_max: float = bounded(1.0, 0.0)
+    importance_samples: int = bounded(1, 1)
+    """K: codes of a text in a training step. Above 1 the loss is the importance-weighted bound
+    (Burda et al. 2016), with beta in the exponent of p(z) / q(z given x)."""
+    importance_gradient: Literal["standard", "doubly_reparameterized"] = "standard"
+    """Gradient of the encoder with several codes. `doubly_reparameterized`: unbiased too, with less
+    noise the more codes there are (Tucker et al. 2019)."""
     ramp_start: int = bounded(0, 0)
     """Training step at which the ramp leaves 0."""
     ramp_steps: int = bounded(1000, 0)

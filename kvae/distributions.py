@@ -83,6 +83,23 @@ class Gaussian:
         distance = ops.square(posterior.mean - self.mean) * ops.exp(-self.log_variance)
         return 0.5 * (ratio + distance - 1.0 + self.log_variance - posterior.log_variance)
 
+    def drawn(self, chosen: Tensor, noise: Tensor) -> Tensor:
+        """Samples (B, d) of the rows `chosen` (B,) from noise (B, d)."""
+        mean, log_variance = (
+            ops.take(part, chosen, axis=0) for part in (self.mean, self.log_variance)
+        )
+        return Gaussian(mean, log_variance).sample(noise)
+
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        """Log density of z (B, d) under each of K rows, (B, K)."""
+        log_variance = ops.expand_dims(self.log_variance, 0)
+        squared = ops.square(self.differences(z)) * ops.exp(-log_variance)
+        return -0.5 * ops.sum(LOG_TWO_PI + log_variance + squared, axis=-1)
+
+    def differences(self, z: Tensor) -> Tensor:
+        """z (B, d) minus the mean of each of K rows, (B, K, d)."""
+        return ops.expand_dims(z, 1) - ops.expand_dims(self.mean, 0)
+
     def merged(self, other: Gaussian) -> Gaussian:
         """The normalised product of two Gaussian densities (Soenderby et al. 2016, eq. 17-19).
 
@@ -150,6 +167,35 @@ class Invertible(Transformed):
 
 
 @dataclass(frozen=True)
+class CorrelatedGaussian(Gaussian):
+    """K normal distributions with full covariances, as components of a `Mixture`.
+
+    The covariance of a row is A diag(exp(log_variance)) A', where A is the row of `triangle`
+    (K, d, d), lower triangular with ones on the diagonal. So its determinant is that of the
+    diagonal.
+    """
+
+    triangle: Tensor
+
+    def drawn(self, chosen: Tensor, noise: Tensor) -> Tensor:
+        count, size = self.mean.shape
+        scaled = self.triangle * ops.expand_dims(ops.exp(0.5 * self.log_variance), 1)
+        # One product for all rows: a matrix for each sample would need B d^2 numbers.
+        weights = ops.reshape(ops.transpose(scaled, (2, 0, 1)), (size, count * size))
+        each = ops.reshape(ops.matmul(noise, weights), (-1, count, size)) + self.mean
+        return ops.sum(ops.expand_dims(ops.one_hot(chosen, count), -1) * each, axis=1)
+
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        identity = ops.zeros_like(self.triangle) + np.eye(self.mean.shape[-1], dtype="float32")
+        inverse = ops.solve_triangular(self.triangle, identity, lower=True)
+        differences = ops.transpose(self.differences(z), (1, 0, 2))
+        independent = ops.matmul(differences, ops.transpose(inverse, (0, 2, 1)))
+        log_variance = ops.expand_dims(self.log_variance, 1)
+        terms = LOG_TWO_PI + log_variance + ops.square(independent) * ops.exp(-log_variance)
+        return -0.5 * ops.transpose(ops.sum(terms, axis=-1))
+
+
+@dataclass(frozen=True)
 class Mixture:
     """A mixture of K Gaussians: normalised `log_weights` (K,), `components` of shape (K, d)."""
 
@@ -159,16 +205,10 @@ class Mixture:
     def sample(self, noise: Tensor) -> Tensor:
         """A sample (B, d) from noise (B, d + 1), whose last column chooses the component."""
         chosen = component_index(noise[:, -1], ops.exp(self.log_weights))
-        mean = ops.take(self.components.mean, chosen, axis=0)
-        log_variance = ops.take(self.components.log_variance, chosen, axis=0)
-        return Gaussian(mean, log_variance).sample(noise[:, :-1])
+        return self.components.drawn(chosen, noise[:, :-1])
 
     def log_prob(self, z: Tensor) -> Tensor:
-        mean = ops.expand_dims(self.components.mean, 0)
-        log_variance = ops.expand_dims(self.components.log_variance, 0)
-        squared = ops.square(ops.expand_dims(z, 1) - mean) * ops.exp(-log_variance)
-        log_density = -0.5 * ops.sum(LOG_TWO_PI + log_variance + squared, axis=-1)
-        return ops.logsumexp(self.log_weights + log_density, axis=-1)
+        return ops.logsumexp(self.log_weights + self.components.log_prob_of_each(z), axis=-1)
 
     def kl_from(self, posterior: Gaussian, z: Tensor) -> Tensor:
         """The log ratio at the sample z, (B, 1); the KL has no closed form."""

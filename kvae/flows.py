@@ -31,7 +31,7 @@ LARGEST_LOG_SCALE = 2.0
 
 
 class InverseAutoregressive(layers.Layer):
-    """Inverse autoregressive flow (Kingma et al. 2016, eq. 13 and 14).
+    """Inverse autoregressive flow (Kingma et al. 2016, eq. 12-14).
 
     A step is z' = g z + (1 - g) m with g = sigmoid(s). m and s of a dimension depend on the
     dimensions before it and on the context, through a network with one hidden layer and masked
@@ -135,7 +135,7 @@ def planar_step(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Ten
 
 
 class AffineCoupling(layers.Layer):
-    """Affine coupling layers (RealNVP, Dinh et al. 2017, eq. 7-9), the identity at first.
+    """Affine coupling layers (RealNVP, Dinh et al. 2017, eq. 4-9), the identity at first.
 
     A layer keeps every other dimension of a code. It scales and shifts the others by functions of
     the kept ones, through a network with one hidden layer of tanh. The next layer keeps the others.

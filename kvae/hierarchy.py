@@ -71,9 +71,9 @@ class Hierarchy(layers.Layer):
     prior layer of the top level.
 
     The prior of z_L is `prior`. Its posterior is the evidence of the text, transformed by `flow` if
-    the text gives that a context. Below, p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1))
-    merges it with the evidence of the text (ladder VAE, Soenderby et al. 2016). The level below is
-    conditioned on a sample of the merged posterior.
+    there is one. Below, p(z_i | z_(i+1)) is learned, and q(z_i | x, z_(i+1)) merges it with the
+    evidence of the text (ladder VAE, Soenderby et al. 2016). The level below is conditioned on a
+    sample of the merged posterior.
     """
 
     def __init__(

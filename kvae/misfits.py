@@ -126,6 +126,12 @@ def dependent_settings(
         (objective, "free_bits", "the free-bits penalties", free_bits),
         (objective, "free_bits_over", "the free-bits penalties", free_bits),
         (objective, "cycles", "schedule 'cyclical'", cyclical),
+        (
+            objective,
+            "importance_gradient",
+            "objective.importance_samples above 1",
+            objective.importance_samples > 1,
+        ),
         (objective, "classifier_weight", "a model with attributes", bool(model.attributes)),
     ]
 
@@ -148,6 +154,7 @@ def misfits(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, 
         *misfits_of_head(model),
         *misfits_of_attention(model),
         *misfits_of_objective(model, objective),
+        *misfits_of_importance_weights(model, objective),
     ]
 
 
@@ -376,5 +383,50 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             objective.semi_supervised and not model.attributes,
             "objective.semi_supervised needs model.attributes; name the labels with data.labels "
             "(--labels FILE)",
+        ),
+    ]
+
+
+def misfits_of_importance_weights(
+    model: ModelConfig, objective: ObjectiveConfig
+) -> list[tuple[bool, str]]:
+    """Rules on an objective with several codes of a text."""
+    several = objective.importance_samples > 1
+    doubly = several and objective.importance_gradient == "doubly_reparameterized"
+    setting = "objective.importance_gradient 'doubly_reparameterized'"
+    return [
+        (
+            several and not model.has_code,
+            "objective.importance_samples: a language model has no code to sample; set it to 1",
+        ),
+        (
+            several and objective.penalty != "annealed",
+            f"objective.importance_samples: penalty {objective.penalty!r} acts on the KL, which "
+            "is no term of the importance-weighted bound; use 'annealed', or set it to 1",
+        ),
+        (
+            several and objective.semi_supervised,
+            "objective.importance_samples: objective.semi_supervised adds up bounds with one code "
+            "for each possible label; set it to 1",
+        ),
+        (
+            doubly and len(model.latent_size) > 1,
+            f"{setting} is derived for a code of one level, model.latent_size has several; use "
+            "'standard'",
+        ),
+        (
+            doubly and POSTERIORS[model.posterior].flow,
+            f"{setting} is derived for a Gaussian posterior, model.posterior is "
+            f"{model.posterior!r}; use 'standard'",
+        ),
+        (
+            doubly and PRIORS[model.prior].reads_encoder,
+            f"{setting} has another gradient for the encoder than for the prior, and prior "
+            f"{model.prior!r} is made of the encoder; use 'standard'",
+        ),
+        (
+            doubly and EXPANDERS[model.expander].batch_normalized,
+            f"{setting} needs a decoder that reads each code by itself, and expander "
+            f"{model.expander!r} normalises over the batch; use expander 'repeat', or 'standard'",
         ),
     ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,23 @@ from keras import ops
 from kvae.serving.errors import ConfigError
 
 from . import learning_rates as _register_schedules  # noqa: F401
-from .blocks import StandardNoise
+from .blocks import StandardNoise, repeated_rows
 from .configuration import ModelConfig, ObjectiveConfig, described
 from .inputs import FirstBatchCheck, prepare_arguments
 from .misfits import check_slots
 from .objectives import (
-    bits_per_character,
+    LOSSES,
     classification_terms,
     guessed_attribute_nats,
     loss_terms,
     marginal_terms,
     ramp_at,
 )
-from .parts import Parts, kl_names
-from .replicas import is_split, mean_over_shards, repeated_batch, text_weights
+from .parts import Parts
+from .replicas import repeated_batch
 from .steps import backend_steps
 from .tensors import Tensor
+from .tracking import add_terms, bits_name, means, trackers_of
 
 NOT_QUANTIZED = (
     "quantize: the `.keras` file of a quantized TextVAE would not load; "
@@ -97,16 +96,8 @@ class TextVAE(keras.Model):
         self.ramp_start = self.counter("ramp_start", start)
         self.ramp_steps = self.counter("ramp_steps", objective.ramp_steps)
         self.encoder_updates = self.counter("encoder_updates", objective.encoder_updates)
-        names = ["loss", "reconstruction", "kl", *kl_names(outputs)]
-        names += ["auxiliary"] if model.auxiliary else []
-        added = ("bag_of_words", "mmd", "moments")
-        names += [name for name in added if getattr(objective, name)]
-        names += (
-            ["attribute_kl", "classification", "attribute_accuracy"] if model.attributes else []
-        )
-        self.bits = "bits_per_character" if model.tokenizer == "char" else "bits_per_token"
-        names += ["elbo", self.bits, "beta", "gradient_norm"]
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.bits = bits_name(model)
+        self.trackers = trackers_of(model, objective, outputs)
 
     def __repr__(self) -> str:
         return f"<TextVAE: {described(self.model_config)}, {self.count_params():,} parameters>"
@@ -128,8 +119,9 @@ class TextVAE(keras.Model):
     ) -> dict[str, Tensor]:
         """The terms of the objective at the current training step, (B,), nats per sequence."""
         if not self.objective_config.semi_supervised:
-            outputs = self(inputs, training=training)
-            return self.loss_terms(inputs, outputs)
+            samples = self.objective_config.importance_samples
+            outputs = self.outputs_of_codes(inputs, samples, training)
+            return self.loss_terms(inputs, outputs, samples)
         values, attribute = len(self.model_config.attributes), inputs["attribute"]
         batch = ops.shape(attribute)[0]
         all_values = {
@@ -149,53 +141,58 @@ class TextVAE(keras.Model):
             marginal_terms(per_value, attribute, logits), attribute, logits
         )
 
+    def outputs_of_codes(
+        self, inputs: Tensor | Mapping[str, Tensor], samples: int, training: bool = False
+    ) -> dict[str, Tensor]:
+        """The outputs for `samples` codes of each text, text by text (`Parts.outputs`)."""
+        if samples == 1:
+            outputs: dict[str, Tensor] = self(inputs, training=training)
+            return outputs
+        has_attribute = bool(self.model_config.attributes)
+        tokens, attribute = (
+            (inputs["tokens"], inputs["attribute"]) if has_attribute else (inputs, None)
+        )
+        noise = self.get_layer("noise")(repeated_rows(tokens, samples))
+        return self.parts.outputs(tokens, noise, attribute, training, samples)
+
     def loss_terms(
-        self, inputs: Tensor | Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+        self,
+        inputs: Tensor | Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        samples: int = 1,
     ) -> dict[str, Tensor]:
         """`terms` from outputs of the model; the attribute is not marginalised."""
         if not self.model_config.attributes:
-            return self.text_terms(inputs, outputs)
-        terms = self.text_terms(inputs["tokens"], outputs)
+            return self.text_terms(inputs, outputs, samples)
+        terms = self.text_terms(inputs["tokens"], outputs, samples)
         attribute, logits = inputs["attribute"], outputs["attribute_logits"]
         terms["attribute_kl"] = guessed_attribute_nats(attribute, len(self.model_config.attributes))
-        terms["elbo"] = terms["elbo"] + terms["attribute_kl"]
+        for name in ("elbo", "importance_weighted_nll"):
+            if name in terms:
+                terms[name] = terms[name] + terms["attribute_kl"]
         return self.with_classification(terms, attribute, logits)
 
-    def text_terms(self, tokens: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def text_terms(
+        self, tokens: Tensor, outputs: Mapping[str, Tensor], samples: int = 1
+    ) -> dict[str, Tensor]:
         """`kvae.objectives.loss_terms` at the current training step."""
-        return loss_terms(self.objective_config, tokens, outputs, self.training_steps, self.ramp)
+        config, step = self.objective_config, self.training_steps
+        return loss_terms(config, tokens, outputs, step, self.ramp, samples)
 
     def with_classification(
         self, terms: dict[str, Tensor], attribute: Tensor, logits: Tensor
     ) -> dict[str, Tensor]:
         """The terms together with those of the classifier, which join the loss."""
         added = classification_terms(attribute, logits)
-        terms["loss"] = (
-            terms["loss"] + self.objective_config.classifier_weight * added["classification"]
-        )
-        return {**terms, **added}
+        nats = self.objective_config.classifier_weight * added["classification"]
+        losses = {name: terms[name] + nats for name in LOSSES if name in terms}
+        return {**terms, **losses, **added}
 
     def track(
         self, terms: Mapping[str, Tensor], gradient_norm: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Add the terms of a batch to the running means of the metrics and return these.
-
-        Means are weighted by the weights of the texts. Those of the classifier include labelled
-        texts alone; the bits per position are also weighted by the number of positions.
-        """
-        positions, sample_weights = terms["positions"], text_weights()
-        measured = {name: terms[name] for name in self.trackers if name in terms}
-        measured[self.bits] = bits_per_character(terms["elbo"], positions)
-        counts = {self.bits: positions}
-        if "attribute_accuracy" in self.trackers:
-            measured["attribute_accuracy"] = terms["correct"]
-            counts |= dict.fromkeys(("classification", "attribute_accuracy"), terms["labelled"])
-        for name, values in measured.items():
-            factors = [
-                factor for factor in (counts.get(name), sample_weights) if factor is not None
-            ]
-            weights = functools.reduce(operator.mul, factors) if factors else None
-            self.trackers[name].update_state(values, sample_weight=weights)
+        """Add the terms of a batch to the running means of the metrics and return these."""
+        add_terms(self.trackers, terms, self.bits)
         if gradient_norm is not None:
             # With loss scaling (float16) the optimizer and the mean skip a step that overflows.
             scaled = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -205,18 +202,9 @@ class TextVAE(keras.Model):
             )
         return {
             name: value
-            for name, value in self.means().items()
+            for name, value in means(self.trackers).items()
             if name != "gradient_norm" or gradient_norm is not None
         }
-
-    def means(self) -> dict[str, Tensor]:
-        """The running means of the metrics, over all shards of a split batch."""
-        if not is_split():
-            return {name: tracker.result() for name, tracker in self.trackers.items()}
-        trackers = self.trackers.values()
-        totals = mean_over_shards(ops.stack([tracker.total + 0.0 for tracker in trackers]))
-        counts = mean_over_shards(ops.stack([tracker.count + 0.0 for tracker in trackers]))
-        return dict(zip(self.trackers, ops.unstack(ops.divide_no_nan(totals, counts)), strict=True))
 
     @property
     def metrics(self) -> list[keras.Metric]:
@@ -254,6 +242,13 @@ class TextVAE(keras.Model):
     def generative_weights(self) -> list[keras.Variable]:
         """Trainable weights of p(x, z)."""
         return [weight for part in self.parts.generative for weight in part.trainable_weights]
+
+    @property
+    def weights_of_losses(self) -> dict[str, list[keras.Variable]]:
+        """The trainable weights that follow the gradient of each term of `LOSSES`."""
+        if self.objective_config.importance_gradient == "standard":
+            return {"loss": self.trainable_weights}
+        return dict(zip(LOSSES, (self.generative_weights, self.inference_weights), strict=True))
 
     def in_float32(self) -> TextVAE:
         """This model, or a float32 copy if it has another precision, for evaluation and export."""

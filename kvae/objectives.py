@@ -9,7 +9,9 @@ from keras import ops
 
 from kvae.serving.alphabet import PAD
 
+from .blocks import repeated_rows
 from .configuration import ObjectiveConfig
+from .importance_weights import importance_weighted_terms
 from .replicas import batch_mean, text_weights
 from .tensors import Tensor
 
@@ -237,6 +239,7 @@ def loss_terms(
     outputs: Mapping[str, Tensor],
     step: Tensor,
     ramp: Tensor | None = None,
+    samples: int = 1,
 ) -> dict[str, Tensor]:
     """All terms of the objective, one number per example, (B,), in nats per sequence.
 
@@ -245,12 +248,50 @@ def loss_terms(
     reconstruction + KL, the upper bound on -log p(x) with beta 1 and no auxiliary term: lower is
     better. `positions` is the number of positions of a text without padding. `ramp` replaces the
     ramp height of the configuration at `step`.
+
+    `outputs` have a row for each of the K `samples` of a text, (B * K, ...). Terms are means over
+    the codes of a text. For K above 1, `loss` and `importance_weighted_nll` are importance-weighted
+    bounds (`importance_weighted_terms`).
     """
     ramp = ramp_at(config, step) if ramp is None else ramp
-    weights = token_mask(tokens)
-    loss_weights = ops.ones_like(weights) if config.count_padding else weights
+    after_warm_start = warm_start_over(config, step)
+    beta = after_warm_start * beta_at(config, ramp)
+    per_code = bound_terms(repeated_rows(tokens, samples), outputs)
+    terms = {name: mean_of_codes(values, samples) for name, values in per_code.items()}
+    if samples == 1:
+        per_dimension = outputs.get("kl_per_dimension")
+        penalty = PENALTIES[config.penalty](config, terms["kl"], per_dimension, ramp)
+        terms["loss"] = terms[counted(config)] + after_warm_start * penalty
+    else:
+        doubly = config.importance_gradient == "doubly_reparameterized"
+        costs = per_code["reconstruction"], per_code[counted(config)]
+        terms |= importance_weighted_terms(*costs, outputs, beta, samples, doubly)
+    terms = with_added_losses(config, terms, tokens, outputs, step, samples)
+    terms["beta"] = broadcast_like(terms["kl"], beta)
+    terms["positions"] = ops.sum(token_mask(tokens), axis=-1)
+    return terms
+
+
+LOSSES = ("loss", "inference_loss")
+"""Terms of which training takes gradients. If there is an `inference_loss`, it is that of the
+weights of q(z|x), and `loss` is that of all others."""
+
+
+def counted(config: ObjectiveConfig) -> str:
+    """The name of the reconstruction that the loss counts."""
+    return "reconstruction_with_padding" if config.count_padding else "reconstruction"
+
+
+def mean_of_codes(values: Tensor, samples: int) -> Tensor:
+    """Mean over the codes of each text, (B * samples,) -> (B,)."""
+    return values if samples == 1 else ops.mean(ops.reshape(values, (-1, samples)), axis=-1)
+
+
+def bound_terms(tokens: Tensor, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Reconstruction with and without padding, KL, also of each level, and their sum `elbo`, of
+    every row of tokens (B, T): nats per sequence, (B,)."""
     nats = cross_entropy(tokens, outputs["logits"])
-    terms = {"reconstruction": ops.sum(weights * nats, axis=-1)}
+    terms = {"reconstruction": ops.sum(token_mask(tokens) * nats, axis=-1)}
     levels = {
         name: ops.cast(value, "float32")
         for name, value in outputs.items()
@@ -260,27 +301,48 @@ def loss_terms(
     terms["kl"] = sum(levels.values(), ops.zeros_like(terms["reconstruction"]))
     terms["elbo"] = terms["reconstruction"] + terms["kl"]
     terms["reconstruction_with_padding"] = ops.sum(nats, axis=-1)
-    penalty = PENALTIES[config.penalty](config, terms["kl"], outputs.get("kl_per_dimension"), ramp)
-    after_warm_start = warm_start_over(config, step)
-    terms["loss"] = ops.sum(loss_weights * nats, axis=-1) + after_warm_start * penalty
+    return terms
+
+
+def with_added_losses(
+    config: ObjectiveConfig,
+    terms: Mapping[str, Tensor],
+    tokens: Tensor,
+    outputs: Mapping[str, Tensor],
+    step: Tensor,
+    samples: int,
+) -> dict[str, Tensor]:
+    """The terms (B,) of a bound together with those that the objective adds to the bound and to its
+    losses. What compares the codes of a batch reads the first code of each text."""
+    terms = dict(terms)
+
+    def add(weight: float | Tensor, nats: Tensor) -> None:
+        for name in LOSSES:
+            if name in terms:
+                terms[name] += weight * nats
+
+    def first(name: str) -> Tensor:
+        return outputs[name] if samples == 1 else outputs[name][::samples]
+
+    rows, height = repeated_rows(tokens, samples), auxiliary_height(config, step)
     if "auxiliary_logits" in outputs:
-        auxiliary = cross_entropy(tokens, outputs["auxiliary_logits"])
-        terms["auxiliary"] = ops.sum(weights * auxiliary, axis=-1)
-        alpha = config.alpha * auxiliary_height(config, step)
-        terms["loss"] += alpha * ops.sum(loss_weights * auxiliary, axis=-1)
+        weights = token_mask(rows)
+        auxiliary = cross_entropy(rows, outputs["auxiliary_logits"])
+        terms["auxiliary"] = mean_of_codes(ops.sum(weights * auxiliary, axis=-1), samples)
+        loss_weights = ops.ones_like(weights) if config.count_padding else weights
+        nats = mean_of_codes(ops.sum(loss_weights * auxiliary, axis=-1), samples)
+        add(config.alpha * height, nats)
     if "bag_logits" in outputs:
-        terms["bag_of_words"] = bag_of_words(tokens, outputs["bag_logits"])
-        weight = config.bag_of_words * auxiliary_height(config, step)
-        terms["loss"] += weight * terms["bag_of_words"]
+        terms["bag_of_words"] = mean_of_codes(bag_of_words(rows, outputs["bag_logits"]), samples)
+        add(config.bag_of_words * height, terms["bag_of_words"])
+    after_warm_start = warm_start_over(config, step)
     if config.mmd:
-        terms["mmd"] = broadcast_like(terms["kl"], squared_mmd(outputs["z"], text_weights()))
-        terms["loss"] += config.mmd * after_warm_start * terms["mmd"]
+        terms["mmd"] = broadcast_like(terms["kl"], squared_mmd(first("z"), text_weights()))
+        add(config.mmd * after_warm_start, terms["mmd"])
     if config.moments:
-        distance = moment_distance(outputs["mean"], outputs["log_variance"])
+        distance = moment_distance(first("mean"), first("log_variance"))
         terms["moments"] = broadcast_like(terms["kl"], distance)
-        terms["loss"] += config.moments * after_warm_start * terms["moments"]
-    terms["beta"] = broadcast_like(terms["kl"], after_warm_start * beta_at(config, ramp))
-    terms["positions"] = ops.sum(weights, axis=-1)
+        add(config.moments * after_warm_start, terms["moments"])
     return terms
 
 
@@ -332,15 +394,6 @@ def marginal_terms(
     for name in ("elbo", "loss"):
         terms[name] = terms[name] + terms["attribute_kl"]
     return terms
-
-
-def importance_weighted_nll(log_weights: Tensor) -> Tensor:
-    """-log of the mean importance weight of k samples, nats, (k, ...) -> (...).
-
-    `log_weights` are log p(x, z) - log q(z|x). The result is an upper bound on -log p(x) that
-    decreases with k; at k = 1 it is the ELBO (Burda et al. 2016, eq. 8).
-    """
-    return math.log(log_weights.shape[0]) - ops.logsumexp(log_weights, axis=0)
 
 
 def bits_per_character(nats: Tensor, positions: Tensor) -> Tensor:

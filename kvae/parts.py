@@ -13,7 +13,7 @@ from kvae.serving.alphabet import PAD, START
 from kvae.serving.errors import ConfigError
 
 from . import encoders, expanders, flows, heads, latents, priors
-from .blocks import DATA_FORMAT, Part
+from .blocks import DATA_FORMAT, Part, repeated_rows
 from .configuration import ModelConfig, ObjectiveConfig
 from .distributions import Gaussian
 from .encoders import Features
@@ -31,8 +31,8 @@ class Parts:
 
         reader      tokens (B, T) -> symbols (B, T, E) and `last` (B,)
         encoder     symbols, last -> features
-        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each
-                    level; and the context (B, n) of the flow
+        posterior   features, one-hot attribute -> mean, log_variance (B, d): evidence of each level
+                    (and the context (B, n) of the flow)
         flow        code of the top level, context -> code, log determinant; or None
         classifier  summary of the top layer (B, n) -> logits of the attribute (B, K), or None
         hierarchy   evidence and noise -> z and KL; noise -> z
@@ -176,10 +176,16 @@ class Parts:
         noise: Tensor,
         attribute: Tensor | None = None,
         training: bool | None = None,
+        samples: int | Tensor = 1,
     ) -> dict[str, Tensor]:
         """The outputs of the model for tokens (B, T), standard normal noise (B, noise_size) and
-        attributes (B,). Where the attribute is -1, the classifier chooses."""
-        outputs, code = self.infer(tokens, noise, attribute, training)
+        attributes (B,). Where the attribute is -1, the classifier chooses.
+
+        With K `samples` and noise (B * K, noise_size), row b * K + k of every output is that of
+        text b and its code k; `attribute_logits` have one row a text. The encoder runs once.
+        """
+        outputs, code = self.infer(tokens, noise, attribute, training, samples)
+        tokens = repeated_rows(tokens, samples)
         expanded = self.cut(self.expander(code, training=training), tokens)
         outputs["logits"] = self.head(expanded, shifted(tokens), training=training)
         if self.auxiliary is not None:
@@ -194,15 +200,17 @@ class Parts:
         noise: Tensor,
         attribute: Tensor | None = None,
         training: bool | None = None,
+        samples: int | Tensor = 1,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The outputs that do not need the decoder, and the code (B, code_size) that the decoder
-        reads."""
+        """The outputs that do not need the decoder, and the code (B * samples, code_size) that the
+        decoder reads."""
         features = self.features_of(*self.reader(tokens), training=training)
         outputs, value = {}, None
         if self.attributes:
             outputs["attribute_logits"] = self.classify(features)
             value = self.one_hot(attribute, outputs["attribute_logits"])
         evidence = self.evidence(features, value, noise, training)
+        evidence = {name: repeated_rows(part, samples) for name, part in evidence.items()}
         outputs |= self.hierarchy(
             evidence["mean"],
             evidence["log_variance"],
@@ -210,8 +218,10 @@ class Parts:
             context=evidence.get("context"),
             training=training,
         )
-        code = outputs["z"] if value is None else ops.concatenate([outputs["z"], value], axis=-1)
-        return outputs, code
+        if value is None:
+            return outputs, outputs["z"]
+        value = repeated_rows(value, samples)
+        return outputs, ops.concatenate([outputs["z"], value], axis=-1)
 
     def encode(self, tokens: Tensor, attribute: Tensor | None = None) -> dict[str, Tensor]:
         """The codes of tokens (B, T): mean and log_variance (B, code_size), each level given the

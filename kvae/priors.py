@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from keras import initializers, layers, ops
 
 from kvae.serving.errors import ConfigError
@@ -16,6 +17,7 @@ from kvae.serving.errors import ConfigError
 from .configuration import ModelConfig
 from .distributions import (
     Autoregressive,
+    CorrelatedGaussian,
     Distribution,
     Gaussian,
     Invertible,
@@ -46,9 +48,10 @@ class StandardPrior(layers.Layer):
 
 
 class MixturePrior(layers.Layer):
-    """K Gaussians with learned weights, means and variances.
+    """K Gaussians with learned weights, means and variances, or covariances.
 
-    Dilokthanakul et al. 2016; Petersen 2018, 7.3.
+    Dilokthanakul et al. 2016; Petersen 2018, 7.3. Full covariances are A diag(variances) A', where
+    A has ones on the diagonal and the learned entries `below` under it.
     """
 
     extra_noise = 1
@@ -63,13 +66,20 @@ class MixturePrior(layers.Layer):
             shape=size, initializer=initializers.RandomNormal(stddev=0.5), name="mean"
         )
         self.log_variance = self.add_weight(shape=size, initializer="zeros", name="log_variance")
+        self.below = None
+        if config.prior_covariance == "full" and size[1] > 1:
+            shape_below = (size[0], size[1] * (size[1] - 1) // 2)
+            self.below = self.add_weight(shape=shape_below, initializer="zeros", name="below")
         self.built = True
 
     def distribution(self, codes: Tensor) -> Distribution:
-        components = Gaussian(
-            ops.convert_to_tensor(self.mean), clip_log_variance(self.log_variance)
+        mean, log_variance = ops.convert_to_tensor(self.mean), clip_log_variance(self.log_variance)
+        return Mixture(
+            ops.log_softmax(self.logits),
+            Gaussian(mean, log_variance)
+            if self.below is None
+            else CorrelatedGaussian(mean, log_variance, unit_triangle(self.below, mean.shape[-1])),
         )
-        return Mixture(ops.log_softmax(self.logits), components)
 
 
 class VampPrior(layers.Layer):
@@ -130,7 +140,7 @@ class AutoregressivePrior(layers.Layer):
 class FlowPrior(layers.Layer):
     """Standard normal noise transformed by affine coupling layers, N(0, I) at first.
 
-    A sample and the density of a code each take one pass (Dinh et al. 2017, eq. 2, 7 and 8).
+    A sample and the density of a code each take one pass (Dinh et al. 2017, eq. 2).
     """
 
     extra_noise = 0
@@ -146,6 +156,17 @@ class FlowPrior(layers.Layer):
         return Invertible(
             Gaussian.standard_like(codes), self.coupling.forward, self.coupling.inverse
         )
+
+
+def unit_triangle(below: Tensor, size: int) -> Tensor:
+    """Lower triangular matrices (K, d, d) with ones on the diagonal, from the entries below it,
+    (K, d (d - 1) / 2), row by row."""
+    places = np.full((size, size), 1, "int32")  # column 1 of the entries is 0, column 0 is 1
+    np.fill_diagonal(places, 0)
+    places[np.tril_indices(size, -1)] = 2 + np.arange(below.shape[-1])
+    below = ops.convert_to_tensor(below)
+    constants = ops.ones((below.shape[0], 1)) * np.array([[1.0, 0.0]], "float32")
+    return ops.take(ops.concatenate([constants, below], axis=-1), places, axis=-1)
 
 
 def flat_size(shape: Sequence[int]) -> int:

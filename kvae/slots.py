@@ -70,6 +70,8 @@ class Prior(Slot):
     """Whether its KL is a sum over dimensions."""
     gaussian_posterior: bool = False
     """Whether it needs posteriors that are Gaussians of independent dimensions."""
+    reads_encoder: bool = False
+    """Whether weights of the encoder are part of its density."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Expander(Slot):
     multiple of stride ** layers."""
     any_length: bool = False
     """True if no weight and no row depends on T."""
+    batch_normalized: bool = False
+    """Whether in training the features of a code depend on the other codes of the batch."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +143,16 @@ POSTERIORS: dict[str, Posterior] = {
 
 PRIORS: dict[str, Prior] = {
     "standard": Prior(standard_normal=True, kl_of_dimensions=True),
-    "mixture": Prior(reads=("prior_components",)),
-    "vamp": Prior(reads=("prior_components",), gaussian_posterior=True),
+    "mixture": Prior(reads=("prior_components", "prior_covariance")),
+    "vamp": Prior(reads=("prior_components",), gaussian_posterior=True, reads_encoder=True),
     "autoregressive": Prior(reads=("prior_rate",), kl_of_dimensions=True, gaussian_posterior=True),
     "flow": Prior(reads=("prior_layers", "prior_units")),
 }
 
 EXPANDERS: dict[str, Expander] = {
-    "deconv": Expander(reads=("expander_filters", "expander_base"), stride=2),
+    "deconv": Expander(
+        reads=("expander_filters", "expander_base"), stride=2, batch_normalized=True
+    ),
     "repeat": Expander(
         reads=("expander_base",), ignores=("expander_filters",), repeats=True, any_length=True
     ),

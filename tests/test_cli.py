@@ -577,6 +577,24 @@ KEYS: dict[str, tuple[Callable[[Places], list[object]], set[str]]] = {
         lambda at: ["train", "--resume", "--out", shutil.copytree(at.run, at.tmp / "again")],
         {"run", "parameters"} | EVALUATION | END,
     ),
+    "diagnose": (
+        lambda at: ["diagnose", at.run],
+        {"run", "has_code", "texts", "reconstruction", "kl", "elbo", "latent_size", "state"}
+        | {"active_units", "mutual_information", "mutual_information_ceiling"}
+        | {"mutual_information_texts", "exchanged", "quarters", "map_positions", "aggregated"}
+        | {"training", "positions", "levels", "dimensions", "findings", "advice"}
+        | {f"positions.{key}" for key in ("position", "texts", "own", "other", "prior")}
+        | {f"levels.{key}" for key in ("level", "size", "kl", "active_units")}
+        | {f"dimensions.{key}" for key in ("level", "dimension", "kl", "information")}
+        | {f"dimensions.{key}" for key in ("activity", "mean", "variance", "deviation")}
+        | {f"findings.{key}" for key in ("about", "good", "sentence")},
+    ),
+    "fit-prior": (
+        lambda at: ["fit-prior", at.run, "--out", at.tmp / "fitted", "--components", 1],
+        {"run", "out", "components", "covariance", "prior_parameters", "texts", "codes"}
+        | {"iterations", "elbo_before", "elbo", "kl_before", "kl", "saved", "saved_error"}
+        | {"saved_training", "overfits", "warning", "report"},
+    ),
     "evaluate": (
         lambda at: ["evaluate", at.run, "--texts", 2, "--samples", 2],
         {"run", "data", "edit_distances"} | EVALUATION | TEXTS | FINDINGS,

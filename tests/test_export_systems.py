@@ -89,6 +89,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "expander": "repeat",
     },
     "mixture": {"prior": "mixture"},
+    "correlated mixture": {"prior": "mixture", "prior_covariance": "full"},
     "vamp": {"prior": "vamp"},
     "autoregressive": {
         "prior": "autoregressive",
@@ -125,13 +126,14 @@ def exported(tmp_path: Path, **settings: Any) -> tuple[Any, Sampler]:
 REPRESENTATIVES = (
     "ByteNet",
     "Transformer VAE",
+    "correlated mixture",
     "ladder of recurrent maps",
     "conditional language model",
 )
 """Systems that are exported every day.
 
-They have a causal convolution, attention, a ladder with recurrent encoders, and labels without a
-code. The hybrid is exported by many other tests.
+They have a causal convolution, attention, a density that inverts matrices, a ladder with recurrent
+encoders, and labels without a code. The hybrid is exported by many other tests.
 """
 
 

@@ -304,7 +304,7 @@ def test_a_model_says_its_slots_and_sizes() -> None:
     model = small_model()
     assert repr(model) == (
         "<TextVAE: encoder conv, latent dense, posterior free, prior standard, expander deconv, "
-        f"head lstm; length 16, 9 symbols, {model.count_params():,} parameters>"
+        f"head lstm; code 4, length 16, 9 symbols, {model.count_params():,} parameters>"
     )
     ladder = small_model(latent_size=(4, 3), expander="repeat")
     assert "; code 4 + 3, length" in repr(ladder)

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from scipy import stats
 from scipy.special import log_softmax, logsumexp
 
 from kvae.configuration import ObjectiveConfig
@@ -19,7 +18,6 @@ from kvae.objectives import (
     beta_at,
     bits_per_character,
     classification_terms,
-    importance_weighted_nll,
     loss_terms,
     marginal_terms,
     moment_distance,
@@ -417,69 +415,6 @@ def test_the_bag_of_words_is_predicted_from_the_code_alone() -> None:
     )
     weights = [weight.path for weight in model.generative_weights]
     assert any("bag" in path for path in weights)
-
-
-class LinearGaussian:
-    """z ~ N(0, I), x = W z + noise: posterior and likelihood are known."""
-
-    def __init__(self) -> None:
-        generator = np.random.default_rng(0)
-        self.weights, self.spread, self.x = (
-            generator.normal(size=(3, 2)),
-            0.6,
-            generator.normal(size=3),
-        )
-        self.covariance = np.linalg.inv(np.eye(2) + self.weights.T @ self.weights / self.spread**2)
-        self.mean = self.covariance @ self.weights.T @ self.x / self.spread**2
-
-    @property
-    def nll(self) -> float:
-        covariance = self.weights @ self.weights.T + self.spread**2 * np.eye(3)
-        return -float(stats.multivariate_normal(cov=covariance).logpdf(self.x))
-
-    def log_weights(
-        self, shape: tuple[int, ...], mean: np.ndarray, covariance: np.ndarray
-    ) -> np.ndarray:
-        """log p(x, z) - log q(z) at samples z of q."""
-        q = stats.multivariate_normal(mean, covariance, seed=1)
-        z = q.rvs(int(np.prod(shape)))
-        likelihood = stats.norm(z @ self.weights.T, self.spread).logpdf(self.x).sum(axis=-1)
-        return (
-            likelihood + stats.multivariate_normal(np.zeros(2)).logpdf(z) - q.logpdf(z)
-        ).reshape(shape)
-
-    def wrong(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The weights of samples of a posterior with a wrong mean and too large a variance."""
-        return self.log_weights(shape, self.mean + 0.3, 2 * np.diag(np.diag(self.covariance)))
-
-
-def test_one_sample_gives_the_elbo() -> None:
-    log_weights = LinearGaussian().wrong((1, 40))
-    np.testing.assert_allclose(importance_weighted_nll(log_weights), -log_weights[0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("k", [1, 5, 50])
-def test_with_the_exact_posterior_any_number_of_samples_gives_the_likelihood(k: int) -> None:
-    model = LinearGaussian()
-    log_weights = model.log_weights((k, 10), model.mean, model.covariance)
-    np.testing.assert_allclose(
-        importance_weighted_nll(log_weights), np.full(10, model.nll), rtol=1e-5
-    )
-
-
-def test_with_a_wrong_posterior_the_bound_falls_with_the_samples_towards_the_likelihood() -> None:
-    model, draws = LinearGaussian(), 4000
-    bounds = {
-        k: np.array(importance_weighted_nll(model.wrong((k, draws))), np.float64)
-        for k in (1, 5, 50)
-    }
-    means = [bound.mean() for bound in bounds.values()]
-    errors = [bound.std() / np.sqrt(draws) for bound in bounds.values()]
-    assert means[0] > means[1] + 5 * errors[0] > means[1] > means[2] + 5 * errors[1]
-    assert means[2] > model.nll - 5 * errors[2]
-    assert float(importance_weighted_nll(model.wrong((200_000, 1)))[0]) == pytest.approx(
-        model.nll, abs=0.01
-    )
 
 
 ATTRIBUTE = np.array([-1, 2, 0, -1, 1], np.int32)

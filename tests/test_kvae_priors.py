@@ -21,6 +21,12 @@ MAP = {"latent": "map", "latent_size": 2, "expander": "repeat"}
 MODELS: dict[str, dict[str, Any]] = {
     "standard": {"prior": "standard"},
     "mixture": {"prior": "mixture", "prior_components": 3},
+    "mixture, correlated": {
+        "prior": "mixture",
+        "prior_components": 3,
+        "prior_covariance": "full",
+    },
+    "mixture, correlated, map": {"prior": "mixture", "prior_covariance": "full", **MAP},
     "vamp": {"prior": "vamp", "prior_components": 3},
     "vamp, embedded": {"prior": "vamp", "prior_components": 3, "encoder_embedding": 5},
     "vamp, map": {"prior": "vamp", "prior_components": 3, **MAP},
@@ -77,6 +83,15 @@ class Reference:
         )
 
 
+def with_ones_on_the_diagonal(below: np.ndarray, size: int) -> np.ndarray:
+    """The triangle of a correlated component, entry by entry."""
+    entries, triangle = iter(below), np.eye(size)
+    for row in range(size):
+        for column in range(row):
+            triangle[row, column] = next(entries)
+    return triangle
+
+
 def reference(name: str) -> Reference:
     """What the prior of that model should be, from its weights and its configuration."""
     model = model_of(name)
@@ -88,12 +103,18 @@ def reference(name: str) -> Reference:
         return Reference(
             np.zeros(1), np.zeros((1, size)), np.kron(toeplitz(powers), np.eye(2))[None]
         )
-    if name == "mixture":
+    if name.startswith("mixture"):
         weights, mean, log_variance = (
             log_softmax(np.array(prior.logits)),
             np.array(prior.mean),
             prior.log_variance,
         )
+        if prior.below is not None:
+            triangles = [with_ones_on_the_diagonal(row, size) for row in np.array(prior.below)]
+            variances = np.exp(np.array(prior.log_variance))
+            scaled = zip(triangles, variances, strict=True)
+            covariances = [triangle @ np.diag(row) @ triangle.T for triangle, row in scaled]
+            return Reference(weights, mean, np.stack(covariances))
     else:
         mean, log_variance = pseudo_posteriors(model)
         weights = np.full(3, np.log(1 / 3))

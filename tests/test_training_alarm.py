@@ -16,9 +16,7 @@ from kvae.presets import PRESETS, preset
 from kvae.serving.errors import ConfigError
 from kvae.training.alarm import (
     CollapseAlarm,
-    flags,
     ramp_is_over,
-    remedies,
     state_of_code,
     top_level,
 )
@@ -26,6 +24,7 @@ from kvae.training.data.prepare import prepare
 from kvae.training.experiment import run
 from kvae.training.fit import fit
 from kvae.training.latent_report import LatentReport
+from kvae.training.remedies import flags, remedies
 
 from .conftest import random_tokens, small_model
 
@@ -278,7 +277,8 @@ def test_every_remedy_fits_the_configuration_it_is_for_and_changes_it(name: str)
         return
     offered = [remedies(config.model, config.objective, found) for found in ("unused", "empty")]
     assert all(offered)
-    for settings, _ in chain.from_iterable(offered):
+    for remedy in chain.from_iterable(offered):
+        settings = remedy.settings
         written = dict(
             parse_setting(part.strip()) for part in flags(settings).split("--set ") if part
         )
@@ -293,8 +293,7 @@ def test_every_remedy_fits_the_configuration_it_is_for_and_changes_it(name: str)
 @pytest.mark.parametrize("name", ["lstm-vae-ptb-small", "lvae-3-toy-small", "rnn-map-toy-small"])
 def test_the_model_with_every_architectural_remedy_is_built(name: str) -> None:
     config = preset(name).with_settings({"model.length": 16, "model.vocabulary_size": 14})
-    settings, _ = remedies(config.model, config.objective)[0]
-    changed = config.with_settings(settings)
+    changed = config.with_settings(remedies(config.model, config.objective)[0].settings)
     assert changed.model.auxiliary
     TextVAE(changed.model, changed.objective)
 
@@ -303,7 +302,7 @@ def test_what_is_on_already_is_not_suggested() -> None:
     config = preset("hybrid-lstm").with_settings(
         {"objective.input_dropout": 0.4, "objective.alpha": 0.6}
     )
-    text = " ".join(flags(settings) for settings, _ in remedies(config.model, config.objective))
+    text = " ".join(flags(each.settings) for each in remedies(config.model, config.objective))
     assert "input_dropout" not in text
     assert "alpha" not in text
     assert "auxiliary" not in text

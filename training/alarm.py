@@ -3,19 +3,17 @@ remedies, and can stop the run."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
 
-from kvae.configuration import ModelConfig, ObjectiveConfig
 from kvae.model import TextVAE, as_int
 from kvae.objectives import TARGETED
 from kvae.serving.errors import ConfigError
-from kvae.slots import EXPANDERS, HEADS, POSTERIORS, PRIORS
+
+from .remedies import EMPTY, UNUSED, USED, flags, remedies
 
 NEAR_ZERO = 0.1
 """KL and mutual information below this, in nats, count as zero."""
@@ -28,9 +26,6 @@ has an error of tenths of a nat."""
 LATENT_METRICS = ("val_kl", "val_active_units", "val_mutual_information")
 """The metrics that the alarm reads from the logs of an epoch. If they are there, it also reads the
 KL of the top level and `val_mutual_information_ceiling`."""
-
-USED, UNUSED, EMPTY = "used", "unused", "empty"
-"""States of a latent code: in use; KL and information near 0; a KL that is no information."""
 
 
 class CollapseAlarm(keras.callbacks.Callback):
@@ -120,8 +115,8 @@ class CollapseAlarm(keras.callbacks.Callback):
             )
         )
         helps = [
-            f"  {flags(settings)}\n      {why}"
-            for settings, why in remedies(model.model_config, model.objective_config, found)
+            f"  {flags(remedy.settings)}\n      {remedy.why}"
+            for remedy in remedies(model.model_config, model.objective_config, found)
         ]
         advice = f"{cause}; {self.ending()}; what usually helps, one at a time:"
         return "\n".join([headline, advice, *helps])
@@ -198,148 +193,3 @@ def numbers_of(logs: Mapping[str, Any], top: str) -> str:
         f"KL {kl:.4f} nats{of_top}, {int(active)} active units, "
         f"mutual information {information:.4f} nats{limit}"
     )
-
-
-def flags(settings: Mapping[str, Any]) -> str:
-    """Settings as `--set` options of the command line."""
-    values = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in settings.items()
-    }
-    return " ".join(f"--set {key}={value}" for key, value in values.items())
-
-
-def remedies(
-    model: ModelConfig, objective: ObjectiveConfig, found: str = UNUSED
-) -> list[tuple[dict[str, Any], str]]:
-    """Settings that usually cure a code `found` to be `UNUSED` or `EMPTY` and are not yet in use,
-    each with a reason. Each is valid for the configuration."""
-    chosen = (
-        remedies_of_kl(objective) if found == UNUSED else remedies_of_posterior(model, objective)
-    )
-    candidates = [*remedies_of_decoder(model, objective), *chosen, *remedies_of_encoder(objective)]
-    return [(settings, why) for applies, settings, why in candidates if applies]
-
-
-Remedy = tuple[bool, dict[str, Any], str]
-"""Whether it applies, the settings, and the reason."""
-
-
-def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
-    """Remedies that make the decoder need the code."""
-    history = HEADS[model.head].history
-    return [
-        (
-            history and not model.auxiliary,
-            {**deconvolution_settings(model), "model.auxiliary": True, "objective.alpha": 0.2},
-            "the code alone has to predict the text too",
-        ),
-        (
-            model.auxiliary and objective.alpha < 0.5,
-            {"objective.alpha": 2 * objective.alpha or 0.2},
-            "what the code alone predicts weighs more",
-        ),
-        (
-            history and objective.input_dropout == 0,
-            {"objective.input_dropout": 0.3},
-            "the decoder misses some of the previous symbols, and needs the code instead",
-        ),
-    ]
-
-
-def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
-    """Remedies that make the KL cost less, later or nothing."""
-    annealed = objective.penalty == "annealed"
-    return [
-        (
-            objective.beta_max > 1,
-            {"objective.beta_max": 1.0},
-            "the KL costs no more than the bound says",
-        ),
-        (
-            objective.penalty not in TARGETED,
-            longer_ramp_settings(objective),
-            "the code has more time to become useful before it costs",
-        ),
-        (annealed, free_bits_settings(objective), "the first 5 nats of KL cost nothing"),
-        (annealed, kl_target_settings(objective), "the KL is held at 10 nats"),
-        (
-            objective.penalty.startswith("free_bits"),
-            {"objective.free_bits": 2 * objective.free_bits or 0.5},
-            "more of the KL costs nothing",
-        ),
-    ]
-
-
-def remedies_of_posterior(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
-    """Remedies that make the posteriors of the texts differ."""
-    one_level, posterior = len(model.latent_size) == 1, POSTERIORS[model.posterior]
-    return [
-        (
-            one_level and not (posterior.normalized or posterior.flow),
-            {"model.posterior": "batch_normalized"},
-            "the means of the posteriors have to differ between the texts",
-        ),
-        (
-            objective.mmd == 0 and one_level and PRIORS[model.prior].standard_normal,
-            {"objective.mmd": 100.0},
-            "the codes of all texts together have to look like the prior, so posteriors differ",
-        ),
-    ]
-
-
-def remedies_of_encoder(objective: ObjectiveConfig) -> list[Remedy]:
-    """Remedies for an encoder that lags behind the decoder."""
-    return [
-        (
-            objective.encoder_updates == 0,
-            {"objective.encoder_updates": 5},
-            "the encoder gets five updates for each of the decoder until it has caught up",
-        ),
-    ]
-
-
-def longer_ramp_settings(objective: ObjectiveConfig) -> dict[str, Any]:
-    """A ramp of twice the steps, at least 1,000. A constant schedule becomes linear."""
-    ramp = {"objective.schedule": "linear"} if objective.schedule == "constant" else {}
-    return {**ramp, "objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
-
-
-def free_bits_settings(objective: ObjectiveConfig) -> dict[str, Any]:
-    """Free bits: the first five nats of the KL cost nothing."""
-    return {
-        "objective.penalty": "free_bits_mask" if objective.semi_supervised else "free_bits",
-        "objective.free_bits_over": "total",
-        "objective.free_bits": 5.0,
-    }
-
-
-def kl_target_settings(objective: ObjectiveConfig) -> dict[str, Any]:
-    """A KL target of ten nats, without settings that delay the ramp of the target."""
-    return {
-        "objective.penalty": "constrained_per_example"
-        if objective.semi_supervised
-        else "constrained",
-        "objective.kl_target": 10.0,
-        **{
-            f"objective.{name}": 0
-            for name in ("ramp_start", "warm_start_steps")
-            if getattr(objective, name)
-        },
-        **({"objective.ramp_after_convergence": False} if objective.ramp_after_convergence else {}),
-    }
-
-
-def deconvolution_settings(model: ModelConfig) -> dict[str, Any]:
-    """Deconvolutions in place of a repeated code, so that features differ between positions; empty
-    if they do not fit."""
-    expander = next(name for name, row in EXPANDERS.items() if not row.repeats)
-    if not EXPANDERS[model.expander].repeats or model.has_map or not model.has_code:
-        return {}
-    if model.length % replace(model, expander=expander).expander_stride:
-        return {}
-    return {
-        "model.expander": expander,
-        **({} if model.expander_base else {"model.expander_base": 128}),
-        **({"model.head_reads": "steps"} if model.head_reads == "state" else {}),
-    }

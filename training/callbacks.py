@@ -140,10 +140,10 @@ class RampAfterConvergence(keras.callbacks.Callback):
 class EarlyStop(keras.callbacks.Callback):
     """Stops training after `patience` epochs in which the held-out bound did not fall.
 
-    Only epochs after the end of the ramp count: before that, the bound is not what training
-    minimises. `file` keeps the weights of the best epoch, with `about` as its description.
-    `conclude` restores them. The file stays after the run, because a run that is made longer may
-    not improve on it.
+    The bound is the importance-weighted one if training minimises that. Only epochs after the end
+    of the ramp count: before that, the bound is not what training minimises. `file` keeps the
+    weights of the best epoch, with `about` as its description. `conclude` restores them. The file
+    stays after the run, because a run that is made longer may not improve on it.
     """
 
     def __init__(
@@ -160,7 +160,9 @@ class EarlyStop(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if float(keras.ops.convert_to_numpy(self.model.ramp)) < 1.0:
             return
-        bound = (logs or {})["val_elbo"]
+        logs = logs or {}
+        minimised = "val_importance_weighted_nll"
+        bound = logs[minimised if minimised in logs else "val_elbo"]
         if bound < self.best:
             self.best, self.waited, self.best_step = bound, 0, as_int(self.model.training_steps)
             write_checkpoint(self.file, self.model, self.about)

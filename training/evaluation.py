@@ -13,13 +13,15 @@ import numpy as np
 
 from kvae.distributions import LOG_TWO_PI
 from kvae.model import TextVAE
-from kvae.objectives import bits_per_character, importance_weighted_nll
+from kvae.objectives import bits_per_character
 from kvae.serving.errors import ConfigError
 from kvae.slots import POSTERIORS
 from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
 from .data.batches import ordered_rows
+from .importance import importance_weighted, noise_of
+from .messages import Say, quiet
 
 ACTIVE_VARIANCE = 0.01
 """A unit is active when the variance of its posterior mean over the texts exceeds this (Burda et
@@ -38,6 +40,8 @@ UNITS = {
     "elbo": "nats per sequence, reconstruction + KL",
     "entropy": "nats per sequence, of the corpus itself: a valid bound cannot be lower",
     "importance_weighted_nll": "nats per sequence, an upper bound tighter than elbo",
+    "importance_weighted_error": "its standard error over texts and codes",
+    "importance_weighted_bias": "nats by which it fell from half of the codes: about what is left",
     "importance_samples": "latent codes per text for importance_weighted_nll",
     "bits_per_character": "bits, end marks included",
     "perplexity": "per token, end marks included, from elbo: an upper bound",
@@ -61,8 +65,9 @@ def evaluate(
     batch_size: int = 128,
     seed: int = 0,
     attribute: np.ndarray | None = None,
-    importance_samples: int = 0,
+    importance_samples: int | None = None,
     characters: int | None = None,
+    say: Say = quiet,
 ) -> dict[str, Any]:
     """The metrics of `UNITS` for `rows` of tokens (N, T), with one z per text drawn from `seed`.
 
@@ -74,11 +79,11 @@ def evaluate(
     For a label of -1 the classifier chooses, its KL is added, and the bound is on -log p(x).
     `characters` is the number of characters of all texts with their end marks, by which bits are
     counted (default: one per token). Active units and mutual information are left out if all texts
-    are equal, because both would be 0 for every model. Raises `ConfigError` for negative
-    `importance_samples`.
+    are equal, because both would be 0 for every model. `importance_samples` is the number of codes
+    of the importance-weighted bound (0: without it; None: as many as in training, if those are more
+    than one); `say` gets lines of its progress. Raises `ConfigError` if it is negative.
     """
-    if importance_samples < 0:
-        raise ConfigError(f"importance_samples must be at least 0, got {importance_samples}")
+    codes = codes_of_bound(model, importance_samples)
     model = model.in_float32()
     collected = collect(model, rows, batch_size, seed, attribute)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
@@ -108,13 +113,21 @@ def evaluate(
     labels = collected.get("labelled", np.zeros(0)).sum()
     if labels:
         metrics["attribute_accuracy"] = float(collected["correct"].sum() / labels)
-    if importance_samples:
-        nats = importance_weighted(model, rows, importance_samples, batch_size, seed, attribute)
-        metrics |= {
-            "importance_weighted_nll": float(nats.mean()),
-            "importance_samples": importance_samples,
-        }
+    if codes:
+        bound = importance_weighted(model, rows, codes, batch_size, seed, attribute, say)
+        metrics |= bound.numbers(codes)
     return metrics
+
+
+def codes_of_bound(model: TextVAE, asked: int | None) -> int:
+    """The codes a text of the importance-weighted bound, 0 to leave it out; None is what the model
+    was trained with. Raises `ConfigError` if a negative number is asked for."""
+    if asked is None:
+        trained = model.objective_config.importance_samples
+        return trained if trained > 1 else 0
+    if asked < 0:
+        raise ConfigError(f"importance_samples must be at least 0, got {asked}")
+    return asked
 
 
 def perplexity(nats_per_token: float) -> dict[str, float]:
@@ -149,10 +162,7 @@ def collect(
     batches = []
     attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     for index, tokens in enumerate(ordered_rows(rows, batch_size)):
-        # numpy draws the noise, so that it is the same on every backend
-        noise = np.random.default_rng((seed, index)).standard_normal(
-            (len(tokens), model.parts.noise_size), np.float32
-        )
+        noise = noise_of((seed, index), (len(tokens), model.parts.noise_size))
         labels = attribute[index * batch_size : index * batch_size + len(tokens)]
         batches.append(compiled_terms(model)(tokens, noise, labels))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -183,28 +193,6 @@ def compiled_terms(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
         return {**terms, **latent, "shift": shift}
 
     return backend_steps().compiled(model, terms_of, inputs)
-
-
-def importance_weighted(
-    model: TextVAE,
-    rows: np.ndarray,
-    samples: int,
-    batch_size: int = 128,
-    seed: int = 0,
-    attribute: np.ndarray | None = None,
-) -> np.ndarray:
-    """The importance-weighted bound on -log p(x) with `samples` codes per text, nats (N,).
-
-    It is an upper bound (Burda et al. 2016, eq. 8).
-    """
-    log_weights = []
-    for index in range(samples):
-        terms = collect(model, rows, batch_size, seed + 1 + index, attribute)
-        log_weights.append(
-            -terms["reconstruction"] - terms["log_ratio"] - terms.get("attribute_kl", 0.0)
-        )
-    nats = importance_weighted_nll(np.stack(log_weights).astype(np.float64))
-    return np.asarray(keras.ops.convert_to_numpy(nats))
 
 
 def code_usage(
@@ -248,6 +236,11 @@ def rows_differ(rows: np.ndarray) -> bool:
 def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` rows at equal distances, because neighbours in a file are often similar."""
     return np.asarray(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)])
+
+
+def standard_error(values: np.ndarray) -> float:
+    """The standard error of the mean of values (N,); 0 for a single one."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def information(model: TextVAE, collected: Mapping[str, np.ndarray]) -> float:

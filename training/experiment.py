@@ -379,7 +379,7 @@ def train_and_evaluate(
         (out / REPORT / name).unlink(missing_ok=True)
     save_model(model, out / MODEL)
     say(f"evaluating on {len(prepared.validation):,} held-out texts")
-    report = {**evaluation_of(model, prepared), "parameters": model.count_params()}
+    report = {**evaluation_of(model, prepared, say), "parameters": model.count_params()}
     write_json(out / REPORT / EVALUATION, report)
     if prepared.config.training.start_from is not None:
         note_gap(report, prepared.config.training.start_from, say)
@@ -396,11 +396,14 @@ def is_evaluated(run: Run) -> bool:
         return False
 
 
-def evaluation_of(model: TextVAE, prepared: Prepared) -> dict[str, Any]:
+def evaluation_of(model: TextVAE, prepared: Prepared, say: Say) -> dict[str, Any]:
     """Metrics on the held-out split, and the entropy of the corpus if it is known."""
-    characters = character_count(prepared.validation_texts, prepared.config.data.reading.has_end)
     report = evaluate(
-        model, prepared.validation, attribute=prepared.validation_attribute, characters=characters
+        model,
+        prepared.validation,
+        attribute=prepared.validation_attribute,
+        characters=character_count(prepared.validation_texts, prepared.config.data.reading.has_end),
+        say=say,
     )
     entropy = entropy_of(prepared.config)
     return report if entropy is None else {**report, "entropy": entropy}

@@ -37,11 +37,11 @@ def evaluate_run(
     trained: Run,
     texts: Any = None,
     labels: Any = None,
-    importance_samples: int = 0,
+    importance_samples: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The metrics of a run on `texts`, or on its held-out texts, as `training.evaluation.UNITS`
-    explains them.
+    explains them. `importance_samples` is that of `training.evaluation.evaluate`.
 
     `texts` and `labels` are what `prepare` takes. Texts that are too long are cut, dropped or
     refused as in training. Raises `ConfigError` or `DataError`.

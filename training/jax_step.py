@@ -61,7 +61,7 @@ def train_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.A
         *zip(model.optimizer.variables, optimizer, strict=True),
     ]
 
-    def scaled_loss(weights: Values) -> tuple[jax.Array, Any]:
+    def scaled_losses(weights: Values) -> tuple[dict[str, jax.Array], Any]:
         with (
             Scope([*bindings, *zip(model.trainable_variables, weights, strict=True)]) as scope,
             replica(part),
@@ -69,18 +69,37 @@ def train_step(model: TextVAE, state: State, data: Any) -> tuple[dict[str, jax.A
             terms = model.terms(inputs, training=True)
             scale = model.optimizer.scale_loss(jnp.ones(()))
             model.training_steps.assign_add(1)
-            loss = scale * shard_mean(terms["loss"])
+            losses = {name: scale * shard_mean(terms[name]) for name in model.weights_of_losses}
         updated = values_after(scope, model.non_trainable_variables, non_trainable)
-        return loss, (terms, scale, updated)
+        return losses, (terms, scale, updated)
 
-    (_, (terms, scale, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(
-        list(trainable)
+    losses, pull_back, (terms, scale, updated) = jax.vjp(
+        scaled_losses, list(trainable), has_aux=True
     )
+    gradients = gradients_of(model, losses, pull_back)
     apply = update_in_turn if model.objective_config.encoder_updates else update
     trainable, optimizer = apply(model, gradients, trainable, non_trainable, optimizer)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(gradient / scale)) for gradient in gradients))
     logs, metrics = track(model, terms, metrics, part, norm)
     return logs, (trainable, updated, optimizer, metrics)
+
+
+def gradients_of(
+    model: TextVAE, losses: Mapping[str, jax.Array], pull_back: Callable[..., tuple[Values]]
+) -> Values:
+    """The gradient of each trainable variable, that of its own loss.
+
+    `pull_back` turns gradients of the losses into those of all variables.
+    """
+    found = {}
+    for name in losses:
+        upstream = {other: jnp.full_like(loss, other == name) for other, loss in losses.items()}
+        (found[name],) = pull_back(upstream)
+    loss_of = {
+        id(weight): name for name, subset in model.weights_of_losses.items() for weight in subset
+    }
+    names = [loss_of[id(weight)] for weight in model.trainable_variables]
+    return [found[name][index] for index, name in enumerate(names)]
 
 
 def update(

@@ -12,7 +12,7 @@ from kvae.runs import read_epochs
 from .figures import figure_axes
 
 PANELS = {
-    "bound: reconstruction + KL (nats per sequence)": ("elbo",),
+    "bound: reconstruction + KL (nats per sequence)": ("elbo", "importance_weighted_nll"),
     "reconstruction and KL (nats per sequence)": ("reconstruction", "kl"),
     "beta": ("beta",),
 }
@@ -30,7 +30,7 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     steps = [record["step"] for record in records]
     with figure_axes(picture, len(PANELS), width=5.0, height=4.0) as axes:
         for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
-            for color, name in enumerate(names):
+            for color, name in enumerate(name for name in names if name in records[0]):
                 axis.plot(
                     steps,
                     points(records, name),

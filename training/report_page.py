@@ -32,7 +32,12 @@ COLOURS = ("#3b6fb6", "#d1495b", "#2a9d8f", "#e9a23b", "#7b5ea7", "#6c757d")
 def page(run: Run, report: Mapping[str, Any], codes: Mapping[str, Any]) -> str:
     """The report as HTML that needs no other file and no network."""
     body = [*verdict(report), *texts(report), *curves(run), *code_map(codes), *numbers(report)]
-    name = html.escape(run.path.name)
+    return document(run.path.name, body)
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """A page of sections in HTML."""
+    name = html.escape(title)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

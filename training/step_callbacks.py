@@ -17,13 +17,16 @@ import keras
 from kvae.model import as_int
 
 from .checkpoints import Diverged
+from .messages import LINE_SECONDS
 
 PROGRESS_METRICS = (
     "loss",
+    "importance_weighted_nll",
     "elbo",
     "reconstruction",
     "kl",
     "beta",
+    "val_importance_weighted_nll",
     "val_elbo",
     "val_reconstruction",
     "val_kl",
@@ -33,15 +36,13 @@ PROGRESS_METRICS = (
 """Metrics that the progress bar shows. TensorBoard and the metrics file have all of them."""
 
 LINE_METRICS = {
+    "importance_weighted_nll": "importance-weighted bound",
     "elbo": "bound",
     "reconstruction": "reconstruction",
     "kl": "KL",
     "beta": "beta",
 }
 """Metrics of a line of progress, with their names there; all but beta are in nats."""
-
-LINE_SECONDS = 30.0
-"""Seconds between two lines of progress."""
 
 PROGRESS_SECONDS = 0.1
 """Seconds between two updates of the metrics in the progress bar."""

@@ -37,7 +37,15 @@ HYPERPARAMETERS = (
     *(f"model.{name}" for name in ("expander", "head", "head_units", "head_reads", "auxiliary")),
     *(
         f"objective.{name}"
-        for name in ("penalty", "schedule", "beta_max", "ramp_start", "ramp_steps", "kl_target")
+        for name in (
+            "penalty",
+            "schedule",
+            "beta_max",
+            "importance_samples",
+            "ramp_start",
+            "ramp_steps",
+            "kl_target",
+        )
     ),
     *(
         f"objective.{name}"

@@ -50,18 +50,20 @@ def train_step(model: TextVAE, data: Any) -> dict[str, tf.Tensor]:
     parts = context.num_replicas_in_sync
     inputs, text_weights = inputs_of(model.model_config, data)
     part = part_of_batch(context, text_weights)
-    with tf.GradientTape() as tape, replica(part):
+    weights_of_losses = model.weights_of_losses
+    with tf.GradientTape(persistent=len(weights_of_losses) > 1) as tape, replica(part):
         terms = model.terms(inputs, training=True)
         scale = model.optimizer.scale_loss(tf.ones(()))
-        loss = scale * shard_mean(terms["loss"]) * shard_fraction()
+        losses = {
+            name: scale * shard_mean(terms[name]) * shard_fraction() for name in weights_of_losses
+        }
+    gradient_of = {
+        id(weight): gradient
+        for name, subset in weights_of_losses.items()
+        for weight, gradient in zip(subset, tape.gradient(losses[name], subset), strict=True)
+    }
     weights = model.trainable_weights
-    # Gradients of embeddings come as slices. They are made dense, because the norm of the slices is
-    # wrong if a row occurs twice. Weights that the loss does not depend on get zeros; an example is
-    # the embedding of previous tokens in a decoder that does not read them.
-    gradients = [
-        tf.zeros_like(weight.value) if gradient is None else tf.convert_to_tensor(gradient)
-        for gradient, weight in zip(tape.gradient(loss, weights), weights, strict=True)
-    ]
+    gradients = [dense_gradient(gradient_of[id(weight)], weight) for weight in weights]
     if parts > 1:
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     norm = tf.linalg.global_norm(gradients) / scale
@@ -76,6 +78,16 @@ def train_step(model: TextVAE, data: Any) -> dict[str, tf.Tensor]:
     model.training_steps.assign_add(1)
     with replica(part):
         return with_worker_axis(model.track(terms, gradient_norm=norm), context)
+
+
+def dense_gradient(gradient: Any, weight: keras.Variable) -> tf.Tensor:
+    """The gradient of a weight as one tensor.
+
+    Gradients of embeddings come as slices, whose norm is wrong if a row occurs twice. Weights that
+    the loss does not depend on get zeros; an example is the embedding of previous tokens in a
+    decoder that does not read them.
+    """
+    return tf.zeros_like(weight.value) if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def part_of_batch(context: tf.distribute.ReplicaContext, weights: tf.Tensor | None) -> Replica:

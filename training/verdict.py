@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .alarm import EMPTY, UNUSED, judged
+from .alarm import judged
+from .remedies import EMPTY, UNUSED
 
 GOOD_SAMPLES = 1.25
 """Samples are good if their reverse perplexity is at most this multiple of that of real texts."""

@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--importance-samples",
         type=int,
-        default=0,
         metavar="K",
-        help="also the importance-weighted bound on -log p(x), with K codes a text",
+        help="also the importance-weighted bound on -log p(x), with K codes a text (default: as in "
+        "training, if those are several; 0: without)",
     )
     parser.add_argument(
         "--texts",
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         from kvae.training.data.prepare import held_out
         from kvae.training.data.stores import remember_user
         from kvae.training.end_report import rival_of, rival_report
-        from kvae.training.evaluation import evaluate
+        from kvae.training.evaluation import codes_of_bound, evaluate
         from kvae.training.generation import text_report
         from kvae.training.ngram import character_count
         from kvae.training.validity import load_validator
@@ -97,18 +97,19 @@ def run(options: argparse.Namespace) -> None:
         remember_user(config, trained.path)
     for note in data.notes:
         say(note)
-    samples = options.importance_samples
+    codes = codes_of_bound(trained.model, options.importance_samples)
     say(
         f"measuring {len(data.rows):,} texts"
-        + (f", then again with {samples:,} codes each" if samples > 0 else "")
+        + (f", then again with {codes:,} codes each" if codes else "")
     )
     numbers = evaluate(
         trained.model,
         data.rows,
         seed=options.seed,
         attribute=data.attribute,
-        importance_samples=samples,
+        importance_samples=codes,
         characters=character_count(data.texts, config.data.reading.has_end),
+        say=say,
     )
     report = {"run": options.run_folder, "data": options.data or "held-out split", **numbers}
     entropy = entropy_of(config) if options.data is None else None

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvae.fitting import MINUTES, PRESET
+from kvae.fitting import MINUTES
 from kvae.runs import CONFIG
 from kvae.serving.errors import ConfigError
 
@@ -17,6 +17,7 @@ from .output import program, say, show
 from .reports import end_sections, evaluation_table
 from .training_arguments import (
     add_training_command,
+    base_of,
     given_settings,
     plan_arguments,
     with_arguments,
@@ -41,11 +42,9 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from kvae.presets import preset
-
     started = time.monotonic()
     resumes = options.resume and (Path(options.out) / CONFIG).is_file()
-    if options.resume and not resumes and options.preset is None and options.data is None:
+    if options.resume and not resumes and not is_based(options) and options.data is None:
         raise ConfigError(
             f"--resume: {options.out} holds no run; give the folder of one, or --preset and --data "
             "to start it"
@@ -53,10 +52,10 @@ def run(options: argparse.Namespace) -> None:
     with heavy_imports("train"):
         from kvae.training import experiment
         from kvae.training.end_report import reported
-    if resumes and options.preset is None:
+    if resumes and not is_based(options):
         base = experiment.stored_config(Path(options.out))
     else:
-        base = preset(options.preset or PRESET)
+        base = base_of(options)
     config = with_arguments(base, options)
     if resumes:
         trained, prepared = experiment.resume(config, options.out, say)
@@ -76,26 +75,31 @@ def run(options: argparse.Namespace) -> None:
 def plan_of(options: argparse.Namespace, started: float) -> Read | None:
     """The function that plans a run and reads its texts, or None if the run needs no plan.
 
-    A run needs one if its length is given in minutes, or not at all. The settings of a preset that
-    is named stay as they are, apart from the length.
+    A run needs one if its length is given in minutes, or not at all. The settings of a preset or a
+    run that is named stay as they are, apart from the length.
     """
     from kvae.configuration import dotted_keys
     from kvae.training.plan import STEP_SETTINGS, Clock, Wishes, planned
 
     given = given_settings(options)
     has_length = bool(given & {"training.epochs", "training.steps"})
-    if options.minutes is None and (options.preset is not None or has_length):
+    if options.minutes is None and (is_based(options) or has_length):
         if options.goal is not None or options.rate is not None:
             raise ConfigError(
                 "--goal and --rate: need a plan; give --minutes instead of --epochs, --steps or "
                 "a preset's own length"
             )
         return None
-    if options.preset is not None:
+    if is_based(options):
         given |= set(dotted_keys()) - STEP_SETTINGS
     clock = Clock(MINUTES if options.minutes is None else options.minutes, started)
     wishes = Wishes(options.goal or "balanced", options.rate)
     return lambda config, tell: planned(config, given, clock, wishes, tell)
+
+
+def is_based(options: argparse.Namespace) -> bool:
+    """Whether the command line names a preset or a run to start from."""
+    return options.preset is not None or options.like is not None
 
 
 def on_tensorflow() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvae.fitting import MINUTES, PRESET
@@ -20,7 +21,13 @@ def add_training_command(
 ) -> argparse.ArgumentParser:
     """Add a command that trains and return its parser; `out` is the help of `--out`."""
     parser = add_command(commands, name, run, description)
-    parser.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
+    base = parser.add_mutually_exclusive_group()
+    base.add_argument("--preset", help=f"see `kvae presets` (default: {PRESET})")
+    base.add_argument(
+        "--like",
+        metavar="RUN",
+        help="the settings and the data of another run, instead of --preset",
+    )
     parser.add_argument(
         "--data",
         metavar="NAME|FILE",
@@ -132,6 +139,37 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|NUMBER",
         help="condition on the labels in this column of the table",
     )
+
+
+OF_THE_TEXTS = (
+    "model.vocabulary_size",
+    "model.attributes",
+    "data.format",
+    "data.column",
+    "data.labels",
+    "data.label_column",
+    "data.validation",
+    "data.validation_labels",
+)
+"""Settings of a run that say what its texts are, and so nothing about other texts."""
+
+
+def base_of(options: argparse.Namespace) -> Config:
+    """The configuration that the arguments change: that of the run of `--like`, or a preset.
+
+    With `--data`, the settings that belong to the texts of that run are left out.
+    """
+    from kvae.configuration import Config, dotted_value
+    from kvae.presets import preset
+    from kvae.runs import read_config
+
+    if options.like is None:
+        return preset(options.preset or PRESET)
+    config = read_config(Path(options.like))
+    if options.data is None:
+        return config
+    default = Config()
+    return config.with_settings({key: dotted_value(default, key) for key in OF_THE_TEXTS})
 
 
 def with_arguments(config: Config, options: argparse.Namespace) -> Config:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from kvae.fitting import PRESET
-
 from .arguments import Commands
 from .heavy_imports import heavy_imports
 from .output import program, say, show
-from .training_arguments import add_training_command, with_arguments
+from .training_arguments import add_training_command, base_of, with_arguments
 
 
 def add(commands: Commands) -> None:
@@ -35,9 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from kvae.presets import preset
-
-    config = with_arguments(preset(options.preset or PRESET), options)
+    config = with_arguments(base_of(options), options)
     with heavy_imports("tune"):
         from kvae.training.tune import parse_search, results_table, tune
     results = tune(
