@@ -64,6 +64,9 @@ class ModelConfig(Section):
     sublayers (Vaswani et al. 2017, 5.4)."""
     encoder_summary: Literal["mean", "first"] = "mean"
     """What the summary of a Transformer encoder is: the mean of its rows, or the first row."""
+    encoder_normalization: Literal["before", "after"] = "before"
+    """Whether the sublayers of a Transformer encoder are normalised before (Xiong et al. 2020) or
+    after the sum with their inputs (Vaswani et al. 2017), as in BERT."""
 
     latent: str = slot("dense")
     """`dense`: one vector. `map`: one vector per position of the encoder's features. `none`: a

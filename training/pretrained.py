@@ -1,7 +1,7 @@
 """Initial weights from a preset of keras-nlp, a folder that `save_to_preset` wrote.
 
-A stack of `TransformerEncoder` layers (BERT and others) becomes the encoder `transformer`, a stack of
-`TransformerDecoder` layers (GPT-2 and others) the head.
+A stack of `TransformerEncoder` layers (BERT and others) becomes the encoder `transformer`, a stack
+of `TransformerDecoder` layers (GPT-2 and others) the head.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ PLACES = {
     "encoder": {
         "layer": "encoder_transformer_{}/{}",
         "tokens": "reader/embedding/embeddings",
-        "positions": "encoder_positions/embeddings",
+        "positions": "encoder_positions/vectors/embeddings",
         "normalization": "encoder_embedding_normalization/{}",
     },
     "head": {
         "layer": "head/decoder_{}/decoder/{}",
         "tokens": "head/read_previous/rows/embeddings",
-        "positions": "head/positions/embeddings",
+        "positions": "head/positions/vectors/embeddings",
         "normalization": "head/normalize/{}",
     },
 }
