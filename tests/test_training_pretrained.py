@@ -14,7 +14,7 @@ from kvae.serving.alphabet import END, PAD, SPECIALS, Alphabet
 from kvae.serving.errors import ConfigError, DataError, ModelError
 from kvae.training.data.preset_tokenizers import (
     alphabet_of_preset,
-    ids_of_preset,
+    ids_in_preset,
     with_preset_tokenizer,
 )
 from kvae.training.data.tokenizer_files import BYTES
@@ -25,6 +25,7 @@ keras_nlp = pytest.importorskip("keras_nlp")
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "##s", "sees", "."]
 MERGES = ["t h", "th e", "Ġ the", "c a", "ca t", "Ġ cat"]
 ENTRIES = ["<|endoftext|>", *BYTES, *(merge.replace(" ", "") for merge in MERGES)]
+ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", *ENTRIES[:0:-1], "<mask>"]
 SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "max_sequence_length": 24}
 TEXTS = ["the cat sees the dogs.", "cats", "the  the\tcat", "naïve ¡5,000!", " ", "the cat's 12"]
 
@@ -46,6 +47,12 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             ),
         ),
     }
+    made["roberta"] = (  # the pieces of GPT-2 with other ids
+        models.RobertaBackbone(len(ROBERTA), intermediate_dim=64, **SIZES),
+        models.RobertaTokenizer(
+            vocabulary={entry: place for place, entry in enumerate(ROBERTA)}, merges=MERGES
+        ),
+    )
     folders = {}
     for name, (backbone, tokenizer) in made.items():
         for weight in backbone.weights:  # the zeros of biases would hide a mistake
@@ -98,7 +105,7 @@ def test_texts_have_the_tokens_of_the_preset(name: str, presets: dict[str, Path]
     config = settings(presets[name])
     assert config.model.tokenizer == {"bert": "wordpiece", "gpt2": "bpe"}[name]
     alphabet = alphabet_of_preset(presets[name], config.model.tokenizer)
-    ids = np.array(ids_of_preset(presets[name]))
+    ids = np.array(ids_in_preset(presets[name], alphabet))
     tokenizer = keras_nlp.models.Tokenizer.from_preset(str(presets[name]))
     for text in TEXTS:
         ours = alphabet.encode([text], 64)[0]
@@ -114,7 +121,7 @@ def test_texts_have_the_tokens_of_the_preset(name: str, presets: dict[str, Path]
 def test_a_head_computes_what_gpt2_computes(presets: dict[str, Path]) -> None:
     model, alphabet, said = started(settings(presets["gpt2"], tied_embeddings=True))
     backbone = keras_nlp.models.Backbone.from_preset(str(presets["gpt2"]))
-    ids = np.array(ids_of_preset(presets["gpt2"]))
+    ids = np.array(ids_in_preset(presets["gpt2"], alphabet))
     tokens = alphabet.encode(["the cat's 12"], 12)
     previous = np.pad(tokens[:, :-1], [[0, 0], [1, 0]], constant_values=1)
     count = int((tokens != PAD).sum())
@@ -136,7 +143,7 @@ def test_an_encoder_computes_what_bert_computes(presets: dict[str, Path]) -> Non
     config = settings(presets["bert"], encoder_normalization="after")
     model, alphabet, _ = started(config)
     backbone = keras_nlp.models.Backbone.from_preset(str(presets["bert"]))
-    ids = np.array(ids_of_preset(presets["bert"]))
+    ids = np.array(ids_in_preset(presets["bert"], alphabet))
     tokens = alphabet.encode(["the cat sees the dogs."], 12)
     count = int((tokens != PAD).sum())
     rows = model.parts.features_of(*model.parts.reader(tokens), training=False)[-1].map
@@ -152,6 +159,26 @@ def test_an_encoder_computes_what_bert_computes(presets: dict[str, Path]) -> Non
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_both_ends_start_from_presets_with_the_same_pieces(presets: dict[str, Path]) -> None:
+    config = settings(presets["roberta"], encoder_normalization="after").with_settings(
+        {"training.start_from": f"keras-nlp:{presets['roberta']},{presets['gpt2']}"}
+    )
+    config = config.with_settings({"data.vocabulary": None})
+    config = with_preset_tokenizer(config)
+    assert config.data.vocabulary == str(presets["gpt2"])
+    model, alphabet, said = started(config)
+    weights, place = weights_of(model), alphabet.ids("the")[0]
+    for path, name, entries in (
+        ("reader/embedding/embeddings", "roberta", ROBERTA),
+        ("head/read_previous/rows/embeddings", "gpt2", ENTRIES),
+    ):
+        backbone = keras_nlp.models.Backbone.from_preset(str(presets[name]))
+        rows = next(it for it in backbone.weights if it.path.endswith("token_embedding/embeddings"))
+        np.testing.assert_array_equal(weights[path][place], rows[entries.index("the")])
+    left = said[0].split("drawn anew: ")[1].split(", ")
+    assert [name for name in left if name.startswith(("encoder", "head/decoder"))] == []
 
 
 def test_shapes_that_do_not_fit_are_named(presets: dict[str, Path]) -> None:

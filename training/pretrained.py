@@ -15,10 +15,10 @@ import keras
 import numpy as np
 
 from kvae.configuration import ModelConfig
-from kvae.serving.alphabet import Alphabet
+from kvae.serving.alphabet import SPECIALS, Alphabet
 from kvae.serving.errors import ConfigError, ModelError, first_line
 
-from .data.preset_tokenizers import alphabet_of_preset, ids_of_preset
+from .data.preset_tokenizers import ids_in_preset
 
 NEEDED = ("config.json", "model.weights.h5")
 """Files of a preset that has weights."""
@@ -53,19 +53,20 @@ def pretrained_weights(folder: Path, model: ModelConfig, alphabet: Alphabet) -> 
     """The weights of a preset under the paths of ours, for the symbols of the alphabet and at most
     T positions. Only files of the folder are read.
 
-    Raises `ModelError` if the folder has no such preset, and `ConfigError` if its tokenizer is not
-    that of the alphabet or its layers compute something else than ours.
+    Raises `ModelError` if the folder has no such preset, and `ConfigError` if it has less than half
+    of the tokens or its layers compute something else than ours.
     """
     backbone = loaded(folder)
-    found = alphabet_of_preset(folder, alphabet.tokenizer)
-    if (found.symbols, found.merges) != (alphabet.symbols, alphabet.merges):
+    ids = np.array(ids_in_preset(folder, alphabet))
+    known = int((ids[len(SPECIALS) :] >= 0).sum())
+    if 2 * known < len(alphabet.symbols):
         raise ConfigError(
-            f"training.start_from {folder}: has other tokens than data.vocabulary; leave "
-            "data.vocabulary out, and the tokenizer of the preset is taken"
+            f"training.start_from {folder}: has {known:,} of the {len(alphabet.symbols):,} tokens; "
+            "take presets of one vocabulary, and leave data.vocabulary out"
         )
     slot = checked_slot(folder, backbone, model)
     weights = {weight.path: keras.ops.convert_to_numpy(weight) for weight in backbone.weights}
-    return renamed(slot, weights, np.array(ids_of_preset(folder)), model.length)
+    return renamed(slot, weights, ids, model.length)
 
 
 def loaded(folder: Path) -> Any:

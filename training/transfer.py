@@ -17,7 +17,7 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
 
 from .data.corpora import holds_lines_out
-from .data.preset_tokenizers import preset_folder
+from .data.preset_tokenizers import preset_folders
 from .pretrained import pretrained_weights
 
 SPLIT = ("data.split", "data.split_seed", "data.validation_fraction")
@@ -33,18 +33,17 @@ def start_from(
 ) -> None:
     """Initialise `model` with those weights of `source` that have the same names and shapes.
 
-    `source` is a run folder, a `.keras` file or `keras-nlp:` and the folder of a preset. If it has
-    no encoder, the token embedding of the encoder is initialised with that of the head. `say` gets
-    a sentence about which weights were copied, which keep their random values, and which have
-    another shape in the source. Raises `ConfigError` if the vocabularies differ, since ids would then mean
-    different symbols, or if nothing fits, and `ModelError` if `source` does not load.
+    `source` is a run folder, a `.keras` file, or `keras-nlp:` and the folders of one or two presets.
+    If it has no encoder, the token embedding of the encoder is initialised with that of the head.
+    `say` gets a sentence about which weights were copied, which keep their random values, and which
+    have another shape in the source. Raises `ConfigError` if the vocabularies differ, since ids
+    would then mean different symbols, and `ModelError` if `source` does not load.
     """
-    folder = preset_folder(str(source))
-    source_weights: Mapping[str, Any] = (
-        weights_of(load_source(Path(source), alphabet))
-        if folder is None
-        else pretrained_weights(folder, model.model_config, alphabet)
-    )
+    source_weights: Mapping[str, Any] = {
+        path: weight
+        for folder in preset_folders(str(source))
+        for path, weight in pretrained_weights(folder, model.model_config, alphabet).items()
+    } or weights_of(load_source(Path(source), alphabet))
     if HEAD_EMBEDDING in source_weights:
         source_weights = {ENCODER_EMBEDDING: source_weights[HEAD_EMBEDDING], **source_weights}
     weights = weights_of(model)

@@ -19,7 +19,7 @@ from kvae.serving.errors import ConfigError, DataError, first_line, short_repr
 from .tokenizer_files import Unsupported, alphabet_of_file, vocabulary_of
 
 PRESET = "keras-nlp:"
-"""What `training.start_from` begins with if it names a preset folder."""
+"""What `training.start_from` begins with if it names preset folders, separated by commas."""
 
 SETTINGS_FILE, ASSETS = "tokenizer.json", Path("assets", "tokenizer")
 
@@ -59,11 +59,36 @@ def with_preset_tokenizer(config: Config) -> Config:
     return config.with_settings({"data.vocabulary": vocabulary, "model.tokenizer": kind})
 
 
-def preset_folder(source: str | None) -> Path | None:
-    """The folder that `training.start_from` names as a preset of keras-nlp, else None."""
+def with_preset_tokenizer(config: Config) -> Config:
+    """The configuration with the tokenizer of the last preset that `training.start_from` names, or
+    of the preset that `data.vocabulary` names.
+
+    Raises `DataError` if the folder has none that can be read, and `ConfigError` if kvae does not
+    reproduce it or if its texts are lowercase and those of the run are not.
+    """
+    folders, vocabulary = preset_folders(config.training.start_from), config.data.vocabulary
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"training.start_from: {folder} is no folder; nothing is downloaded")
+    if vocabulary is None and folders:
+        vocabulary = str(folders[-1].absolute())
+    if vocabulary is None or not Path(vocabulary).is_dir():
+        return config
+    content = content_of(Path(vocabulary))
+    if content["lowercase"] and not config.data.fold_case:
+        raise ConfigError(
+            f"{vocabulary}: its tokenizer lowers the case of texts; train with --fold-case, which "
+            "does so in every program that reads the model's texts"
+        )
+    kind = {"BPE": "bpe", "WordPiece": "wordpiece"}[content["model"]["type"]]
+    return config.with_settings({"data.vocabulary": vocabulary, "model.tokenizer": kind})
+
+
+def preset_folders(source: str | None) -> list[Path]:
+    """The folders of presets that `training.start_from` names."""
     if source is None or not source.startswith(PRESET):
-        return None
-    return Path(source.removeprefix(PRESET))
+        return []
+    return [Path(name) for name in source.removeprefix(PRESET).split(",")]
 
 
 def alphabet_of_preset(folder: Path, tokenizer: str) -> Alphabet:
@@ -75,17 +100,19 @@ def alphabet_of_preset(folder: Path, tokenizer: str) -> Alphabet:
         raise ConfigError(f"{folder}: {error}") from error
 
 
-def ids_of_preset(folder: Path) -> list[int]:
-    """For each id of `alphabet_of_preset`, our special ids first, the id that the preset has for
-    it; -1 if it has none."""
+def ids_in_preset(folder: Path, alphabet: Alphabet) -> list[int]:
+    """For each id of an alphabet, the id that a preset has for the same token; -1 if it has
+    none. Raises as `alphabet_of_preset`."""
     content = content_of(folder)
     ids: Mapping[str, int] = content["model"]["vocab"]
     specials = (
         next((ids[name] for name in names if name in ids), -1)
         for names in map(STANDS_FOR.__getitem__, SPECIALS)
     )
-    kept = vocabulary_of(content["model"], special_names(content))
-    return [*specials, *(ids[entry] for entry in kept)]
+    entries = vocabulary_of(content["model"], special_names(content))
+    symbols = alphabet_of_preset(folder, alphabet.tokenizer).symbols
+    places = dict(zip(symbols, (ids[entry] for entry in entries), strict=True))
+    return [*specials, *(places.get(symbol, -1) for symbol in alphabet.symbols)]
 
 
 def special_names(content: Content) -> set[str]:
