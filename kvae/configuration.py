@@ -64,6 +64,9 @@ class ModelConfig(Section):
     sublayers (Vaswani et al. 2017, 5.4)."""
     encoder_summary: Literal["mean", "first"] = "mean"
     """What the summary of a Transformer encoder is: the mean of its rows, or the first row."""
+    encoder_normalization: Literal["before", "after"] = "before"
+    """Whether the sublayers of a Transformer encoder are normalised before (Xiong et al. 2020) or
+    after the sum with their inputs (Vaswani et al. 2017), as in BERT."""
 
     latent: str = slot("dense")
     """`dense`: one vector. `map`: one vector per position of the encoder's features. `none`: a
@@ -253,7 +256,9 @@ class TrainingConfig(Section):
     """Batch texts of similar length and trim each batch to its longest text. Model and loss must
     not use padding."""
     start_from: str | None = None
-    """Run or `.keras` file whose weights initialise the model where names and shapes match."""
+    """Run or `.keras` file whose weights initialise the model where names and shapes match; or
+    `keras-nlp:FOLDER`, a preset that keras-nlp saved, of BERT for the encoder or of GPT-2 for the
+    head; or `keras-nlp:FOLDER,FOLDER`, one for each."""
     learning_rate: float = bounded(1e-3, 0.0)
     learning_rate_schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     """`cosine` decays to 0 at the last step. `exponential` multiplies by `learning_rate_decay`

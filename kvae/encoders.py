@@ -22,7 +22,7 @@ from .blocks import DATA_FORMAT, Conv1DTranspose, batch_norm_relu
 from .configuration import ModelConfig
 from .head_parts import Dropout
 from .tensors import Tensor
-from .transformers import Positions, encoder_layer
+from .transformers import Positions, encoder_layer, normalized
 
 
 class Features(NamedTuple):
@@ -117,24 +117,29 @@ def dense_layers(config: ModelConfig, features: Tensor) -> list[Features]:
 
 def transformer(config: ModelConfig, symbols: Tensor, last: Tensor) -> list[Features]:
     """Transformer layers; the summary is the mean of the rows up to the last symbol, or the first
-    row (Vaswani et al. 2017, 3.1; Devlin et al. 2019)."""
+    row (Vaswani et al. 2017, 3.1; Devlin et al. 2019).
+
+    Embeddings of the width of the first layer are its rows; other symbols pass a linear layer.
+    """
     mask = UpTo(name="encoder_mask")(symbols, last)
     rows, features_per_layer = symbols, []
+    before = config.encoder_normalization == "before"
     for level, units in enumerate(config.encoder_units):
-        if level == 0 or rows.shape[-1] != units:
+        if rows.shape[-1] != units or (level == 0 and not config.encoder_embedding):
             rows = layers.Dense(units, name=f"encoder_width_{level}")(rows)
         if level == 0:
             rows = Positions(config.length, units, name="encoder_positions")(rows)
+            rows = rows if before else normalized(rows, "encoder_embedding_normalization")
             rows = Dropout(config.encoder_dropout, name="encoder_dropout")(rows)
         layer = encoder_layer(config, units, f"encoder_transformer_{level}")
         rows = layer(rows, padding_mask=mask)
-        normalized = layers.LayerNormalization(name=f"encoder_normalization_{level}")(rows)
+        seen = normalized(rows, f"encoder_normalization_{level}") if before else rows
         summary = (
-            normalized[:, 0]
+            seen[:, 0]
             if config.encoder_summary == "first"
-            else MeanUpTo(name=f"encoder_summary_{level}")(normalized, last)
+            else MeanUpTo(name=f"encoder_summary_{level}")(seen, last)
         )
-        features_per_layer.append(Features(summary, normalized))
+        features_per_layer.append(Features(summary, seen))
     return features_per_layer
 
 

@@ -121,6 +121,7 @@ ENCODERS: dict[str, Encoder] = {
             "encoder_attention_heads",
             "encoder_dropout",
             "encoder_summary",
+            "encoder_normalization",
         ),
         positions=True,
         any_length=True,

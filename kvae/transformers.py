@@ -30,6 +30,9 @@ from .tensors import Tensor
 WIDENING = 4
 """Width of the feed-forward layer in units (Vaswani et al. 2017, 3.3)."""
 
+EPSILON = 1e-5
+"""Added to the variance in layer normalisation, as in keras-nlp's layers and in GPT-2."""
+
 MASKED_SCORE = -3e4
 """Score of a key that a position does not see: its weight is 0, and float16 can represent it."""
 
@@ -76,21 +79,29 @@ def gelu(values: Tensor) -> Tensor:
     return keras.activations.gelu(values, approximate=True)
 
 
-def layer_options(units: int, heads: int, dropout: float) -> dict[str, Any]:
+def layer_options(
+    units: int, heads: int, dropout: float, normalize_first: bool = True
+) -> dict[str, Any]:
     """The arguments that encoder and decoder layers of keras-nlp share."""
     return {
         "intermediate_dim": WIDENING * units,
         "num_heads": heads,
         "dropout": dropout,
         "activation": gelu,
-        "normalize_first": True,
+        "normalize_first": normalize_first,
     }
+
+
+def normalized(rows: Tensor, name: str) -> Tensor:
+    """Layer normalisation of rows (..., units) (Ba et al. 2016), with keras-nlp's epsilon."""
+    return layers.LayerNormalization(epsilon=EPSILON, name=name)(rows)
 
 
 def encoder_layer(config: ModelConfig, units: int, name: str) -> layers.Layer:
     """Self-attention and a feed-forward layer on rows (B, T, units), called with a `padding_mask`
     (B, T) of the positions that are read (Vaswani et al. 2017, 3.1)."""
-    options = layer_options(units, config.encoder_attention_heads, config.encoder_dropout)
+    first = config.encoder_normalization == "before"
+    options = layer_options(units, config.encoder_attention_heads, config.encoder_dropout, first)
     return keras_nlp_layers().TransformerEncoder(**options, name=name)
 
 
@@ -208,7 +219,7 @@ class TransformerHead(layers.Layer):
         self.read_previous = PreviousSymbol(config, self.units, input_dropout, name="read_previous")
         self.positions = Positions(self.length, self.units, name="positions")
         self.decoders = [CachedDecoder(config, name=f"decoder_{place}") for place in range(count)]
-        self.normalize = layers.LayerNormalization(name="normalize")
+        self.normalize = layers.LayerNormalization(epsilon=EPSILON, name="normalize")
         self.dropout = Dropout(config.head_dropout, name="dropout")
         self.classify = classifier(config)
 

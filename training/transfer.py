@@ -17,6 +17,8 @@ from kvae.serving.alphabet import Alphabet
 from kvae.serving.errors import ConfigError, ModelError
 
 from .data.corpora import holds_lines_out
+from .data.preset_tokenizers import preset_folders
+from .pretrained import pretrained_weights
 
 SPLIT = ("data.split", "data.split_seed", "data.validation_fraction")
 """Settings that determine the held-out lines of a corpus."""
@@ -31,14 +33,19 @@ def start_from(
 ) -> None:
     """Initialise `model` with those weights of `source` that have the same names and shapes.
 
-    `source` is a run folder or a `.keras` file. If it has no encoder, the token embedding of the
-    encoder is initialised with that of the head. `say` gets a sentence about which weights were
-    copied and which keep their random values. Raises `ConfigError` if the vocabularies differ,
-    since ids would then mean different symbols, and `ModelError` if `source` does not load.
+    `source` is a run folder, a `.keras` file, or `keras-nlp:` and the folders of one or two presets.
+    If it has no encoder, the token embedding of the encoder is initialised with that of the head.
+    `say` gets a sentence about which weights were copied, which keep their random values, and which
+    have another shape in the source. Raises `ConfigError` if the vocabularies differ, since ids
+    would then mean different symbols, and `ModelError` if `source` does not load.
     """
-    source_weights = weights_of(load_source(Path(source), alphabet))
+    source_weights: Mapping[str, Any] = {
+        path: weight
+        for folder in preset_folders(str(source))
+        for path, weight in pretrained_weights(folder, model.model_config, alphabet).items()
+    } or weights_of(load_source(Path(source), alphabet))
     if HEAD_EMBEDDING in source_weights:
-        source_weights.setdefault(ENCODER_EMBEDDING, source_weights[HEAD_EMBEDDING])
+        source_weights = {ENCODER_EMBEDDING: source_weights[HEAD_EMBEDDING], **source_weights}
     weights = weights_of(model)
     copied = {
         name
@@ -48,7 +55,15 @@ def start_from(
     for name in copied:
         weights[name].assign(keras.ops.convert_to_numpy(source_weights[name]))
     others = joined_names(weights, weights.keys() - copied) or "nothing"
-    say(f"from {source}: {joined_names(weights, copied)}; drawn anew: {others}")
+    say(f"from {source}: {joined_names(weights, copied) or 'nothing'}; drawn anew: {others}")
+    differing = (source_weights.keys() & weights.keys()) - copied
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(source_weights[name].shape)}"
+        for name in weights
+        if name in differing
+    ]
+    if shapes:
+        say(f"other shapes than in {source}: {', '.join(shapes)}")
 
 
 def note_other_split(config: Config, source: str | Path, say: Callable[[str], None]) -> None:

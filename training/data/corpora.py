@@ -23,6 +23,7 @@ from .columns import Columns, MemoryColumns, id_type
 from .labels import check_visible
 from .lengths import multiple_of_strides
 from .named_corpora import CORPORA
+from .preset_tokenizers import with_preset_tokenizer
 from .rows import Rows, Stream, attribute_in, rows_in, write_rows
 from .settle import Settled, settle
 from .sources import CORPUS_LABELS, GIVEN, Source, remembered, stream_pieces, validation_source
@@ -134,7 +135,8 @@ def training_records(source: Source, columns: Columns, say: Say) -> Iterator[Rec
 
 
 def with_resolved_data(config: Config) -> Config:
-    """The configuration with absolute paths and with the settings of a named corpus.
+    """The configuration with absolute paths, the tokenizer of a preset that it starts from, and the
+    settings of a named corpus.
 
     With absolute paths a run can be evaluated from any folder. A setting of the corpus replaces a
     default value only. Raises `DataError` for standard input, which `with_kept_input` replaces.
@@ -149,6 +151,7 @@ def with_resolved_data(config: Config) -> Config:
     config = config.with_settings(
         {key: str(Path(name).absolute()) for key, name in sources.items() if is_path(name)}
     )
+    config = with_preset_tokenizer(config)
     if config.data.source not in CORPORA:
         return config
     corpus_settings = CORPORA[config.data.source].settings

@@ -1,5 +1,5 @@
-"""Vocabularies that people bring: a list of symbols, a `vocab.txt` of wordpieces, or the
-`tokenizer.json` of the package `tokenizers`.
+"""Vocabularies that people bring: a list of symbols, a `vocab.txt` of wordpieces, the
+`tokenizer.json` of the package `tokenizers`, or the folder of a preset of keras-nlp.
 
 A file either gives the same tokens in kvae as in the program that wrote it, or it is refused with
 the reason. `kvae.training.data.tokenizer_files` reads the parts of a `tokenizer.json`.
@@ -17,6 +17,7 @@ from kvae.serving.alphabet import MAX_SYMBOLS, SPECIALS, Alphabet
 from kvae.serving.errors import BundleError, ConfigError, DataError, first_line, short_repr
 from kvae.texts.files import STANDARD_INPUT, read_file, split_lines
 
+from .preset_tokenizers import alphabet_of_preset
 from .tokenizer_files import Unsupported, alphabet_of_file
 
 PIECES_OF_NOTHING = re.compile(
@@ -35,6 +36,8 @@ def vocabulary_from_file(file: str, tokenizer: str, pattern: str) -> Alphabet:
     Raises `DataError` if the file cannot be read or contradicts itself. Raises `ConfigError` if the
     tokenizer takes no such file, or if the file asks for what kvae does not reproduce.
     """
+    if Path(file).is_dir():
+        return checked(file, alphabet_of_preset(Path(file), tokenizer))
     if file == STANDARD_INPUT or not Path(file).is_file():
         raise DataError(f"{file}: no such file; data.vocabulary names one file")
     text = read_file(file)
