@@ -33,8 +33,8 @@ def start_from(
 ) -> None:
     """Initialise `model` with those weights of `source` that have the same names and shapes.
 
-    `source` is a run folder, a `.keras` file, or `keras-nlp:` and the folders of one or two presets.
-    If it has no encoder, the token embedding of the encoder is initialised with that of the head.
+    `source` is a run folder, a `.keras` file, or `keras-nlp:` and the folders of one or two
+    presets. If it has no encoder, the token embedding of the encoder is that of the head.
     `say` gets a sentence about which weights were copied, which keep their random values, and which
     have another shape in the source. Raises `ConfigError` if the vocabularies differ, since ids
     would then mean different symbols, and `ModelError` if `source` does not load.

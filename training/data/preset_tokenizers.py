@@ -35,31 +35,6 @@ Content = dict[str, Any]
 
 
 def with_preset_tokenizer(config: Config) -> Config:
-    """The configuration with the tokenizer of the preset that `training.start_from` or
-    `data.vocabulary` names.
-
-    Raises `DataError` if the folder has none that can be read, and `ConfigError` if kvae does not
-    reproduce it or if its texts are lowercase and those of the run are not.
-    """
-    folder = preset_folder(config.training.start_from)
-    vocabulary = config.data.vocabulary
-    if vocabulary is None and folder is not None:
-        vocabulary = str(folder.absolute())
-    if vocabulary is None or not Path(vocabulary).is_dir():
-        if vocabulary is not None and folder is not None and not folder.is_dir():
-            raise DataError(f"training.start_from: {folder} is no folder; nothing is downloaded")
-        return config
-    content = content_of(Path(vocabulary))
-    if content["lowercase"] and not config.data.fold_case:
-        raise ConfigError(
-            f"{vocabulary}: its tokenizer lowers the case of texts; train with --fold-case, which "
-            "does so in every program that reads the model's texts"
-        )
-    kind = {"BPE": "bpe", "WordPiece": "wordpiece"}[content["model"]["type"]]
-    return config.with_settings({"data.vocabulary": vocabulary, "model.tokenizer": kind})
-
-
-def with_preset_tokenizer(config: Config) -> Config:
     """The configuration with the tokenizer of the last preset that `training.start_from` names, or
     of the preset that `data.vocabulary` names.
 
