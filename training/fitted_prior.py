@@ -161,7 +161,7 @@ def finished(
         write_json(partial / IDENTITY, {"run": secrets.token_hex(8)})
         save_model(model, partial / MODEL)
         say(f"evaluating on {len(prepared.validation):,} held-out texts")
-        numbers = {**evaluation_of(model, prepared), "parameters": model.count_params()}
+        numbers = {**evaluation_of(model, prepared, say), "parameters": model.count_params()}
         record |= {"elbo": numbers["elbo"], "kl": numbers["kl"], **warning_of(record, wish)}
         write_json(partial / REPORT / EVALUATION, numbers)
         write_json(partial / REPORT / RECORD, record)
