@@ -256,12 +256,25 @@ def test_a_symptom_is_found_and_no_other(symptom: str) -> None:
     assert [rule.symptom for rule in RULES if rule.holds(found)] == [symptom]
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-small")])
+CODES = {"objective.importance_samples": 5, "objective.penalty": "annealed"}
+TO_ADVISE: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in PRESETS if name.endswith("-small")},
+    "flow": ("lstm-vae-ptb-small", {"model.posterior": "iaf"}),
+    "several codes": ("lstm-vae-ptb-small", CODES),
+    "doubly reparameterized": (
+        "lstm-vae-ptb-small",
+        {**CODES, "objective.importance_gradient": "doubly_reparameterized"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TO_ADVISE)
 def test_every_command_is_parsed_and_gives_a_configuration_that_works(
     name: str, tmp_path: Path
 ) -> None:
+    start, changes = TO_ADVISE[name]
     settings = {"model.length": 48, "model.vocabulary_size": 20, "training.minutes": 5.0}
-    config = preset(name).with_settings(settings)
+    config = preset(start).with_settings({**settings, **changes})
     if not config.model.has_code:
         return
     path = tmp_path / "a run"  # which a shell has to quote

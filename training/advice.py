@@ -14,7 +14,7 @@ from typing import Any
 
 from kvae.configuration import Config
 from kvae.runs import CHECKPOINTS, Run, list_checkpoints
-from kvae.slots import HEADS, PRIORS
+from kvae.slots import HEADS, POSTERIORS, PRIORS
 
 from .remedies import (
     EMPTY,
@@ -210,7 +210,7 @@ def forgotten_sentence(found: Found) -> str:
 def for_later_positions(config: Config, found: Found) -> list[Remedy]:
     model = config.model
     every_step = {"model.head_reads": "both"}
-    deconvolution = deconvolution_settings(model)
+    deconvolution = deconvolution_settings(model, config.objective)
     return applying(
         [
             Remedy(
@@ -282,7 +282,7 @@ def for_the_prior(config: Config, found: Found) -> list[Remedy]:
                 "moments",
                 {"objective.moments": 1.0},
                 "what the codes of all texts have in common costs, so they move to the prior",
-                plain and len(model.latent_size) == 1,
+                plain and len(model.latent_size) == 1 and not POSTERIORS[model.posterior].flow,
             ),
             Remedy(
                 "mixture",
@@ -323,7 +323,10 @@ def for_idle_dimensions(config: Config, found: Found) -> list[Remedy]:
                 "free-bits-each",
                 {"objective.penalty": penalty, "objective.free_bits": nats},
                 "each dimension has some nats of KL that cost nothing",
-                objective.penalty == "annealed" and PRIORS[model.prior].kl_of_dimensions,
+                objective.penalty == "annealed"
+                and objective.importance_samples == 1
+                and PRIORS[model.prior].kl_of_dimensions
+                and not POSTERIORS[model.posterior].flow,
             ),
         ]
     )

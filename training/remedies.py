@@ -96,12 +96,14 @@ def applying(candidates: Iterable[Remedy]) -> list[Remedy]:
 
 def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[Remedy]:
     """Remedies that make the decoder need the code."""
-    standard = objective.importance_gradient == "standard"  # the other one needs expander 'repeat'
-    deconvolutions = deconvolution_settings(model) if standard else {}
     return [
         Remedy(
             "auxiliary",
-            {**deconvolutions, "model.auxiliary": True, "objective.alpha": 0.2},
+            {
+                **deconvolution_settings(model, objective),
+                "model.auxiliary": True,
+                "objective.alpha": 0.2,
+            },
             "the code alone has to predict the text too",
             HEADS[model.head].history and not model.auxiliary,
         ),
@@ -230,9 +232,11 @@ def kl_target_settings(objective: ObjectiveConfig) -> dict[str, Any]:
     }
 
 
-def deconvolution_settings(model: ModelConfig) -> dict[str, Any]:
+def deconvolution_settings(model: ModelConfig, objective: ObjectiveConfig) -> dict[str, Any]:
     """Deconvolutions in place of a repeated code, so that features differ between positions; empty
     if they do not fit."""
+    if objective.importance_gradient != "standard":
+        return {}  # it needs a decoder that reads each code by itself
     expander = next(name for name, row in EXPANDERS.items() if not row.repeats)
     if not EXPANDERS[model.expander].repeats or model.has_map or not model.has_code:
         return {}
