@@ -79,6 +79,17 @@ class Fitted:
         )
         return Path(path)
 
+    def diagnose(self, texts: int = 1000, *, seed: int = 0) -> dict[str, Any]:
+        """What `kvae diagnose --json` prints: whether the code is used, by which dimensions, where
+        in a text, and what to change (docs/diagnosis.md). It measures at most `texts` held-out
+        texts. Raises `ConfigError` and `DataError` as the command does."""
+        from kvae.training.advice import advised
+        from kvae.training.diagnosis import diagnose
+        from kvae.training.end_report import held_out_of
+
+        found = diagnose(self.run, held_out_of(self.prepared), texts, seed)
+        return {**found, **advised(self.run, found)}
+
     sample = of_sampler(Sampler.sample)
     encode = of_sampler(Sampler.encode)
     decode = of_sampler(Sampler.decode)

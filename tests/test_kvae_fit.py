@@ -37,6 +37,14 @@ def fitted(texts: list[str]) -> Any:
 said: list[str] = []
 
 
+def test_a_fitted_model_is_diagnosed(fitted: Fitted) -> None:
+    found = fitted.diagnose(texts=8)
+    assert found["texts"] <= 8
+    assert found["elbo"] == pytest.approx(found["reconstruction"] + found["kl"], rel=1e-5)
+    assert found["findings"]
+    assert all(str(fitted.run.path) in each["command"] for each in found["advice"])
+
+
 def test_texts_of_a_program_get_the_plan_of_kvae_train(fitted: Fitted) -> None:
     config = fitted.run.config
     assert config.training.steps == int(fitted.run.model.training_steps) < 12
