@@ -35,8 +35,8 @@ def importance_weighted_terms(
     has the weights p(x, z) / q(z|x) of Burda et al. 2016, eq. 8. `loss` has the weights
     p(x|z) (p(z) / q(z|x))^beta, where p(x|z) is exp(-counted).
 
-    `inference_loss` is there for doubly reparameterised gradients (IWAE-DReG, Tucker et al. 2019,
-    eq. 8). Its value means nothing. Its gradient for the parameters phi of q(z|x), which must be a
+    `inference_loss` is there for doubly reparameterised gradients (IWAE-DReG, Tucker et al.
+    2019). Its value means nothing. Its gradient for the parameters phi of q(z|x), which must be a
     Gaussian of one level, is
 
         sum_k f_k dc_k/dz_k dz_k/dphi    with f_k = (1 - beta) v_k + beta v_k^2

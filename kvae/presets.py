@@ -99,7 +99,7 @@ PUBLISHED: dict[str, Preset] = {
     ),
     "transformer-vae": Preset(
         "Transformer encoder and decoder, which reads the code as embedding and memory",
-        "after Li et al. 2020, section 3, without its pretraining",
+        "after Li et al. 2020, without its pretraining",
         TRANSFORMER_VAE,
     ),
     "hybrid-attribute": Preset("texts conditioned on a label", f"{S17}, section 5", ATTRIBUTE),
@@ -137,7 +137,7 @@ PUBLISHED: dict[str, Preset] = {
     ),
     "transformer-vae-ptb-word": Preset(
         "an LSTM encoder and a Transformer decoder of the size of texar's; start_from as above",
-        "texar's VAE example, table of results; Li et al. 2020, section 3",
+        "texar's VAE example, table of results; Li et al. 2020",
         TRANSFORMER_PTB_WORD,
         shape=PTB_WORD,
     ),

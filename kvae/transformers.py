@@ -203,7 +203,7 @@ class TransformerHead(layers.Layer):
 
     `steps` adds a linear map of them to the inputs of every position. `state` gives each layer a
     row before those of the positions, to which all positions attend: a linear map of the features
-    of the first position. These are embedding and memory of Li et al. 2020, section 3. `both` is
+    of the first position. These are embedding and memory of Li et al. 2020. `both` is
     both. The inputs are embeddings of the previous token and of the position.
 
     The states are the position (B,) float32, and keys and values of each layer (B, heads, places,
