@@ -130,7 +130,8 @@ def test_early_stopping_watches_the_bound_that_training_minimises(tmp_path: Path
 def test_no_remedy_is_a_penalty_that_several_codes_do_not_go_with() -> None:
     def penalties(codes: int) -> list[Any]:
         config = preset("lstm-vae-ptb-small").with_settings({"objective.importance_samples": codes})
-        offered = [settings for settings, _ in remedies(config.model, config.objective, UNUSED)]
+        found = remedies(config.model, config.objective, UNUSED)
+        offered = [remedy.settings for remedy in found]
         return [settings for settings in offered if "objective.penalty" in settings]
 
     assert penalties(1)

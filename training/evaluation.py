@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kvae.configuration import ObjectiveConfig
 from kvae.distributions import LOG_TWO_PI
 from kvae.model import TextVAE
 from kvae.objectives import bits_per_character
@@ -83,7 +84,7 @@ def evaluate(
     of the importance-weighted bound (0: without it; None: as many as in training, if those are more
     than one); `say` gets lines of its progress. Raises `ConfigError` if it is negative.
     """
-    codes = codes_of_bound(model, importance_samples)
+    codes = codes_of_bound(model.objective_config, importance_samples)
     model = model.in_float32()
     collected = collect(model, rows, batch_size, seed, attribute)
     means = {name: float(values.mean()) for name, values in collected.items() if values.ndim == 1}
@@ -119,11 +120,11 @@ def evaluate(
     return metrics
 
 
-def codes_of_bound(model: TextVAE, asked: int | None) -> int:
-    """The codes a text of the importance-weighted bound, 0 to leave it out; None is what the model
-    was trained with. Raises `ConfigError` if a negative number is asked for."""
+def codes_of_bound(objective: ObjectiveConfig, asked: int | None) -> int:
+    """The codes a text of the importance-weighted bound, 0 to leave it out; None is what the
+    objective of the training had. Raises `ConfigError` if a negative number is asked for."""
     if asked is None:
-        trained = model.objective_config.importance_samples
+        trained = objective.importance_samples
         return trained if trained > 1 else 0
     if asked < 0:
         raise ConfigError(f"importance_samples must be at least 0, got {asked}")

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
         remember_user(config, trained.path)
     for note in data.notes:
         say(note)
-    codes = codes_of_bound(trained.model, options.importance_samples)
+    codes = codes_of_bound(trained.config.objective, options.importance_samples)
     say(
         f"measuring {len(data.rows):,} texts"
         + (f", then again with {codes:,} codes each" if codes else "")
