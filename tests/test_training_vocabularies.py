@@ -409,9 +409,11 @@ def test_a_file_that_is_none_is_refused(
 
 
 def test_a_missing_file_and_standard_input_are_refused(tmp_path: Path) -> None:
-    for file in (str(tmp_path / "none"), str(tmp_path), "-"):
+    for file in (str(tmp_path / "none"), "-"):
         with pytest.raises(DataError, match="no such file"):
             vocabulary_from_file(file, "char", "")
+    with pytest.raises(DataError, match="no tokenizer of a keras-nlp preset"):
+        vocabulary_from_file(str(tmp_path), "char", "")
 
 
 # --- settings -------------------------------------------------------------------------------------

@@ -54,8 +54,6 @@ def start_from(
     }
     for name in copied:
         weights[name].assign(keras.ops.convert_to_numpy(source_weights[name]))
-    others = joined_names(weights, weights.keys() - copied) or "nothing"
-    say(f"from {source}: {joined_names(weights, copied) or 'nothing'}; drawn anew: {others}")
     differing = (source_weights.keys() & weights.keys()) - copied
     shapes = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(source_weights[name].shape)}"
@@ -64,6 +62,8 @@ def start_from(
     ]
     if shapes:
         say(f"other shapes than in {source}: {', '.join(shapes)}")
+    others = joined_names(weights, weights.keys() - copied) or "nothing"
+    say(f"from {source}: {joined_names(weights, copied) or 'nothing'}; drawn anew: {others}")
 
 
 def note_other_split(config: Config, source: str | Path, say: Callable[[str], None]) -> None:
