@@ -52,6 +52,25 @@ class StandardNoise(Part):
         return draw_rows(draw, ops.shape(tokens)[0])
 
 
+class Dropout(layers.Layer):
+    """Dropout on values (B, ...): in training a fraction `rate` is set to 0 and the others are
+    scaled by 1 / (1 - rate), so that the mean stays the same (Srivastava et al. 2014)."""
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.noise = keras.random.SeedGenerator() if rate else None
+
+    def call(self, values: Tensor, training: bool = False) -> Tensor:
+        if not training or not self.rate:
+            return values
+        rows, *rest = ops.shape(values)
+        uniform = draw_rows(
+            lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows
+        )
+        return ops.where(uniform >= self.rate, values / (1.0 - self.rate), 0.0)
+
+
 class Conv1DTranspose(layers.Conv1DTranspose):
     """Keras' transposed convolution of rows (B, T, C), without bias.
 

@@ -18,9 +18,8 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
-from .blocks import DATA_FORMAT, Conv1DTranspose, batch_norm_relu
+from .blocks import DATA_FORMAT, Conv1DTranspose, Dropout, batch_norm_relu
 from .configuration import ModelConfig
-from .head_parts import Dropout
 from .tensors import Tensor
 from .transformers import Positions, encoder_layer, normalized
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from .blocks import Dropout
 from .cells import Shape
 from .configuration import ModelConfig
 from .replicas import draw_rows
@@ -31,25 +32,6 @@ def float32_logits(classify: Callable[[Tensor], Tensor], hidden: Tensor) -> Tens
     """Logits (..., V) in float32 for any precision of the layers, because a softmax in half
     precision is too coarse."""
     return ops.cast(classify(hidden), "float32")
-
-
-class Dropout(layers.Layer):
-    """Dropout on values (B, ...): in training a fraction `rate` is set to 0 and the others are
-    scaled by 1 / (1 - rate), so that the mean stays the same (Srivastava et al. 2014)."""
-
-    def __init__(self, rate: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate = rate
-        self.noise = keras.random.SeedGenerator() if rate else None
-
-    def call(self, values: Tensor, training: bool = False) -> Tensor:
-        if not training or not self.rate:
-            return values
-        rows, *rest = ops.shape(values)
-        uniform = draw_rows(
-            lambda count: keras.random.uniform((count, *rest), seed=self.noise), rows
-        )
-        return ops.where(uniform >= self.rate, values / (1.0 - self.rate), 0.0)
 
 
 class PreviousSymbol(layers.Layer):

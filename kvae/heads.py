@@ -15,11 +15,10 @@ from typing import Any
 
 from keras import layers, ops
 
-from .blocks import DATA_FORMAT
+from .blocks import DATA_FORMAT, Dropout
 from .cells import GRUCell, LSTMCell, Shape, layer_normalization
 from .configuration import ModelConfig, ObjectiveConfig
 from .head_parts import (
-    Dropout,
     PreviousSymbol,
     classifier,
     feature_reader,

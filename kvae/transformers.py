@@ -2,7 +2,8 @@
 cache of keys and values.
 
 Layers normalise their inputs (pre-normalisation, Xiong et al. 2020), so that they train without a
-warm-up of the learning rate. keras-nlp is imported when a model with such a layer is built.
+warm-up of the learning rate; those of an encoder like BERT normalise their outputs. keras-nlp is
+imported when a model with such a layer is built.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from keras import layers, ops
 
 from kvae.serving.errors import ConfigError
 
+from .blocks import Dropout
 from .cells import Shape
 from .configuration import ModelConfig
 from .head_parts import (
-    Dropout,
     PreviousSymbol,
     classifier,
     feature_reader,
@@ -203,8 +204,8 @@ class TransformerHead(layers.Layer):
 
     `steps` adds a linear map of them to the inputs of every position. `state` gives each layer a
     row before those of the positions, to which all positions attend: a linear map of the features
-    of the first position. These are embedding and memory of Li et al. 2020. `both` is
-    both. The inputs are embeddings of the previous token and of the position.
+    of the first position. These are embedding and memory of Li et al. 2020. `both` is both. The
+    inputs are embeddings of the previous token and of the position.
 
     The states are the position (B,) float32, and keys and values of each layer (B, heads, places,
     size of a head). There are T places, and one for the memory.

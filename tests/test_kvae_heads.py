@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
+from kvae.blocks import Dropout
 from kvae.cells import GRUCell, LSTMCell
 from kvae.configuration import ObjectiveConfig
-from kvae.head_parts import Dropout
 from kvae.heads import LAYERS, RecurrentHead
 from kvae.parts import shifted
 from kvae.replicas import Replica, replica
