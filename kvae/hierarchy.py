@@ -8,7 +8,7 @@ level is the top level.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,21 +101,19 @@ class Hierarchy(layers.Layer):
         self.built = True
 
     def call(
-        self,
-        mean: Tensor,
-        log_variance: Tensor,
-        noise: Tensor,
-        context: Tensor | None = None,
-        training: bool = False,
+        self, evidence: Mapping[str, Tensor], noise: Tensor, training: bool = False
     ) -> dict[str, Tensor]:
-        """Inference: the evidence of all levels (B, d), noise (B, noise_size) and the context (B,
-        n) of the flow, if there is one, to z, the posterior and the KL of each level.
+        """Inference: evidence and noise (B, noise_size) to z, the posterior and the KL of each
+        level.
+
+        The evidence of a text is `mean` and `log_variance` (B, d) of all levels, and the `context`
+        (B, n) of the flow if there is one.
 
         Returns `z`, `mean`, `log_variance` (B, d), `kl_level_0`, ... (B,) in nats, and `log_ratio`
         (B,), which is log q(z|x) - log p(z) at the sample. `kl_per_dimension` (B, d) is included if
         the KL of every level is a sum over dimensions.
         """
-        levels = self.infer(mean, log_variance, noise, context, training)
+        levels = self.infer(evidence, noise, training)
         outputs = {
             "z": self.concatenated([level.z for level in levels], noise),
             "mean": self.concatenated([level.posterior.mean for level in levels], noise),
@@ -133,19 +131,16 @@ class Hierarchy(layers.Layer):
         return {**outputs, "log_ratio": sum(ratios, event_sum(0.0 * noise))}
 
     def infer(
-        self,
-        mean: Tensor,
-        log_variance: Tensor,
-        noise: Tensor,
-        context: Tensor | None = None,
-        training: bool = False,
+        self, evidence: Mapping[str, Tensor], noise: Tensor, training: bool = False
     ) -> list[Level]:
-        """Inference: all levels, bottom first, given the evidence (B, d), noise (B, noise_size) and
-        the context (B, n) of the flow."""
-        evidence: list[Any] = list(map(Gaussian, self.split(mean), self.split(log_variance)))
+        """Inference: all levels, bottom first, as `call` computes them."""
+        levels: list[Any] = list(
+            map(Gaussian, self.split(evidence["mean"]), self.split(evidence["log_variance"]))
+        )
         if self.flow is not None:
-            evidence[-1] = Transformed(evidence[-1], partial(self.flow, context=context))
-        return self.walk(noise, evidence, training)
+            flow = partial(self.flow, context=evidence["context"])
+            levels[-1] = Transformed(levels[-1], flow)
+        return self.walk(noise, levels, training)
 
     def sample(self, noise: Tensor) -> Tensor:
         """Generation: noise (B, noise_size) to a code (B, d)."""

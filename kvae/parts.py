@@ -211,13 +211,7 @@ class Parts:
             value = self.one_hot(attribute, outputs["attribute_logits"])
         evidence = self.evidence(features, value, noise, training)
         evidence = {name: repeated_rows(part, samples) for name, part in evidence.items()}
-        outputs |= self.hierarchy(
-            evidence["mean"],
-            evidence["log_variance"],
-            noise,
-            context=evidence.get("context"),
-            training=training,
-        )
+        outputs |= self.hierarchy(evidence, noise, training=training)
         if value is None:
             return outputs, outputs["z"]
         value = repeated_rows(value, samples)
@@ -244,10 +238,7 @@ class Parts:
         noise = ops.zeros((ops.shape(tokens)[0], self.noise_size))
         value = self.one_hot(attribute, self.classify(features)) if self.attributes else None
         evidence = self.evidence(features, value, noise, training=False)
-        levels = self.hierarchy.infer(
-            evidence["mean"], evidence["log_variance"], noise, evidence.get("context")
-        )
-        return levels, value
+        return self.hierarchy.infer(evidence, noise), value
 
     def codes(self, noise: Tensor) -> Tensor:
         """Codes of the prior (B, code_size) from standard normal noise (B, noise_size), attributes

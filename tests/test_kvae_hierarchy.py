@@ -52,6 +52,11 @@ def features_of(name: str, tokens: np.ndarray) -> list[Any]:
     return model.encoder(list(model.parts.reader(tokens)), training=False)
 
 
+def told(mean: np.ndarray, log_variance: np.ndarray) -> dict[str, np.ndarray]:
+    """Evidence as the hierarchy takes it."""
+    return {"mean": mean, "log_variance": log_variance}
+
+
 def evidence(name: str, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and log variance (B, d): what the text says about each level."""
     found = ladder(name).posterior(features_of(name, tokens), training=False)
@@ -131,7 +136,7 @@ def test_the_log_ratio_has_the_kl_as_its_mean(name: str, rows: int) -> None:
     mean, log_variance = (
         np.repeat(part, rows, axis=0) for part in evidence(name, random_tokens(1))
     )
-    found = ladder(name).hierarchy(mean, log_variance, noise(name, rows))
+    found = ladder(name).hierarchy(told(mean, log_variance), noise(name, rows))
     kl = sum(np.array(found[f"kl_level_{number}"], np.float64) for number in range(3))
     difference = np.array(found["log_ratio"], np.float64) - kl
     error = difference.std() / np.sqrt(rows)
@@ -159,7 +164,7 @@ def test_inference_without_evidence_is_generation(name: str) -> None:
     drawn = noise(name, seed=2)
     silent = np.full_like(drawn, 60.0)
     silent[:, share(name, 2)] = 0.0
-    walked = ladder(name).hierarchy(np.zeros_like(drawn), silent, drawn)
+    walked = ladder(name).hierarchy(told(np.zeros_like(drawn), silent), drawn)
     np.testing.assert_allclose(
         walked["z"], ladder(name).hierarchy.sample(drawn), rtol=1e-4, atol=1e-4
     )
@@ -170,7 +175,7 @@ def test_inference_without_evidence_is_generation(name: str) -> None:
 def test_the_shift_is_what_the_text_moves_in_deviations_of_the_prior(name: str) -> None:
     mean, log_variance = evidence(name, random_tokens(ROWS))
     for number, level in enumerate(by_hand(name, random_tokens(ROWS), noise(name))):
-        found = ladder(name).hierarchy.infer(mean, log_variance, noise(name))[number].shift
+        found = ladder(name).hierarchy.infer(told(mean, log_variance), noise(name))[number].shift
         np.testing.assert_allclose(found, level["shift"], rtol=1e-3, atol=1e-3)
 
 
@@ -178,7 +183,7 @@ def test_the_shift_is_what_the_text_moves_in_deviations_of_the_prior(name: str) 
 def test_evidence_that_carries_nothing_shifts_nothing(name: str) -> None:
     mean, silent = np.full_like(noise(name), 5.0), np.full_like(noise(name), 60.0)
     mean[:, share(name, 2)] = silent[:, share(name, 2)] = 0.0
-    for level in ladder(name).hierarchy.infer(mean, silent, noise(name)):
+    for level in ladder(name).hierarchy.infer(told(mean, silent), noise(name)):
         np.testing.assert_allclose(level.shift, np.zeros(level.shift.shape), atol=1e-5)
 
 
@@ -196,7 +201,8 @@ def test_evidence_reaches_its_level_and_those_below_and_no_other(name: str, leve
     moved = mean.copy()
     moved[:, share(name, level)] += 1.0
     before, after = (
-        ladder(name).hierarchy(part, log_variance, noise(name))["mean"] for part in (mean, moved)
+        ladder(name).hierarchy(told(part, log_variance), noise(name))["mean"]
+        for part in (mean, moved)
     )
     changes = [np.abs(after - before)[:, share(name, other)].max() for other in range(3)]
     assert min(changes[: level + 1]) > 1e-3
@@ -210,7 +216,8 @@ def test_the_noise_of_a_level_reaches_the_posteriors_below_it(name: str) -> None
     moved = noise(name)
     moved[:, share(name, 1)] += 1.0
     before, after = (
-        ladder(name).hierarchy(mean, log_variance, drawn)["mean"] for drawn in (noise(name), moved)
+        ladder(name).hierarchy(told(mean, log_variance), drawn)["mean"]
+        for drawn in (noise(name), moved)
     )
     changes = np.abs(after - before)
     assert changes[:, share(name, 0)].max() > 1e-3

@@ -209,7 +209,8 @@ def test_no_text_has_a_kl_below_the_rate_of_the_autoregressive_prior() -> None:
         np.float32
     )
     still = np.zeros_like(closest)
-    least = np.array(model.hierarchy(still, closest, still)["kl_level_0"])
+    evidence = {"mean": still, "log_variance": closest}
+    least = np.array(model.hierarchy(evidence, still)["kl_level_0"])
     assert least[0] == pytest.approx(3.0, rel=1e-4)
     assert 2 * Autoregressive.committed_rate(
         model.hierarchy.prior.chain.coefficient, 4
