@@ -238,9 +238,10 @@ def several() -> Any:
     return small_model({**SEVERAL, "bag_of_words": 0.3, "mmd": 2.0, "moments": 0.5})
 
 
-def test_row_after_row_the_outputs_are_those_of_one_code_each() -> None:
+@pytest.mark.parametrize("posterior", ["free", "iaf"])
+def test_row_after_row_the_outputs_are_those_of_one_code_each(posterior: str) -> None:
     """The encoder reads each text once; row b * K + k is text b with its noise k."""
-    made = small_model(latent_size=(4, 3), expander="repeat")
+    made = small_model(latent_size=(4, 3), expander="repeat", posterior=posterior)
     tokens, samples = random_tokens(4), 3
     noise = np.random.default_rng(0).normal(size=(12, made.parts.noise_size)).astype(np.float32)
     together = made.parts.outputs(tokens, noise, training=False, samples=samples)

@@ -33,6 +33,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "labels": {"attributes": ("low", "high")},
     "mixture": {"prior": "mixture", "prior_components": 2},
     "no history": {"head": "none", "auxiliary": False},
+    "flow": {"posterior": "planar"},
 }
 LANGUAGE_MODEL = {
     "latent": "none",

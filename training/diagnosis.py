@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -23,7 +22,6 @@ from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
 from .alarm import judged, ramp_is_over
-from .data.batches import ordered_rows
 from .data.prepare import HeldOut
 from .evaluation import (
     active_units,
@@ -37,6 +35,7 @@ from .evaluation import (
 )
 from .fitted_prior import prior_log_prob
 from .gaussian_mixture import GaussianMixture, diagonal_covariance, full_covariance
+from .measuring import labelled_batches, text_inputs
 from .messages import Say, quiet
 
 QUARTERS = 4
@@ -149,12 +148,11 @@ def position_nats(
 ) -> np.ndarray:
     """The teacher-forced cross-entropy of tokens (N, T) with codes z (N, d), nats per position,
     (N, T), 0 in the padding."""
-    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
-    run, batches = compiled_nats(model), []
-    for index, tokens in enumerate(ordered_rows(rows, batch_size)):
-        part = slice(index * batch_size, index * batch_size + len(tokens))
-        labels = attribute[part].astype(np.int32)
-        batches.append(run(tokens, z[part].astype(np.float32), labels)["nats"])
+    run = compiled_nats(model)
+    batches = [
+        run(tokens, z[places].astype(np.float32), labels)["nats"]
+        for places, tokens, labels in labelled_batches(rows, attribute, batch_size)
+    ]
     return np.concatenate(batches)
 
 
@@ -173,12 +171,7 @@ def compiled_nats(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
         logits = parts.head(features, shifted(tokens), training=False)
         return {"nats": token_mask(tokens) * cross_entropy(tokens, logits)}
 
-    inputs = [
-        keras.Input((model.model_config.length,), dtype="int32"),
-        keras.Input((model.hierarchy.size,)),
-        keras.Input((), dtype="int32"),
-    ]
-    return backend_steps().compiled(model, nats_of, inputs)
+    return backend_steps().compiled(model, nats_of, text_inputs(model, model.hierarchy.size))
 
 
 def exchange(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import keras
 import numpy as np
 
 from kvae.configuration import ObjectiveConfig
@@ -20,8 +19,8 @@ from kvae.slots import POSTERIORS
 from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
-from .data.batches import ordered_rows
-from .importance import importance_weighted, noise_of
+from .importance import importance_weighted
+from .measuring import labelled_batches, noise_of, text_inputs
 from .messages import Say, quiet
 
 ACTIVE_VARIANCE = 0.01
@@ -161,10 +160,8 @@ def collect(
     from that of the prior.
     """
     batches = []
-    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
-    for index, tokens in enumerate(ordered_rows(rows, batch_size)):
+    for index, (_, tokens, labels) in enumerate(labelled_batches(rows, attribute, batch_size)):
         noise = noise_of((seed, index), (len(tokens), model.parts.noise_size))
-        labels = attribute[index * batch_size : index * batch_size + len(tokens)]
         batches.append(compiled_terms(model)(tokens, noise, labels))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -173,11 +170,6 @@ def collect(
 def compiled_terms(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
     """The function that `collect` runs on a batch, compiled once for the model evaluated last."""
     attributes = len(model.model_config.attributes)
-    inputs = [
-        keras.Input((model.model_config.length,), dtype="int32"),
-        keras.Input((model.parts.noise_size,)),
-        keras.Input((), dtype="int32"),
-    ]
 
     def terms_of(tokens: Tensor, noise: Tensor, attribute: Tensor) -> dict[str, Tensor]:
         outputs = model.parts.outputs(tokens, noise, attribute, training=False)
@@ -193,7 +185,7 @@ def compiled_terms(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
         }
         return {**terms, **latent, "shift": shift}
 
-    return backend_steps().compiled(model, terms_of, inputs)
+    return backend_steps().compiled(model, terms_of, text_inputs(model, model.parts.noise_size))
 
 
 def code_usage(

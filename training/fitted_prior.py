@@ -41,7 +41,6 @@ from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 from kvae.writing import atomic_create
 
-from .data.batches import ordered_rows
 from .data.prepare import Prepared
 from .data.rows import Stream
 from .data.stores import remember_user
@@ -50,6 +49,7 @@ from .end_report import held_out_of, training_sample
 from .evaluation import evenly_spaced, standard_error
 from .experiment import evaluation_of, read_corpus, save_model
 from .gaussian_mixture import GaussianMixture, fit, parameters
+from .measuring import labelled_batches, text_inputs
 from .messages import Say
 
 RECORD = "prior.json"
@@ -92,16 +92,16 @@ def fit_prior(run: Run, out: str | Path, wish: Fit, say: Say) -> dict[str, Any]:
     check_bound(run)
     prepared = read_corpus(run.config, say)
     rows, attribute = training_rows(prepared, wish.texts)
+    if len(rows) < wish.components:
+        raise ConfigError(
+            f"components {wish.components}: more than the {len(rows)} training texts; give fewer"
+        )
     model = run.model.in_float32()
     draws = math.ceil(FEWEST_CODES / len(rows))
     say(f"encoding {len(rows):,} training texts" + (f", {draws} codes each" if draws > 1 else ""))
     codes = np.concatenate(
         [top_codes(model, rows, attribute, wish.seed + draw) for draw in range(draws)]
     )
-    if len(rows) < wish.components:
-        raise ConfigError(
-            f"components {wish.components}: more than the {len(rows)} training texts; give fewer"
-        )
     say(f"fitting {wish.components} components ({wish.covariance} covariances)")
     mixture, densities = fit(codes, wish.components, wish.covariance, wish.seed, say)
     held_out = top_codes(model, prepared.validation, prepared.validation_attribute, wish.seed)
@@ -219,13 +219,11 @@ def top_codes(
     batch_size: int = 512,
 ) -> np.ndarray:
     """A sample of the posterior of each text, (N, d) of the top level, drawn from `seed`."""
-    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     encode, generator = compiled_codes(model), np.random.default_rng(seed)
     batches = []
-    for index, tokens in enumerate(ordered_rows(rows, batch_size)):
+    for _, tokens, labels in labelled_batches(rows, attribute, batch_size):
         noise = generator.standard_normal((len(tokens), model.parts.noise_size), np.float32)
-        labels = attribute[index * batch_size : index * batch_size + len(tokens)]
-        batches.append(encode(tokens, noise, labels.astype(np.int32))["z"])
+        batches.append(encode(tokens, noise, labels)["z"])
     return np.concatenate(batches).astype(np.float64)
 
 
@@ -237,12 +235,7 @@ def compiled_codes(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
         outputs, _ = model.parts.infer(tokens, noise, attribute, training=False)
         return {"z": model.hierarchy.split(outputs["z"])[-1]}
 
-    inputs = [
-        keras.Input((model.model_config.length,), dtype="int32"),
-        keras.Input((model.parts.noise_size,)),
-        keras.Input((), dtype="int32"),
-    ]
-    return backend_steps().compiled(model, codes_of, inputs)
+    return backend_steps().compiled(model, codes_of, text_inputs(model, model.parts.noise_size))
 
 
 def prior_log_prob(model: TextVAE, codes: np.ndarray, batch_size: int = 512) -> np.ndarray:

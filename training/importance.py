@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -17,7 +16,7 @@ from kvae.objectives import bound_terms, guessed_attribute_nats
 from kvae.steps import backend_steps
 from kvae.tensors import Tensor
 
-from .data.batches import ordered_rows
+from .measuring import labelled_batches, noise_of, text_inputs
 from .messages import Pace, Say, quiet
 
 CODES_TOGETHER = 16
@@ -89,11 +88,9 @@ def importance_weighted(
     the memory does not depend on `samples`. `say` gets a line of progress every half minute. The
     same arguments give the same numbers.
     """
-    attribute = np.full(len(rows), -1, np.int32) if attribute is None else attribute
     pace, done, bounds = Pace(say, "codes", len(rows) * samples), 0, []
-    for index, tokens in enumerate(ordered_rows(rows, batch_size)):
+    for index, (_, tokens, labels) in enumerate(labelled_batches(rows, attribute, batch_size)):
         sums = LogSums(len(tokens))
-        labels = attribute[index * batch_size : index * batch_size + len(tokens)]
         for first in range(0, samples, CODES_TOGETHER):
             codes = range(first, min(first + CODES_TOGETHER, samples))
             shape = len(tokens), model.parts.noise_size
@@ -108,11 +105,6 @@ def importance_weighted(
         np.concatenate([bound.nats for bound in bounds]),
         np.concatenate(with_half) if with_half else None,
     )
-
-
-def noise_of(seed: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Standard normal noise that depends on the seed alone, and not on the backend."""
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def log_weights_of(
@@ -134,11 +126,6 @@ def log_weights_of(
 @lru_cache(maxsize=1)
 def compiled_log_weights(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]:
     """The function that `log_weights_of` runs, compiled once for the model evaluated last."""
-    inputs = [
-        keras.Input((model.model_config.length,), dtype="int32"),
-        keras.Input((model.parts.noise_size,)),
-        keras.Input((), dtype="int32"),
-    ]
 
     def log_weights(tokens: Tensor, noise: Tensor, attribute: Tensor) -> dict[str, Tensor]:
         samples = ops.shape(noise)[0] // ops.shape(tokens)[0]
@@ -150,4 +137,4 @@ def compiled_log_weights(model: TextVAE) -> Callable[..., dict[str, np.ndarray]]
             nats += repeated_rows(guess, samples)
         return {"log_weights": -nats}
 
-    return backend_steps().compiled(model, log_weights, inputs)
+    return backend_steps().compiled(model, log_weights, text_inputs(model, model.parts.noise_size))
