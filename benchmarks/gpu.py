@@ -52,7 +52,7 @@ LIMITS = {
 }
 """Seconds of each section, in order of worth."""
 
-REHEARSAL = 120
+REHEARSAL = 300
 """Seconds of each section in a rehearsal, at most: a machine of any speed reaches its end."""
 
 

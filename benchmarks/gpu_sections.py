@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_steps import PRECISIONS, PRESETS, Case, configuration, kvae_model, operations, steps_of
+from gpu_steps import (
+    ATTENTION,
+    PRECISIONS,
+    VARIANTS,
+    Case,
+    configuration,
+    kvae_model,
+    operations,
+    steps_of,
+)
 from turns import Worker, bandwidth, mean_seconds, versions
 
 Found = Iterator[dict[str, Any]]
@@ -81,13 +90,10 @@ def cases(options: argparse.Namespace) -> list[Case]:
         return [
             Case("hybrid", "normalised", "float32", 4, True),
             Case("LSTM VAE", "plain", "bfloat16", 4, True),
+            Case(ATTENTION, "plain", "bfloat16", 4, True),
         ]
-    order = itertools.product((256, 64, 1024), ("float32", "bfloat16", "TF32"), PRESETS)
-    return [
-        Case(system, kind, precision, batch)
-        for batch, precision, system in order
-        for kind in ("normalised", "plain")
-    ]
+    order = itertools.product((256, 64, 1024), ("float32", "bfloat16", "TF32"), VARIANTS)
+    return [Case(*variant, precision, batch) for batch, precision, variant in order]
 
 
 def training(options: argparse.Namespace) -> Found:
@@ -242,7 +248,7 @@ def profile(options: argparse.Namespace) -> Found:
     """Shares of the time of a step by kind of operation, the eight largest and all others."""
     profilers = {"JAX": jax_profile, "PyTorch": pytorch_profile}
     batch = 4 if options.rehearse else 256
-    for system, kind in itertools.product(PRESETS, ("normalised", "plain")):
+    for system, kind in VARIANTS:
         case = Case(system, kind, "bfloat16", batch, options.rehearse)
         for framework in FRAMEWORKS:
             found = profilers[framework](steps_of(framework, case)[0])
@@ -274,7 +280,7 @@ def run(options: argparse.Namespace) -> Found:
         command += ["--resume", "--out", str(options.out)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            process.wait(options.seconds - min(60, options.seconds / 3))
+            process.wait(options.seconds - (10 if options.rehearse else 60))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             process.wait()

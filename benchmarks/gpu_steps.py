@@ -19,13 +19,42 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "TF32", "bfloat16")
 """Matrix products in single precision, in TF32, or all layers in bfloat16 with float32 weights."""
 
+ATTENTION = "Transformer hybrid, tweets"
+"""The tweet-sized hybrid with a Transformer in place of its LSTM."""
+
 PRESETS = {
     "hybrid": "hybrid-lstm-ptb",
     "hybrid, tweets": "hybrid-lstm-tweets",
     "LSTM VAE": "lstm-vae-ptb",
+    ATTENTION: "hybrid-lstm-tweets",
 }
-SHAPES = {"hybrid": (60, 54), "hybrid, tweets": (128, 260), "LSTM VAE": (60, 54)}
+SHAPES = {
+    "hybrid": (60, 54),
+    "hybrid, tweets": (128, 260),
+    "LSTM VAE": (60, 54),
+    ATTENTION: (128, 260),
+}
 """T and V of each system."""
+
+TRANSFORMER = {
+    "model.head": "transformer",
+    "model.head_units": 384,
+    "model.head_layers": 3,
+    "model.head_attention_heads": 6,
+}
+"""The decoder of the tweet-sized Transformer hybrid: 10.6 million parameters with it, 11.1 million
+with the LSTM of 1,000 units that it replaces."""
+
+VARIANTS = [
+    *(
+        (system, kind)
+        for system in PRESETS
+        if system != ATTENTION
+        for kind in ("normalised", "plain")
+    ),
+    (ATTENTION, "plain"),
+]
+"""The systems, with a layer-normalised and a plain LSTM. A Transformer normalises anyway."""
 
 TINY = {
     "model.encoder_units": [8, 8],
@@ -63,13 +92,15 @@ def configuration(case: Case) -> Config:
     settings: dict[str, Any] = {
         "model.length": length,
         "model.vocabulary_size": symbols,
-        "model.head_layer_normalization": case.kind == "normalised",
+        "model.head_layer_normalization": case.kind == "normalised" or case.system == ATTENTION,
         "objective.input_dropout": 0.0,
     }
     if case.system == "LSTM VAE":
         settings |= {"model.encoder_units": [523], "model.latent_size": 50}
+    if case.system == ATTENTION:
+        settings |= TRANSFORMER
     if case.tiny:
-        tiny = dict(TINY)
+        tiny = TINY | ({"model.head_attention_heads": 2} if case.system == ATTENTION else {})
         if case.system == "LSTM VAE":
             tiny = {**tiny, "model.encoder_units": [8]}
             del tiny["model.expander_base"], tiny["model.expander_filters"]
@@ -129,6 +160,8 @@ def pytorch_model(case: Case) -> tuple[Any, Config]:
         "encoder": model.encoder_units,
         "base": model.expander_base,
         "filters": model.expander_filters,
+        "layers": model.head_layers if case.system == ATTENTION else 0,
+        "heads": model.head_attention_heads,
     }
     network = pytorch_models.LSTMVAE if case.system == "LSTM VAE" else pytorch_models.Hybrid
     return network(sizes, case.kind == "normalised"), config

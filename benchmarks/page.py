@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from attention_page import attention
 from builds_page import builds
 from gpu_page import gpu
 from turns import MATRIX_PRODUCTS, RESULTS
@@ -626,10 +627,19 @@ def this_and_other(report: Report) -> str:
 """
 
 
+def with_attention(report: Report) -> str:
+    """The chapter on the hybrid that has a Transformer."""
+    return f"""{attention(report)}
+
+{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/attention.py`.
+"""
+
+
 CHAPTERS: dict[str, Callable[[Report], str]] = {
     "sampling": sampling,
     "builds": this_and_other,
     "training": training,
+    "attention": with_attention,
     "pipeline": pipeline,
     "data": data,
     "startup": startup,

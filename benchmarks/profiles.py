@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 from sampling import BUNDLE, EIGHT_BITS, make_artifacts
-from training_step import LENGTH, kvae_step, recurrence_step
+from training_step import LENGTH, step_of
 from turns import MATRIX_PRODUCTS, argument_parser, write_report
 
 CONTAINERS = {
@@ -139,17 +139,12 @@ def main() -> None:
         for name, path in (("writing", BUNDLE), ("writing in eight bits", EIGHT_BITS))
         for batch in options.batches
     }
-    steps = {
-        "hybrid": lambda: kvae_step("hybrid", False, LENGTH, xla=False)[0],
-        "hybrid, XLA": lambda: kvae_step("hybrid", False, LENGTH, xla=True)[0],
-        "LSTM VAE": lambda: kvae_step("LSTM VAE", False, LENGTH, xla=False)[0],
-        "LSTM VAE, XLA": lambda: kvae_step("LSTM VAE", False, LENGTH, xla=True)[0],
-        "recurrence": lambda: recurrence_step(False, "TensorFlow")[0],
-        "recurrence, XLA": lambda: recurrence_step(False, "TensorFlow XLA")[0],
-    }
     profilers |= {
-        f"training, {name}": lambda make=make: training_profile(make(), options.rounds)
-        for name, make in steps.items()
+        f"training, {system}{kind}": lambda name=f"{system}, normalised, {framework}": (
+            training_profile(step_of(name, LENGTH)[0], options.rounds)
+        )
+        for system in ("hybrid", "LSTM VAE", "recurrence")
+        for kind, framework in (("", "TensorFlow"), (", XLA", "TensorFlow XLA"))
     }
     report: dict[str, dict[str, Any]] = {"shares": {}, "products": {}}
     for name, run_profiler in profilers.items():

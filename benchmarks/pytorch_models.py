@@ -1,4 +1,5 @@
-"""The hybrid and the LSTM VAE of Semeniuta et al. 2017 in idiomatic PyTorch, as baselines for kvae.
+"""The hybrid, with an LSTM or a Transformer, and the LSTM VAE of Semeniuta et al. 2017 in idiomatic
+PyTorch, as baselines for kvae.
 
 Shapes: B is the batch size, T the number of positions, V the size of the vocabulary.
 """
@@ -97,6 +98,60 @@ class FusedHead(nn.Module):
         return self.classify(self.lstm(inputs, (torch.tanh(linear), linear))[0])
 
 
+class CausalBlock(nn.Module):
+    """A decoder layer of a Transformer that normalises its inputs (Vaswani et al. 2017; Xiong et
+    al. 2020): rows (B, T, units) to rows, with PyTorch's scaled dot-product attention."""
+
+    def __init__(self, units: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.normalize_attention = nn.LayerNorm(units)
+        self.read = nn.Linear(units, 3 * units)
+        self.write = nn.Linear(units, units)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(units),
+            nn.Linear(units, 4 * units),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(4 * units, units),
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        batch, length, units = rows.shape
+        parts = self.read(self.normalize_attention(rows)).view(batch, length, 3, self.heads, -1)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        read = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        rows = rows + self.write(read.transpose(1, 2).reshape(batch, length, units))
+        return rows + self.feed_forward(rows)
+
+
+class AttentionHead(nn.Module):
+    """Logits (B, T, V) of features and previous tokens through a Transformer decoder."""
+
+    def __init__(
+        self, features: int, units: int, symbols: int, length: int, layers: int, heads: int
+    ) -> None:
+        super().__init__()
+        self.read_features = nn.Linear(features, units, bias=False)
+        self.read_previous = nn.Embedding(symbols, units)
+        self.positions = nn.Parameter(nn.init.xavier_uniform_(torch.empty(length, units)))
+        self.blocks = nn.Sequential(*(CausalBlock(units, heads) for _ in range(layers)))
+        self.normalize = nn.LayerNorm(units)
+        self.classify = nn.Linear(units, symbols)
+
+    def forward(self, features: Tensor, previous: Tensor) -> Tensor:
+        rows = self.read_features(features) + self.read_previous(previous) + self.positions
+        return self.classify(self.normalize(self.blocks(rows)))
+
+
+def head_of(features: int, sizes: Mapping[str, Any], normalized: bool) -> nn.Module:
+    """The decoder of `sizes`: a Transformer if it has `layers`, else an LSTM."""
+    units, symbols = sizes["units"], sizes["symbols"]
+    if sizes.get("layers"):
+        shape = sizes["length"], sizes["layers"], sizes["heads"]
+        return AttentionHead(features, units, symbols, *shape)
+    return (NormalizedHead if normalized else FusedHead)(features, units, symbols)
+
+
 def convolutions(sizes: Sequence[int]) -> nn.Sequential:
     """Convolutions with kernel 3 and stride 2, each with batch normalisation and ReLU."""
     layers: list[nn.Module] = []
@@ -131,7 +186,8 @@ class Expander(nn.Module):
 
 
 class Hybrid(nn.Module):
-    """The hybrid: convolutions, latent code, deconvolutions, LSTM (fig. 2b), auxiliary loss.
+    """The hybrid: convolutions, latent code, deconvolutions, LSTM (fig. 2b) or Transformer,
+    auxiliary loss.
 
     A call returns the loss of tokens (B, T), in nats per text.
     """
@@ -144,7 +200,7 @@ class Hybrid(nn.Module):
         self.posterior = nn.Linear(length // 2 ** len(encoder) * encoder[-1], 2 * sizes["code"])
         self.expander = Expander(sizes["code"], length, sizes["base"], sizes["filters"])
         features = sizes["filters"][-1]
-        self.head = (NormalizedHead if normalized else FusedHead)(features, sizes["units"], symbols)
+        self.head = head_of(features, sizes, normalized)
         self.auxiliary = nn.Linear(features, symbols)
 
     def forward(self, tokens: Tensor) -> Tensor:

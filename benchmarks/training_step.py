@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gpu_steps import random_tokens
 from turns import (
     MEMORY,
     Worker,
@@ -70,17 +71,16 @@ def configuration(system: str, plain: bool, length: int) -> Config:
     return preset(name).with_settings({**settings, "objective.input_dropout": 0.0})
 
 
-def kvae_step(system: str, plain: bool, length: int, xla: bool) -> tuple[Step, int]:
+def kvae_step(config: Config, batch: int, xla: bool) -> tuple[Step, int]:
     """A training step of kvae on the Keras backend in use, and the number of its parameters."""
     import keras
 
     from kvae.model import TextVAE
 
     keras.utils.set_random_seed(0)
-    config = configuration(system, plain, length)
     model = TextVAE(config.model, config.objective)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=xla)
-    tokens = random_tokens(length).astype(np.int32)
+    tokens = random_tokens(config, batch)
     parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     if keras.backend.backend() == "jax":
         return lambda: model.train_on_batch(tokens), parameters
@@ -109,12 +109,19 @@ def pytorch_step(system: str, plain: bool, length: int) -> tuple[Step, int]:
         model: Any = pytorch_models.LSTMVAE({**sizes, "encoder": (ENCODER_UNITS,)}, not plain)
     else:
         model = pytorch_models.Hybrid(sizes, not plain)
+    return step_in_pytorch(model, random_tokens(configuration(system, plain, length), BATCH))
+
+
+def step_in_pytorch(model: Any, tokens: np.ndarray) -> tuple[Step, int]:
+    """A training step of a PyTorch model on tokens (B, T), and the number of its parameters."""
+    import torch
+
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    tokens = torch.from_numpy(random_tokens(length))
+    batch = torch.from_numpy(tokens).long()
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = model(tokens)
+        loss = model(batch)
         loss.backward()
         optimizer.step()
         return float(loss.detach())
@@ -137,11 +144,6 @@ def step_operations(system: str) -> int:
     ):  # mkldnn would hide the operations of nn.LSTM
         step()
     return counter.get_total_flops()
-
-
-def random_tokens(length: int) -> np.ndarray:
-    """Random token ids (BATCH, length) without special tokens."""
-    return np.random.default_rng(0).integers(4, SYMBOLS, (BATCH, length))
 
 
 def recurrence_step(plain: bool, framework: str) -> tuple[Step, int]:
@@ -276,7 +278,7 @@ def step_of(name: str, length: int) -> tuple[Step, int]:
         return peak_product_step()
     if framework == "PyTorch":
         return pytorch_step(system, plain, length)
-    return kvae_step(system, plain, length, framework in ("TensorFlow XLA", "JAX"))
+    return kvae_step(configuration(system, plain, length), BATCH, framework in COMPILED)
 
 
 def worker_answer(name: str) -> Callable[..., dict[str, Any]]:
@@ -298,6 +300,8 @@ def worker_answer(name: str) -> Callable[..., dict[str, Any]]:
 
 KINDS = ("normalised", "plain")
 FRAMEWORKS = ("TensorFlow", "TensorFlow XLA", "JAX", "PyTorch")
+COMPILED = ("TensorFlow XLA", "JAX")
+"""Frameworks on which kvae's step is compiled."""
 LENGTH_FRAMEWORKS = ("TensorFlow", "JAX")
 """Frameworks on which a step is timed at other lengths."""
 SYSTEMS = ("hybrid", "LSTM VAE")
@@ -352,11 +356,11 @@ def main() -> None:
     write_report(options.json, report)
 
 
-def start_worker(name: str) -> Worker:
+def start_worker(name: str, script: str = __file__) -> Worker:
     """Start the worker of that name on its Keras backend, without any GPU."""
     backend = "jax" if "JAX" in name else "tensorflow"
     cpu = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    return Worker(__file__, name, environment={"KERAS_BACKEND": backend, **cpu})
+    return Worker(script, name, environment={"KERAS_BACKEND": backend, **cpu})
 
 
 def compare(

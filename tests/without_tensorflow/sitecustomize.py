@@ -1,10 +1,11 @@
-"""With this folder on PYTHONPATH, a Python finds neither TensorFlow nor what needs it."""
+"""With this folder on PYTHONPATH, a Python finds neither TensorFlow nor other packages of keras-nlp
+that `make gpu-wheels` leaves out."""
 
 import importlib.machinery
 import sys
 from typing import Any
 
-MISSING = ("tensorflow", "keras_nlp", "keras_hub")
+MISSING = ("tensorflow", "tensorflow_text", "kagglehub", "sentencepiece")
 
 
 class WithoutTensorFlow:
