@@ -231,6 +231,7 @@ def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_pat
     assert abs(record["bound"] - record["bound_in_float32"]) < 0.01 * record["bound_in_float32"]
 
 
+@pytest.mark.slow
 def test_weights_for_latency_say_that_onnxruntime_alone_runs_them(
     kvae: Any, run_folder: Path, tmp_path: Path
 ) -> None:
@@ -735,6 +736,7 @@ def test_reproduce_prints_table_and_verdicts_writes_the_chapter_and_fails_with_a
     assert (code, out.strip()) == (0, str(tmp_path / "book" / "results.md"))
 
 
+@pytest.mark.slow
 def test_another_runs_model_is_told_from_the_bundles(
     kvae: Any, corpus_file: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:

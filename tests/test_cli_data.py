@@ -359,6 +359,7 @@ def test_without_stores_there_is_nothing_to_list_or_to_clean(kvae: Any) -> None:
     assert json.loads(kvae("data", "clean", "--json")[1]) == {"removed": []}
 
 
+@pytest.mark.slow
 def test_a_run_on_a_table_goes_on_with_a_moved_file_and_no_other_column(
     kvae: Any, tmp_path: Path, run_folder: Path, corpus_file: Path
 ) -> None:

@@ -179,6 +179,7 @@ def small_bundle(
     return made_once(tmp_path_factory, name, make)
 
 
+REAL_SIZE = pytest.param("demo_like", marks=pytest.mark.nightly)
 BUNDLES = ["bundle_folder", "demo_like", "labelled_bytes", "language_model"]
 
 
@@ -191,21 +192,25 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 # --- texts in Node --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
-    options = {javascript_name(name): value for name, value in CHOICES[choice].items()}
-    work = (
-        f"{LOADED} return Promise.all("
-        "given.seeds.map((seed) => sampler.generate(given.rows, seed, given.options)));"
-    )
-    written = evaluated(
-        work, {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "options": options}
-    )
+def test_node_writes_the_texts_of_python_with_both_graphs(bundle: Path) -> None:
+    """With the graph that draws its own numbers, and with the one that is given them."""
+    work = f"""{LOADED} const plain = await Sampler.load(inFolder(given.bundle), {{ plain: true }});
+        const written = async (by) => (await Promise.all(given.choices.flatMap((choice) =>
+            given.seeds.map((seed) => by.generate(given.rows, seed, choice))))).flat();
+        return [await written(sampler), await written(plain)];"""
+    choices = [
+        {javascript_name(name): value for name, value in options.items()}
+        for options in CHOICES.values()
+    ]
+    given = {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "choices": choices}
+    found, by_plain = evaluated(work, given)
     sampler = Sampler.load(bundle)
     expected = [
-        sample for seed in SEEDS for sample in sampler.generate(ROWS, seed, **CHOICES[choice])
+        sample
+        for choice in CHOICES.values()
+        for seed in SEEDS
+        for sample in sampler.generate(ROWS, seed, **choice)
     ]
-    found = [sample for samples in written for sample in samples]
     assert [(it["text"], it["seed"], it["row"], it["finished"]) for it in found] == [
         (it.text, it.seed, it.row, it.finished) for it in expected
     ]
@@ -213,21 +218,7 @@ def test_node_writes_the_texts_of_python(bundle: Path, choice: str) -> None:
     np.testing.assert_allclose(
         [it["logProbability"] for it in found], logarithms, rtol=1e-4, atol=1e-3
     )
-
-
-def test_node_writes_them_with_the_graph_without_random_numbers(bundle: Path) -> None:
-    work = f"""{LOADED} const plain = await Sampler.load(inFolder(given.bundle), {{ plain: true }});
-        const written = async (by) => (await Promise.all(given.choices.flatMap((choice) =>
-            given.seeds.map((seed) => by.generate(given.rows, seed, choice))))).flat();
-        return [await written(plain), await written(sampler)];"""
-    choices = [
-        {javascript_name(name): value for name, value in options.items()}
-        for options in CHOICES.values()
-    ]
-    given = {"bundle": str(bundle), "seeds": SEEDS, "rows": ROWS, "choices": choices}
-    found, expected = evaluated(work, given)
-    assert len(found) == len(choices) * len(SEEDS) * ROWS
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(by_plain, found, strict=True):
         assert one.pop("logProbability") == pytest.approx(other.pop("logProbability"), rel=1e-5)
         assert one == other
 
@@ -307,15 +298,17 @@ def test_node_scores_texts_as_python_does(bundle: Path) -> None:
     texts = ["KAMITO", "NE", "", "KA?🙂", "N" * 15]
     if sampler.manifest["mode"] == "windows":
         texts = WINDOWS
-    work = f"{LOADED} return sampler.score(given.texts, given.options);"
-    for options in ({}, {"samples": 3, "seed": 2**40 + 5}):
-        found = evaluated(work, {"bundle": str(bundle), "texts": texts, "options": options})
-        for score, expected in zip(found, sampler.score(texts, **options), strict=True):
-            assert score["text"] == expected.text
-            for name in ("bound", "reconstruction", "kl", "bits_per_character"):
-                value = getattr(expected, name)
-                assert score[javascript_name(name)] == pytest.approx(value, rel=1e-4, abs=1e-4)
-            assert score["nats"] == pytest.approx(list(expected.nats), rel=1e-4, abs=1e-4)
+    every = [{}, {"samples": 3, "seed": 2**40 + 5}]
+    work = f"""{LOADED} return (await Promise.all(given.every.map((options) =>
+        sampler.score(given.texts, options)))).flat();"""
+    found = evaluated(work, {"bundle": str(bundle), "texts": texts, "every": every})
+    expected = [score for options in every for score in sampler.score(texts, **options)]
+    for score, by_python in zip(found, expected, strict=True):
+        assert score["text"] == by_python.text
+        for name in ("bound", "reconstruction", "kl", "bits_per_character"):
+            value = getattr(by_python, name)
+            assert score[javascript_name(name)] == pytest.approx(value, rel=1e-4, abs=1e-4)
+        assert score["nats"] == pytest.approx(list(by_python.nats), rel=1e-4, abs=1e-4)
 
 
 def test_node_scores_many_texts_in_the_order_of_the_input(
@@ -769,7 +762,7 @@ def driven(page: str, *actions: tuple[Any, ...]) -> list[dict[str, Any]]:
 
 
 @in_a_browser
-@pytest.mark.parametrize("bundle", ["bundle_folder", "demo_like", "language_model"], indirect=True)
+@pytest.mark.parametrize("bundle", ["bundle_folder", REAL_SIZE, "language_model"], indirect=True)
 def test_the_page_shows_the_text_of_a_seed(bundle: Path, page_of: Callable[[Path], str]) -> None:
     actions = [
         action
@@ -788,7 +781,7 @@ def test_the_page_shows_the_text_of_a_seed(bundle: Path, page_of: Callable[[Path
 
 
 @in_a_browser
-@pytest.mark.parametrize("bundle", ["bundle_folder", "demo_like", "labelled_bytes"], indirect=True)
+@pytest.mark.parametrize("bundle", ["bundle_folder", REAL_SIZE, "labelled_bytes"], indirect=True)
 def test_a_slider_moves_the_code_and_the_text_follows(
     bundle: Path, page_of: Callable[[Path], str]
 ) -> None:

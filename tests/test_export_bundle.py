@@ -133,6 +133,7 @@ def test_of_two_exports_to_one_path_the_second_is_refused_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_came_while_a_bundle_was_written_is_left_alone(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from kvae.export.simplify import with_packed_matrices
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.logit_masks import MASKED_LOGIT, logit_mask
 
-from .conftest import random_tokens, small_model
+from .conftest import everyday, random_tokens, small_model
 from .test_export_systems import SYSTEMS
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -340,7 +340,7 @@ NAMED_PARTS = {
 }
 
 
-@pytest.mark.parametrize("system", ["mixture", "ladder of recurrent maps"])
+@pytest.mark.parametrize("system", everyday(["mixture", "ladder of recurrent maps"], "mixture"))
 def test_codes_are_drawn_where_none_are_given_and_no_branch_is_around_them(system: str) -> None:
     graphs = bundle_graphs(small_model(**SYSTEMS[system]))
     assert "If" not in {node.op_type for node in graphs["sampler"].graph.node}

@@ -276,6 +276,7 @@ def test_scores_by_blocks_hardly_change(
     assert record["likeliest_symbols_unchanged"] >= 0.97
 
 
+@pytest.mark.slow
 def test_a_bundle_by_blocks_is_for_onnxruntime_alone(model: Any, tmp_path: Path) -> None:
     config = Config(model=model.model_config, objective=model.objective_config)
     path, alphabet = tmp_path / "quick", Alphabet(tuple("abcde"))

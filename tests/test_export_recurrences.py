@@ -83,6 +83,7 @@ def test_a_node_that_computes_something_else_is_not_taken(monkeypatch: pytest.Mo
     assert difference < 1e-5
 
 
+@pytest.mark.slow
 def test_graphs_that_read_texts_have_gru_nodes_and_those_that_write_them_keep_their_loops() -> None:
     ladder = SYSTEMS["ladder of recurrent maps"] | {"encoder": "gru"}
     model = small_model(**ladder)

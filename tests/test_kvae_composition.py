@@ -60,7 +60,6 @@ def built(encoder: str, latent: str, prior: str, expander: str, head: str) -> Te
         ("conv", "dense"),
         ("conv", "map"),
         ("dense", "map"),
-        ("lstm", "ladder of maps"),
     ),
 )
 def test_every_combination_that_makes_sense_gives_finite_terms_and_no_other_builds(

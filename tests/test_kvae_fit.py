@@ -76,6 +76,7 @@ def test_a_fitted_model_is_the_sampler_of_its_bundle(
         assert inspect.signature(getattr(Fitted, name)) == inspect.signature(getattr(Sampler, name))
 
 
+@pytest.mark.slow
 def test_a_temporary_run_is_removed_with_its_model(texts: list[str], monkeypatch: Any) -> None:
     """Also if the run comes to nothing."""
     made: list[str] = []

@@ -263,6 +263,7 @@ def test_a_file_or_graph_that_would_not_load_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_frozen_part_stays_frozen_in_a_file_with_its_optimizer(tmp_path: Path) -> None:
     model = small_model()
     model.encoder.trainable = False

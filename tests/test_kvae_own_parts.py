@@ -109,6 +109,7 @@ def syllables(text: str) -> list[str]:
     return re.findall("..?", text)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_trains_opens_again_and_is_refused_at_export(tmp_path: Path) -> None:
     from kvae.export.bundle import write_bundle
 

@@ -214,7 +214,7 @@ def test_texts_of_a_bundle_of_format_2_differ_in_openvino_and_are_refused(old_bu
         Sampler.load(old_bundle, runtime="openvino")
 
 
-@pytest.mark.parametrize("system", everyday(SYSTEMS, "mixture", "attribute"))
+@pytest.mark.parametrize("system", everyday(SYSTEMS, "mixture"))
 def test_openvino_samples_the_texts_of_a_system(system: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = small_model(**SYSTEMS[system])
@@ -247,6 +247,7 @@ def test_all_graphs_of_a_bundle_for_openvino_are_right_in_openvino(tmp_path: Pat
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_kvae_verify_takes_a_runtime(bundle_folder: Path, kvae: Any) -> None:
     pytest.importorskip("openvino")
     code, out, err = kvae("verify", bundle_folder, "--runtime", "openvino", "--json")

@@ -124,6 +124,7 @@ def test_a_model_learns_from_batches_of_several_lengths() -> None:
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.slow
 def test_a_run_in_buckets_has_the_held_out_numbers_of_the_whole_texts(
     corpus_file: Path, tmp_path: Path
 ) -> None:

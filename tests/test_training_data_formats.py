@@ -330,6 +330,7 @@ prepare.prepare(Config().with_settings({"data.source": sys.argv[1], "data.storag
 """A process that writes the tokens of a store and then does not go on."""
 
 
+@pytest.mark.slow
 def test_what_a_killed_preparation_left_is_removed_by_the_next_one_of_any_store(
     forms: Path, data_folder: Path
 ) -> None:
@@ -377,6 +378,7 @@ print(next(stream).shape[0], flush=True)
 """A process that ends while threads read the next batches."""
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_a_corpus_on_disk_is_read(forms: Path) -> None:
     command = [sys.executable, "-c", WITH_AN_ITERATOR, str(forms / "names.txt")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

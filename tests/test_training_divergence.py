@@ -109,6 +109,7 @@ def test_a_resumed_run_that_diverges_leaves_model_and_checkpoints_and_goes_on_fr
     assert not (out / "diverged.json").exists()
 
 
+@pytest.mark.slow
 def test_a_moving_variance_that_is_infinite_ends_a_run_before_it_is_written(
     tmp_path: Path, shared_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_finished_run_without_a_checkpoint_that_can_be_read_does_not_begin_ane
     assert not any("starting" in sentence for sentence in said)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_an_attempt_left_do_not_outlive_the_one_that_goes_on(
     tmp_path: Path, run_folder: Path
 ) -> None:

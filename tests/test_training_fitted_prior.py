@@ -300,6 +300,7 @@ def test_training_goes_on_from_a_fitted_prior(
     assert resume(config, tmp_path / "further", lambda sentence: None)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_a_fitted_run_draws_its_codes(
     fitted: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_one_text_has_no_standard_error_and_one_code_no_estimate_of_the_bias() -
 
 
 @pytest.mark.both
-@pytest.mark.parametrize("attributes", [(), ("low", "high")])
+@pytest.mark.parametrize("attributes", [pytest.param((), marks=pytest.mark.slow), ("low", "high")])
 def test_the_bound_is_that_of_all_weights_at_once(attributes: tuple[str, ...]) -> None:
     """They are collected code by code, with an encoder that reads the texts each time."""
     model, rows, codes = small_model(attributes=attributes), random_tokens(11), 19

@@ -76,6 +76,7 @@ def test_aggressive_training_ends_when_its_counter_is_zero(jit_compile: bool) ->
     assert moved(model.generative_weights, before[1])
 
 
+@pytest.mark.slow
 @pytest.mark.jax
 def test_aggressive_training_ends_when_mutual_information_falls(
     monkeypatch: pytest.MonkeyPatch,
@@ -182,6 +183,7 @@ def attribute_model(**objective: Any) -> TextVAE:
     return model
 
 
+@pytest.mark.slow
 def test_texts_follow_the_attribute_they_are_asked_for() -> None:
     from kvae.decoding import at_temperature, sample
 

@@ -221,6 +221,7 @@ def test_unknown_rows_and_no_seeds_are_refused(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_once")
 def test_a_stopped_study_goes_on_within_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -292,6 +292,7 @@ def test_a_corpus_that_changed_is_refused(
         resume(config, tmp_path / "run", quiet)
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(
     tmp_path: Path, shared_settings: dict[str, Any]
 ) -> None:

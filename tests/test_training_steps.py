@@ -18,7 +18,7 @@ from kvae.serving.errors import ConfigError
 from kvae.steps import Steps, backend_steps
 from kvae.training.evaluation import collect
 
-from .conftest import COMPILED, JAX, numbers, random_tokens, small_model
+from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_model
 
 OFFERED = {
     name: member
@@ -94,7 +94,7 @@ def test_whatever_keras_runs_and_evaluations_take_the_loop_of_the_steps(loops: l
 
 
 @pytest.mark.skipif(JAX, reason="the loop with its own gradient is TensorFlow's")
-@pytest.mark.parametrize("copied", ["from_config", "file"])
+@pytest.mark.parametrize("copied", everyday(["from_config", "file"], "from_config"))
 def test_a_copy_of_a_model_takes_the_loop_of_the_steps_too(
     loops: list[bool], copied: str, tmp_path: Any
 ) -> None:

@@ -166,6 +166,7 @@ def test_the_projector_reads_means_texts_and_lengths(run_folder: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_symbols_that_would_break_a_table_are_written_out(tmp_path: Path) -> None:
     alphabet = Alphabet(tuple("\t\n\r *"))
     labels = {"attributes": ("new\nline", "tab\t")}
@@ -231,6 +232,7 @@ def test_a_second_process_goes_on_in_the_folder_of_the_first(tmp_path: Path) -> 
     assert len(events(tmp_path / "settings").PluginTagToContent("hparams")) == 1
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call_are_not_missed(tmp_path: Path) -> None:
     model, rows = small_model(), random_tokens(36)
     config = Config(model=model.model_config, objective=model.objective_config)

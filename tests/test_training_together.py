@@ -151,6 +151,7 @@ def start(data: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_comes_slowly_has_its_folder_and_leaves_the_users_file(
     tmp_path: Path, config: Config, corpus_file: Path
 ) -> None:
