@@ -75,6 +75,24 @@ def test_what_is_wrong_is_said_with_what_helps(case: str) -> None:
     assert finding.advice
 
 
+@pytest.mark.parametrize(
+    ("case", "kl", "advice"),
+    [
+        ("poor samples", 15.0, "--goal generation"),
+        ("poor samples", 5.4, "more --minutes, or more texts"),
+        ("a bound above the rival's", 5.4, "more --minutes, or more texts"),
+        ("vague reconstructions", 15.0, "--goal reconstruction"),
+        ("vague reconstructions", 42.0, "more --minutes, or more texts"),
+        ("equal samples", 5.4, "--goal balanced"),
+        ("equal samples", 15.0, "--set objective.input_dropout=0.5"),
+    ],
+)
+def test_a_run_is_not_told_to_take_the_goal_that_it_has(case: str, kl: float, advice: str) -> None:
+    changes, *_ = CASES[case]
+    (finding,) = bad_ones(**{**changes, "kl": kl, "mutual_information": 5.0})
+    assert finding.advice == advice
+
+
 def test_information_is_compared_with_the_ceiling_of_its_estimate() -> None:
     """50 texts can show at most 3.9 nats, which is no reason to doubt a KL of 15."""
     report = {"kl": 15.0, "mutual_information": 3.5, "mutual_information_ceiling": 3.9}

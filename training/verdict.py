@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .alarm import judged
+from .plan import RATES
 from .remedies import EMPTY, UNUSED
 
 GOOD_SAMPLES = 1.25
@@ -19,6 +20,13 @@ DISTINCT_SHARE = 0.9
 OVERFIT_SHARE = 0.1
 """A model overfits if its held-out bound is worse than its training bound by more than this
 share."""
+
+
+MORE = "more --minutes, or more texts"
+"""What is left where the goal is right."""
+
+NEAR_RATE = 1.5
+"""A KL within this factor of a goal's rate is what the goal plans."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,15 @@ def findings(report: Mapping[str, Any]) -> list[Finding]:
     """
     parts = (code_use, reconstructions, samples, rival, overfitting)
     return [finding for part in parts for finding in part(report)]
+
+
+def goal_or(goal: str, report: Mapping[str, Any], otherwise: str) -> str:
+    """The goal as advice, or `otherwise` if the code already carries what the goal plans."""
+    kl, rate = report.get("kl"), RATES[goal]
+    wants_less = rate == min(RATES.values())
+    if kl is not None and (kl <= NEAR_RATE * rate if wants_less else kl >= rate / NEAR_RATE):
+        return otherwise
+    return f"--goal {goal}"
 
 
 def code_use(report: Mapping[str, Any]) -> Iterator[Finding]:
@@ -80,7 +97,7 @@ def reconstructions(report: Mapping[str, Any]) -> Iterator[Finding]:
         f"{ours:.2f} edits a character; the nearest training text has {nearest:.2f}, a random one "
         f"{random:.2f}"
     )
-    more = "--goal reconstruction"
+    more = goal_or("reconstruction", report, MORE)
     if ours >= 0.95 * random:
         yield Finding(
             "reconstruction",
@@ -115,7 +132,7 @@ def samples(report: Mapping[str, Any]) -> Iterator[Finding]:
             f"An n-gram model of samples predicts held-out texts {ratio:.2f} times as badly as one "
             f"of as many training texts (reverse perplexity {drawn['reverse_perplexity']:.1f} "
             f"against {real['reverse_perplexity']:.1f}).",
-            "" if is_good else "--goal generation",
+            "" if is_good else goal_or("generation", report, MORE),
         )
     greedy = report.get("greedy_samples", {})
     if greedy and greedy["distinct_texts"] < DISTINCT_SHARE:
@@ -124,7 +141,7 @@ def samples(report: Mapping[str, Any]) -> Iterator[Finding]:
             False,
             f"Only {greedy['distinct_texts']:.0%} of the greedy samples are distinct: the code "
             "decides little.",
-            "--rate 15",
+            goal_or("balanced", report, "--set objective.input_dropout=0.5"),
         )
 
 
@@ -145,7 +162,7 @@ def rival(report: Mapping[str, Any]) -> Iterator[Finding]:
             "rival",
             False,
             f"The bound is higher than that of {name} ({numbers}).",
-            "--goal generation",
+            goal_or("generation", report, MORE),
         )
 
 
