@@ -166,8 +166,8 @@ def does_not_pay(found: Found) -> bool:
 
 def does_not_pay_sentence(found: Found) -> str:
     return (
-        f"The decoder leaves what the code says: with a code of the prior, which says nothing and "
-        f"has no KL, the bound would be {-found['exchanged']['left_after_kl']:.2f} nats lower."
+        "The code costs more than it saves: with a code of the prior, which says nothing and has "
+        f"no KL, the bound would be {-found['exchanged']['left_after_kl']:.2f} nats lower."
     )
 
 
