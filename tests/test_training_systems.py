@@ -1,5 +1,6 @@
 """The table of systems: made row by row, gone on with where it stopped."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,15 @@ def test_a_page_has_a_line_for_every_row_and_no_row_is_trained_twice(
     assert [line[2] for line in lines] == ["1,146,058", "756,146"]
     assert lines[1][7] == "1.00 + 2.00 + 3.00"  # the KL of three levels
     assert lines[1][-1] == "41.3 |"
+    named = page.read_text().partition("Not measured: ")[2]
+    assert set(re.findall(r"`([^`]+)`", named)) == set(PUBLISHED) - set(ROWS)
+
+
+def test_the_page_in_docs_names_every_preset() -> None:
+    text = (Path(__file__).parents[1] / "docs" / systems.PAGE).read_text(encoding="utf-8")
+    rows, _, missing = text.partition("Not measured: ")
+    measured = set(re.findall(r"^\| `([^`]+)`", rows, re.MULTILINE))
+    assert measured | set(re.findall(r"`([^`]+)`", missing)) == set(PUBLISHED)
 
 
 @pytest.mark.slow  # every day with results that nobody trained
