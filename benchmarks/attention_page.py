@@ -29,9 +29,9 @@ def training(part: Report) -> str:
     return f"""Training: examples per second of the tweet-sized hybrid with a Transformer of three
 layers of 384 units (T 128, batch {part["batch"]}, {part["parameters"]["PyTorch"] / 1e6:.1f} M
 parameters). PyTorch has the same network, eager, with its own scaled dot-product attention. In
-brackets: the speedup over it, and the time of a step. The aim of {LEAST_SPEEDUP} on TensorFlow with
-XLA is {"reached" if reached else "not reached"}. On one core of this machine, with other work on the
-second, the speedups were 0.70, 0.82 and 0.75.
+brackets: the speedup over it, and the time of a step. The aim of {LEAST_SPEEDUP} on TensorFlow
+with XLA is {"reached" if reached else "not reached"}. On one core of this machine, with other work
+on the second, the speedups were 0.70, 0.82 and 0.75.
 
 | {" | ".join(seconds)} |
 |{"---:|" * len(seconds)}
