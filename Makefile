@@ -41,8 +41,8 @@ test-all: $(READY)  ## the slow ones too, and on JAX all that run there
 	KERAS_BACKEND=jax $(BIN)/pytest -m "both or jax"
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -m ""
 
-GPU_WHEELS := absl-py h5py keras keras-hub keras-nlp markdown-it-py mdurl ml_dtypes namex optree packaging pygments regex rich tokenizers \
-	typing_extensions
+GPU_WHEELS := absl-py h5py keras keras-hub keras-nlp markdown-it-py mdurl ml_dtypes namex optree packaging pygments regex rich \
+	tokenizers typing_extensions
 
 gpu-wheels: $(READY)  ## what benchmarks/gpu.py needs where there is no network, for Python 3.12, in build/gpu
 	rm -rf build/gpu && mkdir -p build/gpu

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from attention_page import attention
+from attention_page import attention, speedups
 from builds_page import builds
 from gpu_page import gpu
 from turns import MATRIX_PRODUCTS, RESULTS
@@ -630,6 +630,8 @@ def this_and_other(report: Report) -> str:
 def with_attention(report: Report) -> str:
     """The chapter on the hybrid that has a Transformer."""
     return f"""{attention(report)}
+
+{other_machines("attention", speedups)}
 
 {measured_on(report)}, median of {report["rounds"]}: `python benchmarks/attention.py`.
 """

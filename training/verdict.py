@@ -21,12 +21,12 @@ OVERFIT_SHARE = 0.1
 """A model overfits if its held-out bound is worse than its training bound by more than this
 share."""
 
-
 MORE = "more --minutes, or more texts"
 """What is left where the goal is right."""
 
 NEAR_RATE = 1.5
-"""A KL within this factor of a goal's rate is what the goal plans."""
+"""A KL within this factor of a goal's rate, or beyond the rate, is what the goal plans:
+`generation` wants less than other runs have, the other goals more."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def findings(report: Mapping[str, Any]) -> list[Finding]:
 def goal_or(goal: str, report: Mapping[str, Any], otherwise: str) -> str:
     """The goal as advice, or `otherwise` if the code already carries what the goal plans."""
     kl, rate = report.get("kl"), RATES[goal]
-    wants_less = rate == min(RATES.values())
-    if kl is not None and (kl <= NEAR_RATE * rate if wants_less else kl >= rate / NEAR_RATE):
-        return otherwise
-    return f"--goal {goal}"
+    if kl is None:
+        return f"--goal {goal}"
+    is_near = kl <= NEAR_RATE * rate if goal == "generation" else kl >= rate / NEAR_RATE
+    return otherwise if is_near else f"--goal {goal}"
 
 
 def code_use(report: Mapping[str, Any]) -> Iterator[Finding]:
