@@ -95,9 +95,9 @@ PARAMETERS = {
     "kl-target-lstm-small": 239_598,
     "kl-target-gru-small": 185_710,
     "kl-target-gated-conv-small": 471_918,
-    "hybrid-moses-small": 1_230_881,
-    "hybrid-moses-high-rate-small": 2_266_529,
-    "hybrid-moses-selfies-small": 1_230_881,
+    "hybrid-moses-small": 1_181_217,
+    "hybrid-moses-high-rate-small": 2_069_409,
+    "hybrid-moses-selfies-small": 1_181_217,
     "lstm-vae-moses-small": 740_930,
     "lstm-lm-moses-small": 343_267,
 }

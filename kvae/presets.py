@@ -342,7 +342,8 @@ def small(item: Preset) -> Preset:
     and 2,000 steps of 128 texts."""
     if item.shape == MOSES:
         description = f"{item.description.split(';')[0]}; small"
-        return Preset(description, item.source, small_moses(item.config), MOSES)
+        config = small_moses(item.config)
+        return Preset(description, item.source, config, (config.model.length, MOSES[1]))
     model = item.config.model
     depth = slice(None) if len(model.latent_size) > 1 else slice(None, 3)
     capped: dict[str, Any] = {

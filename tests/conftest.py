@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import hashlib
 import json
 import os
 import shutil
@@ -68,14 +69,43 @@ def small_config(**model: Any) -> Any:
     return ModelConfig(**{**SMALL, "vocabulary_size": 9, **model})
 
 
+BUILT: dict[str, list[tuple[Any, dict[str, Any], list[Any]]]] = {}
+"""Models of `small_model` that no test uses, with their attributes and values as built."""
+
+LENT: list[tuple[str, tuple[Any, dict[str, Any], list[Any]]]] | None = None
+"""Those of the test that runs. None where no test runs, so while a fixture of a module is made."""
+
+
 def small_model(objective: dict[str, Any] | None = None, seed: int = 0, **model: Any) -> Any:
-    """A TextVAE of `small_config`; its weights are spread so that its logits differ."""
+    """A TextVAE of `small_config`; its weights are spread so that its logits differ.
+
+    A model that an earlier test of this process built, and neither compiled nor changed but for its
+    values, is taken again with the values it had.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    policy = keras.config.dtype_policy().name
+    key = repr((policy, objective, seed, sorted(model.items())))
+    if LENT is None:
+        return spread_model(objective, seed, model)
+    if BUILT.get(key):
+        entry = BUILT[key].pop()
+        for variable, value in zip(entry[0].variables, entry[2], strict=True):
+            variable.assign(value)
+    else:
+        made = spread_model(objective, seed, model)
+        entry = made, dict(vars(made)), [numbers(variable) for variable in made.variables]
+    LENT.append((key, entry))
+    return entry[0]
+
+
+def spread_model(objective: dict[str, Any] | None, seed: int, model: dict[str, Any]) -> Any:
     import keras
 
     from kvae.configuration import ObjectiveConfig
     from kvae.model import TextVAE
 
-    keras.utils.set_random_seed(seed)
     config = small_config(**model)
     made = TextVAE(
         config, ObjectiveConfig(**{"alpha": 0.2 if config.auxiliary else 0.0, **(objective or {})})
@@ -83,6 +113,19 @@ def small_model(objective: dict[str, Any] | None = None, seed: int = 0, **model:
     for weight in made.trainable_weights:
         weight.assign(weight + 0.3 * keras.random.normal(weight.shape, seed=seed + 1))
     return made
+
+
+@pytest.fixture(autouse=True)
+def lent_models() -> Iterator[None]:
+    """Models of `small_model` come back when a test is over."""
+    global LENT
+    LENT = []
+    yield
+    for key, (model, attributes, values) in LENT:
+        now = vars(model)
+        if now.keys() == attributes.keys() and all(now[k] is v for k, v in attributes.items()):
+            BUILT.setdefault(key, []).append((model, attributes, values))
+    LENT = None
 
 
 def random_tokens(rows: int, length: int = 16, vocabulary_size: int = 9, seed: int = 0) -> Any:
@@ -213,6 +256,31 @@ def unoptimized_graphs() -> None:
         import tensorflow as tf
 
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_sessions() -> Iterator[None]:
+    """A graph that a test has loaded is not loaded again by the next one.
+
+    onnxruntime optimizes a graph when it loads it, and most tests run the graphs of a few bundles.
+    """
+    from kvae.serving import runtime
+
+    load = runtime.InferenceSession
+    loaded: dict[Any, Any] = {}
+
+    def share(graph: Path | bytes, options: Any, providers: list[str]) -> Any:
+        content = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
+        key = (hashlib.sha256(content).digest(), options.intra_op_num_threads)
+        if key not in loaded:
+            if len(loaded) == 100:
+                del loaded[next(iter(loaded))]
+            loaded[key] = load(graph, options, providers=providers)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "InferenceSession", share)
+        yield
 
 
 def made_once(

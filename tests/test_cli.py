@@ -219,6 +219,7 @@ def test_texts_may_be_arguments(
     assert "KAMITO: no such file; give texts themselves with --text" in err
 
 
+@pytest.mark.slow
 def test_int8_bundles_say_what_they_changed(kvae: Any, run_folder: Path, tmp_path: Path) -> None:
     code, out, err = kvae("export", run_folder, tmp_path / "small", "--int8", "--no-map")
     assert code == 0, err

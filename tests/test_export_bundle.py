@@ -53,6 +53,7 @@ def test_every_file_repeats_the_manifest_in_its_metadata(bundle_folder: Path) ->
         }
 
 
+@pytest.mark.slow
 def test_the_same_weights_export_to_the_same_sampler(
     run_folder: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
@@ -68,7 +69,7 @@ def test_the_same_weights_export_to_the_same_sampler(
         ("sampler", (12, 48)),
         pytest.param("sampler", (14, 48), marks=pytest.mark.slow),
         pytest.param("sampler", (12, 14), marks=pytest.mark.slow),
-        ("encoder", (64, 4)),
+        pytest.param("encoder", (64, 4), marks=pytest.mark.slow),
         pytest.param("prior", (), marks=pytest.mark.slow),
     ],
 )

@@ -72,6 +72,11 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
+def graphs(model: Any) -> dict[str, onnx.ModelProto]:
+    return bundle_graphs(model)
+
+
+@pytest.fixture(scope="module")
 def sample(model: Any) -> Any:
     return runner(with_packed_matrices(sampler_graph(SharedParts.of(model))))
 
@@ -85,10 +90,9 @@ def test_greedy_text_is_keras_greedy_text_for_the_same_codes(head: str) -> None:
     np.testing.assert_array_equal(lengths, ((expected != PAD) & (expected != END)).sum(axis=1))
 
 
-def test_the_encoder_gives_keras_posterior(model: Any) -> None:
-    graph = bundle_graphs(model)["encoder"]
+def test_the_encoder_gives_keras_posterior(model: Any, graphs: dict[str, onnx.ModelProto]) -> None:
     session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+        graphs["encoder"].SerializeToString(), providers=["CPUExecutionProvider"]
     )
     tokens = random_tokens(20)
     expected = model.encode(tokens)
@@ -296,8 +300,10 @@ def test_special_symbols_are_never_written() -> None:
         assert not np.isin(ids[written], NEVER_SAMPLED).any()
 
 
-def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) -> None:
-    for graph in bundle_graphs(model).values():
+def test_no_graph_holds_a_random_operation_or_data_outside_the_file(
+    graphs: dict[str, onnx.ModelProto],
+) -> None:
+    for graph in graphs.values():
         operations = {node.op_type for node in graph.graph.node}
         assert not [
             name for name in operations if name.startswith(("Random", "Multinomial", "Bernoulli"))
@@ -306,9 +312,11 @@ def test_no_graph_holds_a_random_operation_or_data_outside_the_file(model: Any) 
         assert [entry.domain for entry in graph.opset_import] == [""]
 
 
-def test_plain_graphs_hold_no_branch_and_no_number_that_some_runtimes_lack(model: Any) -> None:
+def test_plain_graphs_hold_no_branch_and_no_number_that_some_runtimes_lack(
+    graphs: dict[str, onnx.ModelProto],
+) -> None:
     for endpoint in ("sampler_plain", "step_plain"):
-        graph = bundle_graphs(model)[endpoint].graph
+        graph = graphs[endpoint].graph
         operations = {node.op_type for node in nodes_of(graph)}
         assert not operations & {"If", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Sin"}
         kinds = {item.data_type for item in graph.initializer}
@@ -319,8 +327,10 @@ def test_plain_graphs_hold_no_branch_and_no_number_that_some_runtimes_lack(model
         assert all(np.abs(value).max() < 2**31 for value in whole)
 
 
-def test_every_node_has_a_name_of_its_own_that_tells_its_part_of_the_model(model: Any) -> None:
-    for endpoint, graph in bundle_graphs(model).items():
+def test_every_node_has_a_name_of_its_own_that_tells_its_part_of_the_model(
+    graphs: dict[str, onnx.ModelProto],
+) -> None:
+    for endpoint, graph in graphs.items():
         names = [node.name for node in nodes_of(graph.graph)]
         assert all(names)
         assert len(set(names)) == len(names)
@@ -353,12 +363,14 @@ def test_codes_are_drawn_where_none_are_given_and_no_branch_is_around_them(syste
         np.testing.assert_array_equal(drawn, expected)
 
 
-def test_signed_words_change_no_number_and_all_graphs_have_them_on_request(model: Any) -> None:
-    plain, signed = bundle_graphs(model), bundle_graphs(model, signed_words=True)
+def test_signed_words_change_no_number_and_all_graphs_have_them_on_request(
+    model: Any, graphs: dict[str, onnx.ModelProto]
+) -> None:
+    plain, signed = graphs, bundle_graphs(model, signed_words=True)
     place = {"seed": np.full(20, 2**40 + 5), "row": np.arange(20)}
     codes = [
-        onnxruntime.InferenceSession(graphs["prior"].SerializeToString()).run(None, place)[0]
-        for graphs in (plain, signed)
+        onnxruntime.InferenceSession(each["prior"].SerializeToString()).run(None, place)[0]
+        for each in (plain, signed)
     ]
     np.testing.assert_array_equal(*codes)
     more = {

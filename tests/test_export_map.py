@@ -136,6 +136,7 @@ def test_where_there_is_no_plane_there_is_no_map(codes: list[list[float]], texts
     assert latent_map(model, random_tokens(texts) if texts else None) is None
 
 
+@pytest.mark.slow
 def test_an_export_has_the_map_unless_it_is_left_out(run_folder: Path, tmp_path: Path) -> None:
     trained = load_run(run_folder)
     held_out = random_tokens(20, vocabulary_size=len(trained.alphabet))

@@ -14,7 +14,7 @@ from kvae.export import recurrences
 from kvae.export.all_graphs import bundle_graphs
 from kvae.export.convert import nodes_of, to_onnx
 
-from .conftest import random_tokens, small_model
+from .conftest import everyday, random_tokens, small_model
 from .test_export_systems import SYSTEMS
 
 
@@ -45,7 +45,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("plain", PLAIN)
+@pytest.mark.parametrize("plain", everyday(PLAIN, "backward"))
 def test_a_plain_gru_is_a_node(plain: str) -> None:
     count, difference = exported(spread(keras.layers.GRU(4, **PLAIN[plain])))
     assert (count["GRU"], count["Loop"]) == (1, 0)
@@ -60,7 +60,7 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("other", OTHER)
+@pytest.mark.parametrize("other", everyday(OTHER, "the reset before the product"))
 def test_another_gru_stays_a_loop(other: str) -> None:
     layer = spread(keras.layers.GRU(4, return_sequences=True, **OTHER[other]))
     count, difference = exported(layer)

@@ -24,9 +24,7 @@ SPELLED_OUT = ("Less", "Not", "Reciprocal", "ReduceMean", "Sqrt")
 
 @pytest.mark.parametrize(
     "variant",
-    everyday(
-        [*RECURRENT, *CONVOLUTIONS, *TRANSFORMERS], "lstm", "gru", "gated_conv", "transformer"
-    ),
+    everyday([*RECURRENT, *CONVOLUTIONS, *TRANSFORMERS], "lstm", "transformer"),
 )
 def test_a_step_has_a_node_for_each_normalisation_and_one_for_the_previous_symbol(
     variant: str,

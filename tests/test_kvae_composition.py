@@ -57,7 +57,6 @@ def built(encoder: str, latent: str, prior: str, expander: str, head: str) -> Te
     ("encoder", "latent"),
     everyday(
         itertools.product(ENCODERS, LATENTS),
-        ("conv", "dense"),
         ("conv", "map"),
         ("dense", "map"),
     ),

@@ -37,6 +37,7 @@ def fitted(texts: list[str]) -> Any:
 said: list[str] = []
 
 
+@pytest.mark.slow
 def test_a_fitted_model_is_diagnosed(fitted: Fitted) -> None:
     found = fitted.diagnose(texts=8)
     assert found["texts"] <= 8

@@ -3,7 +3,6 @@
 Other tests measure how far evidence and gradients reach.
 """
 
-from functools import cache
 from typing import Any
 
 import keras
@@ -32,7 +31,6 @@ ROWS = 6
 each_ladder = pytest.mark.parametrize("name", LADDERS)
 
 
-@cache
 def ladder(name: str) -> Any:
     return small_model(**LADDERS[name])
 

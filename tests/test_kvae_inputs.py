@@ -66,7 +66,7 @@ def dataset(rows: np.ndarray = ROWS, weights: np.ndarray = WEIGHTS) -> tf.data.D
     )
 
 
-@pytest.mark.parametrize("make", [batches, dataset], ids=["generator", "tf.data"])
+@pytest.mark.parametrize("make", everyday([batches, dataset], dataset))
 def test_weights_that_a_dataset_yields_are_those_of_arrays(make: Callable[[], Any]) -> None:
     model = without_noise()
     expected = model.evaluate(
@@ -94,7 +94,7 @@ def test_a_batch_alone_takes_weights() -> None:
     assert int(model.training_steps) == 1
 
 
-@pytest.mark.parametrize("semi_supervised", [False, True])
+@pytest.mark.parametrize("semi_supervised", everyday([False, True], True))
 def test_weights_of_texts_with_labels_count_where_a_label_is_known(semi_supervised: bool) -> None:
     model = without_noise({"semi_supervised": semi_supervised}, attributes=("a", "b"))
     attribute = np.array([0, 1, 1, -1, 0, -1], np.int32)
@@ -257,7 +257,7 @@ def test_labels_are_looked_at_too() -> None:
         model.predict(ROWS, verbose=0)
 
 
-@pytest.mark.parametrize("kind", ["uint8", "int16", "int64"])
+@pytest.mark.parametrize("kind", everyday(["uint8", "int16", "int64"], "uint8"))
 def test_whole_numbers_of_any_size_are_tokens(model: Any, kind: str) -> None:
     expected = model.evaluate(ROWS, verbose=0)
     assert model.evaluate(ROWS.astype(kind), verbose=0) == pytest.approx(expected)

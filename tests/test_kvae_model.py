@@ -14,7 +14,7 @@ from kvae.parts import shifted
 from kvae.serving.alphabet import END, NEVER_SAMPLED, PAD, START
 from kvae.serving.errors import ConfigError
 
-from .conftest import COMPILED, numbers, random_tokens, small_config, small_model
+from .conftest import COMPILED, everyday, numbers, random_tokens, small_config, small_model
 
 pytestmark = pytest.mark.jax
 
@@ -238,7 +238,7 @@ def test_a_clone_is_refused_with_the_way_to_make_one() -> None:
     )
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+@pytest.mark.parametrize("mode", everyday(["int8", "int4", "float8"], "int8"))
 def test_a_quantized_model_is_refused_before_anything_is_written(mode: str, tmp_path: Path) -> None:
     model, file = small_model(), tmp_path / "model.keras"
     before = model.get_weights()

@@ -1,6 +1,5 @@
 """Priors: their densities by hand, samples that follow them, and gradients to what they learn."""
 
-from functools import cache
 from typing import Any
 
 import keras
@@ -35,7 +34,6 @@ MODELS: dict[str, dict[str, Any]] = {
 LEARNED = [name for name in MODELS if name.startswith(("mixture", "vamp"))]
 
 
-@cache
 def model_of(name: str) -> Any:
     return small_model(**MODELS[name])
 

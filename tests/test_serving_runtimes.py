@@ -214,7 +214,7 @@ def test_texts_of_a_bundle_of_format_2_differ_in_openvino_and_are_refused(old_bu
         Sampler.load(old_bundle, runtime="openvino")
 
 
-@pytest.mark.parametrize("system", everyday(SYSTEMS, "mixture"))
+@pytest.mark.parametrize("system", everyday(SYSTEMS))
 def test_openvino_samples_the_texts_of_a_system(system: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = small_model(**SYSTEMS[system])

@@ -30,6 +30,8 @@ from kvae.serving.server import application, listening_socket, reachable_from_ou
 from kvae.serving.service import WORK, Limits, measured_speeds  # noqa: E402
 from kvae.serving.shares import Speed  # noqa: E402
 
+from .conftest import everyday  # noqa: E402
+
 TEXTS = ["KAMITO", "RUNEKA", "MI"]
 POSTED = ("/sample", "/stream", "/encode", "/reconstruct", "/decode", "/interpolate", "/score")
 GOTTEN = ("/health", "/ready", "/metrics", "/info", "/map")
@@ -931,7 +933,7 @@ def test_what_is_half_sent_is_not_waited_for_beyond_the_time_to_finish(
         assert "Traceback" not in process.stderr.read()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", everyday([signal.SIGTERM, signal.SIGINT], signal.SIGTERM))
 @pytest.mark.parametrize("place", ["kvae.serving.server.serve", "kvae.serving.Sampler.load"])
 def test_a_signal_during_the_start_ends_it_quietly(
     bundle_folder: Path, place: str, number: signal.Signals
@@ -966,7 +968,7 @@ def test_heads_that_do_not_arrive_are_not_waited_for(bundle_folder: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
-@pytest.mark.parametrize("files", [120, None])
+@pytest.mark.parametrize("files", everyday([120, None], 120))
 def test_half_heads_do_not_shut_others_out(bundle_folder: Path, files: int | None) -> None:
     import resource
 

@@ -21,7 +21,7 @@ from kvae.training.data.prepare import Prepared
 from kvae.training.data.rows import Rows
 from kvae.training.experiment import run
 
-from .conftest import COMPILED, numbers, random_tokens, small_model
+from .conftest import COMPILED, everyday, numbers, random_tokens, small_model
 
 REPEAT: dict[str, Any] = {"expander": "repeat", "expander_base": 0, "auxiliary": False}
 NO_LATENT: dict[str, Any] = {**REPEAT, "encoder": "none", "latent": "none"}
@@ -100,7 +100,9 @@ def test_validation_sees_every_text_once_shortest_first() -> None:
 
 
 @pytest.mark.jax
-@pytest.mark.parametrize("system", ANY_LENGTH)
+@pytest.mark.parametrize(
+    "system", everyday(ANY_LENGTH, "hybrid", "both directions", "language model")
+)
 def test_the_padding_that_is_cut_changes_no_number(system: str) -> None:
     model = small_model({"count_padding": False}, **ANY_LENGTH[system])
     tokens = random_tokens(4)

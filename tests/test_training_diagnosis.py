@@ -130,6 +130,7 @@ def test_a_collapsed_code_is_recognised_and_exchanging_it_costs_nothing() -> Non
     assert not any(each["good"] for each in result["findings"])
 
 
+@pytest.mark.slow
 def test_a_code_that_decides_the_text_is_recognised() -> None:
     trained, data = trained_model()
     run = run_of(trained)
@@ -269,7 +270,9 @@ TO_ADVISE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TO_ADVISE)
+@pytest.mark.parametrize(
+    "name", everyday(TO_ADVISE, "hybrid-lstm-small", "lvae-3-toy-small", *list(TO_ADVISE)[-3:])
+)
 def test_every_command_is_parsed_and_gives_a_configuration_that_works(
     name: str, tmp_path: Path
 ) -> None:

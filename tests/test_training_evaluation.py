@@ -17,7 +17,7 @@ from kvae.training.evaluation import (
 )
 from kvae.training.latent_report import LatentReport
 
-from .conftest import COMPILED, random_tokens, small_model
+from .conftest import COMPILED, everyday, random_tokens, small_model
 
 pytestmark = pytest.mark.jax
 
@@ -209,7 +209,7 @@ def test_a_guessed_attribute_is_paid_for() -> None:
     assert "attribute_accuracy" not in guessed
 
 
-@pytest.mark.parametrize("latent", ["dense", "map"])
+@pytest.mark.parametrize("latent", everyday(["dense", "map"], "map"))
 def test_a_ladder_whose_text_says_nothing_has_no_active_units(latent: str) -> None:
     """The means of a level follow the level above; only what the text adds to them counts."""
     model = small_model(latent=latent, latent_size=(4, 3), expander="repeat")

@@ -192,6 +192,7 @@ def test_training_metrics_come_every_so_many_steps_and_never_twice(
     ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_model(
     tmp_path: Path, run_folder: Path, small_settings: dict[str, Any]
 ) -> None:
@@ -203,6 +204,7 @@ def test_the_same_seed_trains_the_same_model(
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=one.path)
 
 
+@pytest.mark.slow
 def test_a_stream_trains_as_windows(tmp_path: Path, shared_settings: dict[str, Any]) -> None:
     settings = {
         **shared_settings,

@@ -12,7 +12,7 @@ from kvae.serving.errors import ConfigError
 from kvae.training.callbacks import DecoderReset
 from kvae.training.experiment import run
 
-from .conftest import COMPILED, numbers, random_tokens, small_model
+from .conftest import COMPILED, JAX, numbers, random_tokens, small_model
 
 pytestmark = pytest.mark.jax
 
@@ -31,7 +31,7 @@ def fitted(**options: Any) -> Any:
 @pytest.mark.parametrize(
     ("compiled", "together"),
     [
-        (COMPILED, 3),
+        pytest.param(COMPILED, 3, marks=() if JAX else pytest.mark.slow),
         pytest.param({"jit_compile": True}, 6, marks=pytest.mark.slow),
     ],  # XLA compiles for a minute
 )
@@ -74,6 +74,7 @@ def test_a_loss_or_metric_that_would_be_ignored_is_refused(name: str) -> None:
         small_model().compile("adam", **{name: ["mse"]})
 
 
+@pytest.mark.slow
 def test_early_stopping_wants_to_know_that_less_is_better() -> None:
     model, rows = small_model(), random_tokens(16)
     model.compile(keras.optimizers.SGD(0.0), **COMPILED)

@@ -227,6 +227,7 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_bound_with_the_fitted_prior_is_that_of_an_independent_estimate(
     fitted: tuple[Path, dict[str, Any]], shifted: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_every_trainable_weight_is_inference_or_generative() -> None:
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 def test_aggressive_training_updates_the_encoder_alone_then_the_decoder_alone() -> None:
     model = small_model({"encoder_updates": 2})
     for encoder, decoder in [(True, False), (True, False), (False, True), (True, False)]:
@@ -198,6 +199,7 @@ def test_texts_follow_the_attribute_they_are_asked_for() -> None:
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 def test_a_few_labels_teach_the_classifier_and_unlabelled_texts_are_summed_over() -> None:
     tokens, labels = separable(640)
     known = np.where(np.arange(640) % 10 == 0, labels, -1).astype(np.int32)

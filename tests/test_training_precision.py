@@ -175,6 +175,7 @@ def test_a_file_of_a_mixed_model_opens_in_float32_with_its_optimizer(
         np.testing.assert_array_equal(numbers(again.encode(tokens)[name]), numbers(expected))
 
 
+@pytest.mark.slow
 def test_texts_are_written_by_a_mixed_model(policy: str) -> None:
     from kvae.decoding import sample
 
@@ -183,6 +184,7 @@ def test_texts_are_written_by_a_mixed_model(policy: str) -> None:
         assert np.array(sample(made, 3, seed=0)).shape == (3, 16)
 
 
+@pytest.mark.slow
 def test_evaluation_is_that_of_the_model_in_float32(policy: str) -> None:
     from kvae.training.evaluation import evaluate
 

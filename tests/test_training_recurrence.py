@@ -95,7 +95,7 @@ def drawn(recurrence: keras.layers.RNN, positions: int) -> tuple[Any, list[Any],
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize("positions", [1, POSITIONS])
+@pytest.mark.parametrize("positions", everyday([1, POSITIONS], POSITIONS))
 @pytest.mark.parametrize("jit_compile", [JAX] if JAX else [False, True])
 def test_outputs_and_every_gradient_are_those_of_keras(
     head: str, normalised: bool, positions: int, jit_compile: bool

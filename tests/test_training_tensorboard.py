@@ -194,7 +194,11 @@ def test_symbols_that_would_break_a_table_are_written_out(tmp_path: Path) -> Non
             marks=pytest.mark.slow,
         ),
         pytest.param(LANGUAGE_MODEL, {"samples"}, marks=pytest.mark.slow),
-        ({"attributes": ("one", "two")}, {"interpolation", "reconstructions"}),
+        pytest.param(
+            {"attributes": ("one", "two")},
+            {"interpolation", "reconstructions"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["ladder", "mixture", "language model", "labels"],
 )

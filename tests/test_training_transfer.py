@@ -15,7 +15,7 @@ from kvae.training.data.prepare import Prepared, prepare
 from kvae.training.experiment import build_model, resume, run
 from kvae.training.transfer import start_from, weights_of
 
-from .conftest import JAX
+from .conftest import JAX, everyday
 
 SHARED = {
     "head/recurrence/cell/bias",
@@ -54,7 +54,7 @@ def prepared(corpus_file: Path) -> Prepared:
     return prepare(config_of("lstm-vae-ptb-word", corpus_file))
 
 
-@pytest.mark.parametrize("of", ["run folder", "model file"])
+@pytest.mark.parametrize("of", everyday(["run folder", "model file"], "model file"))
 def test_a_vae_begins_with_the_weights_that_its_decoder_shares_with_a_language_model(
     language_model: Run, prepared: Prepared, of: str
 ) -> None:
