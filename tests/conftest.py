@@ -84,28 +84,30 @@ def small_model(objective: dict[str, Any] | None = None, seed: int = 0, **model:
     """
     import keras
 
-    keras.utils.set_random_seed(seed)
     policy = keras.config.dtype_policy().name
     key = repr((policy, objective, seed, sorted(model.items())))
     if LENT is None:
-        return spread_model(objective, seed, model)
+        return spread_model(objective, seed, **model)
     if BUILT.get(key):
         entry = BUILT[key].pop()
+        keras.utils.set_random_seed(seed)
         for variable, value in zip(entry[0].variables, entry[2], strict=True):
             variable.assign(value)
     else:
-        made = spread_model(objective, seed, model)
+        made = spread_model(objective, seed, **model)
         entry = made, dict(vars(made)), [numbers(variable) for variable in made.variables]
     LENT.append((key, entry))
     return entry[0]
 
 
-def spread_model(objective: dict[str, Any] | None, seed: int, model: dict[str, Any]) -> Any:
+def spread_model(objective: dict[str, Any] | None = None, seed: int = 0, **model: Any) -> Any:
+    """A new model as `small_model` describes it, for the caller alone."""
     import keras
 
     from kvae.configuration import ObjectiveConfig
     from kvae.model import TextVAE
 
+    keras.utils.set_random_seed(seed)
     config = small_config(**model)
     made = TextVAE(
         config, ObjectiveConfig(**{"alpha": 0.2 if config.auxiliary else 0.0, **(objective or {})})

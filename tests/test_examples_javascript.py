@@ -180,7 +180,7 @@ def small_bundle(
 
 
 REAL_SIZE = pytest.param("demo_like", marks=pytest.mark.nightly)
-BUNDLES = ["bundle_folder", "demo_like", "labelled_bytes", "language_model"]
+BUNDLES = ["bundle_folder", REAL_SIZE, "labelled_bytes", "language_model"]
 
 
 @pytest.fixture(params=[*BUNDLES, "molecules", "byte_pairs"])

@@ -161,6 +161,7 @@ def test_parity_finds_a_model_that_has_moved_on(run_folder: Path, bundle_folder:
         compare(model, bundle)
 
 
+@pytest.mark.slow
 def test_a_model_whose_weights_are_no_numbers_is_refused(
     run_folder: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:

@@ -141,6 +141,7 @@ def test_one_hot_vectors_of_other_values_stay_as_they_are() -> None:
     np.testing.assert_array_equal(run(after, x), run(before, x))
 
 
+@pytest.mark.slow
 def test_an_expander_has_few_nodes_and_the_shapes_of_all_tensors() -> None:
     graph = SharedParts.of(small_model()).expand.graph
     count = Counter(node.op_type for node in graph.node)

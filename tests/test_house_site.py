@@ -1,6 +1,6 @@
 """The documentation site: it builds strictly, is complete, and has no broken links.
 
-It loads nothing from another host.
+It loads nothing from another host. `make docs` is these tests: they build the site.
 """
 
 import ast
@@ -65,10 +65,13 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
+pytestmark = pytest.mark.site
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site() -> Path:
     """The site, built without a warning."""
-    folder = tmp_path_factory.mktemp("site")
+    folder = ROOT / "build" / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(
         command,

@@ -410,6 +410,7 @@ def inverted(transform: Callable[[np.ndarray], np.ndarray], z: np.ndarray) -> np
     return before
 
 
+@pytest.mark.slow
 def test_the_mutual_information_of_flows_is_at_most_the_exact_one() -> None:
     """The exact one inverts the flow of every text at every code."""
     texts, size = 150, 2

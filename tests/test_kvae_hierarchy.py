@@ -3,6 +3,7 @@
 Other tests measure how far evidence and gradients reach.
 """
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from keras import ops
 from kvae.distributions import Autoregressive, Gaussian
 from kvae.hierarchy import Level
 
-from .conftest import everyday, gradients, random_tokens, small_model
+from .conftest import everyday, gradients, random_tokens, small_model, spread_model
 
 SIZES = {"encoder_units": (8, 7, 6), "latent_size": (4, 3, 2), "expander": "repeat"}
 LADDERS: dict[str, dict[str, Any]] = {
@@ -31,8 +32,9 @@ ROWS = 6
 each_ladder = pytest.mark.parametrize("name", LADDERS)
 
 
+@cache
 def ladder(name: str) -> Any:
-    return small_model(**LADDERS[name])
+    return spread_model(**LADDERS[name])
 
 
 def noise(name: str, rows: int = ROWS, seed: int = 0) -> np.ndarray:

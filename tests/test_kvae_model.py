@@ -115,6 +115,7 @@ def test_evaluate_weighs_every_text_and_every_character_alike() -> None:
 
 
 @pytest.mark.both
+@pytest.mark.slow
 def test_a_saved_model_gives_the_same_outputs_and_trains_on(tmp_path: Path) -> None:
     model = compiled()
     tokens, noise = (

@@ -1,5 +1,6 @@
 """Priors: their densities by hand, samples that follow them, and gradients to what they learn."""
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 from kvae.distributions import Autoregressive
 from kvae.serving.errors import ConfigError
 
-from .conftest import COMPILED, everyday, random_tokens, small_model
+from .conftest import COMPILED, everyday, random_tokens, small_model, spread_model
 
 pytestmark = pytest.mark.jax
 
@@ -34,8 +35,9 @@ MODELS: dict[str, dict[str, Any]] = {
 LEARNED = [name for name in MODELS if name.startswith(("mixture", "vamp"))]
 
 
+@cache
 def model_of(name: str) -> Any:
-    return small_model(**MODELS[name])
+    return spread_model(**MODELS[name])
 
 
 def prior_of(model: Any) -> Any:

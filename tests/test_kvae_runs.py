@@ -121,6 +121,7 @@ def refusal(folder: Path) -> str:
     return str(found.value)
 
 
+@pytest.mark.slow
 def test_a_truncated_model_comes_back_from_its_checkpoint(copy: Path) -> None:
     from kvae.training.experiment import resume, stored_config
 

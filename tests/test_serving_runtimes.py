@@ -226,6 +226,7 @@ def test_openvino_samples_the_texts_of_a_system(system: str, tmp_path: Path) -> 
     assert verify(tmp_path / "bundle", "openvino")["seed_test_texts"] == 3
 
 
+@pytest.mark.slow
 def test_all_graphs_of_a_bundle_for_openvino_are_right_in_openvino(tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     model = small_model()

@@ -119,6 +119,7 @@ def test_the_padding_that_is_cut_changes_no_number(system: str) -> None:
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 def test_a_model_learns_from_batches_of_several_lengths() -> None:
     model = small_model({"count_padding": False, "input_dropout": 0.3}, **ANY_LENGTH["LSTM VAE"])
     model.compile(keras.optimizers.SGD(0.0), **COMPILED)

@@ -261,6 +261,7 @@ def test_a_line_that_makes_up_most_of_a_file_is_learned(
         assert not any("lines are held out" in note for note in ready.notes)
 
 
+@pytest.mark.slow
 def test_a_log_of_50_templates_is_split_near_the_share_asked_for_at_every_seed() -> None:
     """The frequencies follow Zipf's law, and 5 % are asked for.
 

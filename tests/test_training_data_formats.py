@@ -253,6 +253,7 @@ def test_a_format_gives_what_lines_give(
         evaluates(forms, name, prepared, capsys)
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_a_table_as_on_lines(
     capsys: pytest.CaptureFixture[str], forms: Path, run_folder: Path
 ) -> None:

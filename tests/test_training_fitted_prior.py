@@ -154,6 +154,7 @@ def test_the_model_with_the_fitted_prior_has_its_density_and_nothing_else_change
     )
 
 
+@pytest.mark.slow
 def test_samples_of_the_fitted_prior_have_the_moments_of_the_codes() -> None:
     model, tokens = small_model(), random_tokens(200)
     codes = np.concatenate([top_codes(model, tokens, seed=seed) for seed in range(50)])

@@ -78,6 +78,7 @@ def test_the_bound_is_that_of_all_weights_at_once(attributes: tuple[str, ...]) -
     np.testing.assert_allclose(found.nats, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_thousands_of_codes_are_decoded_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows, shapes = small_model(), random_tokens(6), []
     compiled = importance.compiled_log_weights(model)

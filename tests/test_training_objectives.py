@@ -112,6 +112,7 @@ def test_a_ramp_waits_for_convergence_and_lasts_a_fifth_of_it() -> None:
     assert "starts at step 100 and lasts 20" in said[0]
 
 
+@pytest.mark.slow
 def test_a_ramp_that_never_began_is_said() -> None:
     said: list[str] = []
     callback = RampAfterConvergence(said.append)

@@ -133,6 +133,7 @@ def test_the_gradient_is_reported_and_clipped_without_the_scale_of_the_loss(poli
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 def test_a_step_whose_scaled_loss_overflows_changes_nothing_and_halves_the_scale() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:

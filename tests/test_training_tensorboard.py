@@ -247,6 +247,7 @@ def test_several_steps_in_one_call_are_not_missed(tmp_path: Path) -> None:
     assert [event.step for event in events(tmp_path / "train").Tensors("loss")] == [6, 9]
 
 
+@pytest.mark.slow
 def test_what_the_compiled_preview_generates_is_what_the_model_decodes() -> None:
     from kvae.decoding import decode
 
