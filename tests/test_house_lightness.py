@@ -91,6 +91,14 @@ def test_encoding_a_file_loads_nothing_of_training(bundle_folder: Path, tmp_path
         assert {name for name in modules.split() if name.startswith("kvae.training")} == names
 
 
+def test_looking_at_texts_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("KAMITO\nRUNE\nTOKA\n")
+    run = BLOCK + "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = python(run, "data", "show", str(tmp_path / "names.txt"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("texts")
+
+
 def test_training_without_its_extra_names_the_extra(tmp_path: Path) -> None:
     run = BLOCK + "from kvae.cli import main; sys.exit(main(sys.argv[1:]))"
     done = python(run, "train", "--out", str(tmp_path / "run"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-import keras
-
 
 def tensorflow_as_guest() -> Any:
     """The module TensorFlow; on another backend without the GPU, which belongs to that backend."""
+    import keras
     import tensorflow as tf
 
     if keras.backend.backend() != "tensorflow":

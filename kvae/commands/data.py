@@ -12,6 +12,7 @@ from kvae.texts.files import READABLE_FORMATS
 
 from .arguments import Commands, json_argument, table_arguments
 from .bundles import input_records
+from .heavy_imports import heavy_imports
 from .output import say, show, table
 from .reports import summary_text
 from .training_arguments import data_arguments, data_settings, set_argument
@@ -140,7 +141,13 @@ def show_texts(options: argparse.Namespace) -> None:
     if options.n < 0:
         raise ConfigError(f"-n: {options.n} texts cannot be shown; give 0 or more")
     settings = {**data_settings(options), **dict(map(parse_setting, options.set))}
-    report = summary(Config().with_settings(settings), options.n, say)
+    config = Config().with_settings(settings)
+    if config.model.tokenizer == "wordpiece":
+        with heavy_imports("train"):
+            from kvae.training.guest import tensorflow_as_guest
+
+            tensorflow_as_guest()
+    report = summary(config, options.n, say)
     for note in report["notes"]:
         say(note)
     show(options, report, summary_text(report))
