@@ -32,7 +32,7 @@ test-oldest:  ## every extra in its lowest version, in an environment of its own
 	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[all]' \
 		httpx hypothesis pytest schemathesis scipy setuptools
-	KERAS_BACKEND=jax $(OLDEST)/bin/pytest -m "both and not slow" tests/test_kvae_model.py tests/test_training_fit.py
+	KERAS_BACKEND=jax $(OLDEST)/bin/pytest -m "(both or jax) and not slow" tests/test_kvae_model.py tests/test_training_fit.py
 	KERAS_BACKEND=tensorflow $(OLDEST)/bin/pytest $(addprefix tests/test_,$(addsuffix .py,kvae_model kvae_heads kvae_flows training_fit training_pretrained \
 		training_experiment training_backends training_tensorboard training_tokenizers training_text_metrics training_tune \
 		kvae_texts_formats export_bundle export_systems export_quantization export_saved_model serving_sampler serving_server kvae_bulk house_wheel))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,12 @@ STREAMED_ROWS = 20
 """Number of codes that are also decoded step by step."""
 
 ROWS_PER_RUN = 100
-"""Number of codes per run; the states of a run at all positions are in memory."""
+"""Largest number of codes per run."""
+
+STATE_BYTES, STATE_BYTES_PER_RUN = 2**31, 2**29
+"""Largest size of the states at all positions that are compared at each temperature, and of those
+that are in memory at a time. Recurrences stay far below it; the keys and values of a Transformer
+grow with the square of the length."""
 
 TEMPERATURES = (0.0, 1.0)
 """The codes are decoded greedily and by sampling, because greedy texts may end early."""
@@ -49,7 +54,8 @@ def compare(model: TextVAE, bundle: Bundle, held_out: np.ndarray | None = None) 
     to `ROWS` of them. The comparison covers
 
     - codes of the prior, with noise from Threefry and Box-Muller in numpy,
-    - every step of the sampler's loop, with a step of Keras from the same state,
+    - every step of the sampler's loop, with a step of Keras from the same state, for as many codes
+      as `STATE_BYTES` allow,
     - the log-probability of every text, with the teacher-forced pass of Keras on the same tokens,
     - greedy texts, with decoding in Keras,
     - step by step decoding of a stream, with the sampler,
@@ -104,18 +110,15 @@ def compare_texts(
 ) -> dict[str, Any]:
     """Compare the sampler on codes `z` (n, d) with Keras: each step, and logits and
     log-probabilities for the same tokens. Raises `CheckFailed`."""
-    length = model.model_config.length
-    runs = [
-        run_with_scans(graph, z[start : start + ROWS_PER_RUN], start, length, temperature)
-        for start in range(0, len(z), ROWS_PER_RUN)
-    ]
-    turn = max(
-        compare_loop_steps(model, z[number * ROWS_PER_RUN :][:ROWS_PER_RUN], *run[:2], run[3])
-        for number, run in enumerate(runs)
-    )
-    ids, logits, log_probability = (
-        np.concatenate([run[part] for run in runs]) for part in range(3)
-    )
+    length, turn = model.model_config.length, 0.0
+    with_states, per_run = rows_with_states(model, z[:1])
+    runs = []
+    for rows, has_states in row_ranges(len(z), with_states, per_run):
+        *run, states = run_with_scans(graph, z, rows, length, temperature, has_states)
+        if has_states:
+            turn = max(turn, compare_loop_steps(model, z[rows], *run[:2], states))
+        runs.append(run)
+    ids, logits, log_probability = (np.concatenate(parts) for parts in zip(*runs, strict=True))
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
     forced += logit_mask(forced.shape[-1])
     counted = ids != PAD
@@ -147,6 +150,28 @@ def compare_texts(
         "symbols": int(counted.sum()),
         "equal": equal,
     }
+
+
+def rows_with_states(model: TextVAE, z: np.ndarray) -> tuple[int, int]:
+    """The numbers of codes whose states are compared, in all and in a run, at least one; `z` is one
+    code (1, d)."""
+    state = model.head.initial_state(model.expander(z, training=False))
+    size = model.model_config.length * sum(np.array(part).nbytes for part in state)
+    in_all, per_run = (
+        max(1, limit // max(1, size)) for limit in (STATE_BYTES, STATE_BYTES_PER_RUN)
+    )
+    return in_all, min(per_run, ROWS_PER_RUN)
+
+
+def row_ranges(rows: int, with_states: int, per_run: int) -> Iterator[tuple[slice, bool]]:
+    """The rows of each run, and whether their states are compared: the first `with_states` of
+    them."""
+    start = 0
+    while start < rows:
+        has_states = start < with_states
+        stop = min(start + per_run, with_states) if has_states else start + ROWS_PER_RUN
+        yield slice(start, min(stop, rows)), has_states
+        start = stop
 
 
 def compare_loop_steps(
@@ -254,12 +279,14 @@ def checked_difference(endpoint: str, what: str, difference: float) -> float:
 
 
 def run_with_scans(
-    graph: bytes, z: np.ndarray, first_row: int, length: int, temperature: float
+    graph: bytes, z: np.ndarray, rows: slice, length: int, temperature: float, has_states: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Run the sampler and return ids (B, T), their logits (B, T, V), log-probabilities (B,) and
-    each state (T, B, ...) before the step. After an early end ids are PAD and logits 0."""
-    model = with_logits_and_states(onnx.load_from_string(graph), length)
-    inputs = {"z": z, "seed": np.zeros(len(z), np.int64), "row": first_row + np.arange(len(z))}
+    """Run the sampler on some rows of `z` and return ids (B, T), their logits (B, T, V),
+    log-probabilities (B,) and, on request, each state (T, B, ...) before the step. After an early
+    end ids are PAD and logits 0."""
+    model = with_logits_and_states(onnx.load_from_string(graph), length, has_states)
+    numbers = np.arange(len(z))[rows]
+    inputs = {"z": z[rows], "seed": np.zeros_like(numbers), "row": numbers}
     inputs |= choices({"length": length}, min_length=0) | {"temperature": np.float32(temperature)}
     ids, _, log_probability, *scans = session(model.SerializeToString()).run(
         None, {name: np.asarray(value) for name, value in inputs.items()}
@@ -270,14 +297,16 @@ def run_with_scans(
     return np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD), padded, log_probability, states
 
 
-def with_logits_and_states(model: onnx.ModelProto, length: int) -> onnx.ModelProto:
+def with_logits_and_states(
+    model: onnx.ModelProto, length: int, has_states: bool
+) -> onnx.ModelProto:
     """Let the sampler decode all `length` positions in one block, and add the logits (1, time,
-    batch, V) and the states (1, time, batch, ...) before each step to its outputs."""
+    batch, V) and, on request, the states (1, time, batch, ...) before each step to its outputs."""
     (block,) = (item for item in model.graph.initializer if item.name == BLOCK)
     block.CopyFrom(onnx.numpy_helper.from_array(np.array(length, np.int64), BLOCK))
     _, body = decoding_loops(model.graph)[-1]
     states = [value.name for value in body.input if value.name.startswith("state_")]
-    return with_outputs(model, [LOGITS, *states])
+    return with_outputs(model, [LOGITS, *(states if has_states else ())])
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:

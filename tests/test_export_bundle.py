@@ -14,10 +14,11 @@ from onnx import TensorProto
 
 from kvae.configuration import Config
 from kvae.export import bundle as bundle_module
+from kvae.export import parity
 from kvae.export.all_graphs import bundle_graphs
 from kvae.export.bundle import write_bundle
 from kvae.export.convert import to_onnx
-from kvae.export.parity import compare, greedy_rows_agree
+from kvae.export.parity import compare, compare_loop_steps, greedy_rows_agree
 from kvae.export.quantization import nested
 from kvae.runs import load_run
 from kvae.serving.alphabet import Alphabet
@@ -35,11 +36,33 @@ def export(run_folder: Path, path: Path) -> dict[str, Any]:
 
 
 def test_the_manifest_records_parity_of_every_row(bundle_folder: Path) -> None:
-    parity = read_bundle(bundle_folder).manifest["parity"]
-    assert parity["largest_logit_difference"] <= 1e-4
-    assert parity["largest_turn_difference"] <= 1e-4
-    assert parity["largest_code_difference"] <= 1e-4
-    assert parity["greedy_rows_equal"] == parity["rows"] == 200
+    record = read_bundle(bundle_folder).manifest["parity"]
+    assert record["largest_logit_difference"] <= 1e-4
+    assert record["largest_turn_difference"] <= 1e-4
+    assert record["largest_code_difference"] <= 1e-4
+    assert record["greedy_rows_equal"] == record["rows"] == 200
+
+
+def test_states_too_large_for_memory_are_compared_for_the_first_rows_and_all_else_for_every_row(
+    run_folder: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    model, size = load_run(run_folder).model, 2 * 4 * 12 * 16  # two states at all positions
+
+    def counting(model: Any, z: np.ndarray, *rest: Any) -> float:
+        compared.append(len(z))
+        return float(compare_loop_steps(model, z, *rest))
+
+    monkeypatch.setattr(parity, "compare_loop_steps", counting)
+    monkeypatch.setattr(parity, "STATE_BYTES", 7 * size)
+    monkeypatch.setattr(parity, "STATE_BYTES_PER_RUN", 3 * size)
+    record = compare(model, read_bundle(bundle_folder))
+    assert compared == [3, 3, 1] * len(parity.TEMPERATURES)
+    expected = read_bundle(bundle_folder).manifest["parity"]
+    assert record["greedy_rows_equal"] == record["rows"] == expected["rows"]
+    assert record["symbols"] == expected["symbols"]
+    monkeypatch.setattr(parity, "STATE_BYTES", 1)
+    assert parity.rows_with_states(model, np.zeros((1, 4), np.float32)) == (1, 3)
 
 
 def test_every_file_repeats_the_manifest_in_its_metadata(bundle_folder: Path) -> None:
@@ -194,8 +217,8 @@ def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
     model = small_model(length=64, head_units=64)
     model.head.recurrence.cell.kernel.assign(6 * model.head.recurrence.cell.kernel)
     config = Config(model=model.model_config, objective=model.objective_config)
-    parity = write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / "bundle")["parity"]
-    assert parity["largest_turn_difference"] <= 1e-4
+    record = write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / "bundle")["parity"]
+    assert record["largest_turn_difference"] <= 1e-4
 
 
 def test_operations_that_onnx_lacks_are_refused_although_tf2onnx_writes_them() -> None:
