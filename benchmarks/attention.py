@@ -149,9 +149,9 @@ def main() -> None:
         serve_requests((sampling_answer if is_bundle else training_answer)(options.rival))
         return
     measures = {"training": training, "sampling": sampling}
-    report = {**earlier(options), "rounds": options.rounds}
+    report = earlier(options)
     for part in options.parts:
-        report[part] = measures[part](options.rounds)
+        report[part] = {**measures[part](options.rounds), "rounds": options.rounds}
         write_report(options.json, report)
 
 

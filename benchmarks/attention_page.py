@@ -28,9 +28,9 @@ def training(part: Report) -> str:
     reached = rival / seconds["TensorFlow XLA"] >= LEAST_SPEEDUP
     return f"""Training: examples per second of the tweet-sized hybrid with a Transformer of three
 layers of 384 units (T 128, batch {part["batch"]}, {part["parameters"]["PyTorch"] / 1e6:.1f} M
-parameters). PyTorch has the same network, eager, with its own scaled dot-product attention. In
-brackets: the speedup over it, and the time of a step. The aim of {LEAST_SPEEDUP} on TensorFlow
-with XLA is {"reached" if reached else "not reached"}.
+parameters), medians of {part["rounds"]}. PyTorch has the same network, eager, with its own scaled
+dot-product attention. In brackets: the speedup over it, and the time of a step. The aim of
+{LEAST_SPEEDUP} on TensorFlow with XLA is {"reached" if reached else "not reached"}.
 
 | {" | ".join(seconds)} |
 |{"---:|" * len(seconds)}
@@ -55,9 +55,9 @@ def sampling(part: Report) -> str:
     ]
     return f"""Sampling: characters per second from the bundles of this hybrid and of the one with a
 layer-normalised LSTM of 1,000 units (11.1 M parameters). The weights are random, samples have all
-{part["length"]} characters. In brackets: the speedup over the LSTM in float32, and the
-time of a batch. A position of the Transformer reads the keys and values of all positions before
-it, an LSTM reads its state.
+{part["length"]} characters, medians of {part["rounds"]}. In brackets: the speedup over the LSTM in
+float32, and the time of a batch. A position of the Transformer reads the keys and values of all
+positions before it, an LSTM reads its state.
 
 | batch | {" | ".join(batches)} |
 |---|{"---:|" * len(batches)}

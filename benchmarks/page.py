@@ -633,7 +633,7 @@ def with_attention(report: Report) -> str:
 
 {other_machines("attention", speedups)}
 
-{measured_on(report)}, median of {report["rounds"]}: `python benchmarks/attention.py`.
+{measured_on(report)}: `python benchmarks/attention.py`.
 """
 
 
