@@ -114,9 +114,9 @@ def compare_texts(
     with_states, per_run = rows_with_states(model, z[:1])
     runs = []
     for rows, has_states in row_ranges(len(z), with_states, per_run):
-        *run, states = run_with_scans(graph, z, rows, length, temperature, has_states)
+        run, states = run_with_scans(graph, z, rows, length, temperature, has_states)
         if has_states:
-            turn = max(turn, compare_loop_steps(model, z[rows], *run[:2], states))
+            turn = max(turn, compare_loop_steps(model, z[rows], run[0], run[1], states))
         runs.append(run)
     ids, logits, log_probability = (np.concatenate(parts) for parts in zip(*runs, strict=True))
     forced = np.array(model.head(model.expander(z, training=False), shifted(ids), training=False))
@@ -280,9 +280,9 @@ def checked_difference(endpoint: str, what: str, difference: float) -> float:
 
 def run_with_scans(
     graph: bytes, z: np.ndarray, rows: slice, length: int, temperature: float, has_states: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Run the sampler on some rows of `z` and return ids (B, T), their logits (B, T, V),
-    log-probabilities (B,) and, on request, each state (T, B, ...) before the step. After an early
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]:
+    """Run the sampler on some rows of `z` and return ids (B, T), their logits (B, T, V) and
+    log-probabilities (B,), and on request each state (T, B, ...) before the step. After an early
     end ids are PAD and logits 0."""
     model = with_logits_and_states(onnx.load_from_string(graph), length, has_states)
     numbers = np.arange(len(z))[rows]
@@ -294,7 +294,8 @@ def run_with_scans(
     logits, *states = (scan[0] for scan in scans)
     padding = length - ids.shape[1]
     padded = np.pad(logits.transpose(1, 0, 2), ((0, 0), (0, padding), (0, 0)))
-    return np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD), padded, log_probability, states
+    ids = np.pad(ids, ((0, 0), (0, padding)), constant_values=PAD)
+    return (ids, padded, log_probability), states
 
 
 def with_logits_and_states(
