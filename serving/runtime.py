@@ -176,6 +176,7 @@ def way_out(error: Exception) -> str:
             "notimplemented",
             "could not find an implementation",
             "opset",
+            "matmulnbits",  # of eight bits; before 1.22 it had four
         )
     ):
         return "update onnxruntime"

@@ -415,6 +415,7 @@ def test_a_bundle_is_loaded_from_a_path_that_is_not_utf8(
             ),
             "update",
         ),
+        (RuntimeError("Only 4b quantization is supported for MatMulNBits op"), "update"),
         (
             RuntimeError("[ONNXRuntimeError] : 1 : FAIL : std::bad_alloc"),
             "there is not enough memory",
