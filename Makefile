@@ -32,10 +32,12 @@ test-oldest:  ## every extra in its lowest version, in an environment of its own
 	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[all]' \
 		httpx hypothesis pytest schemathesis scipy setuptools
-	KERAS_BACKEND=jax $(OLDEST)/bin/pytest -m "(both or jax) and not slow" tests/test_kvae_model.py tests/test_training_fit.py
-	KERAS_BACKEND=tensorflow $(OLDEST)/bin/pytest $(addprefix tests/test_,$(addsuffix .py,kvae_model kvae_heads kvae_flows training_fit training_pretrained \
-		training_experiment training_backends training_tensorboard training_tokenizers training_text_metrics training_tune \
-		kvae_texts_formats export_bundle export_systems export_quantization export_saved_model serving_sampler serving_server kvae_bulk house_wheel))
+	KERAS_BACKEND=jax $(OLDEST)/bin/pytest -m "(both or jax) and not slow" \
+		$(addprefix tests/test_,$(addsuffix .py,kvae_model kvae_heads training_fit))
+	KERAS_BACKEND=tensorflow $(OLDEST)/bin/pytest $(addprefix tests/test_,$(addsuffix .py,kvae_model kvae_heads kvae_flows \
+		training_fit training_pretrained training_experiment training_backends training_tensorboard training_tokenizers \
+		training_text_metrics training_tune kvae_texts_formats export_bundle export_systems export_quantization \
+		export_saved_model serving_sampler serving_server kvae_bulk house_wheel))
 
 test-all: $(READY)  ## the slow ones too, and on JAX all that run there
 	KERAS_BACKEND=jax $(BIN)/pytest -m "both or jax"
@@ -79,7 +81,7 @@ clean:  ## everything made by the targets above
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "kvae needs Python 3.11 to 3.13 (TensorFlow has no newer build); name one: make PYTHON=python3.13"; exit 1; }
-	@echo "setting up $(VENV), about 2 GB, once"
+	@echo "setting up $(VENV), once: about 2 GB, one to three minutes"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -40,8 +40,8 @@ ROWS_PER_RUN = 100
 
 STATE_BYTES, STATE_BYTES_PER_RUN = 2**31, 2**29
 """Largest size of the states at all positions that are compared at each temperature, and of those
-that are in memory at a time. Recurrences stay far below it; the keys and values of a Transformer
-grow with the square of the length."""
+that are in memory at a time. An LSTM of 1,000 units and 128 positions has 1 MB of them a text; the
+keys and values of a Transformer grow with the square of the length."""
 
 TEMPERATURES = (0.0, 1.0)
 """The codes are decoded greedily and by sampling, because greedy texts may end early."""

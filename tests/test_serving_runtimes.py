@@ -29,7 +29,7 @@ from kvae.serving.choices import choices
 from kvae.serving.runtime import OWN, RUNTIMES, Runtime, session
 from kvae.serving.verification import verify
 
-from .conftest import everyday, small_model
+from .conftest import small_model
 from .test_export_systems import SYSTEMS
 
 
@@ -214,7 +214,8 @@ def test_texts_of_a_bundle_of_format_2_differ_in_openvino_and_are_refused(old_bu
         Sampler.load(old_bundle, runtime="openvino")
 
 
-@pytest.mark.parametrize("system", everyday(SYSTEMS))
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_openvino_samples_the_texts_of_a_system(system: str, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = small_model(**SYSTEMS[system])

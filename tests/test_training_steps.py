@@ -18,7 +18,7 @@ from kvae.serving.errors import ConfigError
 from kvae.steps import Steps, backend_steps
 from kvae.training.evaluation import collect
 
-from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_model
+from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_model, spread_model
 
 OFFERED = {
     name: member
@@ -74,7 +74,7 @@ def loops(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.skipif(JAX, reason="the loop with its own gradient is TensorFlow's")
 def test_whatever_keras_runs_and_evaluations_take_the_loop_of_the_steps(loops: list[bool]) -> None:
-    model, tokens = small_model(seed=3), random_tokens(4)  # traced by no other test
+    model, tokens = spread_model(), random_tokens(4)
     model(tokens)
     assert loops == [], "outside a step Keras' loop runs"
     model.compile("adam", **COMPILED)
