@@ -118,6 +118,13 @@ def test_a_bound_that_is_not_finite_is_said_and_not_compared(tmp_path: Path) -> 
     assert comparison_notes(results([folder, other])) == []
 
 
+def test_a_preset_for_molecules_is_that_of_molecules_alone() -> None:
+    config = preset("hybrid-moses-small")
+    assert nearest_preset(config)[0] == "hybrid-moses-small"
+    of_words = config.with_settings({"model.tokenizer": "bpe", "model.token_pattern": ""})
+    assert "moses" not in nearest_preset(of_words)[0]
+
+
 def test_the_nearest_preset_is_found_with_what_differs() -> None:
     changes = {"model.latent_size": [16], "training.learning_rate": 0.5, "training.steps": 9}
     from_data = {"model.length": 60, "model.vocabulary_size": 30, "data.source": "x.txt"}

@@ -165,7 +165,8 @@ def nearest_preset(config: Config) -> tuple[str, dict[str, Any]]:
     """The preset that a configuration is nearest to, and the settings that differ from it.
 
     The nearest has the fewest differences of model and objective, then of training. Settings that
-    follow the texts, and the length of training, are not compared.
+    follow the texts, and the length of training, are not compared. A preset with a pattern for its
+    tokens, for instance for molecules, is one of texts with that pattern alone.
     """
     keys = [
         key
@@ -182,7 +183,9 @@ def nearest_preset(config: Config) -> tuple[str, dict[str, Any]]:
         of_training = [key.startswith("training.") for key in changes_from(name)]
         return of_training.count(False), of_training.count(True)
 
-    nearest = min(PRESETS, key=distance)
+    patterns = ("", config.model.token_pattern)
+    names = [name for name, item in PRESETS.items() if item.config.model.token_pattern in patterns]
+    nearest = min(names, key=distance)
     return nearest, {key: values[key] for key in changes_from(nearest)}
 
 
