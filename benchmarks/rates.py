@@ -59,8 +59,8 @@ def measured(corpus: str, rate: float, options: argparse.Namespace) -> dict[str,
 
 def train(corpus: str, rate: float, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The report of a planned run."""
-    from kvae.fitting import PRESET
     from kvae.presets import preset
+    from kvae.run_defaults import PRESET
     from kvae.training import experiment
     from kvae.training.end_report import reported
     from kvae.training.plan import Wishes, planned

@@ -10,13 +10,13 @@ if TYPE_CHECKING:  # editors complete these names and check their arguments
     from kvae.serving.alphabet import Alphabet as Alphabet
     from kvae.serving.errors import KvaeError as KvaeError
     from kvae.serving.sampler import Sampler as Sampler
+    from kvae.training.fitting import fit as fit
 
     from .configuration import Config as Config
     from .configuration import DataConfig as DataConfig
     from .configuration import ModelConfig as ModelConfig
     from .configuration import ObjectiveConfig as ObjectiveConfig
     from .configuration import TrainingConfig as TrainingConfig
-    from .fitting import fit as fit
     from .model import TextVAE as TextVAE
     from .own_parts import register as register
     from .presets import PRESETS as PRESETS
@@ -36,7 +36,7 @@ _MODULES = {
     "Sampler": "kvae.serving.sampler",
     "PRESETS": "kvae.presets",
     "preset": "kvae.presets",
-    "fit": "kvae.fitting",
+    "fit": "kvae.training.fitting",
     "TextVAE": "kvae.model",
     "load_run": "kvae.runs",
     "register": "kvae.own_parts",

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import kvae
-from kvae.fitted import Fitted
 from kvae.serving import Sampler
 from kvae.serving.errors import ConfigError, DataError
 from kvae.training import plan
+from kvae.training.fitted import Fitted
 
 from .conftest import SMALL_SETTINGS
 from .test_training_plan import sentences
@@ -82,7 +82,7 @@ def test_a_temporary_run_is_removed_with_its_model(texts: list[str], monkeypatch
     """Also if the run comes to nothing."""
     made: list[str] = []
     monkeypatch.setattr(plan, "step_seconds", lambda prepared: 60.0)
-    monkeypatch.setattr("kvae.fitting.tempfile.mkdtemp", folder_in(made))
+    monkeypatch.setattr("kvae.training.fitting.tempfile.mkdtemp", folder_in(made))
     found = kvae.fit(texts, 12, settings=SETTINGS, say=lambda sentence: None)
     path = found.run.path
     assert path.is_dir()

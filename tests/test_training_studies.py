@@ -10,29 +10,29 @@ from kvae.cli import parser
 from kvae.misfits import check_slots
 from kvae.presets import PUBLISHED, preset
 from kvae.runs import Run
+from kvae.training import studies
 from kvae.training.book import results_table
 from kvae.training.data.prepare import Prepared
 from kvae.training.reproduction import Study, verdicts_of
-from kvae.training.studies import (
-    ALPHAS,
-    HYBRIDS,
-    LAYERS,
-    LENGTHS,
-    POSITIONS,
-    STUDIES,
-    TARGETS,
-    TOY,
-    TWITTER,
-    reconstruction_bits,
-    with_steps,
-)
-from kvae.training.study_names import STUDY_NAMES
+from kvae.training.studies import STUDIES
+from kvae.training.studies.alpha import ALPHAS
+from kvae.training.studies.historyless import reconstruction_bits
+from kvae.training.studies.kl_target import TARGETS
+from kvae.training.studies.length import LENGTHS
+from kvae.training.studies.petersen import POSITIONS
+from kvae.training.studies.receptive_field import LAYERS
+from kvae.training.studies.rows import with_steps
+from kvae.training.studies.toy import TOY
+from kvae.training.studies.tweets import HYBRIDS
+from kvae.training.studies.twitter import TWITTER
 
 SCALED = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
 
 
-def test_the_command_line_names_every_study() -> None:
-    assert tuple(STUDIES) == STUDY_NAMES
+def test_every_module_with_a_study_is_named_and_the_command_line_takes_it() -> None:
+    modules = Path(str(studies.__file__)).parent.glob("*.py")
+    with_study = {path.stem for path in modules if "\nSTUDY = " in path.read_text("utf-8")}
+    assert {name.replace("-", "_") for name in STUDIES} == with_study
     assert [parser().parse_args(["reproduce", name]).id for name in STUDIES] == list(STUDIES)
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from kvae.serving.sampler import Sampler
 
 if TYPE_CHECKING:
-    from kvae.training.data.prepare import Prepared
+    from kvae.runs import Run
 
-    from .runs import Run
+    from .data.prepare import Prepared
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -83,9 +83,9 @@ class Fitted:
         """What `kvae diagnose --json` prints: whether the code is used, by which dimensions, where
         in a text, and what to change (docs/diagnosis.md). It measures at most `texts` held-out
         texts. Raises `ConfigError` and `DataError` as the command does."""
-        from kvae.training.advice import advised
-        from kvae.training.diagnosis import diagnose
-        from kvae.training.end_report import held_out_of
+        from .advice import advised
+        from .diagnosis import diagnose
+        from .end_report import held_out_of
 
         found = diagnose(self.run, held_out_of(self.prepared), texts, seed)
         return {**found, **advised(self.run, found)}

@@ -10,19 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kvae.presets import preset
+from kvae.run_defaults import MINUTES, PRESET
 from kvae.serving.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kvae.training.data.prepare import Prepared
+    from kvae.configuration import Config
 
-    from .configuration import Config
+    from .data.prepare import Prepared
     from .fitted import Fitted
-
-PRESET = "hybrid-lstm"
-"""The preset that a run starts from if none is named."""
-
-MINUTES = 10.0
-"""Minutes of a run whose length is not given."""
 
 
 def fit(
@@ -53,12 +49,10 @@ def fit(
     not work, `DataError` for texts that cannot be read, and `Diverged` if training diverges.
     """
     started = time.monotonic()
-    from kvae.training.end_report import reported
-    from kvae.training.experiment import run
-    from kvae.training.plan import Clock, Wishes, planned
-
+    from .end_report import reported
+    from .experiment import run
     from .fitted import Fitted
-    from .presets import preset
+    from .plan import Clock, Wishes, planned
 
     clock, wishes = Clock(minutes, started), Wishes(goal, rate)
     given = {"data.column": column, "data.label_column": label_column}

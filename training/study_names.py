@@ -1,4 +1,7 @@
-"""The names of the studies of `kvae reproduce`, in order; this module imports without Keras."""
+"""The names of the studies of `kvae reproduce`, in order, for the help of the command.
+
+This module imports without Keras. `training/studies/` has a module of each name, with underscores.
+"""
 
 STUDY_NAMES = (
     "toy",

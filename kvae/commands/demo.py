@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> None:
 
 def demo_config() -> Config:
     """The preset that plans start from, on the corpus that needs no file."""
-    from kvae.fitting import PRESET
     from kvae.presets import preset
+    from kvae.run_defaults import PRESET
 
     return preset(PRESET).with_settings({"data.source": CORPUS})
 

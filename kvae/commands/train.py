@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvae.fitting import MINUTES
+from kvae.run_defaults import MINUTES
 from kvae.runs import CONFIG
 from kvae.serving.errors import ConfigError
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvae.fitting import MINUTES, PRESET
+from kvae.run_defaults import MINUTES, PRESET
 from kvae.token_patterns import TOKEN_PATTERNS
 
 from .arguments import Commands, Run, add_command, table_arguments

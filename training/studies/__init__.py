@@ -6,63 +6,12 @@ scale `small` have the presets' `-small` sizes (`kvae.presets.small`) and fewer 
 cores.
 """
 
+from importlib import import_module
+
 from ..reproduction import Study
-from . import (
-    alpha,
-    anti_collapse,
-    historyless,
-    kl_target,
-    length,
-    moses,
-    ptb_word,
-    receptive_field,
-    toy,
-    tweets,
-    twitter,
-)
-from .alpha import ALPHAS
-from .historyless import reconstruction_bits
-from .kl_target import TARGETS
-from .length import LENGTHS
-from .petersen import POSITIONS
-from .receptive_field import LAYERS
-from .rows import with_steps
-from .toy import TOY
-from .tweets import HYBRIDS
-from .twitter import TWITTER
-
-__all__ = [
-    "STUDIES",
-    "ALPHAS",
-    "HYBRIDS",
-    "LAYERS",
-    "LENGTHS",
-    "POSITIONS",
-    "TARGETS",
-    "TOY",
-    "TWITTER",
-    "with_steps",
-    "reconstruction_bits",
-]
-
-MODULES = (
-    toy,
-    twitter,
-    historyless,
-    length,
-    alpha,
-    receptive_field,
-    tweets,
-    kl_target,
-    ptb_word,
-    anti_collapse,
-    moses,
-)
+from ..study_names import STUDY_NAMES
 
 STUDIES: dict[str, Study] = {
-    module.__name__.rpartition(".")[2].replace("_", "-"): module.STUDY for module in MODULES
+    name: import_module(f"{__name__}.{name.replace('-', '_')}").STUDY for name in STUDY_NAMES
 }
-"""The studies by their ID, the name of the module with hyphens.
-
-The command line takes the IDs from `kvae.training.study_names`, which imports without Keras.
-"""
+"""The studies by their ID, the name of the module with hyphens."""
