@@ -81,7 +81,7 @@ clean:  ## everything made by the targets above
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "kvae needs Python 3.11 to 3.13 (TensorFlow has no newer build); name one: make PYTHON=python3.13"; exit 1; }
-	@echo "setting up $(VENV), once: about 2 GB, one to three minutes"
+	@echo "setting up $(VENV), once: about 4 GB, one to three minutes"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

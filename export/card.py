@@ -122,7 +122,7 @@ def model_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         )
     if latent["attributes"]:
         values = ", ".join(map(code, latent["attributes"][:20]))
-        yield f"Labels, of which the last columns of a code are one: {values}."
+        yield f"The last columns of a code are its label, one column for each value: {values}."
     yield f"Samples have the temperature {default_temperature(manifest):g} if none is given."
     if "quantization" in manifest:
         yield "The weights are stored in eight bits."
@@ -159,7 +159,7 @@ def limit_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     tokens, symbols = alphabet.rules.tokens, manifest["vocabulary"]["symbols"]
     longest = f"at most {length - 1}" if lines else f"exactly {length}"
     yield (
-        f"**Length.** It reads and writes texts of {longest} {tokens}. Longer ones are refused"
+        f"**Length.** It encodes and samples texts of {longest} {tokens}. Longer ones are refused"
         + (', or cut by `score(..., too_long="cut")`.' if lines else ".")
     )
     known = f"It knows {len(symbols):,} {tokens}"
@@ -172,11 +172,11 @@ def limit_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"**Unknown {alphabet.rules.unit}.** `encode` refuses others unless "
             '`unknown="replace"` is given; `score` counts them as one unknown symbol, which is '
-            "improbable. It never writes them."
+            "improbable. It never samples them."
         )
     yield (
         "**Meaning.** It imitates the texts that it was trained on, with their errors and their "
-        "bias, and may repeat some of them. It knows nothing else: what it writes is not true or "
+        "bias, and may repeat some of them. It knows nothing else: what it samples is not true or "
         "checked."
     )
     yield (

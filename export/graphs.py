@@ -84,7 +84,7 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     in_row = positions_of(g, "max_length", axis=0)
     noise, drawn = noise_and_uniforms(g, shared.model.parts.noise_size, in_row)
     code = given_or_prior_codes(g, shared, noise)
-    ids, log_probabilities = written_texts(g, shared, code, drawn)
+    ids, log_probabilities = sampled_texts(g, shared, code, drawn)
     text = g.Cast(g.Greater(ids, g.constant(END, np.int64)), to=TensorProto.INT64)
     column = g.constant([1], np.int64)
     g.named(g.ReduceSum(text, column, keepdims=0), "lengths")
@@ -100,7 +100,7 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     return checked_model(hoisted(g.model("sampler", inputs, outputs)))
 
 
-def written_texts(g: Nodes, shared: SharedParts, code: str, drawn: str) -> tuple[str, str]:
+def sampled_texts(g: Nodes, shared: SharedParts, code: str, drawn: str) -> tuple[str, str]:
     """`ids` (batch, time) of codes (batch, d) with uniform numbers `drawn` (T, batch, 1), and the
     log-probability (batch, time) of each token, 0 on padding."""
     masks = logit_masks(g, shared, positions_of(g, "max_length", axis=1))

@@ -35,12 +35,12 @@ BLOCK = "positions_of_a_block"
 """Name of the constant with the number of positions of a block."""
 
 SMALLEST_BLOCK, BLOCKS_OF_A_TEXT = 4, 16
-"""A block has at least so many positions, and a text at most so many blocks: on average half a
-block is computed in vain for a text that has ended."""
+"""Smallest number of positions of a block, and largest number of blocks of a text. On average half
+a block is computed in vain for a text that has ended."""
 
 ROWS_WITHOUT_BLOCKS = 4
-"""Fewer rows are decoded in one block: what they need is little, and a step of one row costs as
-much as one of several."""
+"""Batches of fewer rows are decoded in one block. Their features need little memory, and a step of
+one row takes as long as a step of several, so removing rows that have ended would gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ def block_body(
         outputs=len(carried) + len(states) + 2,
         body=body,
     )
-    previous, writing, *new_states, chosen, logits = turns
+    previous, sampling, *new_states, chosen, logits = turns
     log_probabilities = block_log_probabilities(g, logits, chosen, symbols)
     columns = as_columns(g, decoder.batch, chosen, log_probabilities, axes)
-    kept = [g.Compress(values, writing, axis=0) for values in ("live", previous, *new_states)]
-    left = g.ReduceMax(g.Cast(writing, to=TensorProto.INT64), keepdims=0)
+    kept = [g.Compress(values, sampling, axis=0) for values in ("live", previous, *new_states)]
+    left = g.ReduceMax(g.Cast(sampling, to=TensorProto.INT64), keepdims=0)
     declared = [
         tensor("live", "int64", "live_rows"),
         tensor("block_previous", "int64", "live_rows"),
@@ -242,10 +242,10 @@ def sampling_body(
     here = [g.Gather(numbers, "position", axis=0) for numbers in (masks, drawn)]
     logits = g.named(g.Add(logits, here[0]), LOGITS)
     chosen = choose(g, logits, here[1])
-    symbol = g.Where("writing", chosen, g.constant(PAD, np.int64))
+    symbol = g.Where("sampling", chosen, g.constant(PAD, np.int64))
     carried = [
         (tensor("previous", "int64", "live_rows"), chosen),
-        (tensor("writing", "bool", "live_rows"), g.Greater(symbol, end)),
+        (tensor("sampling", "bool", "live_rows"), g.Greater(symbol, end)),
         *zip(decoder.declared("live_rows"), states, strict=True),
     ]
     symbols = decoder.shared.model.model_config.vocabulary_size

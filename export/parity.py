@@ -218,7 +218,7 @@ def compare_stream(sampler: Sampler, z: np.ndarray) -> None:
         alone = ids[row, : end[0] + 1] if end.size else ids[row]
         if not np.array_equal(alone, text[text != PAD]):
             raise CheckFailed(
-                f"the step is not the sampler: row {row} differs if written symbol by symbol"
+                f"the step is not the sampler: row {row} differs if sampled token by token"
             )
 
 

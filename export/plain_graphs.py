@@ -18,7 +18,7 @@ from kvae.serving.choices import DRAWING
 
 from .convert import checked_model
 from .converted_parts import SharedParts
-from .graphs import CHOICES, step_outputs, written_texts
+from .graphs import CHOICES, sampled_texts, step_outputs
 from .nodes import Nodes, tensor
 from .simplify import hoisted
 
@@ -37,7 +37,7 @@ def sampler_graph(shared: SharedParts) -> onnx.ModelProto:
     g = Nodes(prefix="sampler_plain/", branches=False)
     drawn = g.Unsqueeze(g.Transpose("uniform", perm=[1, 0]), g.constant([2], np.int64))
     g.named(g.Gather(g.Shape("uniform"), g.constant(1, np.int64)), "max_length")
-    _, log_probabilities = written_texts(g, shared, "z", drawn)
+    _, log_probabilities = sampled_texts(g, shared, "z", drawn)
     g.named(log_probabilities, "log_probability")
     inputs = [
         tensor("z", "float", "batch", shared.model.parts.code_size),

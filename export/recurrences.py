@@ -1,7 +1,7 @@
 """GRU layers as `GRU` nodes. tf2onnx makes LSTM nodes by itself, but writes a GRU as a loop.
 
 The nodes add in another order than the loop, so the last bits of codes differ. Texts do not: graphs
-that draw codes or write texts keep their loops.
+that draw codes or sample texts keep their loops.
 """
 
 from __future__ import annotations

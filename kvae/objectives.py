@@ -313,7 +313,7 @@ def with_added_losses(
     samples: int,
 ) -> dict[str, Tensor]:
     """The terms (B,) of a bound together with those that the objective adds to the bound and to its
-    losses. What compares the codes of a batch reads the first code of each text."""
+    losses. Terms that compare the codes of a batch, like MMD, use the first code of each text."""
     terms = dict(terms)
 
     def add(weight: float | Tensor, nats: Tensor) -> None:

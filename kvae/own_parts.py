@@ -97,4 +97,5 @@ MADE: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "encoder": layers_of_encoder,
     "tokenizer": tokenizer,
 }
-"""How the entry of a table is made of a part and its properties, where it is not the part."""
+"""Functions that make the entry of a table from a part and its properties, for kinds whose entry is
+not the part itself."""

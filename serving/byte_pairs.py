@@ -82,8 +82,8 @@ class BytePairIds(dict[str, tuple[int, ...]]):
 def merged(ids: list[int], merges: Mapping[tuple[int, int], tuple[int, int]]) -> tuple[int, ...]:
     """The ids after all merges; `merges` has the rank and the id of the result for each pair.
 
-    The waiting pairs are in a heap. A pair that another merge has changed stays in it and is left
-    out later, unless the pair at its place now has the same result.
+    The waiting pairs are in a heap. An entry is not removed when another merge changes its pair. It
+    is skipped when its turn comes, unless the pair at its place then has the same result.
     """
     size = len(ids)
     before, behind = list(range(-1, size - 1)), list(range(1, size + 1))

@@ -27,7 +27,7 @@ MAX_BEAM = CHUNK
 
 
 class Decoding(Encoding):
-    """The graphs of a bundle that read and write texts."""
+    """The graphs of a bundle that encode and sample texts."""
 
     @limited
     def decode(

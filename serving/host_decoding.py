@@ -86,9 +86,8 @@ def check_allowed(is_stuck: np.ndarray, position: int) -> None:
     """Raise `ConfigError` if a constraint leaves no token to a text."""
     if is_stuck.any():
         raise ConfigError(
-            f"no token of the model may follow the first {position} of text "
-            f"{int(is_stuck.argmax())}; let the pattern or the list allow more of them, or a "
-            "shorter text (min_length)"
+            f"text {int(is_stuck.argmax())}: after {position} tokens the pattern or the list "
+            "allows no token of the model; allow more tokens, or shorter texts (min_length)"
         )
 
 
@@ -107,17 +106,17 @@ def sampled_steps(
     (projected, *states), length = start, step.max_length
     drawn = uniforms(*places, length)
     ids = np.full((len(projected), length), PAD)
-    previous, writing = np.full(len(projected), START), np.ones(len(projected), bool)
+    previous, sampling = np.full(len(projected), START), np.ones(len(projected), bool)
     for position in cancellable(range(length)):
         mask = masks.at(position, ids[:, :position])
-        check_allowed(writing & (mask == MASKED_LOGIT).all(axis=1), position)
+        check_allowed(sampling & (mask == MASKED_LOGIT).all(axis=1), position)
         chosen, nats, _, states = step(
             projected[:, position], previous, states, drawn[:, position], mask
         )
-        previous = ids[:, position] = np.where(writing, chosen, PAD)
-        yield previous, np.where(writing, nats, np.float32(0.0))
-        writing = previous > END
-        if not writing.any():
+        previous = ids[:, position] = np.where(sampling, chosen, PAD)
+        yield previous, np.where(sampling, nats, np.float32(0.0))
+        sampling = previous > END
+        if not sampling.any():
             return
 
 

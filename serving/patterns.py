@@ -326,8 +326,8 @@ class Automaton:
         return len(self.targets) - 1
 
     def state(self, begins: Sequence[int]) -> Step:
-        """The state that looks for some places: forks are followed in order. What is behind the end
-        of the pattern has no chance against it."""
+        """The state that looks for some places: forks are followed in order. Places that come after
+        the end of the pattern are left out, because a match that ends here is preferred."""
         waiting, seen, places = list(reversed(begins)), set[int](), list[int]()
         accepts = False
         while waiting and not accepts:

@@ -177,7 +177,7 @@ def test_tokens_that_are_allowed(sampler: Sampler) -> None:
     [
         ({"pattern": "(a"}, "pattern must be a regular expression, got '\\(a'"),
         ({"pattern": "a{9}"}, None),
-        ({"pattern": "ax"}, "no token of the model may follow the first 1 of text 0"),
+        ({"pattern": "ax"}, "text 0: after 1 tokens the pattern or the list allows no token"),
         ({"allowed": ["a", "x"]}, "the model has no token 'x'"),
         ({"allowed": "abc"}, "allowed must be a list of tokens"),
     ],

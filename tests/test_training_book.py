@@ -66,8 +66,9 @@ def test_a_chapter_shows_means_spread_published_numbers_and_verdicts(tmp_path: P
     assert "kvae reproduce two --scale small --seeds 2" in text
     assert "| first | 9.20 ± 0.14 (40.8) | 7.00 ± 0.00 |" in text
     assert (
-        "- **PASS** First is lower. (somebody 2020) 9.2 and 12.5. At 2 of 2 seeds alone.\n" in text
-    )
+        "- **PASS** First is lower. (somebody 2020) 9.2 and 12.5. "
+        "It holds for 2 of 2 seeds judged one by one.\n"
+    ) in text
     assert "It is odd." not in text
     assert (
         "4 runs, 6 minutes in all; "
@@ -84,7 +85,10 @@ def test_a_failure_stays_with_its_explanation_and_both_scales_have_a_section(
     text = add_chapter(tmp_path, "two", tmp_path, report(scale="paper"), studies).read_text(
         encoding="utf-8"
     )
-    failed = "- **FAIL** First is lower. (somebody 2020) 9.2 and 12.5. At 0 of 2 seeds alone."
+    failed = (
+        "- **FAIL** First is lower. (somebody 2020) 9.2 and 12.5. "
+        "It holds for 0 of 2 seeds judged one by one."
+    )
     assert text.count(failed) == 2
     assert text.count(f"{failed} *It is odd.*") == 1, "what is known is of the small scale"
     assert "--scale paper" in text

@@ -281,7 +281,7 @@ def for_the_prior(config: Config, found: Found) -> list[Remedy]:
             Remedy(
                 "moments",
                 {"objective.moments": 1.0},
-                "what the codes of all texts have in common costs, so they move to the prior",
+                "a loss on the moments of all codes together moves them to those of the prior",
                 plain and len(model.latent_size) == 1 and not POSTERIORS[model.posterior].flow,
             ),
             Remedy(
@@ -301,8 +301,8 @@ def few_dimensions(found: Found) -> bool:
 
 def few_sentence(found: Found) -> str:
     return (
-        f"{found['active_units']} of {found['latent_size']} dimensions carry the code; the others "
-        "are the prior for every text."
+        f"{found['active_units']} of {found['latent_size']} dimensions carry the code; the "
+        "posterior means of the others are nearly the same for every text."
     )
 
 

@@ -188,7 +188,8 @@ def verdict_lines(study: Study, report: Mapping[str, Any]) -> list[str]:
 
 def seeds_sentence(verdict: Verdict) -> str:
     """A sentence on how many single seeds satisfy the statement; empty if there is one seed."""
-    return f"At {sum(verdict.seeds)} of {len(verdict.seeds)} seeds alone." if verdict.seeds else ""
+    holds, seeds = sum(verdict.seeds), len(verdict.seeds)
+    return f"It holds for {holds} of {seeds} seeds judged one by one." if seeds else ""
 
 
 def sample_lines(study: Study, report: Mapping[str, Any]) -> list[str]:

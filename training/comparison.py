@@ -165,8 +165,8 @@ def nearest_preset(config: Config) -> tuple[str, dict[str, Any]]:
     """The preset that a configuration is nearest to, and the settings that differ from it.
 
     The nearest has the fewest differences of model and objective, then of training. Settings that
-    follow the texts, and the length of training, are not compared. A preset with a pattern for its
-    tokens, for instance for molecules, is one of texts with that pattern alone.
+    follow the texts, and the length of training, are not compared. A preset with a token pattern,
+    for instance for molecules, is considered only if the run has the same pattern.
     """
     keys = [
         key

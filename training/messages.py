@@ -1,4 +1,4 @@
-"""How long work tells what it does: a function that is called with each message."""
+"""Messages of long-running work: a function that is called with each message."""
 
 from __future__ import annotations
 

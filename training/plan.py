@@ -251,8 +251,8 @@ def first_texts(source: Source) -> tuple[list[str], bool]:
 
 
 def tokens(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
-    """Those of its notation for molecules, byte pairs for texts of words that return, else
-    characters."""
+    """The tokens of SMILES or SELFIES strings for molecules, byte pairs for texts in which words
+    repeat, else characters."""
     if name := notation_of(texts):
         return Choice(
             {"model.tokenizer": "pattern", "model.token_pattern": TOKEN_PATTERNS[name]},
@@ -265,8 +265,8 @@ def tokens(config: Config, texts: Sequence[str], wishes: Wishes) -> Choice:
         size = int(np.clip(characters // 400, 320, 2048))
         return Choice(
             {"model.tokenizer": "bpe", "data.max_symbols": size},
-            f"tokens are byte pairs, because the texts are words that return ({len(words):,} "
-            f"different ones among {words.total():,}); no text has an unknown token",
+            f"tokens are byte pairs, because words repeat in the texts ({len(words):,} different "
+            f"words among {words.total():,}); no text has an unknown token",
         )
     counts = sorted(Counter("".join(texts)).values(), reverse=True)
     known = int(np.searchsorted(np.cumsum(counts), 0.995 * characters)) + 1

@@ -110,7 +110,7 @@ def remedies_of_decoder(model: ModelConfig, objective: ObjectiveConfig) -> list[
         Remedy(
             "alpha",
             {"objective.alpha": 2 * objective.alpha or 0.2},
-            "what the code alone predicts weighs more",
+            "the prediction of the text from the code alone gets a larger weight",
             model.auxiliary and objective.alpha < 0.5,
         ),
     ]
@@ -122,7 +122,7 @@ def remedies_of_history(model: ModelConfig, objective: ObjectiveConfig) -> list[
         Remedy(
             "input-dropout",
             {"objective.input_dropout": 0.3},
-            "the decoder misses some of the previous symbols, and needs the code instead",
+            "the decoder misses some of the previous tokens, and needs the code instead",
             HEADS[model.head].history and objective.input_dropout == 0,
         )
     ]

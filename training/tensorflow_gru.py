@@ -2,8 +2,8 @@
 
 As on JAX (`jax_recurrence`), the forward loop stores the states and one product per position. The
 backward loop computes a position again, and one matrix product after the loop gives the gradient of
-the kernel. The gradient of a position is written by hand, because as a graph the one of automatic
-differentiation has many more operations.
+the kernel. The gradient of a position is written by hand, because automatic differentiation would
+build a graph with many more operations.
 """
 
 from __future__ import annotations

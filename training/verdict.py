@@ -25,8 +25,8 @@ MORE = "more --minutes, or more texts"
 """What is left where the goal is right."""
 
 NEAR_RATE = 1.5
-"""A KL within this factor of a goal's rate, or beyond the rate, is what the goal plans:
-`generation` wants less than other runs have, the other goals more."""
+"""Tolerance of the KL. It fits the goal `generation` if it is at most the rate of the goal times
+this factor, and another goal if it is at least the rate divided by this factor."""
 
 
 @dataclass(frozen=True)

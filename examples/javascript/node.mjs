@@ -13,7 +13,7 @@ const USAGE = `usage: node node.mjs BUNDLE [COMMAND] [TEXT ...] [OPTIONS]
   score TEXT ...             a bound on -log p of each, in nats
   reconstruct TEXT ...       each through its code and back
   interpolate FIRST LAST     texts between the two
-  verify                     does this machine write what the bundle wrote where it was made?
+  verify                     does this machine sample the texts of the machine where the bundle was made?
 
   -n 5  --seed 0  --first-row 0  --attribute VALUE
   --greedy | --temperature 0.8  --top-k 40  --top-p 0.95

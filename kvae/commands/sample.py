@@ -1,4 +1,4 @@
-"""`kvae sample` and `kvae stream`: new texts, complete or symbol by symbol."""
+"""`kvae sample` and `kvae stream`: new texts, complete or token by token."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .output import say
 
 
 def add(commands: Commands) -> None:
-    parser = add_bundle_command(commands, "sample", sample, "write new texts")
+    parser = add_bundle_command(commands, "sample", sample, "sample new texts")
     parser.add_argument("-n", type=int, default=10, help="number of texts (default: %(default)s)")
     sampling_arguments(parser)
 
     parser = add_bundle_command(
-        commands, "stream", stream, "write one text, symbol by symbol as it is generated"
+        commands, "stream", stream, "sample one text and print it token by token"
     )
     parser.add_argument("--row", type=int, default=0, help="row of the seed (default: %(default)s)")
     choice_arguments(parser)

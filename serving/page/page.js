@@ -71,7 +71,7 @@ async function watchOne() {
   place.classList.remove("done");
   button.disabled = true;
   try {
-    // Row 0 of another seed, so that something new is written each time.
+    // Row 0 of another seed, so that the text is new each time.
     for await (const [name, data] of events(await send("/stream", { ...given, seed: randomSeed() }))) {
       if (name === "problem") throw new Problem(data.detail);
       if (name !== "done") place.append(data.piece);
@@ -170,7 +170,7 @@ function introduce() {
     ? "Each line is one random place in the latent space: its most probable text, and a text sampled there."
     : "Each line is a text of its own.";
   byId("own-about").textContent = hasCodes()
-    ? "The model reads a text into a code and writes it back from there. Darker characters surprise it more. " + REPLACED
+    ? "The model encodes a text and decodes the code again. Darker characters surprise it more. " + REPLACED
     : `Darker characters surprise the model more. ${REPLACED}`;
   byId("between").hidden = !hasCodes();
   byId("sample").elements.temperature.value = info.defaults.temperature;

@@ -1,4 +1,4 @@
-/** The latent space: a place on the map or the sliders give a code, and the model writes the text of the code. */
+/** The latent space: a place on the map or the sliders give a code, and the model decodes the code. */
 
 import { Plot } from "./plot.js";
 import { byId, call, element, newest, showProblem, shownText } from "./tools.js";
@@ -25,11 +25,11 @@ export class LatentSpace {
     const { length } = map.points.x;
     byId("space-about").textContent =
       `${length} texts that the model was not trained on, by their codes. Press a point or any place between them and the ` +
-      "model writes the text that lies there. Drag from one place to another to see the texts on the way. " +
+      "model decodes the code there. Drag from one place to another to see the texts on the way. " +
       `The plane shows ${Math.round(100 * shares)} % of the variance of the codes.`;
     byId("sliders-about").textContent =
       `The ${map.dimensions.index.length} numbers of the code that say most about a text, with what each says on average in nats.`;
-    this.write = newest(() => this.showText());
+    this.decode = newest(() => this.showText());
     this.makeSliders();
     this.listen();
   }
@@ -89,7 +89,7 @@ export class LatentSpace {
     const code = await this.codeAt(place);
     if (asked !== this.asked) return; // another place was pressed meanwhile
     this.setCode(code, place);
-    await this.write();
+    await this.decode();
   }
 
   async goToText(text, scroll = false) {
@@ -101,8 +101,8 @@ export class LatentSpace {
       const place = this.placeOf(code);
       byId("way").replaceChildren();
       this.plot.show({ present: place, way: [] });
-      this.setCode(code, place, `The place of “${text}”. The model writes there:`);
-      await this.write();
+      this.setCode(code, place, `The place of “${text}”. Decoded there:`);
+      await this.decode();
     } catch (error) {
       showProblem(byId("here"), error);
     }
@@ -111,7 +111,7 @@ export class LatentSpace {
   setCode(code, place, told) {
     Object.assign(this, { code, place });
     byId("where").textContent =
-      told ?? (place.point >= 0 ? `Held-out text: “${this.map.points.text[place.point]}”. The model reads it back as:` : "The model writes here:");
+      told ?? (place.point >= 0 ? `Held-out text: “${this.map.points.text[place.point]}”. Reconstruction:` : "Decoded here:");
     this.showNearest(place);
     this.showSliders();
   }
@@ -174,9 +174,9 @@ export class LatentSpace {
         this.plot.show({ present: place, way: [] });
         byId("way").replaceChildren();
         Object.assign(this, { code, place, asked: {} });
-        byId("where").textContent = `Dimension ${dimension + 1} at ${value.textContent}. The model writes here:`;
+        byId("where").textContent = `Dimension ${dimension + 1} at ${value.textContent}. Decoded here:`;
         this.showNearest(place);
-        this.write();
+        this.decode();
       };
       byId("sliders").append(element("label", {}, element("span", {}, `Dimension ${dimension + 1}`, element("small", {}, `${kl[i].toFixed(2)} nats`)), value, range));
       return { dimension, range, value };
@@ -226,7 +226,7 @@ export class LatentSpace {
     select.append(...this.labels.map((value) => element("option", { value }, value)));
     select.onchange = () => {
       this.label = select.value;
-      this.write();
+      this.decode();
     };
     byId("label").hidden = false;
   }

@@ -1,5 +1,5 @@
-"""Batches of token ids in numpy, from memory or from disk. What batch a number has, depends on the
-seed alone.
+"""Batches of token ids in numpy, from memory or from disk. The content of batch number n depends on
+the seed alone.
 
 Reading a batch alone costs as much as reading several, so they are read in groups.
 """

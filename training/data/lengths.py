@@ -17,8 +17,8 @@ WINDOW_LENGTH = 64
 def most_tokens(config: Config) -> int:
     """The most tokens that a text may have: T - 1, or T in mode `fixed`.
 
-    If T is not set, it will not exceed the T assumed here: either no text is longer, or T is this
-    one.
+    If T is not set, this assumes the largest T that is chosen automatically. The T that is chosen
+    later is smaller only if no text needs more positions.
     """
     longest = config.model.length or multiple_of_strides(config, LONGEST_AUTOMATIC)
     return longest - config.data.reading.has_end

@@ -58,7 +58,7 @@ export class Sampler {
     const choices = choicesOf(this.manifest, options);
     return inChunks(checkedPlaces(n, seed, firstRow), async (places) => {
       const codes = this.attributes.length ? await this.#drawn(places, attribute) : [];
-      return this.#write(codes, places, choices);
+      return this.#sampled(codes, places, choices);
     });
   }
 
@@ -123,8 +123,8 @@ export class Sampler {
     const list = codesOf(codes, this.latentSize);
     const greedy = !["temperature", "topK", "topP"].some((name) => name in options);
     const choices = choicesOf(this.manifest, { greedy, ...options });
-    const write = (places) => this.#write(list.slice(places.start, places.start + places.count), places, choices);
-    return (await inChunks(checkedPlaces(list.length, seed, 0), write)).map((sample) => sample.text);
+    const sampled = (places) => this.#sampled(list.slice(places.start, places.start + places.count), places, choices);
+    return (await inChunks(checkedPlaces(list.length, seed, 0), sampled)).map((sample) => sample.text);
   }
 
   /** Encodes each text and decodes its latent code greedily. */
@@ -186,9 +186,9 @@ export class Sampler {
   }
 
   /** Samples texts of codes; for an empty list the graph draws the codes itself. */
-  async #write(codes, places, choices) {
+  async #sampled(codes, places, choices) {
     const found = this.#plain
-      ? await this.#writePlain(codes.length ? codes : await this.#drawn(places), places, choices)
+      ? await this.#samplePlain(codes.length ? codes : await this.#drawn(places), places, choices)
       : await this.#run("sampler", { z: matrix(codes, this.latentSize), ...placeInputs(places), ...choices });
     const complete = this.manifest.mode === "fixed" && found.ids.dims[1] === this.manifest.length;
     return rowsOf(found.ids).map((row, place) => {
@@ -204,7 +204,7 @@ export class Sampler {
   }
 
   /** The outputs of the sampler graph, from the graph without random numbers. */
-  async #writePlain(codes, { seed, firstRow, start }, { max_length, ...choices }) {
+  async #samplePlain(codes, { seed, firstRow, start }, { max_length, ...choices }) {
     const length = Number(max_length.data[0]);
     const drawn = codes.map((_, place) => uniforms(seed, firstRow + start + place, length));
     const inputs = { z: matrix(codes, this.latentSize), uniform: matrix(drawn, length) };
@@ -286,7 +286,7 @@ function choicesOf({ length, defaults }, options) {
   known(options, HOW_TO_CHOOSE);
   const { greedy = false, temperature, topK = 0, topP = 1, minLength = 1, maxLength = length } = options;
   if (greedy && (temperature !== undefined || topK || topP !== 1)) {
-    throw new ConfigError("greedy takes the likeliest symbol: give it alone, without temperature, topK or topP");
+    throw new ConfigError("greedy takes the most probable token: give it alone, without temperature, topK or topP");
   }
   const longest = whole("maxLength", maxLength, 1, length);
   return {
