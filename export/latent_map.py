@@ -26,6 +26,7 @@ from kvae.serving.latent_map import (
 )
 from kvae.serving.manifest import MAP
 from kvae.serving.sampler import Sampler
+from kvae.slots import PRIORS
 
 SPREAD = 3.0
 """Range of a dimension on each side of its mean, in standard deviations of its sampled codes."""
@@ -62,7 +63,7 @@ def latent_map(
     }
     if labels and attribute is not None and (attribute[chosen] >= 0).any():
         points["label"] = [labels[i] if i >= 0 else "" for i in attribute[chosen].tolist()]
-    standard = sampler.manifest["latent"]["prior"] == "standard"
+    standard = PRIORS[sampler.manifest["latent"]["prior"]].standard_normal
     levels = sampler.manifest["latent"]["levels"]
     return {
         "mean": rounded(mean),

@@ -6,8 +6,17 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from kvae.serving.errors import ConfigError, KvaeError, first_line
+from kvae.serving.tokenizers import TOKENIZERS
 
-from .slots import NAMES, SLOTS
+from .slots import PENALTIES, SCHEDULES, SLOTS
+
+ROWS: dict[str, dict[str, Any]] = {
+    **SLOTS,
+    "penalty": PENALTIES,
+    "schedule": SCHEDULES,
+    "tokenizer": TOKENIZERS,
+}
+"""The choices of each kind by name, with their properties."""
 
 GROUP = "kvae.parts"
 """The group of entry points that are loaded when a configuration names an unknown choice."""
@@ -26,7 +35,7 @@ OWN: dict[str, set[str]] = {
 
 def names_of(kind: str) -> tuple[str, ...]:
     """The choices of a setting, those of kvae first."""
-    return tuple(SLOTS[kind] if kind in SLOTS else NAMES[kind])
+    return tuple(ROWS[kind])
 
 
 def is_own(kind: str, name: str) -> bool:

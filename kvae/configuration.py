@@ -182,7 +182,7 @@ class ObjectiveConfig(Section):
     """
 
     penalty: str = slot("annealed")
-    """One of `kvae.slots.NAMES`."""
+    """One of `kvae.serving.tokenizers.TOKENIZERS`."""
     schedule: str = slot("linear")
     """Shape of the ramp from 0 to 1. The ramp scales beta, or the target C of the constrained
     penalties."""

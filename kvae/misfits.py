@@ -10,15 +10,15 @@ import keras
 
 from kvae.serving.errors import ConfigError
 
-from .choices import is_own
 from .configuration import Config, ModelConfig, ObjectiveConfig, TrainingConfig
-from .objectives import TARGETED
 from .slots import (
     ENCODERS,
     EXPANDERS,
     HEADS,
+    PENALTIES,
     POSTERIORS,
     PRIORS,
+    SCHEDULES,
     SLOTS,
     choices_by_setting,
     quoted_list,
@@ -109,10 +109,10 @@ def dependent_settings(
 ) -> list[tuple[ModelConfig | ObjectiveConfig, str, str, bool]]:
     """Settings that only some choices read: (section, name, what reads it, whether the
     configuration reads it)."""
-    own = is_own("penalty", objective.penalty)
-    free_bits = objective.penalty.startswith("free_bits") or own
-    targeted = objective.penalty in TARGETED or own
-    cyclical = objective.schedule == "cyclical" or is_own("schedule", objective.schedule)
+    by_penalty, by_schedule = (
+        PENALTIES[objective.penalty].reads,
+        SCHEDULES[objective.schedule].reads,
+    )
     return [
         *slot_settings(model),
         (
@@ -122,10 +122,10 @@ def dependent_settings(
             objective.alpha > 0 or objective.bag_of_words > 0,
         ),
         (objective, "alpha_hold", "objective.alpha_decay_steps", objective.alpha_decay_steps > 0),
-        (objective, "kl_target", "the constrained penalties", targeted),
-        (objective, "free_bits", "the free-bits penalties", free_bits),
-        (objective, "free_bits_over", "the free-bits penalties", free_bits),
-        (objective, "cycles", "schedule 'cyclical'", cyclical),
+        (objective, "kl_target", "the constrained penalties", "kl_target" in by_penalty),
+        (objective, "free_bits", "the free-bits penalties", "free_bits" in by_penalty),
+        (objective, "free_bits_over", "the free-bits penalties", "free_bits_over" in by_penalty),
+        (objective, "cycles", "schedule 'cyclical'", "cycles" in by_schedule),
         (
             objective,
             "importance_gradient",
@@ -194,7 +194,7 @@ def misfits_without_code(model: ModelConfig, objective: ObjectiveConfig) -> list
             "'standard' and 'free'",
         ),
         (
-            objective.penalty != "annealed",
+            not PENALTIES[objective.penalty].is_weighted_kl,
             f"objective.penalty {objective.penalty!r}: with model.latent 'none' there is no KL; "
             "use 'annealed'",
         ),
@@ -335,7 +335,8 @@ def misfits_of_flow(model: ModelConfig, objective: ObjectiveConfig) -> list[tupl
 
 def has_free_bits_per_dimension(objective: ObjectiveConfig) -> bool:
     """Whether the objective reads the KL of each dimension."""
-    return objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
+    reads = PENALTIES[objective.penalty].reads
+    return "free_bits_over" in reads and objective.free_bits_over == "dimension"
 
 
 def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:
@@ -363,7 +364,7 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             for name in ("mmd", "moments")
         ),
         (
-            objective.penalty in TARGETED
+            PENALTIES[objective.penalty].has_target
             and (
                 objective.ramp_after_convergence
                 or objective.ramp_start > 0
@@ -374,12 +375,12 @@ def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list
             "and ramp_after_convergence to false",
         ),
         (
-            objective.ramp_after_convergence and objective.schedule == "constant",
-            "objective.ramp_after_convergence: schedule 'constant' has no ramp to hold back; use "
-            "another",
+            objective.ramp_after_convergence and not SCHEDULES[objective.schedule].rises,
+            f"objective.ramp_after_convergence: schedule {objective.schedule!r} has no ramp to "
+            "hold back; use another",
         ),
         (
-            objective.semi_supervised and objective.penalty in ("constrained", "free_bits"),
+            objective.semi_supervised and PENALTIES[objective.penalty].averages,
             f"objective.semi_supervised: penalty {objective.penalty!r} averages over the batch, "
             "which includes texts with every possible label; use 'annealed', "
             "'constrained_per_example' or 'free_bits_mask'",
@@ -410,7 +411,7 @@ def misfits_of_importance_weights(
             "objective.importance_samples: a language model has no code to sample; set it to 1",
         ),
         (
-            several and objective.penalty != "annealed",
+            several and not PENALTIES[objective.penalty].is_weighted_kl,
             f"objective.importance_samples: penalty {objective.penalty!r} acts on the KL, which "
             "is no term of the importance-weighted bound; use 'annealed', or set it to 1",
         ),

@@ -9,6 +9,7 @@ from keras import ops
 
 from kvae.serving.alphabet import PAD
 
+from . import slots
 from .blocks import repeated_rows
 from .configuration import ObjectiveConfig
 from .importance_weights import importance_weighted_terms
@@ -123,9 +124,6 @@ PENALTIES: dict[str, Callable[[ObjectiveConfig, Tensor, Tensor | None, Tensor], 
 It returns nats, (B,).
 """
 
-TARGETED = ("constrained", "constrained_per_example")
-"""Penalties whose ramp scales the target C; for the others it scales beta."""
-
 
 def ramp_at(
     config: ObjectiveConfig, step: Tensor, start: Tensor | None = None, steps: Tensor | None = None
@@ -153,7 +151,8 @@ def warm_start_over(config: ObjectiveConfig, step: Tensor) -> Tensor:
 
 def beta_at(config: ObjectiveConfig, ramp: Tensor) -> Tensor:
     """The weight beta of the penalty at a height of the ramp in [0, 1]."""
-    return config.beta_max * (ops.ones_like(ramp) if config.penalty in TARGETED else ramp)
+    has_target = slots.PENALTIES[config.penalty].has_target
+    return config.beta_max * (ops.ones_like(ramp) if has_target else ramp)
 
 
 def auxiliary_height(config: ObjectiveConfig, step: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from kvae.serving.errors import ConfigError, short_repr
 from kvae.serving.tokenizers import OWN_DEFAULTS, TOKENIZERS, Tokenizer
 
 from . import encoders, expanders, heads, priors
-from .choices import OWN, names_of
+from .choices import OWN, ROWS, names_of
 from .objectives import PENALTIES, SCHEDULES
-from .slots import NAMES, SLOTS, Encoder, Expander, Head, Prior, Slot, quoted_list
+from .slots import Encoder, Expander, Head, Penalty, Prior, Schedule, quoted_list
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Kind:
 
     table: dict[str, Any]
     """Its parts by name."""
-    row: type[Slot] | None = None
-    """The row of `kvae.slots` with the properties of a choice; None outside the slots."""
+    row: type[Any]
+    """The class with the properties of a part."""
 
 
 KINDS: dict[str, Kind] = {
@@ -31,9 +31,9 @@ KINDS: dict[str, Kind] = {
     "prior": Kind(priors.LAYERS, Prior),
     "expander": Kind(expanders.LAYERS, Expander),
     "head": Kind(heads.LAYERS, Head),
-    "schedule": Kind(SCHEDULES),
-    "penalty": Kind(PENALTIES),
-    "tokenizer": Kind(TOKENIZERS),
+    "schedule": Kind(SCHEDULES, Schedule),
+    "penalty": Kind(PENALTIES, Penalty),
+    "tokenizer": Kind(TOKENIZERS, Tokenizer),
 }
 """The kinds of parts that `register` takes."""
 
@@ -59,23 +59,20 @@ def register(kind: str, name: str, part: Callable[..., Any], **properties: Any) 
     if not callable(part) and not isinstance(part, encoders.Layers):
         raise ConfigError(f"{kind} {name!r} must be a function, got {short_repr(part)}")
     check_properties(kind, properties)
-    row = KINDS[kind].row
-    if row:
-        SLOTS[kind][name] = row(**properties)
-    else:
-        NAMES[kind].append(name)
+    if kind != "tokenizer":  # whose part has its properties
+        ROWS[kind][name] = KINDS[kind].row(**properties)
     KINDS[kind].table[name] = MADE.get(kind, function)(part, properties)
     OWN[kind].add(name)
 
 
 def check_properties(kind: str, given: Mapping[str, Any]) -> None:
     """Raise `ConfigError` for properties that a kind does not have."""
-    row = Tokenizer if kind == "tokenizer" else KINDS[kind].row
-    names = [item.name for item in fields(row) if item.name != "units"] if row else []
+    names = [item.name for item in fields(KINDS[kind].row) if item.name != "units"]
     for name in given:
         if name not in names:
-            known = f"its properties are {quoted_list(names)}" if names else "it has none"
-            raise ConfigError(f"{kind}: no property {name!r}; {known}")
+            raise ConfigError(
+                f"{kind}: no property {name!r}; its properties are {quoted_list(names)}"
+            )
 
 
 def function(part: Any, properties: Mapping[str, Any]) -> Any:

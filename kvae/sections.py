@@ -49,8 +49,8 @@ def sized(default: Any, minimum: int) -> Any:
 
 
 def slot(default: str) -> Any:
-    """A field whose choices are the rows of its table in `kvae.slots.SLOTS`, or in `NAMES` there,
-    and those that are registered."""
+    """A field whose choices are the rows of its table in `kvae.choices.ROWS`, with those that are
+    registered."""
     return field(default=default, metadata={"slot": True})
 
 

@@ -1,8 +1,9 @@
-"""Properties of each choice of a slot, as data that needs no Keras.
+"""Properties of each choice of a slot, a penalty and a schedule, as data that needs no Keras.
 
 The rows of a table are the choices that a configuration has for the slot. `LAYERS` in the module of
 the slot has the layers of a choice under the same name: `kvae.encoders`, `kvae.latents`,
-`kvae.flows` (posteriors), `kvae.priors`, `kvae.expanders`, `kvae.heads`.
+`kvae.flows` (posteriors), `kvae.priors`, `kvae.expanders`, `kvae.heads`. The functions of penalties
+and schedules are in `kvae.objectives`.
 """
 
 from __future__ import annotations
@@ -101,6 +102,30 @@ class Head(Slot):
     embeds_tokens: bool = False
     """Whether previous tokens have embeddings also if `head_embedding` is 0, then of size
     `head_units`."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Penalty: how the KL enters the loss."""
+
+    reads: tuple[str, ...] = ("kl_target", "free_bits", "free_bits_over")
+    """Settings of `ObjectiveConfig` that it reads."""
+    is_weighted_kl: bool = False
+    """Whether it is beta * KL, the term of the bound."""
+    has_target: bool = False
+    """Whether the ramp scales the target C. Otherwise it scales beta."""
+    averages: bool = False
+    """Whether it depends on the mean KL of the batch."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Schedule: the height of the ramp over training steps."""
+
+    reads: tuple[str, ...] = ("cycles",)
+    """Settings of `ObjectiveConfig` that it reads."""
+    rises: bool = True
+    """Whether it has a ramp. Otherwise its height is 1 from the first step."""
 
 
 RECURRENT_ENCODER = Encoder(
@@ -204,19 +229,22 @@ SLOTS: dict[str, dict[str, Any]] = {
 }
 """The slots: name of the setting in `ModelConfig` -> its choices."""
 
-NAMES: dict[str, list[str]] = {
-    "penalty": [
-        "annealed",
-        "constrained",
-        "constrained_per_example",
-        "free_bits",
-        "free_bits_mask",
-    ],
-    "schedule": ["linear", "sigmoid", "cosine", "cyclical", "constant"],
-    "tokenizer": ["char", "byte", "word", "wordpiece", "pattern", "bpe"],
+FREE_BITS = ("free_bits", "free_bits_over")
+PENALTIES: dict[str, Penalty] = {
+    "annealed": Penalty(reads=(), is_weighted_kl=True),
+    "constrained": Penalty(reads=("kl_target",), has_target=True, averages=True),
+    "constrained_per_example": Penalty(reads=("kl_target",), has_target=True),
+    "free_bits": Penalty(reads=FREE_BITS, averages=True),
+    "free_bits_mask": Penalty(reads=FREE_BITS),
 }
-"""The choices of settings that are functions without a row. The functions are in
-`kvae.objectives` and `kvae.serving.tokenizers`."""
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": Schedule(reads=()),
+    "sigmoid": Schedule(reads=()),
+    "cosine": Schedule(reads=()),
+    "cyclical": Schedule(),
+    "constant": Schedule(reads=(), rises=False),
+}
 
 
 def choices_by_setting(slot: str) -> dict[str, list[str]]:

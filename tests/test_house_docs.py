@@ -215,7 +215,7 @@ def test_the_tree_names_every_file_and_no_other() -> None:
 def files_of_tree(tree: str) -> Iterator[str]:
     """The paths of the Python files that begin a line, each in the folders above it."""
     folders: list[str] = []
-    for spaces, name in re.findall(r"^( *)([a-z_]+(?:/|\.py))  ", tree, re.MULTILINE):
+    for spaces, name in re.findall(r"^( *)([a-z_]+(?:/|\.py)) ", tree, re.MULTILINE):
         folders[len(spaces) // 2 :] = [name]
         if not name.endswith("/"):
             yield "".join(folders)

@@ -20,7 +20,6 @@ from kvae.presets import preset
 from kvae.priors import StandardPrior
 from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, KvaeError
-from kvae.slots import NAMES, SLOTS
 from kvae.training import evaluate_run, fit_run, prepare
 from kvae.training.evaluation import collect
 
@@ -32,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """Whatever a test registers is unknown again after it."""
-    tables: list[Any] = [*SLOTS.values(), *NAMES.values(), *choices.OWN.values()]
+    tables: list[Any] = [*choices.ROWS.values(), *choices.OWN.values()]
     tables += [kind.table for kind in own_parts.KINDS.values()]
     before = [table.copy() for table in tables]
     yield
@@ -148,7 +147,7 @@ def test_what_cannot_be_registered_is_refused(arguments: tuple[Any, ...], messag
     ("kind", "properties", "message"),
     [
         ("encoder", {"strid": 3}, "encoder: no property 'strid'; its properties are 'reads'"),
-        ("penalty", {"reads": ()}, "penalty: no property 'reads'; it has none"),
+        ("penalty", {"reed": ()}, "penalty: no property 'reed'; its properties are 'reads'"),
         ("tokenizer", {"units": str}, "tokenizer: no property 'units'; its properties are"),
     ],
 )
@@ -210,7 +209,7 @@ def test_entry_points_that_bring_nothing_are_errors_with_their_module(
 
 
 def test_the_kinds_are_settings_of_a_configuration() -> None:
-    assert set(choices.OWN) == set(own_parts.KINDS) == {*SLOTS, *NAMES} - {"latent", "posterior"}
+    assert set(choices.OWN) == set(own_parts.KINDS) == {*choices.ROWS} - {"latent", "posterior"}
 
 
 def test_no_entry_point_is_looked_up_for_choices_that_are_known(

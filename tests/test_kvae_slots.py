@@ -124,16 +124,30 @@ def test_names_are_listed_as_a_sentence_has_them() -> None:
 
 
 def names_of_choices(tree: ast.AST) -> list[str]:
-    """Comparisons of a slot's setting with a text, as `model.encoder == "gru"`."""
-    compared = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    """Places that ask for a choice by its name: comparisons of its setting with a text, as
+    `model.encoder == "gru"` or `getattr(model, slot) == "gru"`, and beginnings of a name, as
+    `objective.penalty.startswith("free")`."""
     return [
         ast.unparse(node)
-        for node in compared
-        for left in [node.left]
-        if isinstance(left, ast.Attribute)
-        and left.attr in SLOTS
-        and "'" in ast.unparse(node.comparators[0])
+        for node in ast.walk(tree)
+        if (
+            isinstance(node, ast.Compare)
+            and is_setting(node.left)
+            and "'" in ast.unparse(node.comparators[0])
+        )
+        or (
+            isinstance(node, ast.Attribute)
+            and node.attr in ("startswith", "endswith")
+            and is_setting(node.value)
+        )
     ]
+
+
+def is_setting(node: ast.AST) -> bool:
+    """Whether code reads the setting of a slot, a penalty or a schedule, or `getattr(..., slot)`."""
+    settings = {*SLOTS, "penalty", "schedule"}
+    by_name = ast.unparse(node).startswith("getattr(") and "slot" in ast.unparse(node)
+    return by_name or (isinstance(node, ast.Attribute) and node.attr in settings)
 
 
 def test_no_file_asks_for_a_choice_by_its_name() -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvae.configuration import Config
+from kvae.misfits import has_free_bits_per_dimension
 from kvae.runs import CHECKPOINTS, Run, list_checkpoints
-from kvae.slots import HEADS, POSTERIORS, PRIORS
+from kvae.slots import HEADS, PENALTIES, POSTERIORS, PRIORS
 
 from .remedies import (
     EMPTY,
@@ -272,9 +273,7 @@ def fitted_prior(config: Config, found: Found) -> list[Remedy]:
 def for_the_prior(config: Config, found: Found) -> list[Remedy]:
     model, objective = config.model, config.objective
     plain = PRIORS[model.prior].standard_normal and not objective.mmd and not objective.moments
-    per_dimension = (
-        objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension"
-    )
+    per_dimension = has_free_bits_per_dimension(objective)
     return applying(
         [
             *fitted_prior(config, found),
@@ -323,7 +322,7 @@ def for_idle_dimensions(config: Config, found: Found) -> list[Remedy]:
                 "free-bits-each",
                 {"objective.penalty": penalty, "objective.free_bits": nats},
                 "each dimension has some nats of KL that cost nothing",
-                objective.penalty == "annealed"
+                PENALTIES[objective.penalty].is_weighted_kl
                 and objective.importance_samples == 1
                 and PRIORS[model.prior].kl_of_dimensions
                 and not POSTERIORS[model.posterior].flow,

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from kvae.model import TextVAE, as_int
-from kvae.objectives import TARGETED
 from kvae.serving.errors import ConfigError
+from kvae.slots import PENALTIES, SCHEDULES
 
 from .remedies import EMPTY, UNUSED, USED, flags, remedies
 
@@ -138,7 +138,7 @@ def is_monitored(model: TextVAE) -> bool:
     """Whether collapse is possible and unwanted: the model has a code, beta_max > 0, and the KL
     target is not near 0."""
     objective = model.objective_config
-    targets_zero_kl = objective.penalty in TARGETED and objective.kl_target < NEAR_ZERO
+    targets_zero_kl = PENALTIES[objective.penalty].has_target and objective.kl_target < NEAR_ZERO
     return bool(model.hierarchy.shapes) and objective.beta_max > 0 and not targets_zero_kl
 
 
@@ -146,7 +146,7 @@ def ramp_is_over(model: TextVAE) -> bool:
     """Whether the ramp has ended: a cyclical ramp with its last cycle, a constant one at its
     start."""
     objective = model.objective_config
-    rise = 0 if objective.schedule == "constant" else as_int(model.ramp_steps)
+    rise = as_int(model.ramp_steps) if SCHEDULES[objective.schedule].rises else 0
     return (
         as_int(model.training_steps) >= objective.warm_start_steps + as_int(model.ramp_start) + rise
     )

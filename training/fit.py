@@ -20,7 +20,7 @@ import keras
 
 from kvae.configuration import Config
 from kvae.model import TextVAE, as_int
-from kvae.objectives import TARGETED, ramp_at
+from kvae.objectives import ramp_at
 from kvae.runs import (
     CHECKPOINTS,
     DIVERGED,
@@ -33,6 +33,7 @@ from kvae.runs import (
     write_json,
 )
 from kvae.serving.errors import CheckFailed, ConfigError
+from kvae.slots import PENALTIES
 
 from .alarm import CollapseAlarm
 from .callbacks import (
@@ -323,7 +324,7 @@ def note_short_run(model: TextVAE, config: Config, total_steps: int, say: Say) -
     elif objective.beta_max and model.hierarchy.shapes and not objective.ramp_after_convergence:
         reached = float(ramp_at(objective, total_steps))
         what = f"{reached:.2f} of its height"
-        if objective.penalty in TARGETED:
+        if PENALTIES[objective.penalty].has_target:
             nats = reached * objective.kl_target
             what = f"{nats:.1f} of the {objective.kl_target:g} nats of the KL target"
         if reached < 1.0:

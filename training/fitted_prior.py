@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from kvae.configuration import Config, ModelConfig
+from kvae.misfits import has_free_bits_per_dimension
 from kvae.model import TextVAE, computing_in
 from kvae.runs import (
     CONFIG,
@@ -263,7 +264,7 @@ def with_mixture(run: Run, wish: Fit, say: Say) -> Config:
     left_out: dict[str, Any] = {
         f"objective.{n}": 0.0 for n in ("mmd", "moments") if getattr(objective, n)
     }
-    if objective.penalty.startswith("free_bits") and objective.free_bits_over == "dimension":
+    if has_free_bits_per_dimension(objective):
         total = objective.free_bits * run.model.hierarchy.size
         left_out |= {"objective.free_bits_over": "total", "objective.free_bits": total}
     if left_out:

@@ -17,6 +17,7 @@ import numpy as np
 from kvae.configuration import ModelConfig
 from kvae.serving.alphabet import SPECIALS, Alphabet
 from kvae.serving.errors import ConfigError, ModelError, first_line
+from kvae.slots import SLOTS
 
 from .data.preset_tokenizers import ids_in_preset
 
@@ -101,7 +102,7 @@ def checked_slot(folder: Path, backbone: Any, model: ModelConfig) -> str:
     slot, layer = KINDS[kinds.pop()], layers[0]
     first = slot == "head" or model.encoder_normalization == "before"
     is_first = bool(layer.normalize_first)
-    if getattr(model, slot) != "transformer":
+    if f"{slot}_attention_heads" not in SLOTS[slot][getattr(model, slot)].reads:
         raise ConfigError(
             f"training.start_from {folder}: is a {name}, whose weights are those of a Transformer; "
             f"set model.{slot}=transformer"

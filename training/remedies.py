@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvae.configuration import ModelConfig, ObjectiveConfig
-from kvae.objectives import TARGETED
-from kvae.slots import EXPANDERS, HEADS, POSTERIORS, PRIORS
+from kvae.slots import EXPANDERS, HEADS, PENALTIES, POSTERIORS, PRIORS, SCHEDULES
 
 USED, UNUSED, EMPTY = "used", "unused", "empty"
 """States of a latent code: in use; KL and information near 0; a KL that is no information."""
@@ -130,7 +129,8 @@ def remedies_of_history(model: ModelConfig, objective: ObjectiveConfig) -> list[
 
 def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
     """Remedies that make the KL cost less, later or nothing."""
-    annealed = objective.penalty == "annealed" and objective.importance_samples == 1
+    penalty = PENALTIES[objective.penalty]
+    annealed = penalty.is_weighted_kl and objective.importance_samples == 1
     return [
         Remedy(
             "beta",
@@ -148,7 +148,7 @@ def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
             "free-bits",
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
             "more of the KL costs nothing",
-            objective.penalty.startswith("free_bits"),
+            "free_bits" in penalty.reads,
         ),
         Remedy(
             "kl-target",
@@ -160,7 +160,7 @@ def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
             "ramp",
             longer_ramp_settings(objective),
             "the code has more time to become useful before it costs",
-            objective.penalty not in TARGETED,
+            not PENALTIES[objective.penalty].has_target,
         ),
     ]
 
@@ -203,7 +203,7 @@ def remedies_of_encoder(objective: ObjectiveConfig) -> list[Remedy]:
 
 def longer_ramp_settings(objective: ObjectiveConfig) -> dict[str, Any]:
     """A ramp of twice the steps, at least 1,000. A constant schedule becomes linear."""
-    ramp = {"objective.schedule": "linear"} if objective.schedule == "constant" else {}
+    ramp = {"objective.schedule": "linear"} if not SCHEDULES[objective.schedule].rises else {}
     return {**ramp, "objective.ramp_steps": max(1000, 2 * objective.ramp_steps)}
 
 
