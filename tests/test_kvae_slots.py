@@ -144,7 +144,7 @@ def names_of_choices(tree: ast.AST) -> list[str]:
 
 
 def is_setting(node: ast.AST) -> bool:
-    """Whether code reads the setting of a slot, a penalty or a schedule, or `getattr(..., slot)`."""
+    """Whether code reads the setting of a slot, a penalty or a schedule, or one by `slot`."""
     settings = {*SLOTS, "penalty", "schedule"}
     by_name = ast.unparse(node).startswith("getattr(") and "slot" in ast.unparse(node)
     return by_name or (isinstance(node, ast.Attribute) and node.attr in settings)
