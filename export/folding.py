@@ -68,15 +68,15 @@ class Observed:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Observed:
-        watched = onnx.ModelProto.FromString(model.SerializeToString())
-        outputs = {value.name for value in watched.graph.output}
-        names = {name for node in watched.graph.node for name in node.output if name} - outputs
-        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
-        running = session(watched.SerializeToString())
+        observed = onnx.ModelProto.FromString(model.SerializeToString())
+        outputs = {value.name for value in observed.graph.output}
+        names = {name for node in observed.graph.node for name in node.output if name} - outputs
+        observed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+        running = session(observed.SerializeToString())
         found = [output.name for output in running.get_outputs()]
         runs = []
         for batch in BATCHES:
-            inputs = {value.name: zeros(value, batch) for value in watched.graph.input}
+            inputs = {value.name: zeros(value, batch) for value in observed.graph.input}
             runs.append(inputs | dict(zip(found, running.run(None, inputs), strict=True)))
         constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
         return cls(model.graph, runs, constants)

@@ -145,7 +145,7 @@ class AffineCoupling(layers.Layer):
     def __init__(self, config: ModelConfig, size: int) -> None:
         super().__init__(name="coupling", dtype="float32")
         units = config.prior_units
-        self.kept = [
+        self.masks = [
             ((np.arange(size) + layer) % 2).astype("float32")
             for layer in range(config.prior_layers)
         ]
@@ -166,9 +166,9 @@ class AffineCoupling(layers.Layer):
         """Log scale and shift (..., d) of a layer; 0 in the kept dimensions, on which they
         depend."""
         inner, inner_bias, outer, outer_bias = self.networks[layer]
-        hidden = ops.tanh(ops.matmul(z * self.kept[layer], inner) + inner_bias)
+        hidden = ops.tanh(ops.matmul(z * self.masks[layer], inner) + inner_bias)
         log_scale, shift = ops.split(ops.matmul(hidden, outer) + outer_bias, 2, axis=-1)
-        changed = 1.0 - self.kept[layer]
+        changed = 1.0 - self.masks[layer]
         bounded = LARGEST_LOG_SCALE * ops.tanh(log_scale / LARGEST_LOG_SCALE)
         return changed * bounded, changed * shift
 

@@ -58,7 +58,7 @@ class IndependentHead(layers.Layer):
         return self.project(features)
 
 
-def joined(outputs: Tensor, skipped: Tensor | None) -> Tensor:
+def with_skip(outputs: Tensor, skipped: Tensor | None) -> Tensor:
     """Outputs of a head plus what a skip connection adds to them, if there is one."""
     return outputs if skipped is None else outputs + skipped
 
@@ -127,17 +127,17 @@ class RecurrentHead(layers.Layer):
     def step(
         self, projected: Tensor, previous: Tensor, state: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        gates, skipped = self.parted(projected)
+        gates, skipped = self.split_skip(projected)
         hidden, state = self.recurrence.cell(self.read(gates, previous), state)
-        return self.logits(joined(hidden, skipped)), state
+        return self.logits(with_skip(hidden, skipped)), state
 
     def call(self, features: Tensor, previous: Tensor, training: bool = False) -> Tensor:
-        gates, skipped = self.parted(self.project(features))
+        gates, skipped = self.split_skip(self.project(features))
         inputs = self.read(gates, previous, training)
         hidden = over_positions(self.recurrence, inputs, self.initial_state(features), training)
-        return self.logits(self.dropout(joined(hidden, skipped), training=training))
+        return self.logits(self.dropout(with_skip(hidden, skipped), training=training))
 
-    def parted(self, projected: Tensor) -> tuple[Tensor, Tensor | None]:
+    def split_skip(self, projected: Tensor) -> tuple[Tensor, Tensor | None]:
         """Projected features as those of the gates and those of the skip connection, if any."""
         if not self.skip:
             return projected, None

@@ -279,8 +279,13 @@ def lock_path(path: Path) -> Path:
 
 def leftovers(path: Path) -> list[Path]:
     """Existing files and folders with a temporary name that `atomic_write` gives for `path`."""
-    pattern = re.compile(rf"\.partial-[0-9a-f]{{8}}-{re.escape(path.name)}")
-    return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
+    return leftovers_in(path.parent, re.escape(path.name))
+
+
+def leftovers_in(folder: Path, name: str = ".+") -> list[Path]:
+    """Those for any path in a folder, or for names that match a pattern."""
+    pattern = re.compile(rf"\.partial-[0-9a-f]{{8}}-{name}")
+    return [file for file in folder.glob(".partial-*") if pattern.fullmatch(file.name)]
 
 
 def remove(path: Path) -> None:

@@ -178,7 +178,7 @@ DESCRIPTION: dict[str, Any] = {
         # Of samples for which none is given; the other two say that top-k and top-p are off.
         "temperature": number(CHOICES["temperature"].low, CHOICES["temperature"].high),
         "top_k": integer(0, CHOICES["top_k"].high),
-        "top_p": SHARE,
+        "top_p": number(CHOICES["top_p"].low, CHOICES["top_p"].high),
     },
     "model": {
         "length": integer(1, MAX_LENGTH),

@@ -11,6 +11,7 @@ import numpy as np
 from kvae.components import main_components
 from kvae.decoding import at_temperature, greedy
 from kvae.runs import METRICS, REPORT, REPORT_JSON, REPORT_PAGE, Run, read_epochs, write_json
+from kvae.writing import write_text
 
 from .data.orders import lengths_of
 from .data.prepare import HeldOut, Prepared
@@ -78,9 +79,7 @@ def end_report(run: Run, data: HeldOut, training_texts: Sequence[str], say: Say)
     report |= sample_report(run, data.texts, training_texts, rival, step)
     report["findings"] = [vars(finding) for finding in findings(report)]
     write_json(run.path / REPORT / REPORT_JSON, report)
-    (run.path / REPORT / REPORT_PAGE).write_text(
-        page(run, report, latent_map(run, data)), encoding="utf-8"
-    )
+    write_text(run.path / REPORT / REPORT_PAGE, page(run, report, latent_map(run, data)))
     return report
 
 

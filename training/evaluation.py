@@ -119,15 +119,15 @@ def evaluate(
     return metrics
 
 
-def codes_of_bound(objective: ObjectiveConfig, asked: int | None) -> int:
+def codes_of_bound(objective: ObjectiveConfig, codes: int | None) -> int:
     """The codes a text of the importance-weighted bound, 0 to leave it out; None is what the
-    objective of the training had. Raises `ConfigError` if a negative number is asked for."""
-    if asked is None:
+    objective of the training had. Raises `ConfigError` if a negative number is given."""
+    if codes is None:
         trained = objective.importance_samples
         return trained if trained > 1 else 0
-    if asked < 0:
-        raise ConfigError(f"importance_samples must be at least 0, got {asked}")
-    return asked
+    if codes < 0:
+        raise ConfigError(f"importance_samples must be at least 0, got {codes}")
+    return codes
 
 
 def perplexity(nats_per_token: float) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvae.disk import add_path_to_errors
+from kvae.writing import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +36,8 @@ def figure_axes(
 
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     yield figure.subplots(1, panels, squeeze=False)[0]
-    with add_path_to_errors(path):
-        figure.savefig(path, dpi=100, metadata={"Software": None})
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=100, metadata={"Software": None})
 
 
 def series_of(results: Results) -> dict[str, list[Mapping[str, Any]]]:

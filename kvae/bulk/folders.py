@@ -20,7 +20,7 @@ from typing import Any
 
 from kvae.serving.errors import ConfigError, DataError, first_line
 from kvae.texts.records import Records
-from kvae.writing import atomic_write, has_content, write_text
+from kvae.writing import atomic_write, has_content, leftovers_in, write_text
 
 REQUEST = "_request.json"
 WAITING = "_texts"
@@ -65,7 +65,7 @@ class Shard:
 
 
 @contextlib.contextmanager
-def opened_folder(folder: Path, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def request_folder(folder: Path, wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Context in which the files of a request are written to `folder`, which this process has
     claimed. Yields the request with its open values.
 
@@ -75,7 +75,7 @@ def opened_folder(folder: Path, asked: Mapping[str, Any]) -> Iterator[dict[str, 
     tidy(folder)
     request = {
         name: known.get(name, DEFAULTS[name]()) if value is None and name in DEFAULTS else value
-        for name, value in asked.items()
+        for name, value in wanted.items()
     }
     if known:
         check_same_request(folder, known, request)
@@ -134,7 +134,7 @@ def differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any
 def tidy(folder: Path) -> None:
     """Remove what no file needs: waiting texts, and parts of files that a killed process left."""
     shutil.rmtree(folder / WAITING, ignore_errors=True)
-    for file in folder.glob(".partial-*"):
+    for file in leftovers_in(folder):
         file.unlink(missing_ok=True)
 
 

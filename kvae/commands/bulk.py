@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvae.bulk.folders import SHARD_SIZE, numbers_in, opened_folder, sample_shards, text_shards
+from kvae.bulk.folders import SHARD_SIZE, numbers_in, request_folder, sample_shards, text_shards
 from kvae.serving.choices import CHOICES
 from kvae.serving.errors import ConfigError
 from kvae.texts.records import Records
@@ -80,8 +80,8 @@ def run(options: argparse.Namespace) -> None:
         from kvae.bulk.cluster import write_shards
     started = time.monotonic()
     bundle, out = (Path(path).expanduser().resolve() for path in (options.bundle, options.out))
-    asked = REQUESTS[options.kind](options, opened_bundle(bundle))
-    with claimed_folder(out), opened_folder(out, asked) as request:
+    wanted = REQUESTS[options.kind](options, sampler_of(bundle))
+    with claimed_folder(out), request_folder(out, wanted) as request:
         shards = (
             sample_shards(bundle, out, request)
             if options.kind == "sample"
@@ -116,7 +116,7 @@ def summary(report: Mapping[str, Any]) -> str:
     )
 
 
-def opened_bundle(path: Path) -> Sampler:
+def sampler_of(path: Path) -> Sampler:
     """The sampler of a bundle whose graphs are not loaded."""
     from kvae.serving.sampler import Sampler
 

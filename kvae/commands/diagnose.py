@@ -92,11 +92,11 @@ def dimension_table(found: Mapping[str, Any], most: int = 8) -> str:
     names = ("level", "dimension", "kl", "information", "activity", "mean", "variance")
     shown = found["dimensions"][:most]
     columns = [name for name in names if name in shown[0]]
-    rows = [[number(each[name]) for name in columns] for each in shown]
+    rows = [[text_of(each[name]) for name in columns] for each in shown]
     return aligned([columns, *rows])
 
 
-def number(value: Any) -> str:
+def text_of(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -370,10 +370,10 @@ def open_decompressed(source: str) -> Iterator[BinaryIO]:
         raw = io.BytesIO(sys.stdin.buffer.read()) if source == STANDARD_INPUT else io.FileIO(source)
         file = stack.enter_context(io.BufferedReader(raw))
         opener = first_match(DECOMPRESSORS, file.peek(LONGEST_SIGNATURE))
-        yield stack.enter_context(opened(opener, file, source)) if opener else file
+        yield stack.enter_context(open_with(opener, file, source)) if opener else file
 
 
-def opened(opener: Callable[..., Any], file: BinaryIO, source: str) -> Any:
+def open_with(opener: Callable[..., Any], file: BinaryIO, source: str) -> Any:
     """A compressed file, opened to read its bytes after decompression."""
     try:
         return opener(file)

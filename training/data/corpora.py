@@ -26,7 +26,7 @@ from .named_corpora import CORPORA
 from .preset_tokenizers import with_preset_tokenizer
 from .rows import Rows, Stream, attribute_in, rows_in, write_rows
 from .settle import Settled, settle
-from .sources import CORPUS_LABELS, GIVEN, Source, remembered, stream_pieces, validation_source
+from .sources import CORPUS_LABELS, GIVEN, Source, cached_source, stream_pieces, validation_source
 from .streams import note_capped, write_stream
 from .survey import HELD_OUT, TRAINING, Survey, numbered, survey
 from .tokenizers import counting_alphabet
@@ -51,7 +51,7 @@ def corpus_in_memory(
     """The corpus of a source, in memory. `validation` are held-out texts from elsewhere."""
     columns, notes = MemoryColumns(), list[str]()
     settled, held_out = write_corpus(
-        config, remembered(source), validation, columns, None, notes, say
+        config, cached_source(source), validation, columns, None, notes, say
     )
     return corpus_in(settled, columns, held_out, notes)
 

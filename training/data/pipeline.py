@@ -22,12 +22,12 @@ def training_batches(prepared: Prepared) -> Any:
 
     Every iteration makes the next pass, in an order of its own.
     """
-    return fed(training_feed(prepared))
+    return batches_of(training_feed(prepared))
 
 
 def training_stream(prepared: Prepared, first_step: int = 0) -> Any:
     """The batches of the steps from `first_step` on, without end; they depend only on the seed."""
-    return fed(training_feed(prepared, first_step))
+    return batches_of(training_feed(prepared, first_step))
 
 
 def validation_batches(prepared: Prepared, batch_size: int = 128, parts: int = 1) -> Any:
@@ -36,10 +36,10 @@ def validation_batches(prepared: Prepared, batch_size: int = 128, parts: int = 1
     Fewer than `parts` texts at the end are left out for that. With length buckets the shortest
     texts come first.
     """
-    return fed(validation_feed(prepared, batch_size, parts))
+    return batches_of(validation_feed(prepared, batch_size, parts))
 
 
-def fed(feed: Feed) -> Any:
+def batches_of(feed: Feed) -> Any:
     """The batches of `feed` in the form that the backend trains from."""
     if keras.backend.backend() != "tensorflow":
         return Batches(feed)

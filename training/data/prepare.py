@@ -25,7 +25,7 @@ from .sources import (
     GIVEN,
     Source,
     as_read,
-    remembered,
+    cached_source,
     source_of,
     stream_pieces,
     training_source,
@@ -205,7 +205,7 @@ def training_texts(config: Config, alphabet: Alphabet) -> list[str]:
     if config.data.reading.is_stream:
         texts = [stream_part(config, is_training=True)]
     else:
-        source, columns = remembered(training_source(config)), MemoryColumns()
+        source, columns = cached_source(training_source(config)), MemoryColumns()
         survey(config, source, Alphabet(()), columns, not validation_source(config), None, quiet)
         blocks = training_records(source, columns, quiet)
         texts = [text for records in blocks for text in records.texts]

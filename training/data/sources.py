@@ -167,7 +167,7 @@ def with_label_file(blocks: Blocks, labels: str, name: str, notes: list[str]) ->
         )
 
 
-def remembered(source: Source) -> Source:
+def cached_source(source: Source) -> Source:
     """The source, read once: what it yields is kept in memory for later readings.
 
     A block is kept as one text, in which a character often takes one byte.

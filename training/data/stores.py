@@ -20,7 +20,15 @@ from kvae.serving.errors import DataError
 from kvae.texts.files import DamagedFile, files_of, raw_pieces
 from kvae.texts.formats import readable_kinds
 from kvae.texts.records import Columns, Records
-from kvae.writing import PathInUse, atomic_write, lock_path, remove, sole_writer, write_text
+from kvae.writing import (
+    PathInUse,
+    atomic_write,
+    leftovers_in,
+    lock_path,
+    remove,
+    sole_writer,
+    write_text,
+)
 
 from ..messages import Say
 from .columns import DiskColumns
@@ -263,5 +271,5 @@ def removes(store: Path) -> bool:
 
 def remove_unfinished() -> None:
     """Remove the unfinished stores that killed processes left."""
-    for path in stores_folder().glob(".partial-*"):
+    for path in leftovers_in(stores_folder()):
         removes(path)

@@ -23,7 +23,7 @@ from .held_out import note_blank, texts_of
 from .labels import check_labels
 from .lengths import most_tokens
 from .settle import unknown_units, with_length
-from .sources import Source, remembered, training_source, validation_source
+from .sources import Source, cached_source, training_source, validation_source
 from .splits import text_hashes
 from .standard_input import with_kept_input
 from .stores import is_on_disk
@@ -51,7 +51,7 @@ def summary(config: Config, examples: int, say: Say) -> dict[str, Any]:
     check_labels(config.data)
     check_tokens(config)
     source, other, columns = training_source(config), validation_source(config), MemoryColumns()
-    source = source if is_on_disk(config) else remembered(source)
+    source = source if is_on_disk(config) else cached_source(source)
     validation, is_split = texts_of(config, other) if other else None, other is None
     counting, found = surveyed(config, source, columns, is_split, 1, say)
     notes = list(source.notes)
