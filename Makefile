@@ -63,7 +63,7 @@ check: $(READY)  ## lint, format, types, layering
 	$(BIN)/ruff format --check .
 	rm -rf build && $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/types .
 	$(BIN)/mypy
-	$(BIN)/pytest --no-header -q tests/test_house_layering.py
+	$(BIN)/pytest --no-header --noconftest -q tests/test_house_layering.py
 
 docs: $(READY)  ## the documentation site, built and checked, in build/site: open build/site/index.html
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -q -m site tests/test_house_site.py

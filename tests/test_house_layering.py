@@ -6,6 +6,7 @@ The folders are installed as kvae, kvae.training, kvae.export and kvae.serving.
 import ast
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from itertools import chain
@@ -129,23 +130,37 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in python_files()}
 
 
+def tree_of(path: Path) -> ast.Module:
+    """The statements of a file, read once for as long as it does not change."""
+    return tree_of_text(path.read_text(encoding="utf-8"))
+
+
+@cache
+def tree_of_text(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def imported(path: Path) -> Iterator[str]:
     """Absolute names of the modules that a file imports anywhere."""
-    yield from imports(ast.walk(ast.parse(path.read_text(encoding="utf-8"))), path)
+    yield from imports(ast.walk(tree_of(path)), path)
 
 
 def imported_at_once(path: Path) -> Iterator[str]:
     """Absolute names of the modules that the top-level statements of a file import."""
-    yield from imports(ast.parse(path.read_text(encoding="utf-8")).body, path)
+    yield from imports(tree_of(path).body, path)
 
 
 def imported_when_run(path: Path) -> Iterator[str]:
     """Absolute names of the modules that a file imports outside `TYPE_CHECKING`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    yield from imports(ast.walk(tree), path)
+    nodes = list(ast.walk(tree_of(path)))
+    unused = {
+        id(inner)
+        for node in nodes
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    yield from imports((node for node in nodes if id(node) not in unused), path)
 
 
 def imports(nodes: Iterable[ast.AST], path: Path) -> Iterator[str]:
@@ -276,7 +291,7 @@ def test_the_folders_are_never_imported_by_their_bare_names() -> None:
 
 
 def imported_from_anywhere(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -299,7 +314,7 @@ def test_of_the_ground_floor_only_a_model_that_is_trained_asks_for_the_steps() -
     ]
     assert sorted(asking) == ["model.py"]
     methods = {"run_checked", "train_step", "test_step", "predict_step"}
-    tree = ast.parse((ROOT / "kvae" / "model.py").read_text(encoding="utf-8"))
+    tree = tree_of(ROOT / "kvae" / "model.py")
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert {
         function.name for function in functions if "backend_steps" in names_of(function)
@@ -307,7 +322,7 @@ def test_of_the_ground_floor_only_a_model_that_is_trained_asks_for_the_steps() -
 
 
 def names_in(path: Path) -> set[str]:
-    return names_of(ast.parse(path.read_text(encoding="utf-8")))
+    return names_of(tree_of(path))
 
 
 def names_of(tree: ast.AST) -> set[str]:
@@ -319,7 +334,7 @@ def names_of(tree: ast.AST) -> set[str]:
 def test_names_imported_on_first_use_are_known_to_editors(name: str) -> None:
     """Under `TYPE_CHECKING` a package imports each of them from its module."""
     package = import_module(name)
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(MODULES[name])
     blocks = [
         node.body
         for node in tree.body
