@@ -27,16 +27,17 @@ LANGUAGE_MODEL = {
     "auxiliary": False,
 }
 REPEAT = {"expander": "repeat", "expander_base": 0}
+NORMALISED = {"head_layer_normalization": True}
 VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"head": "none", "auxiliary": False},
     "lstm": {"head_layer_normalization": False},
-    "lstm, normalised": {},
-    "lstm, state": {"head_reads": "state", **REPEAT},
-    "lstm, both": {"head_reads": "both", **REPEAT},
-    "lstm, embedding": {"head_embedding": 3},
-    "lstm, tied": {"head_embedding": 12, "tied_embeddings": True},
-    "lstm, skip": {"head_skip": True},
-    "lstm, language model": LANGUAGE_MODEL,
+    "lstm, normalised": NORMALISED,
+    "lstm, state": {**NORMALISED, "head_reads": "state", **REPEAT},
+    "lstm, both": {**NORMALISED, "head_reads": "both", **REPEAT},
+    "lstm, embedding": {**NORMALISED, "head_embedding": 3},
+    "lstm, tied": {**NORMALISED, "head_embedding": 12, "tied_embeddings": True},
+    "lstm, skip": {**NORMALISED, "head_skip": True},
+    "lstm, language model": {**NORMALISED, **LANGUAGE_MODEL},
     "gru": {"head": "gru", "head_layer_normalization": False},
     "gru, normalised": {"head": "gru"},
     "gru, state": {"head": "gru", "head_reads": "state", **REPEAT},

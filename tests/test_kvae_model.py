@@ -173,7 +173,7 @@ def test_decoding_never_writes_a_special_symbol_but_end_and_pads_behind_it() -> 
 def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
     model = small_model()
     z = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    tokens = np.array(decode(model, z))
+    tokens = np.array(decode(model, z, min_length=0))
     logits = np.array(
         model.head(model.expander(z, training=False), shifted(tokens), training=False)
     )

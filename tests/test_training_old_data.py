@@ -6,6 +6,7 @@ attributes and batches, and the fingerprint in checkpoints; for some runs losses
 """
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -162,8 +163,13 @@ def summary(config: Config) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("storage", ["memory", "disk"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "storage"),
+    everyday(
+        itertools.product(CASES, ("memory", "disk")),
+        *((case, ("memory", "disk")[place % 2]) for place, case in enumerate(CASES)),
+    ),
+)
 def test_a_corpus_becomes_the_same_tokens_and_batches(
     folder: Path, case: str, storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
