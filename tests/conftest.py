@@ -348,15 +348,19 @@ def small_settings(corpus_file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, small_settings: dict[str, Any]) -> Path:
+def run_settings(small_settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `run_folder`, whose head is normalised."""
+    return {**small_settings, "model.head_layer_normalization": True}
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, run_settings: dict[str, Any]) -> Path:
     """A finished run of a normalised hybrid on `corpus_file`, this process's copy of it."""
     from kvae.presets import preset
     from kvae.training.experiment import run
 
-    settings = {**small_settings, "model.head_layer_normalization": True}
-
     def train(path: Path) -> None:
-        run(preset("hybrid-lstm").with_settings(settings), path, say=lambda sentence: None)
+        run(preset("hybrid-lstm").with_settings(run_settings), path, say=lambda sentence: None)
 
     made = made_once(tmp_path_factory, "run", train)
     return shutil.copytree(made, tmp_path_factory.mktemp("runs") / "small")

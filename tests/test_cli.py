@@ -26,6 +26,7 @@ SMALL = [
     "--set=model.encoder_units=[8,16]",
     "--set=model.expander_filters=[16,8]",
     "--set=model.head_units=12",
+    "--set=model.head_layer_normalization=false",
     "--set=model.latent_size=4",
 ]
 
@@ -42,11 +43,10 @@ def test_train_evaluate_export_verify_sample_is_one_path(
 
     evaluated = json_of(kvae("evaluate", run, "--json"))
     assert evaluated["elbo"] == pytest.approx(evaluated["reconstruction"] + evaluated["kl"])
-    assert kvae("evaluate", run, "--data", corpus_file)[0] == 0
 
     report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
     (run / "report" / "report.json").write_text(json.dumps({**report, "temperature": 0.7}))
-    code, out, err = kvae("export", run, bundle, "--saved-model", tmp_path / "saved")
+    code, out, err = kvae("export", run, bundle)
     assert code == 0, err
     assert "--no-map leaves them out" in err
     stages = [line.split(" s  ") for line in err.splitlines() if " s  " in line]
@@ -55,7 +55,6 @@ def test_train_evaluate_export_verify_sample_is_one_path(
     assert seconds == sorted(seconds)
     assert json.loads((bundle / "map.json").read_text(encoding="utf-8"))["points"]["text"]
     assert "greedy decoding equal in 207 of 207 rows" in out  # 200 of the prior, 7 held-out texts
-    assert (tmp_path / "saved" / "saved_model.pb").is_file()
 
     code, out, err = kvae("verify", bundle)
     assert code == 0, err
@@ -71,6 +70,16 @@ def test_train_evaluate_export_verify_sample_is_one_path(
     assert "0.7 unless another is given" in kvae("info", bundle)[1]
 
 
+@pytest.mark.slow
+def test_export_writes_a_saved_model_on_request_and_evaluate_reads_other_texts(
+    kvae: Any, run_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    code, _, err = kvae("export", run_folder, tmp_path / "b", "--saved-model", tmp_path / "saved")
+    assert code == 0, err
+    assert (tmp_path / "saved" / "saved_model.pb").is_file()
+    assert kvae("evaluate", run_folder, "--data", corpus_file)[0] == 0
+
+
 def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(
     kvae: Any, bundle_folder: Path
 ) -> None:
@@ -83,9 +92,10 @@ def test_sample_prints_the_same_text_twice_row_by_row_and_on_any_threads(
         )
     rows = [
         kvae("sample", bundle_folder, "-n", 1, "--seed", 7, "--first-row", row)[1]
-        for row in range(10)
+        for row in (0, 4, 9)
     ]
-    assert "".join(rows) == expected[1]
+    lines = expected[1].splitlines(keepends=True)
+    assert rows == [lines[row] for row in (0, 4, 9)]
 
 
 def test_info_says_what_the_last_columns_of_a_labelled_code_are() -> None:

@@ -39,7 +39,12 @@ from kvae.serving.verification import verify
 
 from .conftest import random_tokens, small_model
 
-WIDE: dict[str, Any] = {"head_units": 64, "encoder_units": (32, 64), "expander_filters": (64, 32)}
+WIDE: dict[str, Any] = {
+    "head_units": 64,
+    "head_layer_normalization": True,
+    "encoder_units": (32, 64),
+    "expander_filters": (64, 32),
+}
 
 
 def product_graph(

@@ -101,9 +101,9 @@ from kvae.decoding import sample
 from kvae.heads import LAYERS
 from tests.conftest import random_tokens, small_model
 for head in LAYERS:
-    model = small_model(head=head, auxiliary=head != "none")
-    logits = model(random_tokens(2), training=True)["logits"]
-    bound = model.bound(random_tokens(2), keras.random.normal((2, model.parts.noise_size)))
+    model = small_model(head=head, auxiliary=head != "none", length=8)
+    logits = model(random_tokens(2, 8), training=True)["logits"]
+    bound = model.bound(random_tokens(2, 8), keras.random.normal((2, model.parts.noise_size)))
     twin = type(model).from_config(model.get_config())
     print(head, *logits.shape, *bound["kl"].shape, *sample(twin, 3).shape)
 """
@@ -121,7 +121,7 @@ def test_every_head_is_built_computes_and_writes_where_neither_training_nor_expo
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{head} 2 16 9 2 3 16" for head in LAYERS]
+    assert done.stdout.splitlines() == [f"{head} 2 8 9 2 3 8" for head in LAYERS]
 
 
 def head_of(variant: str, dropout: float = 0.0) -> Any:

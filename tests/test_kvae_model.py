@@ -154,7 +154,7 @@ def test_the_training_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_training_step_compiles_with_xla() -> None:
     model = small_model(  # few layers: XLA takes a second for each
-        encoder="lstm", encoder_units=8, expander="repeat", expander_base=0, auxiliary=False
+        encoder="bag", encoder_units=8, expander="repeat", expander_base=0, auxiliary=False
     )
     model.compile("adam", jit_compile=True)
     assert np.isfinite(model.fit(random_tokens(16), batch_size=16, verbose=0).history["loss"]).all()

@@ -46,12 +46,11 @@ def is_text(tokens: np.ndarray) -> bool:
 
 REPRESENTATIVES = (
     "hybrid-bytenet-ptb-small",
-    "rnn-mixture-toy-small",
     "transformer-vae-small",
 )
 """Presets that are trained every day; `make test-all` trains all.
 
-They have a causal convolution, a mixture and attention. Other tests train the hybrid.
+They have a causal convolution and attention. Other tests train the hybrid and each prior.
 """
 
 

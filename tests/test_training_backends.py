@@ -173,12 +173,12 @@ def jax_folder(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     run_folder: Path,
-    small_settings: dict[str, Any],
+    run_settings: dict[str, Any],
 ) -> Path:
     """The folder with the results of JAX for the systems that this session compares."""
     pytest.importorskip("jax")
     out = tmp_path_factory.mktemp("jax")
-    settings = json.dumps({**small_settings, "training.jit_compile": True})
+    settings = json.dumps({**run_settings, "training.jit_compile": True})
     asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     systems = {
         kind: [each[parameter] for each in asked if parameter in each]

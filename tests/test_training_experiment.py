@@ -194,10 +194,10 @@ def test_training_metrics_come_every_so_many_steps_and_never_twice(
 
 @pytest.mark.slow
 def test_the_same_seed_trains_the_same_model(
-    tmp_path: Path, run_folder: Path, small_settings: dict[str, Any]
+    tmp_path: Path, run_folder: Path, run_settings: dict[str, Any]
 ) -> None:
     first = load_run(run_folder)
-    second, _ = run(preset("hybrid-lstm").with_settings(small_settings), tmp_path / "run", quiet)
+    second, _ = run(preset("hybrid-lstm").with_settings(run_settings), tmp_path / "run", quiet)
     for one, other in zip(
         first.model.trainable_weights, second.model.trainable_weights, strict=True
     ):

@@ -48,7 +48,7 @@ def held(count: int = 20) -> HeldOut:
 
 
 def test_a_compiled_step_writes_the_same_texts() -> None:
-    run = made_run()
+    run = made_run(head_layer_normalization=True)
     step = compiled_step(run.model.head)
     for choose in (lambda: greedy, lambda: at_temperature(1.0, 5)):
         expected = decoded_texts(run, prior_codes(run.model, 30, 0), choose(), None)

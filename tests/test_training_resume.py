@@ -84,11 +84,11 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     tmp_path: Path,
     run_folder: Path,
-    small_settings: dict[str, Any],
+    run_settings: dict[str, Any],
     interrupted: Any,
     steps: tuple[int, ...],
 ) -> None:
-    config = preset("hybrid-lstm").with_settings(small_settings)
+    config = preset("hybrid-lstm").with_settings(run_settings)
     out = tmp_path / "run"
     said: list[str] = []
     for step in steps:
