@@ -261,7 +261,6 @@ def test_row_after_row_the_outputs_are_those_of_one_code_each(posterior: str) ->
             )
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("count_padding", [True, False])
 def test_the_terms_of_several_codes_are_made_of_those_of_each(
     several: Any, count_padding: bool, monkeypatch: pytest.MonkeyPatch
