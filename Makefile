@@ -61,7 +61,7 @@ rehearse-gpu: $(READY)  ## benchmarks/gpu.py on the CPU with tiny shapes, where 
 check: $(READY)  ## lint, format, types, layering
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && $(BIN)/pip install --quiet --no-deps --no-build-isolation --upgrade --target build/types .
+	rm -rf build/types build/lib && $(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/types .
 	$(BIN)/mypy
 	$(BIN)/pytest --no-header --noconftest -q tests/test_house_layering.py
 

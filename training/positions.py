@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from keras import layers, ops
 
@@ -32,7 +31,7 @@ def position_of(cell: layers.Layer) -> Position | None:
     return None
 
 
-def vectors_of(cell: LSTMCell | GRUCell) -> list[Any]:
+def vectors_of(cell: LSTMCell | GRUCell) -> list[Tensor]:
     """The bias of a cell, then scale and shift of each of its layer normalisations."""
     return [cell.bias, *(weight for norm in cell.norms for weight in (norm.gamma, norm.beta))]
 
