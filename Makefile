@@ -15,7 +15,7 @@ test: test-jax  ## the everyday tests
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto --dist worksteal
 
 test-jax: $(READY)  ## those of them that run on JAX too
-	KERAS_BACKEND=jax $(BIN)/pytest -m "both and not slow" -n auto --dist worksteal
+	KERAS_BACKEND=jax $(BIN)/pytest -m "both and not slow" -n auto --dist worksteal $(shell grep -l mark.both tests/test_*.py)
 
 test-javascript: $(READY)  ## the examples in Node and in a browser: needs Node 20, npm and Chromium
 	cd examples/javascript && npm install --no-package-lock --no-audit --no-fund
