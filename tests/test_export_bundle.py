@@ -214,7 +214,7 @@ def test_rows_that_part_at_a_tie_agree_and_others_do_not() -> None:
 def test_a_recurrence_that_multiplies_roundings_is_still_the_model_turn_by_turn(
     tmp_path: Path,
 ) -> None:
-    model = small_model(length=64, head_units=64)
+    model = small_model(length=64, head_units=64, head_layer_normalization=True)
     model.head.recurrence.cell.kernel.assign(6 * model.head.recurrence.cell.kernel)
     config = Config(model=model.model_config, objective=model.objective_config)
     record = write_bundle(model, Alphabet(tuple("abcde")), config, tmp_path / "bundle")["parity"]

@@ -17,16 +17,16 @@ from kvae.presets import PRESETS, SMALL, capped_width
 from .conftest import SYLLABLES
 
 WIDTHS = {
-    "encoder_units": 6,
+    "encoder_units": 8,
     "encoder_embedding": 5,
     "latent_size": 3,
     "prior_components": 3,
     "expander_base": 6,
     "expander_filters": 6,
-    "head_units": 7,
-    "head_embedding": 7,
+    "head_units": 8,
+    "head_embedding": 8,
 }
-"""Small widths for the presets.
+"""Small widths for the presets, which attention divides among its heads.
 
 All else is as the presets have it: the number of layers, their kernels and their schedules.
 """
@@ -68,6 +68,7 @@ def cut(name: str, data: Path, labels: Path) -> Config:
             },
             "model.length": item.shape[0],
             "model.tokenizer": "char",
+            "model.token_pattern": "",
             "data.source": str(data),
             "data.validation": None,
             **({"data.labels": str(labels)} if item.config.data.labels else {}),
