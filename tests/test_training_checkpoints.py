@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -160,9 +161,9 @@ def check_changes_of_bytes(path: Path, model: Any, count: int) -> None:
         path.write_bytes(damaged(content, number))
         told = refusal(path, model)
         assert "\n" not in told, number
-        assert "train" not in told.replace("training had diverged", "").replace("trainable", ""), (
-            number
-        )
+        # zipfile quotes the damaged name of an array
+        advice = re.sub(r"trainable|training had diverged|directory '.*", "", told)
+        assert "train" not in advice, number
 
 
 def test_any_change_of_its_bytes_is_a_model_error(checkpoint: Path, model: Any) -> None:
