@@ -182,10 +182,10 @@ class ObjectiveConfig(Section):
     """
 
     penalty: str = slot("annealed")
-    """One of `kvae.serving.tokenizers.TOKENIZERS`."""
+    """One of `kvae.slots.PENALTIES`."""
     schedule: str = slot("linear")
-    """Shape of the ramp from 0 to 1. The ramp scales beta, or the target C of the constrained
-    penalties."""
+    """Shape of the ramp from 0 to 1, one of `kvae.slots.SCHEDULES`. The ramp scales beta, or the
+    target C of the constrained penalties."""
     cycles: int = bounded(4, 1)
     """Number of cycles of `cyclical` within the ramp (Fu et al. 2019)."""
     beta_max: float = bounded(1.0, 0.0)

@@ -334,9 +334,9 @@ def misfits_of_flow(model: ModelConfig, objective: ObjectiveConfig) -> list[tupl
 
 
 def has_free_bits_per_dimension(objective: ObjectiveConfig) -> bool:
-    """Whether the objective reads the KL of each dimension."""
-    reads = PENALTIES[objective.penalty].reads
-    return "free_bits_over" in reads and objective.free_bits_over == "dimension"
+    """Whether the objective needs the KL of each dimension."""
+    has_free_bits = PENALTIES[objective.penalty].has_free_bits
+    return has_free_bits and objective.free_bits_over == "dimension"
 
 
 def misfits_of_objective(model: ModelConfig, objective: ObjectiveConfig) -> list[tuple[bool, str]]:

@@ -116,6 +116,8 @@ class Penalty:
     """Whether the ramp scales the target C. Otherwise it scales beta."""
     averages: bool = False
     """Whether it depends on the mean KL of the batch."""
+    has_free_bits: bool = False
+    """Whether `free_bits` nats of KL have no penalty, of each dimension or of the total."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +236,8 @@ PENALTIES: dict[str, Penalty] = {
     "annealed": Penalty(reads=(), is_weighted_kl=True),
     "constrained": Penalty(reads=("kl_target",), has_target=True, averages=True),
     "constrained_per_example": Penalty(reads=("kl_target",), has_target=True),
-    "free_bits": Penalty(reads=FREE_BITS, averages=True),
-    "free_bits_mask": Penalty(reads=FREE_BITS),
+    "free_bits": Penalty(reads=FREE_BITS, averages=True, has_free_bits=True),
+    "free_bits_mask": Penalty(reads=FREE_BITS, has_free_bits=True),
 }
 
 SCHEDULES: dict[str, Schedule] = {

@@ -152,9 +152,10 @@ def test_the_training_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(traced) == 1
 
 
-def test_the_training_step_compiles_with_xla() -> None:
+@pytest.mark.parametrize("encoder", everyday(["bag", "lstm", "gru"], "bag"))
+def test_the_training_step_compiles_with_xla(encoder: str) -> None:
     model = small_model(  # few layers: XLA takes a second for each
-        encoder="bag", encoder_units=8, expander="repeat", expander_base=0, auxiliary=False
+        encoder=encoder, encoder_units=8, expander="repeat", expander_base=0, auxiliary=False
     )
     model.compile("adam", jit_compile=True)
     assert np.isfinite(model.fit(random_tokens(16), batch_size=16, verbose=0).history["loss"]).all()
@@ -179,6 +180,7 @@ def test_greedy_decoding_takes_the_likeliest_symbol_at_every_position() -> None:
     )
     logits[..., list(NEVER_SAMPLED)] = -np.inf
     counted = tokens != PAD
+    assert counted.sum() > 200
     np.testing.assert_array_equal(tokens[counted], logits.argmax(axis=-1)[counted])
 
 

@@ -22,6 +22,7 @@ from kvae.runs import load_run
 from kvae.serving.errors import ConfigError, KvaeError
 from kvae.training import evaluate_run, fit_run, prepare
 from kvae.training.evaluation import collect
+from kvae.training.remedies import remedies_of_kl
 
 from .conftest import COMPILED, SMALL_SETTINGS, random_tokens, small_config, small_model
 
@@ -102,6 +103,16 @@ def test_schedules_and_penalties_train_and_may_read_every_setting_of_the_objecti
     free, never = found
     np.testing.assert_allclose(free["loss"] - never["loss"], free["kl"], rtol=1e-4, atol=1e-4)
     assert free["kl"].max() > 0.01
+
+
+def test_an_own_penalty_goes_with_every_prior_and_gets_no_free_bits() -> None:
+    kvae.register("penalty", "half", lambda config, kl, per_dimension, ramp: 0.5 * kl)
+    model = small_model({"penalty": "half"}, prior="mixture", posterior="iaf")
+    assert np.isfinite(collect(model, random_tokens(4))["loss"]).all()
+    remedies = remedies_of_kl(model.objective_config)
+    assert "free-bits" not in {each.name for each in remedies if each.applies}
+    with pytest.raises(ConfigError, match=r"prior 'mixture' has no KL of each dimension"):
+        small_model({"penalty": "free_bits"}, prior="mixture")
 
 
 def syllables(text: str) -> list[str]:

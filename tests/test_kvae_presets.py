@@ -50,7 +50,7 @@ REPRESENTATIVES = (
 )
 """Presets that are trained every day; `make test-all` trains all.
 
-They have a causal convolution and attention. Other tests train the hybrid and each prior.
+They have a causal convolution and attention. Other tests train the hybrid and each kind of prior.
 """
 
 

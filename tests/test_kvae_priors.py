@@ -162,7 +162,7 @@ def test_in_a_ladder_the_soft_texts_speak_of_the_top_level() -> None:
     np.testing.assert_allclose(components.log_variance, log_variance[:, 4:], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", everyday(LEARNED, "vamp"))
+@pytest.mark.parametrize("name", everyday(LEARNED, "vamp", "mixture"))
 def test_training_moves_every_weight_of_a_prior(name: str) -> None:
     model = small_model({"ramp_steps": 0}, **MODELS[name])
     model.compile(keras.optimizers.SGD(0.1), **COMPILED)

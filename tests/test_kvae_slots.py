@@ -14,6 +14,7 @@ import pytest
 from keras import layers, ops
 
 from kvae import encoders, expanders, heads
+from kvae.choices import ROWS
 from kvae.configuration import Config, ModelConfig, ObjectiveConfig
 from kvae.encoders import Features, Layers
 from kvae.model import TextVAE
@@ -133,14 +134,23 @@ def names_of_choices(tree: ast.AST) -> list[str]:
         if (
             isinstance(node, ast.Compare)
             and is_setting(node.left)
-            and "'" in ast.unparse(node.comparators[0])
+            and any(map(names_choices, node.comparators))
         )
+        or (isinstance(node, ast.Compare) and any(map(is_setting, node.comparators)))
         or (
             isinstance(node, ast.Attribute)
             and node.attr in ("startswith", "endswith")
             and is_setting(node.value)
         )
     ]
+
+
+def names_choices(node: ast.AST) -> bool:
+    """Whether code has a text, or a constant that is no table of choices."""
+    tables = {f"{name.upper()}S" for name in ROWS} | {"PENALTIES"}
+    return "'" in ast.unparse(node) or (
+        isinstance(node, ast.Name) and node.id.isupper() and node.id not in tables
+    )
 
 
 def is_setting(node: ast.AST) -> bool:
@@ -160,9 +170,24 @@ def test_no_file_asks_for_a_choice_by_its_name() -> None:
         path.name: names_of_choices(ast.parse(path.read_text(encoding="utf-8"))) for path in paths
     }
     assert {name: asked for name, asked in found.items() if asked} == {}
-    assert names_of_choices(ast.parse('a = config.encoder in ("lstm", "gru")')) == [
-        "config.encoder in ('lstm', 'gru')"
-    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "config.encoder in ('lstm', 'gru')",
+        "'annealed' == objective.penalty",
+        "objective.penalty in TARGETED",
+        "getattr(model, slot) != 'gru'",
+        "objective.penalty.startswith",
+    ],
+)
+def test_code_that_asks_for_a_choice_is_found(code: str) -> None:
+    assert names_of_choices(ast.parse(f"a = {code}")) == [code]
+
+
+def test_the_table_of_a_slot_is_no_name_of_a_choice() -> None:
+    assert not names_of_choices(ast.parse("a = config.encoder in ENCODERS"))
 
 
 def patches(config: ModelConfig, symbols: Any, last: Any) -> list[Features]:

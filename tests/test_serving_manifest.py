@@ -194,6 +194,7 @@ CHOSEN: dict[str, tuple[Change, str]] = {
         "length must be a whole number from 1 to 65536, got 9223372036854775808",
     ),
     "a length of 0": (at("length", 0), "length must be"),
+    "a top-p of 0": (at("defaults.top_p", 0), "defaults.top_p must be a number from"),
     "a length as a text": (
         at("length", "16"),
         "length must be a whole number from 1 to 65536, got '16'",

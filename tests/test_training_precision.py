@@ -17,7 +17,7 @@ from kvae.serving.errors import ConfigError
 from .conftest import COMPILED, JAX, everyday, numbers, random_tokens, small_model
 
 SYSTEMS: dict[str, dict[str, Any]] = {
-    "hybrid": {},
+    "hybrid": {"head_layer_normalization": True},
     "ladder": {
         "latent": "map",
         "latent_size": (4, 3),
@@ -216,13 +216,13 @@ def test_aggressive_training_in_float16_is_refused_with_the_way_out() -> None:
 
 @pytest.mark.slow
 def test_a_run_in_half_precision_is_exported_in_float32(
-    tmp_path: Path, small_settings: dict[str, Any]
+    tmp_path: Path, run_settings: dict[str, Any]
 ) -> None:
     from kvae.export.bundle import write_bundle
     from kvae.presets import preset
     from kvae.training.experiment import run
 
-    settings = {**small_settings, "training.precision": "mixed_bfloat16", "training.steps": 3}
+    settings = {**run_settings, "training.precision": "mixed_bfloat16", "training.steps": 3}
     try:
         trained, _ = run(
             preset("hybrid-lstm").with_settings(settings), tmp_path / "run", lambda sentence: None

@@ -148,7 +148,7 @@ def remedies_of_kl(objective: ObjectiveConfig) -> list[Remedy]:
             "free-bits",
             {"objective.free_bits": 2 * objective.free_bits or 0.5},
             "more of the KL costs nothing",
-            "free_bits" in penalty.reads,
+            penalty.has_free_bits,
         ),
         Remedy(
             "kl-target",

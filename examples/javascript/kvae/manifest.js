@@ -88,7 +88,7 @@ const DESCRIPTION = {
     prior: NAME,
     attributes: ATTRIBUTES,
   },
-  defaults: { temperature: number(1e-3, 1e3), top_k: whole(0, 2 ** 32 - 1), top_p: SHARE },
+  defaults: { temperature: number(1e-3, 1e3), top_k: whole(0, 2 ** 32 - 1), top_p: number(1e-6, 1) },
   model: {
     length: whole(1, LONGEST),
     vocabulary_size: whole(SPECIALS.length, SPECIALS.length + MOST_SYMBOLS),
