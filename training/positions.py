@@ -22,6 +22,9 @@ Position = Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], list[T
 The vectors are those of `vectors_of`; the first state is the hidden state.
 """
 
+Sums = tuple[Tensor, Tensor]
+"""What a GRU reads from one side: for the gates (B, 2 units), for the candidate (B, units)."""
+
 
 def position_of(cell: layers.Layer) -> Position | None:
     """The position of a cell of kvae, None for other cells."""
@@ -64,14 +67,32 @@ def gru_position(
 ) -> list[Tensor]:
     """A `Position` of the GRU (Cho et al. 2014; Ba et al. 2016, supplementary eq. 25)."""
     (hidden,) = states
-    bias, *norms = vectors
-    units = hidden.shape[-1]
-    read = normalised(inputs, norms[:2], epsilon) + bias
-    recurrent = normalised(product, norms[2:], epsilon)
-    gates = ops.sigmoid(read[:, : 2 * units] + recurrent[:, : 2 * units])
-    reset, update = ops.split(gates, 2, axis=-1)
-    candidate = ops.tanh(read[:, 2 * units :] + reset * recurrent[:, 2 * units :])
+    read, recurrent = gru_sums(inputs, product, vectors, epsilon)
+    _, update, candidate = gru_activations(read, recurrent)
     return [update * hidden + (1.0 - update) * candidate]
+
+
+def gru_sums(
+    inputs: Tensor, product: Tensor, vectors: Sequence[Tensor], epsilon: float
+) -> tuple[Sums, Sums]:
+    """What the gates and the candidate of a GRU read from the inputs, and from the state."""
+    bias, *norms = vectors
+    read = normalised(inputs, norms[:2], epsilon) + bias
+    return of_gates_and_candidate(read), of_gates_and_candidate(
+        normalised(product, norms[2:], epsilon)
+    )
+
+
+def of_gates_and_candidate(values: Tensor) -> Sums:
+    """Values (..., 3 units) as those of the two gates (..., 2 units) and of the candidate."""
+    units = values.shape[-1] // 3
+    return values[..., : 2 * units], values[..., 2 * units :]
+
+
+def gru_activations(read: Sums, recurrent: Sums) -> tuple[Tensor, Tensor, Tensor]:
+    """Reset gate, update gate and candidate of a GRU, (B, units) each."""
+    reset, update = ops.split(ops.sigmoid(read[0] + recurrent[0]), 2, axis=-1)
+    return reset, update, ops.tanh(read[1] + reset * recurrent[1])
 
 
 def normalised(values: Tensor, norm: Sequence[Tensor], epsilon: float) -> Tensor:

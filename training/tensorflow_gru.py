@@ -1,30 +1,57 @@
 """The GRU of the recurrent heads on TensorFlow, with a gradient of its own.
 
-As on JAX (`jax_recurrence`), the forward loop stores the states and one product per position. The
-backward loop computes a position again, and one matrix product after the loop gives the gradient of
-the kernel. The gradient of a position is written by hand, because automatic differentiation would
-build a graph with many more operations.
+The forward loop stores the activations that the backward loop needs, and one matrix product after
+the loop gives the gradient of the kernel, as for the LSTM (`tensorflow_recurrence`). With layer
+normalisation the backward loop standardises inputs and products again, which is cheap, instead of
+storing them twice. The gradient of a position is written by hand, because automatic differentiation
+would build a graph with many more operations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from kvae.cells import GRUCell
 
-from .positions import Position, gru_position, vectors_of
+from .positions import (
+    Sums,
+    gru_activations,
+    gru_sums,
+    of_gates_and_candidate,
+    vectors_of,
+)
 from .tensorflow_recurrence import (
     kernel_gradient,
     matrix_product,
+    sigmoid_gradient,
     standardised,
     standardised_gradient,
     sum_over_batch,
     swap_batch_and_time,
+    tanh_gradient,
 )
+
+
+class Activations(NamedTuple):
+    """Values of the forward loop that the backward loop needs.
+
+    They are TensorArrays with one entry (B, ...) per position, or such entries.
+    """
+
+    hidden: Any
+    """The hidden state before the position, (B, units)."""
+    reset: Any
+    update: Any
+    """The gates, (B, units) each."""
+    candidate: Any
+    """The candidate for the hidden state, (B, units)."""
+    of_state: Any
+    """The part of the candidate that the reset gate multiplies, (B, units)."""
+    product: Any = None
+    """The product of hidden state and kernel, (B, 3 units), with layer normalisation."""
 
 
 def gru(
@@ -37,18 +64,18 @@ def gru(
     only in training.
     """
     epsilon = layer.norms[0].epsilon if layer.norms else 0.0
-    position = partial(gru_position, epsilon=epsilon)
     precision = inputs.dtype
 
     def with_gradient(
         inputs: tf.Tensor, hidden: tf.Tensor, kernel: tf.Tensor, *vectors: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         half = tf.cast(kernel, precision)
-        outputs, products = forward(position, inputs, hidden, half, vectors, save=True)
+        outputs, arrays = forward(inputs, hidden, half, vectors, epsilon, save=True)
         before = tf.concat([hidden[None], outputs[:-1]], axis=0)
+        saved = Activations(*arrays)
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return backward(upstream, inputs, before, products, half, vectors, epsilon)
+            return backward(upstream, inputs, before, saved, half, vectors, epsilon)
 
         return swap_batch_and_time(outputs), gradient
 
@@ -56,7 +83,7 @@ def gru(
         inputs: tf.Tensor, hidden: tf.Tensor, kernel: tf.Tensor, *vectors: tf.Tensor
     ) -> tf.Tensor:
         half = tf.cast(kernel, precision)
-        return swap_batch_and_time(forward(position, inputs, hidden, half, vectors, save=False)[0])
+        return swap_batch_and_time(forward(inputs, hidden, half, vectors, epsilon, save=False)[0])
 
     run = tf.custom_gradient(with_gradient) if training else without_gradient
     others = (*states, layer.kernel, *vectors_of(layer))
@@ -64,39 +91,71 @@ def gru(
 
 
 def forward(
-    position: Position,
     inputs: tf.Tensor,
     hidden: tf.Tensor,
     kernel: tf.Tensor,
     vectors: Sequence[tf.Tensor],
+    epsilon: float,
     save: bool,
-) -> tuple[tf.Tensor, tf.TensorArray | None]:
-    """Hidden states (T, B, units), and with `save` the products of hidden states and kernel."""
+) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+    """Hidden states (T, B, units), and with `save` the fields of `Activations` in their order."""
     positions = tf.shape(inputs)[1]
+    sums = sums_at_position(inputs, kernel, vectors, epsilon)
+    saved = len(Activations._fields) - (0 if len(vectors) > 1 else 1) if save else 0
     arrays = [
-        tf.TensorArray(tf.float32, positions, clear_after_read=False)
-        for _ in range(2 if save else 1)
+        tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in range(1 + saved)
     ]
 
     def step(index: tf.Tensor, hidden: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
-        product = matrix_product(hidden, kernel)
-        current = tf.cast(inputs[:, index], tf.float32)
-        (hidden,) = position(current, product, [hidden], vectors)
-        new = (hidden, product)
+        read, recurrent, product = sums(index, hidden)
+        reset, update, candidate = gru_activations(read, recurrent)
+        values = Activations(hidden, reset, update, candidate, recurrent[1], product)
+        hidden = candidate + update * (hidden - candidate)
+        new = (hidden, *values)
         arrays = [array.write(index, value) for array, value in zip(arrays, new, strict=False)]
         return index + 1, hidden, arrays
 
-    _, _, arrays = tf.while_loop(
+    _, _, (outputs, *others) = tf.while_loop(
         lambda index, *_: index < positions, step, (0, hidden, arrays), parallel_iterations=1
     )
-    return arrays[0].stack(), arrays[1] if save else None
+    return outputs.stack(), others
+
+
+def sums_at_position(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    vectors: Sequence[tf.Tensor],
+    epsilon: float,
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[Sums, Sums, tf.Tensor | None]]:
+    """A function of a position and the hidden state before it, (B, units).
+
+    It returns what the cell reads from the inputs and from the state, and with layer normalisation
+    the product of state and kernel. Without it inputs and kernel are cut before the loop: to cut
+    the sums at every position would take longer than to compute them.
+    """
+    if len(vectors) > 1:
+
+        def normalised(index: tf.Tensor, hidden: tf.Tensor) -> tuple[Sums, Sums, tf.Tensor | None]:
+            product = matrix_product(hidden, kernel)
+            current = tf.cast(inputs[:, index], tf.float32)
+            return *gru_sums(current, product, vectors, epsilon), product
+
+        return normalised
+    read = of_gates_and_candidate(tf.cast(inputs, tf.float32) + vectors[0])
+    kernels = of_gates_and_candidate(kernel)
+
+    def plain(index: tf.Tensor, hidden: tf.Tensor) -> tuple[Sums, Sums, tf.Tensor | None]:
+        of_gates, of_candidate = (matrix_product(hidden, part) for part in kernels)
+        return (read[0][:, index], read[1][:, index]), (of_gates, of_candidate), None
+
+    return plain
 
 
 def backward(
     upstream: tf.Tensor,
     inputs: tf.Tensor,
     before: tf.Tensor,
-    products: tf.TensorArray,
+    saved: Activations,
     kernel: tf.Tensor,
     vectors: Sequence[tf.Tensor],
     epsilon: float,
@@ -117,8 +176,9 @@ def backward(
     ) -> tuple[Any, ...]:
         grad_hidden = grad_hidden + tf.cast(upstream[:, index], tf.float32)
         current = tf.cast(inputs[:, index], tf.float32)
+        values = Activations(*(array and array.read(index) for array in saved))
         grad_input, grad_product, grad_hidden, terms = position_gradients(
-            current, products.read(index), before[index], vectors, epsilon, grad_hidden
+            current, values, vectors, epsilon, grad_hidden
         )
         totals = [total + term for total, term in zip(totals, terms, strict=True)]
         grad_hidden += matrix_product(grad_product, transposed)
@@ -144,39 +204,31 @@ def backward(
 
 def position_gradients(
     current: tf.Tensor,
-    product: tf.Tensor,
-    hidden: tf.Tensor,
+    values: Activations,
     vectors: Sequence[tf.Tensor],
     epsilon: float,
     grad_new: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-    """Gradients at one position of `gru_position`, from that of its new hidden state (B, units).
+    """Gradients at one position of the GRU, from that of its new hidden state (B, units).
 
-    They are those of its inputs and product, (B, 3 units) each, of the hidden state before it
-    (B, units), and the terms of this position in those of the vectors.
+    They are those of its inputs `current` and product, (B, 3 units) each, of the hidden state
+    before it (B, units) apart from the product, and the terms of this position in those of the
+    vectors.
     """
-    units = hidden.shape[-1]
-    bias, *norms = vectors
-    read, recurrent = current, product
-    if norms:
-        read_scale, read_shift, scale, shift = norms
-        current, read_factor = standardised(current, epsilon)
-        product, factor = standardised(product, epsilon)
-        bias = bias + read_shift
-        read, recurrent = current * read_scale, product * scale + shift
-    read = read + bias
-    gates = tf.sigmoid(read[:, : 2 * units] + recurrent[:, : 2 * units])
-    reset, update = tf.split(gates, 2, axis=-1)
-    of_candidate = recurrent[:, 2 * units :]
-    candidate = tf.tanh(read[:, 2 * units :] + reset * of_candidate)
-    grad_candidate = grad_new * (1.0 - update) * (1.0 - tf.square(candidate))
-    grad_gates = tf.concat([grad_candidate * of_candidate, grad_new * (hidden - candidate)], -1)
-    grad_gates = grad_gates * gates * (1.0 - gates)
-    grad_read = tf.concat([grad_gates, grad_candidate], axis=-1)
-    grad_recurrent = tf.concat([grad_gates, grad_candidate * reset], axis=-1)
+    grad_hidden = grad_new * values.update
+    grad_candidate = tanh_gradient(values.candidate, grad_new - grad_hidden)
+    grad_gates = [
+        sigmoid_gradient(values.reset, grad_candidate * values.of_state),
+        sigmoid_gradient(values.update, grad_new * (values.hidden - values.candidate)),
+    ]
+    grad_read = tf.concat([*grad_gates, grad_candidate], axis=-1)
+    grad_recurrent = tf.concat([*grad_gates, grad_candidate * values.reset], axis=-1)
     grad_bias = sum_over_batch(grad_read)
-    if not norms:
-        return grad_read, grad_recurrent, grad_new * update, [grad_bias]
+    if values.product is None:
+        return grad_read, grad_recurrent, grad_hidden, [grad_bias]
+    _, read_scale, _, scale, _ = vectors
+    current, read_factor = standardised(current, epsilon)
+    product, factor = standardised(values.product, epsilon)
     terms = [
         grad_bias,
         sum_over_batch(grad_read * current),
@@ -186,4 +238,4 @@ def position_gradients(
     ]
     grad_current = standardised_gradient(grad_read * read_scale, current, read_factor)
     grad_product = standardised_gradient(grad_recurrent * scale, product, factor)
-    return grad_current, grad_product, grad_new * update, terms
+    return grad_current, grad_product, grad_hidden, terms

@@ -265,7 +265,7 @@ def position_gradients(
     input_gate, forget_gate, output_gate = tf.split(values.gates, 3, axis=-1)
     normalised = weights.inputs_scale is not None
     grad_norms: list[tf.Tensor] = []
-    grad_output = grad_hidden * output_gate * (1.0 - tf.square(values.cell_output))
+    grad_output = tanh_gradient(values.cell_output, grad_hidden * output_gate)
     if normalised:
         grad_norms = [sum_over_batch(grad_output * values.cell), sum_over_batch(grad_output)]
         grad_output = standardised_gradient(
@@ -280,10 +280,8 @@ def position_gradients(
         ],
         axis=-1,
     )
-    grad_candidate = grad_cell * input_gate * (1.0 - tf.square(values.candidate))
-    grad_sums = tf.concat(
-        [grad_gates * values.gates * (1.0 - values.gates), grad_candidate], axis=-1
-    )
+    grad_candidate = tanh_gradient(values.candidate, grad_cell * input_gate)
+    grad_sums = tf.concat([sigmoid_gradient(values.gates, grad_gates), grad_candidate], axis=-1)
     grad_inputs = grad_product = grad_sums
     if normalised:
         grad_inputs = standardised_gradient(
@@ -313,6 +311,16 @@ def standardised_gradient(upstream: tf.Tensor, values: tf.Tensor, factor: tf.Ten
     mean = tf.reduce_mean(upstream, axis=-1, keepdims=True)
     projection = tf.reduce_mean(upstream * values, axis=-1, keepdims=True)
     return factor * (upstream - mean - values * projection)
+
+
+def sigmoid_gradient(activations: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """The gradient of the input of a sigmoid, from that of its output `activations`."""
+    return tf.raw_ops.SigmoidGrad(y=activations, dy=upstream)
+
+
+def tanh_gradient(activations: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """The gradient of the input of a tanh, from that of its output `activations`."""
+    return tf.raw_ops.TanhGrad(y=activations, dy=upstream)
 
 
 def sum_over_batch(values: tf.Tensor) -> tf.Tensor:
