@@ -6,9 +6,9 @@
 # What happens: all three tools, with their defaults, take the two for one expression and keep one node. What was independent is
 # equal. A normal number that is made of two uniform ones (Box and Muller), as in samplers for runtimes without RandomNormal, is
 # neither of mean 0 nor normal any more, and the difference of two noises is 0. Each run still gives other numbers, so that the
-# output looks random. There is no warning. onnxsim's second result, whether the check passed, is of no help, as models with
-# random numbers never pass it. Ways around: `passes` without eliminate_common_subexpression, `skipped_optimizers=` of onnxsim
-# and `skip_optimizations=["subexpression_elimination"]` of onnxslim, or another `seed` for each node.
+# output looks random. There is no warning, and `onnxsim.simplify(..., check_n=3)` reports True for the merged model, too. Ways
+# around: `passes` without eliminate_common_subexpression, `skipped_optimizers=` of onnxsim and
+# `skip_optimizations=["subexpression_elimination"]` of onnxslim, or another `seed` for each node.
 # Seen on Linux x86_64, Python 3.11, 2026-12-01:
 #
 #     tool                         nodes  mean of z  deviation  skewness  largest difference
@@ -89,12 +89,12 @@ for tool, optimized in TOOLS.items():
     z, difference = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": x})
     mean, deviation = z.mean(), z.std()
     skewness = (((z - mean) / deviation) ** 3).mean()
-    found[tool] = nodes, abs(mean), float(abs(difference).max())
+    found[tool] = nodes, abs(skewness), float(abs(difference).max())
     print(f"{tool:28} {nodes:5} {mean:10.3f} {deviation:10.3f} {skewness:9.3f} {found[tool][2]:19.3f}")
-for tool, (nodes, mean, difference) in found.items():
+for tool, (nodes, skewness, difference) in found.items():
     merged = tool in ("onnxoptimizer", "onnxsim", "onnxslim")
-    if merged and (nodes != 1 or mean < 0.05 or difference > 0):
+    if merged and (nodes != 1 or skewness < 0.5 or difference > 0):
         raise SystemExit(f"changed: {tool} keeps both random nodes")
-    if not merged and (nodes != 2 or mean > 0.05 or difference < 0.5):
+    if not merged and (nodes != 2 or skewness > 0.1 or difference < 0.5):
         raise SystemExit(f"changed: with {tool} the two random nodes are not independent either")
 PROGRAM

@@ -27,6 +27,7 @@ import onnxruntime
 import onnxslim
 from onnx import TensorProto, helper, numpy_helper
 
+onnxruntime.set_default_logger_severity(3)
 PROBABILITIES = np.log(np.array([[0.1, 0.2, 0.3, 0.4]], "float32"))
 
 
