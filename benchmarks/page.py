@@ -165,10 +165,22 @@ def training(report: Report) -> str:
 {recurrence_sentence(report)} The matrix products of a step take {operations_ratio(report):.2f}
 times as many operations in the LSTM VAE as in the hybrid. {growth_sentence(report)}
 
+{gru_sentence(report)}
+
 {other_machines("training", training_speedups)}
 
 {measured_on(report)}, median of {report["rounds"]}: `python benchmarks/training_step.py`.
 """
+
+
+def gru_sentence(report: Report) -> str:
+    """Examples per second of the hybrid with a GRU, which was not written in PyTorch."""
+    rates: dict[str, list[str]] = {}
+    for name, taken in report["gru"].items():
+        _, kind, framework = name.split(", ")
+        rates.setdefault(kind, []).append(f"{report['batch'] / taken:,.0f} on {framework}")
+    kinds = "; ".join(f"{kind} {', '.join(each)}" for kind, each in rates.items())
+    return f"The hybrid with a GRU, in kvae only, examples per second: {kinds}."
 
 
 def training_table(report: Report) -> str:
