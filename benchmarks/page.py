@@ -39,7 +39,10 @@ def measured_on(report: Report) -> str:
 
 
 def other_machines(name: str, speedups: Callable[[Report], Mapping[str, Sequence[float]]]) -> str:
-    """A line for each other machine: the speedup over PyTorch by its report NAME-MACHINE.json."""
+    """A line for each other machine: the speedup over PyTorch by its report NAME-MACHINE.json.
+
+    A report of an earlier build has a `note` that says what has changed since.
+    """
     lines = []
     for path in sorted(RESULTS.glob(f"{name}-*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -49,6 +52,7 @@ def other_machines(name: str, speedups: Callable[[Report], Mapping[str, Sequence
         )
         lines.append(
             f"On {report['machine']}, speedup over PyTorch in the order of the columns: {figures}."
+            f"{report.get('note', '')}"
         )
     return "\n\n".join(lines)
 

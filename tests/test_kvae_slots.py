@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kvae import encoders, expanders, heads
+from kvae import choices, encoders, expanders, heads, slots
 from kvae.choices import ROWS
 from kvae.configuration import Config, ModelConfig, ObjectiveConfig
 from kvae.encoders import Features, Layers
@@ -147,7 +147,8 @@ def names_of_choices(tree: ast.AST) -> list[str]:
 
 def names_choices(node: ast.AST) -> bool:
     """Whether code has a text, or a constant that is no table of choices."""
-    tables = {f"{name.upper()}S" for name in ROWS} | {"PENALTIES"}
+    named = {**vars(slots), **vars(choices)}
+    tables = {name for name, table in named.items() if any(table is row for row in ROWS.values())}
     return "'" in ast.unparse(node) or (
         isinstance(node, ast.Name) and node.id.isupper() and node.id not in tables
     )

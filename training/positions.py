@@ -78,9 +78,8 @@ def gru_sums(
     """What the gates and the candidate of a GRU read from the inputs, and from the state."""
     bias, *norms = vectors
     read = normalised(inputs, norms[:2], epsilon) + bias
-    return of_gates_and_candidate(read), of_gates_and_candidate(
-        normalised(product, norms[2:], epsilon)
-    )
+    recurrent = normalised(product, norms[2:], epsilon)
+    return of_gates_and_candidate(read), of_gates_and_candidate(recurrent)
 
 
 def of_gates_and_candidate(values: Tensor) -> Sums:

@@ -41,8 +41,6 @@ class Activations(NamedTuple):
     They are TensorArrays with one entry (B, ...) per position, or such entries.
     """
 
-    hidden: Any
-    """The hidden state before the position, (B, units)."""
     reset: Any
     update: Any
     """The gates, (B, units) each."""
@@ -101,17 +99,17 @@ def forward(
     """Hidden states (T, B, units), and with `save` the fields of `Activations` in their order."""
     positions = tf.shape(inputs)[1]
     sums = sums_at_position(inputs, kernel, vectors, epsilon)
-    saved = len(Activations._fields) - (0 if len(vectors) > 1 else 1) if save else 0
+    fields = Activations._fields if len(vectors) > 1 else Activations._fields[:-1]
     arrays = [
-        tf.TensorArray(tf.float32, positions, clear_after_read=False) for _ in range(1 + saved)
+        tf.TensorArray(tf.float32, positions, clear_after_read=False)
+        for _ in ("hidden", *(fields if save else ()))
     ]
 
     def step(index: tf.Tensor, hidden: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple[Any, ...]:
         read, recurrent, product = sums(index, hidden)
         reset, update, candidate = gru_activations(read, recurrent)
-        values = Activations(hidden, reset, update, candidate, recurrent[1], product)
         hidden = candidate + update * (hidden - candidate)
-        new = (hidden, *values)
+        new = (hidden, *Activations(reset, update, candidate, recurrent[1], product))
         arrays = [array.write(index, value) for array, value in zip(arrays, new, strict=False)]
         return index + 1, hidden, arrays
 
@@ -178,7 +176,7 @@ def backward(
         current = tf.cast(inputs[:, index], tf.float32)
         values = Activations(*(array and array.read(index) for array in saved))
         grad_input, grad_product, grad_hidden, terms = position_gradients(
-            current, values, vectors, epsilon, grad_hidden
+            current, before[index], values, vectors, epsilon, grad_hidden
         )
         totals = [total + term for total, term in zip(totals, terms, strict=True)]
         grad_hidden += matrix_product(grad_product, transposed)
@@ -204,6 +202,7 @@ def backward(
 
 def position_gradients(
     current: tf.Tensor,
+    hidden: tf.Tensor,
     values: Activations,
     vectors: Sequence[tf.Tensor],
     epsilon: float,
@@ -211,7 +210,7 @@ def position_gradients(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
     """Gradients at one position of the GRU, from that of its new hidden state (B, units).
 
-    They are those of its inputs `current` and product, (B, 3 units) each, of the hidden state
+    They are those of its inputs `current` and product, (B, 3 units) each, of the state `hidden`
     before it (B, units) apart from the product, and the terms of this position in those of the
     vectors.
     """
@@ -219,7 +218,7 @@ def position_gradients(
     grad_candidate = tanh_gradient(values.candidate, grad_new - grad_hidden)
     grad_gates = [
         sigmoid_gradient(values.reset, grad_candidate * values.of_state),
-        sigmoid_gradient(values.update, grad_new * (values.hidden - values.candidate)),
+        sigmoid_gradient(values.update, grad_new * (hidden - values.candidate)),
     ]
     grad_read = tf.concat([*grad_gates, grad_candidate], axis=-1)
     grad_recurrent = tf.concat([*grad_gates, grad_candidate * values.reset], axis=-1)
